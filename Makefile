@@ -1,0 +1,49 @@
+# Every target stands on a bare machine with make and python3 (3.10 or newer, with its venv module).
+# Another interpreter: make PYTHON=python3.12 (before the first `make venv`, or after `make clean-venv`).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-slow lint format clean clean-venv
+
+help:  ## list the targets
+	@echo "usage: make TARGET [PYTHON=python3]"
+	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/  \1  \2/p' $(firstword $(MAKEFILE_LIST)) | awk '{t = $$1; $$1 = ""; printf "  %-11s%s\n", t, $$0}'
+
+# The stamp goes first and comes back last: an install cut short is done again.
+$(STAMP): pyproject.toml constraints.txt
+	@rm -f $@
+	@$(PYTHON) -c 'import sys; sys.exit("$(PYTHON) is " + sys.version.split()[0] + ", lmntk needs 3.10 or newer: make PYTHON=python3.12") if sys.version_info < (3, 10) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+venv: $(STAMP)  ## create .venv with the pinned versions
+
+demo: $(STAMP)  ## run lmntk on its bundled model and examples
+	$(BIN)/lmntk demo
+
+test: $(STAMP)  ## run the quick tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP)  ## run the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)  ## check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove caches and packaging leftovers, keep .venv and build/
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-venv:  ## remove .venv as well
+	rm -rf $(VENV)
