@@ -1,0 +1,87 @@
+"""Pre-trained masked language models from a local folder or a hub name, with a fingerprint of their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lmntk.errors import UserError
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A loaded network with its tokenizer; ``fingerprint`` is a sha256 of its weights' content."""
+
+    network: Any
+    tokenizer: Any
+    name: str
+    fingerprint: str
+    stored_dtype: str
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Returns the sha256 of a network's parameters and buffers: names, shapes, types and bytes. About 1 s a GB."""
+    digest = hashlib.sha256(type(network).__name__.encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def load_masked_lm(name: str, dtype: str = "float32", attention: str | None = None) -> Pretrained:
+    """Returns the masked language model and tokenizer of a local folder, or of a hub name when there is no such folder.
+
+    Weights stored in half precision are computed with in ``dtype``. No pickle is read: safetensors only.
+
+    Raises:
+        UserError: no such folder or name, a folder without config or weights, a model without a masked-word head.
+    """
+    from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+    from transformers.utils import logging
+
+    if dtype not in DTYPES:
+        raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+    local = Path(name).expanduser()
+    looks_local = local.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local and not (local / "config.json").is_file():
+        raise UserError(f"model: {name!r} is not a folder with a config.json; give a Hugging Face model folder or a hub name")
+    source = str(local) if looks_local else name
+    shown = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(source, local_files_only=looks_local)
+        extra = {} if attention is None else {"attn_implementation": attention}
+        network, report = AutoModelForMaskedLM.from_pretrained(
+            source, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, local_files_only=looks_local, **extra
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=looks_local)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        offline = " (offline mode is on)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+        raise UserError(f"model: cannot load {name!r} as a masked language model{offline}: {reason}") from error
+    finally:
+        logging.set_verbosity(shown)
+    base = getattr(network, "base_model_prefix", "")
+    lost = sorted(key for key in report["missing_keys"] if not key.startswith(f"{base}."))
+    if lost:
+        architecture = ", ".join(getattr(config, "architectures", None) or ["unknown"])
+        raise UserError(
+            f"model: {name!r} ({architecture}) has no masked-language-model head: {lost[0]!r} is not in its weights; use a "
+            "masked-LM checkpoint, or head mode"
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UserError(f"model: {name!r} lacks weights, {missing[0]!r} among {len(missing)}; the checkpoint is incomplete")
+    stored = json.loads((local / "config.json").read_text()) if looks_local else config.to_dict()
+    network.eval()
+    return Pretrained(network, tokenizer, name, fingerprint(network), str(stored.get("dtype") or stored.get("torch_dtype") or "float32"))

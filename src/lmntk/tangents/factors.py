@@ -1,0 +1,174 @@
+"""The three forms in which a parameter's per-example gradients are kept.
+
+Axes, here and in all of lmntk: n, m examples; c, d logits; t, s tokens (uses); i, o a layer's input and output;
+p coordinates of a parameter. A batch of n examples with c logits has, for each parameter, a gradient (c, n, *shape):
+
+* ``OuterFactors``: a linear map's weight, sum_t g[c, n, t, :] x[n, t, :]^T, in T (i + o) numbers instead of i o;
+* ``RowFactors``: a table's rows, of which an example touches few;
+* ``DenseFactors``: the gradient itself, for vectors, and for whatever no rule covers.
+
+The logit axis comes first, so that what one backward pass leaves behind is one contiguous block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+NO_ROW = -1  # the id of a slot that holds nothing
+
+
+@dataclass(frozen=True)
+class OuterFactors:
+    """Per-example gradients sum_t output_gradient[c, n, t] (x) input[n, t] of a weight stored as [o, i].
+
+    ``transposed`` says that the parameter itself is stored as [i, o] (GPT-2's Conv1D); coordinates are only permuted,
+    so kernels do not see it.
+    """
+
+    inputs: Tensor  # (n, t, i)
+    output_gradients: Tensor  # (c, n, t, o)
+    transposed: bool = False
+
+    @property
+    def is_rank_one(self) -> bool:
+        """True when each example has one use, so that sign(g x^T) = sign(g) sign(x)^T."""
+        return self.inputs.shape[1] == 1
+
+    def gradients(self, shape: torch.Size) -> Tensor:
+        """Returns the full gradients (c, n, *shape). Memory: n c i o numbers; for checks."""
+        full = torch.einsum("cnto,nti->cnoi", self.output_gradients, self.inputs)
+        return (full.mT if self.transposed else full).reshape(*full.shape[:2], *shape)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Returns the tensors that hold memory."""
+        return self.inputs, self.output_gradients
+
+
+@dataclass(frozen=True)
+class RowFactors:
+    """Per-example gradients of a table [v, i]: row ids[n, u] has the gradient values[c, n, u, :], all others zero.
+
+    Ids are distinct within an example (``coalesce`` sees to it); unused slots have the id ``NO_ROW`` and zero values.
+    """
+
+    ids: Tensor  # (n, u), int64
+    values: Tensor  # (c, n, u, i)
+
+    def gradients(self, shape: torch.Size) -> Tensor:
+        """Returns the full gradients (c, n, *shape). Memory: n c v i numbers; for checks."""
+        c, n, _, width = self.values.shape
+        full = self.values.new_zeros(c, n, shape[0], width)
+        index = self.ids.clamp(min=0)[None, :, :, None].expand_as(self.values)
+        return full.scatter_add_(2, index, self.values).reshape(c, n, *shape)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Returns the tensors that hold memory."""
+        return self.ids, self.values
+
+
+@dataclass(frozen=True)
+class DenseFactors:
+    """Per-example gradients as they are.
+
+    ``cancellation[p]`` is the largest |sum_t a_t| / sum_t |a_t| of the batch, where the a_t are the terms that a coordinate is
+    the sum of: a coordinate whose terms cancel to rounding error in *every* example has a gradient that is zero in
+    real arithmetic (an attention key's bias), and a sign that is noise. None when the terms are not known.
+    """
+
+    values: Tensor  # (c, n, p)
+    cancellation: Tensor | None = None  # (p,)
+
+    def gradients(self, shape: torch.Size) -> Tensor:
+        """Returns the full gradients (c, n, *shape), a view."""
+        return self.values.reshape(*self.values.shape[:2], *shape)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Returns the tensors that hold memory."""
+        return (self.values,)
+
+
+Factors = OuterFactors | RowFactors | DenseFactors
+
+
+@dataclass(frozen=True)
+class Tangents:
+    """The Jacobian of the logits of a batch of n examples, factored, parameter by parameter."""
+
+    logits: Tensor  # (n, c)
+    factors: dict[str, Factors]
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        return int(self.logits.shape[0])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, shared storage (one input under query, key and value) counted once."""
+        storages = {}
+        for factors in self.factors.values():
+            for tensor in factors.tensors():
+                storage = tensor.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
+        return sum(storages.values())
+
+
+def sum_over_uses(terms: Tensor) -> DenseFactors:
+    """Returns the dense gradients sum_t terms[c, n, t, p], with their cancellation."""
+    values = terms.sum(2)
+    size = terms.abs().sum(2)
+    ratio = torch.where(size > 0, values.abs() / size, 0.0)
+    return DenseFactors(values, ratio.amax((0, 1)))
+
+
+def drop_empty_uses(inputs: Tensor, output_gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns both without the uses whose output gradient is exactly zero for every logit.
+
+    Padding is such, and in a network's top block everything but the keys' and values' rows at the position that is
+    read. Examples keep their own uses in order; where they have different numbers of them, zeros fill up.
+    """
+    alive = (output_gradients != 0).any(-1).any(0)  # (n, t)
+    most = max(1, int(alive.sum(1).max()))
+    if most == alive.shape[1]:
+        return inputs, output_gradients
+    order = torch.argsort(~alive, dim=1, stable=True)[:, :most]  # (n, t')
+    kept_inputs = torch.take_along_dim(inputs, order[:, :, None], 1)
+    kept_gradients = torch.take_along_dim(output_gradients, order[None, :, :, None], 2)
+    return kept_inputs, kept_gradients
+
+
+def coalesce(ids: Tensor, values: Tensor) -> RowFactors:
+    """Returns the rows (n, u), (c, n, u, i) with equal ids of an example summed into their first occurrence.
+
+    Cost: T^2 i per example and logit.
+    """
+    alive = (values != 0).any(-1).any(0) & (ids != NO_ROW)  # (n, u)
+    ids = torch.where(alive, ids, NO_ROW)
+    equal = (ids[:, :, None] == ids[:, None, :]) & alive[:, :, None]  # (n, u, u)
+    first = alive & ~torch.tril(equal, -1).any(2)
+    summed = equal.to(values.dtype) @ values  # (c, n, u, i)
+    most = max(1, int(first.sum(1).max()))
+    order = torch.argsort(~first, dim=1, stable=True)[:, :most]
+    kept = torch.take_along_dim(first, order, 1)
+    chosen = torch.take_along_dim(summed, order[None, :, :, None], 2) * kept[None, :, :, None]
+    return RowFactors(torch.where(kept, torch.take_along_dim(ids, order, 1), NO_ROW), chosen)
+
+
+def merge(parts: list[Factors], shape: torch.Size) -> Factors:
+    """Returns the factors of a parameter that is used in several places: the sum over its uses, cross terms included.
+
+    Uses of one form stay in that form; a mixture becomes dense, at n c p numbers.
+    """
+    if len(parts) == 1 and not isinstance(parts[0], RowFactors):
+        return parts[0]
+    if all(isinstance(part, RowFactors) for part in parts):
+        ids = torch.cat([part.ids for part in parts if isinstance(part, RowFactors)], 1)
+        return coalesce(ids, torch.cat([part.values for part in parts if isinstance(part, RowFactors)], 2))
+    outer = [part for part in parts if isinstance(part, OuterFactors)]
+    if len(outer) == len(parts) and len({part.transposed for part in outer}) == 1:
+        inputs = torch.cat([part.inputs for part in outer], 1)
+        return replace(outer[0], inputs=inputs, output_gradients=torch.cat([part.output_gradients for part in outer], 2))
+    dense = torch.stack([part.gradients(shape).flatten(2) for part in parts], 2)  # (c, n, uses, p)
+    return sum_over_uses(dense)
