@@ -45,7 +45,8 @@ def read_folder(data: str | Path, task: str | Task) -> TaskData:
 def read_glue_folder(data: str | Path, task: str | Task) -> TaskData:
     """Return a task in its original layout: GLUE's ``train.tsv`` and ``dev.tsv`` as the test set, or ``train.csv`` and ``test.csv``.
 
-    The CSV files are those of LM-BFF's seven other tasks: no header, the label, then the text (AG News: title and text). MNLI takes ``dev_matched.tsv``. Rows without a gold label ("-") are left out with a warning, as are QQP's broken rows.
+    The CSV files are those of LM-BFF's seven other tasks: no header, the label, then the text (AG News: title and text).
+    MNLI takes ``dev_matched.tsv``. Rows without a gold label ("-") are left out with a warning, as are QQP's broken rows.
 
     Args:
         data: The folder of the files, or the folder that has the task's folder (``SST-2`` or ``sst-2``).
@@ -61,8 +62,8 @@ def read_glue_folder(data: str | Path, task: str | Task) -> TaskData:
         train_name, test_name = "train.csv", "test.csv"
     elif task.name == "mnli":
         test_name = "dev_matched.tsv"
-    train = _read_part(_first_there(folder, (train_name,)), task)
-    test = _read_part(_first_there(folder, (test_name,)), task)
+    paths = [_first_there(folder, (name,)) for name in (train_name, test_name)]
+    train, test = (_read_part(path, task) for path in paths)
     return TaskData(train, test, task.labels)
 
 
@@ -91,11 +92,11 @@ def read_k_shot_folder(data: str | Path, task: str | Task, k: int | None = None,
     if not folder.is_dir():
         raise UserError(missing(folder))
     ending = "csv" if task.csv_style else "tsv"
-    parts = []
+    paths = []
     for part in ("train", "dev", "test"):
         names = (f"{part}_matched.{ending}",) if task.name == "mnli" and part != "train" else ()
-        parts.append(_read_part(_first_there(folder, (*names, f"{part}.{ending}")), task))
-    train, dev, test = parts
+        paths.append(_first_there(folder, (*names, f"{part}.{ending}")))
+    train, dev, test = (_read_part(path, task) for path in paths)
     return TaskData(train, test, task.labels, dev)
 
 
@@ -124,6 +125,8 @@ def _first_there(folder: Path, names: tuple[str, ...]) -> Path:
 def _read_part(path: Path, task: Task) -> tuple[Example, ...]:
     if task.csv_style:
         return tuple(_csv_example(row, task) for row in read_rows(path, header=_csv_header(task)))
+    if task.name not in _GLUE_COLUMNS:
+        raise UserError(f"{path}: task {task.name!r} has no GLUE layout; read the file as a table")
     text, text_b, label = _GLUE_COLUMNS[task.name]
     index = LabelIndex(task.labels)
     examples, unlabelled = [], []

@@ -56,7 +56,8 @@ class LabelIndex:
     def index(self, value: Any, where: str) -> int:
         """Return the class index of a label value.
 
-        Case, ``_`` and ``-`` are passed over if no name matches exactly. A number that is no label name is taken as the class index itself, if no label name is a number.
+        Case, ``_`` and ``-`` are passed over if no name matches exactly. A number that is no label name is taken as the class index
+        itself, if no label name is a number.
 
         Raises:
             UserError: The label is unknown; the message starts with ``where`` and lists the known ones.
