@@ -15,11 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmntk.models.state import Batch, frozen
 from lmntk.tangents.factors import DenseFactors, Factors, Tangents, merge
 from lmntk.tangents.rules import Use, rule_of
-
-Batch = Mapping[str, Tensor]
-
 
 class BatchAxisLost(RuntimeError):
     """A module ran without the batch axis (a table shared by the batch), so examples cannot be told apart."""
@@ -34,25 +32,6 @@ class _Record:
     output_shape: torch.Size
     gradients: dict[int, Tensor] = field(default_factory=dict)  # by logit; a missing one is zero
     leaf: Tensor | None = None  # the output, when it is where gradients start to be asked for
-
-
-@contextmanager
-def frozen(model: nn.Module, asking: Sequence[nn.Parameter] = ()) -> Iterator[None]:
-    """Runs the body in eval mode with only ``asking`` requiring gradients; restores every flag as it was found."""
-    training = {module: module.training for module in model.modules()}
-    required = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    try:
-        model.eval()
-        for parameter in required:
-            parameter.requires_grad_(False)
-        for parameter in asking:
-            parameter.requires_grad_(True)
-        yield
-    finally:
-        for module, flag in training.items():
-            module.training = flag
-        for parameter, flag in required.items():
-            parameter.requires_grad_(flag)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lmntk.tangents.capture import Batch, BatchAxisLost, capture, frozen
+from lmntk.models.state import Batch, frozen
+from lmntk.tangents.capture import BatchAxisLost, capture
 from lmntk.tangents.factors import Tangents
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-3}  # of a parameter's largest gradient entry

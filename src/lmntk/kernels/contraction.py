@@ -1,0 +1,140 @@
+"""One parameter's part of a Gram matrix, in two exact ways.
+
+*inner*: with a gradient a sum of few terms, sum_t g_t x_t^T,
+
+    <G, G'> = sum_ts (x_t . x'_s) (g_t . g'_s)        2 T T' (i + c d o) operations a pair of examples
+
+so no gradient is built. For a table the first factor is "the same row". Signs go through it only where each coordinate is a
+single product: tables (their rows are summed per token beforehand) and rank-one gradients, sign(g x^T) = sign(g) sign(x)^T.
+
+*materialise*: tiles of rows of G for all examples in a reused buffer, then one matrix product a formula.
+
+Internally a Gram block is [c, n, d, m], logits first, as the factors have them; ``gram.py`` turns it round once, at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lmntk.tangents.factors import NO_ROW, DenseFactors, Factors, OuterFactors, RowFactors
+
+FORMULAS = ("sgd", "signgd", "asigngd")
+# kernel name -> (sign on the row side, sign on the column side)
+SIGNS = {
+    "sgd": (False, False),
+    "signgd": (True, True),
+    "asigngd": (True, False),
+    "asigngd_flipped": (False, True),
+}
+EXACT_FLOAT32_INTEGERS = 2**24  # a sum of fewer +-1 than this is exact in float32
+MEMORY_BOUND_FACTOR = 8  # an elementwise multiply-add costs about this many of a matrix product's
+
+
+def kernel_names(formulas: Sequence[str]) -> list[str]:
+    """Returns the kernels that the formulas need; ``asigngd`` needs both orientations."""
+    names = []
+    for formula in formulas:
+        names += ["asigngd", "asigngd_flipped"] if formula == "asigngd" else [formula]
+    return names
+
+
+def inner_applies(parts: Sequence[Factors], names: Sequence[str]) -> bool:
+    """True when the inner contraction is exact for these kernels and these batches' factors of one parameter."""
+    if all(isinstance(part, RowFactors) for part in parts):
+        return True
+    if not all(isinstance(part, OuterFactors) for part in parts):
+        return False
+    return set(names) <= {"sgd"} or all(part.is_rank_one for part in parts if isinstance(part, OuterFactors))
+
+
+def inner_is_cheaper(rows: OuterFactors, columns: OuterFactors) -> bool:
+    """True when, for a pair of examples, the inner contraction takes fewer operations than materialised rows do."""
+    t, i = rows.inputs.shape[1:]
+    c, _, _, o = rows.output_gradients.shape
+    s = columns.inputs.shape[1]
+    inner = 2 * t * s * (i + c * c * o + MEMORY_BOUND_FACTOR * c * c)
+    return inner < 2 * c * c * i * o
+
+
+def inner(rows: Factors, columns: Factors, names: Sequence[str]) -> dict[str, Tensor]:
+    """Returns the Gram block [c, n, d, m] of every named kernel, by the inner contraction.
+
+    Memory: n t m s numbers, times c d once.
+    """
+    if isinstance(rows, RowFactors) and isinstance(columns, RowFactors):
+        same = (rows.ids[:, :, None, None] == columns.ids) & (rows.ids != NO_ROW)[:, :, None, None]  # (n, t, m, s)
+        left = dict.fromkeys(names, same.to(rows.values.dtype))
+        row_terms, column_terms = rows.values, columns.values
+    elif isinstance(rows, OuterFactors) and isinstance(columns, OuterFactors):
+        left = {name: _products(rows.inputs, columns.inputs, *SIGNS[name]) for name in names}
+        row_terms, column_terms = rows.output_gradients, columns.output_gradients
+    else:
+        raise TypeError(f"inner contraction of {type(rows).__name__} with {type(columns).__name__}")
+    blocks = {}
+    for name in names:
+        row_sign, column_sign = SIGNS[name]
+        block = row_terms.new_empty(row_terms.shape[0], row_terms.shape[1], column_terms.shape[0], column_terms.shape[1])
+        for c, row_term in enumerate(row_terms):
+            for d, column_term in enumerate(column_terms):
+                terms = _products(row_term, column_term, row_sign, column_sign)  # (n, t, m, s)
+                block[c, :, d] = terms.mul_(left[name]).sum((1, 3))
+        blocks[name] = block
+    return blocks
+
+
+def _products(rows: Tensor, columns: Tensor, row_sign: bool, column_sign: bool) -> Tensor:
+    """Returns all products [n, t, m, s] of vectors rows [n, t, i] and columns [m, s, i], signs taken as asked."""
+    rows = rows.sign() if row_sign else rows
+    columns = columns.sign() if column_sign else columns
+    return (rows.flatten(0, 1) @ columns.flatten(0, 1).T).view(*rows.shape[:2], *columns.shape[:2])
+
+
+def tile_extent(factors: Factors) -> tuple[int, int]:
+    """Returns how many slices a parameter's gradient can be cut into, and the coordinates in each."""
+    if isinstance(factors, OuterFactors):
+        return int(factors.output_gradients.shape[-1]), int(factors.inputs.shape[-1])
+    if isinstance(factors, DenseFactors):
+        return int(factors.values.shape[-1]), 1
+    raise TypeError(f"{type(factors).__name__} is contracted by rows, not materialised")
+
+
+def materialise(factors: Factors, start: int, stop: int, out: Tensor) -> None:
+    """Writes slices start:stop of the gradients of n examples into ``out`` [c, n, (stop - start) * coordinates]."""
+    if isinstance(factors, DenseFactors):
+        out.copy_(factors.values[:, :, start:stop])
+        return
+    if not isinstance(factors, OuterFactors):
+        raise TypeError(f"{type(factors).__name__} is contracted by rows, not materialised")
+    n, _, i = factors.inputs.shape
+    for logit, gradients in enumerate(factors.output_gradients):
+        target = out[logit].view(n, stop - start, i)
+        torch.bmm(gradients[:, :, start:stop].transpose(1, 2), factors.inputs, out=target)
+
+
+def tile_products(rows: Tensor, columns: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """Returns the products [a, b] of materialised tiles rows [a, p] and columns [b, p] for every named kernel.
+
+    The sign-sign product is exact: in 8-bit integers where there is enough to do, else in floats on p < 2^24 terms.
+    """
+    signed = any(name != "sgd" for name in names)
+    row_signs = rows.sign() if signed else rows
+    column_signs = columns.sign() if signed else columns
+    products = {}
+    for name in names:
+        row_sign, column_sign = SIGNS[name]
+        if row_sign and column_sign:
+            products[name] = _sign_products(row_signs, column_signs)
+        else:
+            products[name] = (row_signs if row_sign else rows) @ (column_signs if column_sign else columns).T
+    return products
+
+
+def _sign_products(rows: Tensor, columns: Tensor) -> Tensor:
+    if rows.shape[1] >= EXACT_FLOAT32_INTEGERS and rows.dtype == torch.float32:
+        raise ValueError(f"a tile of {rows.shape[1]} coordinates has no exact float32 sign product")
+    if rows.device.type == "cpu" and min(rows.shape[0], columns.shape[0]) >= 32 and hasattr(torch, "_int_mm"):
+        return torch._int_mm(rows.to(torch.int8), columns.to(torch.int8).T)
+    return rows @ columns.T

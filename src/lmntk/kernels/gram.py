@@ -1,0 +1,182 @@
+"""Gram matrices of captured tangents, accumulated in float64 over parameters and tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmntk.kernels.contraction import (
+    EXACT_FLOAT32_INTEGERS,
+    inner,
+    inner_applies,
+    inner_is_cheaper,
+    kernel_names,
+    materialise,
+    tile_extent,
+    tile_products,
+)
+from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors, Tangents
+
+TILE_BYTES = 16 * 2**20  # rows and columns of one tile together; about half of a shared cache
+EVERYTHING = "all"
+
+Grouping = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One side of a Gram matrix: batches of tangents, one after the other."""
+
+    batches: Sequence[Tangents]
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        return sum(len(batch) for batch in self.batches)
+
+    @property
+    def outputs(self) -> int:
+        """The number of logits."""
+        return int(self.batches[0].logits.shape[1])
+
+    def of(self, parameter: str) -> Iterator[tuple[slice, Factors]]:
+        """Yields each batch's factors of a parameter with its place; batches in which it has none are left out."""
+        start = 0
+        for batch in self.batches:
+            place = slice(start, start + len(batch))
+            if parameter in batch.factors:
+                yield place, batch.factors[parameter]
+            start = place.stop
+
+
+def gram(
+    rows: Panel,
+    columns: Panel,
+    formulas: Sequence[str],
+    grouping: Grouping | None = None,
+    tile_bytes: int = TILE_BYTES,
+) -> dict[str, dict[str, Tensor]]:
+    """Returns ``{kernel: {group: K}}`` with K [n, c, m, d] in float64, for ``kernel_names(formulas)``.
+
+        sgd K = <g_c(x_n), g_d(x_m)>,  signgd <sign g, sign g>,  asigngd <sign g, g>,  asigngd_flipped <g, sign g>
+
+    Args:
+        rows: the side of n examples (training texts).
+        columns: the side of m examples.
+        formulas: of ``sgd``, ``signgd``, ``asigngd``.
+        grouping: from a parameter's name to its group; without it there is one group, ``"all"``.
+        tile_bytes: how large the reused buffers may be.
+
+    Cost: a pair of examples takes 2 c d P operations a kernel, materialising (n + m) c 2 T P once; or less, where the
+    inner contraction wins. Memory: the result and ``tile_bytes``.
+    """
+    names = kernel_names(formulas)
+    c, n, d, m = rows.outputs, len(rows), columns.outputs, len(columns)
+    device = rows.batches[0].logits.device
+    totals: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    buffers = _Buffers(tile_bytes)
+    parameters = dict.fromkeys(name for batch in rows.batches for name in batch.factors)
+    for parameter in parameters:
+        left, right = list(rows.of(parameter)), list(columns.of(parameter))
+        if not right:
+            continue
+        group = EVERYTHING if grouping is None else grouping(parameter)
+        sums = {}
+        for name in names:
+            if group not in totals[name]:
+                totals[name][group] = torch.zeros(c, n, d, m, dtype=torch.float64, device=device)
+            sums[name] = totals[name][group]
+        by_inner = _inner_names(left, right, names)
+        if by_inner:
+            for row_place, row_part in left:
+                for column_place, column_part in right:
+                    for name, block in inner(row_part, column_part, by_inner).items():
+                        sums[name][:, row_place, :, column_place] += block
+        by_tiles = [name for name in names if name not in by_inner]
+        if by_tiles:
+            _add_tiles(left, right, by_tiles, sums, buffers)
+    if not parameters:
+        raise ValueError("no parameter has a gradient: nothing to contract")
+    return {name: {group: total.permute(1, 0, 3, 2).contiguous() for group, total in groups.items()} for name, groups in totals.items()}
+
+
+Placed = Sequence[tuple[slice, Factors]]
+
+
+def _inner_names(left: Placed, right: Placed, names: Sequence[str]) -> list[str]:
+    """Returns the kernels of a parameter that the inner contraction shall compute."""
+    parts = [part for _, part in (*left, *right)]
+    if inner_applies(parts, names):
+        outer = [(a, b) for _, a in left for _, b in right if isinstance(a, OuterFactors) and isinstance(b, OuterFactors)]
+        return list(names) if all(inner_is_cheaper(a, b) for a, b in outer) else []
+    if "sgd" in names and inner_applies(parts, ["sgd"]):
+        # the other kernels materialise the gradients anyway: the inner product must beat the matrix product alone
+        outer = [(a, b) for _, a in left for _, b in right if isinstance(a, OuterFactors) and isinstance(b, OuterFactors)]
+        return ["sgd"] if all(inner_is_cheaper(a, b) for a, b in outer) else []
+    return []
+
+
+class _Buffers:
+    """Two reused blocks of memory: fresh memory costs more than the arithmetic done in it."""
+
+    def __init__(self, tile_bytes: int) -> None:
+        self.tile_bytes = tile_bytes
+        self._blocks: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+
+    def take(self, side: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Returns a block of this shape, zeroed only where a batch will not write (the caller's business)."""
+        size = 1
+        for extent in shape:
+            size *= extent
+        key = (side, like.dtype, like.device)
+        block = self._blocks.get(key)
+        if block is None or block.numel() < size:
+            block = self._blocks[key] = like.new_empty(size)
+        return block[:size].view(shape)
+
+
+def _sample(part: Factors) -> Tensor:
+    return part.values if isinstance(part, DenseFactors) else part.tensors()[1]
+
+
+def _add_tiles(left: Placed, right: Placed, names: Sequence[str], sums: Mapping[str, Tensor], buffers: _Buffers) -> None:
+    """Adds the named kernels of one parameter, tile by tile, to the sums [c, n, d, m]."""
+    slices, width = tile_extent(left[0][1])
+    like = _sample(left[0][1])
+    c, n, d, m = sums[names[0]].shape
+    # columns go through in chunks of about the rows' size, so that a tile is worth materialising and stays in cache
+    chunks = list(_chunks(right, max(128, n * c) // d + 1))
+    largest = max(stop - start for start, stop, _ in chunks)
+    budget = buffers.tile_bytes // like.element_size() // (c * n + d * largest)
+    step = max(1, min(slices, budget // width, (EXACT_FLOAT32_INTEGERS - 1) // width))
+    for start in range(0, slices, step):
+        stop = min(start + step, slices)
+        row_tile = _fill(buffers.take("rows", (c, n, (stop - start) * width), like), left, 0, start, stop)
+        for first, last, parts in chunks:
+            column_tile = buffers.take("columns", (d, last - first, (stop - start) * width), like)
+            _fill(column_tile, parts, first, start, stop)
+            for name, product in tile_products(row_tile.flatten(0, 1), column_tile.flatten(0, 1), names).items():
+                sums[name][:, :, :, first:last] += product.view(c, n, d, last - first)
+
+
+def _chunks(parts: Placed, size: int) -> Iterator[tuple[int, int, Placed]]:
+    """Yields (first example, last example, batches) of about ``size`` examples each."""
+    chosen: list[tuple[slice, Factors]] = []
+    for place, part in parts:
+        if chosen and place.stop - chosen[0][0].start > size:
+            yield chosen[0][0].start, chosen[-1][0].stop, chosen
+            chosen = []
+        chosen.append((place, part))
+    yield chosen[0][0].start, chosen[-1][0].stop, chosen
+
+
+def _fill(tile: Tensor, parts: Placed, offset: int, start: int, stop: int) -> Tensor:
+    """Materialises the slices of all batches into the tile [c, n, p]; examples without factors get zeros."""
+    covered = sum(place.stop - place.start for place, _ in parts)
+    if covered != tile.shape[1]:
+        tile.zero_()
+    for place, part in parts:
+        materialise(part, start, stop, tile[:, place.start - offset : place.stop - offset])
+    return tile

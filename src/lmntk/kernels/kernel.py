@@ -1,0 +1,101 @@
+"""A kernel: its values, what they are of, and where they come from. On disk, a safetensors file with that metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lmntk.errors import UserError
+
+FORMAT = "lmntk-kernel-1"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A tangent kernel between n training and m evaluation examples with c logits.
+
+    Attributes:
+        formula: ``sgd``, ``signgd`` or ``asigngd``.
+        values: [n, c, m, c] float64; of ``asigngd`` with the sign on the training side.
+        flipped: [n, c, m, c], of ``asigngd`` with the sign on the evaluation side; else None.
+        groups: by parameter group, the part of ``values`` that it contributes; they sum to ``values``.
+        provenance: model, fingerprints, prompt, parameter filter, dtype, versions.
+    """
+
+    formula: str
+    values: np.ndarray
+    flipped: np.ndarray | None = None
+    groups: dict[str, np.ndarray] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Writes one safetensors file, atomically: ``values``, ``values_flipped``, ``group.<name>``, and the metadata."""
+        tensors = {"values": self.values} | {f"group.{name}": part for name, part in self.groups.items()}
+        if self.flipped is not None:
+            tensors["values_flipped"] = self.flipped
+        save_tensors(path, tensors, {"format": FORMAT, "formula": self.formula, "provenance": json.dumps(self.provenance, sort_keys=True)})
+
+    @classmethod
+    def load(cls, path: Path, expected: dict[str, Any] | None = None) -> Kernel:
+        """Returns the kernel in a file that ``save`` wrote.
+
+        Args:
+            path: the file.
+            expected: provenance entries that must be the same, such as ``{"model": fingerprint}``.
+
+        Raises:
+            UserError: no such file, not a kernel file, or one of something else than expected.
+        """
+        tensors, metadata = load_tensors(path)
+        if metadata.get("format") != FORMAT or "values" not in tensors:
+            raise UserError(f"kernel: {path} is not a kernel file of lmntk; compute one with `lmntk kernel`")
+        provenance = json.loads(metadata.get("provenance", "{}"))
+        for key, value in (expected or {}).items():
+            if provenance.get(key) != value:
+                raise UserError(
+                    f"kernel: {path} was computed with another {key} ({_short(provenance.get(key))}, not {_short(value)}); "
+                    "compute it again or name the right file"
+                )
+        groups = {name.removeprefix("group."): part for name, part in tensors.items() if name.startswith("group.")}
+        return cls(metadata["formula"], tensors["values"], tensors.get("values_flipped"), groups, provenance)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:16]}..."
+
+
+def save_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Writes arrays to a safetensors file under a temporary name, then renames it."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in tensors.items()}, temporary, metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns the arrays and the metadata of a safetensors file.
+
+    Raises:
+        UserError: no such file, or not a whole safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(f"kernel: no file {path}; compute it with `lmntk kernel`")
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name).numpy() for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"kernel: {path} is not a readable safetensors file ({error}); delete it and compute it again") from error

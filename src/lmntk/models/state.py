@@ -1,0 +1,29 @@
+"""A model's flags while it is only being looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+Batch = Mapping[str, Tensor]  # tensors whose first axis is the example
+
+
+@contextmanager
+def frozen(model: nn.Module, asking: Sequence[nn.Parameter] = ()) -> Iterator[None]:
+    """Runs the body in eval mode with only ``asking`` requiring gradients; restores every flag as it was found."""
+    training = {module: module.training for module in model.modules()}
+    required = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    try:
+        model.eval()
+        for parameter in required:
+            parameter.requires_grad_(False)
+        for parameter in asking:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+        for parameter, flag in required.items():
+            parameter.requires_grad_(flag)
