@@ -143,7 +143,20 @@ def test_text_never_becomes_a_special_token(kind: str, text: str) -> None:
 
 def test_special_strings_keep_their_characters() -> None:
     assert pieces_of("xlm-roberta", "{a} {mask}", Example("<mask>"))[1:-2] == ["▁", *"<mask>"]
+    tokenizer = small_tokenizer("byte-bpe")
+    assert tokenizer.decode(PieceEncoder(tokenizer).encode("a <mask>", Space.START), skip_special_tokens=True) == "a <mask>"
     assert pieces_of("whole-words", "{a} {mask}", Example("film [MASK]"))[1:-2] == ["film", "[UNK]"]
+
+
+def test_a_model_that_still_finds_a_special_string_gets_the_unknown_token() -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"?": 0, "[MASK]": 1, "film": 2}
+    backend = Tokenizer(models.BPE(vocabulary, [], unk_token="?", ignore_merges=True))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?", mask_token="[MASK]")
+    assert PieceEncoder(tokenizer).encode("film [MASK] film", Space.START) == [2, 0, 2]
 
 
 def test_added_tokens_beyond_the_vocabulary_keep_their_ids() -> None:
