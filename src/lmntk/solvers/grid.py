@@ -1,0 +1,254 @@
+"""All settings of a solver in one go: one decomposition, then a list of results to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+
+from lmntk.errors import UserError
+from lmntk.solvers.inputs import FORMULAS, Array, SolverInputs, flatten, offset
+
+Grid = Mapping[str, Sequence[float]]
+
+REGULARIZATIONS = (0.0, 0.001, 0.01, 0.1, 1.0)
+F0_SCALES = (10.0, 100.0, 1000.0, 10000.0, float("inf"))
+GAMMAS = (0.01, 0.1, 1.0, 10.0)
+MIXTURES = (0.0, 0.5, 1.0)
+COSTS = (1.0, 10.0, 100.0)  # not the reference's, which leaves 1; costs act on a kernel of mean diagonal 1
+
+
+@dataclass(frozen=True, eq=False)
+class GridResult:
+    """One setting: its decisions on every eval set, the leave-one-out decisions on train if asked for, and figures on the solve."""
+
+    setting: Mapping[str, float]
+    decisions: Mapping[str, Array]  # name -> (m, c)
+    loo: Array | None = None  # (n, c)
+    diagnostics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def dev_decision(self) -> Array:
+        """Decisions [M, C] on "dev"."""
+        return self.decisions["dev"]
+
+    @property
+    def test_decision(self) -> Array:
+        """Decisions [M, C] on "test"."""
+        return self.decisions["test"]
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A name, the formulas it takes, its grid, and the function that solves a whole grid."""
+
+    name: str
+    summary: str
+    formulas: tuple[str, ...]
+    grid: Mapping[str, tuple[float, ...]]
+    run: Callable[[SolverInputs, Grid, bool], list[GridResult]]
+
+
+def default_grid(solver: str, *, with_f0: bool = True) -> dict[str, tuple[float, ...]]:
+    """Return the settings of SPEC section 3 for a solver; without pre-trained logits only f0_scale = inf is left."""
+    grid = dict(_solver(solver).grid)
+    if "f0_scale" in grid and not with_f0:
+        grid["f0_scale"] = (float("inf"),)
+    return grid
+
+
+def solve_grid(solver: str, inputs: SolverInputs, grid: Grid | None = None, *, leave_one_out: bool = False) -> list[GridResult]:
+    """Solve every combination of the grid's values; one result each, in the order of the product.
+
+    `grid` replaces the default values for the names it has. `leave_one_out` (ridge only) adds exact leave-one-out decisions.
+    Cost: ridge and logistic one eigendecomposition of [N C, N C], asym one SVD of [N, N] a class, svc and svr one SVM a setting.
+
+    Raises:
+        UserError: unknown solver, a formula that the solver does not take, unknown or empty grid entries, or bad input.
+
+    Example:
+        results = solve_grid("ridge", inputs)
+        choice = select_on_dev(results, dev_labels)
+    """
+    chosen = _solver(solver)
+    if inputs.formula not in chosen.formulas:
+        other = [name for name, one in SOLVERS.items() if inputs.formula in one.formulas]
+        raise UserError(
+            f"solver {solver!r} takes {' or '.join(chosen.formulas)} kernels, not {inputs.formula}; "
+            f"for {inputs.formula} use {', '.join(other)}"
+        )
+    values = default_grid(solver, with_f0=bool(inputs.f0))
+    for name, choices in (grid or {}).items():
+        if name not in values:
+            raise UserError(f"solver {solver!r} has no setting {name!r}; it has {', '.join(values) or 'none'}")
+        if len(choices) == 0:
+            raise UserError(f"the grid for {name!r} is empty; give at least one value")
+        values[name] = tuple(float(choice) for choice in choices)
+    if leave_one_out and solver != "ridge":
+        raise UserError(f"exact leave-one-out exists for ridge, not for {solver!r}; choose the setting on a dev set")
+    return chosen.run(inputs, values, leave_one_out)
+
+
+def _solver(name: str) -> Solver:
+    if name not in SOLVERS:
+        raise UserError(f"unknown solver {name!r}; choose one of {', '.join(SOLVERS)}")
+    return SOLVERS[name]
+
+
+def _settings(grid: Grid) -> Iterator[dict[str, float]]:
+    for values in product(*grid.values()):
+        yield dict(zip(grid, values, strict=True))
+
+
+def _offsets(inputs: SolverInputs, scale: float) -> dict[str, Array]:
+    """f0 / s for train and every eval set, each [M, C]."""
+    c = inputs.train.shape[1]
+    sizes = {"train": len(inputs.labels)} | {name: kernel.shape[2] for name, kernel in inputs.evals.items()}
+    return {name: offset(inputs.f0.get(name), scale, (size, c), f"f0 of {name}") for name, size in sizes.items()}
+
+
+def _predict(inputs: SolverInputs, coefficients: list[Array], offsets: list[dict[str, Array]]) -> list[dict[str, Array]]:
+    """K^T alpha + f0 / s for all settings by one matrix product an eval set; coefficients are [N, C] each."""
+    stacked = np.stack([one.reshape(-1) for one in coefficients], axis=1)  # (n c, settings)
+    decisions: list[dict[str, Array]] = [{} for _ in coefficients]
+    for name, kernel in inputs.evals.items():
+        products = (flatten(kernel).T @ stacked).reshape(*kernel.shape[2:], -1)  # (m, d, settings)
+        for k, one in enumerate(decisions):
+            one[name] = products[:, :, k] + offsets[k][name]
+    return decisions
+
+
+def _run_ridge(inputs: SolverInputs, grid: Grid, leave_one_out: bool) -> list[GridResult]:
+    from lmntk.solvers.ridge_path import RidgePath, warn_if_deficient
+
+    path = RidgePath(inputs.train, symmetric=inputs.formula != "asigngd")
+    if 0.0 in grid["regularization"]:
+        warn_if_deficient(path)
+    scales = {s: _offsets(inputs, s) for s in grid["f0_scale"]}
+    targets = np.stack([inputs.targets - scales[s]["train"] for s in scales], axis=2)  # (n, c, s)
+    solved: dict[tuple[float, float], tuple[Array, Array | None, dict[str, float]]] = {}
+    for ridge in dict.fromkeys(grid["regularization"]):
+        alpha = path.solve(targets, ridge)
+        held_out = path.leave_one_out(targets, ridge) if leave_one_out else None
+        figures = {"numerical_rank": float(path.numerical_rank), "condition_number": path.condition_number(ridge)}
+        for k, s in enumerate(scales):
+            loo = None if held_out is None else held_out[:, :, k] + scales[s]["train"]
+            solved[ridge, s] = alpha[:, :, k], loo, figures
+    settings = list(_settings(grid))
+    keys = [(setting["regularization"], setting["f0_scale"]) for setting in settings]
+    decisions = _predict(inputs, [solved[key][0] for key in keys], [scales[s] for _, s in keys])
+    return [GridResult(a, b, *solved[key][1:]) for a, b, key in zip(settings, decisions, keys, strict=True)]
+
+
+def _run_logistic(inputs: SolverInputs, grid: Grid, leave_one_out: bool) -> list[GridResult]:
+    from lmntk.solvers.logistic import LogisticPath
+
+    path = LogisticPath(inputs.train)
+    settings = list(_settings(grid))
+    offsets = [_offsets(inputs, setting["f0_scale"]) for setting in settings]
+    solved = [path.solve(inputs.labels, o["train"], setting["regularization"]) for setting, o in zip(settings, offsets, strict=True)]
+    decisions = _predict(inputs, [alpha for alpha, _ in solved], offsets)
+    rank = float(path.numerical_rank)
+    return [
+        GridResult(setting, decision, None, {"numerical_rank": rank, "newton_steps": float(steps)})
+        for setting, decision, (_, steps) in zip(settings, decisions, solved, strict=True)
+    ]
+
+
+def _run_asymmetric(inputs: SolverInputs, grid: Grid, leave_one_out: bool) -> list[GridResult]:
+    from lmntk.solvers.asymmetric import AsymmetricSystems, slice_products
+
+    missing = [name for name in inputs.evals if name not in inputs.evals_flipped]
+    if missing and any(mixture != 1 for mixture in grid["mixture"]):
+        raise UserError(
+            f"solver 'asym' needs the flipped kernel <g(x_i), sign g(x)> of {', '.join(missing)}; "
+            "pass it in evals_flipped, or set the grid of 'mixture' to 1"
+        )
+    systems = AsymmetricSystems(inputs.train, inputs.labels)
+    parts: dict[tuple[float, float], tuple[dict[str, tuple[Array, Array]], dict[str, Array], dict[str, float]]] = {}
+    for gamma, s in product(grid["gamma"], grid["f0_scale"]):
+        offsets = _offsets(inputs, s)
+        alpha, beta, dropped = systems.coefficients(gamma, offsets["train"])
+        views = {}
+        for name, kernel in inputs.evals.items():
+            flipped = inputs.evals_flipped.get(name)
+            omega = slice_products(kernel, alpha)
+            views[name] = omega, omega if flipped is None else slice_products(flipped, beta)
+        parts[gamma, s] = views, offsets, {"distance_to_pole": systems.distance_to_pole(gamma), "dropped_directions": float(dropped)}
+    results = []
+    for setting in _settings(grid):
+        views, offsets, figures = parts[setting["gamma"], setting["f0_scale"]]
+        m = setting["mixture"]
+        results.append(GridResult(setting, {k: m * o + (1 - m) * v + offsets[k] for k, (o, v) in views.items()}, None, figures))
+    return results
+
+
+def _run_row_logistic(inputs: SolverInputs, grid: Grid, leave_one_out: bool) -> list[GridResult]:
+    from lmntk.solvers.row_logistic import RowLogistic
+
+    results = []
+    for setting in _settings(grid):
+        model = RowLogistic(setting["regularization"]).fit(inputs.train, inputs.labels)
+        results.append(GridResult(setting, {name: model.decision_function(kernel) for name, kernel in inputs.evals.items()}))
+    return results
+
+
+def _run_svc(inputs: SolverInputs, grid: Grid, leave_one_out: bool) -> list[GridResult]:
+    from lmntk.solvers.support_vector import SupportVectorProblem, decide_classes, fit_classes
+
+    problem = SupportVectorProblem(inputs.train, "svc")
+    rows = {name: problem.rows(kernel) for name, kernel in inputs.evals.items()}
+    c = inputs.train.shape[1]
+    results = []
+    for setting in _settings(grid):
+        model = fit_classes(problem.regularized(setting["regularization"]), inputs.labels, setting["cost"])
+        figures = {"support_vectors": float(len(model.support_))}
+        results.append(GridResult(setting, {name: decide_classes(model, row, c) for name, row in rows.items()}, None, figures))
+    return results
+
+
+def _run_svr(inputs: SolverInputs, grid: Grid, leave_one_out: bool) -> list[GridResult]:
+    from lmntk.solvers.support_vector import SupportVectorProblem, fit_targets
+
+    problem = SupportVectorProblem(inputs.train, "svr")
+    rows = {name: problem.rows(kernel) for name, kernel in inputs.evals.items()}
+    c = inputs.train.shape[1]
+    results = []
+    for setting in _settings(grid):
+        offsets = _offsets(inputs, setting["f0_scale"])
+        model = fit_targets(problem.regularized(setting["regularization"]), inputs.targets - offsets["train"], setting["cost"], 0.1)
+        decisions = {name: np.asarray(model.predict(row)).reshape(-1, c) + offsets[name] for name, row in rows.items()}
+        results.append(GridResult(setting, decisions, None, {"support_vectors": float(len(model.support_))}))
+    return results
+
+
+_SYMMETRIC = ("sgd", "signgd")
+_RIDGES_AND_SCALES = {"regularization": REGULARIZATIONS, "f0_scale": F0_SCALES}
+
+SOLVERS: dict[str, Solver] = {
+    solver.name: solver
+    for solver in (
+        Solver("ridge", "kernel ridge regression (least squares)", FORMULAS, _RIDGES_AND_SCALES, _run_ridge),
+        Solver(
+            "asym",
+            "least-squares support vectors for asymmetric kernels",
+            ("asigngd",),
+            {"gamma": GAMMAS, "mixture": MIXTURES, "f0_scale": F0_SCALES},
+            _run_asymmetric,
+        ),
+        Solver(
+            "logistic",
+            "kernel logistic regression",
+            _SYMMETRIC,
+            {"regularization": (0.0001, *REGULARIZATIONS[1:]), "f0_scale": F0_SCALES},
+            _run_logistic,
+        ),
+        Solver(
+            "row-logistic", "logistic regression on kernel rows, as the reference", FORMULAS, {"regularization": (0.0,)}, _run_row_logistic
+        ),
+        Solver("svc", "support vector classification", _SYMMETRIC, {"regularization": REGULARIZATIONS, "cost": COSTS}, _run_svc),
+        Solver("svr", "support vector regression", _SYMMETRIC, {**_RIDGES_AND_SCALES, "cost": COSTS}, _run_svr),
+    )
+}

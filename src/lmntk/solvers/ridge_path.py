@@ -1,0 +1,149 @@
+"""Kernel ridge regression for every ridge at once, with exact leave-one-out predictions, from one decomposition."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lmntk.errors import UserError
+from lmntk.solvers.inputs import Array, as_train_kernel, check_positive, flatten, symmetric_matrix, warn
+
+# Below this gap between a leverage and 1 the closed leave-one-out form loses more than about half of the digits, so we refit.
+_LEVERAGE_GAP = 1e-6
+
+
+class _Inverse(NamedTuple):
+    """The pseudo-inverse of A in factors: left diag(weights) right^T, `kept` of whose weights are not zero."""
+
+    left: Array  # (n c, k)
+    weights: Array  # (k,)
+    right: Array  # (n c, k)
+    kept: int
+
+
+class RidgePath:
+    """All ridge solutions alpha of (K^T + lambda ||K||_op I) alpha = t for one train kernel.
+
+    K is [N, C, N, C], flattened to n = N C. One symmetric eigendecomposition K = V diag(w) V^T (O(n^3), n^2 numbers kept) serves
+    every lambda and every target: O(n^2) each. With lambda = 0 the solution is the one of minimum norm; eigenvalues up to
+    `rank_tolerance` ||K||_op (by default n eps) count as zero. For kernels from float32 gradients 1e-6 is a fair `rank_tolerance`.
+
+    With `symmetric=False` K may be any square matrix (asigngd): a prediction is f(x_m) = sum_n alpha_n K[n, m], so the system is
+    K^T alpha = t, solved through one SVD of K^T + lambda ||K||_op I *for each lambda* (the eigenvectors of a non-symmetric matrix
+    are not orthogonal, so one decomposition for all would not be stable).
+
+    Raises:
+        UserError: no square kernel, entries that are not finite, or not symmetric while `symmetric` is true.
+
+    Example:
+        path = RidgePath(kernel)                     # [N, C, N, C]
+        alpha = path.solve(targets, 0.01)            # [N, C]
+    """
+
+    def __init__(self, train: Any, *, symmetric: bool = True, rank_tolerance: float | None = None) -> None:
+        kernel = as_train_kernel(train)
+        self.examples, self.outputs = kernel.shape[:2]
+        self.symmetric = symmetric
+        self._matrix = symmetric_matrix(kernel, "ridge") if symmetric else flatten(kernel).T
+        n = len(self._matrix)
+        if symmetric:
+            eigenvalues, self._vectors = np.linalg.eigh(self._matrix)
+            self.spectrum: Array = eigenvalues[::-1]
+            check_positive(eigenvalues)
+        else:
+            self.spectrum = np.asarray(np.linalg.svd(self._matrix, compute_uv=False), dtype=np.float64)
+        self.operator_norm = float(np.abs(self.spectrum).max())
+        if self.operator_norm == 0.0:
+            raise UserError("the train kernel is zero everywhere; check that any trainable parameter is left in the kernel")
+        relative = n * float(np.finfo(np.float64).eps) if rank_tolerance is None else rank_tolerance
+        self._cutoff = relative * self.operator_norm
+        self.numerical_rank = int(np.count_nonzero(np.abs(self.spectrum) > self._cutoff))
+        self._cached: tuple[float, _Inverse] | None = None
+
+    def condition_number(self, regularization: float = 0.0) -> float:
+        """Largest over smallest kept singular value of K + lambda ||K||_op I (kept: above the rank cut-off)."""
+        kept = np.abs(self._inverse(regularization).weights)
+        kept = kept[kept > 0]
+        return float(kept.max() / kept.min())
+
+    def solve(self, targets: Array, regularization: float) -> Array:
+        """Coefficients alpha [N, C] (or [N, C, k] for k right-hand sides) for targets of the same shape; O(n^2 k)."""
+        inverse = self._inverse(regularization)
+        flat = targets.reshape(self.examples * self.outputs, -1)
+        return (inverse.left @ (inverse.weights[:, None] * (inverse.right.T @ flat))).reshape(targets.shape)
+
+    def leave_one_out(self, targets: Array, regularization: float) -> Array:
+        """For each train example, the prediction by the fit to all *others*, shape of `targets` ([N, C] or [N, C, k]).
+
+        An example is left out with all its C rows. The ridge is the fixed number lambda ||K||_op of the **full** K, not
+        recomputed for every subset. With A = K^T + lambda ||K||_op I invertible, block I of the residual is
+        [(A^-1)_II]^-1 (A^-1 t)_I, exactly: O(n^2 C). For the minimum-norm solution of a rank-deficient symmetric K it is
+        (1 - P_II)^-1 (t - P t)_I with P the projector on K's range, as long as the others still span that range;
+        an example without which the rank falls, and every example of a deficient non-symmetric K, is refitted: O(n^3) each.
+        """
+        inverse = self._inverse(regularization)
+        n, c = self.examples, self.outputs
+        flat = targets.reshape(n * c, -1)
+        if inverse.kept == n * c:
+            weights, values, refit = inverse.weights, self.solve(flat, regularization), np.zeros(n, dtype=bool)
+            blocks = self._diagonal_blocks(inverse, weights)
+        elif self.symmetric:
+            weights = (inverse.weights != 0).astype(np.float64)
+            blocks = np.eye(c) - self._diagonal_blocks(inverse, weights)
+            values = flat - inverse.left @ (weights[:, None] * (inverse.left.T @ flat))
+            refit = np.linalg.eigvalsh(blocks)[:, 0] < _LEVERAGE_GAP
+        else:
+            blocks, values, refit = np.zeros((n, c, c)), flat, np.ones(n, dtype=bool)
+        predictions = targets.astype(np.float64).reshape(n, c, -1).copy()
+        direct = ~refit
+        if direct.any():
+            predictions[direct] -= np.linalg.solve(blocks[direct], values.reshape(n, c, -1)[direct])
+        ridge = regularization * self.operator_norm
+        for example in np.flatnonzero(refit):
+            predictions[example] = self._refit_without(int(example), flat, ridge)
+        return predictions.reshape(targets.shape)
+
+    def _inverse(self, regularization: float) -> _Inverse:
+        if not (np.isfinite(regularization) and regularization >= 0):
+            raise UserError(f"regularization is {regularization}; it must be a finite number, zero or more")
+        if self._cached is None or self._cached[0] != regularization:
+            ridge = regularization * self.operator_norm
+            if self.symmetric:
+                left = right = self._vectors
+                values = self.spectrum[::-1] + ridge
+            else:
+                right, values, transposed = np.linalg.svd(self._matrix + ridge * np.eye(len(self._matrix)))
+                left = transposed.T
+            kept = np.abs(values) > self._cutoff
+            weights = np.divide(1.0, values, out=np.zeros_like(values), where=kept)
+            self._cached = (regularization, _Inverse(left, weights, right, int(kept.sum())))
+        return self._cached[1]
+
+    def _diagonal_blocks(self, inverse: _Inverse, weights: Array) -> Array:
+        """Return the N diagonal C x C blocks of left diag(weights) right^T, [N, C, C]."""
+        shape = (self.examples, self.outputs, -1)
+        blocks: Array = (inverse.left * weights).reshape(shape) @ inverse.right.reshape(shape).swapaxes(1, 2)
+        return blocks
+
+    def _refit_without(self, example: int, flat: Array, ridge: float) -> Array:
+        """Return the prediction [C, k] for one example by the minimum-norm fit to all others."""
+        c = self.outputs
+        rows = np.arange(example * c, (example + 1) * c)
+        others = np.setdiff1d(np.arange(len(self._matrix)), rows)
+        system = self._matrix[np.ix_(others, others)] + ridge * np.eye(len(others))
+        left, values, right = np.linalg.svd(system)
+        weights = np.divide(1.0, values, out=np.zeros_like(values), where=values > self._cutoff)
+        alpha = right.T @ (weights[:, None] * (left.T @ flat[others]))
+        prediction: Array = self._matrix[np.ix_(rows, others)] @ alpha
+        return prediction
+
+
+def warn_if_deficient(path: RidgePath) -> None:
+    """Say the numerical rank if it is not full: the lambda = 0 solution is then the minimum-norm one and may not fit all labels."""
+    size = path.examples * path.outputs
+    if path.numerical_rank < size:
+        warn(
+            f"the train kernel has numerical rank {path.numerical_rank} of {size} (duplicate texts or dependent outputs); "
+            "regularization 0 gives the minimum-norm least-squares fit; use a positive regularization to be stable"
+        )
