@@ -13,7 +13,7 @@ GAMMAS = (0.01, 0.1, 1.0, 10.0)
 
 
 def dense(h, gamma, b):
-    """The block system, by numpy's minimum-norm least squares."""
+    """Solve the block system, by numpy's minimum-norm least squares."""
     n = len(h)
     system = np.block([[np.eye(n) / gamma, h], [h.T, np.eye(n) / gamma]])
     return np.split(np.linalg.lstsq(system, np.concatenate([b, b]), rcond=2 * n * np.finfo(float).eps)[0], 2)
@@ -121,22 +121,25 @@ def test_order_and_unit_do_not_matter(seed, c, gamma, unit):
 
 
 @pytest.mark.parametrize("c", [1, 3])
-def test_grid_equals_the_estimator(c):
+@pytest.mark.parametrize("f0_fit", ["residual", "labels", "reference"])
+def test_grid_equals_the_estimator(c, f0_fit):
     train, values, flipped, labels, f0, f0_eval = kernels(c)
     inputs = SolverInputs(
         train, {"dev": values}, labels, formula="asigngd", evals_flipped={"dev": flipped}, f0={"train": f0, "dev": f0_eval}
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # gamma = 1 is a pole by construction: the grid reports it as a figure, without a warning
-        results = solve_grid("asym", inputs)
+        results = solve_grid("asym", inputs, f0_fit=f0_fit)
     assert len(results) == 4 * 3 * 5
     for result in results:
         k = result.setting
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", KernelWarning)
-            model = AsymmetricSVM(k["gamma"], k["mixture"], k["f0_scale"]).fit(train, labels, f0)
+            model = AsymmetricSVM(k["gamma"], k["mixture"], k["f0_scale"], f0_fit=f0_fit).fit(train, labels, f0)
         np.testing.assert_allclose(result.dev_decision, model.decision_function(values, f0_eval, flipped=flipped), atol=1e-10)
-        assert (result.diagnostics["dropped_directions"] > 0) == (k["gamma"] == 1.0)
+        assert result.diagnostics["distance_to_pole"] == pytest.approx(model.distance_to_pole_)
+        if f0_fit != "reference":
+            assert (result.diagnostics["dropped_directions"] > 0) == (k["gamma"] == 1.0)
 
 
 def test_bad_input_is_named():
@@ -158,6 +161,6 @@ def test_bad_input_is_named():
     assert not model.__sklearn_tags__().input_tags.pairwise
     assert model.score(train, labels, flipped=train.transpose(2, 3, 0, 1)) > 0.5
     inputs = SolverInputs(train, {"dev": values}, labels, formula="asigngd")
-    with pytest.raises(UserError, match="needs the flipped kernel .* of dev"):
+    with pytest.raises(UserError, match=r"needs the flipped kernel .* of dev"):
         solve_grid("asym", inputs)
     assert len(solve_grid("asym", inputs, {"mixture": [1.0]})) == 4

@@ -162,6 +162,23 @@ def test_rank_deficiency_is_said_once_for_a_grid():
     assert results[0].diagnostics["numerical_rank"] == 5
 
 
+def test_rank_tolerance_absorbs_the_noise_of_float32_duplicates():
+    """Twins with opposite labels and float32 noise between their rows: rank 12 to the eye of float64, and useless predictions."""
+    train, evaluation, labels, _, _ = problem(n=11)
+    train, labels = np.concatenate([train, train[:1]]), np.append(labels, 1 - labels[0])
+    noise = 1e-7 * np.random.default_rng(0).normal(size=(12, 12)) * 40
+    kernel = gram(train, train) + ((noise + noise.T) / 2)[:, None, :, None]
+    cross = gram(train, evaluation) * (1 + 1e-7 * np.random.default_rng(1).normal(size=(12, 1, 7, 1)))
+    given = SolverInputs(kernel, {"dev": cross}, labels)
+    grid = {"regularization": [0.0]}
+    naive = solve_grid("ridge", given, grid)[0]
+    with pytest.warns(KernelWarning, match="rank 11 of 12"):
+        robust = solve_grid("ridge", given, grid, rank_tolerance=1e-6)[0]
+    weights = np.linalg.pinv(train[:, 0], rcond=1e-8) @ (2.0 * labels - 1)
+    np.testing.assert_allclose(robust.dev_decision[:, 0], evaluation[:, 0] @ weights, atol=1e-4)
+    assert naive.diagnostics["condition_number"] > 1e6 > robust.diagnostics["condition_number"]
+
+
 def test_importing_the_package_is_light():
     code = "import sys, lmntk.solvers; print([m for m in ('sklearn', 'scipy', 'torch', 'pandas') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -99,7 +99,7 @@ def test_bad_kernels_are_named():
     indefinite = kernel.copy()
     indefinite[:, 0, :, 0] -= 30 * np.eye(12)
     for solver in (KernelSVC, KernelSVR):
-        with pytest.raises(UserError, match="not symmetric .*'asym'"):
+        with pytest.raises(UserError, match=r"not symmetric .*'asym'"):
             solver().fit(gram(np.sign(train), train), labels)
         with pytest.raises(UserError, match=r"positive semi-definite .* a regularization above 0\.\d+"):
             solver().fit(indefinite, labels)

@@ -25,7 +25,8 @@ class AsymmetricPath:
     """[[I/gamma, H], [H^T, I/gamma]] [alpha; beta] = [b; b] for every gamma, with H = y_i K0[i, j] y_j / ||K0||_op.
 
     K0 [N, N] is <sign g(x_i), g(x_j)>; y [N] are labels -1 / +1. **K0 is first divided by its operator norm** (`scale`), so gamma has
-    no unit and multiplying the kernel changes no prediction; a gamma for the raw kernel is gamma / scale here.
+    no unit and multiplying the kernel changes no prediction; gamma here is gamma / scale on the raw kernel. For a symmetric K0 alpha = beta
+    and this is ridge with lambda = 1 / gamma.
     With H = U diag(sigma) V^T, a = U^T alpha, e = V^T beta, p = U^T b, q = V^T b every direction is a 2 x 2 system:
     a + e = (p + q) / (1/gamma + sigma), a - e = (p - q) / (1/gamma - sigma). One SVD, O(N^3); then O(N^2) a setting.
 
@@ -73,6 +74,15 @@ class AsymmetricPath:
         )
 
 
+class AsymmetricCoefficients(NamedTuple):
+    """What multiplies `values` and `values_flipped`, [N, C] each, and how near the solve came to a pole (over all classes)."""
+
+    values: Array
+    flipped: Array
+    dropped: int
+    distance_to_pole: float
+
+
 class AsymmetricSystems:
     """The C one-vs-rest systems of a train kernel [N, C, N, C]; class c uses the slice K[:, c, :, c] and labels +1 for c, -1 for the rest.
 
@@ -88,25 +98,23 @@ class AsymmetricSystems:
         positive = [1] if outputs == 1 else range(outputs)
         self.signs = np.stack([np.where(indices == c, 1.0, -1.0) for c in positive], axis=1)  # (n, c)
         self.paths = [AsymmetricPath(values, self.signs[:, c]) for c, values in enumerate(self._slices)]
+        self._offset: Array = np.zeros(self.signs.shape)  # the one in `paths`; only "reference" ever changes it
 
-    def coefficients(self, gamma: float, offset: Array) -> tuple[Array, Array, int]:
-        """Return what multiplies `values` and `values_flipped`, [N, C] each, given f0 / s = `offset` [N, C], and the directions dropped."""
-        alphas, betas, dropped = [], [], 0
-        for c, base in enumerate(self.paths):
-            path, b = base, np.ones(len(offset))
-            if self.f0_fit == "residual":
-                b = 1.0 - self.signs[:, c] * offset[:, c]
-            elif self.f0_fit == "reference" and np.any(offset[:, c]):
-                path = AsymmetricPath(self._slices[c], self.signs[:, c] - offset[:, c])
-            solution = path.solve(gamma, b)
-            alphas.append(solution.alpha * path.labels / path.scale)
-            betas.append(solution.beta * path.labels / path.scale)
-            dropped += solution.dropped
-        return np.stack(alphas, axis=1), np.stack(betas, axis=1), dropped
-
-    def distance_to_pole(self, gamma: float) -> float:
-        """Return the smallest over the classes."""
-        return min(path.distance_to_pole(gamma) for path in self.paths)
+    def coefficients(self, gamma: float, offset: Array) -> AsymmetricCoefficients:
+        """Solve all classes for one gamma, given f0 / s = `offset` [N, C]."""
+        if self.f0_fit == "reference" and not np.array_equal(offset, self._offset):
+            replaced = self.signs - offset  # (n, c)
+            self.paths = [AsymmetricPath(values, replaced[:, c]) for c, values in enumerate(self._slices)]
+            self._offset = offset
+        b = 1.0 - self.signs * offset if self.f0_fit == "residual" else np.ones(offset.shape)  # (n, c)
+        solutions = [path.solve(gamma, b[:, c]) for c, path in enumerate(self.paths)]
+        weights = np.stack([path.labels / path.scale for path in self.paths], axis=1)  # (n, c)
+        return AsymmetricCoefficients(
+            weights * np.stack([solution.alpha for solution in solutions], axis=1),
+            weights * np.stack([solution.beta for solution in solutions], axis=1),
+            sum(solution.dropped for solution in solutions),
+            min(path.distance_to_pole(gamma) for path in self.paths),
+        )
 
 
 def slice_products(kernel: Array, coefficients: Array) -> Array:
@@ -155,9 +163,8 @@ class AsymmetricSVM(KernelClassifier):
             raise UserError(f"asym needs kernels [N, C, M, C], not shape {np.shape(kernel)}: their orientation matters")
         data = self._read_train(kernel, labels, f0)
         systems = AsymmetricSystems(data.kernel, data.indices, self.f0_fit)
-        self.dual_coef_, self.dual_coef_flipped_, self.dropped_ = systems.coefficients(self.gamma, data.offset)
+        self.dual_coef_, self.dual_coef_flipped_, self.dropped_, self.distance_to_pole_ = systems.coefficients(self.gamma, data.offset)
         self.poles_ = [path.poles for path in systems.paths]
-        self.distance_to_pole_ = systems.distance_to_pole(self.gamma)
         if self.dropped_:
             warn(
                 f"gamma {self.gamma:g} is a pole of the asymmetric system (1/gamma equals a singular value of the scaled kernel); "

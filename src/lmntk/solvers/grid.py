@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lmntk.errors import UserError
 from lmntk.solvers.inputs import FORMULAS, Array, SolverInputs, flatten, offset
+
+if TYPE_CHECKING:
+    from lmntk.solvers.asymmetric import F0Fit
 
 Grid = Mapping[str, Sequence[float]]
 
@@ -41,6 +45,15 @@ class GridResult:
 
 
 @dataclass(frozen=True)
+class Options:
+    """What is the same for all settings of a grid; see `solve_grid`."""
+
+    leave_one_out: bool = False
+    f0_fit: F0Fit = "residual"
+    rank_tolerance: float | None = None
+
+
+@dataclass(frozen=True)
 class Solver:
     """A name, the formulas it takes, its grid, and the function that solves a whole grid."""
 
@@ -48,7 +61,7 @@ class Solver:
     summary: str
     formulas: tuple[str, ...]
     grid: Mapping[str, tuple[float, ...]]
-    run: Callable[[SolverInputs, Grid, bool], list[GridResult]]
+    run: Callable[[SolverInputs, Grid, Options], list[GridResult]]
 
 
 def default_grid(solver: str, *, with_f0: bool = True) -> dict[str, tuple[float, ...]]:
@@ -59,10 +72,19 @@ def default_grid(solver: str, *, with_f0: bool = True) -> dict[str, tuple[float,
     return grid
 
 
-def solve_grid(solver: str, inputs: SolverInputs, grid: Grid | None = None, *, leave_one_out: bool = False) -> list[GridResult]:
+def solve_grid(
+    solver: str,
+    inputs: SolverInputs,
+    grid: Grid | None = None,
+    *,
+    leave_one_out: bool = False,
+    f0_fit: F0Fit = "residual",
+    rank_tolerance: float | None = None,
+) -> list[GridResult]:
     """Solve every combination of the grid's values; one result each, in the order of the product.
 
-    `grid` replaces the default values for the names it has. `leave_one_out` (ridge only) adds exact leave-one-out decisions.
+    `grid` replaces the default values for the names it has. `leave_one_out` (ridge only) adds exact leave-one-out decisions;
+    `rank_tolerance` (ridge; see RidgePath) says which eigenvalues count as zero; `f0_fit` (asym; see AsymmetricSVM) how f0 enters.
     Cost: ridge and logistic one eigendecomposition of [N C, N C], asym one SVD of [N, N] a class, svc and svr one SVM a setting.
 
     Raises:
@@ -88,7 +110,7 @@ def solve_grid(solver: str, inputs: SolverInputs, grid: Grid | None = None, *, l
         values[name] = tuple(float(choice) for choice in choices)
     if leave_one_out and solver != "ridge":
         raise UserError(f"exact leave-one-out exists for ridge, not for {solver!r}; choose the setting on a dev set")
-    return chosen.run(inputs, values, leave_one_out)
+    return chosen.run(inputs, values, Options(leave_one_out, f0_fit, rank_tolerance))
 
 
 def _solver(name: str) -> Solver:
@@ -120,10 +142,10 @@ def _predict(inputs: SolverInputs, coefficients: list[Array], offsets: list[dict
     return decisions
 
 
-def _run_ridge(inputs: SolverInputs, grid: Grid, leave_one_out: bool) -> list[GridResult]:
+def _run_ridge(inputs: SolverInputs, grid: Grid, options: Options) -> list[GridResult]:
     from lmntk.solvers.ridge_path import RidgePath, warn_if_deficient
 
-    path = RidgePath(inputs.train, symmetric=inputs.formula != "asigngd")
+    path = RidgePath(inputs.train, symmetric=inputs.formula != "asigngd", rank_tolerance=options.rank_tolerance)
     if 0.0 in grid["regularization"]:
         warn_if_deficient(path)
     scales = {s: _offsets(inputs, s) for s in grid["f0_scale"]}
@@ -131,7 +153,7 @@ def _run_ridge(inputs: SolverInputs, grid: Grid, leave_one_out: bool) -> list[Gr
     solved: dict[tuple[float, float], tuple[Array, Array | None, dict[str, float]]] = {}
     for ridge in dict.fromkeys(grid["regularization"]):
         alpha = path.solve(targets, ridge)
-        held_out = path.leave_one_out(targets, ridge) if leave_one_out else None
+        held_out = path.leave_one_out(targets, ridge) if options.leave_one_out else None
         figures = {"numerical_rank": float(path.numerical_rank), "condition_number": path.condition_number(ridge)}
         for k, s in enumerate(scales):
             loo = None if held_out is None else held_out[:, :, k] + scales[s]["train"]
@@ -142,7 +164,7 @@ def _run_ridge(inputs: SolverInputs, grid: Grid, leave_one_out: bool) -> list[Gr
     return [GridResult(a, b, *solved[key][1:]) for a, b, key in zip(settings, decisions, keys, strict=True)]
 
 
-def _run_logistic(inputs: SolverInputs, grid: Grid, leave_one_out: bool) -> list[GridResult]:
+def _run_logistic(inputs: SolverInputs, grid: Grid, options: Options) -> list[GridResult]:
     from lmntk.solvers.logistic import LogisticPath
 
     path = LogisticPath(inputs.train)
@@ -157,7 +179,7 @@ def _run_logistic(inputs: SolverInputs, grid: Grid, leave_one_out: bool) -> list
     ]
 
 
-def _run_asymmetric(inputs: SolverInputs, grid: Grid, leave_one_out: bool) -> list[GridResult]:
+def _run_asymmetric(inputs: SolverInputs, grid: Grid, options: Options) -> list[GridResult]:
     from lmntk.solvers.asymmetric import AsymmetricSystems, slice_products
 
     missing = [name for name in inputs.evals if name not in inputs.evals_flipped]
@@ -166,17 +188,17 @@ def _run_asymmetric(inputs: SolverInputs, grid: Grid, leave_one_out: bool) -> li
             f"solver 'asym' needs the flipped kernel <g(x_i), sign g(x)> of {', '.join(missing)}; "
             "pass it in evals_flipped, or set the grid of 'mixture' to 1"
         )
-    systems = AsymmetricSystems(inputs.train, inputs.labels)
+    systems = AsymmetricSystems(inputs.train, inputs.labels, options.f0_fit)
     parts: dict[tuple[float, float], tuple[dict[str, tuple[Array, Array]], dict[str, Array], dict[str, float]]] = {}
-    for gamma, s in product(grid["gamma"], grid["f0_scale"]):
+    for s, gamma in product(grid["f0_scale"], grid["gamma"]):
         offsets = _offsets(inputs, s)
-        alpha, beta, dropped = systems.coefficients(gamma, offsets["train"])
+        solved = systems.coefficients(gamma, offsets["train"])
         views = {}
         for name, kernel in inputs.evals.items():
             flipped = inputs.evals_flipped.get(name)
-            omega = slice_products(kernel, alpha)
-            views[name] = omega, omega if flipped is None else slice_products(flipped, beta)
-        parts[gamma, s] = views, offsets, {"distance_to_pole": systems.distance_to_pole(gamma), "dropped_directions": float(dropped)}
+            omega = slice_products(kernel, solved.values)
+            views[name] = omega, omega if flipped is None else slice_products(flipped, solved.flipped)
+        parts[gamma, s] = views, offsets, {"distance_to_pole": solved.distance_to_pole, "dropped_directions": float(solved.dropped)}
     results = []
     for setting in _settings(grid):
         views, offsets, figures = parts[setting["gamma"], setting["f0_scale"]]
@@ -185,7 +207,7 @@ def _run_asymmetric(inputs: SolverInputs, grid: Grid, leave_one_out: bool) -> li
     return results
 
 
-def _run_row_logistic(inputs: SolverInputs, grid: Grid, leave_one_out: bool) -> list[GridResult]:
+def _run_row_logistic(inputs: SolverInputs, grid: Grid, options: Options) -> list[GridResult]:
     from lmntk.solvers.row_logistic import RowLogistic
 
     results = []
@@ -195,7 +217,7 @@ def _run_row_logistic(inputs: SolverInputs, grid: Grid, leave_one_out: bool) -> 
     return results
 
 
-def _run_svc(inputs: SolverInputs, grid: Grid, leave_one_out: bool) -> list[GridResult]:
+def _run_svc(inputs: SolverInputs, grid: Grid, options: Options) -> list[GridResult]:
     from lmntk.solvers.support_vector import SupportVectorProblem, decide_classes, fit_classes
 
     problem = SupportVectorProblem(inputs.train, "svc")
@@ -209,7 +231,7 @@ def _run_svc(inputs: SolverInputs, grid: Grid, leave_one_out: bool) -> list[Grid
     return results
 
 
-def _run_svr(inputs: SolverInputs, grid: Grid, leave_one_out: bool) -> list[GridResult]:
+def _run_svr(inputs: SolverInputs, grid: Grid, options: Options) -> list[GridResult]:
     from lmntk.solvers.support_vector import SupportVectorProblem, fit_targets
 
     problem = SupportVectorProblem(inputs.train, "svr")
