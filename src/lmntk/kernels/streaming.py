@@ -24,6 +24,7 @@ from lmntk.tangents.noise import noise_coordinates, silence
 from lmntk.tangents.factors import Tangents
 
 Pair = tuple[str, str]
+Report = Callable[[int, int], None]  # texts captured, pairs of texts contracted, since the last call
 
 
 def default_memory() -> int:
@@ -68,7 +69,7 @@ class Streamed:
 class _Capturing:
     """Captures texts in batches of similar length, and keeps count."""
 
-    def __init__(self, model: LogitModel, trainable: Mapping[str, torch.nn.Parameter], settings: Settings, pad_id: int, report: Callable[[int], None]):
+    def __init__(self, model: LogitModel, trainable: Mapping[str, torch.nn.Parameter], settings: Settings, pad_id: int, report: Report):
         self.model, self.trainable, self.settings, self.pad_id, self.report = model, trainable, settings, pad_id, report
         self.device = next(model.parameters()).device
         self.coverage: Coverage | None = None
@@ -90,7 +91,7 @@ class _Capturing:
         for chosen in length_sorted_batches([len(text.ids) for text in texts], size):
             batches.append(capture(self.model, self.batch([texts[i] for i in chosen]), self.trainable, self.coverage.fallback))
             order += chosen
-            self.report(len(chosen))
+            self.report(len(chosen), 0)
         return batches, order
 
 
@@ -102,7 +103,7 @@ def stream_kernels(
     trainable: Mapping[str, torch.nn.Parameter],
     pad_id: int,
     settings: Settings | None = None,
-    report: Callable[[int], None] = lambda _: None,
+    report: Report = lambda captured, contracted: None,
 ) -> Streamed:
     """Returns the kernels between the named groups of texts, and the logits of every text in a pair.
 
@@ -114,7 +115,7 @@ def stream_kernels(
         trainable: the parameters that count.
         pad_id: the padding token.
         settings: batch size, memory, noise, grouping.
-        report: called with the number of texts done, after each batch.
+        report: called with the texts captured and the pairs contracted since the last call.
 
     Cost: every text is captured once a sweep (one sweep, if the rows fit into two thirds of the memory); see ``gram``.
     """
@@ -157,6 +158,7 @@ def stream_kernels(
                     done.append(_in_order(torch.cat([batch.logits for batch in batches]), order))
                 panel = Panel([batch for row in rows for batch in kept[row][0]])
                 found = gram(panel, Panel(batches), formulas, settings.grouping)
+                report(0, len(panel) * len(order))
                 _scatter(kernels, found, rows, column, kept, order, start, len(texts[column]))
             if done:
                 logits[column] = torch.cat(done)

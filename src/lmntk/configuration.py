@@ -1,0 +1,169 @@
+"""What an experiment is: one typed configuration, from flags, from a TOML file, or from both."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from lmntk.errors import UserError
+from lmntk.tasks import SEEDS, TASKS
+
+Mode = Literal["prompt", "head"]
+Formula = Literal["sgd", "signgd", "asigngd"]
+Solver = Literal["ridge", "logistic", "row-logistic", "svc", "svr", "asym"]
+
+
+class OwnTask(BaseModel):
+    """A task of the user's own: where its texts are, and its prompt."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    train: str
+    test: str | None = None
+    text_column: str = "text"
+    text_b_column: str | None = None
+    label_column: str = "label"
+    labels: tuple[str, ...] | None = None
+    template: str | None = None
+    label_words: tuple[str, ...] | None = None
+    metric: Literal["accuracy", "f1"] = "accuracy"
+    max_length: int = Field(128, gt=0)
+    text_a_limit: int | None = Field(None, gt=0)
+
+
+class Experiment(BaseModel):
+    """Any number of tasks x k x seeds x modes x formulas on one model.
+
+    Attributes are the configuration's fields; a TOML file has the same names.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    data: str | None = None
+    out: Path = Path("runs/lmntk")
+    tasks: tuple[str, ...] = ()
+    own_tasks: tuple[OwnTask, ...] = ()
+    k: tuple[int, ...] = (16,)
+    seeds: tuple[int, ...] = SEEDS
+    modes: tuple[Mode, ...] = ("prompt",)
+    formulas: tuple[Formula, ...] = ("sgd", "signgd", "asigngd")
+    solvers: tuple[Solver, ...] = ("ridge", "asym")
+    template: str | None = None
+    label_words: tuple[str, ...] | None = None
+    max_length: int | None = Field(None, gt=0)
+    test_limit: int = Field(1000, gt=0)
+    all_logits: bool = False
+    untie_head: bool = False
+    without_embeddings: bool = False
+    without_head: bool = False
+    biases_only: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    groups: bool = False
+    keep_noise: bool = False
+    keep_kernels: bool = True
+    dtype: Literal["float32", "float64"] = "float32"
+    attention: str | None = None
+    batch_size: int = Field(32, gt=0)
+    memory: str | None = None
+
+    @field_validator("k", "seeds", "tasks", "modes", "formulas", "solvers", "label_words", "include", "exclude", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """One value is a list of one; commas separate."""
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return (value,) if isinstance(value, int) else value
+
+    @field_validator("k")
+    @classmethod
+    def _positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(k < 1 for k in value):
+            raise ValueError("k must be at least 1")
+        return value
+
+    @field_validator("tasks")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in TASKS:
+                near = difflib.get_close_matches(name, TASKS, n=2)
+                raise ValueError(f"{name!r} is not one of {', '.join(TASKS)}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Experiment:
+        if not self.tasks and not self.own_tasks:
+            raise ValueError("tasks: name at least one task, or texts of your own with train and test")
+        if self.tasks and self.data is None:
+            raise ValueError("data: tasks need the folder that holds <task>/train.jsonl.gz")
+        for name in ("k", "seeds", "modes", "formulas", "solvers"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"{name}: give at least one value, each once")
+        if (self.template or self.label_words) and len(self.tasks) + len(self.own_tasks) > 1:
+            raise ValueError("template: one prompt for several tasks; set it on one task, or run them apart")
+        names = [*self.tasks, *(task.name for task in self.own_tasks)]
+        if len(set(names)) != len(names):
+            raise ValueError("own_tasks: a name is used twice")
+        if self.memory is not None:
+            parse_bytes(self.memory)
+        return self
+
+
+def parse_bytes(text: str) -> int:
+    """Returns the bytes that ``4GiB``, ``500MB`` or a plain number say.
+
+    Raises:
+        UserError: anything else.
+    """
+    units = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9, "b": 1, "": 1}
+    number = text.strip().lower().rstrip("bikmg")
+    unit = text.strip().lower()[len(number) :]
+    try:
+        return int(float(number) * units[unit])
+    except (ValueError, KeyError):
+        raise UserError(f"memory: {text!r} is not a size; write 4GiB or 500MB") from None
+
+
+def make_experiment(values: dict[str, Any], origin: str = "") -> Experiment:
+    """Returns the checked configuration.
+
+    Raises:
+        UserError: one line that names the first wrong field, its value and what is allowed.
+    """
+    try:
+        return Experiment(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(field, Experiment.model_fields, n=1)
+            message = "no such field" + (f"; did you mean {near[0]!r}?" if near else "")
+        given = "" if not field or first["type"] in ("missing", "extra_forbidden") else f" (given: {first['input']!r})"
+        raise UserError(f"{origin}{field + ': ' if field else ''}{message}{given}") from None
+
+
+def load_experiment(path: Path, overrides: dict[str, Any]) -> Experiment:
+    """Returns the configuration in a TOML file, with the overrides (flags) put on top.
+
+    Raises:
+        UserError: no such file, broken TOML (with its line), or a wrong field.
+    """
+    try:
+        import tomllib
+    except ImportError:  # Python 3.10
+        import tomli as tomllib  # type: ignore[no-redef]
+    if not path.is_file():
+        raise UserError(f"configuration: no file {str(path)!r}; give a TOML file, or flags")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"configuration: {path} is not valid TOML: {error}") from None
+    return make_experiment(values | overrides, f"{path}: ")

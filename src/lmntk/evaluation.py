@@ -1,0 +1,115 @@
+"""One cell, solved: from its kernels and pre-trained logits to a row of results for each method."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lmntk.kernels.kernel import Kernel
+from lmntk.solvers.grid import SOLVERS, solve_grid
+from lmntk.solvers.inputs import KernelWarning, SolverInputs
+from lmntk.solvers.selection import predict_labels, select_on_dev
+from lmntk.tasks.metrics import score
+
+BASELINES = {"prompt": "zero-shot", "head": "linear probe"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one method reached in one cell: metrics in [0, 1], the setting chosen on dev, the predicted test classes."""
+
+    method: str
+    formula: str
+    solver: str
+    metric: str
+    dev: float
+    test: float
+    setting: dict[str, float | str]
+    notes: tuple[str, ...]
+    predictions: tuple[int, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain data."""
+        return asdict(self)
+
+
+def baseline(mode: str, metric: str, logits: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[int]]) -> Outcome:
+    """Returns how the model classifies before any training: zero-shot in prompt mode, the linear probe in head mode."""
+    dev, test = (predict_labels(logits[part]) for part in ("dev", "test"))
+    return Outcome(
+        method=BASELINES[mode],
+        formula="",
+        solver="",
+        metric=metric,
+        dev=score(metric, labels["dev"], dev),
+        test=score(metric, labels["test"], test),
+        setting={},
+        notes=(),
+        predictions=tuple(int(label) for label in test),
+    )
+
+
+def methods_of(formulas: Sequence[str], solvers: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns the (formula, solver) pairs that exist, in the order given.
+
+    Ridge takes ``asigngd`` too (least squares with a matrix that is not symmetric), but its solver is ``asym``; only where
+    that is not among the solvers does ridge stand in.
+    """
+    pairs = []
+    for formula in formulas:
+        fitting = [solver for solver in solvers if formula in SOLVERS[solver].formulas]
+        if formula == "asigngd" and "asym" in fitting:
+            fitting = [solver for solver in fitting if solver != "ridge"]
+        pairs += [(formula, solver) for solver in fitting]
+    return pairs
+
+
+def solve_cell(
+    kernels: Mapping[tuple[str, str], Kernel],
+    logits: Mapping[str, np.ndarray],
+    labels: Mapping[str, Sequence[int]],
+    metric: str,
+    formula: str,
+    solver: str,
+) -> Outcome:
+    """Returns the outcome of one solver on one formula's kernels, its setting chosen on dev.
+
+    Args:
+        kernels: by (side, formula), the train texts' kernel against train, dev and test.
+        logits: pre-trained logits [n, c] of train, dev and test.
+        labels: class numbers of train, dev and test.
+        metric: ``accuracy`` or ``f1``.
+        formula: which kernels.
+        solver: which solver.
+    """
+    evals = {side: kernels[side, formula] for side in ("dev", "test")}
+    inputs = SolverInputs(
+        train=kernels["train", formula].values,
+        evals={side: kernel.values for side, kernel in evals.items()},
+        labels=np.asarray(labels["train"]),
+        formula=formula,
+        evals_flipped={side: kernel.flipped for side, kernel in evals.items() if kernel.flipped is not None},
+        f0=dict(logits),
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", KernelWarning)
+        selection = select_on_dev(
+            solve_grid(solver, inputs), np.asarray(labels["dev"]), lambda truth, found: score(metric, list(truth), list(found))
+        )
+    test = predict_labels(selection.result.test_decision)
+    return Outcome(
+        method=f"{formula} {solver}",
+        formula=formula,
+        solver=solver,
+        metric=metric,
+        dev=float(selection.metric),
+        test=score(metric, labels["test"], test),
+        setting={name: "inf" if math.isinf(value) else value for name, value in selection.result.setting.items()},
+        notes=tuple(dict.fromkeys(str(warning.message) for warning in caught if issubclass(warning.category, KernelWarning))),
+        predictions=tuple(int(label) for label in test),
+    )

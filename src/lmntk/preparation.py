@@ -1,0 +1,137 @@
+"""From an experiment's configuration to tasks whose texts are read, split and encoded, before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lmntk.cells import Cell
+from lmntk.configuration import Experiment, OwnTask
+from lmntk.errors import UserError
+from lmntk.prompts.encoding import HeadEncoder, PromptEncoder, TextEncoder
+from lmntk.tasks import Example, Task, TaskData, get_task, k_shot_split, read_data
+
+
+@dataclass(frozen=True)
+class PreparedTask:
+    """One task with its texts by k and seed (they differ only for folders that come split), its prompt and its limits."""
+
+    name: str
+    title: str
+    classes: int
+    metric: str
+    template: str | None
+    label_words: tuple[str, ...] | None
+    max_length: int
+    text_a_limit: int | None
+    cells: tuple[Cell, ...]
+    data: dict[tuple[int, int], TaskData] = field(repr=False)
+
+    def examples(self, cell: Cell) -> dict[str, list[Example]]:
+        """Returns the cell's examples: train, dev and test."""
+        data = self.data[cell.k, cell.seed]
+        dev = data.train if data.dev is None else data.dev
+        rows = {"train": (data.train, cell.train), "dev": (dev, cell.dev), "test": (data.test, cell.test)}
+        return {part: [source[row] for row in chosen] for part, (source, chosen) in rows.items()}
+
+    def encoder(self, tokenizer: Any, mode: str) -> TextEncoder:
+        """Returns what turns an example into tokens in this mode.
+
+        Raises:
+            UserError: no prompt in prompt mode, or a prompt that does not fit the tokenizer.
+        """
+        if mode == "head":
+            return HeadEncoder(tokenizer, self.max_length, self.text_a_limit)
+        if self.template is None or self.label_words is None:
+            raise UserError(f"{self.name}: prompt mode needs a template and label words; give both, or use mode head")
+        if len(self.label_words) != self.classes:
+            raise UserError(
+                f"{self.name}: {len(self.label_words)} label words for {self.classes} classes; give one for each class, in their order"
+            )
+        return PromptEncoder(tokenizer, self.template, self.label_words, self.max_length, self.text_a_limit)
+
+
+def split_cells(task: str, data: TaskData, k: int, seed: int, modes: Sequence[str], test_limit: int, csv_style: bool) -> list[Cell]:
+    """Returns the cells of one k and seed: the k-shot split, or the ready-made one, once a mode."""
+    if data.dev is not None:
+        parts = tuple(tuple(range(len(rows))) for rows in (data.train, data.dev, data.test[:test_limit]))
+    else:
+        labels = [example.label for example in data.train]
+        split = k_shot_split(labels, len(data.test), k, seed, test_limit, csv_style, data.labels)
+        parts = split.train, split.dev, split.test
+    if not parts[2]:
+        raise UserError(f"{task}: there are no test texts; give a test file")
+    if not parts[1]:
+        raise UserError(f"{task}: no texts are left for validation at k = {k}; use a smaller k")
+    return [Cell(task, k, seed, mode, *parts) for mode in modes]
+
+
+def prepare_tasks(experiment: Experiment, tokenizer: Any) -> list[PreparedTask]:
+    """Returns the experiment's tasks, read and split; every mistake in data, prompts and lengths shows here, before the work.
+
+    Raises:
+        UserError: whatever is wrong with the first task that is wrong.
+    """
+    prepared = [_catalog_task(experiment, get_task(name), tokenizer) for name in experiment.tasks]
+    prepared += [_own_task(experiment, task) for task in experiment.own_tasks]
+    for task in prepared:
+        for mode in experiment.modes:
+            encoder = task.encoder(tokenizer, mode)
+            for examples in task.examples(task.cells[0]).values():
+                encoder.encode(examples[0])
+    return prepared
+
+
+def _catalog_task(experiment: Experiment, task: Task, tokenizer: Any) -> PreparedTask:
+    assert experiment.data is not None  # the configuration sees to it
+    data, cells = {}, []
+    common = None
+    for k in experiment.k:
+        for seed in experiment.seeds:
+            if common is None or common.dev is not None:
+                common = read_data(experiment.data, task, k=k, seed=seed)
+            data[k, seed] = common
+            cells += split_cells(task.name, common, k, seed, experiment.modes, experiment.test_limit, task.csv_style)
+    longest = min(task.max_length, getattr(tokenizer, "model_max_length", task.max_length))
+    return PreparedTask(
+        name=task.name,
+        title=task.title,
+        classes=len(task.labels),
+        metric=task.metric,
+        template=experiment.template or task.template,
+        label_words=experiment.label_words or task.label_words,
+        max_length=experiment.max_length or longest,
+        text_a_limit=task.text_a_limit if task.text_a_limit is None else min(task.text_a_limit, longest),
+        cells=tuple(cells),
+        data=data,
+    )
+
+
+def _own_task(experiment: Experiment, task: OwnTask) -> PreparedTask:
+    columns = {"text_column": task.text_column, "text_b_column": task.text_b_column, "label_column": task.label_column}
+    source = task.train if task.train.startswith("hf:") else Path(task.train)
+    data = read_data(source, None, test=task.test, labels=task.labels, **columns)  # type: ignore[arg-type]
+    found = {example.label for example in data.train if example.label is not None}
+    classes = len(data.labels) if data.labels is not None else max(found, default=0) + 1
+    if classes < 2:
+        raise UserError(f"{task.name}: the train texts have {classes} class; at least two are needed")
+    cells = [
+        cell
+        for k in experiment.k
+        for seed in experiment.seeds
+        for cell in split_cells(task.name, data, k, seed, experiment.modes, experiment.test_limit, False)
+    ]
+    return PreparedTask(
+        name=task.name,
+        title=task.name,
+        classes=classes,
+        metric=task.metric,
+        template=experiment.template or task.template,
+        label_words=experiment.label_words or task.label_words,
+        max_length=experiment.max_length or task.max_length,
+        text_a_limit=task.text_a_limit,
+        cells=tuple(cells),
+        data={(k, seed): data for k in experiment.k for seed in experiment.seeds},
+    )

@@ -1,0 +1,85 @@
+"""``results.csv``, one tidy row a method and cell, and ``summary.md``, the paper's table: mean (std) over the splits."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from lmntk.solvers.selection import aggregate
+
+COLUMNS = (
+    "task", "k", "seed", "mode", "method", "formula", "solver", "metric", "dev", "test", "setting",
+    "train_texts", "dev_texts", "test_texts", "notes",
+)  # fmt: skip
+METRIC_NAMES = {"accuracy": "acc.", "f1": "F1"}
+
+
+class Writer(Protocol):
+    """Where text files go."""
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a file."""
+
+
+def results_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the rows as CSV; the setting as JSON, notes joined by semicolons, metrics in [0, 1] with six digits."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        flat = {column: row.get(column, "") for column in COLUMNS}
+        flat |= {part: f"{row[part]:.6f}" for part in ("dev", "test")}
+        flat |= {"setting": json.dumps(row["setting"], sort_keys=True), "notes": "; ".join(row["notes"])}
+        writer.writerow(flat)
+    return out.getvalue()
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str, str], dict[str, str]]:
+    """Returns, for each (k, mode, method), by task the mean (population std) of the test metric over the splits, x 100."""
+    collected: dict[tuple[int, str, str], dict[str, list[float]]] = {}
+    for row in rows:
+        line = collected.setdefault((row["k"], row["mode"], row["method"]), {})
+        line.setdefault(row["task"], []).append(row["test"])
+    return {key: {task: _cell(values) for task, values in line.items()} for key, line in collected.items()}
+
+
+def _cell(values: Sequence[float]) -> str:
+    summary = aggregate(values)
+    return f"{summary.mean:.1f} ({summary.std:.1f})" if len(values) > 1 else f"{summary.mean:.1f}"
+
+
+def summary_table(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
+    """Returns the table's header and its lines: k, mode, method, then a column a task."""
+    metrics = {row["task"]: METRIC_NAMES.get(row["metric"], row["metric"]) for row in rows}
+    header = ["k", "mode", "method", *(f"{titles.get(task, task)} ({metric})" for task, metric in metrics.items())]
+    lines = [
+        [str(k), mode, method, *(cells.get(task, "-") for task in metrics)]
+        for (k, mode, method), cells in sorted(summarise(rows).items(), key=lambda item: item[0][0])
+    ]
+    return header, lines
+
+
+def summary_markdown(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], facts: Mapping[str, str]) -> str:
+    """Returns the summary page."""
+    seeds = sorted({row["seed"] for row in rows})
+    lines = ["# Results", ""]
+    if rows:
+        header, body = summary_table(rows, titles)
+        lines += [f"Test metric x 100, mean (population standard deviation) over the splits {', '.join(map(str, seeds))}; each method's", ""]
+        lines[-2] += " setting chosen on the split's dev set."
+        lines += [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+        lines += [f"| {' | '.join(line)} |" for line in body]
+        notes = sorted({f"{row['task']}, {row['method']}: {note}" for row in rows for note in row["notes"]})
+        if notes:
+            lines += ["", "## Notes", "", *(f"* {note}" for note in notes)]
+    lines += ["", "## Where this comes from", "", *(f"* {name}: {value}" for name, value in facts.items()), ""]
+    return "\n".join(lines)
+
+
+def write_reports(store: Writer, rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], facts: Mapping[str, str]) -> None:
+    """Writes ``results.csv`` and ``summary.md``."""
+    store.write_text("results.csv", results_csv(rows))
+    store.write_text("summary.md", summary_markdown(rows, titles, facts))
