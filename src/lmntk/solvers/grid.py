@@ -14,6 +14,7 @@ from lmntk.solvers.inputs import FORMULAS, Array, SolverInputs, flatten, offset
 
 if TYPE_CHECKING:
     from lmntk.solvers.asymmetric import F0Fit
+    from lmntk.solvers.logistic import LogisticSolution
 
 Grid = Mapping[str, Sequence[float]]
 
@@ -169,13 +170,19 @@ def _run_logistic(inputs: SolverInputs, grid: Grid, options: Options) -> list[Gr
 
     path = LogisticPath(inputs.train)
     settings = list(_settings(grid))
-    offsets = [_offsets(inputs, setting["f0_scale"]) for setting in settings]
-    solved = [path.solve(inputs.labels, o["train"], setting["regularization"]) for setting, o in zip(settings, offsets, strict=True)]
-    decisions = _predict(inputs, [alpha for alpha, _ in solved], offsets)
+    scales = {s: _offsets(inputs, s) for s in grid["f0_scale"]}
+    found: dict[tuple[float, float], LogisticSolution] = {}
+    start = None
+    # Neighbours in this order differ least, so each is a good start for the next.
+    for ridge, s in product(sorted(set(grid["regularization"]), reverse=True), sorted(scales, reverse=True)):
+        found[ridge, s] = path.solve(inputs.labels, scales[s]["train"], ridge, start)
+        start = found[ridge, s].start
+    solved = [found[setting["regularization"], setting["f0_scale"]] for setting in settings]
+    decisions = _predict(inputs, [one.alpha for one in solved], [scales[setting["f0_scale"]] for setting in settings])
     rank = float(path.numerical_rank)
     return [
-        GridResult(setting, decision, None, {"numerical_rank": rank, "newton_steps": float(steps)})
-        for setting, decision, (_, steps) in zip(settings, decisions, solved, strict=True)
+        GridResult(setting, decision, None, {"numerical_rank": rank, "newton_steps": float(one.steps)})
+        for setting, decision, one in zip(settings, decisions, solved, strict=True)
     ]
 
 
