@@ -6,29 +6,16 @@ parameters, precision). Files have readable names; the key stands inside, and a 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lmntk.errors import UserError
 from lmntk.kernels.kernel import Kernel
-from lmntk.tasks import Example
 
 KERNEL_VERSION = 1  # counts up when what a kernel is changes, so that old ones are not reused
-
-
-def content_key(**parts: Any) -> str:
-    """Returns a sha256 of plain data, the same for equal content."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def digest_examples(examples: Iterable[Example]) -> str:
-    """Returns a sha256 of texts and labels, in their order."""
-    return content_key(examples=[(e.text_a, e.text_b, e.label) for e in examples])
 
 
 @dataclass(frozen=True)

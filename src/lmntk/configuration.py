@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lmntk.errors import UserError
+from lmntk.memory import parse_bytes
 from lmntk.tasks import SEEDS, TASKS
 
 Mode = Literal["prompt", "head"]
@@ -116,21 +117,6 @@ class Experiment(BaseModel):
         return self
 
 
-def parse_bytes(text: str) -> int:
-    """Returns the bytes that ``4GiB``, ``500MB`` or a plain number say.
-
-    Raises:
-        UserError: anything else.
-    """
-    units = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9, "b": 1, "": 1}
-    number = text.strip().lower().rstrip("bikmg")
-    unit = text.strip().lower()[len(number) :]
-    try:
-        return int(float(number) * units[unit])
-    except (ValueError, KeyError):
-        raise UserError(f"memory: {text!r} is not a size; write 4GiB or 500MB") from None
-
-
 def make_experiment(values: dict[str, Any], origin: str = "") -> Experiment:
     """Returns the checked configuration.
 
@@ -159,7 +145,7 @@ def load_experiment(path: Path, overrides: dict[str, Any]) -> Experiment:
     try:
         import tomllib
     except ImportError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[no-redef]
+        import tomli as tomllib  # type: ignore[no-redef, import-not-found]
     if not path.is_file():
         raise UserError(f"configuration: no file {str(path)!r}; give a TOML file, or flags")
     try:

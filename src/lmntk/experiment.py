@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import math
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,21 +9,25 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-import lmntk
-from lmntk.cells import KERNEL_VERSION, Cell, Store, content_key, digest_examples
-from lmntk.configuration import Experiment, parse_bytes
+from lmntk.cells import KERNEL_VERSION, Cell, Store
+from lmntk.configuration import Experiment
+from lmntk.errors import UserError
 from lmntk.evaluation import baseline, methods_of, solve_cell
 from lmntk.kernels.contraction import kernel_names
-from lmntk.kernels.kernel import Kernel, save_tensors
+from lmntk.kernels.groups import group_of_layer
+from lmntk.kernels.kernel import Kernel, load_tensors, save_tensors
 from lmntk.kernels.streaming import Settings, default_memory, stream_kernels, whole
+from lmntk.memory import parse_bytes
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import Pretrained, load_masked_lm
 from lmntk.models.logit_model import HeadModel, LogitModel, PromptModel, untie_head
 from lmntk.models.probe import first_token_features, linear_probe
-from lmntk.preparation import PreparedTask, prepare_tasks
+from lmntk.preparation import PreparedTask, label_of, prepare_tasks
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText, PromptEncoder, TextEncoder
+from lmntk.provenance import content_key, digest_examples, versions
 from lmntk.reports.results import write_reports
+from lmntk.solvers.grid import default_grid
 
 SIDES = ("train", "dev", "test")
 
@@ -93,13 +94,6 @@ class _Run:
         return task.classes == 2 and not self.experiment.all_logits
 
 
-def versions() -> dict[str, str]:
-    """Returns the versions of lmntk, Python and the libraries whose numbers matter."""
-    names = ("torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {"lmntk": lmntk.__version__, "python": platform.python_version(), **found}
-
-
 def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[str, Any]]:
     """Returns the rows of ``results.csv``, one a task, k, seed, mode and method, and writes the output folder.
 
@@ -142,7 +136,9 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
     return [row for _, cell in planned for row in results[cell.name]["rows"]]
 
 
-def _report(this: _Run, tasks: Sequence[PreparedTask], planned: Sequence[tuple[PreparedTask, Cell]], results: Mapping[str, dict[str, Any]]) -> None:
+def _report(
+    this: _Run, tasks: Sequence[PreparedTask], planned: Sequence[tuple[PreparedTask, Cell]], results: Mapping[str, dict[str, Any]]
+) -> None:
     rows = [row for _, cell in planned if cell.name in results for row in results[cell.name]["rows"]]
     titles = {task.name: task.title for task in tasks}
     facts = {
@@ -157,7 +153,8 @@ def _report(this: _Run, tasks: Sequence[PreparedTask], planned: Sequence[tuple[P
 def _result_key(this: _Run, task: PreparedTask, cell: Cell) -> str:
     encoder = task.encoder(this.pretrained.tokenizer, cell.mode)
     methods = methods_of(this.experiment.formulas, this.experiment.solvers)
-    return content_key(kernels=this.key(task, cell, encoder), methods=methods, metric=task.metric)
+    grids = {solver: default_grid(solver) for _, solver in methods}
+    return content_key(kernels=this.key(task, cell, encoder), methods=methods, grids=grids, metric=task.metric)
 
 
 def _units(cells: Sequence[Cell]) -> Iterable[list[Cell]]:
@@ -169,21 +166,12 @@ def _units(cells: Sequence[Cell]) -> Iterable[list[Cell]]:
         yield [cell for cell in cells if cell.k == k]
 
 
-def group_of_layer(parameter: str) -> str:
-    """Returns a parameter's group: ``layer.<i>`` for a numbered block, else ``embeddings`` or ``head``."""
-    parts = parameter.split(".")
-    for before, part in zip(parts, parts[1:], strict=False):
-        if part.isdigit():
-            return f"{before}.{int(part):02d}"
-    return "embeddings" if "embeddings" in parameter else "head"
-
-
 def _compute_unit(this: _Run, task: PreparedTask, unit: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any]]]:
     """Yields each cell of a unit with its results; kernels that are there with the right key are not computed."""
     encoder = task.encoder(this.pretrained.tokenizer, unit[0].mode)
     keys = {cell.name: this.key(task, cell, encoder) for cell in unit}
     texts = {cell.name: {side: [encoder.encode(e) for e in part] for side, part in task.examples(cell).items()} for cell in unit}
-    labels = {cell.name: {side: [e.label or 0 for e in part] for side, part in task.examples(cell).items()} for cell in unit}
+    labels = {cell.name: {side: [label_of(e, task.name) for e in part] for side, part in task.examples(cell).items()} for cell in unit}
     kernels = {cell.name: _kept_kernels(this, cell, keys[cell.name]) for cell in unit}
     logits = {cell.name: _kept_logits(this, cell, keys[cell.name]) for cell in unit}
     missing = {
@@ -210,9 +198,6 @@ def _kept_kernels(this: _Run, cell: Cell, key: str) -> dict[tuple[str, str], Ker
 
 
 def _kept_logits(this: _Run, cell: Cell, key: str) -> dict[str, np.ndarray] | None:
-    from lmntk.errors import UserError
-    from lmntk.kernels.kernel import load_tensors
-
     try:
         tensors, metadata = load_tensors(this.store.folder / "kernels" / cell.name / "logits.safetensors")
     except UserError:
@@ -330,7 +315,7 @@ def _solve(
     for outcome in outcomes:
         row = outcome.as_dict()
         predictions = row.pop("predictions")
-        assert all(math.isfinite(row[part]) for part in ("dev", "test")) and len(predictions) == len(labels["test"])
+        assert len(predictions) == len(labels["test"])
         rows.append(head | row | sizes)
     columns = {outcome.method: list(outcome.predictions) for outcome in outcomes}
     lines = ["\t".join(["row", "label", *columns])]
@@ -339,4 +324,3 @@ def _solve(
     result = {"key": _result_key(this, task, cell), "rows": rows, "split": {"train": cell.train, "dev": cell.dev, "test": cell.test}}
     this.store.write_json(f"cells/{cell.name}.json", result)
     return result
-

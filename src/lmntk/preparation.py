@@ -53,13 +53,25 @@ class PreparedTask:
         return PromptEncoder(tokenizer, self.template, self.label_words, self.max_length, self.text_a_limit)
 
 
+def label_of(example: Example, task: str) -> int:
+    """Returns an example's label.
+
+    Raises:
+        UserError: it has none.
+    """
+    if example.label is None:
+        raise UserError(f"{task}: the text {example.text_a[:40]!r} has no label; every train and test text needs one")
+    return example.label
+
+
 def split_cells(task: str, data: TaskData, k: int, seed: int, modes: Sequence[str], test_limit: int, csv_style: bool) -> list[Cell]:
     """Returns the cells of one k and seed: the k-shot split, or the ready-made one, once a mode."""
     if data.dev is not None:
         parts = tuple(tuple(range(len(rows))) for rows in (data.train, data.dev, data.test[:test_limit]))
     else:
-        labels = [example.label for example in data.train]
-        split = k_shot_split(labels, len(data.test), k, seed, test_limit, csv_style, data.labels)
+        split = k_shot_split(
+            [label_of(example, task) for example in data.train], len(data.test), k, seed, test_limit, csv_style, data.labels
+        )
         parts = split.train, split.dev, split.test
     if not parts[2]:
         raise UserError(f"{task}: there are no test texts; give a test file")

@@ -145,7 +145,7 @@ def _add_tiles(left: Placed, right: Placed, names: Sequence[str], sums: Mapping[
     """Adds the named kernels of one parameter, tile by tile, to the sums [c, n, d, m]."""
     slices, width = tile_extent(left[0][1])
     like = _sample(left[0][1])
-    c, n, d, m = sums[names[0]].shape
+    c, n, d, _ = sums[names[0]].shape
     # columns go through in chunks of about the rows' size, so that a tile is worth materialising and stays in cache
     chunks = list(_chunks(right, max(128, n * c) // d + 1))
     largest = max(stop - start for start, stop, _ in chunks)

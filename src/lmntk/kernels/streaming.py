@@ -20,8 +20,8 @@ from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText
 from lmntk.tangents.capture import capture
 from lmntk.tangents.coverage import Coverage, check_coverage
-from lmntk.tangents.noise import noise_coordinates, silence
 from lmntk.tangents.factors import Tangents
+from lmntk.tangents.noise import noise_coordinates, silence
 
 Pair = tuple[str, str]
 Report = Callable[[int, int], None]  # texts captured, pairs of texts contracted, since the last call

@@ -76,7 +76,7 @@ def computing_rows(decoder: nn.Linear, rows: Tensor) -> Iterator[None]:
         bias = None if decoder.bias is None else decoder.bias[rows]
         return nn.functional.linear(hidden, decoder.weight[rows], bias)
 
-    decoder.forward = forward  # type: ignore[method-assign]
+    decoder.forward = forward  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
@@ -96,7 +96,9 @@ class PromptModel(LogitModel):
         super().__init__(network, len(label_ids), difference)
         decoder = network.get_output_embeddings()
         if not isinstance(decoder, nn.Linear) or decoder.weight.shape[0] != network.config.vocab_size:
-            raise UserError(f"model: {type(network).__name__} has no linear decoder over its vocabulary; load it as a masked language model")
+            raise UserError(
+                f"model: {type(network).__name__} has no linear decoder over its vocabulary; load it as a masked language model"
+            )
         self.register_buffer("label_ids", torch.tensor(list(label_ids)), persistent=False)
         self.label_ids: Tensor
 

@@ -68,7 +68,10 @@ def summary_markdown(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str
     lines = ["# Results", ""]
     if rows:
         header, body = summary_table(rows, titles)
-        lines += [f"Test metric x 100, mean (population standard deviation) over the splits {', '.join(map(str, seeds))}; each method's", ""]
+        lines += [
+            f"Test metric x 100, mean (population standard deviation) over the splits {', '.join(map(str, seeds))}; each method's",
+            "",
+        ]
         lines[-2] += " setting chosen on the split's dev set."
         lines += [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
         lines += [f"| {' | '.join(line)} |" for line in body]

@@ -7,7 +7,7 @@ the embeddings do, so autograd runs the input half of the backward pass alone an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,8 @@ from lmntk.models.state import Batch, frozen
 from lmntk.tangents.factors import DenseFactors, Factors, Tangents, merge
 from lmntk.tangents.rules import Use, rule_of
 
-class BatchAxisLost(RuntimeError):
+
+class BatchAxisLostError(RuntimeError):
     """A module ran without the batch axis (a table shared by the batch), so examples cannot be told apart."""
 
 
@@ -48,7 +49,7 @@ def _watched(model: nn.Module, owners: set[nn.Module], count: int, records: list
             replaced = replaced.detach().requires_grad_()
             record.leaf = replaced
         else:
-            replaced.register_hook(lambda gradient: record.gradients.__setitem__(current[0], gradient))
+            replaced.register_hook(lambda gradient: record.gradients.__setitem__(current[0], gradient))  # type: ignore[no-untyped-call]
         records.append(record)
         return replaced if replaced is not output else None
 
@@ -64,7 +65,7 @@ def _as_use(record: _Record, logits: Tensor, selected_rows: Tensor | None) -> Us
     count, outputs = logits.shape
     is_lookup = isinstance(record.module, nn.Embedding)
     if record.inputs.shape[0] != count and count > 1:
-        raise BatchAxisLost(type(record.module).__name__)
+        raise BatchAxisLostError(type(record.module).__name__)
     zero = None
     gradients = []
     for logit in range(outputs):
@@ -98,7 +99,8 @@ def capture(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter
         if rule_of(module) is not None and any(p in names and names[p] not in fallback for p in module.parameters(recurse=False))
     }
     owners |= {module for module in model.modules() if isinstance(module, nn.Embedding)}  # where gradients start
-    selections: Mapping[nn.Module, Tensor] = model.selected_rows() if hasattr(model, "selected_rows") else {}
+    select: Callable[[], Mapping[nn.Module, Tensor]] = getattr(model, "selected_rows", dict)
+    selections = select()
     count = next(iter(batch.values())).shape[0]
     if direct and count != 1:
         raise ValueError("plain autograd gives one example's gradient at a time; capture a batch of one")
@@ -111,9 +113,7 @@ def capture(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter
         outputs = logits.shape[1]
         for logit in range(outputs):
             current[0] = logit
-            found = torch.autograd.grad(
-                logits[:, logit].sum(), [*leaves, *direct], retain_graph=logit + 1 < outputs, allow_unused=True
-            )
+            found = torch.autograd.grad(logits[:, logit].sum(), [*leaves, *direct], retain_graph=logit + 1 < outputs, allow_unused=True)
             for record, gradient in zip((r for r in records if r.leaf is not None), found, strict=False):
                 if gradient is not None:
                     record.gradients[logit] = gradient
@@ -130,7 +130,9 @@ def capture(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter
                 if parameter in names and names[parameter] not in fallback:
                     parts.setdefault(names[parameter], []).append(factors)
         for index, name in enumerate(fallback):
-            rows = [g[index] if (g := gradients) and g[index] is not None else torch.zeros_like(direct[index]) for gradients in direct_gradients]
+            rows = [
+                g[index] if (g := gradients) and g[index] is not None else torch.zeros_like(direct[index]) for gradients in direct_gradients
+            ]
             parts[name] = [DenseFactors(torch.stack([r.reshape(1, -1) for r in rows if r is not None]))]
-        factors = {name: merge(found_parts, trainable[name].shape) for name, found_parts in parts.items()}
-    return Tangents(logits, factors)
+        merged = {name: merge(found_parts, trainable[name].shape) for name, found_parts in parts.items()}
+    return Tangents(logits, merged)

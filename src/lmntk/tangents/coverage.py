@@ -1,4 +1,4 @@
-"""Before anything long starts: is every trainable parameter's gradient caught, once, and right?
+"""Before anything long starts, a check: every trainable parameter's gradient is caught, once, and right.
 
 One example's factors are compared with plain autograd, parameter by parameter; then two examples run as a batch, to see whether
 the model keeps them apart. What no rule covers falls to plain autograd, at one example a time, and is named.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lmntk.models.state import Batch, frozen
-from lmntk.tangents.capture import BatchAxisLost, capture
+from lmntk.tangents.capture import BatchAxisLostError, capture
 from lmntk.tangents.factors import Tangents
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-3}  # of a parameter's largest gradient entry
@@ -96,7 +96,9 @@ def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Pa
     wrong = {name: error for name, error in errors.items() if tolerance < error < float("inf")}
     if wrong:
         name = max(wrong, key=lambda key: wrong[key])
-        raise RuntimeError(f"parameter {name!r}: its rule's gradient differs from autograd's by {wrong[name]:.1e}; register a right rule for its module")
+        raise RuntimeError(
+            f"parameter {name!r}: its rule's gradient differs from autograd's by {wrong[name]:.1e}; register a right rule for its module"
+        )
     unused = tuple(name for name, gradient in expected.items() if not gradient.any())
     worst = max((error for error in errors.values() if error < float("inf")), default=0.0)
     if fallback:
@@ -106,8 +108,8 @@ def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Pa
         return Coverage(True, (), unused, worst)
     try:
         together = capture(model, batch, trainable)
-    except (BatchAxisLost, RuntimeError) as error:
-        return Coverage(False, (), unused, worst, f"the batch axis is lost ({error})")
+    except (BatchAxisLostError, RuntimeError) as lost:
+        return Coverage(False, (), unused, worst, f"the batch axis is lost ({lost})")
     last = autograd_gradients(model, _example(batch, count - 1), trainable)
     errors = {}
     for index, reference in ((0, expected), (count - 1, last)):

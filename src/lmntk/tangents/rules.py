@@ -51,7 +51,7 @@ def rule_of(module: nn.Module) -> Rule | None:
 
 @register_rule(nn.Linear)
 def linear(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
-    """y = W x + b: gradients sum_t g_t x_t^T and sum_t g_t; of a restricted decoder only the selected rows."""
+    """Y = W x + b: gradients sum_t g_t x_t^T and sum_t g_t; of a restricted decoder only the selected rows."""
     if use.selected_rows is None:
         yield from _dense_linear(use, transposed=False)
         return
@@ -88,7 +88,7 @@ def embedding(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
 
 @register_rule(nn.LayerNorm)
 def layer_norm(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
-    """y = xhat * scale + shift: gradients sum_t g_t * xhat_t and sum_t g_t."""
+    """Y = xhat * scale + shift: gradients sum_t g_t * xhat_t and sum_t g_t."""
     module = use.module
     inputs, gradients = drop_empty_uses(use.inputs, use.output_gradients)
     if module.weight is not None:

@@ -1,0 +1,303 @@
+"""The command line: ``lmntk run``, ``kernel``, ``split``, ``demo``.
+
+Results go to stdout, progress to stderr. A mistake of the user's is one line and exit code 2. Heavy libraries are imported by
+the command that needs them, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lmntk import __version__
+from lmntk.errors import UserError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="lmntk",
+    help="Tangent kernels of pre-trained language models under fine-tuning: computed, solved, explained.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ModelOption = Annotated[str | None, typer.Option("--model", help="a Hugging Face model folder, or a hub name")]
+TemplateOption = Annotated[str | None, typer.Option(help='the prompt, such as "{a} It was {mask}.", or one in LM-BFF\'s language')]
+LabelWordsOption = Annotated[str | None, typer.Option(help="one word a class, in their order: terrible,great")]
+FormulasOption = Annotated[str | None, typer.Option(help="of sgd, signgd, asigngd  [default: all three]")]
+DtypeOption = Annotated[str | None, typer.Option(help="float32 or float64  [default: float32]")]
+BatchOption = Annotated[int | None, typer.Option(help="texts in one forward pass  [default: 32]")]
+MemoryOption = Annotated[str | None, typer.Option(help="for captured factors, such as 4GiB  [default: half of the machine's]")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+AllLogitsOption = Annotated[bool, typer.Option("--all-logits", help="keep both logits of two classes, not their difference")]
+UntieOption = Annotated[bool, typer.Option("--untie-head", help="give the decoder its own copy of a tied weight")]
+EmbeddingsOption = Annotated[bool, typer.Option("--without-embeddings", help="leave the lookup tables out")]
+HeadOption = Annotated[bool, typer.Option("--without-head", help="leave out what is not the base model's")]
+BiasesOption = Annotated[bool, typer.Option("--biases-only", help="biases alone (BitFit)")]
+IncludeOption = Annotated[str | None, typer.Option(help='only parameters that match, such as "*.layer.11.*"')]
+ExcludeOption = Annotated[str | None, typer.Option(help="not parameters that match")]
+GroupsOption = Annotated[bool, typer.Option("--groups", help="also keep each layer's part of the kernels")]
+NoiseOption = Annotated[bool, typer.Option("--keep-noise", help="let coordinates that are rounding noise vote in the sign kernels")]
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """Returns the options that were given."""
+    return {name: value for name, value in values.items() if value is not None and value is not False}
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    if version:
+        print(f"lmntk {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    configuration: Annotated[Path | None, typer.Argument(help="a TOML file with the fields below; flags override it")] = None,
+    model: ModelOption = None,
+    data: Annotated[str | None, typer.Option(help="folder of the tasks' texts, <task>/train.jsonl.gz, LM-BFF's or GLUE's layout")] = None,
+    tasks: Annotated[str | None, typer.Option(help="of the 14: sst-2,mr,...")] = None,
+    train: Annotated[str | None, typer.Option(help="your own texts: CSV, TSV, JSONL, Parquet, or hf:NAME")] = None,
+    test: Annotated[str | None, typer.Option(help="your own test texts")] = None,
+    name: Annotated[str | None, typer.Option(help="a name for your own task  [default: own]")] = None,
+    text_column: Annotated[str | None, typer.Option(help="column of the text  [default: text]")] = None,
+    text_b_column: Annotated[str | None, typer.Option(help="column of the second text")] = None,
+    label_column: Annotated[str | None, typer.Option(help="column of the label  [default: label]")] = None,
+    labels: Annotated[str | None, typer.Option(help="label values in the order of the label words")] = None,
+    metric: Annotated[str | None, typer.Option(help="accuracy or f1, of your own task  [default: accuracy]")] = None,
+    template: TemplateOption = None,
+    label_words: LabelWordsOption = None,
+    max_length: Annotated[int | None, typer.Option(help="longest prompted text in tokens")] = None,
+    k: Annotated[str | None, typer.Option("--k", help="texts a class to train on, and as many to validate: 16,64  [default: 16]")] = None,
+    seeds: Annotated[str | None, typer.Option(help="of the splits  [default: 13,21,42,87,100]")] = None,
+    modes: Annotated[str | None, typer.Option(help="prompt, head, or both  [default: prompt]")] = None,
+    formulas: FormulasOption = None,
+    solvers: Annotated[str | None, typer.Option(help="of ridge, asym, logistic, row-logistic, svc, svr  [default: ridge,asym]")] = None,
+    test_limit: Annotated[int | None, typer.Option(help="most test texts  [default: 1000]")] = None,
+    out: Annotated[Path | None, typer.Option(help="the output folder; a rerun resumes it  [default: runs/lmntk]")] = None,
+    dtype: DtypeOption = None,
+    attention: Annotated[str | None, typer.Option(help="attention implementation: sdpa, eager")] = None,
+    batch_size: BatchOption = None,
+    memory: MemoryOption = None,
+    all_logits: AllLogitsOption = False,
+    untie_head: UntieOption = False,
+    without_embeddings: EmbeddingsOption = False,
+    without_head: HeadOption = False,
+    biases_only: BiasesOption = False,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    groups: GroupsOption = False,
+    keep_noise: NoiseOption = False,
+    no_kernels: Annotated[bool, typer.Option("--no-kernels", help="do not keep the kernels on disk")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """From texts to kernels to accuracy: tasks x k x seeds x modes x formulas, beside zero-shot and a linear probe.
+
+    Writes results.csv, summary.md, kernels, logits and predictions to --out. Run again, it resumes.
+
+    Example: lmntk run --model roberta-base --data data --tasks sst-2 --k 16 --modes prompt,head --out runs/sst-2
+    """
+    from lmntk.configuration import load_experiment, make_experiment
+
+    given = _given(
+        model=model, data=data, tasks=tasks, template=template, label_words=label_words, max_length=max_length, k=_numbers("k", k),
+        seeds=_numbers("seeds", seeds), modes=modes, formulas=formulas, solvers=solvers, test_limit=test_limit, out=out, dtype=dtype,
+        attention=attention, batch_size=batch_size, memory=memory, all_logits=all_logits, untie_head=untie_head,
+        without_embeddings=without_embeddings, without_head=without_head, biases_only=biases_only, include=include,
+        exclude=exclude, groups=groups, keep_noise=keep_noise,
+    )  # fmt: skip
+    if no_kernels:
+        given["keep_kernels"] = False
+    own = _given(
+        train=train, test=test, text_column=text_column, text_b_column=text_b_column, label_column=label_column,
+        labels=_listed(labels) if labels else None, metric=metric,
+    )  # fmt: skip
+    if own:
+        if train is None:
+            raise UserError(f"--{next(iter(own)).replace('_', '-')} describes your own texts; give them with --train FILE")
+        given["own_tasks"] = [{"name": name or "own", **own}]
+    if configuration is None and "model" not in given:
+        raise UserError("run: give --model and texts, or a TOML file: lmntk run experiment.toml")
+    experiment = make_experiment(given) if configuration is None else load_experiment(configuration, given)
+
+    from lmntk.experiment import run as run_experiment
+
+    rows = _with_bars(lambda progress: run_experiment(experiment, progress))
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        _print_summary(rows)
+        print(f"\nWritten to {experiment.out}: results.csv, summary.md, kernels, predictions")
+
+
+def _numbers(name: str, text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in _listed(text)]
+    except ValueError:
+        raise UserError(f"{name}: {text!r} is not a list of whole numbers; write {'16,64' if name == 'k' else '13,21'}") from None
+
+
+def _with_bars(action: Any) -> Any:
+    from rich.console import Console
+
+    from lmntk.progress import Bars
+
+    with Bars(Console(stderr=True)) as bars:
+        return action(bars)
+
+
+def _print_summary(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from lmntk.reports.results import summary_table
+    from lmntk.tasks import TASKS
+
+    header, lines = summary_table(rows, {name: task.title for name, task in TASKS.items()})
+    table = Table(*header)
+    for line in lines:
+        table.add_row(*line)
+    Console().print(table)
+
+
+@app.command()
+def kernel(
+    model: ModelOption = None,
+    train: Annotated[Path | None, typer.Option(help="JSONL of the training texts: text_a, text_b, label")] = None,
+    evaluate: Annotated[Path | None, typer.Option("--eval", help="JSONL of the evaluation texts")] = None,
+    template: TemplateOption = None,
+    label_words: LabelWordsOption = None,
+    formulas: FormulasOption = None,
+    max_length: Annotated[int, typer.Option(help="longest prompted text in tokens")] = 128,
+    dtype: DtypeOption = None,
+    out: Annotated[Path | None, typer.Option(help="the output folder")] = None,
+    attention: Annotated[str | None, typer.Option(help="attention implementation: sdpa, eager")] = None,
+    batch_size: BatchOption = None,
+    memory: MemoryOption = None,
+    all_logits: AllLogitsOption = False,
+    untie_head: UntieOption = False,
+    without_embeddings: EmbeddingsOption = False,
+    without_head: HeadOption = False,
+    biases_only: BiasesOption = False,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    groups: GroupsOption = False,
+    keep_noise: NoiseOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Kernels alone: OUT/<formula>.safetensors with ``values`` [N, C, M, C] in float64, and OUT/logits.safetensors.
+
+    Of asigngd, ``values`` has the sign on the training side and ``values_flipped`` on the evaluation side.
+
+    Example: lmntk kernel --model roberta-base --train train.jsonl --eval test.jsonl --template "{a} It was {mask}."
+    --label-words terrible,great --formulas sgd --out kernels
+    """
+    needed = {"--model": model, "--train": train, "--eval": evaluate, "--template": template, "--label-words": label_words, "--out": out}
+    absent = [flag for flag, value in needed.items() if value is None]
+    if absent:
+        raise UserError(f"kernel: {', '.join(absent)} missing; see lmntk kernel --help for an example")
+    from lmntk.kernels.command import compute_to_folder
+
+    written = _with_bars(
+        lambda progress: compute_to_folder(
+            **needed_values(needed), progress=progress, max_length=max_length, all_logits=all_logits, untie_head=untie_head,
+            groups=groups, keep_noise=keep_noise,
+            parameters={
+                "embeddings": not without_embeddings, "head": not without_head, "biases_only": biases_only,
+                "include": tuple(_listed(include or "")), "exclude": tuple(_listed(exclude or "")),
+            },
+            **_given(formulas=formulas and _listed(formulas), dtype=dtype, attention=attention, batch_size=batch_size, memory=memory),
+        )
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(written, indent=1))
+    else:
+        for file, shape in written["files"].items():
+            print(f"{file}  {shape}")
+        print(written["coverage"])
+
+
+def needed_values(needed: dict[str, Any]) -> dict[str, Any]:
+    """Returns flag values under the names of the function's arguments."""
+    names = {"--eval": "evaluate"}
+    return {names.get(flag, flag.removeprefix("--").replace("-", "_")): value for flag, value in needed.items()}
+
+
+@app.command()
+def split(
+    task: Annotated[str, typer.Option(help="one of the 14 tasks")],
+    data: Annotated[str, typer.Option(help="folder of the tasks' texts")],
+    k: Annotated[int, typer.Option("--k", help="texts a class")],
+    seed: Annotated[int, typer.Option(help="the split's seed")] = 13,
+    test_limit: Annotated[int, typer.Option(help="most test texts")] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON is what it prints anyway")] = True,
+) -> None:
+    """The row numbers of a k-shot split, from 0 in file order, as JSON: train, dev, test.
+
+    Example: lmntk split --task sst-2 --data data --k 16 --seed 13
+    """
+    from lmntk.preparation import split_cells
+    from lmntk.tasks import get_task, read_data
+
+    known = get_task(task)
+    cell = split_cells(known.name, read_data(data, known, k=k, seed=seed), k, seed, ["prompt"], test_limit, known.csv_style)[0]
+    print(json.dumps({"train": cell.train, "dev": cell.dev, "test": cell.test}))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="the output folder; a rerun resumes it")] = Path("runs/demo"),
+    seeds: Annotated[str, typer.Option(help="of the splits")] = "13,21,42",
+    as_json: JsonOption = False,
+) -> None:
+    """The whole way on the bundled model and texts, in under two minutes: no network, no other files.
+
+    Example: lmntk demo
+    """
+    from lmntk.bundled import demo_experiment, explain
+
+    experiment = demo_experiment(out, _numbers("seeds", seeds) or [])
+    from lmntk.experiment import run as run_experiment
+
+    rows = _with_bars(lambda progress: run_experiment(experiment, progress))
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    _print_summary(rows)
+    print(explain(rows))
+    print(f"Written to {experiment.out}: results.csv, summary.md, kernels, predictions")
+
+
+def main() -> None:
+    """Runs the command line: exit code 2 and one line for the user's mistakes, 130 after Ctrl-C."""
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        print(f"lmntk: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        print("lmntk: interrupted; run the same command again to resume", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "show"):  # a usage error of the command line's parser
+            error.show()
+            sys.exit(error.exit_code)
+        raise
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

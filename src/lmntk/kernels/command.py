@@ -1,0 +1,83 @@
+"""``lmntk kernel``: kernels of texts in files, written to a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmntk.errors import UserError
+from lmntk.kernels.compute import compute_kernels
+from lmntk.kernels.contraction import FORMULAS, kernel_names
+from lmntk.kernels.groups import group_of_layer
+from lmntk.kernels.kernel import save_tensors
+from lmntk.kernels.streaming import Settings, default_memory
+from lmntk.memory import parse_bytes
+from lmntk.models.filters import ParameterFilter
+from lmntk.models.loading import load_masked_lm
+from lmntk.models.logit_model import untie_head as give_decoder_its_own_weight
+from lmntk.prompts.encoding import PromptEncoder
+from lmntk.tasks import read_jsonl
+
+
+def compute_to_folder(
+    model: str,
+    train: Path,
+    evaluate: Path,
+    template: str,
+    label_words: str | Sequence[str],
+    out: Path,
+    progress: Any,
+    formulas: Sequence[str] = FORMULAS,
+    max_length: int = 128,
+    dtype: str = "float32",
+    attention: str | None = None,
+    batch_size: int = 32,
+    memory: str | None = None,
+    all_logits: bool = False,
+    untie_head: bool = False,
+    groups: bool = False,
+    keep_noise: bool = False,
+    parameters: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Writes ``out/<formula>.safetensors`` and ``out/logits.safetensors``; returns their names, shapes and the coverage line.
+
+    Raises:
+        UserError: a mistake in the files, the prompt or the model.
+    """
+    unknown = [formula for formula in formulas if formula not in FORMULAS]
+    if unknown or not formulas:
+        raise UserError(f"formulas: {unknown[0] if unknown else ''!r} is not one of {', '.join(FORMULAS)}")
+    words = [word.strip() for word in label_words.split(",")] if isinstance(label_words, str) else list(label_words)
+    texts = {side: read_jsonl(path, require_label=False) for side, path in (("train", train), ("eval", evaluate))}
+    pretrained = load_masked_lm(model, dtype, attention)
+    if untie_head:
+        give_decoder_its_own_weight(pretrained.network)
+    encoder = PromptEncoder(pretrained.tokenizer, template, words, max_length)
+    budget = default_memory() if memory is None else parse_bytes(memory)
+    settings = Settings(batch_size, budget, not keep_noise, group_of_layer if groups else None)
+    c = 1 if len(words) == 2 and not all_logits else len(words)
+    n, m = len(texts["train"]), len(texts["eval"])
+    tokens = sum(len(encoder.encode(e).ids) for part in texts.values() for e in part) / (n + m)
+    per_text, per_pair = 6 * tokens * c, 2.0 * c * c * len(kernel_names(formulas))
+    progress.work(f"{n} x {m} texts", per_text * (n + m) + per_pair * n * m)
+    computed = compute_kernels(
+        pretrained,
+        encoder,
+        texts["train"],
+        texts["eval"],
+        formulas,
+        all_logits=all_logits,
+        parameters=ParameterFilter(**(parameters or {})),
+        settings=settings,
+        report=lambda captured, contracted: progress.advance(per_text * captured + per_pair * contracted),
+    )
+    files: dict[str, list[int]] = {}
+    for formula, kernel in computed.kernels.items():
+        kernel.save(out / f"{formula}.safetensors")
+        files[str(out / f"{formula}.safetensors")] = list(kernel.values.shape)
+    provenance = next(iter(computed.kernels.values())).provenance
+    save_tensors(out / "logits.safetensors", computed.logits, {"provenance": json.dumps(provenance, sort_keys=True)})
+    files[str(out / "logits.safetensors")] = list(computed.logits["eval"].shape)
+    return {"files": files, "coverage": computed.coverage.describe(), "provenance": provenance}
