@@ -66,9 +66,9 @@ class Problem:
         """Returns the same random network whatever its attention; decoder and embedding are tied, as RoBERTa's are."""
         torch.manual_seed(self.seed)
         small = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256} if self.quick else {}
-        config = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, **small)
-        config._attn_implementation = attention
-        return RobertaForMaskedLM(config).eval()
+        network = RobertaForMaskedLM(RobertaConfig(**small)).eval()
+        network.set_attn_implementation(attention)
+        return network
 
     def texts(self) -> dict[str, list[EncodedText]]:
         """Returns random texts `<s> ... <mask> ... </s>` by group."""
@@ -178,7 +178,14 @@ def measure_memory(arguments: argparse.Namespace, memory: int) -> dict[str, int]
 
     To be called before this process grows: Linux hands a parent's peak on to its children.
     """
-    command = [sys.executable, str(Path(__file__).resolve()), "--memory-of-one-call", str(memory), "--batch-size", str(arguments.batch_size)]
+    command = [
+        sys.executable,
+        str(Path(__file__).resolve()),
+        "--memory-of-one-call",
+        str(memory),
+        "--batch-size",
+        str(arguments.batch_size),
+    ]
     for name in ("train", "eval", "tokens", "seed", "threads"):
         command += [f"--{name}", str(getattr(arguments, name))]
     if arguments.quick:

@@ -9,7 +9,7 @@ from solver_cases import gram, problem
 from lmntk.errors import UserError
 from lmntk.solvers import AsymmetricPath, AsymmetricSVM, KernelWarning, SolverInputs, solve_grid
 
-GAMMAS = (0.01, 0.1, 1.0, 10.0)
+GAMMAS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 
 
 def dense(h, gamma, b):
@@ -130,7 +130,7 @@ def test_grid_equals_the_estimator(c, f0_fit):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # gamma = 1 is a pole by construction: the grid reports it as a figure, without a warning
         results = solve_grid("asym", inputs, f0_fit=f0_fit)
-    assert len(results) == 4 * 3 * 5
+    assert len(results) == 6 * 3 * 5
     for result in results:
         k = result.setting
         with warnings.catch_warnings():
@@ -163,4 +163,4 @@ def test_bad_input_is_named():
     inputs = SolverInputs(train, {"dev": values}, labels, formula="asigngd")
     with pytest.raises(UserError, match=r"needs the flipped kernel .* of dev"):
         solve_grid("asym", inputs)
-    assert len(solve_grid("asym", inputs, {"mixture": [1.0]})) == 4
+    assert len(solve_grid("asym", inputs, {"mixture": [1.0]})) == 6

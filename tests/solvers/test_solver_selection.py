@@ -116,7 +116,7 @@ def test_aggregate_is_population_and_per_cent():
 def test_registry_grids_and_formulas():
     assert list(SOLVERS) == ["ridge", "asym", "logistic", "row-logistic", "svc", "svr"]
     assert default_grid("ridge") == {"regularization": (0.0, 0.001, 0.01, 0.1, 1.0), "f0_scale": (10, 100, 1000, 10000, np.inf)}
-    assert default_grid("asym", with_f0=False) == {"gamma": (0.01, 0.1, 1, 10), "mixture": (0, 0.5, 1), "f0_scale": (np.inf,)}
+    assert default_grid("asym", with_f0=False) == {"gamma": (0.01, 0.1, 1, 10, 100, 1000), "mixture": (0, 0.5, 1), "f0_scale": (np.inf,)}
     assert [len(solve_grid("ridge", inputs(formula=f))) for f in ("sgd", "signgd", "asigngd")] == [5, 5, 5]
     for solver, formula in [("asym", "sgd"), ("svc", "asigngd"), ("svr", "asigngd"), ("logistic", "asigngd")]:
         with pytest.raises(UserError, match=f"solver '{solver}' takes .* not {formula}; .* use"):
