@@ -216,6 +216,7 @@ def arguments_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=32, help="lmntk's texts in one forward pass (32)")
     parser.add_argument("--memory", default="2GiB", help="the second memory setting, beside lmntk's default of half the machine's (2GiB)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of both algorithms (all cores)")
+    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help=f"the largest relative difference allowed ({TOLERANCE:.0e})")
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the texts and the sampled pairs (0)")
     parser.add_argument("--quick", action="store_true", help="2 layers of width 64, 4 x 6 texts: does it run? The times mean nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
@@ -285,11 +286,11 @@ def main() -> int:
             "lmntk": lmntk,
             "pairwise": pairwise,
             "relative_difference": worst,
-            "tolerance": TOLERANCE,
+            "tolerance": arguments.tolerance,
         },
     )
-    if not worst <= TOLERANCE:
-        print(f"FAILED: the results differ by {worst:.1e}, more than {TOLERANCE:.0e}; the timings mean nothing", file=sys.stderr)
+    if not worst <= arguments.tolerance:
+        print(f"FAILED: the results differ by {worst:.1e}, more than {arguments.tolerance:.0e}; the timings mean nothing", file=sys.stderr)
         return 1
     return 0
 

@@ -25,7 +25,6 @@ class Bars(AbstractContextManager["Bars"]):
         self._said: set[str] = set()
 
     def __enter__(self) -> Bars:
-        self._bars.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -33,12 +32,14 @@ class Bars(AbstractContextManager["Bars"]):
 
     def start(self, cells: int, finished: int) -> None:
         """Shows the cells' bar."""
+        self._bars.start()
         self._cells = self._bars.add_task("cells", total=cells, completed=finished)
         if finished:
             self._console.print(f"{finished} of {cells} cells were finished before and are not computed again", highlight=False)
 
     def work(self, description: str, total: float) -> None:
         """Shows a new bar for the work at hand."""
+        self._bars.start()
         if self._work is not None:
             self._bars.remove_task(self._work)
         self._work = self._bars.add_task(description, total=total)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lmntk.errors import UserError
-from lmntk.kernels.compute import compute_kernels
+from lmntk.kernels.compute import compute_kernels, origin
 from lmntk.kernels.contraction import FORMULAS, kernel_names
 from lmntk.kernels.groups import group_of_layer
-from lmntk.kernels.kernel import save_tensors
+from lmntk.kernels.kernel import Kernel, save_tensors
 from lmntk.kernels.streaming import Settings, default_memory
 from lmntk.memory import parse_bytes
 from lmntk.models.filters import ParameterFilter
@@ -44,7 +44,7 @@ def compute_to_folder(
     """Writes ``out/<formula>.safetensors`` and ``out/logits.safetensors``; returns their names, shapes and the coverage line.
 
     Raises:
-        UserError: a mistake in the files, the prompt or the model.
+        UserError: a mistake in the files, the prompt or the model; a kernel of something else in ``out``.
     """
     unknown = [formula for formula in formulas if formula not in FORMULAS]
     if unknown or not formulas:
@@ -57,6 +57,18 @@ def compute_to_folder(
     encoder = PromptEncoder(pretrained.tokenizer, template, words, max_length)
     budget = default_memory() if memory is None else parse_bytes(memory)
     settings = Settings(batch_size, budget, not keep_noise, group_of_layer if groups else None)
+    filtered = ParameterFilter(**(parameters or {}))
+    expected = origin(pretrained, encoder, texts["train"], texts["eval"], all_logits=all_logits, parameters=filtered, settings=settings)
+    files: dict[str, list[int]] = {}
+    for formula in formulas:
+        path = out / f"{formula}.safetensors"
+        if path.exists():  # the same kernel is kept, another one is never overwritten
+            found = Kernel.load(path, json.loads(json.dumps(expected)))
+            if bool(found.groups) == groups:
+                files[str(path)] = list(found.values.shape)
+    formulas = [formula for formula in formulas if str(out / f"{formula}.safetensors") not in files]
+    if not formulas:
+        return {"files": files, "coverage": "all there from an earlier run"}
     c = 1 if len(words) == 2 and not all_logits else len(words)
     n, m = len(texts["train"]), len(texts["eval"])
     tokens = sum(len(encoder.encode(e).ids) for part in texts.values() for e in part) / (n + m)
@@ -69,11 +81,10 @@ def compute_to_folder(
         texts["eval"],
         formulas,
         all_logits=all_logits,
-        parameters=ParameterFilter(**(parameters or {})),
+        parameters=filtered,
         settings=settings,
         report=lambda captured, contracted: progress.advance(per_text * captured + per_pair * contracted),
     )
-    files: dict[str, list[int]] = {}
     for formula, kernel in computed.kernels.items():
         kernel.save(out / f"{formula}.safetensors")
         files[str(out / f"{formula}.safetensors")] = list(kernel.values.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,33 @@ class Computed:
     kernels: dict[str, Kernel]
     logits: dict[str, np.ndarray]
     coverage: Coverage
+
+
+def origin(
+    pretrained: Pretrained,
+    encoder: PromptEncoder,
+    train: Sequence[Example],
+    evaluate: Sequence[Example],
+    *,
+    all_logits: bool = False,
+    parameters: ParameterFilter | None = None,
+    settings: Settings | None = None,
+) -> dict[str, Any]:
+    """Returns all that a kernel's values depend on, hashed where it is long: two kernels of one origin are the same."""
+    network = pretrained.network
+    return {
+        "model": pretrained.fingerprint,
+        "prompt": encoder.fingerprint(),
+        "template": str(encoder.template),
+        "label_words": list(encoder.label_words),
+        "difference": len(encoder.label_ids) == 2 and not all_logits,
+        "tied": network.get_output_embeddings().weight is network.get_input_embeddings().weight,
+        "parameters": (parameters or ParameterFilter()).as_dict(),
+        "drop_noise": (settings or Settings()).drop_noise,
+        "dtype": str(next(network.parameters()).dtype).removeprefix("torch."),
+        "train": digest_examples(train),
+        "eval": digest_examples(evaluate),
+    }
 
 
 def compute_kernels(
@@ -67,16 +95,8 @@ def compute_kernels(
     pad_id = pretrained.tokenizer.pad_token_id
     streamed = stream_kernels(model, texts, [("train", "eval")], formulas, chosen.select(model), pad_id, settings, report)
     provenance = {
-        "model": pretrained.fingerprint,
+        **origin(pretrained, encoder, train, evaluate, all_logits=all_logits, parameters=chosen, settings=settings),
         "model_name": pretrained.name,
-        "prompt": encoder.fingerprint(),
-        "template": str(encoder.template),
-        "label_words": list(encoder.label_words),
-        "difference": difference,
-        "parameters": chosen.as_dict(),
-        "dtype": str(next(pretrained.network.parameters()).dtype).removeprefix("torch."),
-        "train": digest_examples(train),
-        "eval": digest_examples(evaluate),
         "noise_coordinates_left_out": streamed.noise.get("train", 0),
         "versions": versions(),
     }

@@ -59,8 +59,8 @@ class Kernel:
         for key, value in (expected or {}).items():
             if provenance.get(key) != value:
                 raise UserError(
-                    f"kernel: {path} was computed with another {key} ({_short(provenance.get(key))}, not {_short(value)}); "
-                    "compute it again or name the right file"
+                    f"kernel: {path} is of another {key} ({_short(provenance.get(key))}, not {_short(value)}); "
+                    "name the right file, another folder, or delete it and compute it again"
                 )
         groups = {name.removeprefix("group."): part for name, part in tensors.items() if name.startswith("group.")}
         return cls(metadata["formula"], tensors["values"], tensors.get("values_flipped"), groups, provenance)

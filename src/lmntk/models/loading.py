@@ -45,7 +45,7 @@ def load_masked_lm(name: str, dtype: str = "float32", attention: str | None = No
     Raises:
         UserError: no such folder or name, a folder without config or weights, a model without a masked-word head.
     """
-    from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForMaskedLM, AutoTokenizer
     from transformers.utils import logging
 
     if dtype not in DTYPES:
@@ -60,11 +60,15 @@ def load_masked_lm(name: str, dtype: str = "float32", attention: str | None = No
     logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(source, local_files_only=looks_local)
+        if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+            raise UserError(f"model: {name!r} is a {config.model_type} model, which has no masked-language-model head; use a masked LM")
         extra = {} if attention is None else {"attn_implementation": attention}
         network, report = AutoModelForMaskedLM.from_pretrained(
             source, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, local_files_only=looks_local, **extra
         )
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=looks_local)
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         offline = " (offline mode is on)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""

@@ -1,0 +1,65 @@
+"""The benchmarks run, and what they time agrees. No time is asserted."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+MACHINE_FIELDS = {"cpu", "cores", "threads", "torch", "load_at_start"}
+
+
+def run(script, *flags):
+    return subprocess.run([sys.executable, str(BENCHMARKS / script), *flags], capture_output=True, text=True, check=False, timeout=600)
+
+
+def figures_of(script, tmp_path, *flags):
+    path = tmp_path / "figures.json"
+    done = run(script, "--quick", "--threads", "1", "--json", str(path), *flags)
+    assert done.returncode == 0, done.stderr
+    return json.loads(path.read_text()), done.stdout
+
+
+def test_pairwise_agrees_and_says_what_it_extrapolates(tmp_path):
+    figures, shown = figures_of("pairwise.py", tmp_path, "--pairs", "5", "--repeats", "1")
+    assert set(figures["machine"]) == MACHINE_FIELDS
+    assert figures["machine"]["threads"] == 1
+    assert set(figures["lmntk"]) == {"default", "2GiB"}
+    for part in figures["lmntk"].values():
+        assert part["relative_difference"] < 1e-4
+        assert 0 < part["rss_after_imports"] <= part["rss_with_model"] <= part["peak_rss"]
+        assert {"seconds", "all_seconds", "memory", "ratio"} <= set(part)
+    pairwise = figures["pairwise"]
+    assert len(pairwise["sampled_pairs"]) == len(pairwise["pair_seconds"]) == len(pairwise["values"]) == 5
+    assert pairwise["extrapolated"] is True
+    assert figures["relative_difference"] < 1e-4
+    assert "Extrapolated from 5 sampled pairs to all 24" in shown
+
+
+@pytest.mark.slow
+def test_pairwise_fails_when_the_results_differ(tmp_path):
+    done = run("pairwise.py", "--quick", "--pairs", "2", "--repeats", "1", "--tolerance", "1e-15")
+    assert done.returncode == 1
+    assert "FAILED: the results differ" in done.stderr
+
+
+def test_contraction_ways_agree(tmp_path):
+    figures, shown = figures_of("contraction.py", tmp_path, "--tiles", "0.01", "1")
+    assert set(figures["machine"]) == MACHINE_FIELDS
+    assert [(way["tokens"], way["outputs"]) for way in figures["ways"]] == [(1, 16), (8, 16), (1, 64), (8, 64)]
+    for way in figures["ways"]:
+        assert {"inner_ms", "materialise_ms", "lost"} <= set(way)
+        assert way["picked"] in ("inner", "materialise")
+        assert way["right"] == (way["picked"] == way["faster"])
+    assert [tile["tile_mib"] for tile in figures["tiles"]] == [0.01, 1.0]
+    assert figures["relative_difference"] < 1e-4
+    assert "materialise ms" in shown
+
+
+@pytest.mark.parametrize("script", ["pairwise.py", "contraction.py"])
+def test_help_shows_an_example(script):
+    done = run(script, "--help")
+    assert done.returncode == 0
+    assert f"python benchmarks/{script}" in done.stdout
