@@ -181,7 +181,7 @@ def kernel(
     template: TemplateOption = None,
     label_words: LabelWordsOption = None,
     formulas: FormulasOption = None,
-    max_length: Annotated[int, typer.Option(help="longest prompted text in tokens")] = 128,
+    max_length: Annotated[int | None, typer.Option(help="longest prompted text in tokens  [default: 128]")] = None,
     dtype: DtypeOption = None,
     out: Annotated[Path | None, typer.Option(help="the output folder")] = None,
     attention: Annotated[str | None, typer.Option(help="attention implementation: sdpa, eager")] = None,

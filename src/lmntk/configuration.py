@@ -32,7 +32,7 @@ class OwnTask(BaseModel):
     template: str | None = None
     label_words: tuple[str, ...] | None = None
     metric: Literal["accuracy", "f1"] = "accuracy"
-    max_length: int = Field(128, gt=0)
+    max_length: int | None = Field(None, gt=0)
     text_a_limit: int | None = Field(None, gt=0)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
 from lmntk.cells import KERNEL_VERSION, Cell, Store
 from lmntk.configuration import Experiment
@@ -108,7 +109,6 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
         untie_head(pretrained.network)
     tasks = prepare_tasks(experiment, pretrained.tokenizer)
     store = Store(experiment.out)
-    store.prepare()
     if pretrained.stored_dtype != experiment.dtype:
         progress.note(f"weights stored in {pretrained.stored_dtype}, computed with in {experiment.dtype}")
     memory = default_memory() if experiment.memory is None else parse_bytes(experiment.memory)
@@ -117,6 +117,9 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
         not experiment.without_embeddings, not experiment.without_head, experiment.biases_only, experiment.include, experiment.exclude
     )
     this = _Run(experiment, pretrained, store, progress, settings, chosen)
+    for mode in experiment.modes:  # a filter that matches nothing shows now
+        chosen.select(HeadModel(pretrained.network, nn.Linear(1, 2)) if mode == "head" else LogitModel(pretrained.network, 2, False))
+    store.prepare()
     store.write_json("configuration.json", {"experiment": experiment.model_dump(mode="json"), "versions": versions()})
     planned = [(task, cell) for task in tasks for cell in task.cells]
     results: dict[str, dict[str, Any]] = {}

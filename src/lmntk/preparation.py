@@ -10,8 +10,10 @@ from typing import Any
 from lmntk.cells import Cell
 from lmntk.configuration import Experiment, OwnTask
 from lmntk.errors import UserError
-from lmntk.prompts.encoding import HeadEncoder, PromptEncoder, TextEncoder
+from lmntk.prompts.encoding import HeadEncoder, PromptEncoder, TextEncoder, fitting_length
 from lmntk.tasks import Example, Task, TaskData, get_task, k_shot_split, read_data
+
+DEFAULT_LENGTH = 128  # tokens, of a user's own task
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def prepare_tasks(experiment: Experiment, tokenizer: Any) -> list[PreparedTask]:
         UserError: whatever is wrong with the first task that is wrong.
     """
     prepared = [_catalog_task(experiment, get_task(name), tokenizer) for name in experiment.tasks]
-    prepared += [_own_task(experiment, task) for task in experiment.own_tasks]
+    prepared += [_own_task(experiment, task, tokenizer) for task in experiment.own_tasks]
     for task in prepared:
         for mode in experiment.modes:
             encoder = task.encoder(tokenizer, mode)
@@ -106,7 +108,7 @@ def _catalog_task(experiment: Experiment, task: Task, tokenizer: Any) -> Prepare
                 common = read_data(experiment.data, task, k=k, seed=seed)
             data[k, seed] = common
             cells += split_cells(task.name, common, k, seed, experiment.modes, experiment.test_limit, task.csv_style)
-    longest = min(task.max_length, getattr(tokenizer, "model_max_length", task.max_length))
+    longest = fitting_length(tokenizer, task.max_length)
     return PreparedTask(
         name=task.name,
         title=task.title,
@@ -121,7 +123,7 @@ def _catalog_task(experiment: Experiment, task: Task, tokenizer: Any) -> Prepare
     )
 
 
-def _own_task(experiment: Experiment, task: OwnTask) -> PreparedTask:
+def _own_task(experiment: Experiment, task: OwnTask, tokenizer: Any) -> PreparedTask:
     columns = {"text_column": task.text_column, "text_b_column": task.text_b_column, "label_column": task.label_column}
     source = task.train if task.train.startswith("hf:") else Path(task.train)
     data = read_data(source, None, test=task.test, labels=task.labels, **columns)  # type: ignore[arg-type]
@@ -142,7 +144,7 @@ def _own_task(experiment: Experiment, task: OwnTask) -> PreparedTask:
         metric=task.metric,
         template=experiment.template or task.template,
         label_words=experiment.label_words or task.label_words,
-        max_length=experiment.max_length or task.max_length,
+        max_length=experiment.max_length or task.max_length or fitting_length(tokenizer, DEFAULT_LENGTH),
         text_a_limit=task.text_a_limit,
         cells=tuple(cells),
         data={(k, seed): data for k in experiment.k for seed in experiment.seeds},

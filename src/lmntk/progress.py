@@ -28,7 +28,8 @@ class Bars(AbstractContextManager["Bars"]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._bars.stop()
+        if self._bars.live.is_started:
+            self._bars.stop()
 
     def start(self, cells: int, finished: int) -> None:
         """Shows the cells' bar."""

@@ -17,8 +17,10 @@ from lmntk.memory import parse_bytes
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import load_masked_lm
 from lmntk.models.logit_model import untie_head as give_decoder_its_own_weight
-from lmntk.prompts.encoding import PromptEncoder
+from lmntk.prompts.encoding import PromptEncoder, fitting_length
 from lmntk.tasks import read_jsonl
+
+DEFAULT_LENGTH = 128  # tokens
 
 
 def compute_to_folder(
@@ -30,7 +32,7 @@ def compute_to_folder(
     out: Path,
     progress: Any,
     formulas: Sequence[str] = FORMULAS,
-    max_length: int = 128,
+    max_length: int | None = None,
     dtype: str = "float32",
     attention: str | None = None,
     batch_size: int = 32,
@@ -54,7 +56,7 @@ def compute_to_folder(
     pretrained = load_masked_lm(model, dtype, attention)
     if untie_head:
         give_decoder_its_own_weight(pretrained.network)
-    encoder = PromptEncoder(pretrained.tokenizer, template, words, max_length)
+    encoder = PromptEncoder(pretrained.tokenizer, template, words, max_length or fitting_length(pretrained.tokenizer, DEFAULT_LENGTH))
     budget = default_memory() if memory is None else parse_bytes(memory)
     settings = Settings(batch_size, budget, not keep_noise, group_of_layer if groups else None)
     filtered = ParameterFilter(**(parameters or {}))

@@ -156,6 +156,12 @@ def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, smalle
         raise UserError(f"max_length {max_length} is more than the {limit} tokens that this model takes: use {limit} or less")
 
 
+def fitting_length(tokenizer: PreTrainedTokenizerBase, length: int) -> int:
+    """Return ``length``, or the most tokens that the model takes if that is less."""
+    limit = tokenizer.model_max_length
+    return length if limit is None or limit >= _NO_LIMIT else min(length, limit)
+
+
 def share_length(lengths: Sequence[int], budget: int) -> list[int]:
     """Return how much of every text is kept, at most ``budget`` in all: the longest are shortened first, to equal lengths.
 

@@ -1,0 +1,250 @@
+"""Whole runs on a tiny model: results, resume, and nothing old reused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from tiny import write_model, write_rows
+from transformers import AutoModel, AutoTokenizer
+
+from lmntk import experiment as module
+from lmntk.configuration import make_experiment
+from lmntk.errors import UserError
+from lmntk.experiment import Silent, run
+from lmntk.kernels.kernel import Kernel, load_tensors
+from lmntk.tasks import read_jsonl
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def values(model, tmp_path):
+    own = {
+        "name": "films",
+        "train": str(write_rows(tmp_path / "train.jsonl", 40)),
+        "test": str(write_rows(tmp_path / "test.jsonl", 20, offset=1)),
+        "text_column": "text_a",
+        "template": "{a} it was {mask}.",
+        "label_words": ["terrible", "great"],
+    }
+    return {"model": str(model), "own_tasks": [own], "k": [2, 4], "seeds": [13, 21], "modes": ["prompt", "head"], "out": tmp_path / "out"}
+
+
+class Counting(Silent):
+    """Counts what is computed and solved."""
+
+    def __init__(self):
+        self.streams, self.cells, self.found, self.amount, self.total = [], [], None, 0.0, 0.0
+
+    def start(self, cells, finished):
+        self.found = (cells, finished)
+
+    def work(self, description, total):
+        self.streams.append(description)
+        self.total += total
+
+    def advance(self, amount):
+        self.amount += amount
+
+    def finished(self, cell, rows):
+        self.cells.append(cell.name)
+
+
+def test_a_run_writes_tidy_results_kernels_and_predictions(values):
+    progress = Counting()
+    rows = run(make_experiment(values), progress)
+    out = values["out"]
+    assert progress.found == (8, 0) and len(progress.cells) == 8
+    assert progress.amount == pytest.approx(progress.total)  # the bar ends at 100 %
+    methods = {(row["mode"], row["method"]) for row in rows}
+    kernel_methods = {"sgd ridge", "signgd ridge", "asigngd asym"}
+    assert methods == {("prompt", m) for m in kernel_methods | {"zero-shot"}} | {("head", m) for m in kernel_methods | {"linear probe"}}
+    table = list(csv.DictReader((out / "results.csv").open()))
+    assert len(table) == len(rows) == 8 * 4
+    assert all(0 <= float(line["test"]) <= 1 and float(line["dev"]) >= 0 for line in table)
+    kernel = Kernel.load(out / "kernels" / "films-k4-seed13-prompt" / "test-asigngd.safetensors")
+    assert kernel.values.shape == kernel.flipped.shape == (8, 1, 20, 1)
+    assert not np.allclose(kernel.values, kernel.flipped)
+    train = Kernel.load(out / "kernels" / "films-k4-seed13-prompt" / "train-sgd.safetensors").values[:, 0, :, 0]
+    np.testing.assert_allclose(train, train.T, rtol=1e-5)
+    logits, _ = load_tensors(out / "kernels" / "films-k4-seed13-prompt" / "logits.safetensors")
+    assert logits["test"].shape == (20, 1)
+    lines = (out / "predictions" / "films-k4-seed13-prompt.tsv").read_text().splitlines()
+    assert lines[0].split("\t") == ["row", "label", "zero-shot", "sgd ridge", "signgd ridge", "asigngd asym"]
+    right = np.mean([line.split("\t")[1] == line.split("\t")[3] for line in lines[1:]])
+    sgd = next(r for r in rows if r["method"] == "sgd ridge" and r["k"] == 4 and r["seed"] == 13 and r["mode"] == "prompt")
+    assert right == pytest.approx(sgd["test"])
+    summary = (out / "summary.md").read_text()
+    mean = 100 * np.mean([r["test"] for r in rows if r["method"] == "sgd ridge" and r["k"] == 4 and r["mode"] == "prompt"])
+    assert f"| 4 | prompt | sgd ridge | {mean:.1f} (" in summary and "linear probe" in summary
+    stored = json.loads((out / "configuration.json").read_text())
+    assert stored["experiment"]["k"] == [2, 4] and stored["versions"]["torch"]
+
+
+def test_each_cell_of_a_shared_stream_equals_the_cell_alone(values, tmp_path):
+    run(make_experiment(values))
+    alone = values | {"k": [4], "seeds": [21], "modes": ["prompt"], "out": tmp_path / "alone", "batch_size": 3}
+    run(make_experiment(alone))
+    for side in ("train", "dev", "test"):
+        for formula in ("sgd", "signgd", "asigngd"):
+            name = f"kernels/films-k4-seed21-prompt/{side}-{formula}.safetensors"
+            together, single = Kernel.load(values["out"] / name), Kernel.load(tmp_path / "alone" / name)
+            scale = np.abs(single.values).max()
+            assert np.abs(together.values - single.values).max() <= 2e-3 * scale if formula != "sgd" else 1e-5 * scale
+
+
+def test_a_rerun_computes_nothing_again(values):
+    first = run(make_experiment(values))
+    progress = Counting()
+    assert run(make_experiment(values), progress) == json.loads(json.dumps(first))
+    assert progress.found == (8, 8) and progress.streams == [] and progress.cells == []
+
+
+def test_another_solver_uses_the_kernels_that_are_there(values):
+    values["modes"] = ["prompt"]
+    run(make_experiment(values))
+    progress = Counting()
+    rows = run(make_experiment(values | {"solvers": ["svc"]}), progress)
+    assert progress.streams == [] and len(progress.cells) == 4
+    assert {row["method"] for row in rows} == {"zero-shot", "sgd svc", "signgd svc"}
+
+
+def test_a_further_formula_computes_that_alone(values):
+    small = values | {"modes": ["prompt"], "k": [2], "formulas": ["sgd"]}
+    run(make_experiment(small))
+    before = (values["out"] / "kernels" / "films-k2-seed13-prompt" / "train-sgd.safetensors").stat().st_mtime_ns
+    progress = Counting()
+    run(make_experiment(small | {"formulas": ["sgd", "signgd"]}), progress)
+    assert len(progress.streams) == 1
+    assert (values["out"] / "kernels" / "films-k2-seed13-prompt" / "train-sgd.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"template": "the film was {mask}. {a}"},
+        {"label_words": ["bad", "good"]},
+        {"without_embeddings": True},
+        {"all_logits": True},
+        {"dtype": "float64"},
+        {"keep_noise": True},
+        {"untie_head": True},
+        {"max_length": 12},
+        {"biases_only": True},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_changed_setting_never_reuses_an_old_result(values, change):
+    base = values | {"k": [2], "seeds": [13], "modes": ["prompt"]}
+    run(make_experiment(base))
+    progress = Counting()
+    run(make_experiment(base | change), progress)
+    assert progress.found == (1, 0) and len(progress.streams) == 1
+
+
+def test_changed_weights_or_texts_never_reuse_an_old_result(values, tmp_path):
+    base = values | {"k": [2], "seeds": [13], "modes": ["prompt"]}
+    first = run(make_experiment(base))
+    other = write_model(tmp_path / "other", seed=1)
+    progress = Counting()
+    run(make_experiment(base | {"model": str(other)}), progress)
+    assert progress.found == (1, 0) and len(progress.streams) == 1
+    again = Counting()
+    assert run(make_experiment(base), again) == first and len(again.streams) == 1  # and back: the files are the other model's now
+    write_rows(tmp_path / "test.jsonl", 20, offset=4)
+    progress = Counting()
+    run(make_experiment(base), progress)
+    assert progress.found == (1, 0) and len(progress.streams) == 1
+
+
+def test_an_interrupted_run_resumes_where_it_stopped(values, tmp_path):
+    class Interrupting(Counting):
+        def finished(self, cell, rows):
+            super().finished(cell, rows)
+            if len(self.cells) == 5:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(make_experiment(values), Interrupting())
+    progress = Counting()
+    resumed = run(make_experiment(values), progress)
+    assert progress.found == (8, 5) and len(progress.cells) == 3
+    whole = run(make_experiment(values | {"out": tmp_path / "whole"}))
+    assert json.loads(json.dumps(whole)) == json.loads(json.dumps(resumed))
+    assert not list(values["out"].rglob("*.partial"))
+
+
+def test_a_broken_kernel_or_result_file_is_computed_again(values):
+    base = values | {"k": [2], "seeds": [13], "modes": ["prompt"]}
+    first = run(make_experiment(base))
+    (values["out"] / "cells" / "films-k2-seed13-prompt.json").write_text('{"key": ')
+    path = values["out"] / "kernels" / "films-k2-seed13-prompt" / "dev-sgd.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    progress = Counting()
+    assert run(make_experiment(base), progress) == first
+    assert len(progress.streams) == 1
+
+
+def test_without_kernels_on_disk_the_results_are_the_same(values):
+    base = values | {"k": [2], "seeds": [13], "modes": ["prompt"]}
+    kept = run(make_experiment(base))
+    shutil.rmtree(values["out"])
+    assert run(make_experiment(base | {"keep_kernels": False})) == kept
+    assert not (values["out"] / "kernels").exists()
+
+
+def test_groups_sum_to_the_kernel(values):
+    run(make_experiment(values | {"k": [2], "seeds": [13], "modes": ["prompt"], "groups": True}))
+    kernel = Kernel.load(values["out"] / "kernels" / "films-k2-seed13-prompt" / "test-sgd.safetensors")
+    assert set(kernel.groups) == {"embeddings", "layer.00", "layer.01", "head"}
+    np.testing.assert_allclose(sum(kernel.groups.values()), kernel.values, rtol=1e-12)
+
+
+def test_head_mode_starts_at_the_linear_probe(values, model):
+    rows = run(make_experiment(values | {"k": [4], "seeds": [13], "modes": ["head"]}))
+    logits, _ = load_tensors(values["out"] / "kernels" / "films-k4-seed13-head" / "logits.safetensors")
+    split = json.loads((values["out"] / "cells" / "films-k4-seed13-head.json").read_text())["split"]
+    network, tokenizer = AutoModel.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    texts = {side: read_jsonl(Path(values["own_tasks"][0][side])) for side in ("train", "test")}
+
+    def features(examples):
+        with torch.no_grad():
+            encoded = [tokenizer(example.text_a, return_tensors="pt") for example in examples]
+            return torch.cat([network(**one).last_hidden_state[:, 0] for one in encoded]).double().numpy()
+
+    train = [texts["train"][row] for row in split["train"]]
+    probe = LogisticRegression(max_iter=10_000).fit(features(train), [example.label for example in train])
+    np.testing.assert_allclose(logits["test"][:, 0], probe.decision_function(features(texts["test"])), rtol=1e-3, atol=1e-4)
+    expected = probe.score(features(texts["test"]), [example.label for example in texts["test"]])
+    assert next(row for row in rows if row["method"] == "linear probe")["test"] == pytest.approx(expected)
+
+
+def test_mistakes_are_found_before_anything_is_computed(values, monkeypatch):
+    monkeypatch.setattr(module, "stream_kernels", lambda *a, **k: pytest.fail("computed something"))
+    for change, words in [
+        ({"k": [4, 15]}, "largest k possible"),
+        ({"label_words": ["terrible", "superb"]}, "superb"),
+        ({"label_words": ["terrible", "great", "dull"]}, "3 label words for 2 classes"),
+        ({"template": "{a} it was"}, "no mask"),
+        ({"max_length": 4}, "use at least"),
+        ({"include": ["*.layer.77.*"]}, "no name matches"),
+    ]:
+        with pytest.raises(UserError, match=words) as caught:
+            run(make_experiment(values | change))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_test_file_with_an_unknown_label_is_named(values, tmp_path):
+    (tmp_path / "test.jsonl").write_text('{"text_a": "a good film", "label": 7}\n')
+    with pytest.raises(UserError, match=r"test\.jsonl.*7"):
+        run(make_experiment(values))
