@@ -22,6 +22,7 @@ from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors, Tangents
 
 TILE_BYTES = 16 * 2**20  # rows and columns of one tile together; about half of a shared cache
 EVERYTHING = "all"
+FLIPPED = "asigngd_flipped"
 
 Grouping = Callable[[str], str]
 
@@ -64,7 +65,7 @@ def gram(
 
     Args:
         rows: the side of n examples (training texts).
-        columns: the side of m examples.
+        columns: the side of m examples; the very same panel for training texts against themselves.
         formulas: of ``sgd``, ``signgd``, ``asigngd``.
         grouping: from a parameter's name to its group; without it there is one group, ``"all"``.
         tile_bytes: how large the reused buffers may be.
@@ -73,6 +74,9 @@ def gram(
     inner contraction wins. Memory: the result and ``tile_bytes``.
     """
     names = kernel_names(formulas)
+    mirrored = rows is columns and FLIPPED in names  # <g_n, sign g_m> is then <sign g_m, g_n>
+    if mirrored:
+        names.remove(FLIPPED)
     c, n, d, m = rows.outputs, len(rows), columns.outputs, len(columns)
     device = rows.batches[0].logits.device
     totals: dict[str, dict[str, Tensor]] = {name: {} for name in names}
@@ -99,6 +103,8 @@ def gram(
             _add_tiles(left, right, by_tiles, sums, buffers)
     if not parameters:
         raise ValueError("no parameter has a gradient: nothing to contract")
+    if mirrored:
+        totals[FLIPPED] = {group: total.permute(2, 3, 0, 1) for group, total in totals["asigngd"].items()}
     return {name: {group: total.permute(1, 0, 3, 2).contiguous() for group, total in groups.items()} for name, groups in totals.items()}
 
 

@@ -130,13 +130,15 @@ def stream_kernels(
     row_names = list(dict.fromkeys(row for row, _ in pairs))
     while row_names:
         kept: dict[str, tuple[list[Tangents], list[int]]] = {}
+        as_columns: dict[str, list[Tangents]] = {}
         used = 0
         while row_names and (not kept or used + used // len(kept) < 2 * settings.memory // 3):
             name = row_names.pop(0)
             batches, order = capturing(texts[name])
+            as_columns[name] = batches
             if settings.drop_noise and set(formulas) != {"sgd"}:
-                # a zero on the row side leaves a coordinate out of every product, so the columns need no mask,
-                # and a kernel does not depend on what else is computed beside it
+                # a zero on the row side leaves a coordinate out of every product, so columns get no mask, not even those
+                # that are rows of other kernels: a kernel does not depend on what else is computed beside it
                 masks = noise_coordinates(batches)
                 batches = [silence(batch, masks) for batch in batches]
                 noise[name] = sum(int(mask.sum()) for mask in masks.values())
@@ -149,7 +151,7 @@ def stream_kernels(
         for column, rows in wanted.items():
             if not rows:
                 continue
-            ready = kept.get(column)
+            ready = (as_columns[column], kept[column][1]) if column in kept else None
             done: list[Tensor] = []
             for start in range(0, len(texts[column]), len(texts[column]) if ready else chunk):
                 part = texts[column][start : len(texts[column]) if ready else start + chunk]
@@ -157,7 +159,7 @@ def stream_kernels(
                 if not ready:
                     done.append(_in_order(torch.cat([batch.logits for batch in batches]), order))
                 panel = Panel([batch for row in rows for batch in kept[row][0]])
-                found = gram(panel, Panel(batches), formulas, settings.grouping)
+                found = gram(panel, panel if rows == [column] else Panel(batches), formulas, settings.grouping)
                 report(0, len(panel) * len(order))
                 _scatter(kernels, found, rows, column, kept, order, start, len(texts[column]))
             if done:
