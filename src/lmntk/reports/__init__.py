@@ -1,1 +1,1 @@
-"""To be described."""
+"""reports/: pages and tables of a run."""
