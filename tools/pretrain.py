@@ -7,7 +7,10 @@ The corpus is any folder of ``*.txt.xz`` or ``*.txt`` files. The recipe: a byte-
 sentences, 25 % of the tokens replaced by ``<mask>`` and the loss taken on those alone, Muon for the
 hidden matrices (it reaches a given loss in about half of AdamW's steps at this size) and AdamW for everything else,
 a linear warm-up and a linear decay. Step s draws its batch from (seed, s) only, so a run that is interrupted and
-started again sees the same batches. Checkpoints are safetensors, written to a temporary name and renamed.
+started again sees the same batches. From step ``--stress-from`` on, training dwells on words that judge: batches come
+from chunks that have one of ``--stress-words``, and half of those words are masked, so that a judgement must be read off
+the rest of the text (SKEP, Tian et al. 2020, masks sentiment words for the same reason). Checkpoints are safetensors,
+written to a temporary name and renamed.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import lzma
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,11 @@ LENGTHS = (32, 64, 128)  # tokens a chunk, <s> and </s> included
 CHARACTERS_PER_TOKEN = 4.2  # of an 8k byte-BPE on this corpus; only decides where chunks are cut
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 HELD_OUT_CHUNKS = 512  # a length; never trained on
+STRESSED_SHARE = 0.5
+STRESS_WORDS = (
+    "great good excellent wonderful brilliant amazing fantastic superb perfect beautiful best fun funny enjoyable loved love "
+    "terrible bad awful horrible boring stupid poor dull worst ridiculous annoying lame waste disappointing hated weak"
+)
 SENTENCE_END = re.compile(r"(?<=[.!?]) +")
 
 
@@ -100,15 +108,23 @@ def build_model(vocabulary_size: int, layers: int, width: int) -> RobertaForMask
     return RobertaForMaskedLM(config)
 
 
-def mask_tokens(ids: torch.Tensor, share: float, mask_id: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the ids [b, t] with ``share`` of the real tokens replaced by the mask, and where [b, t]."""
-    chosen = (torch.rand(ids.shape, generator=generator) < share) & (ids >= len(SPECIAL_TOKENS))
+def mask_tokens(ids: torch.Tensor, shares: torch.Tensor, mask_id: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the ids [b, t] with each token replaced by the mask at its own share, shares[id], and where [b, t]."""
+    chosen = (torch.rand(ids.shape, generator=generator) < shares[ids.cpu()]).to(ids.device)
     return torch.where(chosen, mask_id, ids), chosen
 
 
-def masked_loss(model: RobertaForMaskedLM, ids: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
+def mask_shares(vocabulary_size: int, share: float, stressed: Sequence[int] = ()) -> torch.Tensor:
+    """Returns the probability [v] that a token is masked: special tokens never, stressed ones every second time."""
+    shares = torch.full((vocabulary_size,), share)
+    shares[: len(SPECIAL_TOKENS)] = 0.0
+    shares[list(stressed)] = STRESSED_SHARE
+    return shares
+
+
+def masked_loss(model: RobertaForMaskedLM, ids: torch.Tensor, shares: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Returns the mean cross-entropy, in nats, of the masked tokens of a batch [b, t]."""
-    masked, chosen = mask_tokens(ids, share, SPECIAL_TOKENS.index("<mask>"), generator)
+    masked, chosen = mask_tokens(ids, shares, SPECIAL_TOKENS.index("<mask>"), generator)
     hidden = model.roberta(masked, attention_mask=(ids != model.config.pad_token_id).long()).last_hidden_state
     return torch.nn.functional.cross_entropy(model.lm_head(hidden[chosen]).float(), ids[chosen])
 
@@ -167,12 +183,13 @@ def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
 def held_out_loss(model: RobertaForMaskedLM, arrays: dict[int, np.ndarray], share: float = 0.15) -> float:
     """Returns the masked-token loss in nats at 15 % masking, averaged over the held-out chunks of every length."""
     model.eval()
+    shares = mask_shares(model.config.vocab_size, share)
     generator = torch.Generator().manual_seed(0)
     losses = []
     for rows in arrays.values():
         for start in range(0, HELD_OUT_CHUNKS, 128):
             ids = torch.from_numpy(rows[start : min(start + 128, HELD_OUT_CHUNKS)].astype(np.int64))
-            losses.append(masked_loss(model, ids, share, generator).item())
+            losses.append(masked_loss(model, ids, shares, generator).item())
     model.train()
     return float(np.mean(losses))
 
@@ -189,20 +206,28 @@ def train(args: argparse.Namespace) -> None:
     checkpoint = args.out / "checkpoint.safetensors"
     first = load_checkpoint(checkpoint, model, optimizers)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, from step {first} to {args.steps} on {device}", flush=True)
+    tokenizer = AutoTokenizer.from_pretrained(args.out)
+    pieces = [tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in args.stress_words.split()]
+    stressed = [ids[0] for ids in pieces if len(ids) == 1]
+    with_stress = {length: np.flatnonzero(np.isin(rows, stressed).any(1)) for length, rows in arrays.items()}
+    with_stress = {length: found[found >= HELD_OUT_CHUNKS] for length, found in with_stress.items()}
+    plain, dwelling = mask_shares(args.vocabulary, args.mask_share), mask_shares(args.vocabulary, args.mask_share, stressed)
     log = args.out / "log.jsonl"
     started, smooth = time.time(), None
     for step in range(first, args.steps):
         random = np.random.default_rng((args.seed, step))
         generator = torch.Generator().manual_seed(int(random.integers(2**62)))
         length = int(random.choice(LENGTHS, p=(0.3, 0.4, 0.3)))
-        rows = random.integers(HELD_OUT_CHUNKS, len(arrays[length]), size=args.batch_tokens // length)
+        size = args.batch_tokens // length
+        dwells = args.stress_from is not None and step >= args.stress_from
+        rows = random.choice(with_stress[length], size) if dwells else random.integers(HELD_OUT_CHUNKS, len(arrays[length]), size=size)
         ids = torch.from_numpy(arrays[length][np.sort(rows)].astype(np.int64)).to(device)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = args.rate * learning_rate_factor(step, args.steps, args.warmup)
             optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16):
-            loss = masked_loss(model, ids, args.mask_share, generator)
+            loss = masked_loss(model, ids, dwelling if dwells else plain, generator)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -242,6 +267,8 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate, of Muon and of AdamW")
     parser.add_argument("--mask-share", type=float, default=0.25)
+    parser.add_argument("--stress-from", type=int, help="the step from which training dwells on the stressed words")
+    parser.add_argument("--stress-words", default=STRESS_WORDS, help="separated by spaces; those that are one token count")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--vocabulary", type=int, default=8192)

@@ -232,7 +232,7 @@ def test_head_mode_starts_at_the_linear_probe(values, model):
 def test_mistakes_are_found_before_anything_is_computed(values, monkeypatch):
     monkeypatch.setattr(module, "stream_kernels", lambda *a, **k: pytest.fail("computed something"))
     for change, words in [
-        ({"k": [4, 15]}, "largest k possible"),
+        ({"k": [4, 21]}, "largest k possible"),
         ({"label_words": ["terrible", "superb"]}, "superb"),
         ({"label_words": ["terrible", "great", "dull"]}, "3 label words for 2 classes"),
         ({"template": "{a} it was"}, "no mask"),
