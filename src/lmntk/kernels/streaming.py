@@ -78,9 +78,9 @@ class _Capturing:
         return {name: tensor.to(self.device) for name, tensor in collate(texts, self.pad_id).items()}
 
     def inspect(self, texts: Sequence[EncodedText]) -> Coverage:
-        """Checks coverage on the shortest and another text, whose padding differs."""
+        """Checks coverage on the shortest and the longest text, whose padding differs most."""
         ordered = sorted(texts, key=lambda text: len(text.ids))
-        self.coverage = check_coverage(self.model, self.batch([ordered[0], ordered[len(ordered) // 3]][: len(ordered)]), self.trainable)
+        self.coverage = check_coverage(self.model, self.batch([ordered[0], ordered[-1]][: len(ordered)]), self.trainable)
         return self.coverage
 
     def __call__(self, texts: Sequence[EncodedText]) -> tuple[list[Tangents], list[int]]:

@@ -43,8 +43,8 @@ def linear_probe(features: Tensor, labels: Sequence[int], classes: int) -> nn.Li
     weight, bias = fitted.coef_, fitted.intercept_
     if classes == 2:
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    head = nn.Linear(features.shape[1], classes)
+    head = nn.Linear(features.shape[1], classes, device=features.device, dtype=features.dtype)
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(weight))
         head.bias.copy_(torch.from_numpy(bias))
-    return head.to(features.device, features.dtype)
+    return head

@@ -109,6 +109,8 @@ def capture(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter
     direct_gradients: list[list[Tensor | None]] = []
     with frozen(model, direct), torch.enable_grad(), _watched(model, owners, count, records, current):
         logits = model(batch)
+        if not bool(torch.isfinite(logits).all()):
+            raise RuntimeError("the logits are not finite: try another dtype or attention implementation")
         leaves = [record.leaf for record in records if record.leaf is not None]
         outputs = logits.shape[1]
         for logit in range(outputs):

@@ -43,16 +43,17 @@ class Coverage:
         return line + (f"; one text at a time: {self.reason}" if not self.batched else "")
 
 
-def autograd_gradients(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Returns the Jacobian (c, *shape) of one example by plain autograd; zero where the logits do not depend."""
+def autograd_gradients(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter]) -> dict[str, Tensor | None]:
+    """Returns the Jacobian (c, *shape) of one example by plain autograd; None for parameters that take no part in its logits."""
     parameters = list(trainable.values())
-    rows: list[list[Tensor]] = []
     with frozen(model, parameters), torch.enable_grad():
-        logits = model(batch)
-        for logit in range(logits.shape[1]):
-            found = torch.autograd.grad(logits[0, logit], parameters, retain_graph=True, allow_unused=True)
-            rows.append([torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)])
-    return {name: torch.stack([row[index] for row in rows]) for index, name in enumerate(trainable)}
+        rows = [torch.autograd.grad(logit, parameters, retain_graph=True, allow_unused=True) for logit in model(batch)[0]]
+    found: dict[str, Tensor | None] = {}
+    for index, (name, parameter) in enumerate(trainable.items()):
+        parts = [row[index] for row in rows]
+        reached = any(part is not None for part in parts)
+        found[name] = torch.stack([torch.zeros_like(parameter) if part is None else part for part in parts]) if reached else None
+    return found
 
 
 def _relative_error(found: Tensor, expected: Tensor) -> float:
@@ -60,16 +61,21 @@ def _relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / scale) if scale > 0 else float(found.abs().max())
 
 
-def _errors(tangents: Tangents, index: int, expected: dict[str, Tensor], floor: float) -> dict[str, float]:
-    """Returns each parameter's error; a gradient below ``floor`` everywhere is rounding noise and counts as zero."""
+def _errors(tangents: Tangents, index: int, expected: Mapping[str, Tensor | None], floor: float) -> dict[str, float]:
+    """Returns each parameter's error; a gradient below ``floor`` everywhere is rounding noise and counts as zero.
+
+    What takes part in the logits and is not caught has an infinite error, even where its gradient happens to vanish.
+    """
     errors = {}
     for name, reference in expected.items():
-        noise = float(reference.abs().max()) <= floor
-        if name in tangents.factors:
-            found = tangents.factors[name].gradients(reference.shape[1:])[:, index]
-            errors[name] = 0.0 if noise and float(found.abs().max()) <= floor else _relative_error(found, reference)
+        if reference is None:  # a module that was never called has no factors
+            errors[name] = 0.0
+        elif name not in tangents.factors:
+            errors[name] = float("inf")
         else:
-            errors[name] = 0.0 if noise else float("inf")
+            found = tangents.factors[name].gradients(reference.shape[1:])[:, index]
+            noise = max(float(reference.abs().max()), float(found.abs().max())) <= floor
+            errors[name] = 0.0 if noise else _relative_error(found, reference)
     return errors
 
 
@@ -80,42 +86,47 @@ def _example(batch: Batch, index: int) -> dict[str, Tensor]:
 def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter]) -> Coverage:
     """Returns how to capture this model's gradients, after comparing up to two examples with plain autograd.
 
-    Cost: three forward and 3 c backward passes. Memory: the full gradients of two examples.
+    Cost: five forward and 5 c backward passes. Memory: the full gradients of two examples.
 
     Raises:
-        RuntimeError: a rule gives a wrong gradient, or the logits of an example depend on its neighbours.
+        RuntimeError: a rule gives a wrong gradient.
     """
-    first = _example(batch, 0)
-    expected = autograd_gradients(model, first, trainable)
-    dtype = next(iter(expected.values())).dtype
-    tolerance = TOLERANCE.get(dtype, 2e-2)
-    largest = max(float(gradient.abs().max()) for gradient in expected.values())
-    floor = 1e3 * torch.finfo(dtype).eps * largest
-    errors = _errors(capture(model, first, trainable), 0, expected, floor)
+    count = next(iter(batch.values())).shape[0]
+    expected: dict[int, dict[str, Tensor | None]] = {}  # two, for one example may hide what another shows
+    floors: dict[int, float] = {}
+    errors: dict[str, float] = dict.fromkeys(trainable, 0.0)
+    for index in sorted({0, count - 1}):
+        single = _example(batch, index)
+        expected[index] = autograd_gradients(model, single, trainable)
+        gradients = [gradient for gradient in expected[index].values() if gradient is not None]
+        largest = max((float(gradient.abs().max()) for gradient in gradients), default=0.0)
+        dtype = next(iter(trainable.values())).dtype
+        tolerance = TOLERANCE.get(dtype, 2e-2)
+        floors[index] = 1e3 * torch.finfo(dtype).eps * largest
+        for name, error in _errors(capture(model, single, trainable), 0, expected[index], floors[index]).items():
+            errors[name] = max(error, errors[name])
     fallback = tuple(name for name, error in errors.items() if error == float("inf"))
-    wrong = {name: error for name, error in errors.items() if tolerance < error < float("inf")}
+    wrong = {name: error for name, error in errors.items() if not error <= tolerance and error != float("inf")}
     if wrong:
         name = max(wrong, key=lambda key: wrong[key])
         raise RuntimeError(
             f"parameter {name!r}: its rule's gradient differs from autograd's by {wrong[name]:.1e}; register a right rule for its module"
         )
-    unused = tuple(name for name, gradient in expected.items() if not gradient.any())
+    unused = tuple(name for name in trainable if not any((g := each[name]) is not None and g.any() for each in expected.values()))
     worst = max((error for error in errors.values() if error < float("inf")), default=0.0)
     if fallback:
         return Coverage(False, fallback, unused, worst, "plain autograd has no batch")
-    count = next(iter(batch.values())).shape[0]
     if count == 1:
         return Coverage(True, (), unused, worst)
     try:
         together = capture(model, batch, trainable)
     except (BatchAxisLostError, RuntimeError) as lost:
         return Coverage(False, (), unused, worst, f"the batch axis is lost ({lost})")
-    last = autograd_gradients(model, _example(batch, count - 1), trainable)
-    errors = {}
-    for index, reference in ((0, expected), (count - 1, last)):
-        for name, error in _errors(together, index, reference, floor).items():
-            errors[name] = max(error, errors.get(name, 0.0))
-    apart = [name for name, error in errors.items() if error > tolerance]
+    errors = dict.fromkeys(trainable, 0.0)
+    for index, reference in expected.items():
+        for name, error in _errors(together, index, reference, floors[index]).items():
+            errors[name] = max(error, errors[name])
+    apart = [name for name, error in errors.items() if not error <= tolerance]
     if apart:
         return Coverage(False, (), unused, worst, f"{len(apart)} parameters' gradients lose the batch axis ({apart[0]})")
     return Coverage(True, (), unused, max(worst, max(errors.values())))

@@ -115,10 +115,16 @@ class Tangents:
         return sum(storages.values())
 
 
-def sum_over_uses(terms: Tensor) -> DenseFactors:
-    """Returns the dense gradients sum_t terms[c, n, t, p], with their cancellation."""
+def sum_over_uses(terms: Tensor, cancellations: Tensor | None = None) -> DenseFactors:
+    """Returns the dense gradients sum_t terms[c, n, t, p], with their cancellation.
+
+    ``cancellations[t, p]`` says that a term is itself a sum, of terms whose sizes add up to |term| / cancellation or more.
+    """
     values = terms.sum(2)
-    size = terms.abs().sum(2)
+    size = terms.abs()
+    if cancellations is not None:
+        size = size / cancellations.clamp(min=torch.finfo(size.dtype).tiny)
+    size = size.sum(2)
     ratio = torch.where(size > 0, values.abs() / size, 0.0)
     return DenseFactors(values, ratio.amax((0, 1)))
 
@@ -170,5 +176,9 @@ def merge(parts: list[Factors], shape: torch.Size) -> Factors:
     if len(outer) == len(parts) and len({part.transposed for part in outer}) == 1:
         inputs = torch.cat([part.inputs for part in outer], 1)
         return replace(outer[0], inputs=inputs, output_gradients=torch.cat([part.output_gradients for part in outer], 2))
+    parts = [coalesce(part.ids, part.values) if isinstance(part, RowFactors) else part for part in parts]
     dense = torch.stack([part.gradients(shape).flatten(2) for part in parts], 2)  # (c, n, uses, p)
-    return sum_over_uses(dense)
+    known = [part.cancellation if isinstance(part, DenseFactors) else None for part in parts]
+    if all(each is None for each in known):
+        return sum_over_uses(dense)
+    return sum_over_uses(dense, torch.stack([dense.new_ones(dense.shape[-1]) if each is None else each for each in known]))

@@ -1,0 +1,210 @@
+"""Kernels do not depend on how they are computed: batches, padding, order, tiles, contraction, attention, memory."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from unittest.mock import patch
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_table import FAMILIES, TABLE, pad_id, random_texts, relative_distance
+
+from lmntk.kernels import gram as gram_module
+from lmntk.kernels.contraction import FORMULAS
+from lmntk.kernels.gram import Panel, gram
+from lmntk.kernels.groups import group_of_layer
+from lmntk.kernels.streaming import Settings, stream_kernels, whole
+from lmntk.prompts.batching import collate
+from lmntk.tangents.capture import capture
+from lmntk.tangents.coverage import check_coverage
+from lmntk.tangents.noise import noise_coordinates, silence
+
+ROUNDING = 1e-12
+OUTPUTS = 2
+
+
+@lru_cache
+def case(name):
+    """Returns a model, its parameters, how to capture it, texts, and the kernels of its texts taken one by one."""
+    row = TABLE[name]
+    model = row.model(OUTPUTS)
+    trainable = row.parameters.select(model)
+    texts = random_texts(row, [6, 3, 9, 6, 4, 7], 5)
+    coverage = check_coverage(model, collate(texts[:2], pad_id(model)), trainable)
+    kernels = compute(model, trainable, coverage, texts, [[i] for i in range(len(texts))])
+    return model, trainable, coverage, texts, kernels
+
+
+def compute(model, trainable, coverage, texts, batches, pad_to=None, tile_bytes=gram_module.TILE_BYTES):
+    """Returns the kernels among texts that are captured in these batches (of indices), in the texts' order."""
+    tangents = [
+        capture(model, collate([texts[i] for i in chosen], pad_id(model), pad_to=pad_to), trainable, coverage.fallback)
+        for chosen in batches
+    ]
+    masks = noise_coordinates(tangents)
+    found = gram(Panel([silence(each, masks) for each in tangents]), Panel(tangents), FORMULAS, tile_bytes=tile_bytes)
+    order = torch.tensor([i for chosen in batches for i in chosen])
+    back = torch.argsort(order)
+    return {kernel: whole(groups)[back][:, :, back] for kernel, groups in found.items()}
+
+
+def assert_same(found, expected, tolerance=ROUNDING):
+    for kernel, values in expected.items():
+        assert relative_distance(found[kernel], values) < tolerance, kernel
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@settings(max_examples=6, deadline=None)
+@given(data=st.data())
+def test_batches_padding_order_and_tiles(name, data):
+    model, trainable, coverage, texts, expected = case(name)
+    order = data.draw(st.permutations(range(len(texts))))
+    size = data.draw(st.integers(1, len(texts))) if coverage.batched else 1
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    pad_to = data.draw(st.sampled_from([None, 9, 12])) if coverage.batched else None
+    tile_bytes = data.draw(st.sampled_from([1, 3000, 20_000, gram_module.TILE_BYTES]))
+    forced = data.draw(st.sampled_from([None, True, False]))
+    choice = gram_module.inner_is_cheaper if forced is None else lambda rows, columns: forced
+    with patch.object(gram_module, "inner_is_cheaper", choice):
+        found = compute(model, trainable, coverage, texts, batches, pad_to, tile_bytes)
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if len(TABLE[name].attentions) > 1])
+def test_attention_implementations_agree(name):
+    model, trainable, coverage, texts, expected = case(name)
+    as_found = model.network.config._attn_implementation
+    assert as_found == "sdpa"
+    try:
+        model.network.set_attn_implementation("eager")
+        assert model.network.config._attn_implementation == "eager"
+        # modernbert in float64 and eager has no number where a padded place sees padding alone: texts of one length here
+        batches = [[0, 3], [1], [2], [4], [5]] if name == "modernbert" else [[0, 1, 2], [3, 4, 5]]
+        found = compute(model, trainable, coverage, texts, batches)
+    finally:
+        model.network.set_attn_implementation(as_found)
+    assert_same(found, expected)
+
+
+def test_a_batch_that_gives_no_numbers_is_taken_text_by_text():
+    model, trainable, _, texts, expected = case("modernbert")
+    try:
+        model.network.set_attn_implementation("eager")
+        with pytest.raises(RuntimeError, match="not finite"):
+            capture(model, collate(texts, pad_id(model)), trainable)
+        found = stream_kernels(model, {"a": texts}, [("a", "a")], FORMULAS, trainable, pad_id(model))
+    finally:
+        model.network.set_attn_implementation("sdpa")
+    assert not found.coverage.batched
+    assert "not finite" in found.coverage.reason
+    assert_same({kernel: whole(groups) for kernel, groups in found.kernels["a", "a"].items()}, expected)
+
+
+def streamed(name, groups, pairs, **chosen):
+    row = TABLE[name]
+    model = row.model(OUTPUTS)
+    return stream_kernels(model, groups, pairs, FORMULAS, row.parameters.select(model), pad_id(model), Settings(**chosen))
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    name=st.sampled_from(["roberta", "albert"]),
+    lengths=st.lists(st.lists(st.integers(2, 8), min_size=1, max_size=5), min_size=3, max_size=3),
+    seed=st.integers(0, 100),
+    size=st.integers(1, 4),
+    memory=st.sampled_from([1, 20_000, 100_000]),
+)
+def test_little_memory_gives_the_same_kernels_and_logits(name, lengths, seed, size, memory):
+    row = TABLE[name]
+    texts = {group: random_texts(row, each, seed + i) for i, (group, each) in enumerate(zip("abc", lengths, strict=True))}
+    pairs = [("a", "a"), ("b", "a"), ("a", "c"), ("b", "c")]
+    plenty = streamed(name, texts, pairs)
+    little = streamed(name, texts, pairs, memory=memory, batch_size=size)
+    assert set(plenty.kernels) == set(pairs) == set(little.kernels)
+    for pair in pairs:
+        # A single text's noise coordinates need not be noise in all: both runs must decide alike, so noise is compared too
+        assert_same({k: whole(v) for k, v in little.kernels[pair].items()}, {k: whole(v) for k, v in plenty.kernels[pair].items()})
+    assert little.noise == plenty.noise
+    for group, values in plenty.logits.items():
+        torch.testing.assert_close(little.logits[group], values, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["bert", "deberta-own-keys-convolution"])
+def test_little_memory_means_several_sweeps(name):
+    """Each sweep keeps one row group and captures the columns anew; without a limit every text is captured once."""
+    row = TABLE[name]
+    model = row.model(1)
+    texts = {group: random_texts(row, [5, 4, 6], i) for i, group in enumerate("abc")}
+    pairs = [("a", "c"), ("b", "c"), ("a", "a")]
+    counts = {}
+    for memory in (1, 2**30):
+        seen = []
+        stream_kernels(
+            model,
+            texts,
+            pairs,
+            ["sgd"],
+            row.parameters.select(model),
+            pad_id(model),
+            Settings(memory=memory, batch_size=2),
+            lambda captured, contracted, seen=seen: seen.append((captured, contracted)),
+        )
+        counts[memory] = tuple(map(sum, zip(*seen, strict=True)))
+    assert counts[1] == (12, 27)
+    assert counts[2**30][0] == 9
+
+
+@pytest.mark.parametrize("name", ["bert", "albert-head-mode", "deberta-shared-keys"])
+def test_groups_sum_to_the_whole(name):
+    texts = {"a": random_texts(TABLE[name], [5, 3, 4], 1), "b": random_texts(TABLE[name], [4, 6], 2)}
+    plain = streamed(name, texts, [("a", "b")]).kernels["a", "b"]
+    grouped = streamed(name, texts, [("a", "b")], grouping=group_of_layer).kernels["a", "b"]
+    for kernel, groups in grouped.items():
+        assert len(groups) > 1
+        assert relative_distance(torch.stack(list(groups.values())).sum(0), whole(plain[kernel])) < ROUNDING
+
+
+@pytest.mark.parametrize("name", ["bert", "deberta-own-keys-convolution"])
+def test_a_kernel_does_not_depend_on_what_is_computed_beside_it(name):
+    texts = {group: random_texts(TABLE[name], [5, 3, 4], i) for i, group in enumerate("abc")}
+    alone = streamed(name, texts, [("a", "b")]).kernels["a", "b"]
+    beside = streamed(name, texts, [("c", "b"), ("b", "b"), ("a", "b"), ("a", "a")]).kernels["a", "b"]
+    assert_same({k: whole(v) for k, v in beside.items()}, {k: whole(v) for k, v in alone.items()})
+
+
+class Weighted(torch.nn.Module):
+    """f(x) = sum_t scale[token t] (w . e[token t] + b): the bias is noise in texts whose scales sum to rounding error."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = torch.nn.Embedding(6, 3)
+        self.linear = torch.nn.Linear(3, 1)
+        self.register_buffer("scale", torch.tensor([0.0, 0.1, 0.2, -0.3, 1.0, 2.0], dtype=torch.float64))
+        self.double()
+
+    def forward(self, batch):
+        ids = batch["input_ids"]
+        return (self.scale[ids] * self.linear(self.table(ids))[..., 0]).sum(1, keepdim=True)
+
+
+def test_noise_of_the_columns_group_is_not_left_out_of_the_rows_group():
+    """A group that is noise in a coordinate keeps it as columns of a group that is not, whether or not it is rows elsewhere."""
+    from lmntk.prompts.encoding import EncodedText
+
+    model = Weighted()
+    texts = {
+        "noisy": [EncodedText((1, 2, 3), 0, None), EncodedText((2, 1, 3), 0, None)],
+        "plain": [EncodedText((4, 5), 0, None), EncodedText((5, 1, 4), 0, None)],
+    }
+
+    def compute(*pairs):
+        return stream_kernels(model, texts, pairs, FORMULAS, dict(model.named_parameters()), 0, Settings(batch_size=1))
+
+    alone = compute(("plain", "noisy"))
+    beside = compute(("plain", "noisy"), ("noisy", "noisy"))
+    assert beside.noise == {"plain": 0, "noisy": 1}
+    for kernel, groups in alone.kernels["plain", "noisy"].items():
+        assert torch.equal(whole(groups), whole(beside.kernels["plain", "noisy"][kernel])), kernel

@@ -1,0 +1,154 @@
+"""Every family's kernels against plain autograd on the untouched network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from model_table import FAMILIES, TABLE, alone, flat, kernel_of, oracle, pad_id, plain_logits, random_texts, relative_distance
+
+from lmntk.kernels.contraction import FORMULAS
+from lmntk.kernels.gram import Panel, gram
+from lmntk.kernels.streaming import Settings, stream_kernels, whole
+from lmntk.prompts.batching import collate
+from lmntk.tangents.capture import capture
+from lmntk.tangents.coverage import check_coverage
+from lmntk.tangents.noise import noise_coordinates, silence
+
+TRAIN, EVAL = [6, 3, 8, 6], [5, 9, 2]
+TOLERANCE = 1e-10
+ROUNDING = 1e-13  # of the largest entry: a gradient below it in every text is zero but for rounding
+
+
+def masks_of(model, texts, trainable):
+    return noise_coordinates([capture(model, batch, trainable) for batch in alone(model, texts)])
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 3])
+@pytest.mark.parametrize("name", TABLE)
+def test_every_family_equals_plain_autograd(name, outputs):
+    row = TABLE[name]
+    model = row.model(outputs)
+    trainable = row.parameters.select(model)
+    texts = {"train": random_texts(row, TRAIN, 1), "eval": random_texts(row, EVAL, 2)}
+    streamed = stream_kernels(model, texts, [("train", "eval")], FORMULAS, trainable, pad_id(model), Settings(batch_size=3))
+    jacobian = {side: oracle(model, alone(model, part), trainable) for side, part in texts.items()}
+
+    largest = max(float(part.abs().max()) for part in jacobian["train"].values())
+    noise = {parameter: part.abs().amax((0, 1)) < ROUNDING * largest for parameter, part in jacobian["train"].items()}
+    noise = {parameter: mask & (jacobian["train"][parameter] != 0).any(0).any(0) for parameter, mask in noise.items()}
+    assert {parameter for parameter, mask in noise.items() if mask.any()} == {p for p in trainable if row.is_noise(p)}
+    assert all(bool(mask.all()) or not mask.any() for mask in noise.values())
+    assert streamed.noise == {"train": sum(int(mask.sum()) for mask in noise.values())}
+
+    rows, columns = flat(jacobian["train"], noise), flat(jacobian["eval"])
+    for kernel, groups in streamed.kernels["train", "eval"].items():
+        assert relative_distance(whole(groups), kernel_of(kernel, rows, columns)) < TOLERANCE, kernel
+    assert set(streamed.kernels["train", "eval"]) == {"sgd", "signgd", "asigngd", "asigngd_flipped"}
+    for side, part in texts.items():
+        expected = torch.stack([plain_logits(model, batch) for batch in alone(model, part)])
+        torch.testing.assert_close(streamed.logits[side], expected, rtol=0, atol=1e-12)
+    assert streamed.coverage.batched is row.batched
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_coordinates_left_out_are_rounding_noise_and_no_others(name):
+    row = TABLE[name]
+    model = row.model(3)
+    trainable = row.parameters.select(model)
+    texts = random_texts(row, TRAIN, 1)
+    fallback = check_coverage(model, collate(texts[:2], pad_id(model)), trainable).fallback
+    found = noise_coordinates([capture(model, batch, trainable, fallback) for batch in alone(model, texts)])
+    jacobian = oracle(model, alone(model, texts), trainable)
+    largest = max(float(part.abs().max()) for part in jacobian.values())
+    assert set(found) == {parameter for parameter in trainable if row.is_noise(parameter)}
+    for parameter, mask in found.items():
+        assert mask.all()
+        assert float(jacobian[parameter][:, :, mask].abs().max()) < ROUNDING * largest
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_padding_on_either_side(name, side):
+    """With absolute positions, padding on the left is another function: then the oracle gets the same padded text."""
+    row = TABLE[name]
+    model = row.model(2)
+    trainable = row.parameters.select(model)
+    texts = random_texts(row, TRAIN, 3)
+    batch = collate(texts, pad_id(model), side)
+    parts = [{key: tensor[i : i + 1] for key, tensor in batch.items()} for i in range(len(texts))]
+    unchanged = side == "right" or row.relative_positions
+    jacobian = oracle(model, alone(model, texts) if unchanged else parts, trainable)
+    coverage = check_coverage(model, batch, trainable)
+    tangents = [capture(model, each, trainable, coverage.fallback) for each in ([batch] if coverage.batched else parts)]
+    masks = noise_coordinates(tangents)
+    rows, columns = Panel([silence(each, masks) for each in tangents]), Panel(tangents)
+    left, right = flat(jacobian, masks), flat(jacobian)
+    for kernel, groups in gram(rows, columns, FORMULAS).items():
+        assert relative_distance(whole(groups), kernel_of(kernel, left, right)) < TOLERANCE, kernel
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "deberta-own-keys-convolution", "modernbert"])
+def test_padding_token_inside_a_text_has_no_row(name):
+    """A lookup's padding row has no gradient by torch's definition, even where the token is read."""
+    row = TABLE[name]
+    model = row.model(2)
+    trainable = row.parameters.select(model)
+    pad = pad_id(model)
+    texts = [text.__class__((*text.ids[:2], pad, *text.ids[3:]), 1, text.token_type_ids) for text in random_texts(row, [5, 4, 6], 4)]
+    streamed = stream_kernels(model, {"all": texts}, [("all", "all")], FORMULAS, trainable, pad, Settings(batch_size=1))
+    jacobian = oracle(model, alone(model, texts), trainable)
+    table = next(p for p in jacobian if p.endswith(("word_embeddings.weight", "tok_embeddings.weight")))
+    assert not jacobian[table].view(3, 2, *trainable[table].shape)[:, :, pad].any()
+    masks = masks_of(model, texts, trainable)
+    for kernel, groups in streamed.kernels["all", "all"].items():
+        expected = kernel_of(kernel, flat(jacobian, masks), flat(jacobian))
+        assert relative_distance(whole(groups), expected) < TOLERANCE, kernel
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_float32(name):
+    row = TABLE[name]
+    model = row.model(2)
+    texts = {"train": random_texts(row, TRAIN, 1), "eval": random_texts(row, EVAL, 2)}
+    exact, single = (
+        stream_kernels(each, texts, [("train", "eval")], ["sgd"], row.parameters.select(each), pad_id(each)).kernels["train", "eval"]
+        for each in (model, row.model(2, dtype=torch.float32))
+    )
+    assert relative_distance(whole(single["sgd"]), whole(exact["sgd"])) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["bert", "albert", "electra", "deberta-own-keys-convolution"])
+def test_leaving_noise_out_brings_float32_signs_closer_to_float64(name):
+    row = TABLE[name]
+    texts = {"train": random_texts(row, [6, 3, 8, 6, 5, 7], 1), "eval": random_texts(row, [5, 9, 2, 4], 2)}
+
+    def compute(dtype, drop_noise):
+        model = row.model(1, dtype=dtype)
+        settings = Settings(drop_noise=drop_noise)
+        streamed = stream_kernels(model, texts, [("train", "eval")], ["signgd"], row.parameters.select(model), pad_id(model), settings)
+        return whole(streamed.kernels["train", "eval"]["signgd"])
+
+    without, with_noise = (
+        relative_distance(compute(torch.float32, drop), compute(torch.float64, drop)) for drop in (True, False)
+    )
+    assert without < 0.5 * with_noise
+
+
+def test_untying_removes_exactly_the_cross_terms():
+    """<e + d, e' + d'> - <e, e'> - <d, d'> = <e, d'> + <d, e'>, with the gradients e of the lookup and d of the decoder."""
+    row = TABLE["bert"]
+    texts = {"train": random_texts(row, TRAIN, 1), "eval": random_texts(row, EVAL, 2)}
+    tied, untied = row.model(3), row.model(3)
+    untied_network = untied.network
+    from lmntk.models.logit_model import untie_head
+
+    untie_head(untied_network)
+    kernels = []
+    for model in (tied, untied):
+        streamed = stream_kernels(model, texts, [("train", "eval")], ["sgd"], row.parameters.select(model), pad_id(model))
+        kernels.append(whole(streamed.kernels["train", "eval"]["sgd"]))
+    embedding, decoder = untied_network.get_input_embeddings().weight, untied_network.get_output_embeddings().weight
+    parts = {side: oracle(untied, alone(untied, part), {"e": embedding, "d": decoder}) for side, part in texts.items()}
+    cross = kernel_of("sgd", parts["train"]["e"], parts["eval"]["d"]) + kernel_of("sgd", parts["train"]["d"], parts["eval"]["e"])
+    assert float(cross.norm()) > 1e-3 * float(kernels[0].norm())
+    torch.testing.assert_close(kernels[0] - kernels[1], cross, rtol=1e-9, atol=1e-10)
