@@ -20,7 +20,7 @@ from lmntk.kernels.contraction import (
 )
 from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors, Tangents
 
-TILE_BYTES = 16 * 2**20  # rows and columns of one tile together; about half of a shared cache
+TILE_BYTES = 32 * 2**20  # rows and columns of one tile together; measured best of 1 to 64 MiB with a cache of 32
 EVERYTHING = "all"
 FLIPPED = "asigngd_flipped"
 
@@ -114,12 +114,12 @@ Placed = Sequence[tuple[slice, Factors]]
 def _inner_names(left: Placed, right: Placed, names: Sequence[str]) -> list[str]:
     """Returns the kernels of a parameter that the inner contraction shall compute."""
     parts = [part for _, part in (*left, *right)]
+    outer = [(a, b) for _, a in left for _, b in right if isinstance(a, OuterFactors) and isinstance(b, OuterFactors)]
     if inner_applies(parts, names):
-        outer = [(a, b) for _, a in left for _, b in right if isinstance(a, OuterFactors) and isinstance(b, OuterFactors)]
-        return list(names) if all(inner_is_cheaper(a, b) for a, b in outer) else []
+        sizes = tuple(sum(place.stop - place.start for place, _ in side) for side in (left, right))
+        return list(names) if all(inner_is_cheaper(a, b, (sizes[0], sizes[1])) for a, b in outer) else []
     if "sgd" in names and inner_applies(parts, ["sgd"]):
-        # the other kernels materialise the gradients anyway: the inner product must beat the matrix product alone
-        outer = [(a, b) for _, a in left for _, b in right if isinstance(a, OuterFactors) and isinstance(b, OuterFactors)]
+        # the other kernels make the gradients anyway: the inner product must beat the matrix product alone
         return ["sgd"] if all(inner_is_cheaper(a, b) for a, b in outer) else []
     return []
 
