@@ -8,9 +8,9 @@ sentences, 25 % of the tokens replaced by ``<mask>`` and the loss taken on those
 hidden matrices (it reaches a given loss in about half of AdamW's steps at this size) and AdamW for everything else,
 a linear warm-up and a linear decay. Step s draws its batch from (seed, s) only, so a run that is interrupted and
 started again sees the same batches. From step ``--stress-from`` on, training dwells on words that judge: batches come
-from chunks that have one of ``--stress-words``, and half of those words are masked, so that a judgement must be read off
-the rest of the text (SKEP, Tian et al. 2020, masks sentiment words for the same reason). Checkpoints are safetensors,
-written to a temporary name and renamed.
+from chunks that have one of ``--stress-words``, and half of those words but few others are masked, so that a judgement must
+be read off the rest of the text (SKEP, Tian et al. 2020, masks sentiment words for the same reason). Checkpoints are
+safetensors, written to a temporary name and renamed.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ CHARACTERS_PER_TOKEN = 4.2  # of an 8k byte-BPE on this corpus; only decides whe
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 HELD_OUT_CHUNKS = 512  # a length; never trained on
 STRESSED_SHARE = 0.5
+UNSTRESSED_SHARE = 0.06  # of the other words, while training dwells on the stressed ones: they are what is read
 STRESS_WORDS = (
     "great good excellent wonderful brilliant amazing fantastic superb perfect beautiful best fun funny enjoyable loved love "
     "terrible bad awful horrible boring stupid poor dull worst ridiculous annoying lame waste disappointing hated weak"
@@ -211,7 +212,7 @@ def train(args: argparse.Namespace) -> None:
     stressed = [ids[0] for ids in pieces if len(ids) == 1]
     with_stress = {length: np.flatnonzero(np.isin(rows, stressed).any(1)) for length, rows in arrays.items()}
     with_stress = {length: found[found >= HELD_OUT_CHUNKS] for length, found in with_stress.items()}
-    plain, dwelling = mask_shares(args.vocabulary, args.mask_share), mask_shares(args.vocabulary, args.mask_share, stressed)
+    plain, dwelling = mask_shares(args.vocabulary, args.mask_share), mask_shares(args.vocabulary, UNSTRESSED_SHARE, stressed)
     log = args.out / "log.jsonl"
     started, smooth = time.time(), None
     for step in range(first, args.steps):

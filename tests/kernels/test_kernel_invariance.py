@@ -66,7 +66,7 @@ def test_batches_padding_order_and_tiles(name, data):
     pad_to = data.draw(st.sampled_from([None, 9, 12])) if coverage.batched else None
     tile_bytes = data.draw(st.sampled_from([1, 3000, 20_000, gram_module.TILE_BYTES]))
     forced = data.draw(st.sampled_from([None, True, False]))
-    choice = gram_module.inner_is_cheaper if forced is None else lambda rows, columns: forced
+    choice = gram_module.inner_is_cheaper if forced is None else lambda rows, columns, sizes=None: forced
     with patch.object(gram_module, "inner_is_cheaper", choice):
         found = compute(model, trainable, coverage, texts, batches, pad_to, tile_bytes)
     assert_same(found, expected)
@@ -80,26 +80,25 @@ def test_attention_implementations_agree(name):
     try:
         model.network.set_attn_implementation("eager")
         assert model.network.config._attn_implementation == "eager"
-        # modernbert in float64 and eager has no number where a padded place sees padding alone: texts of one length here
-        batches = [[0, 3], [1], [2], [4], [5]] if name == "modernbert" else [[0, 1, 2], [3, 4, 5]]
-        found = compute(model, trainable, coverage, texts, batches)
+        # modernbert's eager attention takes its softmax in float32, and has no number where padding sees padding alone
+        modern = name == "modernbert"
+        found = compute(model, trainable, coverage, texts, [[0, 3], [1], [2], [4], [5]] if modern else [[0, 1, 2], [3, 4, 5]])
     finally:
         model.network.set_attn_implementation(as_found)
-    assert_same(found, expected)
+    assert_same(found, expected, 1e-6 if modern else ROUNDING)
 
 
-def test_a_batch_that_gives_no_numbers_is_taken_text_by_text():
-    model, trainable, _, texts, expected = case("modernbert")
+def test_logits_that_are_no_numbers_are_an_error():
+    """Found in transformers: modernbert, float64, eager, padding beyond the local window."""
+    model, trainable, _, texts, _ = case("modernbert")
     try:
         model.network.set_attn_implementation("eager")
         with pytest.raises(RuntimeError, match="not finite"):
             capture(model, collate(texts, pad_id(model)), trainable)
-        found = stream_kernels(model, {"a": texts}, [("a", "a")], FORMULAS, trainable, pad_id(model))
+        with pytest.raises(RuntimeError, match="not finite"):
+            stream_kernels(model, {"a": texts}, [("a", "a")], FORMULAS, trainable, pad_id(model))
     finally:
         model.network.set_attn_implementation("sdpa")
-    assert not found.coverage.batched
-    assert "not finite" in found.coverage.reason
-    assert_same({kernel: whole(groups) for kernel, groups in found.kernels["a", "a"].items()}, expected)
 
 
 def streamed(name, groups, pairs, **chosen):
@@ -124,7 +123,6 @@ def test_little_memory_gives_the_same_kernels_and_logits(name, lengths, seed, si
     little = streamed(name, texts, pairs, memory=memory, batch_size=size)
     assert set(plenty.kernels) == set(pairs) == set(little.kernels)
     for pair in pairs:
-        # A single text's noise coordinates need not be noise in all: both runs must decide alike, so noise is compared too
         assert_same({k: whole(v) for k, v in little.kernels[pair].items()}, {k: whole(v) for k, v in plenty.kernels[pair].items()})
     assert little.noise == plenty.noise
     for group, values in plenty.logits.items():
