@@ -1,0 +1,103 @@
+"""The two contractions, on random factors, against full gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_table import kernel_of
+
+from lmntk.kernels import contraction
+from lmntk.kernels.contraction import FORMULAS, SIGNS, inner, inner_applies, kernel_names, tile_products
+from lmntk.kernels.gram import Panel, gram
+from lmntk.kernels.streaming import whole
+from lmntk.tangents.factors import DenseFactors, OuterFactors, Tangents, coalesce
+
+C, I, O, V = 2, 5, 4, 6
+
+
+def random_factors(kind, count, tokens, seed):
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    if kind == "outer":
+        return OuterFactors(normal(count, tokens, I), normal(C, count, tokens, O))
+    if kind == "rows":
+        return coalesce(torch.randint(-1, V, (count, tokens), generator=generator), normal(C, count, tokens, I))
+    return DenseFactors(normal(C, count, O))
+
+
+SHAPES = {"outer": torch.Size([O, I]), "rows": torch.Size([V, I]), "dense": torch.Size([O])}
+
+
+@settings(max_examples=15, deadline=None)
+@given(kind=st.sampled_from(["outer", "rows"]), n=st.integers(1, 4), m=st.integers(1, 4), t=st.integers(1, 4), s=st.integers(1, 4))
+def test_inner_equals_the_full_gradients_wherever_it_applies(kind, n, m, t, s):
+    left, right = random_factors(kind, n, t, 1), random_factors(kind, m, s, 2)
+    names = [name for name in SIGNS if inner_applies([left, right], [name])]
+    assert ("signgd" in names) == (kind == "rows" or t == s == 1)
+    rows, columns = (part.gradients(SHAPES[kind]).flatten(2).transpose(0, 1) for part in (left, right))
+    for name, block in inner(left, right, names).items():
+        torch.testing.assert_close(block.permute(1, 0, 3, 2), kernel_of(name, rows, columns), rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    row_sizes=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    column_sizes=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    tile_bytes=st.sampled_from([1, 700, 2**24]),
+    missing=st.booleans(),
+)
+def test_gram_of_mixed_factors_and_batches(row_sizes, column_sizes, tile_bytes, missing):
+    """Also when a parameter has no factors in a batch: its gradient is zero there."""
+
+    def side(sizes, seed):
+        batches, blocks = [], []
+        for index, size in enumerate(sizes):
+            factors = {kind: random_factors(kind, size, 3, seed + 7 * index) for kind in SHAPES}
+            if missing and index == len(sizes) - 1:
+                del factors["outer"]
+            batches.append(Tangents(torch.zeros(size, C, dtype=torch.float64), factors))
+            full = {k: torch.zeros(size, C, shape.numel(), dtype=torch.float64) for k, shape in SHAPES.items()}
+            full |= {k: f.gradients(SHAPES[k]).flatten(2).transpose(0, 1) for k, f in factors.items()}
+            blocks.append(torch.cat([full[k] for k in SHAPES], 2))
+        return Panel(batches), torch.cat(blocks)
+
+    (rows, left), (columns, right) = side(row_sizes, 1), side(column_sizes, 100)
+    found = gram(rows, columns, FORMULAS, tile_bytes=tile_bytes)
+    assert list(found) == kernel_names(FORMULAS)
+    for name, groups in found.items():
+        torch.testing.assert_close(whole(groups), kernel_of(name, left, right), rtol=1e-12, atol=1e-12)
+    for name, groups in gram(rows, rows, FORMULAS, tile_bytes=tile_bytes).items():
+        torch.testing.assert_close(whole(groups), kernel_of(name, left, left), rtol=1e-12, atol=1e-12)
+
+
+def test_integer_and_float_sign_products_agree(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = (torch.randn(size, 200, generator=generator) for size in (33, 40))
+    rows[:, ::7] = 0
+    in_integers = tile_products(rows, columns, ["signgd"])["signgd"]
+    assert in_integers.dtype == torch.int32
+    monkeypatch.delattr(torch, "_int_mm")
+    in_floats = tile_products(rows, columns, ["signgd"])["signgd"]
+    assert in_floats.dtype == torch.float32
+    assert torch.equal(in_integers.float(), in_floats)
+    assert torch.equal(in_floats.double(), rows.double().sign() @ columns.double().sign().T)
+
+
+def test_a_float32_sign_product_too_long_to_be_exact_is_refused(monkeypatch):
+    monkeypatch.setattr(contraction, "EXACT_FLOAT32_INTEGERS", 200)
+    rows = torch.ones(2, 200)
+    with pytest.raises(ValueError, match="200 coordinates"):
+        tile_products(rows, rows, ["signgd"])
+    assert tile_products(rows[:, :199], rows[:, :199], ["signgd"])["signgd"][0, 0] == 199
+    assert tile_products(rows.double(), rows.double(), ["signgd"])["signgd"][0, 0] == 200
+
+
+def test_a_panel_in_which_nothing_has_a_gradient():
+    empty = Panel([Tangents(torch.zeros(2, 1), {})])
+    with pytest.raises(ValueError, match="nothing to contract"):
+        gram(empty, empty, ["sgd"])
