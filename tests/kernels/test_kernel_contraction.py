@@ -14,7 +14,7 @@ from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.streaming import whole
 from lmntk.tangents.factors import DenseFactors, OuterFactors, Tangents, coalesce
 
-C, I, O, V = 2, 5, 4, 6
+C, WIDTH, OUT, V = 2, 5, 4, 6
 
 
 def random_factors(kind, count, tokens, seed):
@@ -24,13 +24,13 @@ def random_factors(kind, count, tokens, seed):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     if kind == "outer":
-        return OuterFactors(normal(count, tokens, I), normal(C, count, tokens, O))
+        return OuterFactors(normal(count, tokens, WIDTH), normal(C, count, tokens, OUT))
     if kind == "rows":
-        return coalesce(torch.randint(-1, V, (count, tokens), generator=generator), normal(C, count, tokens, I))
-    return DenseFactors(normal(C, count, O))
+        return coalesce(torch.randint(-1, V, (count, tokens), generator=generator), normal(C, count, tokens, WIDTH))
+    return DenseFactors(normal(C, count, OUT))
 
 
-SHAPES = {"outer": torch.Size([O, I]), "rows": torch.Size([V, I]), "dense": torch.Size([O])}
+SHAPES = {"outer": torch.Size([OUT, WIDTH]), "rows": torch.Size([V, WIDTH]), "dense": torch.Size([OUT])}
 
 
 @settings(max_examples=15, deadline=None)

@@ -128,9 +128,7 @@ def test_leaving_noise_out_brings_float32_signs_closer_to_float64(name):
         streamed = stream_kernels(model, texts, [("train", "eval")], ["signgd"], row.parameters.select(model), pad_id(model), settings)
         return whole(streamed.kernels["train", "eval"]["signgd"])
 
-    without, with_noise = (
-        relative_distance(compute(torch.float32, drop), compute(torch.float64, drop)) for drop in (True, False)
-    )
+    without, with_noise = (relative_distance(compute(torch.float32, drop), compute(torch.float64, drop)) for drop in (True, False))
     assert without < 0.5 * with_noise
 
 

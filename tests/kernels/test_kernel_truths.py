@@ -124,7 +124,8 @@ def test_leaving_noise_out_changes_nothing_but_the_signs_of_noise():
     texts = {"a": random_texts(row, [6, 3, 9], 1), "b": random_texts(row, [5, 4], 2)}
     without, with_noise = (all_kernels(model, row, texts, ("a", "b"), drop_noise=drop) for drop in (True, False))
     torch.testing.assert_close(without["sgd"], with_noise["sgd"], rtol=1e-12, atol=1e-12)
-    count = sum(int(mask.sum()) for mask in noise_coordinates([capture(model, b, row.parameters.select(model)) for b in alone(model, texts["a"])]).values())
+    tangents = [capture(model, batch, row.parameters.select(model)) for batch in alone(model, texts["a"])]
+    count = sum(int(mask.sum()) for mask in noise_coordinates(tangents).values())
     assert count == 16
     difference = (without["signgd"] - with_noise["signgd"]).abs()
     assert 0 < float(difference.max()) <= count

@@ -45,6 +45,7 @@ def load_masked_lm(name: str, dtype: str = "float32", attention: str | None = No
     Raises:
         UserError: no such folder or name, a folder without config or weights, a model without a masked-word head.
     """
+    from safetensors import SafetensorError
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForMaskedLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -69,7 +70,7 @@ def load_masked_lm(name: str, dtype: str = "float32", attention: str | None = No
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=looks_local)
     except UserError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # RuntimeError: shapes that do not fit the config
         reason = " ".join(str(error).split())[:300]
         offline = " (offline mode is on)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
         raise UserError(f"model: cannot load {name!r} as a masked language model{offline}: {reason}") from error

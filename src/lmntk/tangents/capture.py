@@ -45,7 +45,7 @@ def _watched(model: nn.Module, owners: set[nn.Module], count: int, records: list
         if isinstance(module, nn.Embedding) and inputs.shape[0] == 1 < count:  # one lookup broadcast over the batch
             inputs, replaced = inputs.expand(count, -1), output.expand(count, *output.shape[1:])
         record = _Record(module, inputs, replaced.shape)
-        if not replaced.requires_grad:
+        if output.is_leaf:  # nothing before it asks for a gradient (it may itself: gradient checkpointing sees to that)
             replaced = replaced.detach().requires_grad_()
             record.leaf = replaced
         else:

@@ -1,0 +1,292 @@
+"""Planted faults: whatever a rule misses or gets wrong is found before a kernel is made of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from model_table import TABLE, pad_id, random_texts
+from torch import nn
+
+from lmntk.kernels.gram import Panel, gram
+from lmntk.kernels.streaming import Settings, stream_kernels, whole
+from lmntk.prompts.batching import collate
+from lmntk.prompts.encoding import EncodedText
+from lmntk.tangents.capture import capture
+from lmntk.tangents.coverage import check_coverage
+from lmntk.tangents.factors import sum_over_uses
+from lmntk.tangents.rules import RULES, register_rule
+
+BATCH = {"input_ids": torch.tensor([[1, 2, 3, 1], [4, 1, 0, 2], [5, 5, 1, 3]])}
+
+
+class Toy(nn.Module):
+    """Embedding, a layer, mean over tokens, two logits."""
+
+    def __init__(self, middle=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(6, 4)
+        self.middle = middle or nn.Linear(4, 4)
+        self.out = nn.Linear(4, 2)
+        self.double()
+
+    def forward(self, batch):
+        return self.out(torch.tanh(self.middle(self.table(batch["input_ids"]))).mean(1))
+
+
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.randn(4))
+
+    def forward(self, x):
+        return x * self.gain
+
+
+class Twice(nn.Linear):
+    """A module applied twice in one pass."""
+
+
+class Around(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(torch.tanh(self.inner(x)))
+
+
+class WithSpare(nn.Linear):
+    """One module that is never applied, and one whose output is thrown away."""
+
+    def __init__(self):
+        super().__init__(4, 4)
+        self.spare = nn.Linear(4, 4)
+        self.ignored = nn.Linear(4, 4)
+
+    def forward(self, x):
+        self.ignored(x)
+        return super().forward(x)
+
+
+class Coupled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.linear(x - x.mean(0, keepdim=True) / 2)
+
+
+class SharedTable(nn.Module):
+    """A layer on positions that knows no batch, as T5's or DeBERTa's relative positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.positions = nn.Embedding(4, 4)
+        self.project = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return x + self.project(self.positions(torch.arange(4)))
+
+
+class BroadcastTable(nn.Module):
+    """A lookup at batch 1, as BERT's positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.positions = nn.Embedding(4, 4)
+
+    def forward(self, x):
+        return x + self.positions(torch.arange(4)[None])
+
+
+def jacobian(model, batch):
+    """Returns {name: (c, n, *shape)} by plain autograd, each example alone."""
+    found = {name: [] for name, _ in model.named_parameters()}
+    for i in range(len(batch["input_ids"])):
+        logits = model({"input_ids": batch["input_ids"][i : i + 1]})[0]
+        for name, parameter in model.named_parameters():
+            rows = [torch.autograd.grad(f, parameter, retain_graph=True, allow_unused=True)[0] for f in logits]
+            found[name].append(torch.stack([torch.zeros_like(parameter) if row is None else row for row in rows]))
+    return {name: torch.stack(rows, 1) for name, rows in found.items()}
+
+
+def assert_right(model, batched, fallback=(), unused=()):
+    """The coverage is as expected, and what is captured that way equals plain autograd."""
+    trainable = dict(model.named_parameters())
+    coverage = check_coverage(model, BATCH, trainable)
+    assert (coverage.batched, coverage.fallback, coverage.unused) == (batched, tuple(fallback), tuple(unused))
+    assert all(name in coverage.describe() for name in fallback)
+    assert coverage.worst < 1e-12
+    expected = jacobian(model, BATCH)
+    parts = [BATCH] if batched else [{"input_ids": BATCH["input_ids"][i : i + 1]} for i in range(3)]
+    tangents = [capture(model, part, trainable, coverage.fallback) for part in parts]
+    for name, parameter in trainable.items():
+        if name in tangents[0].factors:
+            found = torch.cat([each.factors[name].gradients(parameter.shape) for each in tangents], 1)
+            torch.testing.assert_close(found, expected[name], rtol=1e-12, atol=1e-14)
+        else:
+            assert not expected[name].any()
+    return coverage
+
+
+def test_plain_layers():
+    assert_right(Toy(), batched=True)
+
+
+def test_a_bare_parameter_falls_to_plain_autograd():
+    coverage = assert_right(Toy(Scale()), batched=False, fallback=["middle.gain"])
+    assert "one text at a time" in coverage.describe()
+
+
+def test_a_subclass_that_its_rule_does_not_fit_is_an_error():
+    class ScaledLinear(nn.Linear):
+        def __init__(self):
+            super().__init__(4, 4)
+            self.gain = nn.Parameter(torch.randn(4))
+
+        def forward(self, x):
+            return super().forward(x) * self.gain
+
+    model = Toy(ScaledLinear())
+    with pytest.raises(RuntimeError, match=r"middle\.(weight|bias)"):  # the rule takes the output for W x + b
+        check_coverage(model, BATCH, dict(model.named_parameters()))
+
+
+def test_a_parameter_whose_gradient_vanishes_in_the_text_that_is_checked_is_still_caught():
+    """DeBERTa's relative positions have no gradient in a text of equal tokens, and were then left out of every text."""
+    row = TABLE["deberta-shared-keys"]
+    model = row.model(1)
+    texts = [EncodedText((7, 7), 0, None), EncodedText((7, 7), 1, None)]
+    coverage = check_coverage(model, collate(texts, pad_id(model)), row.parameters.select(model))
+    assert coverage.fallback == ("network.deberta.encoder.rel_embeddings.weight",)
+
+
+def test_the_second_text_is_checked_too():
+    class Gate(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.randn(4))
+
+        def forward(self, x):
+            return x * self.gain if x.abs().sum() > threshold else x * 1.0
+
+    model = Toy(Gate())
+    threshold = 0.0
+    sums = [float(model.table(row).detach().abs().sum()) for row in BATCH["input_ids"]]
+    order = sorted(range(3), key=lambda i: sums[i])
+    threshold = (sums[order[0]] + sums[order[2]]) / 2
+    batch = {"input_ids": BATCH["input_ids"][[order[0], order[2]]]}
+    assert check_coverage(model, batch, dict(model.named_parameters())).fallback == ("middle.gain",)
+
+
+def test_a_module_applied_twice():
+    assert_right(Toy(Around(Twice(4, 4))), batched=True)
+
+
+def test_a_norm_and_its_bias_applied_twice():
+    assert_right(Toy(Around(nn.LayerNorm(4))), batched=True)
+
+
+def test_modules_without_influence():
+    unused = ["middle.spare.weight", "middle.spare.bias", "middle.ignored.weight", "middle.ignored.bias"]
+    coverage = assert_right(Toy(WithSpare()), batched=True, unused=unused)
+    assert "4 parameters have no influence" in coverage.describe()
+
+
+def test_a_layer_that_couples_the_batch():
+    coverage = assert_right(Toy(Coupled()), batched=False)
+    assert "lose the batch axis" in coverage.reason
+
+
+def test_a_layer_without_a_batch_axis():
+    coverage = assert_right(Toy(SharedTable()), batched=False)
+    assert "batch axis" in coverage.reason
+
+
+def test_a_lookup_broadcast_over_the_batch():
+    assert_right(Toy(BroadcastTable()), batched=True)
+
+
+def test_a_tied_decoder_over_the_whole_vocabulary():
+    """A table and a linear map share a weight, and every row of the output counts; the padding row gets none from the lookup."""
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.table = nn.Embedding(6, 4, padding_idx=2)
+            nn.init.normal_(self.table.weight)
+            self.decoder = nn.Linear(4, 6)
+            self.decoder.weight = self.table.weight
+            self.double()
+
+        def forward(self, batch):
+            return self.decoder(torch.tanh(self.table(batch["input_ids"])).mean(1))[:, :2]
+
+    assert_right(Tied(), batched=True)
+
+
+@pytest.fixture
+def rules():
+    before = dict(RULES)
+    yield RULES
+    RULES.clear()
+    RULES.update(before)
+
+
+@pytest.mark.usefixtures("rules")
+def test_a_rule_that_is_registered_is_used_and_runs_in_batches():
+    @register_rule(Scale)
+    def scale(use):
+        yield use.module.gain, sum_over_uses(use.output_gradients * use.inputs)
+
+    assert_right(Toy(Scale()), batched=True)
+
+
+@pytest.mark.usefixtures("rules")
+@pytest.mark.parametrize("fault", [lambda use: 1.001 * use.inputs, lambda use: -use.inputs, lambda use: use.inputs.flip(1)])
+def test_a_wrong_rule_is_an_error_that_names_the_parameter(fault):
+    @register_rule(Scale)
+    def scale(use):
+        yield use.module.gain, sum_over_uses(use.output_gradients * fault(use))
+
+    model = Toy(Scale())
+    with pytest.raises(RuntimeError, match=r"'middle\.gain'.*register a right rule"):
+        check_coverage(model, BATCH, dict(model.named_parameters()))
+
+
+@pytest.mark.usefixtures("rules")
+def test_a_subclass_takes_its_nearest_rule():
+    @register_rule(Twice)
+    def nothing(use):
+        yield from ()
+
+    model = Toy(Twice(4, 4))
+    coverage = check_coverage(model, BATCH, dict(model.named_parameters()))
+    assert coverage.fallback == ("middle.weight", "middle.bias")
+
+
+def test_fallback_takes_one_text_at_a_time():
+    model = Toy(Scale())
+    with pytest.raises(ValueError, match="a batch of one"):
+        capture(model, BATCH, dict(model.named_parameters()), ["middle.gain"])
+
+
+def test_fallback_reaches_the_kernel():
+    model = Toy(Scale())
+    texts = {"a": [EncodedText(tuple(row.tolist()), 0, None) for row in BATCH["input_ids"]]}
+    found = stream_kernels(model, texts, [("a", "a")], ["sgd"], dict(model.named_parameters()), 0, Settings(batch_size=3))
+    full = torch.cat([g.flatten(2) for g in jacobian(model, BATCH).values()], 2)
+    expected = torch.einsum("cnp,dmp->ncmd", full, full)
+    torch.testing.assert_close(whole(found.kernels["a", "a"]["sgd"]), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_frozen_part_has_no_factors():
+    row = TABLE["bert"]
+    model = row.model(2)
+    trainable = {name: p for name, p in row.parameters.select(model).items() if "layer.1" in name}
+    tangents = capture(model, collate(random_texts(row, [5, 4], 1), pad_id(model)), trainable)
+    assert set(tangents.factors) == set(trainable)
+    assert whole(gram(Panel([tangents]), Panel([tangents]), ["sgd"])["sgd"]).shape == (2, 2, 2, 2)
