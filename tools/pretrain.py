@@ -220,7 +220,7 @@ def train(args: argparse.Namespace) -> None:
         generator = torch.Generator().manual_seed(int(random.integers(2**62)))
         length = int(random.choice(LENGTHS, p=(0.3, 0.4, 0.3)))
         size = args.batch_tokens // length
-        dwells = args.stress_from is not None and step >= args.stress_from
+        dwells = args.stress_from is not None and step >= args.stress_from and random.random() < args.stress_share
         rows = random.choice(with_stress[length], size) if dwells else random.integers(HELD_OUT_CHUNKS, len(arrays[length]), size=size)
         ids = torch.from_numpy(arrays[length][np.sort(rows)].astype(np.int64)).to(device)
         for optimizer in optimizers:
@@ -269,6 +269,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate, of Muon and of AdamW")
     parser.add_argument("--mask-share", type=float, default=0.25)
     parser.add_argument("--stress-from", type=int, help="the step from which training dwells on the stressed words")
+    parser.add_argument("--stress-share", type=float, default=1.0, help="of the batches from then on, the share that dwells")
     parser.add_argument("--stress-words", default=STRESS_WORDS, help="separated by spaces; those that are one token count")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=256)

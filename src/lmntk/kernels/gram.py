@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from lmntk.kernels.contraction import (
-    EXACT_FLOAT32_INTEGERS,
     inner,
     inner_applies,
     inner_is_cheaper,
@@ -21,6 +20,8 @@ from lmntk.kernels.contraction import (
 from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors, Tangents
 
 TILE_BYTES = 32 * 2**20  # rows and columns of one tile together; measured best of 1 to 64 MiB with a cache of 32
+# Measured: in float32 one product over 700,000 positive terms loses 3e-5; over this many, 1e-7. Between tiles sums are float64.
+LONGEST_SUM = 2**15
 EVERYTHING = "all"
 FLIPPED = "asigngd_flipped"
 
@@ -156,7 +157,7 @@ def _add_tiles(left: Placed, right: Placed, names: Sequence[str], sums: Mapping[
     chunks = list(_chunks(right, max(128, n * c) // d + 1))
     largest = max(stop - start for start, stop, _ in chunks)
     budget = buffers.tile_bytes // like.element_size() // (c * n + d * largest)
-    step = max(1, min(slices, budget // width, (EXACT_FLOAT32_INTEGERS - 1) // width))
+    step = max(1, min(slices, budget // width, LONGEST_SUM // width))
     for start in range(0, slices, step):
         stop = min(start + step, slices)
         row_tile = _fill(buffers.take("rows", (c, n, (stop - start) * width), like), left, 0, start, stop)
