@@ -15,7 +15,6 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
-from lmntk.kernels.contraction import SIGNS
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.logit_model import HeadModel, LogitModel, PromptModel, untie_head
 from lmntk.prompts.batching import collate
@@ -194,9 +193,13 @@ def flat(jacobian: Mapping[str, Tensor], without: Mapping[str, Tensor] | None = 
     return torch.cat([torch.where(masks[name], 0.0, part) if name in masks else part for name, part in jacobian.items()], 2)
 
 
+# kernel -> (sign of the rows' gradient, sign of the columns'), as SPEC defines them; not the library's own table
+ORACLE_SIGNS = {"sgd": (False, False), "signgd": (True, True), "asigngd": (True, False), "asigngd_flipped": (False, True)}
+
+
 def kernel_of(name: str, rows: Tensor, columns: Tensor) -> Tensor:
     """Returns the named kernel [n, c, m, d] of two Jacobians, by the definition."""
-    row_sign, column_sign = SIGNS[name]
+    row_sign, column_sign = ORACLE_SIGNS[name]
     return torch.einsum("ncp,mdp->ncmd", rows.sign() if row_sign else rows, columns.sign() if column_sign else columns)
 
 
