@@ -189,7 +189,7 @@ def held_out_loss(model: RobertaForMaskedLM, arrays: dict[int, np.ndarray], shar
     losses = []
     for rows in arrays.values():
         for start in range(0, HELD_OUT_CHUNKS, 128):
-            ids = torch.from_numpy(rows[start : min(start + 128, HELD_OUT_CHUNKS)].astype(np.int64))
+            ids = torch.from_numpy(rows[start : min(start + 128, HELD_OUT_CHUNKS)].astype(np.int64)).to(model.device)
             losses.append(masked_loss(model, ids, shares, generator).item())
     model.train()
     return float(np.mean(losses))
@@ -235,11 +235,14 @@ def train(args: argparse.Namespace) -> None:
             optimizer.step()
         smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
         last = step + 1 == args.steps
-        if (step + 1) % args.log_every == 0 or last:
-            entry = {"step": step + 1, "loss": round(smooth, 4), "seconds_per_step": round((time.time() - started) / (step + 1 - first), 3)}
-            if (step + 1) % args.save_every == 0 or last:
+        saves = (step + 1) % args.save_every == 0 or last
+        if saves:
+            save_checkpoint(checkpoint, step + 1, model, optimizers)
+        if saves or (step + 1) % args.log_every == 0:
+            pace = (time.time() - started) / (step + 1 - first)
+            entry = {"step": step + 1, "loss": round(smooth, 4), "seconds_per_step": round(pace, 3)}
+            if saves:
                 entry["held_out"] = round(held_out_loss(model, arrays), 4)
-                save_checkpoint(checkpoint, step + 1, model, optimizers)
             print(json.dumps(entry), flush=True)
             with log.open("a") as file:
                 file.write(json.dumps(entry) + "\n")

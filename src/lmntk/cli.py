@@ -83,7 +83,9 @@ def run(
     seeds: Annotated[str | None, typer.Option(help="of the splits  [default: 13,21,42,87,100]")] = None,
     modes: Annotated[str | None, typer.Option(help="prompt, head, or both  [default: prompt]")] = None,
     formulas: FormulasOption = None,
-    solvers: Annotated[str | None, typer.Option(help="of ridge, asym, logistic, row-logistic, svc, svr  [default: ridge,asym]")] = None,
+    solvers: Annotated[
+        str | None, typer.Option(help="of ridge, asym, logistic, row-logistic, svc, svr  [default: ridge; asym for asigngd]")
+    ] = None,
     test_limit: Annotated[int | None, typer.Option(help="most test texts  [default: 1000]")] = None,
     out: Annotated[Path | None, typer.Option(help="the output folder; a rerun resumes it  [default: runs/lmntk]")] = None,
     dtype: DtypeOption = None,
@@ -163,10 +165,14 @@ def _print_summary(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lmntk.reports.results import summary_table
+    from lmntk.reports.results import markdown_table, summary_table
     from lmntk.tasks import TASKS
 
-    header, lines = summary_table(rows, {name: task.title for name, task in TASKS.items()})
+    titles = {name: task.title for name, task in TASKS.items()}
+    if not sys.stdout.isatty():  # a pipe has no width to fit
+        print(markdown_table(*summary_table(rows, titles)))
+        return
+    header, lines = summary_table(rows, titles)
     table = Table(*header)
     for line in lines:
         table.add_row(*line)
@@ -249,6 +255,8 @@ def split(
 
     Example: lmntk split --task sst-2 --data data --k 16 --seed 13
     """
+    if k < 1 or test_limit < 1 or not 0 <= seed < 2**32:
+        raise UserError("split: --k and --test-limit must be at least 1, --seed from 0 to 4294967295")
     from lmntk.preparation import split_cells
     from lmntk.tasks import get_task, read_data
 

@@ -53,7 +53,7 @@ class Experiment(BaseModel):
     seeds: tuple[int, ...] = SEEDS
     modes: tuple[Mode, ...] = ("prompt",)
     formulas: tuple[Formula, ...] = ("sgd", "signgd", "asigngd")
-    solvers: tuple[Solver, ...] = ("ridge", "asym")
+    solvers: tuple[Solver, ...] | None = None
     template: str | None = None
     label_words: tuple[str, ...] | None = None
     max_length: int | None = Field(None, gt=0)
@@ -81,6 +81,13 @@ class Experiment(BaseModel):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return (value,) if isinstance(value, int) else value
 
+    @field_validator("seeds")
+    @classmethod
+    def _seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(not 0 <= seed < 2**32 for seed in value):
+            raise ValueError("a seed must be from 0 to 4294967295")
+        return value
+
     @field_validator("k")
     @classmethod
     def _positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
@@ -105,7 +112,7 @@ class Experiment(BaseModel):
             raise ValueError("data: tasks need the folder that holds <task>/train.jsonl.gz")
         for name in ("k", "seeds", "modes", "formulas", "solvers"):
             values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
+            if values is not None and (not values or len(set(values)) != len(values)):
                 raise ValueError(f"{name}: give at least one value, each once")
         if (self.template or self.label_words) and len(self.tasks) + len(self.own_tasks) > 1:
             raise ValueError("template: one prompt for several tasks; set it on one task, or run them apart")

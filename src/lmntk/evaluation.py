@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lmntk.errors import UserError
 from lmntk.kernels.kernel import Kernel
 from lmntk.solvers.grid import SOLVERS, solve_grid
 from lmntk.solvers.inputs import KernelWarning, SolverInputs
@@ -54,19 +55,35 @@ def baseline(mode: str, metric: str, logits: Mapping[str, np.ndarray], labels: M
     )
 
 
-def methods_of(formulas: Sequence[str], solvers: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns the (formula, solver) pairs that exist, in the order given.
+def methods_of(formulas: Sequence[str], solvers: Sequence[str] | None) -> list[tuple[str, str]]:
+    """Returns the (formula, solver) pairs that exist, in the order given; without solvers, each formula's usual one.
+
+    Raises:
+        UserError: a formula that no solver takes, or a solver that takes no formula.
 
     Ridge takes ``asigngd`` too (least squares with a matrix that is not symmetric), but its solver is ``asym``; only where
     that is not among the solvers does ridge stand in.
     """
-    pairs = []
+    pairs: list[tuple[str, str]] = []
+    if solvers is None:
+        return [(formula, _partner(formula)) for formula in formulas]
     for formula in formulas:
         fitting = [solver for solver in solvers if formula in SOLVERS[solver].formulas]
         if formula == "asigngd" and "asym" in fitting:
             fitting = [solver for solver in fitting if solver != "ridge"]
+        if not fitting:
+            raise UserError(f"solvers: none of {', '.join(solvers)} takes {formula}; add {_partner(formula)}, or leave the formula out")
         pairs += [(formula, solver) for solver in fitting]
+    idle = [solver for solver in solvers if solver not in {solver for _, solver in pairs}]
+    if idle:
+        raise UserError(
+            f"solvers: {idle[0]} takes {' or '.join(SOLVERS[idle[0]].formulas)}, which are not among the formulas; leave it out"
+        )
     return pairs
+
+
+def _partner(formula: str) -> str:
+    return "asym" if formula == "asigngd" else "ridge"
 
 
 def solve_cell(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,8 +18,8 @@ from lmntk.evaluation import baseline, methods_of, solve_cell
 from lmntk.kernels.contraction import kernel_names
 from lmntk.kernels.groups import group_of_layer
 from lmntk.kernels.kernel import Kernel, load_tensors, save_tensors
-from lmntk.kernels.streaming import Settings, default_memory, stream_kernels, whole
-from lmntk.memory import parse_bytes
+from lmntk.kernels.streaming import Settings, stream_kernels, whole
+from lmntk.memory import default_memory, parse_bytes
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import Pretrained, load_masked_lm
 from lmntk.models.logit_model import HeadModel, LogitModel, PromptModel, untie_head
@@ -28,7 +29,7 @@ from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText, PromptEncoder, TextEncoder
 from lmntk.provenance import content_key, digest_examples, versions
 from lmntk.reports.results import write_reports
-from lmntk.solvers.grid import default_grid
+from lmntk.solvers.grid import SOLVER_VERSION, default_grid
 
 SIDES = ("train", "dev", "test")
 
@@ -72,14 +73,22 @@ class _Run:
     progress: Progress
     settings: Settings
     chosen: ParameterFilter
+    methods: list[tuple[str, str]]
+    encoders: dict[tuple[str, str], TextEncoder] = field(default_factory=dict)
 
-    def key(self, task: PreparedTask, cell: Cell, encoder: TextEncoder) -> str:
+    def encoder(self, task: PreparedTask, mode: str) -> TextEncoder:
+        """Returns a task's encoder in a mode, made once."""
+        if (task.name, mode) not in self.encoders:
+            self.encoders[task.name, mode] = task.encoder(self.pretrained.tokenizer, mode)
+        return self.encoders[task.name, mode]
+
+    def key(self, task: PreparedTask, cell: Cell) -> str:
         """Returns the hash of all that the cell's kernels depend on."""
         e = self.experiment
         return content_key(
             version=KERNEL_VERSION,
             weights=self.pretrained.fingerprint,
-            encoder=encoder.fingerprint(),
+            encoder=self.encoder(task, cell.mode).fingerprint(),
             examples={side: digest_examples(examples) for side, examples in task.examples(cell).items()},
             mode=cell.mode,
             difference=self.folds(task),
@@ -104,7 +113,8 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
         UserError: a mistake in the configuration, the data or the model; nothing is computed then.
     """
     progress = progress or Silent()
-    pretrained = load_masked_lm(experiment.model, experiment.dtype, experiment.attention)
+    methods = methods_of(experiment.formulas, experiment.solvers)
+    pretrained = load_masked_lm(experiment.model, experiment.dtype, experiment.attention, needs_head="prompt" in experiment.modes)
     if experiment.untie_head:
         untie_head(pretrained.network)
     tasks = prepare_tasks(experiment, pretrained.tokenizer)
@@ -116,7 +126,7 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
     chosen = ParameterFilter(
         not experiment.without_embeddings, not experiment.without_head, experiment.biases_only, experiment.include, experiment.exclude
     )
-    this = _Run(experiment, pretrained, store, progress, settings, chosen)
+    this = _Run(experiment, pretrained, store, progress, settings, chosen, methods)
     for mode in experiment.modes:  # a filter that matches nothing shows now
         chosen.select(HeadModel(pretrained.network, nn.Linear(1, 2)) if mode == "head" else LogitModel(pretrained.network, 2, False))
     store.prepare()
@@ -125,7 +135,7 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
     results: dict[str, dict[str, Any]] = {}
     for task, cell in planned:
         found = store.result(cell, _result_key(this, task, cell))
-        if found is not None:
+        if found is not None and _files_are_there(this, cell):
             results[cell.name] = found
     progress.start(len(planned), len(results))
     for task in tasks:
@@ -142,22 +152,34 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
 def _report(
     this: _Run, tasks: Sequence[PreparedTask], planned: Sequence[tuple[PreparedTask, Cell]], results: Mapping[str, dict[str, Any]]
 ) -> None:
-    rows = [row for _, cell in planned if cell.name in results for row in results[cell.name]["rows"]]
+    names = {cell.name for _, cell in planned}
+    before = [found for found in this.store.results(this.pretrained.fingerprint) if found["cell"] not in names]
+    rows = [row for found in before for row in found["rows"]]
+    rows += [row for _, cell in planned if cell.name in results for row in results[cell.name]["rows"]]
     titles = {task.name: task.title for task in tasks}
+    computed_with = {json.dumps(found["versions"], sort_keys=True) for found in (*before, *results.values())}
     facts = {
         "model": this.experiment.model,
         "weights": this.pretrained.fingerprint[:16],
         "parameters": this.chosen.describe(),
-        "cells": f"{len(results)} of {len(planned)} finished",
+        "cells": f"{len(results)} of {len(planned)} finished" + (f", and {len(before)} of earlier runs on this model" if before else ""),
     }
-    write_reports(this.store, rows, titles, facts | versions())
+    facts |= {f"classes of {task.name}": "; ".join(task.meaning()) for task in tasks}
+    facts |= {"computed with": " and ".join(sorted(computed_with))}
+    write_reports(this.store, rows, titles, facts)
+
+
+def _files_are_there(this: _Run, cell: Cell) -> bool:
+    """True when a finished cell has its predictions and, if they are to be kept, its kernels."""
+    paths = [this.store.folder / "predictions" / f"{cell.name}.tsv"]
+    if this.experiment.keep_kernels:
+        paths += [this.store.kernel_path(cell, side, formula) for side in SIDES for formula in this.experiment.formulas]
+    return all(path.is_file() for path in paths)
 
 
 def _result_key(this: _Run, task: PreparedTask, cell: Cell) -> str:
-    encoder = task.encoder(this.pretrained.tokenizer, cell.mode)
-    methods = methods_of(this.experiment.formulas, this.experiment.solvers)
-    grids = {solver: default_grid(solver) for _, solver in methods}
-    return content_key(kernels=this.key(task, cell, encoder), methods=methods, grids=grids, metric=task.metric)
+    grids = {solver: default_grid(solver) for _, solver in this.methods}
+    return content_key(version=SOLVER_VERSION, kernels=this.key(task, cell), methods=this.methods, grids=grids, metric=task.metric)
 
 
 def _units(cells: Sequence[Cell]) -> Iterable[list[Cell]]:
@@ -171,8 +193,8 @@ def _units(cells: Sequence[Cell]) -> Iterable[list[Cell]]:
 
 def _compute_unit(this: _Run, task: PreparedTask, unit: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any]]]:
     """Yields each cell of a unit with its results; kernels that are there with the right key are not computed."""
-    encoder = task.encoder(this.pretrained.tokenizer, unit[0].mode)
-    keys = {cell.name: this.key(task, cell, encoder) for cell in unit}
+    encoder = this.encoder(task, unit[0].mode)
+    keys = {cell.name: this.key(task, cell) for cell in unit}
     texts = {cell.name: {side: [encoder.encode(e) for e in part] for side, part in task.examples(cell).items()} for cell in unit}
     labels = {cell.name: {side: [label_of(e, task.name) for e in part] for side, part in task.examples(cell).items()} for cell in unit}
     kernels = {cell.name: _kept_kernels(this, cell, keys[cell.name]) for cell in unit}
@@ -217,7 +239,7 @@ def _model(
     labels: Mapping[str, Mapping[str, Sequence[int]]],
 ) -> LogitModel:
     """Returns the model whose tangents are taken: the prompt's, or the head's after its probe on the cell's train texts."""
-    network, pad_id = this.pretrained.network, this.pretrained.tokenizer.pad_token_id
+    network, pad_id = this.pretrained.network, this.pretrained.pad_id
     if isinstance(encoder, PromptEncoder):
         return PromptModel(network, encoder.label_ids, this.folds(task))
     train = texts[cell.name]["train"]
@@ -262,7 +284,7 @@ def _stream(
         pairs,
         formulas,
         this.chosen.select(model),
-        this.pretrained.tokenizer.pad_token_id,
+        this.pretrained.pad_id,
         this.settings,
         lambda captured, contracted: this.progress.advance(capture_cost * captured + pair_cost * contracted),
     )
@@ -310,7 +332,7 @@ def _solve(
 ) -> dict[str, Any]:
     """Returns and keeps the results of a cell: the baseline and every formula with every solver that takes it."""
     outcomes = [baseline(cell.mode, task.metric, logits, labels)]
-    for formula, solver in methods_of(this.experiment.formulas, this.experiment.solvers):
+    for formula, solver in this.methods:
         outcomes.append(solve_cell(kernels, logits, labels, task.metric, formula, solver))
     head = {"task": task.name, "k": cell.k, "seed": cell.seed, "mode": cell.mode}
     sizes = {f"{side}_texts": len(labels[side]) for side in SIDES}
@@ -324,6 +346,14 @@ def _solve(
     lines = ["\t".join(["row", "label", *columns])]
     lines += ["\t".join(map(str, values)) for values in zip(cell.test, labels["test"], *columns.values(), strict=True)]
     this.store.write_text(f"predictions/{cell.name}.tsv", "\n".join(lines) + "\n")
-    result = {"key": _result_key(this, task, cell), "rows": rows, "split": {"train": cell.train, "dev": cell.dev, "test": cell.test}}
+    result = {
+        "key": _result_key(this, task, cell),
+        "cell": cell.name,
+        "model": this.pretrained.fingerprint,
+        "classes": task.meaning(),
+        "rows": rows,
+        "split": {"train": cell.train, "dev": cell.dev, "test": cell.test},
+        "versions": versions(),
+    }
     this.store.write_json(f"cells/{cell.name}.json", result)
     return result

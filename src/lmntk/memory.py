@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+from pathlib import Path
+
 from lmntk.errors import UserError
 
 
@@ -15,6 +19,17 @@ def parse_bytes(text: str) -> int:
     number = text.strip().lower().rstrip("bikmg")
     unit = text.strip().lower()[len(number) :]
     try:
-        return int(float(number) * units[unit])
-    except (ValueError, KeyError):
+        size = int(float(number) * units[unit])
+        if size > 0:
+            return size
+        raise ValueError
+    except (ValueError, KeyError, OverflowError):
         raise UserError(f"memory: {text!r} is not a size; write 4GiB or 500MB") from None
+
+
+def default_memory() -> int:
+    """Returns half of the memory that this process may use, in bytes: the machine's, or its container's."""
+    amounts = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with suppress(OSError, ValueError):  # no container, or "max"
+        amounts.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(amounts) // 2

@@ -12,6 +12,7 @@ from lmntk.configuration import Experiment, OwnTask
 from lmntk.errors import UserError
 from lmntk.prompts.encoding import HeadEncoder, PromptEncoder, TextEncoder, fitting_length
 from lmntk.tasks import Example, Task, TaskData, get_task, k_shot_split, read_data
+from lmntk.tasks.splits import cut_test
 
 DEFAULT_LENGTH = 128  # tokens, of a user's own task
 
@@ -22,7 +23,7 @@ class PreparedTask:
 
     name: str
     title: str
-    classes: int
+    labels: tuple[str, ...]
     metric: str
     template: str | None
     label_words: tuple[str, ...] | None
@@ -30,6 +31,19 @@ class PreparedTask:
     text_a_limit: int | None
     cells: tuple[Cell, ...]
     data: dict[tuple[int, int], TaskData] = field(repr=False)
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.labels)
+
+    def meaning(self) -> list[str]:
+        """Returns what each class is, in order: its label, and in prompt mode the word that stands for it."""
+        words = self.label_words or ("",) * self.classes
+        return [
+            f"{index} = {label}" + (f" ({word})" if word else "")
+            for index, (label, word) in enumerate(zip(self.labels, words, strict=False))
+        ]
 
     def examples(self, cell: Cell) -> dict[str, list[Example]]:
         """Returns the cell's examples: train, dev and test."""
@@ -69,7 +83,7 @@ def label_of(example: Example, task: str) -> int:
 def split_cells(task: str, data: TaskData, k: int, seed: int, modes: Sequence[str], test_limit: int, csv_style: bool) -> list[Cell]:
     """Returns the cells of one k and seed: the k-shot split, or the ready-made one, once a mode."""
     if data.dev is not None:
-        parts = tuple(tuple(range(len(rows))) for rows in (data.train, data.dev, data.test[:test_limit]))
+        parts = tuple(range(len(data.train))), tuple(range(len(data.dev))), cut_test(len(data.test), test_limit, csv_style)
     else:
         split = k_shot_split(
             [label_of(example, task) for example in data.train], len(data.test), k, seed, test_limit, csv_style, data.labels
@@ -93,8 +107,11 @@ def prepare_tasks(experiment: Experiment, tokenizer: Any) -> list[PreparedTask]:
     for task in prepared:
         for mode in experiment.modes:
             encoder = task.encoder(tokenizer, mode)
-            for examples in task.examples(task.cells[0]).values():
-                encoder.encode(examples[0])
+            for example in dict.fromkeys(e for cell in task.cells for part in task.examples(cell).values() for e in part):
+                label_of(example, task.name)
+                encoder.encode(example)
+        if task.metric == "f1" and task.classes != 2:
+            raise UserError(f"{task.name}: f1 is that of class 1 of two, and here are {task.classes} classes; use accuracy")
     return prepared
 
 
@@ -112,7 +129,7 @@ def _catalog_task(experiment: Experiment, task: Task, tokenizer: Any) -> Prepare
     return PreparedTask(
         name=task.name,
         title=task.title,
-        classes=len(task.labels),
+        labels=task.labels,
         metric=task.metric,
         template=experiment.template or task.template,
         label_words=experiment.label_words or task.label_words,
@@ -140,7 +157,7 @@ def _own_task(experiment: Experiment, task: OwnTask, tokenizer: Any) -> Prepared
     return PreparedTask(
         name=task.name,
         title=task.name,
-        classes=classes,
+        labels=data.labels or tuple(map(str, range(classes))),
         metric=task.metric,
         template=experiment.template or task.template,
         label_words=experiment.label_words or task.label_words,

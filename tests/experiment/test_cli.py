@@ -90,6 +90,9 @@ def test_two_label_words_fold_into_their_difference(folder, tmp_path):
         ({"dtype": "float16"}, "'float16' is not one of"),
         ({"memory": "much"}, "'much' is not a size"),
         ({"model": "./no-such-folder"}, "config.json"),
+        ({"batch_size": "0"}, "batch-size: must be at least 1"),
+        ({"memory": "-1GiB"}, "'-1GiB' is not a size"),
+        ({"memory": "100"}, "training texts need about"),
     ],
     ids=lambda value: next(iter(value)) + "-" + str(next(iter(value.values())))[:12].replace("/", "") if isinstance(value, dict) else "",
 )
@@ -120,6 +123,15 @@ def test_a_kernel_of_another_model_is_refused_and_the_same_one_kept(folder, tmp_
     assert (tmp_path / "k" / "sgd.safetensors").stat().st_mtime_ns == written
     other = kernel_flags(folder, out=tmp_path / "k", formulas="sgd", model=folder / "other")
     assert_mistake(lmntk("kernel", *other), "is of another model")
+
+
+def test_one_folder_never_mixes_two_prompts_and_gets_lost_logits_back(folder, tmp_path):
+    assert lmntk("kernel", *kernel_flags(folder, out=tmp_path / "k", formulas="sgd")).returncode == 0
+    (tmp_path / "k" / "logits.safetensors").unlink()
+    assert lmntk("kernel", *kernel_flags(folder, out=tmp_path / "k", formulas="sgd")).returncode == 0
+    assert (tmp_path / "k" / "logits.safetensors").is_file()
+    other = kernel_flags(folder, out=tmp_path / "k", formulas="signgd", template="{a} was {mask}.")
+    assert_mistake(lmntk("kernel", *other), "is of another prompt")
 
 
 def test_split_prints_row_numbers(folder, tmp_path):

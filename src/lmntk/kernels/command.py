@@ -12,8 +12,8 @@ from lmntk.kernels.compute import compute_kernels, origin
 from lmntk.kernels.contraction import FORMULAS, kernel_names
 from lmntk.kernels.groups import group_of_layer
 from lmntk.kernels.kernel import Kernel, save_tensors
-from lmntk.kernels.streaming import Settings, default_memory
-from lmntk.memory import parse_bytes
+from lmntk.kernels.streaming import Settings
+from lmntk.memory import default_memory, parse_bytes
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import load_masked_lm
 from lmntk.models.logit_model import untie_head as give_decoder_its_own_weight
@@ -52,23 +52,31 @@ def compute_to_folder(
     if unknown or not formulas:
         raise UserError(f"formulas: {unknown[0] if unknown else ''!r} is not one of {', '.join(FORMULAS)}")
     words = [word.strip() for word in label_words.split(",")] if isinstance(label_words, str) else list(label_words)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"out: {str(out)!r} is a file; name a folder")
+    if batch_size < 1 or (max_length is not None and max_length < 1):
+        raise UserError(f"{'batch-size' if batch_size < 1 else 'max-length'}: must be at least 1")
+    budget = default_memory() if memory is None else parse_bytes(memory)
     texts = {side: read_jsonl(path, require_label=False) for side, path in (("train", train), ("eval", evaluate))}
     pretrained = load_masked_lm(model, dtype, attention)
     if untie_head:
         give_decoder_its_own_weight(pretrained.network)
     encoder = PromptEncoder(pretrained.tokenizer, template, words, max_length or fitting_length(pretrained.tokenizer, DEFAULT_LENGTH))
-    budget = default_memory() if memory is None else parse_bytes(memory)
     settings = Settings(batch_size, budget, not keep_noise, group_of_layer if groups else None)
     filtered = ParameterFilter(**(parameters or {}))
     expected = origin(pretrained, encoder, texts["train"], texts["eval"], all_logits=all_logits, parameters=filtered, settings=settings)
     files: dict[str, list[int]] = {}
-    for formula in formulas:
+    plain = json.loads(json.dumps(expected))
+    for formula in FORMULAS:  # the same kernel is kept, one of something else never overwritten or left beside this one
         path = out / f"{formula}.safetensors"
-        if path.exists():  # the same kernel is kept, another one is never overwritten
-            found = Kernel.load(path, json.loads(json.dumps(expected)))
-            if bool(found.groups) == groups:
+        if path.exists():
+            found = Kernel.load(path, plain)
+            if formula in formulas and bool(found.groups) == groups:
                 files[str(path)] = list(found.values.shape)
-    formulas = [formula for formula in formulas if str(out / f"{formula}.safetensors") not in files]
+    logits_path = out / "logits.safetensors"
+    formulas = [formula for formula in formulas if str(out / f"{formula}.safetensors") not in files] or (
+        [] if logits_path.exists() else list(formulas)
+    )
     if not formulas:
         return {"files": files, "coverage": "all there from an earlier run"}
     c = 1 if len(words) == 2 and not all_logits else len(words)
@@ -87,10 +95,10 @@ def compute_to_folder(
         settings=settings,
         report=lambda captured, contracted: progress.advance(per_text * captured + per_pair * contracted),
     )
+    provenance = next(iter(computed.kernels.values())).provenance
+    save_tensors(logits_path, computed.logits, {"provenance": json.dumps(provenance, sort_keys=True)})
+    files[str(logits_path)] = list(computed.logits["eval"].shape)
     for formula, kernel in computed.kernels.items():
         kernel.save(out / f"{formula}.safetensors")
         files[str(out / f"{formula}.safetensors")] = list(kernel.values.shape)
-    provenance = next(iter(computed.kernels.values())).provenance
-    save_tensors(out / "logits.safetensors", computed.logits, {"provenance": json.dumps(provenance, sort_keys=True)})
-    files[str(out / "logits.safetensors")] = list(computed.logits["eval"].shape)
     return {"files": files, "coverage": computed.coverage.describe(), "provenance": provenance}

@@ -92,8 +92,7 @@ def compute_kernels(
     difference = len(encoder.label_ids) == 2 and not all_logits
     model = PromptModel(pretrained.network, encoder.label_ids, difference)
     texts = {"train": [encoder.encode(e) for e in train], "eval": [encoder.encode(e) for e in evaluate]}
-    pad_id = pretrained.tokenizer.pad_token_id
-    streamed = stream_kernels(model, texts, [("train", "eval")], formulas, chosen.select(model), pad_id, settings, report)
+    streamed = stream_kernels(model, texts, [("train", "eval")], formulas, chosen.select(model), pretrained.pad_id, settings, report)
     provenance = {
         **origin(pretrained, encoder, train, evaluate, all_logits=all_logits, parameters=chosen, settings=settings),
         "model_name": pretrained.name,

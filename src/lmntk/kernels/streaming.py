@@ -6,15 +6,16 @@ row group that wants it, and dropped. Rows that do not fit go in several sweeps.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from lmntk.errors import UserError
 from lmntk.kernels.contraction import kernel_names
 from lmntk.kernels.gram import EVERYTHING, Grouping, Panel, gram
+from lmntk.memory import default_memory
 from lmntk.models.logit_model import LogitModel
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText
@@ -25,11 +26,6 @@ from lmntk.tangents.noise import noise_coordinates, silence
 
 Pair = tuple[str, str]
 Report = Callable[[int, int], None]  # texts captured, pairs of texts contracted, since the last call
-
-
-def default_memory() -> int:
-    """Returns half of this machine's memory, in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 @dataclass(frozen=True)
@@ -83,15 +79,27 @@ class _Capturing:
         self.coverage = check_coverage(self.model, self.batch([ordered[0], ordered[-1]][: len(ordered)]), self.trainable)
         return self.coverage
 
-    def __call__(self, texts: Sequence[EncodedText]) -> tuple[list[Tangents], list[int]]:
-        """Returns batches of tangents, and the texts' order in them."""
+    def __call__(self, texts: Sequence[EncodedText], limit: float | None = None) -> tuple[list[Tangents], list[int]]:
+        """Returns batches of tangents, and the texts' order in them.
+
+        Raises:
+            UserError: they take more than ``limit`` bytes.
+        """
         assert self.coverage is not None
         size = self.settings.batch_size if self.coverage.batched else 1
         batches, order = [], []
+        held, tokens = 0, 0
         for chosen in length_sorted_batches([len(text.ids) for text in texts], size):
             batches.append(capture(self.model, self.batch([texts[i] for i in chosen]), self.trainable, self.coverage.fallback))
             order += chosen
             self.report(len(chosen), 0)
+            held, tokens = held + batches[-1].nbytes, tokens + sum(len(texts[i].ids) for i in chosen)
+            if limit is not None and held > limit:
+                needed = 1.5 * held * sum(len(text.ids) for text in texts) / tokens
+                raise UserError(
+                    f"memory: the factors of {len(texts)} training texts need about {needed / 2**20:,.0f} MiB in all, and "
+                    f"{self.settings.memory / 2**20:,.0f} are allowed; give more memory, or a smaller k"
+                )
         return batches, order
 
 
@@ -118,6 +126,9 @@ def stream_kernels(
         report: called with the texts captured and the pairs contracted since the last call.
 
     Cost: every text is captured once a sweep (one sweep, if the rows fit into two thirds of the memory); see ``gram``.
+
+    Raises:
+        UserError: one row group's factors alone do not fit.
     """
     settings = settings or Settings()
     capturing = _Capturing(model, trainable, settings, pad_id, report)
@@ -134,7 +145,7 @@ def stream_kernels(
         used = 0
         while row_names and (not kept or used + used // len(kept) < 2 * settings.memory // 3):
             name = row_names.pop(0)
-            batches, order = capturing(texts[name])
+            batches, order = capturing(texts[name], 2 * settings.memory / 3)
             as_columns[name] = batches
             if settings.drop_noise and set(formulas) != {"sgd"}:
                 # a zero on the row side leaves a coordinate out of every product, so columns get no mask, not even those

@@ -14,6 +14,7 @@ from torch import nn
 
 from lmntk.errors import UserError
 
+BOOKKEEPING = ("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "id2label", "label2id")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -27,20 +28,33 @@ class Pretrained:
     fingerprint: str
     stored_dtype: str
 
+    @property
+    def pad_id(self) -> int:
+        """The id that fills batches up; where there is none, 0, which the attention mask hides."""
+        found = self.tokenizer.pad_token_id
+        found = self.network.config.pad_token_id if found is None else found
+        return 0 if found is None else int(found)
+
 
 def fingerprint(network: nn.Module) -> str:
-    """Returns the sha256 of a network's parameters and buffers: names, shapes, types and bytes. About 1 s a GB."""
-    digest = hashlib.sha256(type(network).__name__.encode())
+    """Returns the sha256 of a network's configuration, parameters and buffers. About 1 s a GB.
+
+    The configuration counts because the same weights compute something else with, say, another number of heads.
+    """
+    config = getattr(network, "config", None)
+    settings = {} if config is None else {name: value for name, value in config.to_dict().items() if name not in BOOKKEEPING}
+    digest = hashlib.sha256(json.dumps([type(network).__name__, settings], sort_keys=True, default=str).encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def load_masked_lm(name: str, dtype: str = "float32", attention: str | None = None) -> Pretrained:
+def load_masked_lm(name: str, dtype: str = "float32", attention: str | None = None, needs_head: bool = True) -> Pretrained:
     """Returns the masked language model and tokenizer of a local folder, or of a hub name when there is no such folder.
 
-    Weights stored in half precision are computed with in ``dtype``. No pickle is read: safetensors only.
+    Weights stored in half precision are computed with in ``dtype``. No pickle is read: safetensors only. ``needs_head=False``
+    takes a checkpoint without a masked-word head too: head mode reads the base model alone.
 
     Raises:
         UserError: no such folder or name, a folder without config or weights, a model without a masked-word head.
@@ -70,7 +84,14 @@ def load_masked_lm(name: str, dtype: str = "float32", attention: str | None = No
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=looks_local)
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # RuntimeError: shapes that do not fit the config
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+        ImportError,
+        SafetensorError,
+    ) as error:  # RuntimeError: shapes that do not fit the config
         reason = " ".join(str(error).split())[:300]
         offline = " (offline mode is on)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
         raise UserError(f"model: cannot load {name!r} as a masked language model{offline}: {reason}") from error
@@ -78,15 +99,27 @@ def load_masked_lm(name: str, dtype: str = "float32", attention: str | None = No
         logging.set_verbosity(shown)
     base = getattr(network, "base_model_prefix", "")
     lost = sorted(key for key in report["missing_keys"] if not key.startswith(f"{base}."))
-    if lost:
+    if lost and needs_head:
         architecture = ", ".join(getattr(config, "architectures", None) or ["unknown"])
         raise UserError(
             f"model: {name!r} ({architecture}) has no masked-language-model head: {lost[0]!r} is not in its weights; use a "
             "masked-LM checkpoint, or head mode"
         )
-    missing = sorted(report["missing_keys"])
+    missing = sorted(key for key in report["missing_keys"] if key not in lost and ".pooler." not in key)
     if missing:
         raise UserError(f"model: {name!r} lacks weights, {missing[0]!r} among {len(missing)}; the checkpoint is incomplete")
     stored = json.loads((local / "config.json").read_text()) if looks_local else config.to_dict()
     network.eval()
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions:
+        taken = 0 if (padding := _padding_of_positions(network)) is None else padding + 1  # RoBERTa counts from there
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions - taken)
     return Pretrained(network, tokenizer, name, fingerprint(network), str(stored.get("dtype") or stored.get("torch_dtype") or "float32"))
+
+
+def _padding_of_positions(network: nn.Module) -> int | None:
+    """Returns the padding row of the position table, if there is a table with one."""
+    tables = (
+        module for name, module in network.named_modules() if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+    )
+    return next((table.padding_idx for table in tables), None)

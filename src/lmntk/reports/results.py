@@ -37,29 +37,39 @@ def results_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return out.getvalue()
 
 
-def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str, str], dict[str, str]]:
-    """Returns, for each (k, mode, method), by task the mean (population std) of the test metric over the splits, x 100."""
+def summarise(rows: Sequence[Mapping[str, Any]], medians: bool = False) -> dict[tuple[int, str, str], dict[str, str]]:
+    """Returns, for each (k, mode, method), by task the mean (population std), or median, of the test metric over the splits, x 100."""
+    show = _median if medians else _mean
     collected: dict[tuple[int, str, str], dict[str, list[float]]] = {}
     for row in rows:
         line = collected.setdefault((row["k"], row["mode"], row["method"]), {})
         line.setdefault(row["task"], []).append(row["test"])
-    return {key: {task: _cell(values) for task, values in line.items()} for key, line in collected.items()}
+    return {key: {task: show(values) for task, values in line.items()} for key, line in collected.items()}
 
 
-def _cell(values: Sequence[float]) -> str:
+def _median(values: Sequence[float]) -> str:
+    return f"{aggregate(values).median:.1f}"
+
+
+def _mean(values: Sequence[float]) -> str:
     summary = aggregate(values)
     return f"{summary.mean:.1f} ({summary.std:.1f})" if len(values) > 1 else f"{summary.mean:.1f}"
 
 
-def summary_table(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
+def summary_table(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], medians: bool = False) -> tuple[list[str], list[list[str]]]:
     """Returns the table's header and its lines: k, mode, method, then a column a task."""
     metrics = {row["task"]: METRIC_NAMES.get(row["metric"], row["metric"]) for row in rows}
     header = ["k", "mode", "method", *(f"{titles.get(task, task)} ({metric})" for task, metric in metrics.items())]
     lines = [
         [str(k), mode, method, *(cells.get(task, "-") for task in metrics)]
-        for (k, mode, method), cells in sorted(summarise(rows).items(), key=lambda item: item[0][0])
+        for (k, mode, method), cells in sorted(summarise(rows, medians).items(), key=lambda item: item[0][0])
     ]
     return header, lines
+
+
+def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Returns a table in Markdown."""
+    return "\n".join([f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(line)} |" for line in body)])
 
 
 def summary_markdown(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], facts: Mapping[str, str]) -> str:
@@ -73,8 +83,7 @@ def summary_markdown(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str
             "",
         ]
         lines[-2] += " setting chosen on the split's dev set."
-        lines += [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-        lines += [f"| {' | '.join(line)} |" for line in body]
+        lines += [markdown_table(header, body), "", "## Medians", "", markdown_table(*summary_table(rows, titles, medians=True))]
         notes = sorted({f"{row['task']}, {row['method']}: {note}" for row in rows for note in row["notes"]})
         if notes:
             lines += ["", "## Notes", "", *(f"* {note}" for note in notes)]

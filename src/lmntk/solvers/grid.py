@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Grid = Mapping[str, Sequence[float]]
 
+SOLVER_VERSION = 1  # counts up when a solver gives other numbers, so that old results are not reused
+
 REGULARIZATIONS = (0.0, 0.001, 0.01, 0.1, 1.0)
 F0_SCALES = (10.0, 100.0, 1000.0, 10000.0, float("inf"))
 GAMMAS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)  # the last two are ours: K is scaled to norm 1, the reference's is not

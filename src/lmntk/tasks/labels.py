@@ -13,9 +13,12 @@ _SHOWN = 12
 
 def label_name(value: Any) -> str:
     """Return the text by which a label value is known: ``1``, ``1.0`` and ``"1"`` are the same label."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
+    text = str(value).strip()
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() else text
 
 
 def is_blank(value: Any) -> bool:
@@ -68,10 +71,18 @@ class LabelIndex:
         alike = [i for i, known in enumerate(self.names) if _loose(known) == _loose(name)]
         if len(alike) == 1:
             return alike[0]
-        if name.isdecimal() and int(name) < len(self.names) and not any(known.lstrip("-").isdecimal() for known in self.names):
+        if name.isdecimal() and int(name) < len(self.names) and not any(_is_number(known) for known in self.names):
             return int(name)
         known = ", ".join(self.names[:_SHOWN]) + (f" and {len(self.names) - _SHOWN} more" if len(self.names) > _SHOWN else "")
         raise UserError(f"{where}: unknown label {name!r}; the known labels are {known or 'none'}")
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _loose(name: str) -> str:
