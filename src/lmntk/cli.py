@@ -268,7 +268,7 @@ def split(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="the output folder; a rerun resumes it")] = Path("runs/demo"),
-    seeds: Annotated[str, typer.Option(help="of the splits")] = "13,21,42",
+    seeds: Annotated[str, typer.Option(help="of the splits")] = "13,21",
     as_json: JsonOption = False,
 ) -> None:
     """The whole way on the bundled model and texts, in under two minutes: no network, no other files.
