@@ -37,7 +37,15 @@ def demo_experiment(out: Path, seeds: Sequence[int]) -> Experiment:
         }
         for name, (template, words) in PROMPTS.items()
     ]
-    values = {"model": str(MODEL), "own_tasks": tasks, "k": [SHOTS], "seeds": list(seeds), "modes": ["prompt", "head"], "test_limit": 80, "out": out}
+    values = {
+        "model": str(MODEL),
+        "own_tasks": tasks,
+        "k": [SHOTS],
+        "seeds": list(seeds),
+        "modes": ["prompt", "head"],
+        "test_limit": 80,
+        "out": out,
+    }
     return make_experiment(values)
 
 
