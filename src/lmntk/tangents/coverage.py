@@ -6,6 +6,7 @@ the model keeps them apart. What no rule covers falls to plain autograd, at one 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -141,5 +142,5 @@ def _largest(several: Iterable[dict[str, float]]) -> dict[str, float]:
     for errors in several:
         for name, error in errors.items():
             before = largest.get(name, 0.0)
-    XX
+            largest[name] = before if error <= before or math.isnan(before) else error
     return largest
