@@ -55,7 +55,7 @@ def main() -> None:
     """Measure, print and write the card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pretraining", type=Path, required=True, help="the working folder of tools/pretrain.py")
-    parser.add_argument("--stress-from", type=int, required=True, help="as it was given to tools/pretrain.py")
+    parser.add_argument("--history", default="", help="how the training went, in words")
     parser.add_argument("--data", type=Path, required=True, help="folder of the tasks' texts")
     parser.add_argument("--model", type=Path, required=True, help="the exported model; the card is written beside it")
     args = parser.parse_args()
@@ -71,8 +71,8 @@ def main() -> None:
         "A RoBERTa of 4 layers, 256 wide, 4 heads, with a byte-level BPE of 8,192 tokens and a tied decoder:",
         f"{sum(p.numel() for p in pretrained.network.parameters()):,} parameters, stored in float16, computed with in float32.",
         "Trained from nothing by `tools/pretrain.py` on public English text, mostly film reviews and old books:",
-        f"{steps:,} steps of 4,096 tokens, out of {sum(tokens.values()) / 1e6:.0f} M tokens prepared. In the last part"
-        f" (from step {args.stress_from:,}) batches came from chunks with a word that judges, and half of those words were masked.",
+        f"{steps:,} steps of 4,096 tokens, out of {sum(tokens.values()) / 1e6:.0f} M tokens prepared.",
+        args.history,
         "",
         f"Masked-token loss on held-out text: **{loss:.2f} nats** (ln 8192 = 9.01 is knowing nothing).",
         "",
