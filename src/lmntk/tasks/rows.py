@@ -146,7 +146,7 @@ def _json_rows(path: Path) -> list[Row]:
         where = f"{path} line {number}"
         try:
             record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # ValueError: broken JSON, or a number too long to read
             raise UserError(f"{where}: not JSON ({one_line(error)}); write one object a line") from error
         if not isinstance(record, dict):
             raise UserError(f"{where}: a JSON object is needed, not {_shown(record)}")
