@@ -15,7 +15,6 @@ from lmntk.tangents.coverage import check_coverage
 from lmntk.tangents.noise import noise_coordinates, silence
 
 TRAIN, EVAL = [6, 3, 8, 6], [5, 9, 2]
-TOLERANCE = 1e-10
 ROUNDING = 1e-13  # of the largest entry: a gradient below it in every text is zero but for rounding
 
 
@@ -36,18 +35,21 @@ def test_every_family_equals_plain_autograd(name, outputs):
     largest = max(float(part.abs().max()) for part in jacobian["train"].values())
     noise = {parameter: part.abs().amax((0, 1)) < ROUNDING * largest for parameter, part in jacobian["train"].items()}
     noise = {parameter: mask & (jacobian["train"][parameter] != 0).any(0).any(0) for parameter, mask in noise.items()}
-    assert {parameter for parameter, mask in noise.items() if mask.any()} == {p for p in trainable if row.is_noise(p)}
-    assert all(bool(mask.all()) or not mask.any() for mask in noise.values())
-    assert streamed.noise == {"train": sum(int(mask.sum()) for mask in noise.values())}
+    known = row.noise_masks(trainable)
+    assert {parameter for parameter, mask in noise.items() if mask.any()} == set(known)
+    assert all(torch.equal(noise[parameter], mask) for parameter, mask in known.items())
+    # a coordinate that comes out as zero to the last bit needs no silencing, and is not counted
+    assert 0 <= sum(int(mask.sum()) for mask in noise.values()) - streamed.noise["train"] <= 2
 
     rows, columns = flat(jacobian["train"], noise), flat(jacobian["eval"])
     for kernel, groups in streamed.kernels["train", "eval"].items():
-        assert relative_distance(whole(groups), kernel_of(kernel, rows, columns)) < TOLERANCE, kernel
+        assert relative_distance(whole(groups), kernel_of(kernel, rows, columns)) < row.tolerance, kernel
     assert set(streamed.kernels["train", "eval"]) == {"sgd", "signgd", "asigngd", "asigngd_flipped"}
     for side, part in texts.items():
         expected = torch.stack([plain_logits(model, batch) for batch in alone(model, part)])
-        torch.testing.assert_close(streamed.logits[side], expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(streamed.logits[side], expected, rtol=0, atol=1e-2 * row.tolerance)
     assert streamed.coverage.batched is row.batched
+    assert set(streamed.coverage.fallback) == {name for name in trainable if row.goes_by_autograd(name)}
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -60,9 +62,10 @@ def test_coordinates_left_out_are_rounding_noise_and_no_others(name):
     found = noise_coordinates([capture(model, batch, trainable, fallback) for batch in alone(model, texts)])
     jacobian = oracle(model, alone(model, texts), trainable)
     largest = max(float(part.abs().max()) for part in jacobian.values())
-    assert set(found) == {parameter for parameter in trainable if row.is_noise(parameter)}
+    known = row.noise_masks(trainable)
+    assert set(found) == set(known)
     for parameter, mask in found.items():
-        assert mask.all()
+        assert torch.equal(mask, known[parameter])
         assert float(jacobian[parameter][:, :, mask].abs().max()) < ROUNDING * largest
 
 
@@ -84,7 +87,7 @@ def test_padding_on_either_side(name, side):
     rows, columns = Panel([silence(each, masks) for each in tangents]), Panel(tangents)
     left, right = flat(jacobian, masks), flat(jacobian)
     for kernel, groups in gram(rows, columns, FORMULAS).items():
-        assert relative_distance(whole(groups), kernel_of(kernel, left, right)) < TOLERANCE, kernel
+        assert relative_distance(whole(groups), kernel_of(kernel, left, right)) < row.tolerance, kernel
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "deberta-own-keys-convolution", "modernbert"])
@@ -102,7 +105,7 @@ def test_padding_token_inside_a_text_has_no_row(name):
     masks = masks_of(model, texts, trainable)
     for kernel, groups in streamed.kernels["all", "all"].items():
         expected = kernel_of(kernel, flat(jacobian, masks), flat(jacobian))
-        assert relative_distance(whole(groups), expected) < TOLERANCE, kernel
+        assert relative_distance(whole(groups), expected) < row.tolerance, kernel
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -77,8 +77,9 @@ def square(name):
     row = TABLE[name]
     model = row.model(2)
     texts = random_texts(row, [6, 3, 9, 5], 1)
-    jacobian = oracle(model, alone(model, texts), row.parameters.select(model))
-    masks = {n: torch.full((g.shape[-1],), row.is_noise(n)) for n, g in jacobian.items() if row.is_noise(n)}
+    trainable = row.parameters.select(model)
+    jacobian = oracle(model, alone(model, texts), trainable)
+    masks = row.noise_masks(trainable)
     return all_kernels(model, row, {"a": texts}, ("a", "a"), batch_size=2), flat(jacobian, masks)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from transformers import (
     AutoTokenizer,
     BertTokenizer,
     DebertaV2Tokenizer,
+    GPT2Tokenizer,
+    LlamaTokenizer,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     RobertaTokenizer,
+    T5Tokenizer,
     XLMRobertaTokenizer,
 )
 
@@ -66,25 +70,45 @@ BERT_SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def _byte_bpe(add_prefix_space: bool) -> PreTrainedTokenizerBase:
+    vocabulary, merges = _trained_byte_bpe(ROBERTA_SPECIALS)
+    return RobertaTokenizer(vocab=vocabulary, merges=merges, add_prefix_space=add_prefix_space, model_max_length=512)
+
+
+def _gpt2() -> PreTrainedTokenizerBase:
+    """Return a tokenizer as GPT-2's: byte-level, no mask, and nothing around a sequence."""
+    vocabulary, merges = _trained_byte_bpe(["<|endoftext|>"])
+    return GPT2Tokenizer(vocab=vocabulary, merges=merges, model_max_length=512)
+
+
+def _trained_byte_bpe(specials: list[str]) -> tuple[dict[str, int], list[tuple[str, ...]]]:
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     backend.train_from_iterator(
-        SENTENCES, trainers.BpeTrainer(vocab_size=1500, special_tokens=ROBERTA_SPECIALS, initial_alphabet=alphabet, show_progress=False)
+        SENTENCES, trainers.BpeTrainer(vocab_size=1500, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
     )
-    backend.model.save(_scratch())
-    vocabulary = backend.get_vocab()
-    merges = [
-        tuple(line.split(" ")) for line in (Path(_scratch()) / "merges.txt").read_text().splitlines() if not line.startswith("#version")
-    ]
-    return RobertaTokenizer(vocab=vocabulary, merges=merges, add_prefix_space=add_prefix_space, model_max_length=512)
+    return _vocabulary_and_merges(backend)
 
 
-@lru_cache
-def _scratch() -> str:
-    import tempfile
+def _vocabulary_and_merges(backend: Tokenizer) -> tuple[dict[str, int], list[tuple[str, ...]]]:
+    model = json.loads(backend.to_str())["model"]
+    return model["vocab"], [tuple(merge) for merge in model["merges"]]
 
-    return tempfile.mkdtemp()
+
+def _llama(**settings: bool) -> PreTrainedTokenizerBase:
+    """Return a tokenizer as Llama's: "▁" for a space, bytes for what it does not know, <s> before a sequence."""
+    backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+    specials = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    backend.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=1500, special_tokens=specials, show_progress=False))
+    vocabulary, merges = _vocabulary_and_merges(backend)
+    return LlamaTokenizer(vocab=vocabulary, merges=merges, add_bos_token=True, **settings)
+
+
+def _t5() -> PreTrainedTokenizerBase:
+    """Return a tokenizer as T5's: whole pieces, </s> after a sequence, no mask, but sentinels for gaps."""
+    pieces = [*_unigram_vocabulary(["<pad>", "</s>", "<unk>"]), *((f"<extra_id_{index}>", 0.0) for index in (2, 1, 0))]
+    return T5Tokenizer(vocab=pieces, extra_ids=3, model_max_length=512)
 
 
 def _word_piece() -> PreTrainedTokenizerBase:
@@ -128,12 +152,14 @@ _BUILDERS = {
     "whole-words": _whole_words,
 }
 KINDS = sorted(_BUILDERS)
+_WITHOUT_A_MASK = {"gpt2": _gpt2, "llama": _llama, "llama-eos": lambda: _llama(add_eos_token=True), "t5": _t5}
+CAUSAL_KINDS = ["gpt2", "llama", "llama-eos"]
 ADDS_SPACE = ["byte-bpe-prefix", "albert", "deberta", "xlm-roberta"]
 
 
 @lru_cache
 def small_tokenizer(kind: str) -> PreTrainedTokenizerBase:
-    return _BUILDERS[kind]()
+    return (_BUILDERS | _WITHOUT_A_MASK)[kind]()
 
 
 @lru_cache

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lmntk.prompts import EncodedText, collate, length_sorted_batches
+from lmntk.prompts import EncodedText, collate, length_sorted_batches, members
 
 SHORT, LONG = EncodedText((5, 6), 1, None), EncodedText((7, 8, 9), 0, None)
 
@@ -40,3 +40,45 @@ def test_misuse() -> None:
 def test_batches_hold_similar_lengths_once_each() -> None:
     assert length_sorted_batches([5, 2, 5, 3, 2], 2) == [[1, 4], [3, 0], [2]]
     assert length_sorted_batches([], 4) == []
+
+
+def test_a_decoders_ids_have_no_padding() -> None:
+    texts = [EncodedText((5, 6), 1, None, (3, 9)), EncodedText((7, 8, 9), 1, None, (3, 4))]
+    for side in ("left", "right"):
+        batch = collate(texts, pad_id=0, padding_side=side, pad_to=5)
+        assert batch["decoder_input_ids"].tolist() == [[3, 9], [3, 4]]
+        assert batch["decoder_input_ids"].dtype == torch.int64
+        assert batch["read_position"].tolist() == [1, 1]  # of the decoder, wherever the encoder's padding is
+        assert batch["attention_mask"].sum(1).tolist() == [2, 3]
+    assert "decoder_input_ids" not in collate([SHORT], pad_id=0)
+    with pytest.raises(ValueError, match="some texts have decoder ids"):
+        collate([*texts, SHORT], pad_id=0)
+    with pytest.raises(ValueError, match="different lengths"):
+        collate([*texts, EncodedText((5,), 0, None, (3,))], pad_id=0)
+
+
+def test_several_templates() -> None:
+    both = EncodedText((5,), 0, None, others=(SHORT,)), EncodedText((6, 7), 1, None, others=(LONG,))
+    batch = collate(both, pad_id=0, padding_side="left")
+    assert batch["input_ids"].tolist() == [[0, 5], [6, 7]]
+    assert batch["1.input_ids"].tolist() == [[0, 5, 6], [7, 8, 9]]
+    assert batch["1.read_position"].tolist() == [2, 0]
+    first, second = members(batch)
+    assert first.keys() == second.keys() == {"input_ids", "attention_mask", "read_position"}
+    assert second["attention_mask"].equal(batch["1.attention_mask"])
+    with pytest.raises(ValueError, match=r"texts of \[1, 2\] templates"):
+        collate([*both, SHORT], pad_id=0)
+    with pytest.raises(ValueError, match="pad_to 9 with several templates"):
+        collate(both, pad_id=0, pad_to=9)
+    with pytest.raises(ValueError, match="within an ensemble"):
+        collate([EncodedText((5,), 0, None, others=(both[0],))], pad_id=0)
+
+
+def test_members_stay_in_order_beyond_ten() -> None:
+    many = EncodedText((1,), 0, None, others=tuple(EncodedText((2 + k,), 0, None) for k in range(11)))
+    assert [member["input_ids"].item() for member in members(collate([many], pad_id=0))] == list(range(1, 13))
+
+
+def test_length_counts_every_token() -> None:
+    assert LONG.length == 3
+    assert EncodedText((1, 2), 0, None, (3,), (SHORT, EncodedText((4,), 0, None, (5, 6)))).length == 2 + 1 + 2 + 1 + 2

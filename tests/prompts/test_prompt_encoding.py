@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lmntk.errors import UserError
 from lmntk.prompts import HeadEncoder, PromptEncoder, collate
-from lmntk.prompts.encoding import share_length
+from lmntk.prompts.assembly import share_length
 from lmntk.prompts.pieces import PieceEncoder, Space
 from lmntk.tasks.example import Example
 

@@ -25,6 +25,19 @@ def test_label_words_go_by_meaning():
     assert TASKS["qqp"].label_words == TASKS["mrpc"].label_words == ("No", "Yes")
 
 
+def test_causal_prompts_are_for_texts_that_stand_after_the_mask():
+    for task in TASKS.values():
+        after = task.template.split("{mask}")[1]
+        assert (task.causal_template is not None) == ("{" in after)
+        causal = task.prompt("last")
+        assert causal == (task.causal_template or task.template)
+        assert ("{b" in causal) == task.pair
+        assert task.prompt("mask") == task.prompt("decoder") == task.template
+        if task.causal_template is not None:
+            assert "{mask}" not in causal
+            assert not causal.endswith((" ", "}"))
+
+
 @pytest.mark.parametrize(
     ("name", "limits"),
     {

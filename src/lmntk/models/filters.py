@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 
@@ -9,6 +10,12 @@ from torch import nn
 
 from lmntk.errors import UserError
 from lmntk.models.logit_model import HeadModel, LogitModel
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """True when one of peft's adapter layers is among the modules; peft is not imported for it."""
+    layers = getattr(sys.modules.get("peft.tuners.tuners_utils"), "BaseTunerLayer", None)
+    return layers is not None and any(isinstance(module, layers) for module in model.modules())
 
 
 @dataclass(frozen=True)
@@ -29,21 +36,27 @@ class ParameterFilter:
     def select(self, model: LogitModel) -> dict[str, nn.Parameter]:
         """Returns the chosen parameters by name, a tied one once.
 
+        Of a network with an adapter (LoRA, DoRA, IA3) only what the adapter trains is there to choose from.
+
         Raises:
-            UserError: a pattern that matches nothing, or nothing left.
+            UserError: a pattern that matches nothing, nothing left, or an adapter that is frozen whole.
         """
         everything = dict(model.named_parameters())
+        if has_adapter(model):
+            head = set(model.head.parameters()) if isinstance(model, HeadModel) else set()
+            everything = {name: p for name, p in everything.items() if p.requires_grad or p in head}
+            if all(parameter in head for parameter in everything.values()):
+                raise UserError("parameters: the adapter is frozen, nothing is trained; load it with is_trainable=True")
         for pattern in (*self.include, *self.exclude):
             if not any(fnmatchcase(name, pattern) for name in everything):
                 raise UserError(f"parameters: no name matches {pattern!r}; names look like {next(iter(everything))!r}")
         tables = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters(recurse=False)}
-        base = model.network if isinstance(model, HeadModel) else getattr(model.network, "base_model", model.network)
-        encoder = set(base.parameters())
+        body = {parameter for module in model.body() for parameter in module.parameters()}
         chosen = {
             name: parameter
             for name, parameter in everything.items()
             if (self.embeddings or parameter not in tables)
-            and (self.head or parameter in encoder)
+            and (self.head or parameter in body)
             and (not self.biases_only or name.rsplit(".", 1)[-1] == "bias")
             and (not self.include or any(fnmatchcase(name, pattern) for pattern in self.include))
             and not any(fnmatchcase(name, pattern) for pattern in self.exclude)

@@ -1,120 +1,167 @@
-"""Pre-trained masked language models from a local folder or a hub name, with a fingerprint of their content."""
+"""Pre-trained models from a local folder or a hub name, adapters among them, with a fingerprint of their content."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from lmntk.errors import UserError
+from lmntk.models.adapters import CONFIG_FILE, find_base, read_adapter
+from lmntk.models.checkpoint import Checkpoint, loading
+from lmntk.models.fingerprint import fingerprint
+from lmntk.models.hub import Place, locate, looks_local
+from lmntk.models.kinds import check_kind, reading_of
+from lmntk.models.reading import is_decoder_only
 
-BOOKKEEPING = ("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "id2label", "label2id")
+__all__ = ["DTYPES", "Pretrained", "fingerprint", "load_masked_lm", "load_pretrained"]
+
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A loaded network with its tokenizer; ``fingerprint`` is a sha256 of its weights' content."""
+    """A loaded network with its tokenizer.
+
+    ``fingerprint`` is a sha256 of its content; ``kind`` one of masked, causal, seq2seq, classifier; ``adapter`` says that only
+    an adapter's parameters require a gradient; ``revision`` is the hub commit that the name was read at, None for a folder.
+    """
 
     network: Any
     tokenizer: Any
     name: str
     fingerprint: str
     stored_dtype: str
+    kind: str = "masked"
+    adapter: bool = False
+    revision: str | None = None
 
     @property
     def pad_id(self) -> int:
-        """The id that fills batches up; where there is none, 0, which the attention mask hides."""
-        found = self.tokenizer.pad_token_id
-        found = self.network.config.pad_token_id if found is None else found
+        """The id that fills batches up; where there is none, 0, which the attention mask hides.
+
+        A decoder-only classifier finds the last token by its configuration's id, which therefore goes first.
+        """
+        own, configured = self.tokenizer.pad_token_id, self.network.config.pad_token_id
+        by_id = self.kind == "classifier" and is_decoder_only(self.network)
+        found = next((value for value in ((configured, own) if by_id else (own, configured)) if value is not None), None)
         return 0 if found is None else int(found)
 
+    @property
+    def decoder_start(self) -> int | None:
+        """The id with which an encoder-decoder's decoder starts, None where there is none."""
+        found = getattr(self.network.config, "decoder_start_token_id", None)
+        return None if found is None else int(found)
 
-def fingerprint(network: nn.Module) -> str:
-    """Returns the sha256 of a network's configuration, parameters and buffers. About 1 s a GB.
+    def reading(self, mode: str) -> str:
+        """Returns the token that a mode, prompt or head, reads: "mask", "first", "last" or "decoder".
 
-    The configuration counts because the same weights compute something else with, say, another number of heads.
+        Raises:
+            UserError: there is no such mode, or a classifier is asked for prompt mode.
+        """
+        return reading_of(self.kind, mode, is_decoder_only(self.network))
+
+
+def load_pretrained(
+    name: str,
+    dtype: str = "float32",
+    attention: str | None = None,
+    *,
+    kind: str = "auto",
+    revision: str | None = None,
+    base: str | None = None,
+    needs_head: bool = True,
+) -> Pretrained:
+    """Returns the model and tokenizer of a local folder, or of a hub name when there is no such folder.
+
+    Weights stored in half precision are computed with in ``dtype``. No pickle is read, safetensors only, and no code of a
+    repository is run. The network is used only for a hub name.
+
+    Args:
+        name: a model or a PEFT adapter, which is put on the base model that it names.
+        dtype: float32 or float64.
+        attention: transformers' attention implementation.
+        kind: masked, causal, seq2seq or classifier; "auto" goes by the checkpoint's architecture or the adapter's task.
+        revision: a branch, tag or commit of the hub name; of the base's, when an adapter is in a folder.
+        base: the base model of an adapter, in place of the one that it names.
+        needs_head: False takes a checkpoint without the head of its kind too: head mode reads the base model alone.
+
+    Raises:
+        UserError: no such folder or name, a folder without config or weights, weights or a head missing, quantised weights
+            without an adapter, a kind that the model has not, an adapter that does not fit.
     """
-    config = getattr(network, "config", None)
-    settings = {} if config is None else {name: value for name, value in config.to_dict().items() if name not in BOOKKEEPING}
-    digest = hashlib.sha256(json.dumps([type(network).__name__, settings], sort_keys=True, default=str).encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    if dtype not in DTYPES:
+        raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+    check_kind(kind)
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        local = looks_local(name)
+        place = locate(name, None if local else revision)
+        if place.has(CONFIG_FILE):
+            adapter = read_adapter(name, place)
+            # An adapter in a folder has no revision of its own: the one given is its base's.
+            base_name, weights = find_base(adapter, base, revision if local else None)
+            if kind == "auto" and adapter.kind is not None:
+                kind = adapter.kind
+            checkpoint = Checkpoint(base_name, weights, adapter)
+        else:
+            if not place.has("config.json"):
+                where = "a folder" if local else "a hub repository"
+                raise UserError(f"model: {name!r} is not {where} with a config.json; give a Hugging Face model folder or a hub name")
+            if base is not None:
+                raise UserError(f"base: {name!r} is a whole model, not an adapter; leave the base {base!r} out, or give an adapter")
+            if local and revision is not None:
+                raise UserError(f"model: {name!r} is a folder, which has no revision {revision!r}; leave it out, or give a hub name")
+            checkpoint = Checkpoint(name, place, None)
+        network, kind, stored = checkpoint.load(DTYPES[dtype], attention, kind, needs_head)
+        tokenizer = _tokenizer(name, place if _has_tokenizer(place) else checkpoint.place, network)
+    if kind == "classifier":
+        _set_padding(name, network, tokenizer)
+    commit = place.revision or checkpoint.place.revision
+    return Pretrained(network, tokenizer, name, fingerprint(network), stored, kind, checkpoint.adapter is not None, commit)
 
 
 def load_masked_lm(name: str, dtype: str = "float32", attention: str | None = None, needs_head: bool = True) -> Pretrained:
-    """Returns the masked language model and tokenizer of a local folder, or of a hub name when there is no such folder.
+    """Returns ``load_pretrained`` of a masked language model."""
+    return load_pretrained(name, dtype, attention, kind="masked", needs_head=needs_head)
 
-    Weights stored in half precision are computed with in ``dtype``. No pickle is read: safetensors only. ``needs_head=False``
-    takes a checkpoint without a masked-word head too: head mode reads the base model alone.
 
-    Raises:
-        UserError: no such folder or name, a folder without config or weights, a model without a masked-word head.
-    """
-    from safetensors import SafetensorError
-    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForMaskedLM, AutoTokenizer
-    from transformers.utils import logging
+def _tokenizer(name: str, place: Place, network: Any) -> Any:
+    """Returns the tokenizer of a folder, cut to the length that the network has positions for."""
+    from transformers import AutoTokenizer
 
-    if dtype not in DTYPES:
-        raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
-    local = Path(name).expanduser()
-    looks_local = local.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_local and not (local / "config.json").is_file():
-        raise UserError(f"model: {name!r} is not a folder with a config.json; give a Hugging Face model folder or a hub name")
-    source = str(local) if looks_local else name
-    shown = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(source, local_files_only=looks_local)
-        if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
-            raise UserError(f"model: {name!r} is a {config.model_type} model, which has no masked-language-model head; use a masked LM")
-        extra = {} if attention is None else {"attn_implementation": attention}
-        network, report = AutoModelForMaskedLM.from_pretrained(
-            source, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, local_files_only=looks_local, **extra
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=looks_local)
-    except UserError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        RuntimeError,
-        ImportError,
-        SafetensorError,
-    ) as error:  # RuntimeError: shapes that do not fit the config
-        reason = " ".join(str(error).split())[:300]
-        offline = " (offline mode is on)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-        raise UserError(f"model: cannot load {name!r} as a masked language model{offline}: {reason}") from error
-    finally:
-        logging.set_verbosity(shown)
-    base = getattr(network, "base_model_prefix", "")
-    lost = sorted(key for key in report["missing_keys"] if not key.startswith(f"{base}."))
-    if lost and needs_head:
-        architecture = ", ".join(getattr(config, "architectures", None) or ["unknown"])
-        raise UserError(
-            f"model: {name!r} ({architecture}) has no masked-language-model head: {lost[0]!r} is not in its weights; use a "
-            "masked-LM checkpoint, or head mode"
-        )
-    missing = sorted(key for key in report["missing_keys"] if key not in lost and ".pooler." not in key)
-    if missing:
-        raise UserError(f"model: {name!r} lacks weights, {missing[0]!r} among {len(missing)}; the checkpoint is incomplete")
-    stored = json.loads((local / "config.json").read_text()) if looks_local else config.to_dict()
-    network.eval()
-    positions = getattr(config, "max_position_embeddings", None)
+    with loading(f"model: cannot load the tokenizer of {name!r}"):
+        tokenizer = AutoTokenizer.from_pretrained(str(place.folder), local_files_only=True, trust_remote_code=False)
+    positions = getattr(network.config, "max_position_embeddings", None)
     if positions:
         taken = 0 if (padding := _padding_of_positions(network)) is None else padding + 1  # RoBERTa counts from there
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions - taken)
-    return Pretrained(network, tokenizer, name, fingerprint(network), str(stored.get("dtype") or stored.get("torch_dtype") or "float32"))
+    return tokenizer
+
+
+def _has_tokenizer(place: Place) -> bool:
+    """True when the folder has a tokenizer, which an adapter's has only sometimes."""
+    return place.has("tokenizer_config.json") or place.has("tokenizer.json")
+
+
+def _set_padding(name: str, network: Any, tokenizer: Any) -> None:
+    """Gives a decoder-only classifier the id by which it finds a text's last token, where its configuration has none.
+
+    Raises:
+        UserError: neither the tokenizer nor the configuration names one.
+    """
+    config = network.config
+    if config.pad_token_id is not None or not is_decoder_only(network):
+        return
+    ends = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
+    for found in (tokenizer.pad_token_id, tokenizer.eos_token_id, ends):
+        if found is not None:
+            config.pad_token_id = int(found)
+            return
+    raise UserError(f"model: {name!r} is a classifier that needs a padding token to find a text's end; give its tokenizer a pad_token")
 
 
 def _padding_of_positions(network: nn.Module) -> int | None:
@@ -123,3 +170,19 @@ def _padding_of_positions(network: nn.Module) -> int | None:
         module for name, module in network.named_modules() if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
     )
     return next((table.padding_idx for table in tables), None)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """While the body runs, transformers prints nothing: what matters is raised."""
+    from transformers.utils import logging
+
+    shown, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(shown)
+        if bar:
+            logging.enable_progress_bar()

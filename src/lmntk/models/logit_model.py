@@ -1,23 +1,32 @@
 """LogitModel: a module from a batch of tokens to logits [n, c]. Nothing to the right of ``models/`` knows more.
 
-``PromptModel`` reads the label words' logits of a masked language model at the mask; ``HeadModel`` puts a linear layer on the
-first token's features. Both read one position, so everything above the encoder runs for one token instead of all,
-and of the decoder only the label words' rows are computed.
+``PromptModel`` reads the label words' logits of a language model, masked, causal or sequence-to-sequence, at one position;
+``HeadModel`` puts a linear layer on features; ``ClassifierModel`` is a stock checkpoint with a trained head of its own.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lmntk.errors import UserError
+from lmntk.models.reading import (
+    EncoderDecoder,
+    computing_rows,
+    is_encoder_decoder,
+    network_arguments,
+    reading_one_position,
+    source_of_hidden_states,
+    without_wrapper,
+)
+from lmntk.prompts.batching import members
 
-NETWORK_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+Features = Literal["read", "pooled", "mean"]
 
 
 class LogitModel(nn.Module):
@@ -38,101 +47,108 @@ class LogitModel(nn.Module):
         """Returns the modules that compute only some of their output rows, and which."""
         return {}
 
+    def body(self) -> Sequence[nn.Module]:
+        """Returns the modules that make the hidden states: what is not among them is the head."""
+        network: Any = self.network
+        if is_encoder_decoder(network):
+            return [network.get_encoder(), network.get_decoder()]
+        return [getattr(network, "base_model", network)]
+
     def fold(self, logits: Tensor) -> Tensor:
         """Returns logits [n, 2] as their difference [n, 1] when the model is one of differences, else as they are."""
         return logits[:, 1:2] - logits[:, 0:1] if self.difference else logits
 
 
-def network_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the part of a batch that the network takes."""
-    return {name: batch[name] for name in NETWORK_INPUTS if name in batch}
-
-
-@contextmanager
-def reading_one_position(base: nn.Module, positions: Tensor) -> Iterator[None]:
-    """While the body runs, the base model hands on the hidden states [n, 1, i] of one position an example."""
-
-    def cut(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
-        hidden = output[0]
-        rows = torch.arange(hidden.shape[0], device=hidden.device)
-        chosen = hidden[rows, positions].unsqueeze(1)
-        if isinstance(output, tuple):
-            return (chosen, *output[1:])
-        output["last_hidden_state"] = chosen
-        return output
-
-    handle = base.register_forward_hook(cut)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def computing_rows(decoder: nn.Linear, rows: Tensor) -> Iterator[None]:
-    """While the body runs, the decoder computes these rows of its output only."""
-
-    def forward(hidden: Tensor) -> Tensor:
-        bias = None if decoder.bias is None else decoder.bias[rows]
-        return nn.functional.linear(hidden, decoder.weight[rows], bias)
-
-    decoder.forward = forward  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        del decoder.forward
-
-
 class PromptModel(LogitModel):
-    """The label words' masked-language-model logits at the mask: f_c(x) = logit of word c.
+    """The label words' logits at the position that is read: f_c(x) = sum_u weight[c, u] logit of token u.
+
+    Where several templates make an ensemble, the mean over them.
 
     Args:
-        network: a Hugging Face ``*ForMaskedLM``.
-        label_ids: the c token ids of the label words.
-        difference: fold two label words into one output.
+        network: a Hugging Face language model with a vocabulary's head, or a ``PeftModel`` of one.
+        label_ids: the token ids of the label words, all different.
+        difference: fold two classes into one output.
+        label_weights: the weights [c, u] of the tokens in each class; None: one token a class, in order.
     """
 
-    def __init__(self, network: Any, label_ids: Sequence[int], difference: bool = False) -> None:
-        super().__init__(network, len(label_ids), difference)
+    def __init__(
+        self, network: Any, label_ids: Sequence[int], difference: bool = False, label_weights: Sequence[Sequence[float]] | None = None
+    ) -> None:
+        network = without_wrapper(network)
+        super().__init__(network, len(label_ids) if label_weights is None else len(label_weights), difference)
         decoder = network.get_output_embeddings()
-        if not isinstance(decoder, nn.Linear) or decoder.weight.shape[0] != network.config.vocab_size:
-            raise UserError(
-                f"model: {type(network).__name__} has no linear decoder over its vocabulary; load it as a masked language model"
-            )
+        if decoder is None:
+            raise UserError(f"model: {type(network).__name__} has no head over a vocabulary; use a language model, or head mode")
         self.register_buffer("label_ids", torch.tensor(list(label_ids)), persistent=False)
         self.label_ids: Tensor
+        weights = None if label_weights is None else torch.tensor(label_weights, dtype=torch.float64)
+        self.register_buffer("label_weights", weights, persistent=False)
+        self.label_weights: Tensor | None
+
+    def _linear_decoder(self) -> nn.Linear | None:
+        """Returns the head's linear layer if it is a plain one, of which single rows can be computed."""
+        network: Any = self.network
+        decoder = network.get_output_embeddings()
+        return decoder if isinstance(decoder, nn.Linear) else None
 
     def selected_rows(self) -> Mapping[nn.Module, Tensor]:
         """Returns the decoder with the label words' rows."""
-        return {self.network.get_output_embeddings(): self.label_ids}  # type: ignore[operator]
+        decoder = self._linear_decoder()
+        return {} if decoder is None else {decoder: self.label_ids}
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Returns the logits [n, c] of a batch with ``input_ids``, ``attention_mask`` [n, t] and ``read_position`` [n]."""
-        network: Any = self.network
-        with (
-            reading_one_position(network.base_model, batch["read_position"]),
-            computing_rows(network.get_output_embeddings(), self.label_ids),
-        ):
-            logits = network(**network_inputs(batch)).logits
-        return self.fold(logits[:, 0])
+        """Returns the logits [n, c] of a batch with ``input_ids``, ``attention_mask`` [n, t] and ``read_position`` [n].
+
+        Sequence-to-sequence networks also take ``decoder_input_ids`` [n, s], and the position is one of them.
+        """
+        parts = [self._one_template(part) for part in members(batch)]
+        logits = parts[0] if len(parts) == 1 else torch.stack(parts).mean(0)
+        if self.label_weights is not None:
+            logits = logits @ self.label_weights.to(logits.dtype).T
+        return self.fold(logits)
+
+    def _one_template(self, batch: Mapping[str, Tensor]) -> Tensor:
+        decoder = self._linear_decoder()
+        rows = nullcontext() if decoder is None else computing_rows(self.network, decoder, self.label_ids)
+        with reading_one_position(source_of_hidden_states(self.network), batch["read_position"]) as read, rows:
+            logits = read(self.network(**network_arguments(self.network, batch)).logits)
+        return logits[:, self.label_ids] if decoder is None else logits
 
 
 class HeadModel(LogitModel):
-    """A linear layer on the first token's features: f(x) = W h(x) + b.
+    """A linear layer on features: f(x) = W h(x) + b.
 
     Args:
-        network: a Hugging Face model; its base model's last hidden state is read.
+        network: a Hugging Face model, or a ``PeftModel``; its base model's last hidden states are read.
         head: the linear layer [c, i], as the linear probe leaves it.
         difference: fold two classes into one output.
+        features: ``read``: the hidden state at the position that is read (an encoder's first token, a decoder's last);
+            ``mean``: of all tokens; ``pooled``: what the network's own pooler makes of the first token.
     """
 
-    def __init__(self, network: Any, head: nn.Linear, difference: bool = False) -> None:
-        super().__init__(getattr(network, "base_model", network), head.out_features, difference)
+    def __init__(self, network: Any, head: nn.Linear, difference: bool = False, features: Features = "read") -> None:
+        network = without_wrapper(network)
+        base = EncoderDecoder(network) if is_encoder_decoder(network) else getattr(network, "base_model", network)
+        super().__init__(base, head.out_features, difference)
+        if features == "pooled" and getattr(self.network, "pooler", None) is None:
+            raise UserError(f"features: {type(self.network).__name__} has no pooler; use read or mean")
         self.head = head
+        self.kind: Features = features
+
+    def body(self) -> Sequence[nn.Module]:
+        """Returns the base model."""
+        return [self.network]
 
     def features(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Returns the features h(x) [n, i]."""
-        hidden: Tensor = self.network(**network_inputs(batch))[0]
+        output = self.network(**network_arguments(self.network, batch))
+        if self.kind == "pooled":
+            pooled: Tensor = output.pooler_output
+            return pooled
+        hidden: Tensor = output[0]
+        if self.kind == "mean" and "decoder_input_ids" not in batch:
+            mask = batch["attention_mask"][:, :, None].to(hidden.dtype)
+            return (hidden * mask).sum(1) / mask.sum(1)
         return hidden[torch.arange(hidden.shape[0], device=hidden.device), batch["read_position"]]
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
@@ -140,8 +156,20 @@ class HeadModel(LogitModel):
         return self.fold(self.head(self.features(batch)))
 
 
+class ClassifierModel(LogitModel):
+    """A stock ``*ForSequenceClassification`` with its own trained head, or a ``PeftModel`` of one."""
+
+    def __init__(self, network: Any, difference: bool = False) -> None:
+        network = without_wrapper(network)
+        super().__init__(network, network.config.num_labels, difference)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Returns the logits [n, c]."""
+        return self.fold(self.network(**network_arguments(self.network, batch)).logits)
+
+
 def untie_head(network: Any) -> None:
-    """Gives the decoder of a masked language model its own copy of the weight, in place.
+    """Gives the head of a language model its own copy of the weight that it shares with the embedding, in place.
 
     Tied, the one weight's gradient has the cross terms of both uses; untied, embedding and decoder count apart, as in
     the reference.

@@ -10,19 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from lmntk.errors import UserError
-from lmntk.models.logit_model import HeadModel
+from lmntk.models.logit_model import Features, HeadModel
 from lmntk.models.state import Batch, frozen
 
 PENALTY = 1.0  # scikit-learn's C, on features as they are
 MOST_ITERATIONS = 10_000
 
 
-def first_token_features(network: Any, batches: Sequence[Batch]) -> Tensor:
-    """Returns the features [n, i] at the position that is read, of all batches in turn, in eval mode."""
-    base = getattr(network, "base_model", network)
-    width = network.config.hidden_size if hasattr(network.config, "hidden_size") else network.config.dim
-    reader = HeadModel(base, nn.Linear(width, 2))
-    with frozen(base), torch.no_grad():
+def frozen_features(network: Any, batches: Sequence[Batch], features: Features = "read") -> Tensor:
+    """Returns the features [n, i] of all batches in turn, in eval mode; see ``HeadModel`` for what they are."""
+    reader = HeadModel(network, nn.Linear(1, 2), features=features)
+    with frozen(reader), torch.no_grad():
         return torch.cat([reader.features(batch) for batch in batches])
 
 

@@ -1,18 +1,27 @@
 """prompts/: from texts to tokens. Templates, label words, encoded examples and padded batches; nothing here knows a model."""
 
-from lmntk.prompts.batching import collate, length_sorted_batches
-from lmntk.prompts.encoding import EncodedText, HeadEncoder, PromptEncoder, TextEncoder
-from lmntk.prompts.label_words import label_word_ids
+from lmntk.prompts.batching import collate, length_sorted_batches, members
+from lmntk.prompts.encoded_text import EncodedText
+from lmntk.prompts.encoding import HeadEncoder, PromptEncoder, TextEncoder
+from lmntk.prompts.ensemble import EnsembleEncoder, make_prompt_encoder
+from lmntk.prompts.label_words import LabelWords, Reduce
+from lmntk.prompts.reading import READINGS, Reading
 from lmntk.prompts.template import Template, parse_template
 
 __all__ = [
+    "READINGS",
     "EncodedText",
+    "EnsembleEncoder",
     "HeadEncoder",
+    "LabelWords",
     "PromptEncoder",
+    "Reading",
+    "Reduce",
     "Template",
     "TextEncoder",
     "collate",
-    "label_word_ids",
     "length_sorted_batches",
+    "make_prompt_encoder",
+    "members",
     "parse_template",
 ]

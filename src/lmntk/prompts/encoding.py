@@ -1,43 +1,32 @@
-"""From an example to token ids, and the position whose output is read.
-
-Too long an example is shortened in its texts only, from their ends. First every text is cut to its own limit. If the
-whole is still longer than ``max_length``, the longest text gives tokens until it is as long as the next one, and so on:
-texts shorter than an equal share stay whole. (LM-BFF cuts the whole sequence instead, and may cut the mask off.)
-Special tokens, the prompt's words and the mask always survive.
-"""
+"""Encoders: from an example to token ids, and the position whose output is read; with a prompt, and without one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from lmntk.errors import UserError
-from lmntk.prompts.label_words import label_word_ids
+from lmntk.prompts.assembly import Assembly
+from lmntk.prompts.encoded_text import EncodedText
+from lmntk.prompts.label_words import LabelWords, Reduce
 from lmntk.prompts.pieces import PieceEncoder, Space
-from lmntk.prompts.template import Literal, Mask, Separator, Template, Text, parse_template
+from lmntk.prompts.reading import Layout, Reading, needed_start, prompt_layout
+from lmntk.prompts.template import Template, parse_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from lmntk.tasks.example import Example
 
+__all__ = ["EncodedText", "HeadEncoder", "PromptEncoder", "TextEncoder", "check_max_length", "fitting_length", "sha256_of"]
+
 _NO_LIMIT = 10**9  # transformers writes 1e30 where a tokenizer knows no limit
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedText:
-    """One example as token ids, and the index of the position that is read; ``token_type_ids`` is None where the model has none."""
-
-    ids: tuple[int, ...]
-    read_position: int
-    token_type_ids: tuple[int, ...] | None
-
-
 class TextEncoder(Protocol):
-    """What both encoders offer."""
+    """What all encoders offer."""
 
     max_length: int
 
@@ -51,18 +40,30 @@ class TextEncoder(Protocol):
 
 
 class PromptEncoder:
-    """Puts examples into a prompt; what is read is the mask, and the classes are the label words' logits there.
+    """Puts examples into a prompt; the classes are the label words' logits at the position that is read.
 
     Args:
         tokenizer: the model's tokenizer; it is not changed.
-        template: where the texts and the mask stand, parsed or as written.
-        label_words: one for each class, in order.
+        template: where the texts and the mask stand, parsed or as written. For "last" it ends where the label word is to
+            come, or is cut at its mask; for "decoder" the mask may be left out.
+        label_words: one entry for each class, in order; ``great|good`` is the mean of two.
         max_length: the longest sequence, in tokens, special tokens included.
         text_a_limit: the most tokens of the first text; None: no limit of its own.
         text_b_limit: the same for the second.
+        reading: "mask", "last" (causal models) or "decoder" (an encoder with a decoder).
+        decoder_start: the id that the decoder starts from, which "decoder" needs; other readings do not look at it.
+        reduce: what stands for a label word of several tokens, "first" or "mean"; None: such a word is an error.
+
+    Attributes:
+        template: what the sequence is made of, without what "last" drops.
+        label_words: as given.
+        label_ids: the u token ids whose logits are needed.
+        label_weights: [classes][u]; None: class c is the logit of ``label_ids[c]``.
+        classes: how many classes there are.
 
     Raises:
-        UserError: for a tokenizer without a mask, label words that are not one token, or a length that cannot hold the prompt.
+        UserError: for a template that this tokenizer and reading cannot serve, label words that do not stand for the
+            classes, or a length that cannot hold the prompt.
     """
 
     def __init__(
@@ -73,78 +74,97 @@ class PromptEncoder:
         max_length: int = 128,
         text_a_limit: int | None = None,
         text_b_limit: int | None = None,
+        *,
+        reading: Reading = "mask",
+        decoder_start: int | None = None,
+        reduce: Reduce | None = None,
     ) -> None:
-        self.template = parse_template(template) if isinstance(template, str) else template
-        self.label_words = tuple(label_words)
-        self.max_length = max_length
+        parsed = parse_template(template, require_mask=reading == "mask") if isinstance(template, str) else template
         pieces = PieceEncoder(tokenizer)
-        if not self.template.has_mask:
-            raise UserError(f"template '{self.template}' has no mask: write {{mask}} where the label word goes")
-        if pieces.mask is None:
-            raise UserError(f"tokenizer {type(tokenizer).__name__} has no mask token: use a masked language model, or head mode")
-        self.label_ids = label_word_ids(pieces, label_words)
-        self._assembly = _Assembly(pieces, self.template, max_length, text_a_limit, text_b_limit)
+        layout = prompt_layout(pieces, parsed, reading, decoder_start)
+        self.template = layout.template
+        self.templates: tuple[Template, ...] = (layout.template,)
+        self.reading: Reading = reading
+        self.max_length = max_length
+        self.labels = LabelWords.read(pieces, label_words, reduce)
+        self.label_words, self.label_ids, self.label_weights = self.labels.words, self.labels.ids, self.labels.weights
+        self.classes = self.labels.classes
+        self._reduce = reduce
+        self._assembly = Assembly(pieces, layout, max_length, text_a_limit, text_b_limit)
         check_max_length(tokenizer, max_length, self._assembly.smallest_length)
 
     def encode(self, example: Example) -> EncodedText:
-        """Return the prompt around the example's texts; ``read_position`` is the mask's.
+        """Return the prompt around the example's texts; ``read_position`` is where the label word is predicted.
 
         Raises:
-            UserError: if the template uses ``{b}`` and the example has no second text.
+            UserError: if the template uses ``{b}`` and the example has no second text, or nothing is left to read.
         """
-        ids, mask, token_types = self._assembly.assemble(example)
-        assert mask is not None
-        return EncodedText(ids, mask, token_types)
+        return self._assembly.assemble(example)
 
     def fingerprint(self) -> str:
-        """Return a sha256 over the prompt, label words, limits and tokenizer; equal ones give equal ids for every example."""
-        return _sha256("prompt", self._assembly.description(), self.label_words, self.label_ids)
+        """Return a sha256 over the prompt, reading, label words, limits and tokenizer; equal ones give equal ids and classes."""
+        return sha256_of("prompt", self._assembly.description(), self.label_words, self.label_ids, self.label_weights, self._reduce)
 
 
 class HeadEncoder:
-    """Encodes examples without a prompt, ``<s> A </s>`` or ``<s> A </s> B </s>``; what is read is the first token.
+    """Encodes examples without a prompt, such as ``<s> A </s>`` or ``<s> A </s> B </s>``.
 
-    One separator stands between the texts, as in LM-BFF; models with token types get 0 up to it and 1 after it.
-    Arguments as for :class:`PromptEncoder`.
+    What is read is the first token ("first"), the last ("last", without the tokens that end a sequence) or the decoder's
+    start token ("decoder"). One separator stands between two texts, as in LM-BFF; models with token types get 0 up to it
+    and 1 after it. For "last" a tokenizer without a separator of its own puts a line break there, or else a space: its
+    end of text would part the second text from the first. Arguments as for :class:`PromptEncoder`.
 
     Raises:
-        UserError: for a tokenizer that puts no token before a sequence, or a length that cannot hold a text.
+        UserError: for "first" and a tokenizer that puts no token before a sequence, or a length that cannot hold a text.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, max_length: int = 128, text_a_limit: int | None = None, text_b_limit: int | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int = 128,
+        text_a_limit: int | None = None,
+        text_b_limit: int | None = None,
+        *,
+        reading: Reading = "first",
+        decoder_start: int | None = None,
     ) -> None:
+        if reading not in ("first", "last", "decoder"):
+            raise ValueError(f"reading {reading!r} is not one that head mode has: use 'first', 'last' or 'decoder'")
         self.max_length = max_length
+        self.reading: Reading = reading
         pieces = PieceEncoder(tokenizer)
-        if not pieces.prefix:
-            raise UserError(
-                f"tokenizer {type(tokenizer).__name__} puts no token such as [CLS] or <s> first, which head mode reads: use a prompt"
-            )
-        self._single = _Assembly(pieces, parse_template("{a}", require_mask=False), max_length, text_a_limit, text_b_limit)
+        if reading == "first" and not pieces.prefix:
+            raise UserError(f"tokenizer {pieces.name} puts no token such as [CLS] or <s> first, which head mode reads: use a prompt")
+        decoder_ids = (needed_start(decoder_start),) if reading == "decoder" else None
+
+        def assembly(template: str) -> Assembly:
+            layout = Layout(reading, parse_template(template, require_mask=False), decoder_ids=decoder_ids)
+            return Assembly(pieces, layout, max_length, text_a_limit, text_b_limit)
+
+        self._single = assembly("{a}")
         check_max_length(tokenizer, max_length, self._single.smallest_length)
-        self._pair: _Assembly | None = None
-        if pieces.separator is not None:
-            self._pair = _Assembly(pieces, parse_template("{a}{sep+}{b}", require_mask=False), max_length, text_a_limit, text_b_limit)
+        pair = "{a}{sep+}{b}"
+        if reading == "last" and tokenizer.sep_token_id is None:
+            pair = "{a}\n{b}" if _has_line_break(pieces) else "{a} {b}"
+        self._pair = assembly(pair) if pieces.separator is not None or reading == "last" else None
 
     def encode(self, example: Example) -> EncodedText:
-        """Return the example's texts between special tokens; ``read_position`` is 0.
+        """Return the example's texts between special tokens.
 
         Raises:
-            UserError: if the example has two texts and they do not fit, or the tokenizer has no separator.
+            UserError: if the example has two texts and they do not fit, the tokenizer has no separator, or nothing is left to read.
         """
-        assembly = self._single
-        if example.text_b is not None:
-            if self._pair is None:
-                raise UserError("the tokenizer has no separator token, so head mode takes one text: leave the second out, or use a prompt")
-            if self.max_length < self._pair.smallest_length:
-                raise UserError(f"max_length {self.max_length} is too small for two texts: use at least {self._pair.smallest_length}")
-            assembly = self._pair
-        ids, _, token_types = assembly.assemble(example)
-        return EncodedText(ids, 0, token_types)
+        if example.text_b is None:
+            return self._single.assemble(example)
+        if self._pair is None:
+            raise UserError("the tokenizer has no separator token, so head mode takes one text: leave the second out, or use a prompt")
+        if self.max_length < self._pair.smallest_length:
+            raise UserError(f"max_length {self.max_length} is too small for two texts: use at least {self._pair.smallest_length}")
+        return self._pair.assemble(example)
 
     def fingerprint(self) -> str:
-        """Return a sha256 over the limits and tokenizer."""
-        return _sha256("head", self._single.description())
+        """Return a sha256 over the reading, limits and tokenizer."""
+        return sha256_of("head", self._single.description(), self._pair and self._pair.description())
 
 
 def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, smallest: int) -> None:
@@ -162,104 +182,12 @@ def fitting_length(tokenizer: PreTrainedTokenizerBase, length: int) -> int:
     return length if limit is None or limit >= _NO_LIMIT else min(length, limit)
 
 
-def share_length(lengths: Sequence[int], budget: int) -> list[int]:
-    """Return how much of every text is kept, at most ``budget`` in all: the longest are shortened first, to equal lengths.
-
-    >>> share_length([3, 50, 40], 43)
-    [3, 20, 20]
-    """
-    kept = [0] * len(lengths)
-    waiting = sorted(range(len(lengths)), key=lambda index: lengths[index])
-    for done, index in enumerate(waiting):
-        kept[index] = min(lengths[index], budget // (len(waiting) - done))
-        budget -= kept[index]
-    return kept
-
-
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """A part of the plan: ids that never change, or (``text``) a place for a text; with its token type."""
-
-    ids: tuple[int, ...]
-    token_type: int
-    text: Text | None = None
-    space: Space = Space.START
-    is_mask: bool = False
-
-
-class _Assembly:
-    """The template with its fixed pieces encoded once, ready to take texts."""
-
-    def __init__(
-        self, pieces: PieceEncoder, template: Template, max_length: int, text_a_limit: int | None, text_b_limit: int | None
-    ) -> None:
-        for name, limit in (("text_a_limit", text_a_limit), ("text_b_limit", text_b_limit)):
-            if limit is not None and limit < 1:
-                raise UserError(f"{name} {limit} leaves no text: use at least 1, or leave it out")
-        self._pieces = pieces
-        self._template = template
-        self._max_length = max_length
-        self._limits = {"a": text_a_limit, "b": text_b_limit}
-        self._plan = list(_plan(pieces, template))
-        if pieces.has_token_types and self._plan[-1].token_type > 1:
-            raise UserError(f"template '{template}' has {{sep+}} more than once, but this model has two token types: use {{sep}}")
-        self._fixed_length = sum(len(slot.ids) for slot in self._plan)
-        self.smallest_length = self._fixed_length + len(template.text_parts)
-
-    def assemble(self, example: Example) -> tuple[tuple[int, ...], int | None, tuple[int, ...] | None]:
-        """Return the ids, the mask's index and the token types of one example."""
-        texts = [self._encode_text(slot, example) for slot in self._plan if slot.text is not None]
-        kept = iter(share_length([len(text) for text in texts], self._max_length - self._fixed_length))
-        waiting = iter(texts)
-        ids: list[int] = []
-        token_types: list[int] = []
-        mask = None
-        for slot in self._plan:
-            if slot.is_mask:
-                mask = len(ids)
-            ids.extend(slot.ids if slot.text is None else next(waiting)[: next(kept)])
-            token_types.extend([slot.token_type] * (len(ids) - len(token_types)))
-        return tuple(ids), mask, tuple(token_types) if self._pieces.has_token_types else None
-
-    def description(self) -> list[object]:
-        """Return what decides the ids, as plain values."""
-        return [str(self._template), self._max_length, self._limits, self._pieces.digest]
-
-    def _encode_text(self, slot: _Slot, example: Example) -> list[int]:
-        assert slot.text is not None
-        text = example.text_a if slot.text.field == "a" else example.text_b
-        if text is None:
-            raise UserError(
-                f"template '{self._template}' uses {{b}}, but the example {example.text_a[:40]!r} has no second text: "
-                "add one, or use a template without {b}"
-            )
-        text = slot.text.apply(text)
-        return self._pieces.encode(text, slot.space)[: self._limits[slot.text.field]] if text else []
-
-
-def _plan(pieces: PieceEncoder, template: Template) -> Iterable[_Slot]:
-    token_type = 0
-    at_start = True
-    yield _Slot(pieces.prefix, token_type)
-    for part in template.parts:
-        unspaced = Space.START if at_start else Space.GLUED
-        at_start = False
-        if isinstance(part, Text):
-            yield _Slot((), token_type, text=part, space=Space.SPACED if part.leading_space else unspaced)
-        elif isinstance(part, Literal):
-            spaced = part.text.startswith(" ")
-            ids = pieces.encode(part.text[1:], Space.SPACED) if spaced else pieces.encode(part.text, unspaced)
-            yield _Slot(tuple(ids), token_type)
-        elif isinstance(part, Mask):
-            yield _Slot(() if pieces.mask is None else (pieces.mask,), token_type, is_mask=True)
-        elif isinstance(part, Separator):
-            if pieces.separator is None:
-                raise UserError(f"template '{template}' uses a separator, but the tokenizer has no such token: take it out")
-            yield _Slot((pieces.separator,), token_type)
-            token_type += part.next_segment
-            at_start = True
-    yield _Slot(pieces.suffix, token_type)
-
-
-def _sha256(*values: object) -> str:
+def sha256_of(*values: object) -> str:
+    """Return a hash of plain values, the same in every run."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _has_line_break(pieces: PieceEncoder) -> bool:
+    """Return whether the tokenizer keeps a line break: many read it as a space, or know no token for it."""
+    ids = pieces.encode("\n", Space.GLUED)
+    return bool(ids) and pieces.unknown not in ids

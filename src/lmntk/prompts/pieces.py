@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SPACE_MARKS = ("▁", "Ġ")
+_SENTINEL = "<extra_id_0>"
 _UNMATCHABLE = "\U0010ffff\U0010fffe"  # two code points that Unicode reserves as "not a character"
 
 
@@ -54,8 +55,10 @@ class PieceEncoder:
         suffix: ids that it puts after one, such as ``</s>``.
         separator: the id between two texts, or None.
         mask: the mask's id, or None.
+        sentinel: the id of T5's ``<extra_id_0>``, which stands for a gap in the text, or None.
         unknown: the unknown token's id, or None.
         has_token_types: whether the model is given token types 0 and 1.
+        name: the tokenizer's class, for messages.
         digest: sha256 of everything that decides how text becomes ids.
     """
 
@@ -63,15 +66,19 @@ class PieceEncoder:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise UserError(f"tokenizer {type(tokenizer).__name__} has no fast form: save it as a tokenizer.json and load it from there")
+        self.name = type(tokenizer).__name__
         self.unknown: int | None = tokenizer.unk_token_id
         self.mask: int | None = tokenizer.mask_token_id
+        known = tokenizer.convert_tokens_to_ids(_SENTINEL)
+        self.sentinel: int | None = None if known == self.unknown else known
         self.separator: int | None = _first(tokenizer.sep_token_id, tokenizer.eos_token_id)
         self.has_token_types = "token_type_ids" in tokenizer.model_input_names
-        self._special_ids = frozenset(tokenizer.all_special_ids) - {self.unknown}
+        self._special_ids = frozenset(tokenizer.all_special_ids).union(() if self.sentinel is None else (self.sentinel,)) - {self.unknown}
         settings = json.loads(backend.to_str())
         settings.update(truncation=None, padding=None)  # these only record how the tokenizer was last called
         serialised = json.dumps(settings, sort_keys=True, ensure_ascii=True)
-        self._backend = _without_special_strings(settings, set(tokenizer.all_special_tokens), tokenizer.unk_token)
+        special = {*tokenizer.all_special_tokens, *([] if self.sentinel is None else [_SENTINEL])}
+        self._backend = _without_special_strings(settings, special, tokenizer.unk_token)
         self._adds_space = self._pretokens("a")[0].startswith(_SPACE_MARKS)
         self.prefix, self.suffix = self._surroundings(tokenizer)
         specials = [self.prefix, self.suffix, self.separator, self.mask, self.unknown, self.has_token_types]

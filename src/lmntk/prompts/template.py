@@ -116,7 +116,7 @@ def parse_template(text: str, require_mask: bool = True) -> Template:
     """Return the template written in ``text``, in the readable language or LM-BFF's.
 
     A string that starts with ``*cls*``, or with ``*`` and has no brace, is LM-BFF's. ``require_mask=False`` also allows
-    prompts without a mask, which are read at their last token.
+    prompts without a mask, which are read at their last token or in a decoder (see ``reading.py``).
 
     Raises:
         UserError: for a prompt that no example can be put into; the message quotes it.

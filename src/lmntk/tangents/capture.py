@@ -1,85 +1,34 @@
 """One forward and C backward passes of a batch, with every parameter's gradient caught at its use.
 
-A forward hook keeps a module's input, a hook on its output tensor keeps the gradient of each logit with respect to
-it, and the module's rule (``rules.py``) makes factors of the two. No parameter asks for a gradient: the outputs of
-the embeddings do, so autograd runs the input half of the backward pass alone and builds no weight gradient.
+What goes into a module and the gradient of what comes out (``watching.py``) are made into factors by the module's rule
+(``rules.py``); a parameter without a rule gets plain autograd at its module (``local.py``), or through the whole network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from lmntk.models.state import Batch, frozen
 from lmntk.tangents.factors import DenseFactors, Factors, Tangents, merge
-from lmntk.tangents.rules import Use, rule_of
+from lmntk.tangents.local import BatchAxisLostError, local_gradients
+from lmntk.tangents.rules import Use, relative_table, rule_of
+from lmntk.tangents.watching import Record, Watch, is_relative_table_owner, watched
+
+CONTAINERS = (nn.ParameterDict, nn.ParameterList, nn.ModuleDict, nn.ModuleList)  # never called: their parent uses them
 
 
-class BatchAxisLostError(RuntimeError):
-    """A module ran without the batch axis (a table shared by the batch), so examples cannot be told apart."""
+class RuleFailedError(RuntimeError):
+    """A rule could not make factors of what its module did."""
+
+    def __init__(self, kind: str, names: Sequence[str]) -> None:
+        super().__init__(f"the rule of {kind} fails for {', '.join(names)}; register a right rule for it")
+        self.names = tuple(names)
 
 
-@dataclass
-class _Record:
-    """One call of a module while it is being watched."""
-
-    module: nn.Module
-    inputs: Tensor
-    output_shape: torch.Size
-    gradients: dict[int, Tensor] = field(default_factory=dict)  # by logit; a missing one is zero
-    leaf: Tensor | None = None  # the output, when it is where gradients start to be asked for
-
-
-@contextmanager
-def _watched(model: nn.Module, owners: set[nn.Module], count: int, records: list[_Record], current: list[int]) -> Iterator[None]:
-    """Keeps a record of every call of the owners while the body runs; ``current[0]`` is the logit in backward."""
-
-    def keep(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> Tensor | None:
-        inputs = (arguments[0] if arguments else next(iter(named.values()))).detach()
-        replaced = output
-        if isinstance(module, nn.Embedding) and inputs.shape[0] == 1 < count:  # one lookup broadcast over the batch
-            inputs, replaced = inputs.expand(count, -1), output.expand(count, *output.shape[1:])
-        record = _Record(module, inputs, replaced.shape)
-        if output.is_leaf:  # nothing before it asks for a gradient (it may itself: gradient checkpointing sees to that)
-            replaced = replaced.detach().requires_grad_()
-            record.leaf = replaced
-        else:
-            replaced.register_hook(lambda gradient: record.gradients.__setitem__(current[0], gradient))  # type: ignore[no-untyped-call]
-        records.append(record)
-        return replaced if replaced is not output else None
-
-    with ExitStack() as stack:
-        for module in owners:
-            handle = module.register_forward_hook(keep, with_kwargs=True)
-            stack.callback(handle.remove)
-        yield
-
-
-def _as_use(record: _Record, logits: Tensor, selected_rows: Tensor | None) -> Use:
-    """Returns the record as a use with the axes (n, t, i) and (c, n, t, o)."""
-    count, outputs = logits.shape
-    is_lookup = isinstance(record.module, nn.Embedding)
-    if record.inputs.shape[0] != count and count > 1:
-        raise BatchAxisLostError(type(record.module).__name__)
-    zero = None
-    gradients = []
-    for logit in range(outputs):
-        gradient = record.gradients.get(logit)
-        if gradient is None:
-            zero = logits.new_zeros(record.output_shape) if zero is None else zero
-            gradient = zero
-        gradients.append(gradient.reshape(count, -1, record.output_shape[-1]))
-    stacked = gradients[0].unsqueeze(0) if outputs == 1 else torch.stack(gradients)
-    inputs = record.inputs.reshape(count, -1) if is_lookup else record.inputs.reshape(count, -1, record.inputs.shape[-1])
-    return Use(record.module, inputs, stacked, selected_rows)
-
-
-def capture(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter], fallback: Sequence[str] = ()) -> Tangents:
+def capture(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter], fallback: Collection[str] = ()) -> Tangents:
     """Returns the factored Jacobian of ``model(batch)`` [n, c] with respect to the trainable parameters.
 
     Args:
@@ -87,54 +36,103 @@ def capture(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter
             compute only some rows of their output.
         batch: tensors whose first axis is the example.
         trainable: the parameters that count, by name; one that is used twice counts once, with all its uses.
-        fallback: names that no rule covers; their gradients come from plain autograd, and the batch must be one example.
+        fallback: names that no rule covers; their gradients come from plain autograd, in a batch of several texts at their
+            module alone, in a batch of one through the whole network.
 
     Cost: one forward pass, c backward passes without weight gradients. Memory: (1 + c) times the linear layers' activations.
+
+    Raises:
+        BatchAxisLostError: a module that runs without the batch axis, in a batch of several texts.
+        RuleFailedError: a rule that does not fit its module.
     """
     names = {parameter: name for name, parameter in trainable.items()}
-    direct = [trainable[name] for name in fallback]
-    owners = {
-        module
-        for module in model.modules()
-        if rule_of(module) is not None and any(p in names and names[p] not in fallback for p in module.parameters(recurse=False))
-    }
-    owners |= {module for module in model.modules() if isinstance(module, nn.Embedding)}  # where gradients start
+    count = next(iter(batch.values())).shape[0]
+    direct = [trainable[name] for name in fallback] if count == 1 else []
+    ruled = {parameter for parameter, name in names.items() if name not in fallback}
+    local = {parameter for parameter, name in names.items() if name in fallback} if count > 1 else set()
+    owners = _owners(model, ruled, local)
     select: Callable[[], Mapping[nn.Module, Tensor]] = getattr(model, "selected_rows", dict)
     selections = select()
-    count = next(iter(batch.values())).shape[0]
-    if direct and count != 1:
-        raise ValueError("plain autograd gives one example's gradient at a time; capture a batch of one")
-    records: list[_Record] = []
-    current = [0]
-    direct_gradients: list[list[Tensor | None]] = []
-    with frozen(model, direct), torch.enable_grad(), _watched(model, owners, count, records, current):
+    watch = Watch(count)
+    with frozen(model, direct), torch.enable_grad(), watched(owners, watch):
         logits = model(batch)
         if not bool(torch.isfinite(logits).all()):
             raise RuntimeError("the logits are not finite: try another dtype or attention implementation")
-        leaves = [record.leaf for record in records if record.leaf is not None]
-        outputs = logits.shape[1]
-        for logit in range(outputs):
-            current[0] = logit
-            found = torch.autograd.grad(logits[:, logit].sum(), [*leaves, *direct], retain_graph=logit + 1 < outputs, allow_unused=True)
-            for record, gradient in zip((r for r in records if r.leaf is not None), found, strict=False):
-                if gradient is not None:
-                    record.gradients[logit] = gradient
-            direct_gradients.append(list(found[len(leaves) :]))
+        direct_gradients = watch.differentiate(logits, direct)
     logits = logits.detach()
 
     parts: dict[str, list[Factors]] = {}
-    with torch.no_grad():
-        while records:
-            record = records.pop(0)
-            rule = rule_of(record.module)
-            assert rule is not None  # only modules with a rule are watched
-            for parameter, factors in rule(_as_use(record, logits, selections.get(record.module))):
-                if parameter in names and names[parameter] not in fallback:
-                    parts.setdefault(names[parameter], []).append(factors)
-        for index, name in enumerate(fallback):
-            rows = [
-                g[index] if (g := gradients) and g[index] is not None else torch.zeros_like(direct[index]) for gradients in direct_gradients
-            ]
-            parts[name] = [DenseFactors(torch.stack([r.reshape(1, -1) for r in rows if r is not None]))]
+    with torch.no_grad(), frozen(model):
+        while watch.records:
+            record = watch.records.pop(0)
+            if not record.has_gradient:
+                continue
+            rule = relative_table if record.is_relative else rule_of(record.module)
+            owned = _owned(record.module)
+            if rule is not None and any(parameter in ruled for parameter in owned):
+                use = _as_use(record, count, logits.shape[1], selections.get(record.module))
+                try:
+                    found = list(rule(use))
+                except Exception as error:
+                    kind = type(record.module).__name__
+                    raise RuleFailedError(kind, [names[parameter] for parameter in owned if parameter in ruled]) from error
+                for parameter, factors in found:
+                    if parameter in ruled:
+                        parts.setdefault(names[parameter], []).append(factors)
+            by_autograd = [] if record.is_relative else [parameter for parameter in owned if parameter in local]
+            if by_autograd:
+                for parameter, dense in zip(by_autograd, local_gradients(record, by_autograd, count, logits.shape[1]), strict=True):
+                    parts.setdefault(names[parameter], []).append(dense)
+        for index, name in enumerate(fallback if direct else ()):
+            rows = [torch.zeros_like(direct[index]) if row[index] is None else row[index] for row in direct_gradients]
+            parts[name] = [DenseFactors(torch.stack([row.reshape(1, -1) for row in rows if row is not None]))]
         merged = {name: merge(found_parts, trainable[name].shape) for name, found_parts in parts.items()}
     return Tangents(logits, merged)
+
+
+def _owned(module: nn.Module) -> list[nn.Parameter]:
+    """Returns the parameters that a module's own forward uses: its own, and those of containers in it, which are never called."""
+    found = list(module.parameters(recurse=False))
+    for child in module.children():
+        if isinstance(child, CONTAINERS):
+            found += _owned(child)
+    return found
+
+
+def _owners(model: nn.Module, ruled: set[nn.Parameter], local: set[nn.Parameter]) -> set[nn.Module]:
+    """Returns the modules to watch: of parameters that count, and every lookup, for gradients start there."""
+    relative = {m.relative_attention_bias for m in model.modules() if is_relative_table_owner(m)}
+    owners: set[nn.Module] = set()
+    for module in model.modules():
+        if is_relative_table_owner(module):
+            owners.add(module)
+        elif isinstance(module, CONTAINERS) or module in relative:
+            continue
+        elif isinstance(module, nn.Embedding):
+            owners.add(module)
+        else:
+            covered = local if rule_of(module) is None else local | ruled
+            if any(parameter in covered for parameter in _owned(module)):
+                owners.add(module)
+    return owners
+
+
+def _as_use(record: Record, count: int, logits: int, selected_rows: Tensor | None) -> Use:
+    """Returns the record as a use with the axes (n, t, i) and (c, n, t, o).
+
+    Modules may see the batch's tokens in one row [n t, i]; ``check_coverage`` finds out when it is not so.
+    """
+    output = record.outputs[0]
+    is_flat = output.dim() == 2 and output.shape[0] % count == 0
+    if output.shape[0] != count and not is_flat:
+        raise BatchAxisLostError(type(record.module).__name__)
+    gradients = record.stacked(logits)
+    values: Sequence[object] = record.arguments or tuple(record.keywords.values())
+    inputs = values[0]
+    assert isinstance(inputs, Tensor)
+    if not record.is_relative:
+        gradients = gradients.reshape(logits, count, -1, gradients.shape[-1])
+        if inputs.shape[0] == 1 < count:  # a lookup broadcast over the batch
+            inputs = inputs.expand(count, *inputs.shape[1:])
+        inputs = inputs.reshape(count, -1, inputs.shape[-1]) if inputs.is_floating_point() else inputs.reshape(count, -1)
+    return Use(record.module, inputs, gradients, selected_rows, record.arguments, record.keywords)

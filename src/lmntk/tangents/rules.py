@@ -10,11 +10,12 @@ A rule is a function from one ``Use`` to (parameter, factors) pairs. A new kind 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from lmntk.tangents.factors import NO_ROW, DenseFactors, Factors, OuterFactors, RowFactors, drop_empty_uses, sum_over_uses
@@ -28,10 +29,13 @@ class Use:
     inputs: Tensor  # (n, t, i), or (n, t) for ids
     output_gradients: Tensor  # (c, n, t, o)
     selected_rows: Tensor | None = None  # the module computed only these output rows
+    arguments: tuple[Any, ...] = ()  # the call as it was, for rules that repeat it
+    keywords: dict[str, Any] = field(default_factory=dict)
 
 
 Rule = Callable[[Use], Iterator[tuple[nn.Parameter, Factors]]]
 RULES: dict[type[nn.Module], Rule] = {}
+RULES_BY_NAME: dict[str, Rule] = {}  # by the ending of a class's path: every family has its own class for the same few layers
 
 
 def register_rule(*kinds: type[nn.Module]) -> Callable[[Rule], Rule]:
@@ -45,8 +49,13 @@ def register_rule(*kinds: type[nn.Module]) -> Callable[[Rule], Rule]:
 
 
 def rule_of(module: nn.Module) -> Rule | None:
-    """Returns the rule of the module's nearest registered class, or None."""
-    return next((RULES[kind] for kind in type(module).__mro__ if kind in RULES), None)
+    """Returns the rule of the module's class: its own, one by its name's ending, or its nearest base class's; else None."""
+    kind = type(module)
+    if kind in RULES:
+        return RULES[kind]
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    named = (rule for ending, rule in RULES_BY_NAME.items() if name.endswith(ending))
+    return next(named, next((RULES[base] for base in kind.__mro__ if base in RULES), None))
 
 
 @register_rule(nn.Linear)
@@ -79,11 +88,36 @@ def _dense_linear(use: Use, transposed: bool) -> Iterator[tuple[nn.Parameter, Fa
 
 @register_rule(nn.Embedding)
 def embedding(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
-    """A lookup: the row of a token gets the gradients at its places; the padding row gets none, by torch's definition."""
-    ids = use.inputs
-    if use.module.padding_idx is not None:
-        ids = torch.where(ids == use.module.padding_idx, NO_ROW, ids)
-    yield use.module.weight, RowFactors(ids, use.output_gradients)
+    """A lookup: the row of a token gets the gradients at its places; the padding row gets none, by torch's definition.
+
+    Subclasses that move ids or scale what they find (OPT's and BART's positions, Gemma's words) are seen through by looking
+    up a table that holds its rows' numbers, and ones.
+    """
+    module, values = use.module, use.output_gradients
+    if type(module).forward is nn.Embedding.forward:
+        ids = use.inputs
+    else:
+        numbers = torch.arange(module.num_embeddings, dtype=module.weight.dtype, device=module.weight.device)
+        probe = torch.stack([numbers, torch.ones_like(numbers)], 1)
+        found = functional_call(module, {"weight": probe}, use.arguments, use.keywords)
+        count, scale = values.shape[1], found[..., 1]
+        ids = torch.where(scale == 0, 0.0, found[..., 0] / scale).round().long().reshape(found.shape[0], -1).expand(count, -1)
+        values = values * scale.reshape(found.shape[0], -1).expand(count, -1)[:, :, None]
+    if module.padding_idx is not None:
+        ids = torch.where(ids == module.padding_idx, NO_ROW, ids)
+    yield module.weight, RowFactors(ids, values)
+
+
+def relative_table(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
+    """T5's relative positions: a bucket's row gets the bias gradients [c, n, heads, t, s] of the places that share the bucket."""
+    weight = use.module.weight
+    buckets = use.inputs.flatten()  # (t s,)
+    terms = use.output_gradients.flatten(3).movedim(2, 3)  # (c, n, t s, heads)
+    empty = terms.new_zeros(*terms.shape[:2], *weight.shape)
+    values = empty.index_add(2, buckets, terms).flatten(2)
+    size = empty.index_add(2, buckets, terms.abs()).flatten(2)
+    ratio = torch.where(size > 0, values.abs() / size, 0.0)
+    yield weight, DenseFactors(values, ratio.amax((0, 1)))
 
 
 @register_rule(nn.LayerNorm)
@@ -98,4 +132,38 @@ def layer_norm(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
         yield module.bias, sum_over_uses(gradients)
 
 
-__all__ = ["RULES", "DenseFactors", "Rule", "Use", "register_rule", "rule_of"]
+def scale(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
+    """Any module whose output is affine in its ``weight``, entry by entry: y = a + weight * b, gradient sum_t g_t * b_t.
+
+    b is what the module gives for ones less what it gives for zeros: so nobody needs to know whether it scales by w (Llama) or
+    1 + w (Gemma), what it normalises by, or that DoRA's magnitude scales a whole layer. Two calls of the module. A
+    ``bias`` beside it is added to the output. The weight's axes are the output's last ones.
+    """
+    module, weight, gradients = use.module, use.module.weight, use.output_gradients
+    c, n = gradients.shape[:2]
+    values = (torch.ones_like(weight), torch.zeros_like(weight))
+    ones, zeros = (functional_call(module, {"weight": value}, use.arguments, use.keywords) for value in values)
+    gradients = gradients.reshape(c, n, -1, weight.numel())
+    yield weight, sum_over_uses(gradients * (ones - zeros).reshape(gradients.shape[1:]))
+    if getattr(module, "bias", None) is not None:
+        yield module.bias, sum_over_uses(gradients)
+
+
+def scaled_adapter(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
+    """IA3 at a linear layer: W (x * l) + b before a feed-forward layer, else l * (W x + b).
+
+    Gradients sum_t x_t * W^T g_t, and sum_t g_t * (W x_t + b). One more call of the layer, or of its transpose.
+    """
+    module = use.module
+    vectors = [module.ia3_l[name] for name in module.active_adapters if name in module.ia3_l]
+    if module.is_feedforward:
+        _, transpose = torch.func.vjp(module.base_layer, use.inputs)
+        terms = use.inputs * torch.stack([transpose(gradient)[0] for gradient in use.output_gradients])
+    else:
+        terms = use.output_gradients * module.base_layer(use.inputs)
+    for vector in vectors:
+        others = [other.flatten() for other in vectors if other is not vector]
+        yield vector, sum_over_uses(terms * torch.stack(others).prod(0) if others else terms)
+
+
+RULES_BY_NAME.update({"RMSNorm": scale, "LayerNorm": scale, "DoraLinearLayer": scale, "peft.tuners.ia3.layer.Linear": scaled_adapter})

@@ -3,6 +3,10 @@
 Templates are in the readable language of ``prompts/``: ``{a}`` and ``{b}`` are the texts, ``{mask}`` is the mask token, and a bar
 starts a filter (``{a|drop-last}`` leaves out the last character, ``{b|lower-first}`` lower-cases the first letter). A space
 directly before ``{mask}`` belongs to the label word, as in RoBERTa's ``It was[MASK].`` with the word " great".
+
+A causal model (GPT-2, Llama) reads from left to right, so its prompt ends where the label word is to come. Most templates
+become that by leaving out what stands after the mask; tasks where a text stands there have a ``causal_template`` of ours
+beside the paper's.
 """
 
 from __future__ import annotations
@@ -19,6 +23,10 @@ _IT_WAS = "{a} It was {mask}."
 _ENTAILMENT = "{a|drop-last}? {mask}, {b|lower-first}"
 _PARAPHRASE = "{a} {mask}, {b|lower-first}"
 
+_CAUSAL_ENTAILMENT = "{a} Question: {b|drop-last}? Answer:"
+_CAUSAL_ANSWERS = "Question: {a} Text: {b} Does the text answer the question? Answer:"
+_CAUSAL_PARAPHRASE = "First: {a} Second: {b} Do both mean the same? Answer:"
+
 
 @dataclass(frozen=True)
 class Task:
@@ -29,11 +37,13 @@ class Task:
         title: Name in print, such as ``SST-2``.
         labels: Meaning of each class, in the order of the class indexes 0..C-1.
         template: Prompt in the readable template language.
-        label_words: The word at the mask for each class, in the order of ``labels``; each must be one token.
+        label_words: The word at the mask for each class, in the order of ``labels``.
         metric: ``accuracy``, or ``f1`` (the F1 score of class 1).
         max_length: Longest prompted input in tokens.
         text_a_limit: Longest first text in tokens, or None where only ``max_length`` binds.
         pair: True when the task has a second text.
+        causal_template: Prompt that ends where the label word is to come, for models that read from left to right; None
+            where ``template`` can be cut at its mask.
     """
 
     name: str
@@ -45,6 +55,11 @@ class Task:
     max_length: int = 128
     text_a_limit: int | None = None
     pair: bool = False
+    causal_template: str | None = None
+
+    def prompt(self, reading: str) -> str:
+        """Return the template for a reading of ``prompts/``: for "last" the causal one if there is one."""
+        return self.causal_template if reading == "last" and self.causal_template is not None else self.template
 
     @property
     def csv_style(self) -> bool:
@@ -81,6 +96,7 @@ _ALL = (
         "{mask}: {a}",
         ("Description", "Entity", "Expression", "Human", "Location", "Number"),
         text_a_limit=110,
+        causal_template="{a} Answer type:",
     ),
     Task(
         "ag_news",
@@ -91,12 +107,24 @@ _ALL = (
         max_length=256,
         text_a_limit=240,
     ),
-    Task("mnli", "MNLI", _THREE_WAY, _ENTAILMENT, _THREE_WAY_WORDS, max_length=256, text_a_limit=240, pair=True),
-    Task("snli", "SNLI", _THREE_WAY, _ENTAILMENT, _THREE_WAY_WORDS, max_length=256, pair=True),
-    Task("qnli", "QNLI", _TWO_WAY, _ENTAILMENT, _NO_YES, pair=True),
-    Task("rte", "RTE", _TWO_WAY, _ENTAILMENT, _NO_YES, max_length=256, text_a_limit=240, pair=True),
-    Task("mrpc", "MRPC", ("not equivalent", "equivalent"), _PARAPHRASE, _NO_YES, metric="f1", pair=True),
-    Task("qqp", "QQP", ("not duplicate", "duplicate"), _PARAPHRASE, _NO_YES, metric="f1", pair=True),
+    Task(
+        "mnli",
+        "MNLI",
+        _THREE_WAY,
+        _ENTAILMENT,
+        _THREE_WAY_WORDS,
+        max_length=256,
+        text_a_limit=240,
+        pair=True,
+        causal_template=_CAUSAL_ENTAILMENT,
+    ),
+    Task("snli", "SNLI", _THREE_WAY, _ENTAILMENT, _THREE_WAY_WORDS, max_length=256, pair=True, causal_template=_CAUSAL_ENTAILMENT),
+    Task("qnli", "QNLI", _TWO_WAY, _ENTAILMENT, _NO_YES, pair=True, causal_template=_CAUSAL_ANSWERS),
+    Task("rte", "RTE", _TWO_WAY, _ENTAILMENT, _NO_YES, max_length=256, text_a_limit=240, pair=True, causal_template=_CAUSAL_ENTAILMENT),
+    Task(
+        "mrpc", "MRPC", ("not equivalent", "equivalent"), _PARAPHRASE, _NO_YES, metric="f1", pair=True, causal_template=_CAUSAL_PARAPHRASE
+    ),
+    Task("qqp", "QQP", ("not duplicate", "duplicate"), _PARAPHRASE, _NO_YES, metric="f1", pair=True, causal_template=_CAUSAL_PARAPHRASE),
 )
 
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}

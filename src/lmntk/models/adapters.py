@@ -1,0 +1,147 @@
+"""Adapters of PEFT on a base model: read from a folder, without a pickle, and put into the base's layers."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lmntk.errors import UserError
+from lmntk.models.hub import Place, locate, looks_local
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+PICKLE_FILE = "adapter_model.bin"
+KINDS_OF_TASKS = {"CAUSAL_LM": "causal", "SEQ_2_SEQ_LM": "seq2seq", "SEQ_CLS": "classifier"}
+TASKS_WITHOUT_KIND = ("TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
+PREFIX = "base_model.model."
+HEADS = ("score.weight", "classifier.weight", "classifier.out_proj.weight")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter's files, what they name as their base, and the shapes of the tensors by their names in the base."""
+
+    name: str
+    place: Place
+    base_name: str | None
+    base_revision: str | None
+    kind: str | None
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes of the classification head that the adapter brings, if it brings one."""
+        return next((self.shapes[head][0] for head in HEADS if head in self.shapes), None)
+
+
+def read_adapter(name: str, place: Place) -> Adapter:
+    """Returns the adapter of a folder.
+
+    Raises:
+        UserError: PEFT is not installed, the adapter is one of prompt learning, its weights are missing, pickled or broken.
+    """
+    peft = _peft(name)
+    try:
+        stored = json.loads((place.folder / CONFIG_FILE).read_text())
+        config = peft.PeftConfig.from_pretrained(str(place.folder))
+        prompt_learning, method = config.is_prompt_learning, str(stored["peft_type"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"adapter: cannot read the {CONFIG_FILE} of {name!r}: {one_line(error)}") from error
+    task = stored.get("task_type") or ""
+    if prompt_learning:
+        raise UserError(f"adapter: {name!r} is one of prompt learning ({method}), which changes no layer; use LoRA, DoRA or IA3")
+    if task in TASKS_WITHOUT_KIND:
+        raise UserError(f"adapter: {name!r} is for the task {task}, not one of {', '.join(KINDS_OF_TASKS)}; give one of a language model")
+    if not place.has(WEIGHTS_FILE):
+        why = f"only a pickle, {PICKLE_FILE}, which is never read" if place.has(PICKLE_FILE) else "no weights"
+        raise UserError(f"adapter: {name!r} has {why}; save it again with PEFT as {WEIGHTS_FILE}")
+    base = stored.get("base_model_name_or_path")
+    return Adapter(name, place, base or None, stored.get("revision"), KINDS_OF_TASKS.get(task), _shapes(name, place.folder / WEIGHTS_FILE))
+
+
+def find_base(adapter: Adapter, base: str | None, revision: str | None) -> tuple[str, Place]:
+    """Returns the name and place of an adapter's base model: ``base`` if given, else the one that the adapter names.
+
+    A folder that the adapter names is looked for from the current directory, then beside the adapter's folder. ``revision``
+    is the base's on the hub; without one, that which the adapter names.
+
+    Raises:
+        UserError: no base is named, or it cannot be found, or it is itself an adapter.
+    """
+    whole = adapter.place.has("model.safetensors") or adapter.place.has("model.safetensors.index.json")
+    if base is None and whole:
+        raise UserError(f"adapter: {adapter.name!r} holds a whole model beside the adapter; say which is the base, with base")
+    wanted = base or adapter.base_name
+    if wanted is None:
+        raise UserError(f"adapter: {adapter.name!r} names no base model; give one, with base")
+    shown = f"adapter: the base {wanted!r} of {adapter.name!r}"
+    folder = Path(wanted).expanduser()
+    beside = adapter.place.folder.resolve().parent / folder
+    if base is None and not (folder / "config.json").is_file() and (beside / "config.json").is_file():
+        folder = beside
+    if folder is beside or looks_local(wanted):
+        if revision is not None:
+            raise UserError(f"{shown} is a folder, which has no revision {revision!r}; leave the revision out")
+        place = Place(folder, None)
+    else:
+        place = locate(wanted, revision or (adapter.base_revision if base is None else None), shown)
+    if not place.has("config.json"):
+        raise UserError(f"{shown} is not a folder with a config.json; give the base model's folder or hub name, with base")
+    if place.has(CONFIG_FILE) and place.folder.resolve() != adapter.place.folder.resolve():
+        raise UserError(f"{shown} is an adapter itself; merge it into its own base first, or give another base")
+    return wanted, place
+
+
+def put_adapter(adapter: Adapter, network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Returns the network with the adapter's layers in it, changed in place, in ``dtype``; only the adapter requires a gradient.
+
+    Raises:
+        UserError: the adapter's weights do not fit the network.
+    """
+    peft = _peft(adapter.name)
+    folder, base = str(adapter.place.folder), type(network).__name__
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = peft.PeftModel.from_pretrained(network, folder, is_trainable=True, torch_device="cpu")
+            fit = model.load_adapter(folder, "default", is_trainable=True, torch_device="cpu")
+    except Exception as error:  # one class of errors for each tuner and for each library of quantisation
+        raise UserError(f"adapter: cannot put {adapter.name!r} on its base, a {base}: {one_line(error)}") from error
+    for keys, what in ((fit.missing_keys, "lacks"), (fit.unexpected_keys, "has, and its base has no place for,")):
+        if keys:
+            found = min(keys)
+            raise UserError(f"adapter: {adapter.name!r} does not fit its base, a {base}: it {what} {found!r}; give its own base, with base")
+    adapted: nn.Module = model.get_base_model()
+    for parameter in adapted.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    return adapted
+
+
+def one_line(error: BaseException) -> str:
+    """Returns an error's text in one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300]
+
+
+def _peft(name: str) -> Any:
+    try:
+        return importlib.import_module("peft")
+    except ImportError as error:
+        raise UserError(f"adapter: {name!r} needs PEFT to be read; install it with pip install 'lmntk[peft]'") from error
+
+
+def _shapes(name: str, path: Path) -> dict[str, tuple[int, ...]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {key.removeprefix(PREFIX): tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"adapter: cannot read the {WEIGHTS_FILE} of {name!r}: {one_line(error)}") from error

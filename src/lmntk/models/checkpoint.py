@@ -1,0 +1,140 @@
+"""A checkpoint on disk, with or without an adapter, made into a network; what its weights lack is said, never made up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lmntk.errors import UserError
+from lmntk.models.adapters import Adapter, one_line, put_adapter
+from lmntk.models.hub import Place
+from lmntk.models.kinds import KINDS, auto_class, kind_of
+
+ADVICE = {
+    "masked": "use a masked-LM checkpoint, or head mode",
+    "causal": "use a causal-LM checkpoint, or head mode",
+    "seq2seq": "use a sequence-to-sequence checkpoint, or head mode",
+    "classifier": "use a fine-tuned classifier, or another kind",
+}
+
+
+@contextmanager
+def loading(shown: str) -> Iterator[None]:
+    """While the body runs, what the libraries raise about a file becomes a ``UserError`` in one line.
+
+    A RuntimeError is about shapes that do not fit the configuration.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError) as error:
+        raise UserError(f"{shown}: {one_line(error)}") from error
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's configuration and weights in a folder, and the adapter to put on it."""
+
+    name: str
+    place: Place
+    adapter: Adapter | None
+
+    def load(self, dtype: torch.dtype, attention: str | None, kind: str, needs_head: bool) -> tuple[Any, str, str]:
+        """Returns the network in eval mode, its kind, and the data type that its weights are stored in.
+
+        Raises:
+            UserError: files that cannot be read, a kind that the model has not, quantised weights, weights that are missing.
+        """
+        from transformers import AutoConfig
+
+        folder = str(self.place.folder)
+        with loading(f"model: cannot load {self.name!r}"):
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            stored = json.loads((self.place.folder / "config.json").read_text())
+        kind = kind_of(config, self.name, kind)
+        if getattr(config, "quantization_config", None) is not None and self.adapter is None:
+            raise UserError(
+                f"model: {self.name!r} has quantised weights, which have no gradient; use the unquantised checkpoint, or train an "
+                "adapter on it and give the adapter's folder"
+            )
+        if not any(self.place.has(file) for file in ("model.safetensors", "model.safetensors.index.json")):
+            pickled = " (pytorch_model.bin is a pickle, which is never read)" if self.place.has("pytorch_model.bin") else ""
+            raise UserError(f"model: cannot load {self.name!r}: it has no model.safetensors{pickled}; save it again with transformers")
+        if kind == "classifier" and self.adapter is not None and self.adapter.classes not in (None, config.num_labels):
+            config.num_labels = self.adapter.classes
+        extra = {} if attention is None else {"attn_implementation": attention}
+        with loading(f"model: cannot load {self.name!r} as a {KINDS[kind]} model"):
+            network, report = auto_class(kind).from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                **extra,
+            )
+        supplied = () if self.adapter is None else self.adapter.shapes
+        missing = {*report["missing_keys"], *_tied_against_its_config(network, stored)}
+        _check_weights(self.name, network, missing - set(supplied), kind, needs_head)
+        _clear(network, report["missing_keys"])
+        if kind in ("causal", "seq2seq"):
+            network.config.use_cache = False
+        if self.adapter is not None:
+            network = put_adapter(self.adapter, network, dtype)
+        return network.eval(), kind, str(stored.get("dtype") or stored.get("torch_dtype") or "float32")
+
+
+def _check_weights(name: str, network: Any, missing: Collection[str], kind: str, needs_head: bool) -> None:
+    """Refuses a network with weights missing. A pooler's are no loss, except to the classifier on top of it.
+
+    Tied weights are not among the missing ones when the weight that they are tied to is there.
+
+    Raises:
+        UserError: the head's weights are missing and needed, or others are.
+    """
+    lost = sorted(key for key in missing if _in_head(network, key) or (kind == "classifier" and ".pooler." in key))
+    if lost and needs_head:
+        architecture = ", ".join(getattr(network.config, "architectures", None) or ["unknown"])
+        raise UserError(f"model: {name!r} ({architecture}) has no {KINDS[kind]} head: {lost[0]!r} is not in its weights; {ADVICE[kind]}")
+    others = sorted(key for key in missing if key not in lost and ".pooler." not in key)
+    if others:
+        raise UserError(f"model: {name!r} lacks weights, {others[0]!r} among {len(others)}; the checkpoint is incomplete")
+
+
+def _in_head(network: Any, key: str) -> bool:
+    """True for a weight outside the base model; T5's is the network itself, and its head the output embeddings."""
+    if network.base_model is not network:
+        return not key.startswith(f"{network.base_model_prefix}.")
+    decoder = network.get_output_embeddings()
+    return any(key.startswith(f"{name}.") for name, module in network.named_modules() if name and module is decoder)
+
+
+def _tied_against_its_config(network: Any, stored: dict[str, Any]) -> list[str]:
+    """Returns the name of a head's weight that was tied for want of one although the stored configuration has it untied.
+
+    So transformers does with T5 1.1: its weights alone would give logits of no model that was ever trained.
+    """
+    decoder, table = network.get_output_embeddings(), network.get_input_embeddings()
+    if stored.get("tie_word_embeddings") is not False or decoder is None or decoder.weight is not table.weight:
+        return []
+    return [f"{name}.weight" for name, module in network.named_modules() if module is decoder]
+
+
+def _clear(network: nn.Module, missing: Collection[str]) -> None:
+    """Sets weights that no file has to zero: at random, they would make the fingerprint another each time."""
+    found = network.state_dict(keep_vars=True)
+    kept = {id(tensor) for name, tensor in found.items() if name not in missing}
+    with torch.no_grad():
+        for name in missing:
+            if name in found and id(found[name]) not in kept:
+                found[name].zero_()

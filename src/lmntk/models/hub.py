@@ -1,0 +1,94 @@
+"""Where a model's files are: a local folder as it stands, or a hub repository's snapshot at one commit.
+
+The only module beside ``tasks.hub`` that may use the network, and only for a name that is no folder. Everything after it reads
+local files. Pickles are not even downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmntk.errors import UserError
+
+WANTED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.codes", "model*.safetensors", "adapter_model.safetensors")
+UNWANTED = ("*/*", "model.*.safetensors")  # folders of other formats; copies in other precisions, such as model.fp16.safetensors
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with a model's files; ``revision`` is the hub commit they are from, None for a folder of the user's."""
+
+    folder: Path
+    revision: str | None
+
+    def has(self, file: str) -> bool:
+        """True when the folder holds the file."""
+        return (self.folder / file).is_file()
+
+
+def looks_local(name: str) -> bool:
+    """True when a name is a folder's: one that exists, or one that cannot be a hub name's ``owner/model``."""
+    return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def locate(name: str, revision: str | None = None, shown: str | None = None) -> Place:
+    """Returns the place of a folder or, downloaded or from the cache, of a hub repository.
+
+    Args:
+        name: a folder, or a hub name when there is no such folder.
+        revision: a branch, tag or commit of the hub repository; by default its main branch.
+        shown: what an error calls it, by default ``model: 'name'``.
+
+    Raises:
+        UserError: no such name or revision, the hub is out of reach, or it needs a log-in.
+    """
+    shown = f"model: {name!r}" if shown is None else shown
+    if looks_local(name):
+        if revision is not None:
+            raise UserError(f"{shown} is a folder, which has no revision {revision!r}; leave the revision out, or give a hub name")
+        return Place(Path(name).expanduser(), None)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    quiet = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)))
+    except Exception as error:  # the library raises its own, the transport's and the system's
+        raise UserError(f"{shown} {_reason(error, revision)}") from error
+    finally:
+        if not quiet:
+            enable_progress_bars()
+    return Place(folder, folder.name)
+
+
+def _reason(error: BaseException, revision: str | None) -> str:
+    """Returns why the hub gave no files, and what to do: one line without addresses."""
+    from huggingface_hub import constants
+
+    names = {kind.__name__ for link in _chain(error) for kind in type(link).__mro__}
+    if "HFValidationError" in names:
+        return "is neither a folder here nor a hub name; check the path, or the spelling of the name"
+    if "GatedRepoError" in names:
+        return "is gated on the hub: accept its terms on its page there, then log in with hf auth login"
+    if "RevisionNotFoundError" in names:
+        return f"has no revision {revision!r} on the hub; give a branch, tag or commit that its page lists"
+    if "RepositoryNotFoundError" in names:
+        return "does not exist on the hub, or is private there, and is no folder here; check the spelling, or log in with hf auth login"
+    wanted = "" if revision is None else f" at revision {revision!r}"
+    if constants.HF_HUB_OFFLINE:
+        return f"is no folder here and not in the cache{wanted}, and offline mode is on; unset HF_HUB_OFFLINE once, or give a folder"
+    response = next((found for link in _chain(error) if (found := getattr(link, "response", None)) is not None), None)
+    if response is not None:
+        return f"cannot be had from the hub, which answered {response.status_code}; try again later, or give a folder"
+    if names & {"HTTPError", "ConnectionError", "TimeoutError", "LocalEntryNotFoundError"}:
+        return f"is no folder here and not in the cache{wanted}, and the hub cannot be reached; check the network, or give a folder"
+    return f"cannot be had from the hub: {' '.join(str(error).split())[:200]}"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,98 @@
+"""Kinds of models: what a checkpoint is for, by its configuration, and where each kind is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmntk.errors import UserError
+
+KINDS = {
+    "masked": "masked-language-model",
+    "causal": "causal-language-model",
+    "seq2seq": "sequence-to-sequence",
+    "classifier": "classification",
+}
+CLASSES = {
+    "masked": "AutoModelForMaskedLM",
+    "causal": "AutoModelForCausalLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "classifier": "AutoModelForSequenceClassification",
+}
+PROMPT_READING = {"masked": "mask", "causal": "last", "seq2seq": "decoder"}
+HEAD_READING = {"masked": "first", "causal": "last", "seq2seq": "decoder"}
+
+
+def check_kind(kind: str) -> str:
+    """Returns the kind, or "auto".
+
+    Raises:
+        UserError: there is no such kind.
+    """
+    if kind != "auto" and kind not in KINDS:
+        raise UserError(f"kind: {kind!r} is not one of auto, {', '.join(KINDS)}")
+    return kind
+
+
+def reading_of(kind: str, mode: str, decoder_only: bool) -> str:
+    """Returns the token that a mode reads: "mask", "first", "last", or "decoder", the first that an encoder-decoder writes.
+
+    A classifier's head reads the last token when its base is decoder-only, else the first.
+    """
+    if mode not in ("prompt", "head"):
+        raise UserError(f"mode: {mode!r} is not one of prompt, head")
+    if mode == "prompt":
+        if kind not in PROMPT_READING:
+            raise UserError("prompt mode: a classifier has no vocabulary to read label words from; use head mode")
+        return PROMPT_READING[kind]
+    return HEAD_READING.get(kind, "last" if decoder_only else "first")
+
+
+def auto_class(kind: str) -> Any:
+    """Returns the class of transformers that loads a kind."""
+    import transformers
+
+    return getattr(transformers, CLASSES[kind])
+
+
+def kinds_of(config: Any) -> list[str]:
+    """Returns the kinds that a configuration's model can be loaded as.
+
+    An encoder is no causal model although transformers has a class for it: it would see the words that it is to predict.
+    """
+    found = [kind for kind in KINDS if type(config) in auto_class(kind)._model_mapping]
+    if config.is_encoder_decoder:
+        return [kind for kind in found if kind == "seq2seq"]
+    if "masked" in found and not getattr(config, "is_decoder", False):
+        return [kind for kind in found if kind != "causal"]
+    return found
+
+
+def kind_of(config: Any, name: str, kind: str = "auto") -> str:
+    """Returns the kind to load a model as: the one asked for, or what its checkpoint was saved as.
+
+    Raises:
+        UserError: the model has no such kind, or none at all.
+    """
+    known = kinds_of(config)
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    classifier = architecture.endswith("ForSequenceClassification")
+    if config.is_encoder_decoder and (kind == "classifier" or (kind == "auto" and classifier)):
+        raise UserError(
+            f"model: {name!r} is a {config.model_type} model, an encoder-decoder, which is not read as a classifier; use kind seq2seq "
+            "and head mode"
+        )
+    if kind != "auto":
+        if kind in known:
+            return kind
+        also = f"it can be loaded as {' or '.join(known)}" if known else f"give a {kind} checkpoint"
+        raise UserError(f"model: {name!r} is a {config.model_type} model, which has no {KINDS[kind]} head; {also}")
+    if classifier and "classifier" in known:
+        return "classifier"
+    masked = architecture.endswith(("ForMaskedLM", "ForPreTraining"))
+    for candidate in ("masked", "causal", "seq2seq") if masked else ("seq2seq", "causal", "masked"):
+        if candidate in known:
+            return candidate
+    raise UserError(
+        f"model: {name!r} ({architecture or 'no architecture'}, {config.model_type}) is no language model of a kind known here: "
+        f"{', '.join(KINDS)}; give one of these"
+    )

@@ -1,0 +1,123 @@
+"""Reading a network at one position: which of its modules make hidden states, and how everything above runs for one token.
+
+A vocabulary's head costs as much as several layers when it scores every token; here it scores the one that is read, and
+computes the rows of the label words alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+NETWORK_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids")
+
+
+def without_wrapper(network: Any) -> Any:
+    """Returns the network inside a ``PeftModel``, its adapter's layers in place; any other network as it is."""
+    get_base_model = getattr(network, "get_base_model", None)
+    return network if get_base_model is None else get_base_model()
+
+
+def is_encoder_decoder(network: Any) -> bool:
+    """True for T5, BART and their like."""
+    return bool(getattr(getattr(network, "config", None), "is_encoder_decoder", False))
+
+
+def is_decoder_only(network: Any) -> bool:
+    """True for a network that predicts the next token (GPT-2, Llama): a token sees what stands before it."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    config = getattr(network, "config", None)
+    if config is None or is_encoder_decoder(network):
+        return False
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and (type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_decoder)
+
+
+def network_arguments(network: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Returns the arguments of the network's forward for a batch.
+
+    Decoder-only networks get positions that count real tokens, so that padding on the left changes nothing; nobody gets
+    a cache of keys and values.
+    """
+    accepted = inspect.signature(network.forward).parameters
+    arguments: dict[str, Any] = {name: batch[name] for name in NETWORK_INPUTS if name in batch}
+    if "position_ids" in accepted and is_decoder_only(network):
+        arguments["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    if "use_cache" in accepted:
+        arguments["use_cache"] = False
+    return arguments
+
+
+def source_of_hidden_states(network: Any) -> nn.Module:
+    """Returns the module whose output the vocabulary's head reads: the decoder where there is one, else the base model."""
+    source: nn.Module = network.get_decoder() if is_encoder_decoder(network) or is_decoder_only(network) else network.base_model
+    return source
+
+
+@contextmanager
+def reading_one_position(source: nn.Module, positions: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
+    """While the body runs, ``source`` hands on the hidden states [n, 1, i] of one position an example.
+
+    Yields what takes the position's row [n, o] from the network's output [n, 1, o]; or from [n, t, o], of a network that
+    calls its parts by another way than through ``source``.
+    """
+    rows = torch.arange(len(positions), device=positions.device)
+    is_cut = []
+
+    def cut(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
+        is_cut.append(True)
+        chosen = output[0][rows, positions].unsqueeze(1)
+        if isinstance(output, tuple):
+            return (chosen, *output[1:])
+        output["last_hidden_state"] = chosen
+        return output
+
+    handle = source.register_forward_hook(cut)
+    try:
+        yield lambda output: output[:, 0] if is_cut else output[rows, positions]
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def computing_rows(network: nn.Module, decoder: nn.Linear, rows: Tensor) -> Iterator[None]:
+    """While the body runs, the decoder computes these rows of its output only.
+
+    Constants that the network itself adds over the vocabulary (BART's ``final_logits_bias``) are cut to the same rows.
+    """
+
+    def forward(hidden: Tensor) -> Tensor:
+        bias = None if decoder.bias is None else decoder.bias[rows]
+        return nn.functional.linear(hidden, decoder.weight[rows], bias)
+
+    vocabulary = decoder.weight.shape[0]
+    whole = {name: buffer for name, buffer in network.named_buffers(recurse=False) if buffer.dim() and buffer.shape[-1] == vocabulary}
+    with ExitStack() as stack:
+        decoder.forward = forward  # type: ignore[method-assign, assignment]
+        stack.callback(vars(decoder).pop, "forward")
+        for name, buffer in whole.items():
+            stack.callback(network._buffers.__setitem__, name, buffer)
+            network._buffers[name] = buffer[..., rows]
+        yield
+
+
+class EncoderDecoder(nn.Module):
+    """The encoder and decoder of a sequence-to-sequence network without its vocabulary's head; returns the decoder's output."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.encoder = network.get_encoder()
+        self.decoder = network.get_decoder()
+        self.config = network.config
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> Any:
+        """Returns the decoder's output, hidden states [n, t, i] first."""
+        encoded = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
+        return self.decoder(
+            input_ids=decoder_input_ids, encoder_hidden_states=encoded, encoder_attention_mask=attention_mask, use_cache=False
+        )

@@ -1,0 +1,142 @@
+"""Assembly: a template with its fixed pieces encoded once, ready to take texts.
+
+Too long an example is shortened in its texts only, from their ends. First every text is cut to its own limit. If the
+whole is still longer than ``max_length``, the longest text gives tokens until it is as long as the next one, and so on:
+texts shorter than an equal share stay whole. (LM-BFF cuts the whole sequence instead, and may cut the mask off.)
+Special tokens, the prompt's words and the mask always survive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lmntk.errors import UserError
+from lmntk.prompts.encoded_text import EncodedText
+from lmntk.prompts.pieces import PieceEncoder, Space
+from lmntk.prompts.reading import Layout
+from lmntk.prompts.template import Literal, Mask, Separator, Text
+
+if TYPE_CHECKING:
+    from lmntk.tasks.example import Example
+
+
+def share_length(lengths: Sequence[int], budget: int) -> list[int]:
+    """Return how much of every text is kept, at most ``budget`` in all: the longest are shortened first, to equal lengths.
+
+    >>> share_length([3, 50, 40], 43)
+    [3, 20, 20]
+    """
+    kept = [0] * len(lengths)
+    waiting = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    for done, index in enumerate(waiting):
+        kept[index] = min(lengths[index], budget // (len(waiting) - done))
+        budget -= kept[index]
+    return kept
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """A part of the plan: ids that never change, or (``text``) a place for a text; with its token type."""
+
+    ids: tuple[int, ...]
+    token_type: int
+    text: Text | None = None
+    space: Space = Space.START
+    is_mask: bool = False
+
+
+class Assembly:
+    """Turns examples into sequences of one layout.
+
+    Attributes:
+        smallest_length: the tokens that it needs for its fixed pieces and one token of every text.
+    """
+
+    def __init__(self, pieces: PieceEncoder, layout: Layout, max_length: int, text_a_limit: int | None, text_b_limit: int | None) -> None:
+        for name, limit in (("text_a_limit", text_a_limit), ("text_b_limit", text_b_limit)):
+            if limit is not None and limit < 1:
+                raise UserError(f"{name} {limit} leaves no text: use at least 1, or leave it out")
+        self._pieces = pieces
+        self._layout = layout
+        self._max_length = max_length
+        self._limits = {"a": text_a_limit, "b": text_b_limit}
+        self._has_token_types = pieces.has_token_types and layout.has_token_types
+        self._plan = list(_plan(pieces, layout))
+        if self._has_token_types and self._plan[-1].token_type > 1:
+            raise UserError(
+                f"template {str(layout.template)!r} has {{sep+}} more than once, but this model has two token types: use {{sep}}"
+            )
+        self._fixed_length = sum(len(slot.ids) for slot in self._plan)
+        self.smallest_length = self._fixed_length + len(layout.template.text_parts)
+
+    def assemble(self, example: Example) -> EncodedText:
+        """Return the example in the layout.
+
+        Raises:
+            UserError: if a text is missing, or no token comes out at all.
+        """
+        texts = [self._encode_text(slot, example) for slot in self._plan if slot.text is not None]
+        kept = iter(share_length([len(text) for text in texts], self._max_length - self._fixed_length))
+        waiting = iter(texts)
+        ids: list[int] = []
+        token_types: list[int] = []
+        mask = None
+        for slot in self._plan:
+            if slot.is_mask:
+                mask = len(ids)
+            ids.extend(slot.ids if slot.text is None else next(waiting)[: next(kept)])
+            token_types.extend([slot.token_type] * (len(ids) - len(token_types)))
+        if not ids:
+            raise UserError(
+                f"example {example.text_a[:40]!r} has no token, and neither has the prompt around it: "
+                "take the example out, or use a prompt with words of its own"
+            )
+        return EncodedText(
+            ids=tuple(ids),
+            read_position=self._layout.read_position(len(ids), mask),
+            token_type_ids=tuple(token_types) if self._has_token_types else None,
+            decoder_ids=self._layout.decoder_ids,
+        )
+
+    def description(self) -> list[object]:
+        """Return what decides the ids, as plain values."""
+        layout = self._layout
+        return [layout.reading, layout.decoder_ids, str(layout.template), self._max_length, self._limits, self._pieces.digest]
+
+    def _encode_text(self, slot: _Slot, example: Example) -> list[int]:
+        assert slot.text is not None
+        text = example.text_a if slot.text.field == "a" else example.text_b
+        if text is None:
+            raise UserError(
+                f"template {str(self._layout.template)!r} uses {{b}}, but the example {example.text_a[:40]!r} has no second text: "
+                "add one, or use a template without {b}"
+            )
+        text = slot.text.apply(text)
+        return self._pieces.encode(text, slot.space)[: self._limits[slot.text.field]] if text else []
+
+
+def _plan(pieces: PieceEncoder, layout: Layout) -> Iterable[_Slot]:
+    token_type = 0
+    at_start = True
+    yield _Slot(pieces.prefix, token_type)
+    for part in layout.template.parts:
+        unspaced = Space.START if at_start else Space.GLUED
+        at_start = False
+        if isinstance(part, Text):
+            yield _Slot((), token_type, text=part, space=Space.SPACED if part.leading_space else unspaced)
+        elif isinstance(part, Literal):
+            spaced = part.text.startswith(" ")
+            ids = pieces.encode(part.text[1:], Space.SPACED) if spaced else pieces.encode(part.text, unspaced)
+            yield _Slot(tuple(ids), token_type)
+        elif isinstance(part, Mask):
+            assert layout.mask is not None
+            yield _Slot((layout.mask,), token_type, is_mask=True)
+        elif isinstance(part, Separator):
+            if pieces.separator is None:
+                raise UserError(f"template {str(layout.template)!r} uses a separator, but the tokenizer has no such token: take it out")
+            yield _Slot((pieces.separator,), token_type)
+            token_type += part.next_segment
+            at_start = True
+    yield _Slot(pieces.suffix if layout.keeps_suffix else (), token_type)

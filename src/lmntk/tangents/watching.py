@@ -1,0 +1,146 @@
+"""Watching a forward pass: what goes into each module that owns parameters, and the gradient of what comes out.
+
+No parameter asks for a gradient. The first outputs on every path do (mostly the embeddings'), so autograd runs the input half
+of the backward pass alone and builds no weight gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+
+@dataclass
+class Record:
+    """One call of a module: its arguments, its outputs, and the outputs' gradients, logit by logit.
+
+    ``is_relative`` marks a table of relative positions, which has no batch axis of its own: then the arguments are the
+    bucket of each pair of places [t, s], and the output is its bias, handed on for every example, [n, heads, t, s].
+    """
+
+    module: nn.Module
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    outputs: list[Tensor]  # floating-point tensors among the outputs, detached
+    gradients: list[dict[int, Tensor]] = field(default_factory=list)  # of each output, by logit; a missing one is zero
+    leaves: dict[int, Tensor] = field(default_factory=dict)  # the outputs from which on gradients are asked for
+    is_relative: bool = False
+
+    def __post_init__(self) -> None:
+        self.gradients = [{} for _ in self.outputs]
+
+    @property
+    def has_gradient(self) -> bool:
+        """False when the logits do not depend on this call."""
+        return any(self.gradients)
+
+    def stacked(self, logits: int, output: int = 0) -> Tensor:
+        """Returns the gradient [c, *shape] of every logit with respect to one output."""
+        like = self.outputs[output]
+        found = [self.gradients[output].get(logit) for logit in range(logits)]
+        parts = [torch.zeros_like(like) if gradient is None else gradient for gradient in found]
+        return parts[0].unsqueeze(0) if logits == 1 else torch.stack(parts)
+
+
+class Watch:
+    """All that one forward pass leaves behind; ``logit`` is the one that is being differentiated."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.logit = 0
+        self.records: list[Record] = []
+
+    def add(self, record: Record, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """Keeps a record; returns the outputs to hand on, those that start a path as leaves that ask for a gradient."""
+        handed = []
+        for index, output in enumerate(outputs):
+            if output.is_leaf:  # nothing before it asks for a gradient (it may itself: gradient checkpointing sees to that)
+                output = output.detach().requires_grad_()
+                record.leaves[index] = output
+            else:
+                if len(outputs) > 1:  # one output may be made of another: the hook is to see only what comes from outside
+                    output = output.view_as(output)
+                output.register_hook(self._keeper(record.gradients[index]))  # type: ignore[no-untyped-call]
+            handed.append(output)
+        self.records.append(record)
+        return handed
+
+    def _keeper(self, gradients: dict[int, Tensor]) -> Callable[[Tensor], None]:
+        def keep(gradient: Tensor) -> None:
+            gradients[self.logit] = gradient
+
+        return keep
+
+    def differentiate(self, logits: Tensor, direct: Sequence[nn.Parameter] = ()) -> list[list[Tensor | None]]:
+        """Runs one backward pass a logit; returns the gradients of ``direct``, logit by logit."""
+        leaves = [(record, index, leaf) for record in self.records for index, leaf in record.leaves.items()]
+        gradients = []
+        for logit in range(logits.shape[1]):
+            self.logit = logit
+            asked = [*(leaf for _, _, leaf in leaves), *direct]
+            found = torch.autograd.grad(logits[:, logit].sum(), asked, retain_graph=logit + 1 < logits.shape[1], allow_unused=True)
+            for (record, index, _), gradient in zip(leaves, found, strict=False):
+                if gradient is not None:
+                    record.gradients[index][logit] = gradient
+            gradients.append(list(found[len(leaves) :]))
+        return gradients
+
+
+def is_relative_table_owner(module: nn.Module) -> bool:
+    """True for an attention that computes a bias from a table of relative positions (T5 and its like)."""
+    return callable(getattr(module, "compute_bias", None)) and isinstance(getattr(module, "relative_attention_bias", None), nn.Embedding)
+
+
+@contextmanager
+def watched(modules: Iterable[nn.Module], watch: Watch) -> Iterator[None]:
+    """Keeps a record of every call of the modules while the body runs."""
+    with ExitStack() as stack:
+        for module in modules:
+            if is_relative_table_owner(module):
+                _watch_relative(module, watch, stack)
+            else:
+                stack.callback(module.register_forward_hook(_keeper(watch), with_kwargs=True).remove)
+        yield
+
+
+def _keeper(watch: Watch) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]:
+    def keep(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> Any:
+        flat, structure = tree_flatten(output)
+        places = [index for index, each in enumerate(flat) if isinstance(each, Tensor) and each.is_floating_point()]
+        if isinstance(module, nn.Embedding) and flat[0].shape[0] == 1 < watch.count:  # one lookup broadcast over the batch
+            flat[0] = flat[0].expand(watch.count, *flat[0].shape[1:])
+        outputs = [flat[index] for index in places]
+        inputs, keys = tree_flatten((arguments, keywords))
+        plain = tree_unflatten([each.detach() if isinstance(each, Tensor) else each for each in inputs], keys)
+        record = Record(module, *plain, [output.detach() for output in outputs])
+        for index, handed in zip(places, watch.add(record, outputs), strict=True):
+            flat[index] = handed
+        return tree_unflatten(flat, structure)
+
+    return keep
+
+
+def _watch_relative(module: Any, watch: Watch, stack: ExitStack) -> None:
+    """Makes ``compute_bias`` hand its bias on for every example, so that the gradient keeps the batch axis."""
+    table = module.relative_attention_bias
+    original = module.compute_bias
+
+    def compute_bias(*arguments: Any, **keywords: Any) -> Tensor:
+        buckets: list[Tensor] = []
+        handle = table.register_forward_hook(lambda _, ids, output: buckets.append(ids[0]))
+        try:
+            bias = original(*arguments, **keywords).detach()
+        finally:
+            handle.remove()
+        bias = bias.expand(watch.count, *bias.shape[1:])
+        record = Record(table, (buckets[0],), {}, [bias], is_relative=True)
+        return watch.add(record, [bias])[0]
+
+    module.compute_bias = compute_bias
+    stack.callback(vars(module).pop, "compute_bias")
