@@ -58,7 +58,38 @@ def test_contraction_ways_agree(tmp_path):
     assert "materialise ms" in shown
 
 
-@pytest.mark.parametrize("script", ["pairwise.py", "contraction.py"])
+def test_models_agree_and_say_what_goes_by_autograd(tmp_path):
+    figures, shown = figures_of("models.py", tmp_path, "--families", "bert,mixtral,llama-lora", "--repeats", "2")
+    assert set(figures["machine"]) == MACHINE_FIELDS
+    assert list(figures["families"]) == ["bert", "mixtral", "llama-lora"]
+    for family in figures["families"].values():
+        assert family["relative_difference"] < 1e-4
+        assert len(family["plain"]["all_seconds"]) == len(family["lmntk"]["all_seconds"]) == 2
+        assert family["ratio"] == pytest.approx(family["lmntk"]["seconds"] / family["plain"]["seconds"])
+        assert 0 < family["ratio_without_check"] < family["ratio"]
+        assert family["above"] == (family["ratio"] > figures["claim"])
+        assert set(family["lmntk"]["parts"]) == {"check", "capture", "gram"}
+        assert all(time > 0 for time in family["lmntk"]["parts"].values())
+    assert figures["above"] == [name for name, family in figures["families"].items() if family["above"]]
+    assert figures["families"]["llama-lora"]["parameters"] < figures["families"]["bert"]["parameters"]
+    for name, family in figures["families"].items():  # what no rule covers is named, whatever the rules cover today
+        assert (f"{name}: {family['coverage']}" in shown) == bool(family["fallback"] or not family["batched"])
+
+
+def test_models_refuses_an_unknown_family():
+    done = run("models.py", "--families", "bert,bird")
+    assert done.returncode == 2
+    assert "no family bird; there are bert, roberta" in done.stderr
+
+
+@pytest.mark.slow
+def test_models_fails_when_the_results_differ():
+    done = run("models.py", "--quick", "--families", "t5", "--repeats", "1", "--tolerance", "1e-15")
+    assert done.returncode == 1
+    assert "FAILED: t5 differ from plain autograd" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["pairwise.py", "contraction.py", "models.py"])
 def test_help_shows_an_example(script):
     done = run(script, "--help")
     assert done.returncode == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmntk import ParameterFilter, PromptEncoder, PromptModel, compute_kernels, load_masked_lm
+from lmntk import ParameterFilter, PromptEncoder, PromptModel, compute_kernels, load_pretrained
 from lmntk.kernels.streaming import Settings
 from lmntk.tasks import TASKS, k_shot_split, read_data
 
@@ -27,7 +27,7 @@ def test_kernels_of_a_trained_model_equal_autograd_in_float64(task, all_logits):
     known = TASKS[task]
     data = read_data(DATA, known)
     train, evaluate = data.train[:2], data.test[:2]
-    pretrained = load_masked_lm(str(MODEL), "float64")
+    pretrained = load_pretrained(str(MODEL), "float64")
     encoder = PromptEncoder(pretrained.tokenizer, known.template, known.label_words, known.max_length)
     found = compute_kernels(pretrained, encoder, train, evaluate, all_logits=all_logits, settings=Settings(batch_size=3, drop_noise=False))
     network = pretrained.network
@@ -67,7 +67,7 @@ def test_float32_is_close_to_float64():
     texts = read_data(DATA, TASKS["mr"]).train[:6] if DATA.is_dir() else pytest.skip("no ../shared/data beside the checkout")
     values = {}
     for dtype in ("float32", "float64"):
-        pretrained = load_masked_lm(str(MODEL), dtype)
+        pretrained = load_pretrained(str(MODEL), dtype)
         encoder = PromptEncoder(pretrained.tokenizer, "{a} It was {mask}.", ["terrible", "great"])
         kernels = compute_kernels(pretrained, encoder, texts, texts).kernels
         values[dtype] = {formula: kernel.values for formula, kernel in kernels.items()}
@@ -94,7 +94,7 @@ def test_every_benchmark_reads_and_splits(task):
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_every_prompt_fits_a_wordpiece_model(task):
     known = TASKS[task]
-    pretrained = load_masked_lm(str(MODEL))
+    pretrained = load_pretrained(str(MODEL))
     encoder = PromptEncoder(pretrained.tokenizer, known.template, known.label_words, known.max_length, known.text_a_limit)
     model = PromptModel(pretrained.network, encoder.label_ids, difference=len(known.labels) == 2)
     assert ParameterFilter().select(model)

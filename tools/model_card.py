@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from pretrain import LENGTHS, held_out_loss
 
-from lmntk.models.loading import load_masked_lm
+from lmntk.models.loading import load_pretrained
 from lmntk.models.logit_model import PromptModel
 from lmntk.prompts import PromptEncoder, collate, length_sorted_batches
 from lmntk.tasks import get_task, read_data
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the tasks' texts")
     parser.add_argument("--model", type=Path, required=True, help="the exported model; the card is written beside it")
     args = parser.parse_args()
-    pretrained = load_masked_lm(str(args.model))
+    pretrained = load_pretrained(str(args.model))
     arrays = {length: np.load(args.pretraining / f"chunks-{length}.npy", mmap_mode="r") for length in LENGTHS}
     loss = held_out_loss(pretrained.network, arrays)
     pretrained.network.eval()

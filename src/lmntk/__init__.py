@@ -20,6 +20,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Example": "lmntk.tasks",
     "Experiment": "lmntk.configuration",
+    "ClassifierModel": "lmntk.models.logit_model",
+    "EnsembleEncoder": "lmntk.prompts",
     "HeadEncoder": "lmntk.prompts",
     "HeadModel": "lmntk.models.logit_model",
     "Kernel": "lmntk.kernels.kernel",
@@ -29,7 +31,7 @@ _HOMES = {
     "PromptModel": "lmntk.models.logit_model",
     "UserError": "lmntk.errors",
     "compute_kernels": "lmntk.kernels.compute",
-    "load_masked_lm": "lmntk.models.loading",
+    "load_pretrained": "lmntk.models.loading",
     "read_data": "lmntk.tasks",
     "register_rule": "lmntk.tangents.rules",
     "run": "lmntk.experiment",

@@ -28,8 +28,18 @@ app = typer.Typer(
 )
 
 ModelOption = Annotated[str | None, typer.Option("--model", help="a Hugging Face model folder, or a hub name")]
-TemplateOption = Annotated[str | None, typer.Option(help='the prompt, such as "{a} It was {mask}.", or one in LM-BFF\'s language')]
-LabelWordsOption = Annotated[str | None, typer.Option(help="one word a class, in their order: terrible,great")]
+KindOption = Annotated[str | None, typer.Option(help="masked, causal, seq2seq or classifier  [default: by the checkpoint]")]
+RevisionOption = Annotated[str | None, typer.Option(help="branch, tag or commit of a hub name")]
+BaseOption = Annotated[str | None, typer.Option(help="the base model of an adapter, in place of the one it names")]
+TemplateOption = Annotated[
+    list[str] | None,
+    typer.Option(help='the prompt: "{a} It was {mask}.", for causal models "{a} It was", or LM-BFF\'s; given several times, their mean'),
+]
+LabelWordsOption = Annotated[str | None, typer.Option(help="the words of each class, in order: terrible,great, or bad|awful,great|good")]
+ReduceOption = Annotated[str | None, typer.Option(help="label words of several tokens: first token, or mean  [default: an error]")]
+FeaturesOption = Annotated[
+    str | None, typer.Option(help="head mode: read (first token, or a decoder's last), mean, pooled  [default: read]")
+]
 FormulasOption = Annotated[str | None, typer.Option(help="of sgd, signgd, asigngd  [default: all three]")]
 DtypeOption = Annotated[str | None, typer.Option(help="float32 or float64  [default: float32]")]
 BatchOption = Annotated[int | None, typer.Option(help="texts in one forward pass  [default: 32]")]
@@ -66,6 +76,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="print the ver
 def run(
     configuration: Annotated[Path | None, typer.Argument(help="a TOML file with the fields below; flags override it")] = None,
     model: ModelOption = None,
+    kind: KindOption = None,
+    revision: RevisionOption = None,
+    base: BaseOption = None,
     data: Annotated[str | None, typer.Option(help="folder of the tasks' texts, <task>/train.jsonl.gz, LM-BFF's or GLUE's layout")] = None,
     tasks: Annotated[str | None, typer.Option(help="of the 14: sst-2,mr,...")] = None,
     train: Annotated[str | None, typer.Option(help="your own texts: CSV, TSV, JSONL, Parquet, or hf:NAME")] = None,
@@ -78,6 +91,7 @@ def run(
     metric: Annotated[str | None, typer.Option(help="accuracy or f1, of your own task  [default: accuracy]")] = None,
     template: TemplateOption = None,
     label_words: LabelWordsOption = None,
+    label_words_reduce: ReduceOption = None,
     max_length: Annotated[int | None, typer.Option(help="longest prompted text in tokens")] = None,
     k: Annotated[str | None, typer.Option("--k", help="texts a class to train on, and as many to validate: 16,64  [default: 16]")] = None,
     seeds: Annotated[str | None, typer.Option(help="of the splits  [default: 13,21,42,87,100]")] = None,
@@ -86,6 +100,7 @@ def run(
     solvers: Annotated[
         str | None, typer.Option(help="of ridge, asym, logistic, row-logistic, svc, svr  [default: ridge; asym for asigngd]")
     ] = None,
+    features: FeaturesOption = None,
     test_limit: Annotated[int | None, typer.Option(help="most test texts  [default: 1000]")] = None,
     out: Annotated[Path | None, typer.Option(help="the output folder; a rerun resumes it  [default: runs/lmntk]")] = None,
     dtype: DtypeOption = None,
@@ -113,7 +128,8 @@ def run(
     from lmntk.configuration import load_experiment, make_experiment
 
     given = _given(
-        model=model, data=data, tasks=tasks, template=template, label_words=label_words, max_length=max_length, k=_numbers("k", k),
+        model=model, kind=kind, revision=revision, base=base, data=data, tasks=tasks, template=tuple(template or ()) or None,
+        label_words=label_words, label_words_reduce=label_words_reduce, features=features, max_length=max_length, k=_numbers("k", k),
         seeds=_numbers("seeds", seeds), modes=modes, formulas=formulas, solvers=solvers, test_limit=test_limit, out=out, dtype=dtype,
         attention=attention, batch_size=batch_size, memory=memory, all_logits=all_logits, untie_head=untie_head,
         without_embeddings=without_embeddings, without_head=without_head, biases_only=biases_only, include=include,
@@ -182,10 +198,14 @@ def _print_summary(rows: list[dict[str, Any]]) -> None:
 @app.command()
 def kernel(
     model: ModelOption = None,
+    kind: KindOption = None,
+    revision: RevisionOption = None,
+    base: BaseOption = None,
     train: Annotated[Path | None, typer.Option(help="JSONL of the training texts: text_a, text_b, label")] = None,
     evaluate: Annotated[Path | None, typer.Option("--eval", help="JSONL of the evaluation texts")] = None,
     template: TemplateOption = None,
     label_words: LabelWordsOption = None,
+    label_words_reduce: ReduceOption = None,
     formulas: FormulasOption = None,
     max_length: Annotated[int | None, typer.Option(help="longest prompted text in tokens  [default: 128]")] = None,
     dtype: DtypeOption = None,
@@ -211,7 +231,9 @@ def kernel(
     Example: lmntk kernel --model roberta-base --train train.jsonl --eval test.jsonl --template "{a} It was {mask}."
     --label-words terrible,great --formulas sgd --out kernels
     """
-    needed = {"--model": model, "--train": train, "--eval": evaluate, "--template": template, "--label-words": label_words, "--out": out}
+    needed = {
+        "--model": model, "--train": train, "--eval": evaluate, "--template": template or None, "--label-words": label_words, "--out": out,
+    }  # fmt: skip
     absent = [flag for flag, value in needed.items() if value is None]
     if absent:
         raise UserError(f"kernel: {', '.join(absent)} missing; see lmntk kernel --help for an example")
@@ -225,7 +247,10 @@ def kernel(
                 "embeddings": not without_embeddings, "head": not without_head, "biases_only": biases_only,
                 "include": tuple(_listed(include or "")), "exclude": tuple(_listed(exclude or "")),
             },
-            **_given(formulas=formulas and _listed(formulas), dtype=dtype, attention=attention, batch_size=batch_size, memory=memory),
+            **_given(
+                formulas=formulas and _listed(formulas), dtype=dtype, attention=attention, batch_size=batch_size, memory=memory,
+                kind=kind, revision=revision, base=base, label_words_reduce=label_words_reduce,
+            ),
         )
     )  # fmt: skip
     if as_json:
@@ -240,6 +265,52 @@ def needed_values(needed: dict[str, Any]) -> dict[str, Any]:
     """Returns flag values under the names of the function's arguments."""
     names = {"--eval": "evaluate"}
     return {names.get(flag, flag.removeprefix("--").replace("-", "_")): value for flag, value in needed.items()}
+
+
+@app.command()
+def check(
+    model: Annotated[str, typer.Argument(help="a model or adapter folder, or a hub name")],
+    kind: KindOption = None,
+    revision: RevisionOption = None,
+    base: BaseOption = None,
+    mode: Annotated[str, typer.Option(help="prompt or head")] = "prompt",
+    template: TemplateOption = None,
+    label_words: LabelWordsOption = None,
+    label_words_reduce: ReduceOption = None,
+    task: Annotated[str | None, typer.Option(help="one of the 14 tasks: its prompt, words and test texts")] = None,
+    data: Annotated[str | None, typer.Option(help="folder of the tasks' texts")] = None,
+    texts: Annotated[Path | None, typer.Option(help="JSONL of your own texts: text_a, label  [default: bundled reviews]")] = None,
+    dtype: DtypeOption = None,
+    attention: Annotated[str | None, typer.Option(help="attention implementation: sdpa, eager")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The doctor: is this model fit to have its kernels taken? Exit code 0 when all is well, 1 when something is not.
+
+    Looks at every parameter's gradient beside plain autograd, tied parameters, batch composition, rounding noise, the label
+    words' ranks, and the accuracy before training where there are labels.
+
+    Example: lmntk check roberta-base --template "{a} It was {mask}." --label-words terrible,great
+    """
+    if mode not in ("prompt", "head"):
+        raise UserError(f"mode: {mode!r} is neither prompt nor head")
+    from lmntk.checkup.examine import check as examine_model
+    from lmntk.checkup.findings import is_well
+
+    findings = examine_model(
+        model, mode=mode, template=template or None, label_words=_listed(label_words) if label_words else None,
+        label_words_reduce=label_words_reduce, task=task, data=data, texts=texts,
+        **_given(dtype=dtype, attention=attention, kind=kind, revision=revision, base=base),
+    )  # fmt: skip
+    well = is_well(findings)
+    if as_json:
+        print(json.dumps({"model": model, "all_is_well": well, "findings": [finding.as_dict() for finding in findings]}, indent=1))
+    else:
+        marks = {"fine": "ok   ", "note": "note ", "fault": "FAULT"}
+        for finding in findings:
+            print(f"{marks[finding.level]}  {finding.check}: {finding.line}")
+        print("all is well" if well else "not all is well")
+    if not well:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -13,6 +13,8 @@ from lmntk.memory import parse_bytes
 from lmntk.tasks import SEEDS, TASKS
 
 Mode = Literal["prompt", "head"]
+Kind = Literal["auto", "masked", "causal", "seq2seq", "classifier"]
+Reduce = Literal["first", "mean"]
 Formula = Literal["sgd", "signgd", "asigngd"]
 Solver = Literal["ridge", "logistic", "row-logistic", "svc", "svr", "asym"]
 
@@ -29,7 +31,7 @@ class OwnTask(BaseModel):
     text_b_column: str | None = None
     label_column: str = "label"
     labels: tuple[str, ...] | None = None
-    template: str | None = None
+    template: str | tuple[str, ...] | None = None
     label_words: tuple[str, ...] | None = None
     metric: Literal["accuracy", "f1"] = "accuracy"
     max_length: int | None = Field(None, gt=0)
@@ -45,6 +47,9 @@ class Experiment(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
+    kind: Kind = "auto"
+    revision: str | None = None
+    base: str | None = None
     data: str | None = None
     out: Path = Path("runs/lmntk")
     tasks: tuple[str, ...] = ()
@@ -54,10 +59,12 @@ class Experiment(BaseModel):
     modes: tuple[Mode, ...] = ("prompt",)
     formulas: tuple[Formula, ...] = ("sgd", "signgd", "asigngd")
     solvers: tuple[Solver, ...] | None = None
-    template: str | None = None
+    template: str | tuple[str, ...] | None = None
     label_words: tuple[str, ...] | None = None
+    label_words_reduce: Reduce | None = None
     max_length: int | None = Field(None, gt=0)
     test_limit: int = Field(1000, gt=0)
+    features: Literal["read", "pooled", "mean"] = "read"
     all_logits: bool = False
     untie_head: bool = False
     without_embeddings: bool = False

@@ -39,11 +39,11 @@ class Outcome:
         return asdict(self)
 
 
-def baseline(mode: str, metric: str, logits: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[int]]) -> Outcome:
-    """Returns how the model classifies before any training: zero-shot in prompt mode, the linear probe in head mode."""
+def baseline(name: str, metric: str, logits: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[int]]) -> Outcome:
+    """Returns how the model classifies before its training: zero-shot in prompt mode, in head mode the linear probe or its own head."""
     dev, test = (predict_labels(logits[part]) for part in ("dev", "test"))
     return Outcome(
-        method=BASELINES[mode],
+        method=name,
         formula="",
         solver="",
         metric=metric,

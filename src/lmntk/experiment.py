@@ -8,25 +8,23 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import torch
-from torch import nn
 
 from lmntk.cells import KERNEL_VERSION, Cell, Store
 from lmntk.configuration import Experiment
 from lmntk.errors import UserError
-from lmntk.evaluation import baseline, methods_of, solve_cell
+from lmntk.evaluation import BASELINES, baseline, methods_of, solve_cell
 from lmntk.kernels.contraction import kernel_names
 from lmntk.kernels.groups import group_of_layer
 from lmntk.kernels.kernel import Kernel, load_tensors, save_tensors
 from lmntk.kernels.streaming import Settings, stream_kernels, whole
 from lmntk.memory import default_memory, parse_bytes
+from lmntk.models.building import any_model, head_model, own_head_model, prompt_model
 from lmntk.models.filters import ParameterFilter
-from lmntk.models.loading import Pretrained, load_masked_lm
-from lmntk.models.logit_model import HeadModel, LogitModel, PromptModel, untie_head
-from lmntk.models.probe import first_token_features, linear_probe
+from lmntk.models.loading import Pretrained, load_pretrained
+from lmntk.models.logit_model import LogitModel, untie_head
 from lmntk.preparation import PreparedTask, label_of, prepare_tasks
-from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText, PromptEncoder, TextEncoder
+from lmntk.prompts.ensemble import EnsembleEncoder
 from lmntk.provenance import content_key, digest_examples, versions
 from lmntk.reports.results import write_reports
 from lmntk.solvers.grid import SOLVER_VERSION, default_grid
@@ -79,7 +77,7 @@ class _Run:
     def encoder(self, task: PreparedTask, mode: str) -> TextEncoder:
         """Returns a task's encoder in a mode, made once."""
         if (task.name, mode) not in self.encoders:
-            self.encoders[task.name, mode] = task.encoder(self.pretrained.tokenizer, mode)
+            self.encoders[task.name, mode] = task.encoder(self.pretrained, mode, self.experiment.label_words_reduce)
         return self.encoders[task.name, mode]
 
     def key(self, task: PreparedTask, cell: Cell) -> str:
@@ -91,6 +89,7 @@ class _Run:
             encoder=self.encoder(task, cell.mode).fingerprint(),
             examples={side: digest_examples(examples) for side, examples in task.examples(cell).items()},
             mode=cell.mode,
+            features=e.features if cell.mode == "head" else None,
             difference=self.folds(task),
             parameters=self.chosen.as_dict(),
             untied=e.untie_head,
@@ -114,10 +113,20 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
     """
     progress = progress or Silent()
     methods = methods_of(experiment.formulas, experiment.solvers)
-    pretrained = load_masked_lm(experiment.model, experiment.dtype, experiment.attention, needs_head="prompt" in experiment.modes)
+    pretrained = load_pretrained(
+        experiment.model,
+        experiment.dtype,
+        experiment.attention,
+        kind=experiment.kind,
+        revision=experiment.revision,
+        base=experiment.base,
+        needs_head="prompt" in experiment.modes,
+    )
+    for mode in experiment.modes:
+        pretrained.reading(mode)
     if experiment.untie_head:
         untie_head(pretrained.network)
-    tasks = prepare_tasks(experiment, pretrained.tokenizer)
+    tasks = prepare_tasks(experiment, pretrained)
     store = Store(experiment.out)
     if pretrained.stored_dtype != experiment.dtype:
         progress.note(f"weights stored in {pretrained.stored_dtype}, computed with in {experiment.dtype}")
@@ -128,7 +137,7 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
     )
     this = _Run(experiment, pretrained, store, progress, settings, chosen, methods)
     for mode in experiment.modes:  # a filter that matches nothing shows now
-        chosen.select(HeadModel(pretrained.network, nn.Linear(1, 2)) if mode == "head" else LogitModel(pretrained.network, 2, False))
+        chosen.select(any_model(pretrained, mode))
     store.prepare()
     store.write_json("configuration.json", {"experiment": experiment.model_dump(mode="json"), "versions": versions()})
     planned = [(task, cell) for task in tasks for cell in task.cells]
@@ -238,16 +247,13 @@ def _model(
     texts: Mapping[str, Mapping[str, Sequence[EncodedText]]],
     labels: Mapping[str, Mapping[str, Sequence[int]]],
 ) -> LogitModel:
-    """Returns the model whose tangents are taken: the prompt's, or the head's after its probe on the cell's train texts."""
-    network, pad_id = this.pretrained.network, this.pretrained.pad_id
-    if isinstance(encoder, PromptEncoder):
-        return PromptModel(network, encoder.label_ids, this.folds(task))
-    train = texts[cell.name]["train"]
-    order = length_sorted_batches([len(text.ids) for text in train], this.settings.batch_size)
-    features = first_token_features(network, [collate([train[i] for i in chosen], pad_id) for chosen in order])
-    restored = torch.empty_like(features)
-    restored[[i for chosen in order for i in chosen]] = features
-    return HeadModel(network, linear_probe(restored, labels[cell.name]["train"], task.classes), this.folds(task))
+    """Returns the model whose tangents are taken: the prompt's, the checkpoint's own head, or one probed on the cell's train texts."""
+    if isinstance(encoder, PromptEncoder | EnsembleEncoder):
+        return prompt_model(this.pretrained, encoder, this.folds(task))
+    if this.pretrained.kind == "classifier":
+        return own_head_model(this.pretrained, task.labels, this.folds(task))
+    train, truth = texts[cell.name]["train"], labels[cell.name]["train"]
+    return head_model(this.pretrained, train, truth, task.classes, this.folds(task), this.experiment.features, this.settings.batch_size)
 
 
 def _stream(
@@ -272,7 +278,7 @@ def _stream(
             pairs.append((f"{cell.name}/train", group))
     used = {name: part for name, part in groups.items() if any(name in pair for pair in pairs)}
     c = model.outputs
-    tokens = float(np.mean([len(text.ids) for part in used.values() for text in part]))
+    tokens = float(np.mean([text.length for part in used.values() for text in part]))
     # operations a parameter: six a token and logit to capture, two a pair of logits and kernel to contract
     capture_cost = 6 * tokens * c
     pair_cost = 2.0 * c * c * len(kernel_names(formulas))
@@ -298,7 +304,7 @@ def _stream(
             "model_name": this.pretrained.name,
             "task": task.name,
             "cell": cell.name,
-            "template": task.template if cell.mode == "prompt" else None,
+            "templates": task.templates if cell.mode == "prompt" else None,
             "label_words": task.label_words if cell.mode == "prompt" else None,
             "parameters": this.chosen.as_dict(),
             "dtype": this.experiment.dtype,
@@ -331,7 +337,7 @@ def _solve(
     labels: Mapping[str, Sequence[int]],
 ) -> dict[str, Any]:
     """Returns and keeps the results of a cell: the baseline and every formula with every solver that takes it."""
-    outcomes = [baseline(cell.mode, task.metric, logits, labels)]
+    outcomes = [baseline("own head" if this.pretrained.kind == "classifier" else BASELINES[cell.mode], task.metric, logits, labels)]
     for formula, solver in this.methods:
         outcomes.append(solve_cell(kernels, logits, labels, task.metric, formula, solver))
     head = {"task": task.name, "k": cell.k, "seed": cell.seed, "mode": cell.mode}

@@ -10,7 +10,10 @@ from typing import Any
 from lmntk.cells import Cell
 from lmntk.configuration import Experiment, OwnTask
 from lmntk.errors import UserError
-from lmntk.prompts.encoding import HeadEncoder, PromptEncoder, TextEncoder, fitting_length
+from lmntk.models.loading import Pretrained
+from lmntk.prompts.encoding import HeadEncoder, TextEncoder, fitting_length
+from lmntk.prompts.ensemble import make_prompt_encoder
+from lmntk.prompts.label_words import Reduce
 from lmntk.tasks import Example, Task, TaskData, get_task, k_shot_split, read_data
 from lmntk.tasks.splits import cut_test
 
@@ -25,7 +28,7 @@ class PreparedTask:
     title: str
     labels: tuple[str, ...]
     metric: str
-    template: str | None
+    templates: tuple[str, ...]
     label_words: tuple[str, ...] | None
     max_length: int
     text_a_limit: int | None
@@ -52,21 +55,32 @@ class PreparedTask:
         rows = {"train": (data.train, cell.train), "dev": (dev, cell.dev), "test": (data.test, cell.test)}
         return {part: [source[row] for row in chosen] for part, (source, chosen) in rows.items()}
 
-    def encoder(self, tokenizer: Any, mode: str) -> TextEncoder:
+    def encoder(self, pretrained: Pretrained, mode: str, reduce: Reduce | None = None) -> TextEncoder:
         """Returns what turns an example into tokens in this mode.
 
         Raises:
             UserError: no prompt in prompt mode, or a prompt that does not fit the tokenizer.
         """
+        reading: Any = pretrained.reading(mode)
+        tokenizer, start = pretrained.tokenizer, pretrained.decoder_start
         if mode == "head":
-            return HeadEncoder(tokenizer, self.max_length, self.text_a_limit)
-        if self.template is None or self.label_words is None:
+            return HeadEncoder(tokenizer, self.max_length, self.text_a_limit, reading=reading, decoder_start=start)
+        if not self.templates or self.label_words is None:
             raise UserError(f"{self.name}: prompt mode needs a template and label words; give both, or use mode head")
         if len(self.label_words) != self.classes:
             raise UserError(
                 f"{self.name}: {len(self.label_words)} label words for {self.classes} classes; give one for each class, in their order"
             )
-        return PromptEncoder(tokenizer, self.template, self.label_words, self.max_length, self.text_a_limit)
+        return make_prompt_encoder(
+            tokenizer,
+            self.templates,
+            self.label_words,
+            self.max_length,
+            self.text_a_limit,
+            reading=reading,
+            decoder_start=start,
+            reduce=reduce,
+        )
 
 
 def label_of(example: Example, task: str) -> int:
@@ -96,17 +110,17 @@ def split_cells(task: str, data: TaskData, k: int, seed: int, modes: Sequence[st
     return [Cell(task, k, seed, mode, *parts) for mode in modes]
 
 
-def prepare_tasks(experiment: Experiment, tokenizer: Any) -> list[PreparedTask]:
+def prepare_tasks(experiment: Experiment, pretrained: Pretrained) -> list[PreparedTask]:
     """Returns the experiment's tasks, read and split; every mistake in data, prompts and lengths shows here, before the work.
 
     Raises:
         UserError: whatever is wrong with the first task that is wrong.
     """
-    prepared = [_catalog_task(experiment, get_task(name), tokenizer) for name in experiment.tasks]
-    prepared += [_own_task(experiment, task, tokenizer) for task in experiment.own_tasks]
+    prepared = [_catalog_task(experiment, get_task(name), pretrained) for name in experiment.tasks]
+    prepared += [_own_task(experiment, task, pretrained) for task in experiment.own_tasks]
     for task in prepared:
         for mode in experiment.modes:
-            encoder = task.encoder(tokenizer, mode)
+            encoder = task.encoder(pretrained, mode, experiment.label_words_reduce)
             for example in dict.fromkeys(e for cell in task.cells for part in task.examples(cell).values() for e in part):
                 label_of(example, task.name)
                 encoder.encode(example)
@@ -115,7 +129,7 @@ def prepare_tasks(experiment: Experiment, tokenizer: Any) -> list[PreparedTask]:
     return prepared
 
 
-def _catalog_task(experiment: Experiment, task: Task, tokenizer: Any) -> PreparedTask:
+def _catalog_task(experiment: Experiment, task: Task, pretrained: Pretrained) -> PreparedTask:
     assert experiment.data is not None  # the configuration sees to it
     data, cells = {}, []
     common = None
@@ -125,13 +139,14 @@ def _catalog_task(experiment: Experiment, task: Task, tokenizer: Any) -> Prepare
                 common = read_data(experiment.data, task, k=k, seed=seed)
             data[k, seed] = common
             cells += split_cells(task.name, common, k, seed, experiment.modes, experiment.test_limit, task.csv_style)
-    longest = fitting_length(tokenizer, task.max_length)
+    longest = fitting_length(pretrained.tokenizer, task.max_length)
+    prompt = task.prompt(pretrained.reading("prompt")) if "prompt" in experiment.modes else task.template
     return PreparedTask(
         name=task.name,
         title=task.title,
         labels=task.labels,
         metric=task.metric,
-        template=experiment.template or task.template,
+        templates=_listed(experiment.template or prompt),
         label_words=experiment.label_words or task.label_words,
         max_length=experiment.max_length or longest,
         text_a_limit=task.text_a_limit if task.text_a_limit is None else min(task.text_a_limit, longest),
@@ -140,7 +155,11 @@ def _catalog_task(experiment: Experiment, task: Task, tokenizer: Any) -> Prepare
     )
 
 
-def _own_task(experiment: Experiment, task: OwnTask, tokenizer: Any) -> PreparedTask:
+def _listed(templates: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (templates,) if isinstance(templates, str) else templates or ()
+
+
+def _own_task(experiment: Experiment, task: OwnTask, pretrained: Pretrained) -> PreparedTask:
     columns = {"text_column": task.text_column, "text_b_column": task.text_b_column, "label_column": task.label_column}
     source = task.train if task.train.startswith("hf:") else Path(task.train)
     data = read_data(source, None, test=task.test, labels=task.labels, **columns)  # type: ignore[arg-type]
@@ -159,9 +178,9 @@ def _own_task(experiment: Experiment, task: OwnTask, tokenizer: Any) -> Prepared
         title=task.name,
         labels=data.labels or tuple(map(str, range(classes))),
         metric=task.metric,
-        template=experiment.template or task.template,
+        templates=_listed(experiment.template or task.template),
         label_words=experiment.label_words or task.label_words,
-        max_length=experiment.max_length or task.max_length or fitting_length(tokenizer, DEFAULT_LENGTH),
+        max_length=experiment.max_length or task.max_length or fitting_length(pretrained.tokenizer, DEFAULT_LENGTH),
         text_a_limit=task.text_a_limit,
         cells=tuple(cells),
         data={(k, seed): data for k in experiment.k for seed in experiment.seeds},

@@ -56,15 +56,20 @@ def world(tmp_path_factory):
     save(GPT2(), sharded, max_shard_size="5KB")
     assert len(list(sharded.glob("model-*.safetensors"))) > 1
     save(LLAMA(), root / "base")
+    other_base = LLAMA()
+    other_base.lm_head.weight.data += 1
+    save(other_base, root / "other-base")
     targets = [f"{name}_proj" for name in ("q", "k", "v", "o", "up", "gate", "down")]
-    adapter = adapted(LLAMA(), root / "adapter", "owner/base", peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=targets))
+    adapter = adapted(
+        LLAMA(), root / "adapter", "owner/base", peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=targets, revision=OLD)
+    )
     pickled = root / "pickled"
     save(GPT2(), pickled)
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     repositories = {
         "owner/bert": {OLD: old, NEW: new},
         "owner/sharded": {OLD: sharded},
-        "owner/base": {OLD: root / "base", NEW: root / "base"},
+        "owner/base": {OLD: root / "base", NEW: root / "other-base"},
         "owner/adapter": {OLD: adapter},
         "owner/pickled": {OLD: pickled},
         "owner/gated": {OLD: old},
@@ -82,7 +87,7 @@ def world(tmp_path_factory):
             {"name": "owner/bert", "revision": OLD},
             {"name": "owner/sharded"},
             {"name": "owner/adapter", "revision": OLD},
-            {"name": str(adapter), "revision": OLD},
+            {"name": str(adapter), "revision": NEW},
             {"name": "owner/misspelt"},
             {"name": "owner/bert", "revision": "no-such-tag"},
             {"name": "owner/gated"},
@@ -95,7 +100,7 @@ def world(tmp_path_factory):
             {"name": "owner/bert"},
             {"name": "owner/bert", "revision": OLD},
             {"name": "owner/sharded"},
-            {"name": "owner/adapter"},
+            {"name": "owner/adapter", "revision": OLD},
             {"name": "owner/uncached"},
             {"name": "owner/bert", "revision": "c" * 40},
         ]
@@ -132,10 +137,12 @@ def test_sharded_weights(world):
 
 
 def test_an_adapter_and_its_base_by_name(world):
+    # The adapter's config names its base's first revision; one that is asked for goes before it.
     assert world.online[3] == [world.local[1][0], "causal", True, OLD]
-    assert world.online[4] == [world.local[1][0], "causal", True, OLD]
+    other = load_pretrained(str(world.adapter), base=str(world.root / "other-base")).fingerprint
+    assert world.online[4] == [other, "causal", True, NEW]
     # PEFT keeps the names of its targets in a set, which is in another order in each process.
-    assert load_pretrained(str(world.adapter), base=str(world.root / "base")).fingerprint == world.local[1][0]
+    assert load_pretrained(str(world.adapter), base=str(world.root / "base")).fingerprint == world.local[1][0] != other
 
 
 def test_neither_pickles_nor_other_formats_are_downloaded(world):

@@ -485,6 +485,19 @@ def test_quantised_weights_are_refused_but_for_an_adapter(tmp_path):
     assert "no gradient" not in one_line(caught) and "bitsandbytes" in str(caught.value)
 
 
+def test_a_repository_s_code_is_not_run(tmp_path):
+    folder = save(GPT2(), tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps(stored | own))
+    (tmp_path / "own.py").write_text("raise SystemExit('the code was run')")
+    with pytest.raises(UserError, match="needs Python code of its own, which is never run") as caught:
+        load_pretrained(folder)
+    one_line(caught)
+    (tmp_path / "config.json").write_text(json.dumps(stored | {"auto_map": own["auto_map"]}))
+    assert load_pretrained(folder).kind == "causal"
+
+
 def test_a_folder_has_no_revision_and_no_base(tmp_path):
     folder = save(GPT2(), tmp_path)
     with pytest.raises(UserError, match="is a folder, which has no revision 'main'") as caught:
@@ -551,6 +564,10 @@ def test_the_fingerprint_is_of_the_adapter_too(tmp_path):
     assert len({plain, *prints}) == 4
     assert load_pretrained(same).fingerprint == prints[0]
     network = load_pretrained(first).network
+    network.peft_config["default"].use_rslora = True
+    assert fingerprint(network) != prints[0]
+    network.peft_config["default"].use_rslora = False
+    assert fingerprint(network) == prints[0]
     network.transformer.h[0].attn.c_attn.set_scale("default", 3.0)
     assert fingerprint(network) != prints[0]
 

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from lmntk.errors import UserError
 from lmntk.models.logit_model import HeadModel
-from lmntk.models.probe import first_token_features, linear_probe
+from lmntk.models.probe import frozen_features, linear_probe
 from lmntk.prompts.batching import collate
 
 
@@ -21,7 +21,7 @@ def test_features_are_in_the_order_of_the_texts(name):
     network.train()
     texts = random_texts(row, [6, 3, 8, 5], 1)
     pad = int(network.config.pad_token_id or 0)
-    found = first_token_features(network, [collate(texts[:3], pad), collate(texts[3:], pad)])
+    found = frozen_features(network, [collate(texts[:3], pad), collate(texts[3:], pad)])
     assert network.training
     assert not found.requires_grad
     network.eval()
@@ -64,7 +64,7 @@ def test_the_probe_becomes_a_head():
     network = row.build()
     texts = random_texts(row, [6, 3, 8, 5, 4, 7], 1)
     batch = collate(texts, 0)
-    features = first_token_features(network, [batch])
+    features = frozen_features(network, [batch])
     head = linear_probe(features, [0, 1, 2, 0, 1, 2], 3)
     torch.testing.assert_close(HeadModel(network, head)(batch), features @ head.weight.T + head.bias)
 

@@ -102,7 +102,7 @@ def test_errors(kind: str, words: list[str], reduce: str | None, reason: str) ->
 
 
 def test_an_unknown_way_to_reduce() -> None:
-    with pytest.raises(ValueError, match="reduce 'last'"):
+    with pytest.raises(UserError, match="neither first nor mean"):
         LabelWords.read(small_tokenizer("byte-bpe"), ["great", "bad"], "last")  # type: ignore[arg-type]
 
 

@@ -15,9 +15,11 @@ from lmntk.kernels.kernel import Kernel, save_tensors
 from lmntk.kernels.streaming import Settings
 from lmntk.memory import default_memory, parse_bytes
 from lmntk.models.filters import ParameterFilter
-from lmntk.models.loading import load_masked_lm
+from lmntk.models.loading import load_pretrained
 from lmntk.models.logit_model import untie_head as give_decoder_its_own_weight
-from lmntk.prompts.encoding import PromptEncoder, fitting_length
+from lmntk.prompts.encoding import fitting_length
+from lmntk.prompts.ensemble import make_prompt_encoder
+from lmntk.prompts.label_words import Reduce
 from lmntk.tasks import read_jsonl
 
 DEFAULT_LENGTH = 128  # tokens
@@ -27,7 +29,7 @@ def compute_to_folder(
     model: str,
     train: Path,
     evaluate: Path,
-    template: str,
+    template: str | Sequence[str],
     label_words: str | Sequence[str],
     out: Path,
     progress: Any,
@@ -35,6 +37,10 @@ def compute_to_folder(
     max_length: int | None = None,
     dtype: str = "float32",
     attention: str | None = None,
+    kind: str = "auto",
+    revision: str | None = None,
+    base: str | None = None,
+    label_words_reduce: Reduce | None = None,
     batch_size: int = 32,
     memory: str | None = None,
     all_logits: bool = False,
@@ -58,10 +64,19 @@ def compute_to_folder(
         raise UserError(f"{'batch-size' if batch_size < 1 else 'max-length'}: must be at least 1")
     budget = default_memory() if memory is None else parse_bytes(memory)
     texts = {side: read_jsonl(path, require_label=False) for side, path in (("train", train), ("eval", evaluate))}
-    pretrained = load_masked_lm(model, dtype, attention)
+    pretrained = load_pretrained(model, dtype, attention, kind=kind, revision=revision, base=base)
     if untie_head:
         give_decoder_its_own_weight(pretrained.network)
-    encoder = PromptEncoder(pretrained.tokenizer, template, words, max_length or fitting_length(pretrained.tokenizer, DEFAULT_LENGTH))
+    reading: Any = pretrained.reading("prompt")
+    encoder = make_prompt_encoder(
+        pretrained.tokenizer,
+        template,
+        words,
+        max_length or fitting_length(pretrained.tokenizer, DEFAULT_LENGTH),
+        reading=reading,
+        decoder_start=pretrained.decoder_start,
+        reduce=label_words_reduce,
+    )
     settings = Settings(batch_size, budget, not keep_noise, group_of_layer if groups else None)
     filtered = ParameterFilter(**(parameters or {}))
     expected = origin(pretrained, encoder, texts["train"], texts["eval"], all_logits=all_logits, parameters=filtered, settings=settings)
@@ -79,9 +94,9 @@ def compute_to_folder(
     )
     if not formulas:
         return {"files": files, "coverage": "all there from an earlier run"}
-    c = 1 if len(words) == 2 and not all_logits else len(words)
+    c = 1 if encoder.classes == 2 and not all_logits else encoder.classes
     n, m = len(texts["train"]), len(texts["eval"])
-    tokens = sum(len(encoder.encode(e).ids) for part in texts.values() for e in part) / (n + m)
+    tokens = sum(encoder.encode(e).length for part in texts.values() for e in part) / (n + m)
     per_text, per_pair = 6 * tokens * c, 2.0 * c * c * len(kernel_names(formulas))
     progress.work(f"{n} x {m} texts", per_text * (n + m) + per_pair * n * m)
     computed = compute_kernels(

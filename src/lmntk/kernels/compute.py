@@ -10,10 +10,11 @@ import numpy as np
 
 from lmntk.kernels.kernel import Kernel
 from lmntk.kernels.streaming import Report, Settings, stream_kernels, whole
+from lmntk.models.building import prompt_model
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import Pretrained
-from lmntk.models.logit_model import PromptModel
 from lmntk.prompts.encoding import PromptEncoder
+from lmntk.prompts.ensemble import EnsembleEncoder
 from lmntk.provenance import digest_examples, versions
 from lmntk.tangents.coverage import Coverage
 from lmntk.tasks import Example
@@ -30,7 +31,7 @@ class Computed:
 
 def origin(
     pretrained: Pretrained,
-    encoder: PromptEncoder,
+    encoder: PromptEncoder | EnsembleEncoder,
     train: Sequence[Example],
     evaluate: Sequence[Example],
     *,
@@ -43,10 +44,10 @@ def origin(
     return {
         "model": pretrained.fingerprint,
         "prompt": encoder.fingerprint(),
-        "template": str(encoder.template),
+        "templates": [str(template) for template in encoder.templates],
         "label_words": list(encoder.label_words),
-        "difference": len(encoder.label_ids) == 2 and not all_logits,
-        "tied": network.get_output_embeddings().weight is network.get_input_embeddings().weight,
+        "difference": encoder.classes == 2 and not all_logits,
+        "tied": getattr(network.get_output_embeddings(), "weight", None) is network.get_input_embeddings().weight,
         "parameters": (parameters or ParameterFilter()).as_dict(),
         "drop_noise": (settings or Settings()).drop_noise,
         "dtype": str(next(network.parameters()).dtype).removeprefix("torch."),
@@ -57,7 +58,7 @@ def origin(
 
 def compute_kernels(
     pretrained: Pretrained,
-    encoder: PromptEncoder,
+    encoder: PromptEncoder | EnsembleEncoder,
     train: Sequence[Example],
     evaluate: Sequence[Example],
     formulas: Sequence[str] = ("sgd", "signgd", "asigngd"),
@@ -67,10 +68,10 @@ def compute_kernels(
     settings: Settings | None = None,
     report: Report = lambda captured, contracted: None,
 ) -> Computed:
-    """Returns the tangent kernels [n, c, m, c] between training and evaluation texts of a prompted masked language model.
+    """Returns the tangent kernels [n, c, m, c] between training and evaluation texts of a prompted language model.
 
     Args:
-        pretrained: what ``load_masked_lm`` returned.
+        pretrained: what ``load_pretrained`` returned.
         encoder: the prompt: template, label words, limits.
         train: n texts.
         evaluate: m texts.
@@ -83,14 +84,13 @@ def compute_kernels(
     Cost: (n + m) forward and c (n + m) backward passes, and 2 n m c^2 P operations a kernel. See ``stream_kernels``.
 
     Example:
-        >>> pretrained = load_masked_lm("path/to/model")  # doctest: +SKIP
+        >>> pretrained = load_pretrained("path/to/model")  # doctest: +SKIP
         >>> encoder = PromptEncoder(pretrained.tokenizer, "{a} It was {mask}.", ["terrible", "great"])  # doctest: +SKIP
         >>> compute_kernels(pretrained, encoder, train, test).kernels["sgd"].values.shape  # doctest: +SKIP
         (32, 1, 872, 1)
     """
     chosen = parameters or ParameterFilter()
-    difference = len(encoder.label_ids) == 2 and not all_logits
-    model = PromptModel(pretrained.network, encoder.label_ids, difference)
+    model = prompt_model(pretrained, encoder, encoder.classes == 2 and not all_logits)
     texts = {"train": [encoder.encode(e) for e in train], "eval": [encoder.encode(e) for e in evaluate]}
     streamed = stream_kernels(model, texts, [("train", "eval")], formulas, chosen.select(model), pretrained.pad_id, settings, report)
     provenance = {

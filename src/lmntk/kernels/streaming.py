@@ -75,7 +75,7 @@ class _Capturing:
 
     def inspect(self, texts: Sequence[EncodedText]) -> Coverage:
         """Checks coverage on the shortest and the longest text, whose padding differs most."""
-        ordered = sorted(texts, key=lambda text: len(text.ids))
+        ordered = sorted(texts, key=lambda text: text.length)
         self.coverage = check_coverage(self.model, self.batch([ordered[0], ordered[-1]][: len(ordered)]), self.trainable)
         return self.coverage
 
@@ -89,13 +89,13 @@ class _Capturing:
         size = self.settings.batch_size if self.coverage.batched else 1
         batches, order = [], []
         held, tokens = 0, 0
-        for chosen in length_sorted_batches([len(text.ids) for text in texts], size):
+        for chosen in length_sorted_batches([text.length for text in texts], size):
             batches.append(capture(self.model, self.batch([texts[i] for i in chosen]), self.trainable, self.coverage.fallback))
             order += chosen
             self.report(len(chosen), 0)
-            held, tokens = held + batches[-1].nbytes, tokens + sum(len(texts[i].ids) for i in chosen)
+            held, tokens = held + batches[-1].nbytes, tokens + sum(texts[i].length for i in chosen)
             if limit is not None and held > limit:
-                needed = 1.5 * held * sum(len(text.ids) for text in texts) / tokens
+                needed = 1.5 * held * sum(text.length for text in texts) / tokens
                 raise UserError(
                     f"memory: the factors of {len(texts)} training texts need about {needed / 2**20:,.0f} MiB in all, and "
                     f"{self.settings.memory / 2**20:,.0f} are allowed; give more memory, or a smaller k"

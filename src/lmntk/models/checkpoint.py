@@ -54,12 +54,14 @@ class Checkpoint:
         Raises:
             UserError: files that cannot be read, a kind that the model has not, quantised weights, weights that are missing.
         """
-        from transformers import AutoConfig
+        from transformers import CONFIG_MAPPING, AutoConfig
 
         folder = str(self.place.folder)
         with loading(f"model: cannot load {self.name!r}"):
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             stored = json.loads((self.place.folder / "config.json").read_text())
+            if stored.get("auto_map") and stored.get("model_type") not in CONFIG_MAPPING:
+                raise UserError(f"model: {self.name!r} needs Python code of its own, which is never run; use a model that transformers has")
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         kind = kind_of(config, self.name, kind)
         if getattr(config, "quantization_config", None) is not None and self.adapter is None:
             raise UserError(
@@ -125,7 +127,7 @@ def _tied_against_its_config(network: Any, stored: dict[str, Any]) -> list[str]:
     So transformers does with T5 1.1: its weights alone would give logits of no model that was ever trained.
     """
     decoder, table = network.get_output_embeddings(), network.get_input_embeddings()
-    if stored.get("tie_word_embeddings") is not False or decoder is None or decoder.weight is not table.weight:
+    if stored.get("tie_word_embeddings") is not False or decoder is None or getattr(decoder, "weight", None) is not table.weight:
         return []
     return [f"{name}.weight" for name, module in network.named_modules() if module is decoder]
 

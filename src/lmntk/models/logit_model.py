@@ -107,6 +107,12 @@ class PromptModel(LogitModel):
             logits = logits @ self.label_weights.to(logits.dtype).T
         return self.fold(logits)
 
+    def vocabulary_logits(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Returns the logits [n, v] of every token at the position that is read, of the first template."""
+        first = members(batch)[0]
+        with reading_one_position(source_of_hidden_states(self.network), first["read_position"]) as read:
+            return read(self.network(**network_arguments(self.network, first)).logits)
+
     def _one_template(self, batch: Mapping[str, Tensor]) -> Tensor:
         decoder = self._linear_decoder()
         rows = nullcontext() if decoder is None else computing_rows(self.network, decoder, self.label_ids)

@@ -62,7 +62,7 @@ class LabelWords:
                 one class, or two classes that are the same tokens.
         """
         if reduce not in (None, "first", "mean"):
-            raise ValueError(f"reduce {reduce!r} is neither 'first' nor 'mean' nor None")
+            raise UserError(f"label-words-reduce: {reduce!r} is neither first nor mean")
         if isinstance(words, str) or len(words) < 2:
             raise UserError(f"label words {words!r}: give one word for each class, at least two")
         pieces = tokenizer if isinstance(tokenizer, PieceEncoder) else PieceEncoder(tokenizer)

@@ -80,7 +80,7 @@ class Watch:
     def differentiate(self, logits: Tensor, direct: Sequence[nn.Parameter] = ()) -> list[list[Tensor | None]]:
         """Runs one backward pass a logit; returns the gradients of ``direct``, logit by logit."""
         leaves = [(record, index, leaf) for record in self.records for index, leaf in record.leaves.items()]
-        gradients = []
+        gradients: list[list[Tensor | None]] = []
         for logit in range(logits.shape[1]):
             self.logit = logit
             asked = [*(leaf for _, _, leaf in leaves), *direct]
@@ -118,7 +118,7 @@ def _keeper(watch: Watch) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any
         outputs = [flat[index] for index in places]
         inputs, keys = tree_flatten((arguments, keywords))
         plain = tree_unflatten([each.detach() if isinstance(each, Tensor) else each for each in inputs], keys)
-        record = Record(module, *plain, [output.detach() for output in outputs])
+        record = Record(module, plain[0], plain[1], [output.detach() for output in outputs])
         for index, handed in zip(places, watch.add(record, outputs), strict=True):
             flat[index] = handed
         return tree_unflatten(flat, structure)
