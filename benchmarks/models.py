@@ -20,8 +20,8 @@ it: *check*, *capture*, *gram*. The check is a constant that does not grow with 
 
 The two are timed in turn, the first of them changing, after one of each on a batch or two that is not counted; medians of the repeats
 count. Wall time; with `--cpu-time` the processor time of this process, which other work on the machine hardly touches (with one thread:
-more of them spin while they wait for one another, and are charged for it). What the rules do not cover (`coverage.describe()`) is said below the table. A LoRA's B is random, not 0, for at 0 half of the
-gradients vanish and cost nothing.
+several spin while they wait for one another, and are charged for it). What the rules do not cover (`coverage.describe()`) is said
+below the table. A LoRA's B is random, not 0, for at 0 half of the gradients vanish and cost nothing.
 
 Some entries are compared with plain autograd on the network as Hugging Face made it. Exit status 1: they differ by more than 1e-4 in some
 family, and the timings are worthless. A ratio above 1.5 is marked and is no failure: the machine may be busy.
@@ -37,7 +37,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -309,6 +309,7 @@ def measure(name: str, size: Size, repeats: int, clock: Clock) -> dict[str, Any]
 def arguments_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", default=",".join(FAMILIES), metavar="A,B", help=f"of {', '.join(FAMILIES)} (all)")
+    parser.add_argument("--width", type=int, help="of the hidden states, heads of 32, an MLP four times as wide (256; quick: 32)")
     parser.add_argument("--repeats", type=int, default=3, help="of both; the medians count (3)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of both (all cores)")
     parser.add_argument("--cpu-time", action="store_true", help="processor time, not wall time: where other work runs beside it")
@@ -355,6 +356,10 @@ def main() -> int:
     if arguments.repeats < 1:
         parser.error("--repeats: at least 1")
     size = QUICK if arguments.quick else Size()
+    if arguments.width is not None:
+        if arguments.width < 64 or arguments.width % 64:
+            parser.error("--width: a multiple of 64")
+        size = replace(size, hidden=arguments.width, heads=arguments.width // 32, mlp=4 * arguments.width)
     torch.set_num_threads(arguments.threads)
     about = machine()
     found = {}
@@ -372,7 +377,7 @@ def main() -> int:
         {
             "benchmark": "models",
             "machine": about,
-            "problem": vars(size) | {"quick": arguments.quick, "repeats": arguments.repeats, "cpu_time": arguments.cpu_time},
+            "problem": asdict(size) | {"quick": arguments.quick, "repeats": arguments.repeats, "cpu_time": arguments.cpu_time},
             "claim": CLAIM,
             "families": found,
             "above": [name for name, figures in found.items() if figures["above"]],

@@ -292,7 +292,7 @@ TABLE: dict[str, Row] = {
     "qwen3": in_float32(hf.Qwen3Config, GROUPED, hf.Qwen3ForCausalLM)(),
     "gemma": in_float32(hf.GemmaConfig, GROUPED, hf.GemmaForCausalLM)(),
     "gemma2": in_float32(hf.Gemma2Config, GEMMA | {"sliding_window": 24}, hf.Gemma2ForCausalLM, attentions=("eager",))(),
-    "gemma3": in_float32(hf.Gemma3TextConfig, GEMMA, hf.Gemma3ForCausalLM)(),
+    "gemma3": in_float32(hf.Gemma3TextConfig, GEMMA, hf.Gemma3ForCausalLM, attentions=("sdpa",))(),
     "phi": in_float32(hf.PhiConfig, DECODER, hf.PhiForCausalLM, noise={"*.k_proj.bias": unrotated_halves})(),
     "phi3": in_float32(hf.Phi3Config, DECODER, hf.Phi3ForCausalLM)(),
     "olmo2": in_float32(hf.Olmo2Config, DECODER, hf.Olmo2ForCausalLM)(),
@@ -331,7 +331,8 @@ TABLE: dict[str, Row] = {
     ),
 }
 # one row a family, for what need not be shown for every variant
-FAMILIES = ["bert", "roberta", "distilbert", "albert", "electra", "deberta-shared-keys", "deberta-own-keys-convolution", "modernbert"]
+MASKED = ["bert", "roberta", "distilbert", "albert", "electra", "deberta-shared-keys", "deberta-own-keys-convolution", "modernbert"]
+FAMILIES = [*MASKED, "gpt2", "opt", "llama", "gemma3", "mixtral", "t5", "bart", "gpt2-lora", "llama-dora"]
 
 
 def pad_id(model: LogitModel) -> int:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_table import FAMILIES, TABLE, pad_id, random_texts, relative_distance
+from model_table import FAMILIES, MASKED, TABLE, pad_id, random_texts, relative_distance
 
 from lmntk.kernels import gram as gram_module
 from lmntk.kernels.contraction import FORMULAS
@@ -69,7 +69,7 @@ def test_batches_padding_order_and_tiles(name, data):
     choice = gram_module.inner_is_cheaper if forced is None else lambda rows, columns, sizes=None: forced
     with patch.object(gram_module, "inner_is_cheaper", choice):
         found = compute(model, trainable, coverage, texts, batches, pad_to, tile_bytes)
-    assert_same(found, expected)
+    assert_same(found, expected, max(ROUNDING, TABLE[name].tolerance))
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if len(TABLE[name].attentions) > 1])
@@ -80,12 +80,15 @@ def test_attention_implementations_agree(name):
     try:
         model.network.set_attn_implementation("eager")
         assert model.network.config._attn_implementation == "eager"
-        # modernbert's eager attention takes its softmax in float32, and has no number where padding sees padding alone
-        modern = name == "modernbert"
-        found = compute(model, trainable, coverage, texts, [[0, 3], [1], [2], [4], [5]] if modern else [[0, 1, 2], [3, 4, 5]])
+        # eager attention may take its softmax in float32, and modernbert's has no number where padding sees padding alone
+        in_float32 = name == "modernbert" or name not in MASKED
+        batches = [[0, 3], [1], [2], [4], [5]] if name == "modernbert" else [[0, 1, 2], [3, 4, 5]]
+        found = compute(model, trainable, coverage, texts, batches)
     finally:
         model.network.set_attn_implementation(as_found)
-    assert_same(found, expected, 1e-6 if modern else ROUNDING)
+    if name not in MASKED:  # float32's noise is more than float64's threshold knows, and votes in the sign kernels
+        expected = {"sgd": expected["sgd"]}
+    assert_same(found, expected, 1e-6 if in_float32 else ROUNDING)
 
 
 def test_logits_that_are_no_numbers_are_an_error():

@@ -10,7 +10,7 @@ from lmntk.models.filters import ParameterFilter
 from lmntk.models.logit_model import untie_head
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [name for name in FAMILIES if TABLE[name].adapter is None])
 def test_everything_is_every_parameter_once(name):
     model = TABLE[name].model(2)
     chosen = ParameterFilter().select(model)
@@ -71,3 +71,21 @@ def test_words_and_data():
     chosen = ParameterFilter(embeddings=False, head=False, include=("a*",), exclude=("ab",))
     assert chosen.describe() == "without embeddings; without head; only a*; not ab"
     assert ParameterFilter(**chosen.as_dict()) == chosen
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if TABLE[name].adapter is not None])
+def test_of_an_adapter_only_what_it_trains_counts(name):
+    row = TABLE[name]
+    model = row.model(2)
+    names = set(ParameterFilter().select(model))
+    trained = {n for n, p in model.network.named_parameters() if p.requires_grad}
+    own_head = {"head.weight", "head.bias"} if row.head_mode else set()
+    assert names == {f"network.{n}" for n in trained} | own_head
+    assert all(any(mark in n for mark in ("lora_", "ia3_l", "modules_to_save", "head.")) for n in names)
+
+
+def test_a_frozen_adapter():
+    model = TABLE["gpt2-lora"].model(2)
+    model.requires_grad_(False)
+    with pytest.raises(UserError, match=r"the adapter is frozen.*is_trainable=True"):
+        ParameterFilter().select(model)
