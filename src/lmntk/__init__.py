@@ -32,6 +32,7 @@ _HOMES = {
     "UserError": "lmntk.errors",
     "compute_kernels": "lmntk.kernels.compute",
     "load_pretrained": "lmntk.models.loading",
+    "module_kernels": "lmntk.kernels.compute",
     "read_data": "lmntk.tasks",
     "register_rule": "lmntk.tangents.rules",
     "run": "lmntk.experiment",

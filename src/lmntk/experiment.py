@@ -18,10 +18,10 @@ from lmntk.kernels.groups import group_of_layer
 from lmntk.kernels.kernel import Kernel, load_tensors, save_tensors
 from lmntk.kernels.streaming import Settings, stream_kernels, whole
 from lmntk.memory import default_memory, parse_bytes
-from lmntk.models.building import any_model, head_model, own_head_model, prompt_model
+from lmntk.models.building import any_model, head_model, own_head_model, prompt_model, untie
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import Pretrained, load_pretrained
-from lmntk.models.logit_model import LogitModel, untie_head
+from lmntk.models.logit_model import LogitModel
 from lmntk.preparation import PreparedTask, label_of, prepare_tasks
 from lmntk.prompts.encoding import EncodedText, PromptEncoder, TextEncoder
 from lmntk.prompts.ensemble import EnsembleEncoder
@@ -120,12 +120,12 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
         kind=experiment.kind,
         revision=experiment.revision,
         base=experiment.base,
-        needs_head="prompt" in experiment.modes,
+        needs_head="prompt" in experiment.modes or experiment.kind == "classifier",
     )
     for mode in experiment.modes:
         pretrained.reading(mode)
     if experiment.untie_head:
-        untie_head(pretrained.network)
+        untie(pretrained)
     tasks = prepare_tasks(experiment, pretrained)
     store = Store(experiment.out)
     if pretrained.stored_dtype != experiment.dtype:
@@ -136,8 +136,11 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
         not experiment.without_embeddings, not experiment.without_head, experiment.biases_only, experiment.include, experiment.exclude
     )
     this = _Run(experiment, pretrained, store, progress, settings, chosen, methods)
-    for mode in experiment.modes:  # a filter that matches nothing shows now
-        chosen.select(any_model(pretrained, mode))
+    for mode in experiment.modes:  # a filter that matches nothing, or features that are not there, show now
+        chosen.select(any_model(pretrained, mode, experiment.features))
+    if pretrained.kind == "classifier":  # whose labels are in no fingerprint: an old result of other ones is not to be found again
+        for task in tasks:
+            own_head_model(pretrained, task.labels, this.folds(task))
     store.prepare()
     store.write_json("configuration.json", {"experiment": experiment.model_dump(mode="json"), "versions": versions()})
     planned = [(task, cell) for task in tasks for cell in task.cells]

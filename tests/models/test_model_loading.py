@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import peft
 import pytest
@@ -15,9 +15,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 
 from lmntk.errors import UserError
-from lmntk.models.loading import fingerprint, load_masked_lm, load_pretrained
+from lmntk.models.loading import fingerprint, load_pretrained
 from lmntk.models.logit_model import HeadModel, PromptModel, untie_head
 from lmntk.prompts.batching import collate
+
+load_masked = partial(load_pretrained, kind="masked")
 
 
 @lru_cache
@@ -45,7 +47,7 @@ def test_round_trip(tmp_path, name):
     row = TABLE[name]
     network = row.build(dtype=torch.float32)
     folder = save(network, tmp_path / "model")
-    loaded = load_masked_lm(folder, "float64")
+    loaded = load_masked(folder, "float64")
     assert loaded.name == folder
     assert loaded.stored_dtype == "float32"
     assert not loaded.network.training
@@ -60,14 +62,14 @@ def test_round_trip(tmp_path, name):
 
 def test_attention_implementation_is_chosen(tmp_path):
     folder = save(TABLE["bert"].build(), tmp_path)
-    assert load_masked_lm(folder, attention="eager").network.config._attn_implementation == "eager"
-    assert load_masked_lm(folder, attention="sdpa").network.config._attn_implementation == "sdpa"
+    assert load_masked(folder, attention="eager").network.config._attn_implementation == "eager"
+    assert load_masked(folder, attention="sdpa").network.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
 def test_half_precision_weights_are_computed_with_in_full(tmp_path, stored):
     network = TABLE["roberta"].build(dtype=stored)
-    loaded = load_masked_lm(save(network, tmp_path))
+    loaded = load_masked(save(network, tmp_path))
     assert loaded.stored_dtype == str(stored).removeprefix("torch.")
     for (name, parameter), kept in zip(loaded.network.named_parameters(), network.parameters(), strict=True):
         assert parameter.dtype == torch.float32, name
@@ -77,7 +79,7 @@ def test_half_precision_weights_are_computed_with_in_full(tmp_path, stored):
 def test_a_name_that_looks_like_a_folder_and_is_none(tmp_path):
     for name in (str(tmp_path / "nothing"), str(tmp_path), "./nowhere"):
         with pytest.raises(UserError, match=r"not a folder with a config\.json") as caught:
-            load_masked_lm(name)
+            load_masked(name)
         assert name in one_line(caught)
 
 
@@ -85,7 +87,7 @@ def test_a_folder_without_weights(tmp_path):
     folder = save(TABLE["bert"].build(), tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UserError, match="cannot load") as caught:
-        load_masked_lm(folder)
+        load_masked(folder)
     one_line(caught)
 
 
@@ -95,7 +97,7 @@ def test_pickled_weights_are_not_read(tmp_path):
     (tmp_path / "model.safetensors").unlink()
     torch.save(network.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match="cannot load") as caught:
-        load_masked_lm(folder)
+        load_masked(folder)
     one_line(caught)
 
 
@@ -104,7 +106,7 @@ def test_a_config_that_is_no_config(tmp_path):
     for content in ("{}", "not json", '{"model_type": "no-such-model"}'):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(UserError, match="cannot load") as caught:
-            load_masked_lm(folder)
+            load_masked(folder)
         one_line(caught)
 
 
@@ -113,7 +115,7 @@ def test_a_truncated_weights_file(tmp_path):
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match="cannot load") as caught:
-        load_masked_lm(folder)
+        load_masked(folder)
     one_line(caught)
 
 
@@ -129,7 +131,7 @@ def test_a_truncated_weights_file(tmp_path):
 def test_weights_without_a_masked_word_head(tmp_path, network, missing):
     folder = save(network(), tmp_path)
     with pytest.raises(UserError, match="no masked-language-model head") as caught:
-        load_masked_lm(folder)
+        load_masked(folder)
     assert missing in one_line(caught)
 
 
@@ -141,7 +143,7 @@ def test_weights_that_lack_a_layer(tmp_path):
     del weights["bert.encoder.layer.1.output.dense.weight"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match=r"bert\.encoder\.layer\.1\.output\.dense\.weight") as caught:
-        load_masked_lm(folder)
+        load_masked(folder)
     assert "incomplete" in one_line(caught)
 
 
@@ -150,13 +152,13 @@ def test_weights_that_do_not_fit_the_config(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 20}))
     with pytest.raises(UserError, match="cannot load") as caught:
-        load_masked_lm(folder)
+        load_masked(folder)
     one_line(caught)
 
 
 def test_a_dtype_that_is_none(tmp_path):
     with pytest.raises(UserError, match="dtype: 'int8' is not one of float32, float64"):
-        load_masked_lm(str(tmp_path), "int8")
+        load_masked(str(tmp_path), "int8")
 
 
 def test_a_decoder_model_is_refused(tmp_path):
@@ -165,7 +167,7 @@ def test_a_decoder_model_is_refused(tmp_path):
     with pytest.raises(
         UserError, match="gpt2 model, which has no masked-language-model head; it can be loaded as causal or classifier"
     ) as caught:
-        load_masked_lm(folder)
+        load_masked(folder)
     one_line(caught)
 
 
@@ -177,8 +179,8 @@ def test_the_fingerprint_is_of_the_weights(tmp_path):
     assert fingerprint(first) != fingerprint(other)
     assert fingerprint(first) != fingerprint(TABLE["bert"].build(0, torch.float32))
     folder = save(first, tmp_path / "a")
-    loaded = load_masked_lm(folder, "float64")
-    assert loaded.fingerprint == load_masked_lm(save(same, tmp_path / "b"), "float64").fingerprint
+    loaded = load_masked(folder, "float64")
+    assert loaded.fingerprint == load_masked(save(same, tmp_path / "b"), "float64").fingerprint
     assert loaded.fingerprint == fingerprint(first)
     config = json.loads((tmp_path / "a" / "config.json").read_text())
     assert config["model_type"] == "bert"

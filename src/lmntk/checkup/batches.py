@@ -1,75 +1,96 @@
-"""Whether a text's logits depend on what else is in its batch, and if so, where that begins."""
+"""Whether a text's logits are numbers, and depend on what else is in its batch; if so, where that begins."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from lmntk.checkup.findings import Finding
+from lmntk.checkup.findings import Finding, some
 from lmntk.models.state import Batch, frozen
 
-TOLERANCE = 1e5  # machine epsilons
+# Of the largest logit. Measured in float32: 1e-7 to 1e-6. Llama-like models compute norms in float32 whatever their weights are.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+# Of a module's largest output: an order of magnitude below, for what a module mixes may have little weight in the logits.
+MODULE_TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-4}
 
 
-def check_batches(model: nn.Module, together: Batch, alone: Sequence[Batch]) -> list[Finding]:
-    """Returns whether each text has the same logits alone and in the batch, and the first module that tells them apart.
+def check_batches(model: nn.Module, together: Batch, alone: Sequence[Batch]) -> tuple[list[Finding], bool]:
+    """Returns whether each text has the same logits alone and in the batch, by the first module that tells them apart.
+
+    Also whether there is anything to look at further: False when a text alone has no logits, or some that are not finite.
 
     Args:
         model: from a batch to logits [n, c].
         together: all texts, padded.
         alone: the same texts, each in a batch of its own.
     """
-    coupling = [
-        f"{name} ({type(module).__name__})" for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
-    ]
-    with frozen(model), torch.no_grad():
-        logits = model(together)
-        single = torch.cat([model(batch) for batch in alone])
-    if not bool(torch.isfinite(logits).all() and torch.isfinite(single).all()):
-        return [Finding("batch", "fault", "the logits are not finite: try another dtype or attention implementation")]
-    scale = float(single.abs().max()) or 1.0
-    difference = float((logits - single).abs().max()) / scale
+    try:
+        logits = _logits(model, together)
+        singles = torch.cat([_logits(model, batch) for batch in alone])
+    except (RuntimeError, ValueError) as error:  # BatchNorm without running statistics refuses a text alone
+        return [_refused(model, [together, *alone], error)], False
+    if not bool(torch.isfinite(logits).all() and torch.isfinite(singles).all()):
+        return [_not_finite(model, [together, *alone])], False
+    scale = float(singles.abs().max()) or 1.0
+    apart = (logits - singles).abs().amax(1) / scale  # (n,)
+    difference, worst = float(apart.max()), int(apart.argmax())
     details: dict[str, Any] = {"largest_relative_difference": difference}
-    if difference > TOLERANCE * torch.finfo(logits.dtype).eps:
-        culprit = _first_difference(model, together, alone[0])
-        line = f"a text's logits depend on the rest of its batch ({difference:.1e}), from {culprit} on: its kernel is not defined"
-        return [Finding("batch", "fault", line, details | {"module": culprit})]
-    if coupling:
-        line = f"{coupling[0]} mixes the texts of a batch in training: fine-tuning would not follow the kernel; take it out or freeze it"
-        return [Finding("batch", "fault", line, details | {"module": coupling[0]})]
-    return [Finding("batch", "fine", f"logits do not depend on the rest of the batch or its padding (to {difference:.1e})", details)]
+    if difference > TOLERANCE.get(logits.dtype, 1e-2):
+        culprit = _first_difference(model, together, alone[worst], worst)
+        line = f"a text's logits depend on the rest of its batch or its padding ({difference:.1e}), from {culprit} on: its kernel is "
+        return [Finding("batch", "fault", line + "not defined; mend or replace the module", details | {"module": culprit})], True
+    mixing = [_shown(name, module) for name, module in model.named_modules() if "BatchNorm" in type(module).__name__]
+    if mixing:
+        line = f"{some(mixing)} mixes the texts of a batch in training: fine-tuning would not follow the kernel; replace or freeze it"
+        return [Finding("batch", "fault", line, details | {"module": mixing[0]})], True
+    if len(alone) == 1:
+        return [Finding("batch", "note", "a single text does not show whether a batch matters; give several")], True
+    return [Finding("batch", "fine", f"logits do not depend on the rest of the batch or its padding (to {difference:.1e})", details)], True
 
 
-def _first_difference(model: nn.Module, together: Batch, alone: Batch) -> str:
-    """Returns the innermost module whose output for the first text differs though its inputs do not."""
-    order: list[nn.Module] = []
-    seen = [_calls(model, batch, order if index == 0 else []) for index, batch in enumerate((together, alone))]
-    count = next(iter(together.values())).shape[0]
-    names = {module: name for name, module in model.named_modules()}
-    for module in order:  # in the order in which they end: inner before outer
-        for (inputs, outputs), (single_inputs, single_outputs) in zip(seen[0][module], seen[1].get(module, []), strict=False):
-            if _agree(inputs, single_inputs, count) and not _agree(outputs, single_outputs, count):
-                return f"{names[module]} ({type(module).__name__})"
-    return "a module that could not be told"
+def _logits(model: nn.Module, batch: Batch) -> Tensor:
+    with frozen(model), torch.no_grad():
+        found: Tensor = model(batch)
+    return found
 
 
-def _calls(model: nn.Module, batch: Batch, order: list[nn.Module]) -> dict[nn.Module, list[tuple[list[Tensor], list[Tensor]]]]:
-    calls: dict[nn.Module, list[tuple[list[Tensor], list[Tensor]]]] = {}
+def _shown(name: str, module: nn.Module) -> str:
+    return f"{name} ({type(module).__name__})" if name else f"{type(module).__name__} itself"
 
-    def keep(module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
-        if module not in calls:
-            order.append(module)
-        calls.setdefault(module, []).append((_floats((arguments, keywords)), _floats(output)))
+
+@dataclass
+class Calls:
+    """What went into and came out of every module in one pass, and the modules in the order in which they ended: inner first."""
+
+    found: dict[nn.Module, list[tuple[list[Tensor], list[Tensor]]]] = field(default_factory=dict)
+    running: list[nn.Module] = field(default_factory=list)  # where an error is raised: the ones that did not end
+    error: Exception | None = None
+
+
+def _calls(model: nn.Module, batch: Batch) -> Calls:
+    calls = Calls()
+
+    def begin(module: nn.Module, arguments: Any) -> None:
+        calls.running.append(module)
+
+    def end(module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
+        calls.running.pop()
+        calls.found.setdefault(module, []).append((_floats((arguments, keywords)), _floats(output)))
 
     with ExitStack() as stack, frozen(model), torch.no_grad():
         for module in model.modules():
-            stack.callback(module.register_forward_hook(keep, with_kwargs=True).remove)
-        model(batch)
+            stack.callback(module.register_forward_pre_hook(begin).remove)
+            stack.callback(module.register_forward_hook(end, with_kwargs=True).remove)
+        try:
+            model(batch)
+        except (RuntimeError, ValueError) as error:
+            calls.error = error
     return calls
 
 
@@ -77,15 +98,59 @@ def _floats(values: Any) -> list[Tensor]:
     return [each.detach() for each in tree_flatten(values)[0] if isinstance(each, Tensor) and each.is_floating_point()]
 
 
-def _agree(batch: Sequence[Tensor], single: Sequence[Tensor], count: int) -> bool:
-    """Compares the first text's part of tensors [n, t, ...] with its own [1, t', ...], up to the shorter length."""
+def _refused(model: nn.Module, batches: Sequence[Batch], error: Exception) -> Finding:
+    """Returns a fault that names the module in which the first batch that fails does."""
+    names = {module: name for name, module in model.named_modules()}
+    for index, batch in enumerate(batches):
+        calls = _calls(model, batch)
+        if calls.error is not None:
+            module = calls.running[-1]
+            culprit, what = _shown(names[module], module), "the texts together" if index == 0 else "a text alone"
+            reason = " ".join(str(calls.error).split())[:200]
+            line = f"{culprit} cannot compute {what}: {reason}; replace the module"
+            return Finding("batch", "fault", line, {"module": culprit})
+    return Finding("batch", "fault", f"the model fails: {' '.join(str(error).split())[:200]}; run it once more")
+
+
+def _not_finite(model: nn.Module, batches: Sequence[Batch]) -> Finding:
+    """Returns a fault that names a parameter that is not finite, or the first module that makes an infinity of finite inputs."""
+    bad = [name for name, parameter in model.named_parameters() if not bool(torch.isfinite(parameter).all())]
+    if bad:
+        line = f"the logits are not finite, for these parameters are not: {some(bad)}; load a sound checkpoint"
+        return Finding("logits", "fault", line, {"parameters": bad})
+    names = {module: name for name, module in model.named_modules()}
+    for batch in batches:
+        for module, uses in _calls(model, batch).found.items():
+            for _, outputs in uses:
+                if any(bool(output.isnan().any()) for output in outputs):
+                    culprit = _shown(names[module], module)
+                    line = f"the logits are not finite, from {culprit} on: try another dtype or attention implementation"
+                    return Finding("logits", "fault", line, {"module": culprit})
+    return Finding("logits", "fault", "the logits are not finite: try another dtype or attention implementation")
+
+
+def _first_difference(model: nn.Module, together: Batch, alone: Batch, index: int) -> str:
+    """Returns the innermost module whose output for a text differs though its inputs do not."""
+    whole, single = _calls(model, together).found, _calls(model, alone).found
+    count = next(iter(together.values())).shape[0]
+    names = {module: name for name, module in model.named_modules()}
+    for module in whole:
+        for (inputs, outputs), (own_inputs, own_outputs) in zip(whole[module], single.get(module, []), strict=False):
+            if _agree(inputs, own_inputs, count, index) and not _agree(outputs, own_outputs, count, index):
+                return _shown(names[module], module)
+    return "a module that could not be told"
+
+
+def _agree(batch: Sequence[Tensor], single: Sequence[Tensor], count: int, index: int) -> bool:
+    """Compares one text's part of tensors [n, t, ...] with its own [1, t', ...], up to the shorter length."""
     for whole, alone in zip(batch, single, strict=False):
-        part = whole[:1] if whole.dim() and whole.shape[0] == count else whole
+        part = whole[index : index + 1] if whole.dim() and whole.shape[0] == count else whole
         if part.dim() != alone.dim():
             continue
         cut = tuple(slice(0, min(a, b)) for a, b in zip(part.shape, alone.shape, strict=True))
         part, alone = part[cut], alone[cut]
-        scale = 1.0 + float(alone.abs().max()) if alone.numel() else 1.0
-        if alone.numel() and float((part - alone).abs().max()) > 10 * TOLERANCE * torch.finfo(alone.dtype).eps * scale:
+        finite = torch.isfinite(part) & torch.isfinite(alone)  # masks hold infinities
+        part, alone = torch.where(finite, part, 0.0), torch.where(finite, alone, 0.0)
+        if alone.numel() and float((part - alone).abs().max()) > MODULE_TOLERANCE.get(alone.dtype, 1e-2) * float(alone.abs().max()):
             return False
     return True

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Level = Literal["fine", "note", "fault"]
+MARKS: dict[Level, str] = {"fine": "ok   ", "note": "note ", "fault": "FAULT"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: ``fine``, worth a ``note``, or a ``fault`` with what to do about it."""
+    """One thing that was looked at: ``fine``, worth a ``note``, or a ``fault`` with what to do about it.
+
+    Attributes:
+        check: what was looked at, in a word or two.
+        level: fine, note or fault.
+        line: what was found, for people.
+        details: the same in figures and whole lists of names, for programs.
+    """
 
     check: str
     level: Level
@@ -18,16 +29,40 @@ class Finding:
     details: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns plain data."""
-        return {"check": self.check, "level": self.level, "line": self.line, **self.details}
+        """Returns plain data; a figure that is not finite is None, for JSON knows none."""
+        return {"check": self.check, "level": self.level, "line": self.line, **_plain(self.details)}
+
+    def as_text(self) -> str:
+        """Returns one line."""
+        return f"{MARKS[self.level]}  {self.check}: {self.line}"
 
 
-def is_well(findings: list[Finding]) -> bool:
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def is_well(findings: Iterable[Finding]) -> bool:
     """True when nothing is a fault."""
     return all(finding.level != "fault" for finding in findings)
 
 
-def some(names: list[str] | tuple[str, ...], most: int = 3) -> str:
-    """Returns the first names, and how many more there are."""
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+def some(names: Sequence[str], most: int = 3) -> str:
+    """Returns the first names, those that differ in a layer's number alone as one, and how many more there are.
+
+    ``some(["layer.0.bias", "layer.1.bias", "out.bias"])`` is "layer.*.bias x 2, out.bias".
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", name), []).append(name)
+    shown = [group[0] if len(group) == 1 else f"{pattern} x {len(group)}" for pattern, group in groups.items()][:most]
+    rest = sum(len(group) for group in list(groups.values())[most:])
+    return ", ".join(shown) + (f" and {rest} more" if rest else "")
+
+
+def counted(count: int, noun: str) -> str:
+    """Returns a number with its noun: "1 text", "2,000 texts"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -14,9 +14,9 @@ from lmntk.kernels.groups import group_of_layer
 from lmntk.kernels.kernel import Kernel, save_tensors
 from lmntk.kernels.streaming import Settings
 from lmntk.memory import default_memory, parse_bytes
+from lmntk.models.building import untie
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import load_pretrained
-from lmntk.models.logit_model import untie_head as give_decoder_its_own_weight
 from lmntk.prompts.encoding import fitting_length
 from lmntk.prompts.ensemble import make_prompt_encoder
 from lmntk.prompts.label_words import Reduce
@@ -65,9 +65,9 @@ def compute_to_folder(
     budget = default_memory() if memory is None else parse_bytes(memory)
     texts = {side: read_jsonl(path, require_label=False) for side, path in (("train", train), ("eval", evaluate))}
     pretrained = load_pretrained(model, dtype, attention, kind=kind, revision=revision, base=base)
-    if untie_head:
-        give_decoder_its_own_weight(pretrained.network)
     reading: Any = pretrained.reading("prompt")
+    if untie_head:
+        untie(pretrained)
     encoder = make_prompt_encoder(
         pretrained.tokenizer,
         template,

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
+from lmntk.errors import UserError
+from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.kernel import Kernel
 from lmntk.kernels.streaming import Report, Settings, stream_kernels, whole
 from lmntk.models.building import prompt_model
 from lmntk.models.filters import ParameterFilter
+from lmntk.models.fingerprint import fingerprint
 from lmntk.models.loading import Pretrained
+from lmntk.models.state import Batch
 from lmntk.prompts.encoding import PromptEncoder
 from lmntk.prompts.ensemble import EnsembleEncoder
 from lmntk.provenance import digest_examples, versions
-from lmntk.tangents.coverage import Coverage
+from lmntk.tangents.capture import capture
+from lmntk.tangents.coverage import Coverage, check_coverage
+from lmntk.tangents.factors import Tangents
+from lmntk.tangents.noise import noise_coordinates, silence
 from lmntk.tasks import Example
 
 
@@ -99,12 +108,76 @@ def compute_kernels(
         "noise_coordinates_left_out": streamed.noise.get("train", 0),
         "versions": versions(),
     }
-    found = streamed.kernels["train", "eval"]
+    kernels = _kernels(streamed.kernels["train", "eval"], formulas, settings, provenance)
+    return Computed(kernels, {side: streamed.logits[side].numpy() for side in ("train", "eval")}, streamed.coverage)
+
+
+def module_kernels(
+    module: nn.Module,
+    train: Sequence[Batch],
+    evaluate: Sequence[Batch],
+    formulas: Sequence[str] = ("sgd", "signgd", "asigngd"),
+    *,
+    trainable: Mapping[str, nn.Parameter] | None = None,
+    settings: Settings | None = None,
+) -> Computed:
+    """Returns the tangent kernels [n, c, m, c] of any module from a batch to logits [b, c], on batches of the user's own.
+
+    Args:
+        module: called with one batch.
+        train: batches of n examples in all: mappings of tensors whose first axis is the example.
+        evaluate: batches of m examples in all.
+        formulas: of ``sgd``, ``signgd``, ``asigngd``.
+        trainable: the parameters that count, by name; by default those that require a gradient.
+        settings: noise and groups; batches are taken as they are, and all their factors are kept.
+
+    Memory: the factors of all examples; ``stream_kernels`` bounds it, for encoded texts.
+
+    Raises:
+        UserError: no parameter counts, or no example.
+
+    Example:
+        >>> module_kernels(my_module, [{"x": x_train}], [{"x": x_test}]).kernels["sgd"].values.shape  # doctest: +SKIP
+        (32, 1, 872, 1)
+    """
+    settings = settings or Settings()
+    chosen = {n: p for n, p in module.named_parameters() if p.requires_grad} if trainable is None else dict(trainable)
+    if not chosen:
+        raise UserError(f"parameters: nothing in {type(module).__name__} requires a gradient; name what counts in trainable")
+    if not train or not evaluate:
+        raise UserError("module_kernels: no examples; give at least one batch to train and to evaluate")
+    first = train[0]
+    count = len(next(iter(first.values())))
+    coverage = check_coverage(module, {name: tensor[[0, count - 1][:count]] for name, tensor in first.items()}, chosen)
+
+    def captured(batches: Sequence[Batch]) -> list[Tangents]:
+        parts = batches if coverage.batched else [part for batch in batches for part in _examples(batch)]
+        return [capture(module, part, chosen, coverage.fallback) for part in parts]
+
+    rows, columns = captured(train), Panel(captured(evaluate))
+    masks = noise_coordinates(rows) if settings.drop_noise else {}
+    found = gram(Panel([silence(batch, masks) for batch in rows]), columns, formulas, settings.grouping)
+    provenance = {"module": type(module).__name__, "model": fingerprint(module), "parameters": sorted(chosen), "versions": versions()}
+    return Computed(
+        _kernels(found, formulas, settings, provenance),
+        {side: torch.cat([b.logits for b in part]).double().cpu().numpy() for side, part in (("train", rows), ("eval", columns.batches))},
+        coverage,
+    )
+
+
+def _examples(batch: Batch) -> list[dict[str, Tensor]]:
+    count = len(next(iter(batch.values())))
+    return [{name: tensor[i : i + 1] for name, tensor in batch.items()} for i in range(count)]
+
+
+def _kernels(
+    found: Mapping[str, Mapping[str, Tensor]], formulas: Sequence[str], settings: Settings | None, provenance: dict[str, Any]
+) -> dict[str, Kernel]:
+    """Returns the kernels of Gram values by name and parameter group."""
     kernels = {}
     for formula in formulas:
-        flipped = found.get(f"{formula}_flipped")
-        groups = found[formula]
-        parts = {name: values.numpy() for name, values in groups.items()} if settings and settings.grouping else {}
-        values = None if flipped is None else whole(flipped).numpy()
-        kernels[formula] = Kernel(formula, whole(groups).numpy(), values, parts, provenance)
-    return Computed(kernels, {side: streamed.logits[side].numpy() for side in ("train", "eval")}, streamed.coverage)
+        flipped, groups = found.get(f"{formula}_flipped"), found[formula]
+        parts = {name: values.cpu().numpy() for name, values in groups.items()} if settings and settings.grouping else {}
+        values = None if flipped is None else whole(flipped).cpu().numpy()
+        kernels[formula] = Kernel(formula, whole(groups).cpu().numpy(), values, parts, provenance)
+    return kernels

@@ -9,7 +9,7 @@ from torch import nn
 
 from lmntk.errors import UserError
 from lmntk.models.loading import Pretrained
-from lmntk.models.logit_model import ClassifierModel, Features, HeadModel, LogitModel, PromptModel
+from lmntk.models.logit_model import ClassifierModel, Features, HeadModel, LogitModel, PromptModel, untie_head
 from lmntk.models.probe import frozen_features, linear_probe
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText, PromptEncoder
@@ -55,17 +55,44 @@ def own_head_model(pretrained: Pretrained, labels: Sequence[str], difference: bo
             f"model: {pretrained.name!r} has a head of {len(names)} classes ({', '.join(names)}), and the task has {len(labels)}; use a "
             "classifier of this task, or a language model"
         )
-    lower, wanted = [name.lower() for name in names], [label.lower() for label in labels]
-    if lower != wanted and sorted(lower) == sorted(wanted):
+    found, wanted = [_loose(name) for name in names], [_loose(label) for label in labels]
+    if found != wanted and sorted(found) == sorted(wanted):
         raise UserError(
-            f"model: the head of {pretrained.name!r} has the classes in the order {', '.join(names)}; give them to the task in this order "
-            f"(--labels {','.join(names)})"
+            f"model: the head of {pretrained.name!r} has the classes in the order {', '.join(names)}, and the task in the order "
+            f"{', '.join(labels)}; give its texts as your own, with --train and --labels {','.join(names)}"
         )
     return ClassifierModel(pretrained.network, difference)
 
 
-def any_model(pretrained: Pretrained, mode: str) -> LogitModel:
-    """Returns a model with the parameters that a mode's models have, to try a parameter filter on before there are texts."""
+def any_model(pretrained: Pretrained, mode: str, features: Features = "read") -> LogitModel:
+    """Returns a model with the parameters that a mode's models have, to try a parameter filter on before there are texts.
+
+    Raises:
+        UserError: features that the network has not.
+    """
     if pretrained.kind == "classifier":
+        if features != "read":
+            raise UserError(f"features: the head of {pretrained.name!r} reads what it was trained on; leave {features!r} out")
         return ClassifierModel(pretrained.network)
-    return HeadModel(pretrained.network, nn.Linear(1, 2)) if mode == "head" else PromptModel(pretrained.network, [0, 1])
+    if mode == "head":
+        return HeadModel(pretrained.network, nn.Linear(1, 2), features=features)
+    return PromptModel(pretrained.network, [0, 1])
+
+
+def untie(pretrained: Pretrained) -> None:
+    """Gives the vocabulary's head its own copy of a tied weight, in place; beside an adapter it stays frozen, as it was.
+
+    Raises:
+        UserError: there is no such head.
+    """
+    decoder = pretrained.network.get_output_embeddings()
+    if decoder is None:
+        raise UserError(f"untie-head: {pretrained.name!r} has no head over a vocabulary; leave it out")
+    trained = decoder.weight.requires_grad
+    untie_head(pretrained.network)
+    decoder.weight.requires_grad_(trained)
+
+
+def _loose(name: str) -> str:
+    """Returns a class's name as labels are compared: case, ``_`` and ``-`` are passed over."""
+    return name.casefold().replace("_", " ").replace("-", " ").strip()

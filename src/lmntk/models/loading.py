@@ -18,7 +18,7 @@ from lmntk.models.hub import Place, locate, looks_local
 from lmntk.models.kinds import check_kind, reading_of
 from lmntk.models.reading import is_decoder_only
 
-__all__ = ["DTYPES", "Pretrained", "fingerprint", "load_masked_lm", "load_pretrained"]
+__all__ = ["DTYPES", "Pretrained", "fingerprint", "load_pretrained"]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -122,11 +122,6 @@ def load_pretrained(
         _set_padding(name, network, tokenizer)
     commit = place.revision or checkpoint.place.revision
     return Pretrained(network, tokenizer, name, fingerprint(network), stored, kind, checkpoint.adapter is not None, commit)
-
-
-def load_masked_lm(name: str, dtype: str = "float32", attention: str | None = None, needs_head: bool = True) -> Pretrained:
-    """Returns ``load_pretrained`` of a masked language model."""
-    return load_pretrained(name, dtype, attention, kind="masked", needs_head=needs_head)
 
 
 def _tokenizer(name: str, place: Place, network: Any) -> Any:

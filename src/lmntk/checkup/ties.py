@@ -1,0 +1,64 @@
+"""Tied parameters: which are one under several names, and which should be one and are two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import nn
+
+from lmntk.checkup.findings import Finding
+
+LARGE = 64  # entries; smaller parameters may well be equal by their initialisation
+SHOWN = 3
+
+
+def check_ties(model: nn.Module, trainable: Mapping[str, nn.Parameter]) -> list[Finding]:
+    """Returns which parameters are one under several names, and which should be one and are two.
+
+    Doubled are two that are both trained and hold the same values, not all alike; and a vocabulary's head that the configuration
+    ties to the embedding and that has a weight of its own.
+    """
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
+    tied = [found for found in names.values() if len(found) > 1]
+    findings = []
+    if tied:
+        more = f" and {len(tied) - SHOWN} more" if len(tied) > SHOWN else ""
+        line = f"{'; '.join(' = '.join(found) for found in tied[:SHOWN])}{more}: counted once, with the gradients of all uses"
+        findings.append(Finding("ties", "fine", line, {"tied": tied}))
+    doubled = [(names[one][0], names[other][0]) for one, other in _equal(list(trainable.values())) if one in names and other in names]
+    for first, second in doubled:
+        line = f"{first} and {second} hold the same values and are two parameters: tie them, or their gradient is split in two"
+        findings.append(Finding("ties", "fault", line, {"doubled": [first, second]}))
+    if not doubled:
+        findings += _apart(getattr(model, "network", model), names)
+    return findings
+
+
+def _equal(parameters: list[nn.Parameter]) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+    """Yields the pairs of tables and matrices with the same values; constant ones say nothing (IA3 starts with ones)."""
+    by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        if parameter.requires_grad and parameter.dim() > 1 and parameter.numel() >= LARGE:
+            by_shape.setdefault(parameter.shape, []).append(parameter)
+    for candidates in by_shape.values():
+        for one, other in combinations(candidates, 2):
+            if torch.equal(one, other) and bool(one.min() != one.max()):
+                yield one, other
+
+
+def _apart(network: Any, names: Mapping[nn.Parameter, list[str]]) -> list[Finding]:
+    """Returns a fault where the configuration ties the vocabulary's head to the embedding and they are two parameters."""
+    head = getattr(network, "get_output_embeddings", lambda: None)()
+    if head is None or not getattr(getattr(network, "config", None), "tie_word_embeddings", False):
+        return []
+    weight, table = getattr(head, "weight", None), getattr(network.get_input_embeddings(), "weight", None)
+    if weight not in names or table not in names or weight is table:  # an adapter's layers have their weights further inside
+        return []
+    first, second = names[table][0], names[weight][0]
+    line = f"the configuration ties {second} to {first}, and they are two parameters: tie them, or set tie_word_embeddings to false"
+    return [Finding("ties", "fault", line, {"doubled": [first, second]})]

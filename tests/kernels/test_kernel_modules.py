@@ -1,0 +1,110 @@
+"""Any module from a batch to logits has its kernels taken: the user's own network, on the user's own batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lmntk import UserError, module_kernels, register_rule
+from lmntk.kernels.streaming import Settings
+from lmntk.tangents.factors import sum_over_uses
+from lmntk.tangents.rules import RULES
+
+
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.randn(6))
+
+    def forward(self, x):
+        return x * self.gain
+
+
+class Network(nn.Module):
+    """No tokens, no Hugging Face: a regression on vectors, with a layer that nobody knows."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.scale, self.last = nn.Linear(5, 6), Scale(), nn.Linear(6, 2)
+        self.frozen = nn.Linear(6, 6).requires_grad_(False)
+        self.double()
+
+    def forward(self, batch):
+        return self.last(torch.tanh(self.frozen(self.scale(torch.tanh(self.first(batch["x"]))))) * batch["weight"][:, None])
+
+
+def batches(*sizes):
+    return [{"x": torch.randn(size, 5, dtype=torch.float64), "weight": torch.rand(size, dtype=torch.float64)} for size in sizes]
+
+
+def jacobian(network, parts):
+    rows = []
+    for batch in parts:
+        for i in range(len(batch["x"])):
+            logits = network({name: tensor[i : i + 1] for name, tensor in batch.items()})[0]
+            trained = [p for p in network.parameters() if p.requires_grad]
+            rows.append(torch.stack([torch.cat([g.flatten() for g in torch.autograd.grad(f, trained, retain_graph=True)]) for f in logits]))
+    return torch.stack(rows)  # [n, c, p]
+
+
+def check(network, fallback, batched=True):
+    train, evaluate = batches(3, 2), batches(4)
+    found = module_kernels(network, train, evaluate)
+    rows, columns = jacobian(network, train), jacobian(network, evaluate)
+    expected = {"sgd": (rows, columns), "signgd": (rows.sign(), columns.sign()), "asigngd": (rows.sign(), columns)}
+    for formula, (left, right) in expected.items():
+        kernel = torch.einsum("ncp,mdp->ncmd", left, right)
+        torch.testing.assert_close(torch.as_tensor(found.kernels[formula].values), kernel, rtol=1e-10, atol=1e-10)
+    flipped = torch.einsum("ncp,mdp->ncmd", rows, columns.sign())
+    torch.testing.assert_close(torch.as_tensor(found.kernels["asigngd"].flipped), flipped, rtol=1e-10, atol=1e-10)
+    assert found.logits["train"].shape == (5, 2)
+    assert (found.coverage.fallback, found.coverage.batched) == (fallback, batched)
+
+
+def test_a_module_of_the_users_own():
+    check(Network(), ("scale.gain",))
+
+
+def test_with_a_rule_of_the_users_own():
+    before = dict(RULES)
+    try:
+
+        @register_rule(Scale)
+        def scale(use):
+            yield use.module.gain, sum_over_uses(use.output_gradients * use.inputs)
+
+        check(Network(), ())
+    finally:
+        RULES.clear()
+        RULES.update(before)
+
+
+def test_examples_that_must_go_alone():
+    class Lonely(Network):
+        def forward(self, batch):
+            if len(batch["x"]) > 1:
+                raise RuntimeError("one at a time, please")
+            return super().forward(batch)
+
+    check(Lonely(), ("scale.gain",), batched=False)
+
+
+def test_groups_and_chosen_parameters():
+    network = Network()
+    train, evaluate = batches(3), batches(2)
+    settings = Settings(grouping=lambda name: name.split(".")[0])
+    whole = module_kernels(network, train, evaluate, ["sgd"], settings=settings).kernels["sgd"]
+    assert set(whole.groups) == {"first", "scale", "last"}
+    part = module_kernels(
+        network, train, evaluate, ["sgd"], trainable={n: p for n, p in network.named_parameters() if n.startswith("first")}
+    )
+    torch.testing.assert_close(torch.as_tensor(part.kernels["sgd"].values), torch.as_tensor(whole.groups["first"]))
+
+
+def test_nothing_to_do():
+    with pytest.raises(UserError, match="nothing in Network requires a gradient"):
+        module_kernels(Network().requires_grad_(False), batches(2), batches(2))
+    with pytest.raises(UserError, match="no examples"):
+        module_kernels(Network(), [], batches(2))
