@@ -84,7 +84,7 @@ def test_models_refuses_an_unknown_family():
 
 @pytest.mark.slow
 def test_models_fails_when_the_results_differ():
-    done = run("models.py", "--quick", "--families", "t5", "--repeats", "1", "--tolerance", "1e-15")
+    done = run("models.py", "--quick", "--threads", "1", "--families", "t5", "--repeats", "1", "--tolerance", "1e-15")
     assert done.returncode == 1
     assert "FAILED: t5 differ from plain autograd" in done.stderr
 

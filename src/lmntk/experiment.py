@@ -152,7 +152,8 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
     progress.start(len(planned), len(results))
     for task in tasks:
         for mode in experiment.modes:
-            for unit in _units([cell for cell in task.cells if cell.mode == mode and cell.name not in results]):
+            shared = mode == "prompt" or pretrained.kind == "classifier"
+            for unit in _units([cell for cell in task.cells if cell.mode == mode and cell.name not in results], shared):
                 for cell, result in _compute_unit(this, task, unit):
                     results[cell.name] = result
                     progress.finished(cell, result["rows"])
@@ -194,9 +195,12 @@ def _result_key(this: _Run, task: PreparedTask, cell: Cell) -> str:
     return content_key(version=SOLVER_VERSION, kernels=this.key(task, cell), methods=this.methods, grids=grids, metric=task.metric)
 
 
-def _units(cells: Sequence[Cell]) -> Iterable[list[Cell]]:
-    """Yields cells that are computed together: in prompt mode one k's seeds share the test texts; a probe is its cell's own."""
-    if not cells or cells[0].mode == "head":
+def _units(cells: Sequence[Cell], shared: bool) -> Iterable[list[Cell]]:
+    """Yields cells that are computed together: one k's seeds where all cells share a model, and so the test texts.
+
+    A prompt's and a classifier's own head are shared; a probe is its cell's own.
+    """
+    if not shared:
         yield from ([cell] for cell in cells)
         return
     for k in dict.fromkeys(cell.k for cell in cells):

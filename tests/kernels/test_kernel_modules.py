@@ -108,3 +108,22 @@ def test_nothing_to_do():
         module_kernels(Network().requires_grad_(False), batches(2), batches(2))
     with pytest.raises(UserError, match="no examples"):
         module_kernels(Network(), [], batches(2))
+
+
+def test_an_adapter_on_weights_that_are_whole_numbers():
+    """Quantised weights have no gradient, but let one through to the adapter below them."""
+
+    class Quantised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("weight", torch.randint(-127, 128, (6, 5), dtype=torch.int8))
+            self.down, self.up = nn.Linear(5, 2, bias=False), nn.Linear(2, 6, bias=False)
+
+        def forward(self, x):
+            return x @ (self.weight.to(x.dtype).T / 127) + self.up(self.down(x))
+
+    network = Network()
+    network.first = Quantised().double()
+    network.scale.requires_grad_(False)
+    network.last.requires_grad_(False)
+    check(network, ())

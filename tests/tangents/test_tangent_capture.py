@@ -20,7 +20,7 @@ def state(model):
     """Returns everything that capturing could leave behind."""
     return (
         [
-            (name, module.training, len(module._forward_hooks), len(module._backward_hooks), "forward" in vars(module))
+            (name, module.training, len(module._forward_hooks), len(module._backward_hooks), sorted(vars(module)), sorted(module._buffers))
             for name, module in model.named_modules()
         ],
         [(name, p.requires_grad, p.grad is None, p._backward_hooks) for name, p in model.named_parameters()],

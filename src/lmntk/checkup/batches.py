@@ -113,7 +113,7 @@ def _refused(model: nn.Module, batches: Sequence[Batch], error: Exception) -> Fi
 
 
 def _not_finite(model: nn.Module, batches: Sequence[Batch]) -> Finding:
-    """Returns a fault that names a parameter that is not finite, or the first module that makes an infinity of finite inputs."""
+    """Returns a fault that names a parameter that is not finite, or the first module whose outputs are not."""
     bad = [name for name, parameter in model.named_parameters() if not bool(torch.isfinite(parameter).all())]
     if bad:
         line = f"the logits are not finite, for these parameters are not: {some(bad)}; load a sound checkpoint"
@@ -122,7 +122,7 @@ def _not_finite(model: nn.Module, batches: Sequence[Batch]) -> Finding:
     for batch in batches:
         for module, uses in _calls(model, batch).found.items():
             for _, outputs in uses:
-                if any(bool(output.isnan().any()) for output in outputs):
+                if not all(bool(torch.isfinite(output).all()) for output in outputs):
                     culprit = _shown(names[module], module)
                     line = f"the logits are not finite, from {culprit} on: try another dtype or attention implementation"
                     return Finding("logits", "fault", line, {"module": culprit})
