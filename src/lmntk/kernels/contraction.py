@@ -31,6 +31,7 @@ SIGNS = {
 }
 EXACT_FLOAT32_INTEGERS = 2**24  # a sum of fewer +-1 than this is exact in float32
 MEMORY_BOUND_FACTOR = 8  # an elementwise multiply-add costs about this many of a matrix product's
+PAIR_NUMBERS = 2**22  # gathered from tables at once
 TILE_RATE = 0.6  # measured: materialised tiles run at this share of the inner contraction's rate
 
 
@@ -69,13 +70,12 @@ def inner_is_cheaper(rows: OuterFactors, columns: OuterFactors, sizes: tuple[int
 def inner(rows: Factors, columns: Factors, names: Sequence[str]) -> dict[str, Tensor]:
     """Returns the Gram block [c, n, d, m] of every named kernel, by the inner contraction.
 
-    Memory: n t m s numbers, times c d once.
+    Memory: n t m s numbers; of tables, of which examples share few rows, less.
     """
     if isinstance(rows, RowFactors) and isinstance(columns, RowFactors):
-        same = (rows.ids[:, :, None, None] == columns.ids) & (rows.ids != NO_ROW)[:, :, None, None]  # (n, t, m, s)
-        left = dict.fromkeys(names, same.to(rows.values.dtype))
-        row_terms, column_terms = rows.values, columns.values
-    elif isinstance(rows, OuterFactors) and isinstance(columns, OuterFactors):
+        by_rows = _aligned_rows if _are_aligned(rows, columns) else _common_rows
+        return by_rows(rows, columns, names)
+    if isinstance(rows, OuterFactors) and isinstance(columns, OuterFactors):
         left = {name: _products(rows.inputs, columns.inputs, *SIGNS[name]) for name in names}
         row_terms, column_terms = rows.output_gradients, columns.output_gradients
     else:
@@ -90,6 +90,47 @@ def inner(rows: Factors, columns: Factors, names: Sequence[str]) -> dict[str, Te
                 block[c, :, d] = terms.mul_(left[name]).sum((1, 3))
         blocks[name] = block
     return blocks
+
+
+def _are_aligned(rows: RowFactors, columns: RowFactors) -> bool:
+    """True when every example has the same row in the same slot, or none: a table of positions."""
+    width = min(rows.ids.shape[1], columns.ids.shape[1])
+    slots = torch.cat([rows.ids[:, :width], columns.ids[:, :width]])
+    return bool(((slots == slots.amax(0)) | (slots == NO_ROW)).all())
+
+
+def _aligned_rows(rows: RowFactors, columns: RowFactors, names: Sequence[str]) -> dict[str, Tensor]:
+    """Returns the blocks of tables whose slots agree: one matrix product; empty slots hold zeros."""
+    width = min(rows.ids.shape[1], columns.ids.shape[1])
+    left, right = rows.values[:, :, :width].flatten(2), columns.values[:, :, :width].flatten(2)  # (c, n, t i)
+    blocks = {}
+    for name in names:
+        row_sign, column_sign = SIGNS[name]
+        product = (left.sign() if row_sign else left).flatten(0, 1) @ (right.sign() if column_sign else right).flatten(0, 1).T
+        blocks[name] = product.view(*left.shape[:2], *right.shape[:2])
+    return blocks
+
+
+def _common_rows(rows: RowFactors, columns: RowFactors, names: Sequence[str]) -> dict[str, Tensor]:
+    """Returns the blocks of tables by the pairs of slots that hold the same row, a bounded number of them at a time.
+
+    Cost: c d i a pair of equal slots; of two texts few are equal.
+    """
+    n, t = rows.ids.shape
+    m, s = columns.ids.shape
+    c, d, i = rows.values.shape[0], columns.values.shape[0], rows.values.shape[-1]
+    equal = (rows.ids.flatten()[:, None] == columns.ids.flatten()) & (rows.ids != NO_ROW).flatten()[:, None]  # (n t, m s)
+    row_slots, column_slots = equal.nonzero(as_tuple=True)
+    places = (row_slots // t) * m + column_slots // s
+    blocks = {name: rows.values.new_zeros(c, d, n * m) for name in names}
+    row_values, column_values = rows.values.flatten(1, 2), columns.values.flatten(1, 2)  # (c, n t, i)
+    for part in torch.split(torch.arange(len(places), device=places.device), max(1, PAIR_NUMBERS // (i * (c + d)))):
+        left, right = row_values[:, row_slots[part]], column_values[:, column_slots[part]]
+        for name in names:
+            row_sign, column_sign = SIGNS[name]
+            signed = left.sign() if row_sign else left, right.sign() if column_sign else right
+            blocks[name].index_add_(2, places[part], torch.einsum("cpi,dpi->cdp", *signed))
+    return {name: block.view(c, d, n, m).permute(0, 2, 1, 3) for name, block in blocks.items()}
 
 
 def _products(rows: Tensor, columns: Tensor, row_sign: bool, column_sign: bool) -> Tensor:

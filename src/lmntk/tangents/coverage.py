@@ -63,9 +63,10 @@ def autograd_gradients(model: nn.Module, batch: Batch, trainable: Mapping[str, n
     return found
 
 
-def _relative_error(found: Tensor, expected: Tensor) -> float:
-    scale = expected.abs().max()
-    return float((found - expected).abs().max() / scale) if scale > 0 else float(found.abs().max())
+def _largest_entry(values: Tensor) -> float:
+    """Returns the largest absolute value, without a copy of all of them; NaN if there is one."""
+    smallest, largest = torch.aminmax(values)
+    return float(torch.maximum(-smallest, largest))
 
 
 def _errors(tangents: Tangents, index: int, expected: Mapping[str, Tensor | None], floor: float) -> dict[str, float]:
@@ -80,9 +81,11 @@ def _errors(tangents: Tangents, index: int, expected: Mapping[str, Tensor | None
         elif name not in tangents.factors:
             errors[name] = float("inf")
         else:
-            found = tangents.factors[name].gradients(reference.shape[1:])[:, index]
-            noise = max(float(reference.abs().max()), float(found.abs().max())) <= floor
-            errors[name] = 0.0 if noise else _relative_error(found, reference)
+            found = tangents.factors[name].of_example(index).gradients(reference.shape[1:])[:, 0]
+            scale = _largest_entry(reference)
+            noise = scale <= floor and _largest_entry(found) <= floor
+            difference = 0.0 if noise else _largest_entry(found - reference)
+            errors[name] = difference / scale if scale > 0 else difference
     return errors
 
 
@@ -103,7 +106,7 @@ def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Pa
     for index in sorted({0, count - 1}):
         expected[index] = autograd_gradients(model, _example(batch, index), trainable)
         gradients = [gradient for gradient in expected[index].values() if gradient is not None]
-        largest = max((float(gradient.abs().max()) for gradient in gradients), default=0.0)
+        largest = max((_largest_entry(gradient) for gradient in gradients), default=0.0)
         floors[index] = 1e3 * torch.finfo(dtype).eps * largest
     unused = tuple(name for name in trainable if not any((g := each[name]) is not None and g.any() for each in expected.values()))
 

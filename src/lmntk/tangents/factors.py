@@ -42,6 +42,10 @@ class OuterFactors:
         full = torch.einsum("cnto,nti->cnoi", self.output_gradients, self.inputs)
         return (full.mT if self.transposed else full).reshape(*full.shape[:2], *shape)
 
+    def of_example(self, index: int) -> OuterFactors:
+        """Returns one example's factors, views."""
+        return replace(self, inputs=self.inputs[index : index + 1], output_gradients=self.output_gradients[:, index : index + 1])
+
     def tensors(self) -> tuple[Tensor, ...]:
         """Returns the tensors that hold memory."""
         return self.inputs, self.output_gradients
@@ -64,6 +68,10 @@ class RowFactors:
         index = self.ids.clamp(min=0)[None, :, :, None].expand_as(self.values)
         return full.scatter_add_(2, index, self.values).reshape(c, n, *shape)
 
+    def of_example(self, index: int) -> RowFactors:
+        """Returns one example's factors, views."""
+        return RowFactors(self.ids[index : index + 1], self.values[:, index : index + 1])
+
     def tensors(self) -> tuple[Tensor, ...]:
         """Returns the tensors that hold memory."""
         return self.ids, self.values
@@ -84,6 +92,10 @@ class DenseFactors:
     def gradients(self, shape: torch.Size) -> Tensor:
         """Returns the full gradients (c, n, *shape), a view."""
         return self.values.reshape(*self.values.shape[:2], *shape)
+
+    def of_example(self, index: int) -> DenseFactors:
+        """Returns one example's factors, views."""
+        return replace(self, values=self.values[:, index : index + 1])
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Returns the tensors that hold memory."""
@@ -121,10 +133,10 @@ def sum_over_uses(terms: Tensor, cancellations: Tensor | None = None) -> DenseFa
     ``cancellations[t, p]`` says that a term is itself a sum, of terms whose sizes add up to |term| / cancellation or more.
     """
     values = terms.sum(2)
-    size = terms.abs()
-    if cancellations is not None:
-        size = size / cancellations.clamp(min=torch.finfo(size.dtype).tiny)
-    size = size.sum(2)
+    if cancellations is None:
+        size = torch.linalg.vector_norm(terms, 1, dim=2)
+    else:
+        size = (terms.abs() / cancellations.clamp(min=torch.finfo(terms.dtype).tiny)).sum(2)
     ratio = torch.where(size > 0, values.abs() / size, 0.0)
     return DenseFactors(values, ratio.amax((0, 1)))
 
