@@ -148,8 +148,7 @@ deberta = family(
     hf.DebertaV2Config,
     None,
     hf.DebertaV2ForMaskedLM,
-    batched=False,
-    fallback=("*.conv.conv.*", "*.rel_embeddings.weight"),
+    fallback=("*.conv.conv.*",),
     attentions=("eager",),
 )
 SPECIAL = {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
@@ -188,6 +187,8 @@ neox = causal(
 )
 llama = in_float32(hf.LlamaConfig, GROUPED, hf.LlamaForCausalLM)
 qwen2 = in_float32(hf.Qwen2Config, GROUPED, hf.Qwen2ForCausalLM)
+# their only implementation in float64 on the CPU is the eager one
+MIXTURE = GROUPED | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 6, "experts_implementation": "eager"}
 GEMMA = GROUPED | {"query_pre_attn_scalar": 4, "sliding_window": 4}
 
 ENCODER_DECODER = {
@@ -299,11 +300,12 @@ TABLE: dict[str, Row] = {
     "stablelm": in_float32(hf.StableLmConfig, GROUPED | {"num_key_value_heads": 2}, hf.StableLmForCausalLM)(),
     "falcon": in_float32(hf.FalconConfig, DECODER, hf.FalconForCausalLM)(),
     "cohere": in_float32(hf.CohereConfig, DECODER | {"use_qk_norm": True}, hf.CohereForCausalLM)(),
-    "mixtral": in_float32(
-        hf.MixtralConfig,
-        GROUPED | {"num_local_experts": 3, "experts_implementation": "eager"},
-        hf.MixtralForCausalLM,
-        fallback=("*.experts.*", "*.gate.*"),
+    "mixtral": in_float32(hf.MixtralConfig, MIXTURE | {"num_local_experts": 3}, hf.MixtralForCausalLM)(),
+    "qwen2-moe": in_float32(hf.Qwen2MoeConfig, MIXTURE | {"shared_expert_intermediate_size": 6}, hf.Qwen2MoeForCausalLM)(),
+    "qwen3-moe": in_float32(hf.Qwen3MoeConfig, MIXTURE | {"norm_topk_prob": True}, hf.Qwen3MoeForCausalLM)(),
+    "olmoe": in_float32(hf.OlmoeConfig, MIXTURE, hf.OlmoeForCausalLM)(),
+    "gpt-oss": in_float32(
+        hf.GptOssConfig, MIXTURE | {"num_local_experts": 4}, hf.GptOssForCausalLM, attentions=("eager",), fallback=("*.sinks",)
     )(),
     "t5": t5(),
     "t5-gated-untied": t5(settings=T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
@@ -374,6 +376,18 @@ def plain_logits(model: LogitModel, batch: Mapping[str, Tensor]) -> Tensor:
     return logits[1:] - logits[:1] if model.difference else logits
 
 
+def _without_rounding(name: str, gradient: Tensor) -> Tensor:
+    """Returns a router's gradient [e, h] without rounding error in place of zero.
+
+    Mixtral's weights sum to one over the experts chosen, so the others' scores do not matter, and a text's gradient is zero in the
+    rows of experts that it never chooses. The softmax is float32: autograd returns 1e-6 of the rest or less there.
+    """
+    if not name.endswith(".mlp.gate.weight"):
+        return gradient
+    sizes = gradient.abs().amax(1, keepdim=True)
+    return torch.where(sizes < 1e-5 * sizes.max(), 0.0, gradient)
+
+
 def oracle(model: LogitModel, batches: Sequence[Mapping[str, Tensor]], trainable: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """Returns the Jacobian {name: [n, c, p]} by ``torch.autograd.grad``, one text and logit at a time."""
     rows: dict[str, list[Tensor]] = {name: [] for name in trainable}
@@ -382,7 +396,7 @@ def oracle(model: LogitModel, batches: Sequence[Mapping[str, Tensor]], trainable
         found = [torch.autograd.grad(f, list(trainable.values()), retain_graph=True, allow_unused=True) for f in logits]
         for index, (name, parameter) in enumerate(trainable.items()):
             parts = [torch.zeros_like(parameter) if each[index] is None else each[index] for each in found]
-            rows[name].append(torch.stack([part.flatten() for part in parts]))
+            rows[name].append(torch.stack([_without_rounding(name, part).flatten() for part in parts]))
     return {name: torch.stack(each) for name, each in rows.items()}
 
 

@@ -32,12 +32,12 @@ def write_classifier(folder: Path, names: tuple[str, ...] = ("negative", "positi
     return _write(hf.BertForSequenceClassification, _bert_config(tokenizer, **named), tokenizer, folder, seed)
 
 
-def write_gpt2(folder: Path, seed: int = 0) -> Path:
-    """Writes a GPT-2, its head tied, and its byte-level BPE, which puts nothing around a text."""
+def write_gpt2(folder: Path, seed: int = 0, network: Any = hf.GPT2LMHeadModel) -> Path:
+    """Writes a GPT-2, its head tied, and its byte-level BPE, which puts nothing around a text; or the classifier on it."""
     vocabulary, merges = _byte_pairs(["<|endoftext|>"])
     tokenizer = hf.GPT2Tokenizer(vocab=vocabulary, merges=merges, model_max_length=64)
     config = hf.GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=2, n_head=2, n_positions=64, bos_token_id=0, eos_token_id=0)
-    return _write(hf.GPT2LMHeadModel, config, tokenizer, folder, seed)
+    return _write(network, config, tokenizer, folder, seed)
 
 
 def write_llama(folder: Path, seed: int = 0) -> Path:
@@ -93,13 +93,17 @@ def write_bart(folder: Path, seed: int = 0) -> Path:
     return _write(hf.BartForConditionalGeneration, config, tokenizer, folder, seed)
 
 
-def write_adapter(folder: Path, base: Path, task: str | None = None, seed: int = 0) -> Path:
-    """Writes a LoRA adapter of rank 2 on the attention of a model in a folder, as after some training: its B is not zero."""
+def write_adapter(folder: Path, base: Path, task: str | None = None, seed: int = 0, **settings: Any) -> Path:
+    """Writes a LoRA adapter of rank 2 on the attention of a model in a folder, as after some training: its B is not zero.
+
+    ``settings`` are further ones of the adapter, such as ``target_modules`` or ``modules_to_save``.
+    """
     loaders = {"CAUSAL_LM": hf.AutoModelForCausalLM, "SEQ_CLS": hf.AutoModelForSequenceClassification, None: hf.AutoModelForMaskedLM}
     targets = ["c_attn"] if task == "CAUSAL_LM" else ["query", "value"]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=targets, task_type=task, fan_in_fan_out=task == "CAUSAL_LM")
+        settings = {"target_modules": targets, "task_type": task, "fan_in_fan_out": task == "CAUSAL_LM"} | settings
+        config = peft.LoraConfig(r=2, lora_alpha=4, **settings)
         adapted = peft.get_peft_model(loaders[task].from_pretrained(base), config)
         with torch.no_grad():
             for parameter in adapted.parameters():

@@ -19,6 +19,10 @@ Formula = Literal["sgd", "signgd", "asigngd"]
 Solver = Literal["ridge", "logistic", "row-logistic", "svc", "svr", "asym"]
 
 
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 class OwnTask(BaseModel):
     """A task of the user's own: where its texts are, and its prompt."""
 
@@ -36,6 +40,12 @@ class OwnTask(BaseModel):
     metric: Literal["accuracy", "f1"] = "accuracy"
     max_length: int | None = Field(None, gt=0)
     text_a_limit: int | None = Field(None, gt=0)
+
+    @field_validator("labels", "label_words", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """Commas separate, as in flags."""
+        return _parts(value) if isinstance(value, str) else value
 
 
 class Experiment(BaseModel):
@@ -85,7 +95,7 @@ class Experiment(BaseModel):
     def _listed(cls, value: Any) -> Any:
         """One value is a list of one; commas separate."""
         if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
+            return _parts(value)
         return (value,) if isinstance(value, int) else value
 
     @field_validator("seeds")

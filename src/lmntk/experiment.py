@@ -128,8 +128,6 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
         untie(pretrained)
     tasks = prepare_tasks(experiment, pretrained)
     store = Store(experiment.out)
-    if pretrained.stored_dtype != experiment.dtype:
-        progress.note(f"weights stored in {pretrained.stored_dtype}, computed with in {experiment.dtype}")
     memory = default_memory() if experiment.memory is None else parse_bytes(experiment.memory)
     settings = Settings(experiment.batch_size, memory, not experiment.keep_noise, group_of_layer if experiment.groups else None)
     chosen = ParameterFilter(
@@ -142,6 +140,8 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
         for task in tasks:
             own_head_model(pretrained, task.labels, this.folds(task))
     store.prepare()
+    if pretrained.stored_dtype != experiment.dtype:
+        progress.note(f"weights stored in {pretrained.stored_dtype}, computed with in {experiment.dtype}")
     store.write_json("configuration.json", {"experiment": experiment.model_dump(mode="json"), "versions": versions()})
     planned = [(task, cell) for task in tasks for cell in task.cells]
     results: dict[str, dict[str, Any]] = {}

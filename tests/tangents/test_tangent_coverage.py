@@ -239,12 +239,31 @@ def test_a_subclass_that_its_rule_does_not_fit_goes_by_autograd():
 
 
 def test_a_parameter_whose_gradient_vanishes_in_the_text_that_is_checked_is_still_caught():
-    """DeBERTa's relative positions have no gradient in a text of equal tokens, and were then left out of every text."""
+    """A deviation from the mean has no gradient in a text of equal tokens, and would then be left out of every text."""
+
+    class Deviation(Scale):
+        def forward(self, x):
+            return x + (x - x.mean(1, keepdim=True)) ** 2 * self.gain
+
+    model = Toy(Deviation())
+    equal = {"input_ids": torch.tensor([[5, 5, 5, 5], [3, 3, 3, 3]])}
+    assert not jacobian(model, equal)["middle.gain"].any()
+    assert jacobian(model, BATCH)["middle.gain"].any()
+    coverage = check_coverage(model, equal, dict(model.named_parameters()))
+    assert coverage.fallback == ("middle.gain",)
+    assert coverage.unused == ("middle.gain",)
+
+
+def test_relative_positions_without_a_gradient_in_the_texts_that_are_checked():
+    """DeBERTa's have none in a text of equal tokens; they are there for all others."""
     row = TABLE["deberta-shared-keys"]
     model = row.model(1)
+    trainable = row.parameters.select(model)
     texts = [EncodedText((7, 7), 0, None), EncodedText((7, 7), 1, None)]
-    coverage = check_coverage(model, collate(texts, pad_id(model)), row.parameters.select(model))
-    assert coverage.fallback == ("network.deberta.encoder.rel_embeddings.weight",)
+    coverage = check_coverage(model, collate(texts, pad_id(model)), trainable)
+    assert (coverage.batched, coverage.fallback) == (True, ())
+    tangents = capture(model, collate(random_texts(row, [5, 3], 1), pad_id(model)), trainable)
+    assert tangents.factors["network.deberta.encoder.rel_embeddings.weight"].values.any()
 
 
 def test_the_second_text_is_checked_too():

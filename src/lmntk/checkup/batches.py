@@ -20,23 +20,27 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 MODULE_TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-4}
 
 
-def check_batches(model: nn.Module, together: Batch, alone: Sequence[Batch]) -> tuple[list[Finding], bool]:
+def check_batches(model: nn.Module, together: Batch, alone: Sequence[Batch]) -> tuple[Finding, bool]:
     """Returns whether each text has the same logits alone and in the batch, by the first module that tells them apart.
 
-    Also whether there is anything to look at further: False when a text alone has no logits, or some that are not finite.
+    Also whether there is anything to look at further: False when a text alone has no logits, or they or parameters are not finite.
 
     Args:
         model: from a batch to logits [n, c].
         together: all texts, padded.
         alone: the same texts, each in a batch of its own.
     """
+    bad = [name for name, parameter in model.named_parameters() if not bool(torch.isfinite(parameter).all())]
+    if bad:
+        line = f"these parameters are not finite: {some(bad)}; load a sound checkpoint"
+        return Finding("logits", "fault", line, {"parameters": bad}), False
     try:
         logits = _logits(model, together)
         singles = torch.cat([_logits(model, batch) for batch in alone])
     except (RuntimeError, ValueError) as error:  # BatchNorm without running statistics refuses a text alone
-        return [_refused(model, [together, *alone], error)], False
+        return _refused(model, [together, *alone], error), False
     if not bool(torch.isfinite(logits).all() and torch.isfinite(singles).all()):
-        return [_not_finite(model, [together, *alone])], False
+        return _not_finite(model, [together, *alone]), False
     scale = float(singles.abs().max()) or 1.0
     apart = (logits - singles).abs().amax(1) / scale  # (n,)
     difference, worst = float(apart.max()), int(apart.argmax())
@@ -44,14 +48,14 @@ def check_batches(model: nn.Module, together: Batch, alone: Sequence[Batch]) -> 
     if difference > TOLERANCE.get(logits.dtype, 1e-2):
         culprit = _first_difference(model, together, alone[worst], worst)
         line = f"a text's logits depend on the rest of its batch or its padding ({difference:.1e}), from {culprit} on: its kernel is "
-        return [Finding("batch", "fault", line + "not defined; mend or replace the module", details | {"module": culprit})], True
+        return Finding("batch", "fault", line + "not defined; mend or replace the module", details | {"module": culprit}), True
     mixing = [_shown(name, module) for name, module in model.named_modules() if "BatchNorm" in type(module).__name__]
     if mixing:
         line = f"{some(mixing)} mixes the texts of a batch in training: fine-tuning would not follow the kernel; replace or freeze it"
-        return [Finding("batch", "fault", line, details | {"module": mixing[0]})], True
+        return Finding("batch", "fault", line, details | {"module": mixing[0]}), True
     if len(alone) == 1:
-        return [Finding("batch", "note", "a single text does not show whether a batch matters; give several")], True
-    return [Finding("batch", "fine", f"logits do not depend on the rest of the batch or its padding (to {difference:.1e})", details)], True
+        return Finding("batch", "note", "a single text does not show whether a batch matters; give several"), True
+    return Finding("batch", "fine", f"logits do not depend on the rest of the batch or its padding (to {difference:.1e})", details), True
 
 
 def _logits(model: nn.Module, batch: Batch) -> Tensor:
@@ -113,11 +117,7 @@ def _refused(model: nn.Module, batches: Sequence[Batch], error: Exception) -> Fi
 
 
 def _not_finite(model: nn.Module, batches: Sequence[Batch]) -> Finding:
-    """Returns a fault that names a parameter that is not finite, or the first module whose outputs are not."""
-    bad = [name for name, parameter in model.named_parameters() if not bool(torch.isfinite(parameter).all())]
-    if bad:
-        line = f"the logits are not finite, for these parameters are not: {some(bad)}; load a sound checkpoint"
-        return Finding("logits", "fault", line, {"parameters": bad})
+    """Returns a fault that names the first module whose outputs are not finite."""
     names = {module: name for name, module in model.named_modules()}
     for batch in batches:
         for module, uses in _calls(model, batch).found.items():

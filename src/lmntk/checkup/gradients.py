@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from lmntk.checkup.findings import Finding, counted, some
+from lmntk.checkup.findings import Finding, Level, counted, some
 from lmntk.models.state import Batch
 from lmntk.tangents.capture import capture
 from lmntk.tangents.coverage import Coverage, autograd_gradients, check_coverage
@@ -62,27 +62,40 @@ def check_gradients(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.P
 
 def _by_autograd(model: nn.Module, coverage: Coverage, cost: float) -> list[Finding]:
     """Returns faults of parameters with a wrong rule or none, and a note on those that are used past their module."""
-    owners = {
-        f"{prefix}.{name}" if prefix else name: module
-        for prefix, module in model.named_modules()
-        for name, _ in module.named_parameters(recurse=False)
-    }
-    wrong = list(coverage.wrong)
-    others = [name for name in coverage.fallback if name not in wrong]
-    past = [name for name in others if rule_of(owners[name]) is not None]
-    none = [name for name in others if name not in past]
-    long = f"{cost:.1f} times as long a text"
-    findings = []
-    for names, level, begin, end in (
+    owners = _owners(model)
+    classes = {name: sorted({type(module).__name__ for module in owners[name]}) for name in coverage.fallback}
+    without = {name: [type(module).__name__ for module in owners[name] if rule_of(module) is None] for name in coverage.fallback}
+    none = [name for name in coverage.fallback if without[name]]  # of a tied one, one use without a rule is enough
+    classes |= {name: sorted(set(without[name])) for name in none}
+    wrong = [name for name in coverage.wrong if name not in none]
+    past = [name for name in coverage.fallback if name not in none and name not in wrong]
+    long = f"which takes {cost:.1f} times as long"
+    cases: list[tuple[list[str], Level, str, str]] = [
         (none, "fault", "no rule covers", f"right by plain autograd, {long}; register a rule for the module"),
         (wrong, "fault", "the rule is wrong for", f"passed over for plain autograd, {long}; register a right rule for the module"),
         (past, "note", "not used by a call of its module:", f"right by plain autograd, {long}"),
-    ):
+    ]
+    findings = []
+    for names, level, begin, end in cases:
         if names:
-            line = f"{begin} {some([f'{name} ({type(owners[name]).__name__})' for name in names])}: {end}"
-            modules = sorted({type(owners[name]).__name__ for name in names})
-            findings.append(Finding("rules", level, line, {"names": names, "modules": modules, "times_as_long": cost}))  # type: ignore[arg-type]
+            shown = some([f"{name} ({', '.join(classes[name])})" for name in names])
+            line = f"{begin} {shown}: {end}"
+            modules = sorted({kind for name in names for kind in classes[name]})
+            findings.append(Finding("rules", level, line, {"names": names, "modules": modules, "times_as_long": cost}))
     return findings
+
+
+def _owners(model: nn.Module) -> dict[str, list[nn.Module]]:
+    """Returns the modules that have each parameter, all of a tied one's, by the parameter's first name.
+
+    Innermost ones where there are any: BERT's head holds its decoder's bias under a name of its own, too, and does not use it.
+    """
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    owners: dict[str, list[nn.Module]] = {name: [] for name in names.values()}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners[names[parameter]].append(module)
+    return {name: [module for module in found if next(module.children(), None) is None] or found for name, found in owners.items()}
 
 
 def _cost(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter], coverage: Coverage) -> float:
@@ -130,11 +143,11 @@ def check_error(
     details = {"relative_errors": whole_errors, "by_parameter": {name: parameter_errors[name] for name in wrong}}
     texts = counted(len(alone), "text")
     if not wrong and worst <= tolerance:
-        return Finding("texts", "fine", f"whole gradients of {texts} agree with autograd to {worst:.1e} (relative 2-norm)", details)
+        return Finding("gradients", "fine", f"whole gradients of {texts} agree with autograd to {worst:.1e} (relative 2-norm)", details)
     largest = max((parameter_errors[name] for name in wrong), default=worst)
     where = f", most in {some(sorted(wrong, key=lambda name: -parameter_errors[name]))} ({largest:.1e})" if wrong else ""
     line = f"gradients of {texts} differ from autograd by {worst:.1e} (relative 2-norm){where}: register a right rule for the module"
-    return Finding("texts", "fault", line, details)
+    return Finding("gradients", "fault", line, details)
 
 
 def _captured(

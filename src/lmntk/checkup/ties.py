@@ -27,23 +27,27 @@ def check_ties(model: nn.Module, trainable: Mapping[str, nn.Parameter]) -> list[
     tied = [found for found in names.values() if len(found) > 1]
     findings = []
     if tied:
-        more = f" and {len(tied) - SHOWN} more" if len(tied) > SHOWN else ""
-        line = f"{'; '.join(' = '.join(found) for found in tied[:SHOWN])}{more}: counted once, with the gradients of all uses"
+        line = f"{_shown(tied, ' = ')}: counted once, with the gradients of all uses"
         findings.append(Finding("ties", "fine", line, {"tied": tied}))
-    doubled = [(names[one][0], names[other][0]) for one, other in _equal(list(trainable.values())) if one in names and other in names]
-    for first, second in doubled:
-        line = f"{first} and {second} hold the same values and are two parameters: tie them, or their gradient is split in two"
-        findings.append(Finding("ties", "fault", line, {"doubled": [first, second]}))
-    if not doubled:
+    doubled = [[names[one][0], names[other][0]] for one, other in _equal(list(trainable.values())) if one in names and other in names]
+    if doubled:
+        line = f"{_shown(doubled, ' and ')} hold the same values and are two parameters: tie them, or their gradient is split in two"
+        findings.append(Finding("ties", "fault", line, {"doubled": doubled}))
+    else:
         findings += _apart(getattr(model, "network", model), names)
     return findings
 
 
+def _shown(groups: list[list[str]], between: str) -> str:
+    more = f"; and {len(groups) - SHOWN} more" if len(groups) > SHOWN else ""
+    return "; ".join(between.join(group) for group in groups[:SHOWN]) + more
+
+
 def _equal(parameters: list[nn.Parameter]) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
-    """Yields the pairs of tables and matrices with the same values; constant ones say nothing (IA3 starts with ones)."""
+    """Yields the pairs with the same values; small and constant ones say nothing (IA3 starts with ones)."""
     by_shape: dict[torch.Size, list[nn.Parameter]] = {}
     for parameter in parameters:
-        if parameter.requires_grad and parameter.dim() > 1 and parameter.numel() >= LARGE:
+        if parameter.requires_grad and parameter.numel() >= LARGE:
             by_shape.setdefault(parameter.shape, []).append(parameter)
     for candidates in by_shape.values():
         for one, other in combinations(candidates, 2):
@@ -56,9 +60,10 @@ def _apart(network: Any, names: Mapping[nn.Parameter, list[str]]) -> list[Findin
     head = getattr(network, "get_output_embeddings", lambda: None)()
     if head is None or not getattr(getattr(network, "config", None), "tie_word_embeddings", False):
         return []
-    weight, table = getattr(head, "weight", None), getattr(network.get_input_embeddings(), "weight", None)
+    weight: Any = getattr(head, "weight", None)
+    table: Any = getattr(network.get_input_embeddings(), "weight", None)
     if weight not in names or table not in names or weight is table:  # an adapter's layers have their weights further inside
         return []
     first, second = names[table][0], names[weight][0]
     line = f"the configuration ties {second} to {first}, and they are two parameters: tie them, or set tie_word_embeddings to false"
-    return [Finding("ties", "fault", line, {"doubled": [first, second]})]
+    return [Finding("ties", "fault", line, {"doubled": [[first, second]]})]

@@ -83,11 +83,14 @@ def untie(pretrained: Pretrained) -> None:
     """Gives the vocabulary's head its own copy of a tied weight, in place; beside an adapter it stays frozen, as it was.
 
     Raises:
-        UserError: there is no such head.
+        UserError: there is no such head, or an adapter is on it.
     """
     decoder = pretrained.network.get_output_embeddings()
     if decoder is None:
         raise UserError(f"untie-head: {pretrained.name!r} has no head over a vocabulary; leave it out")
+    tied = decoder.weight is pretrained.network.get_input_embeddings().weight
+    if tied and dict(decoder.named_parameters(recurse=False)).get("weight") is not decoder.weight:
+        raise UserError(f"untie-head: the adapter {pretrained.name!r} is on the tied head itself; leave it out")
     trained = decoder.weight.requires_grad
     untie_head(pretrained.network)
     decoder.weight.requires_grad_(trained)

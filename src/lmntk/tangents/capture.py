@@ -1,6 +1,6 @@
 """One forward and C backward passes of a batch, with every parameter's gradient caught at its use.
 
-What goes into a module and the gradient of what comes out (``watching.py``) are made into factors by the module's rule
+What goes into a module and the gradient of what comes out (``watching.py``, ``relative.py``) are made into factors by the module's rule
 (``rules.py``); a parameter without a rule gets plain autograd at its module (``local.py``), or through the whole network.
 """
 
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from lmntk.models.state import Batch, frozen
 from lmntk.tangents.factors import DenseFactors, Factors, Tangents, merge
 from lmntk.tangents.local import BatchAxisLostError, local_gradients
+from lmntk.tangents.relative import is_bias_owner, relative_positions_watched
 from lmntk.tangents.rules import Use, relative_table, rule_of
-from lmntk.tangents.watching import Record, Watch, is_relative_table_owner, watched
+from lmntk.tangents.watching import Record, Watch, watched
 
 CONTAINERS = (nn.ParameterDict, nn.ParameterList, nn.ModuleDict, nn.ModuleList)  # never called: their parent uses them
 
@@ -54,7 +55,7 @@ def capture(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter
     select: Callable[[], Mapping[nn.Module, Tensor]] = getattr(model, "selected_rows", dict)
     selections = select()
     watch = Watch(count)
-    with frozen(model, direct), torch.enable_grad(), watched(owners, watch):
+    with frozen(model, direct), torch.enable_grad(), watched(owners, watch), relative_positions_watched(model, watch):
         logits = model(batch)
         if not bool(torch.isfinite(logits).all()):
             raise RuntimeError("the logits are not finite: try another dtype or attention implementation")
@@ -101,14 +102,12 @@ def _owned(module: nn.Module) -> list[nn.Parameter]:
 
 def _owners(model: nn.Module, ruled: set[nn.Parameter], local: set[nn.Parameter]) -> set[nn.Module]:
     """Returns the modules to watch: of parameters that count, and every lookup, for gradients start there."""
-    relative = {m.relative_attention_bias for m in model.modules() if is_relative_table_owner(m)}
+    biases = {m.relative_attention_bias for m in model.modules() if is_bias_owner(m)}
     owners: set[nn.Module] = set()
     for module in model.modules():
-        if is_relative_table_owner(module):
-            owners.add(module)
-        elif isinstance(module, CONTAINERS) or module in relative:
+        if isinstance(module, CONTAINERS) or module in biases:
             continue
-        elif isinstance(module, nn.Embedding):
+        if isinstance(module, nn.Embedding):
             owners.add(module)
         else:
             covered = local if rule_of(module) is None else local | ruled
@@ -126,7 +125,8 @@ def _as_use(record: Record, count: int, logits: int, selected_rows: Tensor | Non
     is_flat = output.dim() == 2 and output.shape[0] % count == 0
     if output.shape[0] != count and not is_flat:
         raise BatchAxisLostError(type(record.module).__name__)
-    gradients = record.stacked(logits)
+    every = tuple(record.stacked(logits, index) for index in range(len(record.outputs)))
+    gradients = every[0]
     values: Sequence[object] = record.arguments or tuple(record.keywords.values())
     inputs = values[0]
     assert isinstance(inputs, Tensor)
@@ -135,4 +135,4 @@ def _as_use(record: Record, count: int, logits: int, selected_rows: Tensor | Non
         if inputs.shape[0] == 1 < count:  # a lookup broadcast over the batch
             inputs = inputs.expand(count, *inputs.shape[1:])
         inputs = inputs.reshape(count, -1, inputs.shape[-1]) if inputs.is_floating_point() else inputs.reshape(count, -1)
-    return Use(record.module, inputs, gradients, selected_rows, record.arguments, record.keywords)
+    return Use(record.module, inputs, gradients, selected_rows, record.arguments, record.keywords, every)

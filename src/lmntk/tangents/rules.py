@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
+from lmntk.tangents.experts import is_router, is_stacked, router, stacked_experts
 from lmntk.tangents.factors import NO_ROW, DenseFactors, Factors, OuterFactors, RowFactors, drop_empty_uses, sum_over_uses
 
 
@@ -31,11 +32,14 @@ class Use:
     selected_rows: Tensor | None = None  # the module computed only these output rows
     arguments: tuple[Any, ...] = ()  # the call as it was, for rules that repeat it
     keywords: dict[str, Any] = field(default_factory=dict)
+    # (c, *shape) each, in the order of the module's floating-point outputs; the first is ``output_gradients``, as it came
+    every_gradient: tuple[Tensor, ...] = ()
 
 
 Rule = Callable[[Use], Iterator[tuple[nn.Parameter, Factors]]]
 RULES: dict[type[nn.Module], Rule] = {}
 RULES_BY_NAME: dict[str, Rule] = {}  # by the ending of a class's path: every family has its own class for the same few layers
+CONDITIONS: dict[Rule, Callable[[Any], bool]] = {}  # what a module must be besides, for a rule by name
 
 
 def register_rule(*kinds: type[nn.Module]) -> Callable[[Rule], Rule]:
@@ -54,7 +58,8 @@ def rule_of(module: nn.Module) -> Rule | None:
     if kind in RULES:
         return RULES[kind]
     name = f"{kind.__module__}.{kind.__qualname__}"
-    named = (rule for ending, rule in RULES_BY_NAME.items() if name.endswith(ending))
+    endings = (rule for ending, rule in RULES_BY_NAME.items() if name.endswith(ending))
+    named = (rule for rule in endings if rule not in CONDITIONS or CONDITIONS[rule](module))
     return next(named, next((RULES[base] for base in kind.__mro__ if base in RULES), None))
 
 
@@ -167,3 +172,5 @@ def scaled_adapter(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
 
 
 RULES_BY_NAME.update({"RMSNorm": scale, "LayerNorm": scale, "DoraLinearLayer": scale, "peft.tuners.ia3.layer.Linear": scaled_adapter})
+RULES_BY_NAME.update({"Experts": stacked_experts, "Router": router})
+CONDITIONS.update({stacked_experts: is_stacked, router: is_router})

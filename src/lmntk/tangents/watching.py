@@ -92,20 +92,12 @@ class Watch:
         return gradients
 
 
-def is_relative_table_owner(module: nn.Module) -> bool:
-    """True for an attention that computes a bias from a table of relative positions (T5 and its like)."""
-    return callable(getattr(module, "compute_bias", None)) and isinstance(getattr(module, "relative_attention_bias", None), nn.Embedding)
-
-
 @contextmanager
 def watched(modules: Iterable[nn.Module], watch: Watch) -> Iterator[None]:
     """Keeps a record of every call of the modules while the body runs."""
     with ExitStack() as stack:
         for module in modules:
-            if is_relative_table_owner(module):
-                _watch_relative(module, watch, stack)
-            else:
-                stack.callback(module.register_forward_hook(_keeper(watch), with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(_keeper(watch), with_kwargs=True).remove)
         yield
 
 
@@ -124,23 +116,3 @@ def _keeper(watch: Watch) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any
         return tree_unflatten(flat, structure)
 
     return keep
-
-
-def _watch_relative(module: Any, watch: Watch, stack: ExitStack) -> None:
-    """Makes ``compute_bias`` hand its bias on for every example, so that the gradient keeps the batch axis."""
-    table = module.relative_attention_bias
-    original = module.compute_bias
-
-    def compute_bias(*arguments: Any, **keywords: Any) -> Tensor:
-        buckets: list[Tensor] = []
-        handle = table.register_forward_hook(lambda _, ids, output: buckets.append(ids[0]))
-        try:
-            bias = original(*arguments, **keywords).detach()
-        finally:
-            handle.remove()
-        bias = bias.expand(watch.count, *bias.shape[1:])
-        record = Record(table, (buckets[0],), {}, [bias], is_relative=True)
-        return watch.add(record, [bias])[0]
-
-    module.compute_bias = compute_bias
-    stack.callback(vars(module).pop, "compute_bias")
