@@ -27,7 +27,7 @@ def check_gradients(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.P
     """Returns what the captured gradients of a batch are like beside plain autograd, parameter by parameter.
 
     A parameter without a rule is a fault, for its gradient is right but costly; one whose module has a rule and is passed by (its
-    weight is used without a call, as DeBERTa's relative positions) only a note.
+    weight is used without a call, as some tables of relative positions) only a note.
     """
     try:
         coverage = check_coverage(model, batch, trainable)
