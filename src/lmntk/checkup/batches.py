@@ -20,6 +20,10 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 MODULE_TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-4}
 
 
+def _mixes_in_training(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) or "BatchNorm" in type(module).__name__
+
+
 def check_batches(model: nn.Module, together: Batch, alone: Sequence[Batch]) -> tuple[Finding, bool]:
     """Returns whether each text has the same logits alone and in the batch, by the first module that tells them apart.
 
@@ -49,7 +53,7 @@ def check_batches(model: nn.Module, together: Batch, alone: Sequence[Batch]) -> 
         culprit = _first_difference(model, together, alone[worst], worst)
         line = f"a text's logits depend on the rest of its batch or its padding ({difference:.1e}), from {culprit} on: its kernel is "
         return Finding("batch", "fault", line + "not defined; mend or replace the module", details | {"module": culprit}), True
-    mixing = [_shown(name, module) for name, module in model.named_modules() if "BatchNorm" in type(module).__name__]
+    mixing = [_shown(name, module) for name, module in model.named_modules() if _mixes_in_training(module)]
     if mixing:
         line = f"{some(mixing)} mixes the texts of a batch in training: fine-tuning would not follow the kernel; replace or freeze it"
         return Finding("batch", "fault", line, details | {"module": mixing[0]}), True

@@ -34,20 +34,21 @@ def check_gradients(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.P
     except RuntimeError as error:
         return [Finding("gradients", "fault", " ".join(str(error).split()))], None
     size = sum(parameter.numel() for parameter in trainable.values())
-    covered = len(trainable) - len(coverage.fallback)
+    by_autograd = [name for name in coverage.fallback if name not in coverage.unused]
+    covered = len(trainable) - len(by_autograd)
     details = {
         "tensors": len(trainable),
         "entries": size,
         "covered_by_rules": covered,
-        "by_plain_autograd": list(coverage.fallback),
+        "by_plain_autograd": by_autograd,
         "rule_is_wrong": list(coverage.wrong),
         "without_influence": list(coverage.unused),
         "batched": coverage.batched,
     }
     what = f"{counted(len(trainable), 'parameter')} with {size:,} entries"
-    line = f"{what}, all covered by rules" if not coverage.fallback else f"{what}, {covered} covered by rules, the others by plain autograd"
+    line = f"{what}, all covered by rules" if not by_autograd else f"{what}, {covered} covered by rules, the others by plain autograd"
     findings = [Finding("coverage", "fine", line, details)]
-    if coverage.fallback:
+    if by_autograd:
         findings += _by_autograd(model, coverage, _cost(model, batch, trainable, coverage))
     if not coverage.batched:
         reason = coverage.reason if " " in coverage.reason else f"{coverage.reason} runs without the batch axis"
@@ -56,19 +57,21 @@ def check_gradients(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.P
     findings.append(Finding("error", "fine", line, {"largest_relative_error": coverage.worst}))
     if coverage.unused:
         line = f"{counted(len(coverage.unused), 'parameter')} without influence on the logits: {some(coverage.unused)}"
-        findings.append(Finding("influence", "note", line, {"names": list(coverage.unused)}))
+        level: Level = "fault" if len(coverage.unused) == len(trainable) else "note"
+        findings.append(Finding("influence", level, line, {"names": list(coverage.unused)}))
     return findings, coverage
 
 
 def _by_autograd(model: nn.Module, coverage: Coverage, cost: float) -> list[Finding]:
     """Returns faults of parameters with a wrong rule or none, and a note on those that are used past their module."""
     owners = _owners(model)
-    classes = {name: sorted({type(module).__name__ for module in owners[name]}) for name in coverage.fallback}
-    without = {name: [type(module).__name__ for module in owners[name] if rule_of(module) is None] for name in coverage.fallback}
-    none = [name for name in coverage.fallback if without[name]]  # of a tied one, one use without a rule is enough
+    used = [name for name in coverage.fallback if name not in coverage.unused]
+    classes = {name: sorted({type(module).__name__ for module in owners[name]}) for name in used}
+    without = {name: [type(module).__name__ for module in owners[name] if rule_of(module) is None] for name in used}
+    none = [name for name in used if without[name]]  # of a tied one, one use without a rule is enough
     classes |= {name: sorted(set(without[name])) for name in none}
     wrong = [name for name in coverage.wrong if name not in none]
-    past = [name for name in coverage.fallback if name not in none and name not in wrong]
+    past = [name for name in used if name not in none and name not in wrong]
     long = f"which takes {cost:.1f} times as long"
     cases: list[tuple[list[str], Level, str, str]] = [
         (none, "fault", "no rule covers", f"right by plain autograd, {long}; register a rule for the module"),

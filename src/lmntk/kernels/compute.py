@@ -146,8 +146,8 @@ def module_kernels(
         raise UserError(f"parameters: nothing in {type(module).__name__} requires a gradient; name what counts in trainable")
     if not train or not evaluate:
         raise UserError("module_kernels: no examples; give at least one batch to train and to evaluate")
-    first = train[0]
-    count = len(next(iter(first.values())))
+    first = max((*train, *evaluate), key=_count)  # two examples show whether the module keeps them apart
+    count = _count(first)
     coverage = check_coverage(module, {name: tensor[[0, count - 1][:count]] for name, tensor in first.items()}, chosen)
 
     def captured(batches: Sequence[Batch]) -> list[Tangents]:
@@ -165,9 +165,12 @@ def module_kernels(
     )
 
 
+def _count(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
+
+
 def _examples(batch: Batch) -> list[dict[str, Tensor]]:
-    count = len(next(iter(batch.values())))
-    return [{name: tensor[i : i + 1] for name, tensor in batch.items()} for i in range(count)]
+    return [{name: tensor[i : i + 1] for name, tensor in batch.items()} for i in range(_count(batch))]
 
 
 def _kernels(

@@ -74,6 +74,8 @@ class Checkpoint:
         if kind == "classifier" and self.adapter is not None and self.adapter.classes not in (None, config.num_labels):
             config.num_labels = self.adapter.classes
         extra = {} if attention is None else {"attn_implementation": attention}
+        if dtype == torch.float64:  # the grouped matrix product of mixtures of experts has no float64
+            config._experts_implementation = "eager"
         with loading(f"model: cannot load {self.name!r} as a {KINDS[kind]} model"):
             network, report = auto_class(kind).from_pretrained(
                 folder,

@@ -43,6 +43,8 @@ class ParameterFilter:
         """
         everything = dict(model.named_parameters())
         if has_adapter(model):
+            if any(getattr(module, "merged", False) is True for module in model.modules()):
+                raise UserError("parameters: the adapter is merged, so its own weights do nothing; call unmerge_adapter() first")
             head = set(model.head.parameters()) if isinstance(model, HeadModel) else set()
             everything = {name: p for name, p in everything.items() if p.requires_grad or p in head}
             if all(parameter in head for parameter in everything.values()):

@@ -44,7 +44,12 @@ def _adapters(network: nn.Module) -> list[Any]:
     scalings = {
         name: dict(module.scaling) for name, module in network.named_modules() if isinstance(getattr(module, "scaling", None), dict)
     }
-    return [kept, scalings]
+    layers = [
+        (name, module) for name, module in network.named_modules() if hasattr(module, "active_adapters") and hasattr(module, "merged")
+    ]
+    active = {name: [list(module.active_adapters), module.disable_adapters, module.merged] for name, module in layers}
+    usual = [list(kept), False, False]  # the one adapter, in use
+    return [kept, scalings, *([] if all(state == usual for state in active.values()) else [active])]
 
 
 def _plain(value: Any) -> Any:

@@ -81,6 +81,7 @@ class PromptModel(LogitModel):
             raise UserError(f"model: {type(network).__name__} has no head over a vocabulary; use a language model, or head mode")
         self.register_buffer("label_ids", torch.tensor(list(label_ids)), persistent=False)
         self.label_ids: Tensor
+        self._rows_suffice: bool | None = None  # not known before the first batch
         weights = None if label_weights is None else torch.tensor(label_weights, dtype=torch.float64)
         self.register_buffer("label_weights", weights, persistent=False)
         self.label_weights: Tensor | None
@@ -94,7 +95,7 @@ class PromptModel(LogitModel):
     def selected_rows(self) -> Mapping[nn.Module, Tensor]:
         """Returns the decoder with the label words' rows."""
         decoder = self._linear_decoder()
-        return {} if decoder is None else {decoder: self.label_ids}
+        return {decoder: self.label_ids} if decoder is not None and self._rows_suffice else {}
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Returns the logits [n, c] of a batch with ``input_ids``, ``attention_mask`` [n, t] and ``read_position`` [n].
@@ -113,8 +114,32 @@ class PromptModel(LogitModel):
         with reading_one_position(source_of_hidden_states(self.network), first["read_position"]) as read:
             return read(self.network(**network_arguments(self.network, first)).logits)
 
+    def prepare(self, batch: Mapping[str, Tensor]) -> None:
+        """Finds out, once, whether computing the label words' rows alone is the same model: before hooks watch the network."""
+        if self._rows_suffice is None:
+            self._rows_suffice = self._try_rows({name: tensor[:1] for name, tensor in members(batch)[0].items()})
+
     def _one_template(self, batch: Mapping[str, Tensor]) -> Tensor:
-        decoder = self._linear_decoder()
+        self.prepare(batch)
+        return self._read(batch, bool(self._rows_suffice))
+
+    def _try_rows(self, batch: Mapping[str, Tensor]) -> bool:
+        """True when the label words' rows alone give one text the logits that the whole vocabulary gives it.
+
+        Not so where a network uses the decoder's weight without calling the decoder, or adds to its output itself.
+        """
+        if self._linear_decoder() is None:
+            return False
+        with torch.no_grad():
+            whole = self._read(batch, False)
+            try:
+                rows = self._read(batch, True)
+            except (RuntimeError, IndexError):
+                return False
+        return rows.shape == whole.shape and torch.allclose(rows, whole, rtol=1e-3, atol=1e-4 * float(whole.abs().max()), equal_nan=True)
+
+    def _read(self, batch: Mapping[str, Tensor], only_rows: bool) -> Tensor:
+        decoder = self._linear_decoder() if only_rows else None
         rows = nullcontext() if decoder is None else computing_rows(self.network, decoder, self.label_ids)
         with reading_one_position(source_of_hidden_states(self.network), batch["read_position"]) as read, rows:
             logits = read(self.network(**network_arguments(self.network, batch)).logits)

@@ -53,12 +53,16 @@ def capture(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter
     local = {parameter for parameter, name in names.items() if name in fallback} if count > 1 else set()
     owners = _owners(model, ruled, local)
     select: Callable[[], Mapping[nn.Module, Tensor]] = getattr(model, "selected_rows", dict)
-    selections = select()
     watch = Watch(count)
+    prepare: Callable[[Batch], None] | None = getattr(model, "prepare", None)
+    if prepare is not None:
+        with frozen(model):
+            prepare(batch)
     with frozen(model, direct), torch.enable_grad(), watched(owners, watch), relative_positions_watched(model, watch):
         logits = model(batch)
         if not bool(torch.isfinite(logits).all()):
             raise RuntimeError("the logits are not finite: try another dtype or attention implementation")
+        selections = select()
         direct_gradients = watch.differentiate(logits, direct)
     logits = logits.detach()
 
@@ -85,10 +89,18 @@ def capture(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter
                 for parameter, dense in zip(by_autograd, local_gradients(record, by_autograd, count, logits.shape[1]), strict=True):
                     parts.setdefault(names[parameter], []).append(dense)
         for index, name in enumerate(fallback if direct else ()):
+            if all(row[index] is None for row in direct_gradients):
+                continue
             rows = [torch.zeros_like(direct[index]) if row[index] is None else row[index] for row in direct_gradients]
             parts[name] = [DenseFactors(torch.stack([row.reshape(1, -1) for row in rows if row is not None]))]
         merged = {name: merge(found_parts, trainable[name].shape) for name, found_parts in parts.items()}
     return Tangents(logits, merged)
+
+
+def without_rule(model: nn.Module, trainable: Mapping[str, nn.Parameter]) -> tuple[str, ...]:
+    """Returns the names of the parameters that no module with a rule owns, whether a text uses them or not."""
+    ruled = {parameter for module in model.modules() if rule_of(module) is not None for parameter in _owned(module)}
+    return tuple(name for name, parameter in trainable.items() if parameter not in ruled)
 
 
 def _owned(module: nn.Module) -> list[nn.Parameter]:
@@ -123,13 +135,12 @@ def _as_use(record: Record, count: int, logits: int, selected_rows: Tensor | Non
     """
     output = record.outputs[0]
     is_flat = output.dim() == 2 and output.shape[0] % count == 0
-    if output.shape[0] != count and not is_flat:
+    if output.shape[0] != count and not is_flat and count > 1:
         raise BatchAxisLostError(type(record.module).__name__)
     every = tuple(record.stacked(logits, index) for index in range(len(record.outputs)))
     gradients = every[0]
     values: Sequence[object] = record.arguments or tuple(record.keywords.values())
-    inputs = values[0]
-    assert isinstance(inputs, Tensor)
+    inputs = values[0] if values and isinstance(values[0], Tensor) else output  # a table that is given a shape
     if not record.is_relative:
         gradients = gradients.reshape(logits, count, -1, gradients.shape[-1])
         if inputs.shape[0] == 1 < count:  # a lookup broadcast over the batch

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lmntk.models.state import Batch, frozen
-from lmntk.tangents.capture import RuleFailedError, capture
+from lmntk.tangents.capture import RuleFailedError, capture, without_rule
 from lmntk.tangents.factors import Tangents
 
 # of a parameter's largest gradient entry; float64 models of the Llama kind compute their norms in float32
@@ -43,10 +43,11 @@ class Coverage:
         line = f"gradients agree with autograd to {self.worst:.1e}"
         if self.unused:
             line += f"; {len(self.unused)} parameters have no influence"
-        if self.fallback:
+        named = [name for name in self.fallback if name not in self.unused]
+        if named:
             where = ", at their modules, once more a text" if self.batched else ""
-            shown = ", ".join(self.fallback[:3]) + (", ..." if len(self.fallback) > 3 else "")
-            line += f"; {len(self.fallback)} by plain autograd{where} ({shown}): register a rule for their modules"
+            shown = ", ".join(named[:3]) + (", ..." if len(named) > 3 else "")
+            line += f"; {len(named)} by plain autograd{where} ({shown}): register a rule for their modules"
         return line + (f"; one text at a time, about three times as long: {self.reason}" if not self.batched else "")
 
 
@@ -65,6 +66,8 @@ def autograd_gradients(model: nn.Module, batch: Batch, trainable: Mapping[str, n
 
 def _largest_entry(values: Tensor) -> float:
     """Returns the largest absolute value, without a copy of all of them; NaN if there is one."""
+    if not values.numel():
+        return 0.0
     smallest, largest = torch.aminmax(values)
     return float(torch.maximum(-smallest, largest))
 
@@ -126,24 +129,25 @@ def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Pa
     def is_right(errors: Mapping[str, float]) -> bool:
         return bool(errors) and all(error <= tolerance for error in errors.values())
 
-    errors, lost = together(())
+    uncovered = without_rule(model, trainable)  # a text that is not looked at may use what these two do not
+    errors, lost = together(uncovered)
     if is_right(errors):
-        return Coverage(True, (), unused, max(errors.values()))
+        return Coverage(True, uncovered, unused, max(errors.values()))
     # something is wrong: with the rules, or with the batch?
     apart = [name for name, error in errors.items() if not error <= tolerance]
     failed: tuple[str, ...] = ()
     while True:
         try:
-            errors = singly(failed)
+            errors = singly((*uncovered, *failed))
             break
         except RuleFailedError as error:
             failed = (*failed, *error.names)
     wrong = tuple(name for name, error in errors.items() if not error <= tolerance and error != float("inf"))
-    fallback = tuple(name for name in trainable if errors[name] == float("inf") or name in wrong or name in failed)
+    fallback = tuple(name for name in trainable if errors[name] == float("inf") or name in {*wrong, *failed, *uncovered})
     wrong = tuple(name for name in fallback if name in wrong or name in failed)
-    if not fallback:
+    if set(fallback) == set(uncovered):
         reason = f"the batch axis is lost ({lost})" if lost else f"{len(apart)} parameters' gradients lose the batch axis ({apart[0]})"
-        return Coverage(False, (), unused, max(errors.values()), reason)
+        return Coverage(False, fallback, unused, max(errors.values()), reason)
     errors, lost = together(fallback)
     if is_right(errors):
         return Coverage(True, fallback, unused, max(errors.values()), wrong=wrong)
