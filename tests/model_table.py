@@ -245,6 +245,20 @@ TABLE: dict[str, Row] = {
     "modernbert-with-biases": modern(
         settings=MODERN | {"attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True}, untied=True
     ),
+    # uses its decoder's weight without calling the decoder
+    "mobilebert": family(
+        hf.MobileBertConfig,
+        SMALL | {"embedding_size": 6, "intra_bottleneck_size": 8, "true_hidden_size": 8},
+        hf.MobileBertForMaskedLM,
+        token_types=True,
+        batched=False,
+        fallback=("network.mobilebert.*.LayerNorm.*", "*.cls.predictions.bias", "*.word_embeddings.weight", "*.predictions.dense.weight"),
+        tolerance=1e-9,
+    )(),
+    # adds a bias to its decoder's output itself
+    "esm": family(hf.EsmConfig, SMALL | {"pad_token_id": 0, "mask_token_id": 3}, hf.EsmForMaskedLM, fallback=("*.lm_head.bias",))(),
+    # its relative positions have no batch axis
+    "mpnet": family(hf.MPNetConfig, SMALL, hf.MPNetForMaskedLM, batched=False, noise={"*.attn.k.bias": whole})(),
     "gpt2": gpt2(),
     "gpt2-untied": gpt2(untied=True),
     "gpt2-head-mode": gpt2(head_mode=True),
