@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from lmntk import UserError, module_kernels, register_rule
-from lmntk.kernels.streaming import Settings
+from lmntk.kernels.streaming import Settings, stream_kernels, whole
+from lmntk.prompts.encoding import EncodedText
 from lmntk.tangents.factors import sum_over_uses
 from lmntk.tangents.rules import RULES
 
@@ -127,3 +128,41 @@ def test_an_adapter_on_weights_that_are_whole_numbers():
     network.scale.requires_grad_(False)
     network.last.requires_grad_(False)
     check(network, ())
+
+
+def test_batches_that_a_module_cannot_be_cut_for_go_text_by_text():
+    """A table [t, i] beside the hidden states looks like a batch where there are as many texts as tokens."""
+
+    class Add(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(4, dtype=torch.float64))
+
+        def forward(self, hidden, table):
+            return (hidden + table) * self.gain
+
+    class Positions(nn.Module):
+        outputs = 1
+
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.words = nn.Embedding(9, 4)
+            self.register_buffer("table", torch.randn(8, 4))
+            self.add, self.last = Add(), nn.Linear(4, 1)
+            self.double()
+
+        def forward(self, batch):
+            ids = batch["input_ids"]
+            return self.last(torch.tanh(self.add(self.words(ids), self.table[: ids.shape[1]])).mean(1))
+
+    model = Positions()
+    texts = {"a": [EncodedText((1 + i, 2, 3, 7 - i), 0, None) for i in range(4)]}
+    found = stream_kernels(model, texts, [("a", "a")], ["sgd"], dict(model.named_parameters()), 0, Settings(batch_size=4))
+    rows = []
+    for text in texts["a"]:
+        gradients = torch.autograd.grad(model({"input_ids": torch.tensor([text.ids])})[0, 0], list(model.parameters()))
+        rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
+    jacobian = torch.stack(rows)
+    torch.testing.assert_close(whole(found.kernels["a", "a"]["sgd"])[:, 0, :, 0], jacobian @ jacobian.T, rtol=1e-10, atol=1e-12)
+    assert found.coverage.fallback == ("add.gain",)

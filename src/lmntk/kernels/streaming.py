@@ -22,6 +22,7 @@ from lmntk.prompts.encoding import EncodedText
 from lmntk.tangents.capture import capture
 from lmntk.tangents.coverage import Coverage, check_coverage
 from lmntk.tangents.factors import Tangents
+from lmntk.tangents.local import BatchAxisLostError
 from lmntk.tangents.noise import noise_coordinates, silence
 
 Pair = tuple[str, str]
@@ -73,6 +74,16 @@ class _Capturing:
     def batch(self, texts: Sequence[EncodedText]) -> dict[str, Tensor]:
         return {name: tensor.to(self.device) for name, tensor in collate(texts, self.pad_id).items()}
 
+    def captured(self, texts: Sequence[EncodedText]) -> list[Tangents]:
+        """Returns the tangents of one batch; of one that a module cannot be cut into texts for, text by text."""
+        assert self.coverage is not None
+        try:
+            return [capture(self.model, self.batch(texts), self.trainable, self.coverage.fallback)]
+        except BatchAxisLostError:
+            if len(texts) == 1:
+                raise
+            return [capture(self.model, self.batch([text]), self.trainable, self.coverage.fallback) for text in texts]
+
     def inspect(self, texts: Sequence[EncodedText]) -> Coverage:
         """Checks coverage on the shortest and the longest text, whose padding differs most."""
         ordered = sorted(texts, key=lambda text: text.length)
@@ -90,10 +101,11 @@ class _Capturing:
         batches, order = [], []
         held, tokens = 0, 0
         for chosen in length_sorted_batches([text.length for text in texts], size):
-            batches.append(capture(self.model, self.batch([texts[i] for i in chosen]), self.trainable, self.coverage.fallback))
+            found = self.captured([texts[i] for i in chosen])
+            batches += found
             order += chosen
             self.report(len(chosen), 0)
-            held, tokens = held + batches[-1].nbytes, tokens + sum(texts[i].length for i in chosen)
+            held, tokens = held + sum(batch.nbytes for batch in found), tokens + sum(texts[i].length for i in chosen)
             if limit is not None and held > limit:
                 needed = 1.5 * held * sum(text.length for text in texts) / tokens
                 raise UserError(
