@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from lmntk import __version__
-from lmntk.errors import UserError
+from lmntk.errors import ModelError, UserError
 
 INTERRUPTED = 130
 
@@ -37,9 +37,7 @@ TemplateOption = Annotated[
 ]
 LabelWordsOption = Annotated[str | None, typer.Option(help="the words of each class, in order: terrible,great, or bad|awful,great|good")]
 ReduceOption = Annotated[str | None, typer.Option(help="label words of several tokens: first token, or mean  [default: an error]")]
-FeaturesOption = Annotated[
-    str | None, typer.Option(help="head mode: read (first token, or a decoder's last), mean, pooled  [default: read]")
-]
+FeaturesOption = Annotated[str | None, typer.Option(help="head mode: read (first token, or a decoder's last), mean  [default: read]")]
 FormulasOption = Annotated[str | None, typer.Option(help="of sgd, signgd, asigngd  [default: all three]")]
 DtypeOption = Annotated[str | None, typer.Option(help="float32 or float64  [default: float32]")]
 BatchOption = Annotated[int | None, typer.Option(help="texts in one forward pass  [default: 32]")]
@@ -378,6 +376,9 @@ def main() -> None:
         code = app(standalone_mode=False)
     except UserError as error:
         print(f"lmntk: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModelError as error:
+        print(f"lmntk: model: {error}; `lmntk check` says more", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("lmntk: interrupted; run the same command again to resume", file=sys.stderr)

@@ -74,7 +74,7 @@ class Experiment(BaseModel):
     label_words_reduce: Reduce | None = None
     max_length: int | None = Field(None, gt=0)
     test_limit: int = Field(1000, gt=0)
-    features: Literal["read", "pooled", "mean"] = "read"
+    features: Literal["read", "mean"] = "read"
     all_logits: bool = False
     untie_head: bool = False
     without_embeddings: bool = False

@@ -28,6 +28,7 @@ from lmntk.prompts.ensemble import EnsembleEncoder
 from lmntk.provenance import content_key, digest_examples, versions
 from lmntk.reports.results import write_reports
 from lmntk.solvers.grid import SOLVER_VERSION, default_grid
+from lmntk.tasks import TASKS
 
 SIDES = ("train", "dev", "test")
 
@@ -120,7 +121,7 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
         kind=experiment.kind,
         revision=experiment.revision,
         base=experiment.base,
-        needs_head="prompt" in experiment.modes or experiment.kind == "classifier",
+        needs_head=True if "prompt" in experiment.modes else None,
     )
     for mode in experiment.modes:
         pretrained.reading(mode)
@@ -169,7 +170,7 @@ def _report(
     before = [found for found in this.store.results(this.pretrained.fingerprint) if found["cell"] not in names]
     rows = [row for found in before for row in found["rows"]]
     rows += [row for _, cell in planned if cell.name in results for row in results[cell.name]["rows"]]
-    titles = {task.name: task.title for task in tasks}
+    titles = {name: task.title for name, task in TASKS.items()} | {task.name: task.title for task in tasks}
     computed_with = {json.dumps(found["versions"], sort_keys=True) for found in (*before, *results.values())}
     facts = {
         "model": this.experiment.model,

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_table import kernel_of
 
+from lmntk.errors import ModelError
 from lmntk.kernels import contraction
 from lmntk.kernels.contraction import FORMULAS, SIGNS, inner, inner_applies, kernel_names, tile_products
 from lmntk.kernels.gram import Panel, gram
@@ -99,5 +100,5 @@ def test_a_float32_sign_product_too_long_to_be_exact_is_refused(monkeypatch):
 
 def test_a_panel_in_which_nothing_has_a_gradient():
     empty = Panel([Tangents(torch.zeros(2, 1), {})])
-    with pytest.raises(ValueError, match="nothing to contract"):
+    with pytest.raises(ModelError, match="nothing to contract"):
         gram(empty, empty, ["sgd"])

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lmntk import UserError, module_kernels, register_rule
+from lmntk.errors import ModelError
 from lmntk.kernels.streaming import Settings, stream_kernels, whole
 from lmntk.prompts.encoding import EncodedText
 from lmntk.tangents.factors import sum_over_uses
@@ -80,6 +81,51 @@ def test_with_a_rule_of_the_users_own():
     finally:
         RULES.clear()
         RULES.update(before)
+
+
+def test_the_first_batch_may_be_of_one():
+    network = Network()
+    train, evaluate = batches(1, 4), batches(2)
+    found = module_kernels(network, train, evaluate, ["sgd"])
+    kernel = torch.einsum("ncp,mdp->ncmd", jacobian(network, train), jacobian(network, evaluate))
+    torch.testing.assert_close(torch.as_tensor(found.kernels["sgd"].values), kernel, rtol=1e-10, atol=1e-10)
+
+
+def test_gradients_that_are_not_finite_are_an_error():
+    """The square root of zero: a sound logit, and an infinite slope."""
+
+    class Root(Network):
+        def forward(self, batch):
+            return torch.sqrt(super().forward(batch).abs() * (batch["x"][:, :1] != 0))
+
+    train, evaluate = batches(3), batches(2)
+    assert module_kernels(Root(), train, evaluate, ["sgd"])
+    train[0]["x"][1, 0] = 0.0  # not one that the check looks at
+    with pytest.raises(ModelError, match=r"gradients are not finite, in first\.weight"):
+        module_kernels(Root(), train, evaluate, ["sgd"])
+    evaluate[0]["x"][:, 0] = 0.0
+    with pytest.raises(ModelError, match=r"gradients are not finite, in first\.weight"):
+        module_kernels(Root(), evaluate, evaluate, ["sgd"])
+
+
+def test_a_parameter_that_only_some_texts_use_is_not_passed_over():
+    """The two texts that the check looks at leave it alone; a third one uses it, and no rule covers it."""
+
+    class Sometimes(Network):
+        def __init__(self):
+            super().__init__()
+            self.extra = nn.Parameter(torch.ones(2, dtype=torch.float64))
+
+        def forward(self, batch):
+            used = (batch["x"][:, :1] > 100).to(batch["x"].dtype)
+            return super().forward(batch) + used * self.extra**2
+
+    network = Sometimes()
+    train, evaluate = batches(3), batches(3)
+    train[0]["x"][1, 0] = evaluate[0]["x"][1, 0] = 101.0
+    found = module_kernels(network, train, evaluate, ["sgd"])
+    kernel = torch.einsum("ncp,mdp->ncmd", jacobian(network, train), jacobian(network, evaluate))
+    torch.testing.assert_close(torch.as_tensor(found.kernels["sgd"].values), kernel, rtol=1e-10, atol=1e-10)
 
 
 def test_examples_that_must_go_alone():

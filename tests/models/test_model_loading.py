@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 
 from lmntk.errors import UserError
+from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import fingerprint, load_pretrained
 from lmntk.models.logit_model import HeadModel, PromptModel, untie_head
 from lmntk.prompts.batching import collate
@@ -358,6 +359,11 @@ def test_a_head_that_is_missing_is_an_error_unless_it_is_not_needed(tmp_path, bu
     first = load_pretrained(str(tmp_path), needs_head=False)
     torch.rand(3)
     assert load_pretrained(str(tmp_path), needs_head=False).fingerprint == first.fingerprint
+    if head == "classification":  # head mode reads a classifier's own head, never zeros in its place
+        with pytest.raises(UserError, match="no classification head"):
+            load_pretrained(str(tmp_path), needs_head=None)
+    else:
+        assert load_pretrained(str(tmp_path), needs_head=None).fingerprint == first.fingerprint
 
 
 def test_a_head_that_was_never_saved_is_not_made_of_the_embedding(tmp_path):
@@ -572,6 +578,42 @@ def test_the_fingerprint_is_of_the_adapter_too(tmp_path):
     assert fingerprint(network) == prints[0]
     network.transformer.h[0].attn.c_attn.set_scale("default", 3.0)
     assert fingerprint(network) != prints[0]
+
+
+def test_the_fingerprint_says_which_adapter_is_on():
+    network = peft.get_peft_model(GPT2(), peft.LoraConfig(task_type="CAUSAL_LM", r=2, init_lora_weights=False))
+    network.add_adapter("other", peft.LoraConfig(task_type="CAUSAL_LM", r=2, init_lora_weights=False))
+    first = fingerprint(network)
+    network.set_adapter("other")
+    second = fingerprint(network)
+    with network.disable_adapter():
+        off = fingerprint(network)
+    assert len({first, second, off}) == 3
+    network.set_adapter("default")
+    assert fingerprint(network) == first
+
+
+def test_a_merged_adapter_is_refused():
+    network = peft.get_peft_model(GPT2(), peft.LoraConfig(task_type="CAUSAL_LM", r=2, init_lora_weights=False))
+    network.merge_adapter()
+    with pytest.raises(UserError, match=r"the adapter is merged.*call unmerge_adapter\(\) first"):
+        ParameterFilter().select(PromptModel(network, [0, 1]))
+    network.unmerge_adapter()
+    assert ParameterFilter().select(PromptModel(network, [0, 1]))
+
+
+def test_untying_keeps_what_is_trained():
+    network = GPT2().requires_grad_(False)
+    untie_head(network)
+    assert not network.get_output_embeddings().weight.requires_grad
+
+
+def test_a_mixture_of_experts_loads_in_float64(tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 32}
+    mixture = hf.MixtralForCausalLM(hf.MixtralConfig(vocab_size=31, num_local_experts=3, **sizes)).eval()
+    loaded = load_pretrained(save(mixture, tmp_path), "float64")
+    rows = [[6, 7, 8, 9]]
+    torch.testing.assert_close(logits_of(loaded.network, rows), logits_of(mixture, rows).double(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -104,7 +104,7 @@ def check(
     known = None if task is None else get_task(task)
     if known is not None and data is None:
         raise UserError(f"data: {known.name} needs the folder that holds {known.name}/test.jsonl.gz; give --data")
-    pretrained = load_pretrained(name, dtype, attention, needs_head=mode == "prompt", **loading)
+    pretrained = load_pretrained(name, dtype, attention, needs_head=True if mode == "prompt" else None, **loading)
     is_classifier = pretrained.kind == "classifier"
     given = [flag for flag, value in (("--template", template), ("--label-words", label_words)) if value]
     if given and (mode == "head" or is_classifier):

@@ -58,6 +58,8 @@ def _equal(parameters: list[nn.Parameter]) -> Iterator[tuple[nn.Parameter, nn.Pa
 def _apart(network: Any, names: Mapping[nn.Parameter, list[str]]) -> list[Finding]:
     """Returns a fault where the configuration ties the vocabulary's head to the embedding and they are two parameters."""
     head = getattr(network, "get_output_embeddings", lambda: None)()
+    if hasattr(head, "modules_to_save"):  # peft's copy is trained, the original is what it was
+        return []
     if head is None or not getattr(getattr(network, "config", None), "tie_word_embeddings", False):
         return []
     weight: Any = getattr(head, "weight", None)

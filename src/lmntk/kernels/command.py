@@ -65,6 +65,8 @@ def compute_to_folder(
     budget = default_memory() if memory is None else parse_bytes(memory)
     texts = {side: read_jsonl(path, require_label=False) for side, path in (("train", train), ("eval", evaluate))}
     pretrained = load_pretrained(model, dtype, attention, kind=kind, revision=revision, base=base)
+    if pretrained.stored_dtype != dtype:
+        progress.note(f"weights stored in {pretrained.stored_dtype}, computed with in {dtype}")
     reading: Any = pretrained.reading("prompt")
     if untie_head:
         untie(pretrained)

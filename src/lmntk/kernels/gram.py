@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lmntk.errors import ModelError
 from lmntk.kernels.contraction import (
     inner,
     inner_applies,
@@ -96,10 +97,22 @@ def gram(
         for left_part, right_part in _stacked_pairs(left, right):
             _add(left_part, right_part, names, sums, buffers)
     if not parameters:
-        raise ValueError("no parameter has a gradient: nothing to contract")
+        raise ModelError("no parameter has a gradient: nothing to contract")
+    if not all(bool(torch.isfinite(total).all()) for groups in totals.values() for total in groups.values()):
+        raise ModelError(f"the gradients are not finite{_first_not_finite(rows, columns)}: try another dtype or attention implementation")
     if mirrored:
         totals[FLIPPED] = {group: total.permute(2, 3, 0, 1) for group, total in totals["asigngd"].items()}
     return {name: {group: total.permute(1, 0, 3, 2).contiguous() for group, total in groups.items()} for name, groups in totals.items()}
+
+
+def _first_not_finite(*panels: Panel) -> str:
+    """Returns in which parameter, if one batch's factors tell."""
+    for panel in panels:
+        for batch in panel.batches:
+            for name, factors in batch.factors.items():
+                if not all(bool(torch.isfinite(tensor).all()) for tensor in factors.tensors() if tensor.is_floating_point()):
+                    return f", in {name}"
+    return ""
 
 
 Placed = Sequence[tuple[slice, Factors]]

@@ -91,9 +91,7 @@ def untie(pretrained: Pretrained) -> None:
     tied = decoder.weight is pretrained.network.get_input_embeddings().weight
     if tied and dict(decoder.named_parameters(recurse=False)).get("weight") is not decoder.weight:
         raise UserError(f"untie-head: the adapter {pretrained.name!r} is on the tied head itself; leave it out")
-    trained = decoder.weight.requires_grad
     untie_head(pretrained.network)
-    decoder.weight.requires_grad_(trained)
 
 
 def _loose(name: str) -> str:

@@ -48,7 +48,7 @@ class Checkpoint:
     place: Place
     adapter: Adapter | None
 
-    def load(self, dtype: torch.dtype, attention: str | None, kind: str, needs_head: bool) -> tuple[Any, str, str]:
+    def load(self, dtype: torch.dtype, attention: str | None, kind: str, needs_head: bool | None) -> tuple[Any, str, str]:
         """Returns the network in eval mode, its kind, and the data type that its weights are stored in.
 
         Raises:
@@ -89,7 +89,7 @@ class Checkpoint:
             )
         supplied = () if self.adapter is None else self.adapter.shapes
         missing = {*report["missing_keys"], *_tied_against_its_config(network, stored)}
-        _check_weights(self.name, network, missing - set(supplied), kind, needs_head)
+        _check_weights(self.name, network, missing - set(supplied), kind, kind == "classifier" if needs_head is None else needs_head)
         _clear(network, report["missing_keys"])
         if kind in ("causal", "seq2seq"):
             network.config.use_cache = False

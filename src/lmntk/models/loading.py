@@ -74,7 +74,7 @@ def load_pretrained(
     kind: str = "auto",
     revision: str | None = None,
     base: str | None = None,
-    needs_head: bool = True,
+    needs_head: bool | None = True,
 ) -> Pretrained:
     """Returns the model and tokenizer of a local folder, or of a hub name when there is no such folder.
 
@@ -88,7 +88,8 @@ def load_pretrained(
         kind: masked, causal, seq2seq or classifier; "auto" goes by the checkpoint's architecture or the adapter's task.
         revision: a branch, tag or commit of the hub name; of the base's, when an adapter is in a folder.
         base: the base model of an adapter, in place of the one that it names.
-        needs_head: False takes a checkpoint without the head of its kind too: head mode reads the base model alone.
+        needs_head: False takes a checkpoint without the head of its kind too, None unless it is a classifier: head mode reads the base
+            model alone, but a classifier's own head.
 
     Raises:
         UserError: no such folder or name, a folder without config or weights, weights or a head missing, quantised weights

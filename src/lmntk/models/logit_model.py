@@ -163,6 +163,8 @@ class HeadModel(LogitModel):
         super().__init__(base, head.out_features, difference)
         if features == "pooled" and getattr(self.network, "pooler", None) is None:
             raise UserError(f"features: {type(self.network).__name__} has no pooler; use read or mean")
+        if features == "mean" and isinstance(base, EncoderDecoder):
+            raise UserError(f"features: {type(network).__name__} is read at its decoder's first token; use read, not mean")
         self.head = head
         self.kind: Features = features
 
@@ -177,7 +179,7 @@ class HeadModel(LogitModel):
             pooled: Tensor = output.pooler_output
             return pooled
         hidden: Tensor = output[0]
-        if self.kind == "mean" and "decoder_input_ids" not in batch:
+        if self.kind == "mean":
             mask = batch["attention_mask"][:, :, None].to(hidden.dtype)
             return (hidden * mask).sum(1) / mask.sum(1)
         return hidden[torch.arange(hidden.shape[0], device=hidden.device), batch["read_position"]]
@@ -208,5 +210,5 @@ def untie_head(network: Any) -> None:
     decoder = network.get_output_embeddings()
     embedding = network.get_input_embeddings()
     if decoder.weight is embedding.weight:
-        decoder.weight = nn.Parameter(copy.deepcopy(decoder.weight.detach()))
+        decoder.weight = nn.Parameter(copy.deepcopy(decoder.weight.detach()), requires_grad=decoder.weight.requires_grad)
     network.config.tie_word_embeddings = False

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from lmntk.errors import ModelError
 from lmntk.models.state import Batch, frozen
 from lmntk.tangents.factors import DenseFactors, Factors, Tangents, merge
 from lmntk.tangents.local import BatchAxisLostError, local_gradients
@@ -21,7 +22,7 @@ from lmntk.tangents.watching import Record, Watch, watched
 CONTAINERS = (nn.ParameterDict, nn.ParameterList, nn.ModuleDict, nn.ModuleList)  # never called: their parent uses them
 
 
-class RuleFailedError(RuntimeError):
+class RuleFailedError(ModelError):
     """A rule could not make factors of what its module did."""
 
     def __init__(self, kind: str, names: Sequence[str]) -> None:
@@ -61,7 +62,7 @@ def capture(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter
     with frozen(model, direct), torch.enable_grad(), watched(owners, watch), relative_positions_watched(model, watch):
         logits = model(batch)
         if not bool(torch.isfinite(logits).all()):
-            raise RuntimeError("the logits are not finite: try another dtype or attention implementation")
+            raise ModelError("the logits are not finite: try another dtype or attention implementation")
         selections = select()
         direct_gradients = watch.differentiate(logits, direct)
     logits = logits.detach()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lmntk.errors import ModelError
 from lmntk.models.state import Batch, frozen
 from lmntk.tangents.capture import RuleFailedError, capture, without_rule
 from lmntk.tangents.factors import Tangents
@@ -108,8 +109,11 @@ def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Pa
     floors: dict[int, float] = {}
     for index in sorted({0, count - 1}):
         expected[index] = autograd_gradients(model, _example(batch, index), trainable)
-        gradients = [gradient for gradient in expected[index].values() if gradient is not None]
-        largest = max((_largest_entry(gradient) for gradient in gradients), default=0.0)
+        entries = {name: _largest_entry(gradient) for name, gradient in expected[index].items() if gradient is not None}
+        infinite = [name for name, entry in entries.items() if not math.isfinite(entry)]
+        if infinite:
+            raise ModelError(f"the gradients are not finite, in {infinite[0]}: try another dtype or attention implementation")
+        largest = max(entries.values(), default=0.0)
         floors[index] = 1e3 * torch.finfo(dtype).eps * largest
     unused = tuple(name for name in trainable if not any((g := each[name]) is not None and g.any() for each in expected.values()))
 
@@ -154,7 +158,7 @@ def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Pa
     errors = singly(fallback)
     if not is_right(errors):
         name = max(errors, key=lambda key: errors[key])
-        raise RuntimeError(
+        raise ModelError(
             f"parameter {name!r}: its captured gradient differs from autograd's by {errors[name]:.1e}; register a right rule for its module"
         )
     return Coverage(False, fallback, unused, max(errors.values()), lost or "plain autograd has no batch here", wrong)

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
+from lmntk.errors import ModelError
 from lmntk.tangents.factors import DenseFactors
 from lmntk.tangents.watching import Record
 
 
-class BatchAxisLostError(RuntimeError):
+class BatchAxisLostError(ModelError):
     """A module ran without the batch axis (a table shared by the batch), so examples cannot be told apart."""
 
 

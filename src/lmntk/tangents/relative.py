@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmntk.errors import ModelError
 from lmntk.tangents.watching import Record, Watch
 
 
@@ -137,7 +138,7 @@ def _watch_disentangled(module: Any, watch: Watch, stack: ExitStack) -> None:
         texts = query_layer.shape[0] // heads
         reach = min(module.pos_ebd_size, rel_embeddings.shape[1] // 2)
         if texts % count or rel_embeddings.shape[0] != count or (relative_pos is None and reach < module.pos_ebd_size):
-            raise RuntimeError(f"{type(module).__name__} has lost the batch axis of its relative positions")
+            raise ModelError(f"{type(module).__name__} has lost the batch axis of its relative positions")
         rows = rel_embeddings[:, : 2 * reach]
 
         def side_by_side(_: nn.Module, arguments: Any, output: Tensor) -> Tensor:
