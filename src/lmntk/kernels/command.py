@@ -65,8 +65,6 @@ def compute_to_folder(
     budget = default_memory() if memory is None else parse_bytes(memory)
     texts = {side: read_jsonl(path, require_label=False) for side, path in (("train", train), ("eval", evaluate))}
     pretrained = load_pretrained(model, dtype, attention, kind=kind, revision=revision, base=base)
-    if pretrained.stored_dtype != dtype:
-        progress.note(f"weights stored in {pretrained.stored_dtype}, computed with in {dtype}")
     reading: Any = pretrained.reading("prompt")
     if untie_head:
         untie(pretrained)
@@ -96,6 +94,8 @@ def compute_to_folder(
     )
     if not formulas:
         return {"files": files, "coverage": "all there from an earlier run"}
+    if pretrained.stored_dtype != dtype:
+        progress.note(f"weights stored in {pretrained.stored_dtype}, computed with in {dtype}")
     c = 1 if encoder.classes == 2 and not all_logits else encoder.classes
     n, m = len(texts["train"]), len(texts["eval"])
     tokens = sum(encoder.encode(e).length for part in texts.values() for e in part) / (n + m)
