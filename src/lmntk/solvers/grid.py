@@ -11,6 +11,7 @@ import numpy as np
 
 from lmntk.errors import UserError
 from lmntk.solvers.inputs import FORMULAS, Array, SolverInputs, flatten, offset
+from lmntk.solvers.linear_form import LinearForm
 
 if TYPE_CHECKING:
     from lmntk.solvers.asymmetric import F0Fit
@@ -29,12 +30,16 @@ COSTS = (1.0, 10.0, 100.0)  # not the reference's, which leaves 1; costs act on 
 
 @dataclass(frozen=True, eq=False)
 class GridResult:
-    """One setting: its decisions on every eval set, the leave-one-out decisions on train if asked for, and figures on the solve."""
+    """One setting: its decisions on every eval set, the leave-one-out decisions on train if asked for, and figures on the solve.
+
+    ``linear`` is there where decisions are linear in the gradient of the text to classify.
+    """
 
     setting: Mapping[str, float]
     decisions: Mapping[str, Array]  # name -> (m, c)
     loo: Array | None = None  # (n, c)
     diagnostics: Mapping[str, float] = field(default_factory=dict)
+    linear: LinearForm | None = None
 
     @property
     def dev_decision(self) -> Array:
@@ -134,6 +139,11 @@ def _offsets(inputs: SolverInputs, scale: float) -> dict[str, Array]:
     return {name: offset(inputs.f0.get(name), scale, (size, c), f"f0 of {name}") for name, size in sizes.items()}
 
 
+def _joint(inputs: SolverInputs, coefficients: Array, scale: float) -> LinearForm | None:
+    """The linear form of coefficients [N, C]; None for signgd, which takes the sign of the text's own gradient too."""
+    return None if inputs.formula == "signgd" else LinearForm(coefficients, f0_scale=scale)
+
+
 def _predict(inputs: SolverInputs, coefficients: list[Array], offsets: list[dict[str, Array]]) -> list[dict[str, Array]]:
     """K^T alpha + f0 / s for all settings by one matrix product an eval set; coefficients are [N, C] each."""
     stacked = np.stack([one.reshape(-1) for one in coefficients], axis=1)  # (n c, settings)
@@ -164,7 +174,8 @@ def _run_ridge(inputs: SolverInputs, grid: Grid, options: Options) -> list[GridR
     settings = list(_settings(grid))
     keys = [(setting["regularization"], setting["f0_scale"]) for setting in settings]
     decisions = _predict(inputs, [solved[key][0] for key in keys], [scales[s] for _, s in keys])
-    return [GridResult(a, b, *solved[key][1:]) for a, b, key in zip(settings, decisions, keys, strict=True)]
+    forms = [_joint(inputs, solved[key][0], key[1]) for key in keys]
+    return [GridResult(a, b, *solved[key][1:], form) for a, b, key, form in zip(settings, decisions, keys, forms, strict=True)]
 
 
 def _run_logistic(inputs: SolverInputs, grid: Grid, options: Options) -> list[GridResult]:
@@ -183,7 +194,9 @@ def _run_logistic(inputs: SolverInputs, grid: Grid, options: Options) -> list[Gr
     decisions = _predict(inputs, [one.alpha for one in solved], [scales[setting["f0_scale"]] for setting in settings])
     rank = float(path.numerical_rank)
     return [
-        GridResult(setting, decision, None, {"numerical_rank": rank, "newton_steps": float(one.steps)})
+        GridResult(
+            setting, decision, None, {"numerical_rank": rank, "newton_steps": float(one.steps)}, _joint(inputs, one.alpha, setting["f0_scale"])
+        )
         for setting, decision, one in zip(settings, decisions, solved, strict=True)
     ]
 
@@ -198,7 +211,7 @@ def _run_asymmetric(inputs: SolverInputs, grid: Grid, options: Options) -> list[
             "pass it in evals_flipped, or set the grid of 'mixture' to 1"
         )
     systems = AsymmetricSystems(inputs.train, inputs.labels, options.f0_fit)
-    parts: dict[tuple[float, float], tuple[dict[str, tuple[Array, Array]], dict[str, Array], dict[str, float]]] = {}
+    parts: dict[tuple[float, float], tuple[dict[str, tuple[Array, Array]], dict[str, Array], dict[str, float], LinearForm]] = {}
     for s, gamma in product(grid["f0_scale"], grid["gamma"]):
         offsets = _offsets(inputs, s)
         solved = systems.coefficients(gamma, offsets["train"])
@@ -207,12 +220,14 @@ def _run_asymmetric(inputs: SolverInputs, grid: Grid, options: Options) -> list[
             flipped = inputs.evals_flipped.get(name)
             omega = slice_products(kernel, solved.values)
             views[name] = omega, omega if flipped is None else slice_products(flipped, solved.flipped)
-        parts[gamma, s] = views, offsets, {"distance_to_pole": solved.distance_to_pole, "dropped_directions": float(solved.dropped)}
+        figures = {"distance_to_pole": solved.distance_to_pole, "dropped_directions": float(solved.dropped)}
+        parts[gamma, s] = views, offsets, figures, LinearForm(solved.values, each_class=True, f0_scale=s)
     results = []
     for setting in _settings(grid):
-        views, offsets, figures = parts[setting["gamma"], setting["f0_scale"]]
-        m = setting["mixture"]
-        results.append(GridResult(setting, {k: m * o + (1 - m) * v + offsets[k] for k, (o, v) in views.items()}, None, figures))
+        views, offsets, figures, form = parts[setting["gamma"], setting["f0_scale"]]
+        m = setting["mixture"]  # only omega, of mixture 1, is linear in grad f(x)
+        decisions = {k: m * o + (1 - m) * v + offsets[k] for k, (o, v) in views.items()}
+        results.append(GridResult(setting, decisions, None, figures, form if m == 1 else None))
     return results
 
 
@@ -236,7 +251,12 @@ def _run_svc(inputs: SolverInputs, grid: Grid, options: Options) -> list[GridRes
     for setting in _settings(grid):
         model = fit_classes(problem.regularized(setting["regularization"]), inputs.labels, setting["cost"])
         figures = {"support_vectors": float(len(model.support_))}
-        results.append(GridResult(setting, {name: decide_classes(model, row, c) for name, row in rows.items()}, None, figures))
+        form = None
+        if c == 1 and inputs.formula != "signgd":
+            coefficients = np.zeros((len(problem), 1))
+            coefficients[model.support_, 0] = model.dual_coef_[0] / problem.scale
+            form = LinearForm(coefficients, False, float(model.intercept_[0]))
+        results.append(GridResult(setting, {name: decide_classes(model, row, c) for name, row in rows.items()}, None, figures, form))
     return results
 
 
@@ -251,7 +271,12 @@ def _run_svr(inputs: SolverInputs, grid: Grid, options: Options) -> list[GridRes
         offsets = _offsets(inputs, setting["f0_scale"])
         model = fit_targets(problem.regularized(setting["regularization"]), inputs.targets - offsets["train"], setting["cost"], 0.1)
         decisions = {name: np.asarray(model.predict(row)).reshape(-1, c) + offsets[name] for name, row in rows.items()}
-        results.append(GridResult(setting, decisions, None, {"support_vectors": float(len(model.support_))}))
+        form = None
+        if inputs.formula != "signgd":
+            coefficients = np.zeros(len(problem))
+            coefficients[model.support_] = model.dual_coef_[0] / problem.scale
+            form = LinearForm(coefficients.reshape(-1, c), False, float(model.intercept_[0]), setting["f0_scale"])
+        results.append(GridResult(setting, decisions, None, {"support_vectors": float(len(model.support_))}, form))
     return results
 
 

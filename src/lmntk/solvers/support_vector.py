@@ -37,6 +37,10 @@ class SupportVectorProblem:
         self.scale = self._trace / len(matrix)
         self._matrix = matrix / self.scale
 
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self._matrix)
+
     def regularized(self, regularization: float) -> Array:
         """(K + lambda ||K||_op I) / mean diagonal of K."""
         if not (np.isfinite(regularization) and regularization >= 0):
