@@ -14,6 +14,7 @@ from typing import Any
 
 from lmntk.errors import UserError
 from lmntk.kernels.kernel import Kernel
+from lmntk.writing import write_text
 
 KERNEL_VERSION = 1  # counts up when what a kernel is changes, so that old ones are not reused
 
@@ -57,11 +58,7 @@ class Store:
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a text file under a temporary name, then renames it."""
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        temporary.write_text(text, encoding="utf8")
-        os.replace(temporary, path)
+        write_text(self.folder / name, text)
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes plain data as JSON, atomically."""

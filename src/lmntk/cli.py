@@ -1,4 +1,4 @@
-"""The command line: ``lmntk run``, ``kernel``, ``check``, ``split``, ``demo``.
+"""The command line: ``lmntk run``, ``kernel``, ``predict``, ``check``, ``split``, ``demo``.
 
 Results go to stdout, progress to stderr. A mistake of the user's is one line and exit code 2. Heavy libraries are imported by
 the command that needs them, so that ``--help`` answers at once.
@@ -115,6 +115,7 @@ def run(
     groups: GroupsOption = False,
     keep_noise: NoiseOption = False,
     no_kernels: Annotated[bool, typer.Option("--no-kernels", help="do not keep the kernels on disk")] = False,
+    save_models: Annotated[bool, typer.Option("--save-models", help="keep each solution as a model for lmntk predict")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """From texts to kernels to accuracy: tasks x k x seeds x modes x formulas, beside zero-shot and a linear probe.
@@ -131,7 +132,7 @@ def run(
         seeds=_numbers("seeds", seeds), modes=modes, formulas=formulas, solvers=solvers, test_limit=test_limit, out=out, dtype=dtype,
         attention=attention, batch_size=batch_size, memory=memory, all_logits=all_logits, untie_head=untie_head,
         without_embeddings=without_embeddings, without_head=without_head, biases_only=biases_only, include=include,
-        exclude=exclude, groups=groups, keep_noise=keep_noise,
+        exclude=exclude, groups=groups, keep_noise=keep_noise, save_models=save_models,
     )  # fmt: skip
     if no_kernels:
         given["keep_kernels"] = False
@@ -263,6 +264,41 @@ def needed_values(needed: dict[str, Any]) -> dict[str, Any]:
     """Returns flag values under the names of the function's arguments."""
     names = {"--eval": "evaluate"}
     return {names.get(flag, flag.removeprefix("--").replace("-", "_")): value for flag, value in needed.items()}
+
+
+@app.command()
+def predict(
+    model_dir: Annotated[Path, typer.Option(help="a run's folder, or one of its models/*")],
+    source: Annotated[str, typer.Option("--input", help="JSON lines with text_a, and text_b for pairs; - is stdin")],
+    target: Annotated[str, typer.Option("--output", help="a line a text: class, label, probabilities, decisions; - is stdout")] = "-",
+    model: ModelOption = None,
+    cell: Annotated[str | None, typer.Option(help="of a run's folder  [default: the best on dev]")] = None,
+    method: Annotated[str | None, typer.Option(help='of a run\'s folder, such as "sgd ridge"')] = None,
+    batch_size: Annotated[int, typer.Option(help="texts in one pass", min=1)] = 32,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify any number of texts with a solved model, one pass each, without training texts or kernels.
+
+    Of runs with --save-models. --model says where the pre-trained model is now, if it has moved.
+
+    Example: lmntk predict --model-dir runs/sst-2 --input texts.jsonl --output classes.jsonl
+    """
+    from lmntk.prediction.stream import STANDARD, predict_file
+
+    def work(progress: Any) -> dict[str, Any]:
+        progress.work("texts", None)
+        return predict_file(
+            model_dir, source, target, model=model, cell=cell, method=method, batch_size=batch_size,
+            note=progress.note, report=progress.advance,
+        )  # fmt: skip
+
+    done = _with_bars(work)
+    if target == STANDARD:
+        return  # stdout is the result
+    if as_json:
+        print(json.dumps(done, indent=1))
+    else:
+        print(f"{done['texts']} texts classified into {target} ({done['texts_per_second']:.1f} a second)")
 
 
 @app.command()

@@ -85,6 +85,7 @@ class Experiment(BaseModel):
     groups: bool = False
     keep_noise: bool = False
     keep_kernels: bool = True
+    save_models: bool = False
     dtype: Literal["float32", "float64"] = "float32"
     attention: str | None = None
     batch_size: int = Field(32, gt=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ import numpy as np
 from lmntk.errors import UserError
 from lmntk.kernels.kernel import Kernel
 from lmntk.solvers.grid import SOLVERS, solve_grid
-from lmntk.solvers.inputs import KernelWarning, SolverInputs
+from lmntk.solvers.inputs import Array, KernelWarning, SolverInputs
+from lmntk.solvers.linear_form import LinearForm
 from lmntk.solvers.selection import predict_labels, select_on_dev
 from lmntk.tasks.metrics import score
 
@@ -33,10 +34,18 @@ class Outcome:
     setting: dict[str, float | str]
     notes: tuple[str, ...]
     predictions: tuple[int, ...]
+    linear: LinearForm | None = None
+    dev_decisions: Array | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Returns plain data."""
-        return asdict(self)
+    def with_test(self, decisions: Array, labels: Sequence[int]) -> Outcome:
+        """Returns the outcome with the test texts' decisions [m, c] seen and scored."""
+        found = predict_labels(decisions).tolist()
+        return replace(self, test=score(self.metric, labels, found), predictions=tuple(found))
+
+    def as_row(self) -> dict[str, Any]:
+        """Returns what stands in the table of results, as plain data."""
+        left_out = ("predictions", "linear", "dev_decisions")
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
 
 
 def baseline(name: str, metric: str, logits: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[int]]) -> Outcome:
@@ -97,36 +106,39 @@ def solve_cell(
     """Returns the outcome of one solver on one formula's kernels, its setting chosen on dev.
 
     Args:
-        kernels: by (side, formula), the train texts' kernel against train, dev and test.
-        logits: pre-trained logits [n, c] of train, dev and test.
+        kernels: by (side, formula), the train texts' kernel against train, dev and test. Without test's the outcome has no
+            predictions yet; see ``Outcome.with_test``.
+        logits: pre-trained logits [n, c] of the same sides.
         labels: class numbers of train, dev and test.
         metric: ``accuracy`` or ``f1``.
         formula: which kernels.
         solver: which solver.
     """
-    evals = {side: kernels[side, formula] for side in ("dev", "test")}
+    evals = {side: kernels[side, formula] for side in ("dev", "test") if (side, formula) in kernels}
     inputs = SolverInputs(
         train=kernels["train", formula].values,
         evals={side: kernel.values for side, kernel in evals.items()},
         labels=np.asarray(labels["train"]),
         formula=formula,
         evals_flipped={side: kernel.flipped for side, kernel in evals.items() if kernel.flipped is not None},
-        f0=dict(logits),
+        f0={side: logits[side] for side in ("train", *evals)},
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", KernelWarning)
         selection = select_on_dev(
             solve_grid(solver, inputs), np.asarray(labels["dev"]), lambda truth, found: score(metric, list(truth), list(found))
         )
-    test = predict_labels(selection.result.test_decision)
-    return Outcome(
+    outcome = Outcome(
         method=f"{formula} {solver}",
         formula=formula,
         solver=solver,
         metric=metric,
         dev=float(selection.metric),
-        test=score(metric, labels["test"], test.tolist()),
+        test=math.nan,
         setting={name: "inf" if math.isinf(value) else value for name, value in selection.result.setting.items()},
         notes=tuple(dict.fromkeys(str(warning.message) for warning in caught if issubclass(warning.category, KernelWarning))),
-        predictions=tuple(int(label) for label in test),
+        predictions=(),
+        linear=selection.result.linear,
+        dev_decisions=selection.result.dev_decision,
     )
+    return outcome.with_test(selection.result.test_decision, labels["test"]) if "test" in evals else outcome

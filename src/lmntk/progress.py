@@ -38,7 +38,7 @@ class Bars(AbstractContextManager["Bars"]):
         if finished:
             self._console.print(f"{finished} of {cells} cells were finished before and are not computed again", highlight=False)
 
-    def work(self, description: str, total: float) -> None:
+    def work(self, description: str, total: float | None) -> None:
         """Shows a new bar for the work at hand."""
         self._bars.start()
         if self._work is not None:

@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from tiny import write_adapter, write_bart, write_classifier, write_gpt2, write_llama, write_model, write_rows, write_t5
 from torch import Tensor
 
-from lmntk import experiment as experiment_module
+from lmntk import unit as unit_module
 from lmntk.cli import main
 from lmntk.kernels import compute
 from lmntk.kernels.kernel import Kernel, load_tensors
@@ -91,7 +91,7 @@ class Command:
 @pytest.fixture
 def lmntk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     made = Command(monkeypatch, capsys)
-    for module in (experiment_module, compute):
+    for module in (unit_module, compute):
 
         def counted(*arguments: Any, wrapped: Callable[..., Any] = module.stream_kernels, **named: Any) -> Any:
             made.streams += 1

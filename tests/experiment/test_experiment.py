@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from tiny import write_model, write_rows
 from transformers import AutoModel, AutoTokenizer
 
-from lmntk import experiment as module
+from lmntk import unit as module
 from lmntk.configuration import make_experiment
 from lmntk.errors import UserError
 from lmntk.experiment import Silent, run

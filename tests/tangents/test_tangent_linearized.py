@@ -72,10 +72,12 @@ def test_the_direction_is_trained(name):
         torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["bert", "albert", "gpt2", "deberta-shared-keys", "mixtral", "t5", "llama-lora", "gpt2-ia3", "bert-top-layer"])
+@pytest.mark.parametrize(
+    "name", ["bert", "albert", "gpt2", "deberta-shared-keys", "mixtral", "t5", "llama-lora", "gpt2-ia3", "bert-top-layer"]
+)
 @pytest.mark.parametrize("signs", [False, True])
 def test_weighted_sums_of_gradients(name, signs):
-    row = TABLE[name if name in TABLE else "roberta-top-layer"]
+    row = TABLE[name]
     model = row.model(3)
     parameters = row.parameters.select(model)
     batch = collate(random_texts(row, [5, 4, 5], 1), pad_id(model))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from lmntk.errors import UserError
+from lmntk.writing import replacing
 
 FORMAT = "lmntk-kernel-1"
 
@@ -75,13 +75,8 @@ def save_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str,
     """Writes arrays to a safetensors file under a temporary name, then renames it."""
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as temporary:
         save_file({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in tensors.items()}, temporary, metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -193,12 +193,11 @@ def _run_logistic(inputs: SolverInputs, grid: Grid, options: Options) -> list[Gr
     solved = [found[setting["regularization"], setting["f0_scale"]] for setting in settings]
     decisions = _predict(inputs, [one.alpha for one in solved], [scales[setting["f0_scale"]] for setting in settings])
     rank = float(path.numerical_rank)
-    return [
-        GridResult(
-            setting, decision, None, {"numerical_rank": rank, "newton_steps": float(one.steps)}, _joint(inputs, one.alpha, setting["f0_scale"])
-        )
-        for setting, decision, one in zip(settings, decisions, solved, strict=True)
-    ]
+    results = []
+    for setting, decision, one in zip(settings, decisions, solved, strict=True):
+        figures = {"numerical_rank": rank, "newton_steps": float(one.steps)}
+        results.append(GridResult(setting, decision, None, figures, _joint(inputs, one.alpha, setting["f0_scale"])))
+    return results
 
 
 def _run_asymmetric(inputs: SolverInputs, grid: Grid, options: Options) -> list[GridResult]:

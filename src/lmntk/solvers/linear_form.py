@@ -9,7 +9,7 @@ from lmntk.solvers.inputs import Array
 
 @dataclass(frozen=True, eq=False)
 class LinearForm:
-    """Coefficients of a decision that is linear in grad f(x), phi being the identity (sgd) or the sign (asigngd):
+    """Coefficients of a decision that is linear in grad f(x), phi being the identity (sgd) or the sign (asigngd).
 
         joint:      decision_d(x) = sum_nc coefficients[n, c] <phi(grad f_c(x_n)), grad f_d(x)> + intercept + f0_d(x) / s
         each class: decision_d(x) = sum_n  coefficients[n, d] <phi(grad f_d(x_n)), grad f_d(x)> + intercept + f0_d(x) / s

@@ -1,0 +1,106 @@
+"""What every step of an experiment shares: its configuration, the model, the output folder, and whom to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from lmntk.cells import KERNEL_VERSION, Cell, Store
+from lmntk.configuration import Experiment
+from lmntk.kernels.streaming import Settings
+from lmntk.models.filters import ParameterFilter
+from lmntk.models.loading import Pretrained
+from lmntk.preparation import PreparedTask
+from lmntk.prompts.encoding import TextEncoder
+from lmntk.provenance import content_key, digest_examples
+from lmntk.solvers.grid import SOLVER_VERSION, default_grid
+
+SIDES = ("train", "dev", "test")
+
+
+class Progress(Protocol):
+    """What an experiment tells while it runs."""
+
+    def start(self, cells: int, finished: int) -> None:
+        """Says how many cells there are, and how many an earlier run has finished."""
+
+    def work(self, description: str, total: float) -> None:
+        """Says what is computed now, and how much of it there is."""
+
+    def advance(self, amount: float) -> None:
+        """Says that this much of it is done."""
+
+    def finished(self, cell: Cell, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Says what a cell came to."""
+
+    def note(self, line: str) -> None:
+        """Says something worth reading once."""
+
+
+class Silent:
+    """Tells nothing."""
+
+    def start(self, cells: int, finished: int) -> None: ...  # noqa: D102
+    def work(self, description: str, total: float) -> None: ...  # noqa: D102
+    def advance(self, amount: float) -> None: ...  # noqa: D102
+    def finished(self, cell: Cell, rows: Sequence[Mapping[str, Any]]) -> None: ...  # noqa: D102
+    def note(self, line: str) -> None: ...  # noqa: D102
+
+
+@dataclass
+class Context:
+    """One run of an experiment."""
+
+    experiment: Experiment
+    pretrained: Pretrained
+    store: Store
+    progress: Progress
+    settings: Settings
+    chosen: ParameterFilter
+    methods: list[tuple[str, str]]
+    encoders: dict[tuple[str, str], TextEncoder] = field(default_factory=dict)
+
+    def encoder(self, task: PreparedTask, mode: str) -> TextEncoder:
+        """Returns a task's encoder in a mode, made once."""
+        if (task.name, mode) not in self.encoders:
+            self.encoders[task.name, mode] = task.encoder(self.pretrained, mode, self.experiment.label_words_reduce)
+        return self.encoders[task.name, mode]
+
+    def key(self, task: PreparedTask, cell: Cell) -> str:
+        """Returns the hash of all that the cell's kernels depend on."""
+        e = self.experiment
+        return content_key(
+            version=KERNEL_VERSION,
+            weights=self.pretrained.fingerprint,
+            encoder=self.encoder(task, cell.mode).fingerprint(),
+            examples={side: digest_examples(examples) for side, examples in task.examples(cell).items()},
+            mode=cell.mode,
+            features=e.features if cell.mode == "head" else None,
+            difference=self.folds(task),
+            parameters=self.chosen.as_dict(),
+            untied=e.untie_head,
+            groups=e.groups,
+            keep_noise=e.keep_noise,
+            dtype=e.dtype,
+        )
+
+    def folds(self, task: PreparedTask) -> bool:
+        """True when the task's two logits are folded into their difference."""
+        return task.classes == 2 and not self.experiment.all_logits
+
+    def result_key(self, task: PreparedTask, cell: Cell) -> str:
+        """Returns the hash of all that the cell's results depend on."""
+        grids = {solver: default_grid(solver) for _, solver in self.methods}
+        return content_key(version=SOLVER_VERSION, kernels=self.key(task, cell), methods=self.methods, grids=grids, metric=task.metric)
+
+    def is_finished(self, task: PreparedTask, cell: Cell) -> dict[str, Any] | None:
+        """Returns a cell's results if they and the files that go with them are there from an earlier run."""
+        e, folder = self.experiment, self.store.folder
+        found = self.store.result(cell, self.result_key(task, cell))
+        paths = [folder / "predictions" / f"{cell.name}.tsv"]
+        if e.keep_kernels:
+            paths += [self.store.kernel_path(cell, side, formula) for side in SIDES for formula in e.formulas]
+        if e.save_models and found is not None:
+            paths += [folder / "models" / name / "predictor.json" for name in found["predictors"]]
+        return found if all(path.is_file() for path in paths) else None

@@ -1,0 +1,150 @@
+"""A predictor in a folder: ``predictor.json`` says what it is of, ``direction.safetensors`` holds v, and the head of head mode."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmntk.errors import UserError
+from lmntk.kernels.kernel import load_tensors, save_tensors
+from lmntk.models.building import own_head_model, prompt_model, untie
+from lmntk.models.loading import load_pretrained
+from lmntk.models.logit_model import HeadModel, LogitModel
+from lmntk.prediction.predictor import Predictor
+from lmntk.prompts.encoding import HeadEncoder, TextEncoder
+from lmntk.prompts.ensemble import make_prompt_encoder
+from lmntk.writing import write_text
+
+FORMAT = "lmntk predictor 1"
+DESCRIPTION, DIRECTION = "predictor.json", "direction.safetensors"
+_HEAD = "head:"
+
+
+@dataclass(frozen=True)
+class LoadedPredictor:
+    """A predictor, what encodes texts for it, the classes' names, and its description."""
+
+    predictor: Predictor
+    encoder: TextEncoder
+    labels: tuple[str, ...]
+    description: dict[str, Any]
+
+
+def save_predictor(folder: Path, directions: Sequence[Mapping[str, Tensor]], model: LogitModel, description: Mapping[str, Any]) -> None:
+    """Writes both files, the description last: a folder without one is no predictor.
+
+    ``description`` is plain data with the entries that ``load_predictor`` reads: model, prompt, solution, labels.
+    """
+    tensors = {f"{index}:{name}": tensor for index, direction in enumerate(directions) for name, tensor in direction.items()}
+    if isinstance(model, HeadModel):
+        tensors |= {f"{_HEAD}{name}": parameter.detach() for name, parameter in model.head.named_parameters()}
+    save_tensors(folder / DIRECTION, {name: tensor.cpu().numpy() for name, tensor in tensors.items()}, {"format": FORMAT})
+    write_text(folder / DESCRIPTION, json.dumps({"format": FORMAT, **description}, indent=1, sort_keys=True) + "\n")
+
+
+def load_predictor(folder: Path, model: str | None = None, batch_size: int = 32) -> LoadedPredictor:
+    """Returns the predictor in a folder, with its pre-trained model.
+
+    Args:
+        folder: what ``save_predictor`` wrote.
+        model: where the pre-trained model is now, if it has moved; its weights must be the same.
+        batch_size: texts in one pass.
+
+    Raises:
+        UserError: no predictor there, or a pre-trained model with other weights than it was made with.
+    """
+    description = read_description(folder)
+    tensors, _ = load_tensors(folder / DIRECTION)
+    facts, prompt, solution = description["model"], description["prompt"], description["solution"]
+    pretrained = load_pretrained(
+        model or facts["name"],
+        facts["dtype"],
+        facts["attention"],
+        kind=facts["kind"],
+        revision=facts["revision"],
+        base=facts["base"],
+        needs_head=True if description["mode"] == "prompt" else None,
+    )
+    if pretrained.fingerprint != facts["fingerprint"]:
+        where = repr(model or facts["name"])
+        raise UserError(f"predictor: {where} has other weights than the model that {str(folder)!r} was made with; give that with --model")
+    if facts["untied"]:
+        untie(pretrained)
+    settings: dict[str, Any] = {"reading": pretrained.reading(description["mode"]), "decoder_start": pretrained.decoder_start}
+    labels = tuple(description["labels"])
+    encoder: TextEncoder
+    logit_model: LogitModel
+    if description["mode"] == "prompt":
+        texts = prompt["templates"], prompt["label_words"], prompt["max_length"], prompt["text_a_limit"]
+        encoder = prompted = make_prompt_encoder(pretrained.tokenizer, *texts, reduce=prompt["reduce"], **settings)
+        logit_model = prompt_model(pretrained, prompted, facts["difference"])
+    else:
+        encoder = HeadEncoder(pretrained.tokenizer, prompt["max_length"], prompt["text_a_limit"], **settings)
+        if pretrained.kind == "classifier":
+            logit_model = own_head_model(pretrained, labels, facts["difference"])
+        else:
+            weight = torch.as_tensor(tensors[f"{_HEAD}weight"])
+            head = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
+            head.load_state_dict({name: torch.as_tensor(tensors[_HEAD + name]) for name in ("weight", "bias")})
+            logit_model = HeadModel(pretrained.network, head, facts["difference"], facts["features"])
+    count = 1 + max(int(name.split(":")[0]) for name in tensors if not name.startswith(_HEAD))
+    directions: list[dict[str, Tensor]] = [{} for _ in range(count)]
+    for name, values in tensors.items():
+        if not name.startswith(_HEAD):
+            index, _, parameter = name.partition(":")
+            directions[int(index)][parameter] = torch.as_tensor(values)
+    predictor = Predictor(
+        logit_model,
+        directions,
+        pretrained.pad_id,
+        intercept=solution["intercept"],
+        f0_scale=float(solution["f0_scale"]),
+        sharpness=solution["sharpness"],
+        batch_size=batch_size,
+    )
+    return LoadedPredictor(predictor, encoder, labels, description)
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Returns what a folder's predictor is of.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        found = json.loads((folder / DESCRIPTION).read_text(encoding="utf8"))
+        if found["format"] == FORMAT:
+            return dict(found)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"model-dir: {str(folder)!r} holds no predictor; make one with `lmntk run ... --save-models`")
+
+
+def find_predictor(folder: Path, cell: str | None = None, method: str | None = None) -> tuple[Path, list[str]]:
+    """Returns the predictor's folder under a run's, or the folder itself, and the names of the others that were there to choose from.
+
+    Of several the one with the best dev metric is taken, the first by name of equals.
+
+    Raises:
+        UserError: none is there, or none of this cell and method.
+    """
+    if (folder / DESCRIPTION).is_file():
+        return folder, []
+    candidates = {path.parent: read_description(path.parent) for path in sorted(folder.glob(f"models/*/{DESCRIPTION}"))}
+    if not candidates:
+        raise UserError(f"model-dir: {str(folder)!r} holds no predictor; make one with `lmntk run ... --save-models`")
+    chosen = {
+        path: facts for path, facts in candidates.items() if cell in (None, facts["cell"]) and method in (None, facts["solution"]["method"])
+    }
+    if not chosen:
+        asked = " and ".join(f"{name} {value!r}" for name, value in (("cell", cell), ("method", method)) if value is not None)
+        there = ", ".join(path.name for path in candidates)
+        raise UserError(f"model-dir: {str(folder)!r} has no predictor of {asked}; it has {there}")
+    best = max(chosen, key=lambda path: chosen[path]["dev"])
+    return best, [path.name for path in chosen if path != best]

@@ -1,0 +1,239 @@
+"""Solved models as predictors: what they say equals K alpha, and lmntk predict says it line by line."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import write_adapter, write_bart, write_classifier, write_gpt2, write_model, write_rows, write_t5
+
+from lmntk import cli, unit
+from lmntk.configuration import make_experiment
+from lmntk.experiment import run
+from lmntk.prediction.files import load_predictor
+from lmntk.prediction.predictor import fit_sharpness
+from lmntk.tasks import read_jsonl
+
+Lines = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for name, write in {
+        "bert": write_model,
+        "gpt2": write_gpt2,
+        "t5": write_t5,
+        "bart": write_bart,
+        "classifier": write_classifier,
+    }.items():
+        write(folder / name)
+    write_adapter(folder / "lora", folder / "gpt2", "CAUSAL_LM")
+    return folder
+
+
+@pytest.fixture
+def values(tmp_path: Path) -> dict[str, Any]:
+    own = {
+        "name": "films",
+        "train": str(write_rows(tmp_path / "train.jsonl", 40)),
+        "test": str(write_rows(tmp_path / "test.jsonl", 20, offset=1)),
+        "text_column": "text_a",
+        "template": "{a} it was {mask}.",
+        "label_words": ["terrible", "great"],
+    }
+    return {"own_tasks": [own], "k": [4], "seeds": [13], "out": tmp_path / "out", "save_models": True, "dtype": "float64"}
+
+
+@pytest.fixture
+def lmntk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def called(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lmntk", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, errors = capsys.readouterr()
+        return int(stopped.value.code or 0), out, errors
+
+    return called
+
+
+def decisions_by_kernel(monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+    """Returns, after a run, each method's decisions on the test texts, as its kernel made them."""
+    found: dict[str, np.ndarray] = {}
+    with_test = unit.Outcome.with_test
+
+    def noted(self: Any, decisions: np.ndarray, labels: Any) -> Any:
+        found[self.method] = decisions
+        return with_test(self, decisions, labels)
+
+    monkeypatch.setattr(unit.Outcome, "with_test", noted)
+    return found
+
+
+def predicted(lmntk: Callable[..., tuple[int, str, str]], *arguments: object) -> Lines:
+    code, out, errors = lmntk("predict", *arguments)
+    assert code == 0, errors
+    return [json.loads(line) for line in out.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("model", "mode", "methods"),
+    [
+        ("bert", "prompt", {"sgd": ["ridge", "logistic", "svc", "svr"], "asigngd": ["ridge"]}),
+        ("bert", "head", {"sgd": ["ridge"], "asigngd": ["ridge"]}),
+        ("gpt2", "prompt", {"sgd": ["ridge"]}),
+        ("lora", "prompt", {"sgd": ["ridge"], "asigngd": ["ridge"]}),
+        ("t5", "prompt", {"sgd": ["ridge"]}),
+        ("bart", "head", {"sgd": ["svr"]}),
+        ("classifier", "head", {"sgd": ["logistic"]}),
+    ],
+)
+@pytest.mark.parametrize("all_logits", [False, True])
+def test_what_a_predictor_says_is_what_the_kernel_said(models, values, lmntk, monkeypatch, tmp_path, model, mode, methods, all_logits):
+    if model in ("gpt2", "lora", "t5"):
+        values["own_tasks"][0]["template"] = "{a} it was" if model != "t5" else "{a} it was {mask}."
+    if model == "t5":
+        values["own_tasks"][0]["label_words"] = ["bad", "good"]
+    expected = decisions_by_kernel(monkeypatch)
+    solvers = sorted({solver for each in methods.values() for solver in each})
+    rows = run(make_experiment(values | {"model": str(models / model), "modes": [mode], "formulas": list(methods), "solvers": solvers,
+                                         "all_logits": all_logits}))  # fmt: skip
+    linear = {f"{f} {s}" for f, each in methods.items() for s in each} - ({"sgd svc"} if all_logits else set())
+    tests = read_jsonl(tmp_path / "test.jsonl")
+    for method in sorted(linear):
+        name = f"films-k4-seed13-{mode}-{method.replace(' ', '-')}"
+        loaded = load_predictor(tmp_path / "out" / "models" / name)
+        found, _ = loaded.predictor.evaluate([loaded.encoder.encode(example) for example in tests])
+        np.testing.assert_allclose(found, expected[method], rtol=0, atol=1e-5 * np.abs(expected[method]).max())
+        lines = predicted(lmntk, "--model-dir", tmp_path / "out", "--method", method, "--input", tmp_path / "test.jsonl")
+        np.testing.assert_allclose([line["decisions"] for line in lines], found, rtol=1e-9, atol=1e-12)
+        by_column = [
+            line.split("\t") for line in (tmp_path / "out" / "predictions" / f"films-k4-seed13-{mode}.tsv").read_text().splitlines()
+        ]
+        column = by_column[0].index(method)
+        assert [line["class"] for line in lines] == [int(cells[column]) for cells in by_column[1:]]
+        for line in lines:
+            assert sum(line["probabilities"]) == pytest.approx(1, abs=1e-5)
+            assert line["probabilities"][line["class"]] == max(line["probabilities"])
+    assert {path.name for path in (tmp_path / "out" / "models").iterdir()} == {
+        f"films-k4-seed13-{mode}-{method.replace(' ', '-')}" for method in linear
+    }
+    assert any(row["method"] in linear for row in rows)
+
+
+def test_asymmetric_solutions_of_mixture_one_are_linear_class_by_class(models, values, monkeypatch, tmp_path):
+    expected = decisions_by_kernel(monkeypatch)
+    monkeypatch.setattr("lmntk.solvers.grid.MIXTURES", (1.0,))
+
+    def only_omega(*arguments: Any) -> Any:
+        from lmntk.solvers import selection
+
+        results = arguments[0]
+        return selection.select_on_dev([one for one in results if one.setting["mixture"] == 1.0], *arguments[1:])
+
+    monkeypatch.setattr("lmntk.evaluation.select_on_dev", only_omega)
+    run(make_experiment(values | {"model": str(models / "bert"), "formulas": ["asigngd"], "all_logits": True}))
+    loaded = load_predictor(tmp_path / "out" / "models" / "films-k4-seed13-prompt-asigngd-asym")
+    assert len(loaded.predictor.linearized) == 2
+    tests = [loaded.encoder.encode(example) for example in read_jsonl(tmp_path / "test.jsonl")]
+    found, _ = loaded.predictor.evaluate(tests)
+    np.testing.assert_allclose(found, expected["asigngd asym"], rtol=0, atol=1e-5 * np.abs(found).max())
+
+
+def test_a_run_without_kernels_classifies_its_test_texts_in_one_pass(models, values, monkeypatch):
+    """Long kernels' rows, few solutions: one pass is cheaper; the results are the same."""
+    values |= {"model": str(models / "bert"), "formulas": ["sgd"], "k": [8], "save_models": False}
+    by_kernel = run(make_experiment(values | {"out": values["out"] / "kernel"}))
+    streamed: list[int] = []
+    stream = unit.stream_kernels
+
+    def counted(model: Any, texts: Any, *arguments: Any, **named: Any) -> Any:
+        streamed.append(sum(map(len, texts.values())))
+        return stream(model, texts, *arguments, **named)
+
+    monkeypatch.setattr(unit, "stream_kernels", counted)
+    monkeypatch.setattr(unit, "PASS", 0.5)
+    in_one_pass = run(make_experiment(values | {"out": values["out"] / "pass", "keep_kernels": False}))
+    assert streamed == [32]  # train and dev, not test
+    for one, other in zip(by_kernel, in_one_pass, strict=True):
+        assert {**one, "test": 0} == {**other, "test": 0}
+        assert one["test"] == pytest.approx(other["test"])
+    first, second = (
+        (values["out"] / name / "predictions" / "films-k8-seed13-prompt.tsv").read_text() for name in ("kernel", "pass")
+    )  # fmt: skip
+    assert first == second
+
+
+@pytest.fixture
+def solved(models: Path, values: dict[str, Any]) -> Path:
+    run(make_experiment(values | {"model": str(models / "bert"), "formulas": ["sgd"], "solvers": ["ridge", "logistic"], "seeds": [13, 21]}))
+    return Path(values["out"])
+
+
+def test_streams_of_any_kind(solved, lmntk, tmp_path, monkeypatch):
+    monkeypatch.setattr("lmntk.prediction.stream.WINDOW", 2)
+    texts = [json.loads(line)["text_a"] for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    flags = ["--model-dir", solved, "--cell", "films-k4-seed21-prompt", "--method", "sgd logistic", "--batch-size", "3"]
+    whole = predicted(lmntk, *flags, "--input", tmp_path / "test.jsonl")
+    assert len(whole) == len(texts) == 20
+    with gzip.open(tmp_path / "texts.jsonl.gz", "wt") as file:
+        file.write("".join(json.dumps({"text": text}) + "\n\n" for text in texts))
+    assert predicted(lmntk, *flags, "--input", tmp_path / "texts.jsonl.gz") == whole
+    monkeypatch.setattr(sys, "stdin", io.StringIO((tmp_path / "test.jsonl").read_text()))
+    assert predicted(lmntk, *flags, "--input", "-") == whole
+    code, out, _ = lmntk("predict", *flags, "--input", tmp_path / "test.jsonl", "--output", tmp_path / "o" / "classes.jsonl", "--json")
+    assert code == 0
+    assert json.loads(out)["texts"] == 20
+    assert [json.loads(line) for line in (tmp_path / "o" / "classes.jsonl").read_text().splitlines()] == whole
+    code, _, errors = lmntk("predict", "--model-dir", solved, "--input", tmp_path / "test.jsonl")
+    assert code == 0
+    assert "of 4 predictors, the best on dev" in errors
+
+
+def test_mistakes(solved, models, lmntk, tmp_path):
+    texts = tmp_path / "test.jsonl"
+    broken, empty, untextual = tmp_path / "broken.jsonl", tmp_path / "empty.jsonl", tmp_path / "untextual.jsonl"
+    broken.write_text('{"text_a": "good"}\n{"text_a": \n')
+    empty.write_text("\n")
+    untextual.write_text('{"text_b": "good"}\n')
+    other = write_model(tmp_path / "other", seed=5)
+    cases = [
+        (["--model-dir", tmp_path, "--input", texts], "holds no predictor; make one with `lmntk run ... --save-models`"),
+        (["--model-dir", solved, "--input", tmp_path / "no.jsonl"], "does not exist"),
+        (["--model-dir", solved, "--input", broken], "line 2: not JSON"),
+        (["--model-dir", solved, "--input", empty], "holds no text"),
+        (["--model-dir", solved, "--input", untextual], "no column 'text_a'"),
+        (["--model-dir", solved, "--input", texts, "--cell", "none"], "has no predictor of cell 'none'; it has films-k4"),
+        (["--model-dir", solved, "--input", texts, "--model", other], "has other weights than the model"),
+        (["--model-dir", solved, "--input", texts, "--output", texts], "is the input"),
+    ]
+    for arguments, words in cases:
+        target = [] if "--output" in arguments else ["--output", tmp_path / "written.jsonl"]
+        code, out, errors = lmntk("predict", *arguments, *target)
+        lines = [line for line in errors.splitlines() if line.startswith("lmntk: ")]
+        assert (code, out, len(lines)) == (2, "", 1), errors
+        assert words in lines[0]
+        assert not (tmp_path / "written.jsonl").exists()
+    direction = solved / "models" / "films-k4-seed13-prompt-sgd-ridge" / "direction.safetensors"
+    direction.write_bytes(direction.read_bytes()[:-50])
+    code, _, errors = lmntk("predict", "--model-dir", direction.parent, "--input", texts)
+    assert code == 2
+    assert "not a readable safetensors file" in errors
+
+
+def test_sharpness_maximises_the_likelihood():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(4000, 3)) * 2
+    labels = np.array([generator.choice(3, p=np.exp(row) / np.exp(row).sum()) for row in logits])
+    assert fit_sharpness(logits / 50, labels) == pytest.approx(50, rel=0.1)
+    decision = (logits[:, 1] - logits[:, 0])[:, None]
+    binary = (generator.random(4000) < 1 / (1 + np.exp(-decision[:, 0]))).astype(np.int64)
+    assert fit_sharpness(decision, binary) == pytest.approx(1, rel=0.1)
+    assert np.isfinite(fit_sharpness(np.array([[1.0], [-1.0]]), np.array([1, 0])))
