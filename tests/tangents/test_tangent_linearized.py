@@ -73,7 +73,7 @@ def test_the_direction_is_trained(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["bert", "albert", "gpt2", "deberta-shared-keys", "mixtral", "t5", "llama-lora", "gpt2-ia3", "bert-top-layer"]
+    "name", ["bert", "albert", "gpt2", "deberta-shared-keys", "mixtral", "t5", "llama-lora", "gpt2-ia3", "roberta-top-layer"]
 )
 @pytest.mark.parametrize("signs", [False, True])
 def test_weighted_sums_of_gradients(name, signs):
