@@ -16,8 +16,6 @@ from lmntk.errors import UserError
 from lmntk.kernels.kernel import Kernel
 from lmntk.writing import write_text
 
-KERNEL_VERSION = 1  # counts up when what a kernel is changes, so that old ones are not reused
-
 
 @dataclass(frozen=True)
 class Cell:

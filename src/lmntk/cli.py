@@ -41,7 +41,9 @@ FeaturesOption = Annotated[str | None, typer.Option(help="head mode: read (first
 FormulasOption = Annotated[str | None, typer.Option(help="of sgd, signgd, asigngd  [default: all three]")]
 DtypeOption = Annotated[str | None, typer.Option(help="float32 or float64  [default: float32]")]
 BatchOption = Annotated[int | None, typer.Option(help="texts in one forward pass  [default: 32]")]
-MemoryOption = Annotated[str | None, typer.Option(help="for captured factors, such as 4GiB  [default: half of the machine's]")]
+MemoryOption = Annotated[str | None, typer.Option(help="of the whole process, such as 4GiB  [default: half of the machine's]")]
+ScratchOption = Annotated[Path | None, typer.Option(help="folder for finished tiles and what memory does not hold  [default: OUT/scratch]")]
+KeepFactorsOption = Annotated[bool, typer.Option("--keep-factors", help="leave all texts' factors in the scratch folder")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 AllLogitsOption = Annotated[bool, typer.Option("--all-logits", help="keep both logits of two classes, not their difference")]
 UntieOption = Annotated[bool, typer.Option("--untie-head", help="give the decoder its own copy of a tied weight")]
@@ -105,6 +107,8 @@ def run(
     attention: Annotated[str | None, typer.Option(help="attention implementation: sdpa, eager")] = None,
     batch_size: BatchOption = None,
     memory: MemoryOption = None,
+    scratch: ScratchOption = None,
+    keep_factors: KeepFactorsOption = False,
     all_logits: AllLogitsOption = False,
     untie_head: UntieOption = False,
     without_embeddings: EmbeddingsOption = False,
@@ -132,7 +136,7 @@ def run(
         seeds=_numbers("seeds", seeds), modes=modes, formulas=formulas, solvers=solvers, test_limit=test_limit, out=out, dtype=dtype,
         attention=attention, batch_size=batch_size, memory=memory, all_logits=all_logits, untie_head=untie_head,
         without_embeddings=without_embeddings, without_head=without_head, biases_only=biases_only, include=include,
-        exclude=exclude, groups=groups, keep_noise=keep_noise, save_models=save_models,
+        exclude=exclude, groups=groups, keep_noise=keep_noise, save_models=save_models, scratch=scratch, keep_factors=keep_factors,
     )  # fmt: skip
     if no_kernels:
         given["keep_kernels"] = False
@@ -212,6 +216,8 @@ def kernel(
     attention: Annotated[str | None, typer.Option(help="attention implementation: sdpa, eager")] = None,
     batch_size: BatchOption = None,
     memory: MemoryOption = None,
+    scratch: ScratchOption = None,
+    keep_factors: KeepFactorsOption = False,
     all_logits: AllLogitsOption = False,
     untie_head: UntieOption = False,
     without_embeddings: EmbeddingsOption = False,
@@ -241,7 +247,7 @@ def kernel(
     written = _with_bars(
         lambda progress: compute_to_folder(
             **needed_values(needed), progress=progress, max_length=max_length, all_logits=all_logits, untie_head=untie_head,
-            groups=groups, keep_noise=keep_noise,
+            groups=groups, keep_noise=keep_noise, scratch=scratch, keep_factors=keep_factors,
             parameters={
                 "embeddings": not without_embeddings, "head": not without_head, "biases_only": biases_only,
                 "include": tuple(_listed(include or "")), "exclude": tuple(_listed(exclude or "")),

@@ -90,6 +90,8 @@ class Experiment(BaseModel):
     attention: str | None = None
     batch_size: int = Field(32, gt=0)
     memory: str | None = None
+    scratch: Path | None = None
+    keep_factors: bool = False
 
     @field_validator("k", "seeds", "tasks", "modes", "formulas", "solvers", "label_words", "include", "exclude", mode="before")
     @classmethod

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from lmntk.cells import KERNEL_VERSION, Cell, Store
+from lmntk.cells import Cell, Store
 from lmntk.configuration import Experiment
+from lmntk.kernels.kernel import KERNEL_VERSION
 from lmntk.kernels.streaming import Settings
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import Pretrained

@@ -21,6 +21,7 @@ from lmntk.provenance import versions
 from lmntk.reports.results import write_reports
 from lmntk.tasks import TASKS
 from lmntk.unit import compute_unit
+from lmntk.writing import alone_in
 
 __all__ = ["Progress", "Silent", "run"]
 
@@ -51,7 +52,14 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
     tasks = prepare_tasks(experiment, pretrained)
     store = Store(experiment.out)
     memory = default_memory() if experiment.memory is None else parse_bytes(experiment.memory)
-    settings = Settings(experiment.batch_size, memory, not experiment.keep_noise, group_of_layer if experiment.groups else None)
+    settings = Settings(
+        experiment.batch_size,
+        memory,
+        not experiment.keep_noise,
+        group_of_layer if experiment.groups else None,
+        experiment.scratch or experiment.out / "scratch",
+        experiment.keep_factors,
+    )
     chosen = ParameterFilter(
         not experiment.without_embeddings, not experiment.without_head, experiment.biases_only, experiment.include, experiment.exclude
     )
@@ -64,23 +72,24 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
     store.prepare()
     if pretrained.stored_dtype != experiment.dtype:
         progress.note(f"weights stored in {pretrained.stored_dtype}, computed with in {experiment.dtype}")
-    store.write_json("configuration.json", {"experiment": experiment.model_dump(mode="json"), "versions": versions()})
-    planned = [(task, cell) for task in tasks for cell in task.cells]
-    results: dict[str, dict[str, Any]] = {}
-    for task, cell in planned:
-        found = this.is_finished(task, cell)
-        if found is not None:
-            results[cell.name] = found
-    progress.start(len(planned), len(results))
-    for task in tasks:
-        for mode in experiment.modes:
-            shared = mode == "prompt" or pretrained.kind == "classifier"
-            for unit in _units([cell for cell in task.cells if cell.mode == mode and cell.name not in results], shared):
-                for cell, result in compute_unit(this, task, unit):
-                    results[cell.name] = result
-                    progress.finished(cell, result["rows"])
-                    _report(this, tasks, planned, results)
-    _report(this, tasks, planned, results)
+    with alone_in(store.folder):
+        store.write_json("configuration.json", {"experiment": experiment.model_dump(mode="json"), "versions": versions()})
+        planned = [(task, cell) for task in tasks for cell in task.cells]
+        results: dict[str, dict[str, Any]] = {}
+        for task, cell in planned:
+            found = this.is_finished(task, cell)
+            if found is not None:
+                results[cell.name] = found
+        progress.start(len(planned), len(results))
+        for task in tasks:
+            for mode in experiment.modes:
+                shared = mode == "prompt" or pretrained.kind == "classifier"
+                for unit in _units([cell for cell in task.cells if cell.mode == mode and cell.name not in results], shared):
+                    for cell, result in compute_unit(this, task, unit):
+                        results[cell.name] = result
+                        progress.finished(cell, result["rows"])
+                        _report(this, tasks, planned, results)
+        _report(this, tasks, planned, results)
     return [row for _, cell in planned for row in results[cell.name]["rows"]]
 
 
@@ -105,12 +114,11 @@ def _report(
 
 
 def _units(cells: Sequence[Cell], shared: bool) -> Iterable[list[Cell]]:
-    """Yields cells that are computed together: one k's seeds where all cells share a model, and so the test texts.
+    """Yields cells that are computed together: all k and seeds where they share a model, and so the test texts' gradients.
 
     A prompt's and a classifier's own head are shared; a probe is its cell's own.
     """
-    if not shared:
+    if shared and cells:
+        yield list(cells)
+    elif not shared:
         yield from ([cell] for cell in cells)
-        return
-    for k in dict.fromkeys(cell.k for cell in cells):
-        yield [cell for cell in cells if cell.k == k]

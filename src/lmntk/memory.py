@@ -1,12 +1,18 @@
-"""Amounts of memory, as people write them."""
+"""Amounts of memory: as people write them, what there is, what this process holds and has held."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from lmntk.errors import UserError
+
+Result = TypeVar("Result")
 
 
 def parse_bytes(text: str) -> int:
@@ -27,9 +33,58 @@ def parse_bytes(text: str) -> int:
         raise UserError(f"memory: {text!r} is not a size; write 4GiB or 500MB") from None
 
 
-def default_memory() -> int:
-    """Returns half of the memory that this process may use, in bytes: the machine's, or its container's."""
+def shown_bytes(size: float) -> str:
+    """Returns an amount as people read it: 900 MiB, 1.5 GiB."""
+    for unit, name in ((2**40, "TiB"), (2**30, "GiB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{max(1, round(size / 2**20)):,} MiB"
+
+
+def total_memory() -> int:
+    """Returns the memory that this process may use, in bytes: the machine's, or its container's."""
     amounts = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     with suppress(OSError, ValueError):  # no container, or "max"
         amounts.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(amounts) // 2
+    return min(amounts)
+
+
+def default_memory() -> int:
+    """Returns half of the memory that this process may use, in bytes."""
+    return total_memory() // 2
+
+
+def resident() -> int:
+    """Returns the bytes of memory that this process holds now; where the system does not say, the most it has held."""
+    with suppress(OSError, ValueError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return peak()
+
+
+def peak() -> int:
+    """Returns the most memory that this process has held, in bytes, since its start or the last ``peak_of``."""
+    with suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def peak_of(body: Callable[[], Result]) -> tuple[int, Result]:
+    """Returns how much the memory that this process holds grew at most while the body ran, and what it returned.
+
+    Where the system cannot start its count anew (only Linux can), what lies below an earlier peak is not seen.
+    """
+    trim()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    before = resident()
+    result = body()
+    return max(0, peak() - before), result
+
+
+def trim() -> None:
+    """Gives memory that was freed back to the system, where the C library can: it keeps some, and the bound is on what is held."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

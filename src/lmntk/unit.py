@@ -15,7 +15,7 @@ from lmntk.errors import UserError
 from lmntk.evaluation import BASELINES, Outcome, baseline, solve_cell
 from lmntk.kernels.contraction import kernel_names
 from lmntk.kernels.kernel import Kernel, load_tensors, save_tensors
-from lmntk.kernels.streaming import stream_kernels, whole
+from lmntk.kernels.streaming import finish, stream_kernels, whole
 from lmntk.models.building import head_model, own_head_model, prompt_model
 from lmntk.models.logit_model import LogitModel
 from lmntk.prediction.files import save_predictor
@@ -23,7 +23,7 @@ from lmntk.prediction.predictor import Predictor, directions_of, fit_sharpness
 from lmntk.preparation import PreparedTask, label_of
 from lmntk.prompts.encoding import EncodedText, PromptEncoder
 from lmntk.prompts.ensemble import EnsembleEncoder
-from lmntk.provenance import versions
+from lmntk.provenance import content_key, versions
 from lmntk.solvers.linear_form import LinearForm
 
 ALWAYS_LINEAR = ("ridge", "logistic", "svr")  # solvers whose decisions on sgd (ridge: asigngd too) are linear in a text's gradient
@@ -42,6 +42,7 @@ class Unit:
     cells: list[Cell]
     texts: dict[str, dict[str, list[EncodedText]]] = field(default_factory=dict)
     labels: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    unfinished: list[str] = field(default_factory=list)  # work whose scratch files are still needed
     _model: LogitModel | None = None
 
     def __post_init__(self) -> None:
@@ -100,6 +101,8 @@ def compute_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) ->
                 else:
                     context.progress.note(f"{outcome.method}: its decisions are not linear in a text's gradient, so no predictor is saved")
         yield cell, _keep(unit, cell, [baseline(name, task.metric, logits, labels), *outcomes], saved)
+    for work in unit.unfinished:
+        finish(context.settings, work)
 
 
 def _one_pass_is_cheaper(unit: Unit) -> bool:
@@ -170,6 +173,8 @@ def _stream(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], sides: S
     total = capture_cost * sum(map(len, used.values())) + pair_cost * sum(len(groups[a]) * len(groups[b]) for a, b in pairs)
     ks = ",".join(str(k) for k in dict.fromkeys(cell.k for cell in cells))
     this.progress.work(f"{unit.task.title} k={ks} {unit.mode}" + (f" seed {cells[0].seed}" if len(cells) == 1 else ""), total)
+    keys = {cell.name: this.key(unit.task, cell) for cell in cells}
+    work = content_key(cells=keys, formulas=formulas, pairs=pairs, settings=this.settings.cut())
     streamed = stream_kernels(
         unit.model,
         used,
@@ -179,11 +184,12 @@ def _stream(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], sides: S
         this.pretrained.pad_id,
         this.settings,
         lambda captured, contracted: this.progress.advance(capture_cost * captured + pair_cost * contracted),
+        work,
     )
     this.progress.note(f"{unit.task.title} {unit.mode}: {streamed.coverage.describe()}")
     found: dict[str, tuple[Kernels, Logits]] = {}
     for cell in cells:
-        key = this.key(unit.task, cell)
+        key = keys[cell.name]
         provenance = {
             "key": key,
             "model": this.pretrained.fingerprint,
@@ -212,6 +218,10 @@ def _stream(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], sides: S
                 kernel.save(this.store.kernel_path(cell, side, formula))
             save_tensors(this.store.folder / "kernels" / cell.name / "logits.safetensors", logits, {"key": key})
         found[cell.name] = kernels, logits
+    if this.experiment.keep_kernels:  # else the tiles are all there is of them until the cells are solved
+        finish(this.settings, work)
+    else:
+        unit.unfinished.append(work)
     return found
 
 

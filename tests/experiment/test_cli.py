@@ -92,7 +92,7 @@ def test_two_label_words_fold_into_their_difference(folder, tmp_path):
         ({"model": "./no-such-folder"}, "config.json"),
         ({"batch_size": "0"}, "batch-size: must be at least 1"),
         ({"memory": "-1GiB"}, "'-1GiB' is not a size"),
-        ({"memory": "100"}, "training texts need about"),
+        ({"memory": "100"}, "is too little for this; the least is"),
     ],
     ids=lambda value: next(iter(value)) + "-" + str(next(iter(value.values())))[:12].replace("/", "") if isinstance(value, dict) else "",
 )

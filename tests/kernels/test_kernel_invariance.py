@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from model_table import FAMILIES, MASKED, TABLE, pad_id, random_texts, relative_distance
 
 from lmntk.kernels import gram as gram_module
+from lmntk.kernels import streaming
 from lmntk.kernels.contraction import FORMULAS
 from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.groups import group_of_layer
+from lmntk.kernels.schedule import Schedule
 from lmntk.kernels.streaming import Settings, stream_kernels, whole
-from lmntk.prompts.batching import collate, length_sorted_batches
+from lmntk.prompts.batching import collate
 from lmntk.tangents.capture import capture
 from lmntk.tangents.coverage import check_coverage
 from lmntk.tangents.noise import noise_coordinates, silence
@@ -104,24 +106,10 @@ def test_logits_that_are_no_numbers_are_an_error():
         model.network.set_attn_implementation("sdpa")
 
 
-def streamed(name, groups, pairs, **chosen):
+def streamed(name, groups, pairs, key="", **chosen):
     row = TABLE[name]
     model = row.model(OUTPUTS)
-    return stream_kernels(model, groups, pairs, FORMULAS, row.parameters.select(model), pad_id(model), Settings(**chosen))
-
-
-def least_memory(name, groups, size):
-    """Returns the memory into whose two thirds the largest of these row groups just fits."""
-    row = TABLE[name]
-    model = row.model(OUTPUTS)
-    largest = 0
-    for texts in groups:
-        batches = length_sorted_batches([len(text.ids) for text in texts], size if row.batched else 1)
-        trainable = row.parameters.select(model)
-        parts = [collate([texts[i] for i in chosen], pad_id(model)) for chosen in batches]
-        fallback = check_coverage(model, parts[0], trainable).fallback
-        largest = max(largest, sum(capture(model, part, trainable, fallback).nbytes for part in parts))
-    return 3 * largest // 2 + 2
+    return stream_kernels(model, groups, pairs, FORMULAS, row.parameters.select(model), pad_id(model), Settings(**chosen), key=key)
 
 
 @settings(max_examples=10, deadline=None)
@@ -130,15 +118,16 @@ def least_memory(name, groups, size):
     lengths=st.lists(st.lists(st.integers(2, 8), min_size=1, max_size=5), min_size=3, max_size=3),
     seed=st.integers(0, 100),
     size=st.integers(1, 4),
-    factor=st.sampled_from([1.0, 1.5, 2.5]),
+    chunk=st.integers(1, 4),
+    on_disk=st.booleans(),
 )
-def test_little_memory_gives_the_same_kernels_and_logits(name, lengths, seed, size, factor):
+def test_any_cut_gives_the_same_kernels_and_logits(tmp_path_factory, name, lengths, seed, size, chunk, on_disk):
     row = TABLE[name]
     texts = {group: random_texts(row, each, seed + i) for i, (group, each) in enumerate(zip("abc", lengths, strict=True))}
     pairs = [("a", "a"), ("b", "a"), ("a", "c"), ("b", "c")]
     plenty = streamed(name, texts, pairs)
-    memory = int(factor * least_memory(name, [texts["a"], texts["b"]], size))
-    little = streamed(name, texts, pairs, memory=memory, batch_size=size)
+    with patch.object(streaming, "make_schedule", lambda *a, **k: Schedule(size, on_disk, chunk, 0, 0)):
+        little = streamed(name, texts, pairs, key="k", scratch=tmp_path_factory.mktemp("scratch"))
     assert set(plenty.kernels) == set(pairs) == set(little.kernels)
     for pair in pairs:
         assert_same({k: whole(v) for k, v in little.kernels[pair].items()}, {k: whole(v) for k, v in plenty.kernels[pair].items()})
@@ -148,29 +137,25 @@ def test_little_memory_gives_the_same_kernels_and_logits(name, lengths, seed, si
 
 
 @pytest.mark.parametrize("name", ["bert", "deberta-own-keys-convolution"])
-def test_little_memory_means_several_sweeps(name):
-    """Each sweep keeps one row group and captures the columns anew; without a limit every text is captured once."""
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_every_text_is_captured_once(tmp_path, name, on_disk):
     row = TABLE[name]
     model = row.model(OUTPUTS)
     texts = {group: random_texts(row, [5, 4, 6], i) for i, group in enumerate("abc")}
-    pairs = [("a", "c"), ("b", "c"), ("a", "a")]
-    counts = {}
-    little = least_memory(name, [texts["a"], texts["b"]], 2)
-    for memory in (little, 2**30):
-        seen = []
+    seen = []
+    with patch.object(streaming, "make_schedule", lambda *a, **k: Schedule(2, on_disk, 2, 0, 0)):
         stream_kernels(
             model,
             texts,
-            pairs,
+            [("a", "c"), ("b", "c"), ("a", "a")],
             ["sgd"],
             row.parameters.select(model),
             pad_id(model),
-            Settings(memory=memory, batch_size=2),
-            lambda captured, contracted, seen=seen: seen.append((captured, contracted)),
+            Settings(scratch=tmp_path),
+            lambda captured, contracted: seen.append((captured, contracted)),
+            "key",
         )
-        counts[memory] = tuple(map(sum, zip(*seen, strict=True)))
-    assert counts[little] == (12, 27)
-    assert counts[2**30][0] == 9
+    assert tuple(map(sum, zip(*seen, strict=True))) == (9, 27)
 
 
 @pytest.mark.parametrize("name", ["bert", "albert-head-mode", "deberta-shared-keys"])

@@ -12,7 +12,7 @@ from lmntk.kernels.compute import compute_kernels, origin
 from lmntk.kernels.contraction import FORMULAS, kernel_names
 from lmntk.kernels.groups import group_of_layer
 from lmntk.kernels.kernel import Kernel, save_tensors
-from lmntk.kernels.streaming import Settings
+from lmntk.kernels.streaming import Settings, finish
 from lmntk.memory import default_memory, parse_bytes
 from lmntk.models.building import untie
 from lmntk.models.filters import ParameterFilter
@@ -43,6 +43,8 @@ def compute_to_folder(
     label_words_reduce: Reduce | None = None,
     batch_size: int = 32,
     memory: str | None = None,
+    scratch: Path | None = None,
+    keep_factors: bool = False,
     all_logits: bool = False,
     untie_head: bool = False,
     groups: bool = False,
@@ -77,7 +79,8 @@ def compute_to_folder(
         decoder_start=pretrained.decoder_start,
         reduce=label_words_reduce,
     )
-    settings = Settings(batch_size, budget, not keep_noise, group_of_layer if groups else None)
+    grouping = group_of_layer if groups else None
+    settings = Settings(batch_size, budget, not keep_noise, grouping, scratch or out / "scratch", keep_factors)
     filtered = ParameterFilter(**(parameters or {}))
     expected = origin(pretrained, encoder, texts["train"], texts["eval"], all_logits=all_logits, parameters=filtered, settings=settings)
     files: dict[str, list[int]] = {}
@@ -118,4 +121,5 @@ def compute_to_folder(
     for formula, kernel in computed.kernels.items():
         kernel.save(out / f"{formula}.safetensors")
         files[str(out / f"{formula}.safetensors")] = list(kernel.values.shape)
+    finish(settings, computed.work)
     return {"files": files, "coverage": computed.coverage.describe(), "provenance": provenance}

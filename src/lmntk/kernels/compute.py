@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lmntk.errors import UserError
 from lmntk.kernels.gram import Panel, gram
-from lmntk.kernels.kernel import Kernel
+from lmntk.kernels.kernel import KERNEL_VERSION, Kernel
 from lmntk.kernels.streaming import Report, Settings, stream_kernels, whole
 from lmntk.models.building import prompt_model
 from lmntk.models.filters import ParameterFilter
@@ -21,7 +21,7 @@ from lmntk.models.loading import Pretrained
 from lmntk.models.state import Batch
 from lmntk.prompts.encoding import PromptEncoder
 from lmntk.prompts.ensemble import EnsembleEncoder
-from lmntk.provenance import digest_examples, versions
+from lmntk.provenance import content_key, digest_examples, versions
 from lmntk.tangents.capture import capture
 from lmntk.tangents.coverage import Coverage, check_coverage
 from lmntk.tangents.factors import Tangents
@@ -31,11 +31,16 @@ from lmntk.tasks import Example
 
 @dataclass(frozen=True)
 class Computed:
-    """Kernels by formula, pre-trained logits [n, c] of ``train`` and ``eval``, and how the gradients were captured."""
+    """Kernels by formula, pre-trained logits [n, c] of ``train`` and ``eval``, and how the gradients were captured.
+
+    ``work`` is the name of the scratch files, if the settings have a folder for them: ``finish(settings, work)`` removes them once the
+    kernels are kept.
+    """
 
     kernels: dict[str, Kernel]
     logits: dict[str, np.ndarray]
     coverage: Coverage
+    work: str = ""
 
 
 def origin(
@@ -101,15 +106,20 @@ def compute_kernels(
     chosen = parameters or ParameterFilter()
     model = prompt_model(pretrained, encoder, encoder.classes == 2 and not all_logits)
     texts = {"train": [encoder.encode(e) for e in train], "eval": [encoder.encode(e) for e in evaluate]}
-    streamed = stream_kernels(model, texts, [("train", "eval")], formulas, chosen.select(model), pretrained.pad_id, settings, report)
+    settings = settings or Settings()
+    came_from = origin(pretrained, encoder, train, evaluate, all_logits=all_logits, parameters=chosen, settings=settings)
+    groups = settings.grouping is not None
+    work = content_key(origin=came_from, formulas=list(formulas), groups=groups, version=KERNEL_VERSION, settings=settings.cut())
+    trainable, pairs = chosen.select(model), [("train", "eval")]
+    streamed = stream_kernels(model, texts, pairs, formulas, trainable, pretrained.pad_id, settings, report, work)
     provenance = {
-        **origin(pretrained, encoder, train, evaluate, all_logits=all_logits, parameters=chosen, settings=settings),
+        **came_from,
         "model_name": pretrained.name,
         "noise_coordinates_left_out": streamed.noise.get("train", 0),
         "versions": versions(),
     }
     kernels = _kernels(streamed.kernels["train", "eval"], formulas, settings, provenance)
-    return Computed(kernels, {side: streamed.logits[side].numpy() for side in ("train", "eval")}, streamed.coverage)
+    return Computed(kernels, {side: streamed.logits[side].numpy() for side in ("train", "eval")}, streamed.coverage, work)
 
 
 def module_kernels(

@@ -15,6 +15,7 @@ Internally a Gram block is [c, n, d, m], logits first, as the factors have them;
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ SIGNS = {
     "asigngd": (True, False),
     "asigngd_flipped": (False, True),
 }
+SYMMETRIC = ("sgd", "signgd")  # of texts with themselves
+OWN_BLOCK = 32  # rows; smaller matrix products are slow ones
 EXACT_FLOAT32_INTEGERS = 2**24  # a sum of fewer +-1 than this is exact in float32
 MEMORY_BOUND_FACTOR = 8  # an elementwise multiply-add costs about this many of a matrix product's
 PAIR_NUMBERS = 2**22  # gathered from tables at once
@@ -183,6 +186,24 @@ def tile_products(rows: Tensor, columns: Tensor, names: Sequence[str]) -> dict[s
             products[name] = _sign_products(row_signs, column_signs)
         else:
             products[name] = (row_signs if row_sign else rows) @ (column_signs if column_sign else columns).T
+    return products
+
+
+def own_products(rows: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """Returns the products [a, a] of a tile [a, p] with itself; of the symmetric kernels, half of the blocks are the others' mirror."""
+    products = tile_products(rows, rows, [name for name in names if name not in SYMMETRIC])
+    symmetric = [name for name in names if name in SYMMETRIC]
+    blocks = list(pairwise([*range(0, len(rows), max(OWN_BLOCK, -(-len(rows) // 4))), len(rows)]))
+    for name in symmetric:
+        product = None
+        for index, (first, last) in enumerate(blocks):
+            block = tile_products(rows[first:last], rows[first:], [name])[name]
+            product = block.new_empty(len(rows), len(rows)) if product is None else product
+            product[first:last, first:] = block
+            if index:
+                product[first:last, :first] = product[:first, first:last].T
+        assert product is not None
+        products[name] = product
     return products
 
 

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from lmntk.errors import ModelError
 from lmntk.kernels.contraction import (
+    SYMMETRIC,
     inner,
     inner_applies,
     inner_is_cheaper,
     kernel_names,
     materialise,
+    own_products,
     tile_extent,
     tile_products,
 )
@@ -85,7 +87,8 @@ def gram(
     buffers = _Buffers(tile_bytes)
     parameters = dict.fromkeys(name for batch in rows.batches for name in batch.factors)
     for parameter in parameters:
-        left, right = list(rows.of(parameter)), list(columns.of(parameter))
+        left = list(rows.of(parameter))
+        right = left if rows is columns else list(columns.of(parameter))
         if not right:
             continue
         group = EVERYTHING if grouping is None else grouping(parameter)
@@ -127,7 +130,8 @@ def _stacked_pairs(left: Placed, right: Placed) -> Iterator[tuple[Placed, Placed
     if len(depths) > 1:
         raise TypeError("one parameter's factors are stacked in some batches, and not in others")
     for index in range(depths.pop()):
-        left_part, right_part = _at(left, index), _at(right, index)
+        left_part = _at(left, index)
+        right_part = left_part if right is left else _at(right, index)
         if left_part and right_part:
             yield left_part, right_part
 
@@ -142,10 +146,14 @@ def _add(left: Placed, right: Placed, names: Sequence[str], sums: Mapping[str, T
     """Adds the named kernels of one parameter, each in the cheaper way, to the sums [c, n, d, m]."""
     by_inner = _inner_names(left, right, names)
     if by_inner:
-        for row_place, row_part in left:
-            for column_place, column_part in right:
-                for name, block in inner(row_part, column_part, by_inner).items():
+        symmetric = [name for name in by_inner if left is right and name in SYMMETRIC]
+        for index, (row_place, row_part) in enumerate(left):
+            for other, (column_place, column_part) in enumerate(right):
+                wanted = [name for name in by_inner if name not in symmetric or index <= other]
+                for name, block in inner(row_part, column_part, wanted).items() if wanted else ():
                     sums[name][:, row_place, :, column_place] += block
+                    if name in symmetric and index < other:
+                        sums[name][:, column_place, :, row_place] += block.permute(2, 3, 0, 1)
     by_tiles = [name for name in names if name not in by_inner]
     if by_tiles:
         _add_tiles(left, right, by_tiles, sums, buffers)
@@ -192,6 +200,14 @@ def _add_tiles(left: Placed, right: Placed, names: Sequence[str], sums: Mapping[
     slices, width = tile_extent(left[0][1])
     like = _sample(left[0][1])
     c, n, d, _ = sums[names[0]].shape
+    if left is right:
+        step = max(1, min(slices, buffers.tile_bytes // like.element_size() // (c * n) // width, LONGEST_SUM // width))
+        for start in range(0, slices, step):
+            stop = min(start + step, slices)
+            tile = _fill(buffers.take("rows", (c, n, (stop - start) * width), like), left, 0, start, stop)
+            for name, product in own_products(tile.flatten(0, 1), names).items():
+                sums[name] += product.view(c, n, c, n)
+        return
     # columns go through in chunks of about the rows' size, so that a tile is worth materialising and stays in cache
     chunks = list(_chunks(right, max(128, n * c) // d + 1))
     largest = max(stop - start for start, stop, _ in chunks)

@@ -14,6 +14,7 @@ from lmntk.errors import UserError
 from lmntk.writing import replacing
 
 FORMAT = "lmntk-kernel-1"
+KERNEL_VERSION = 1  # counts up when what a kernel is changes, so that old ones are not reused
 
 
 @dataclass(frozen=True)

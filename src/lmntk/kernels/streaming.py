@@ -1,29 +1,30 @@
-"""From encoded texts to kernels, in bounded memory.
+"""From encoded texts to kernels, in bounded memory, tile by tile.
 
-The row texts' factors are kept; the column texts stream past in chunks, each captured once, contracted with every
-row group that wants it, and dropped. Rows that do not fit go in several sweeps.
+The row texts' factors are kept, in memory or on disk; the column texts stream past in chunks, each captured once, contracted with
+all rows that want it, and dropped. What a chunk comes to is a *tile*; finished tiles are kept, so that a run that was cut short goes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lmntk.errors import UserError
+from lmntk.kernels.capturing import Capturing
 from lmntk.kernels.contraction import kernel_names
 from lmntk.kernels.gram import EVERYTHING, Grouping, Panel, gram
-from lmntk.memory import default_memory
+from lmntk.kernels.schedule import Schedule, make_schedule
+from lmntk.kernels.scratch import Scratch
+from lmntk.memory import default_memory, trim
 from lmntk.models.logit_model import LogitModel
-from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText
-from lmntk.tangents.capture import capture
-from lmntk.tangents.coverage import Coverage, check_coverage
+from lmntk.tangents.coverage import Coverage
 from lmntk.tangents.factors import Tangents
-from lmntk.tangents.local import BatchAxisLostError
-from lmntk.tangents.noise import noise_coordinates, silence
+from lmntk.tangents.noise import NoiseSearch, silence
 
 Pair = tuple[str, str]
 Report = Callable[[int, int], None]  # texts captured, pairs of texts contracted, since the last call
@@ -34,16 +35,24 @@ class Settings:
     """How to compute: none of it changes what is computed beyond rounding, but for ``drop_noise``.
 
     Attributes:
-        batch_size: texts in one forward pass.
-        memory: bytes that captured factors may take.
+        batch_size: the most texts in one forward pass.
+        memory: bytes that the process may hold, the model included.
         drop_noise: leave coordinates that are rounding noise out of the sign kernels.
         grouping: from a parameter's name to its group, for per-group values.
+        scratch: a folder for row factors that do not fit into memory, and for finished tiles; without one there is neither.
+        keep_factors: leave all texts' factors in the scratch folder.
     """
 
     batch_size: int = 32
     memory: int = field(default_factory=default_memory)
     drop_noise: bool = True
     grouping: Grouping | None = None
+    scratch: Path | None = None
+    keep_factors: bool = False
+
+    def cut(self) -> dict[str, object]:
+        """Returns what the cut of the work depends on, and so its numbers' last bits."""
+        return {"batch_size": self.batch_size, "memory": self.memory, "keep_factors": self.keep_factors}
 
 
 @dataclass(frozen=True)
@@ -53,66 +62,109 @@ class Streamed:
     Attributes:
         kernels: ``{(row group, column group): {kernel name: {parameter group: [n, c, m, d] float64}}}``.
         logits: ``{group: [n, c] float64}`` of every text, in the order given.
-        coverage: how the gradients were captured.
+        coverage: how the gradients were captured; None when every tile was there from an earlier run.
         noise: by row group, the number of coordinates left out of its sign kernels.
+        schedule: how the work was cut.
     """
 
     kernels: dict[Pair, dict[str, dict[str, Tensor]]]
     logits: dict[str, Tensor]
     coverage: Coverage
     noise: dict[str, int]
+    schedule: Schedule
 
 
-class _Capturing:
-    """Captures texts in batches of similar length, and keeps count."""
+@dataclass
+class _Rows:
+    """The row texts of one group: their factors, silenced and not, and their order."""
 
-    def __init__(self, model: LogitModel, trainable: Mapping[str, torch.nn.Parameter], settings: Settings, pad_id: int, report: Report):
-        self.model, self.trainable, self.settings, self.pad_id, self.report = model, trainable, settings, pad_id, report
-        self.device = next(model.parameters()).device
-        self.coverage: Coverage | None = None
+    batches: list[Tangents]
+    silenced: list[Tangents]
+    order: list[int]
 
-    def batch(self, texts: Sequence[EncodedText]) -> dict[str, Tensor]:
-        return {name: tensor.to(self.device) for name, tensor in collate(texts, self.pad_id).items()}
 
-    def captured(self, texts: Sequence[EncodedText]) -> list[Tangents]:
-        """Returns the tangents of one batch; of one that a module cannot be cut into texts for, text by text."""
-        assert self.coverage is not None
-        try:
-            return [capture(self.model, self.batch(texts), self.trainable, self.coverage.fallback)]
-        except BatchAxisLostError:
-            if len(texts) == 1:
-                raise
-            return [capture(self.model, self.batch([text]), self.trainable, self.coverage.fallback) for text in texts]
+class _Work:
+    """One call of ``stream_kernels``: the texts, how they are captured and cut, and what is kept on the way."""
 
-    def inspect(self, texts: Sequence[EncodedText]) -> Coverage:
-        """Checks coverage on the shortest and the longest text, whose padding differs most."""
-        ordered = sorted(texts, key=lambda text: text.length)
-        self.coverage = check_coverage(self.model, self.batch([ordered[0], ordered[-1]][: len(ordered)]), self.trainable)
-        return self.coverage
+    def __init__(
+        self,
+        capturing: Capturing,
+        texts: Mapping[str, Sequence[EncodedText]],
+        formulas: Sequence[str],
+        schedule: Schedule,
+        settings: Settings,
+        scratch: Scratch | None,
+        report: Report,
+    ) -> None:
+        self.capturing, self.texts, self.formulas, self.schedule = capturing, texts, formulas, schedule
+        self.settings, self.scratch, self.report = settings, scratch, report
+        self.rows: dict[str, _Rows] = {}
+        self.noise: dict[str, int] = {}
 
-    def __call__(self, texts: Sequence[EncodedText], limit: float | None = None) -> tuple[list[Tangents], list[int]]:
-        """Returns batches of tangents, and the texts' order in them.
-
-        Raises:
-            UserError: they take more than ``limit`` bytes.
-        """
-        assert self.coverage is not None
-        size = self.settings.batch_size if self.coverage.batched else 1
-        batches, order = [], []
-        held, tokens = 0, 0
-        for chosen in length_sorted_batches([text.length for text in texts], size):
-            found = self.captured([texts[i] for i in chosen])
-            batches += found
+    def captured(self, group: str, texts: Sequence[EncodedText], start: int, on_disk: bool, search: NoiseSearch | None = None) -> _Rows:
+        """Returns the tangents of texts, in memory or on disk, where earlier ones are taken as they are."""
+        found: list[Tangents] = []
+        order: list[int] = []
+        for chosen in self.capturing.batches(texts):
+            place = start + len(order)
+            stored = self.scratch.factors(group, place, self.capturing.device) if on_disk and self.scratch is not None else None
+            if stored is not None and len(stored) == len(chosen):
+                batches = [stored]
+            else:
+                batches = self.capturing.of_batch([texts[index] for index in chosen])
+            for batch in batches:
+                if search is not None:
+                    search.add(batch)
+                if on_disk and batch is not stored:
+                    assert self.scratch is not None
+                    batch = self.scratch.save_factors(group, place, batch, self.capturing.device)
+                place += len(batch)
+                found.append(batch)
             order += chosen
             self.report(len(chosen), 0)
-            held, tokens = held + sum(batch.nbytes for batch in found), tokens + sum(texts[i].length for i in chosen)
-            if limit is not None and held > limit:
-                needed = 1.5 * held * sum(text.length for text in texts) / tokens
-                raise UserError(
-                    f"memory: the factors of {len(texts)} training texts need about {needed / 2**20:,.0f} MiB in all, and "
-                    f"{self.settings.memory / 2**20:,.0f} are allowed; give more memory, or a smaller k"
-                )
-        return batches, order
+        return _Rows(found, found, order)
+
+    def take_rows(self, names: Sequence[str]) -> None:
+        """Captures the row groups that are not there yet."""
+        for name in names:
+            if name in self.rows:
+                continue
+            search = NoiseSearch() if self.settings.drop_noise and set(self.formulas) != {"sgd"} else None
+            rows = self.captured(name, self.texts[name], 0, self.schedule.rows_on_disk, search)
+            masks = {} if search is None else search.masks()
+            # a zero on the row side leaves a coordinate out of every product, so columns get no mask, not even those
+            # that are rows of other kernels: a kernel does not depend on what else is computed beside it
+            rows.silenced = [silence(batch, masks) for batch in rows.batches]
+            if search is not None:
+                self.noise[name] = sum(int(mask.sum()) for mask in masks.values())
+            self.rows[name] = rows
+
+    def tile(self, rows: Sequence[str], column: str, start: int, stop: int) -> dict[str, Tensor]:
+        """Returns the kernels of all row groups with a chunk of a column group, and the chunk's logits, in the texts' order."""
+        self.take_rows(rows)
+        if column in self.rows:
+            columns = self.rows[column]
+        else:
+            columns = self.captured(column, self.texts[column][start:stop], start, self.settings.keep_factors)
+        panel = Panel([batch for row in rows for batch in self.rows[row].silenced])
+        found = gram(panel, panel if list(rows) == [column] else Panel(columns.batches), self.formulas, self.settings.grouping)
+        self.report(0, len(panel) * len(columns.order))
+        values = {"logits": _in_order(torch.cat([batch.logits for batch in columns.batches]), columns.order).double().cpu()}
+        offset = 0
+        for row in rows:
+            order = self.rows[row].order
+            for name, groups in found.items():
+                for group, block in groups.items():
+                    part = block[offset : offset + len(order)].cpu()
+                    target = torch.empty_like(part)
+                    target[torch.tensor(order)[:, None], :, torch.tensor(columns.order)[None, :]] = part.permute(0, 2, 1, 3)
+                    values[_SEPARATOR.join((row, name, group))] = target
+            values[_SEPARATOR.join((row, _NOISE))] = torch.tensor(self.noise.get(row, -1))
+            offset += len(order)
+        return values
+
+
+_SEPARATOR, _NOISE = "\t", "noise"
 
 
 def stream_kernels(
@@ -124,6 +176,7 @@ def stream_kernels(
     pad_id: int,
     settings: Settings | None = None,
     report: Report = lambda captured, contracted: None,
+    key: str = "",
 ) -> Streamed:
     """Returns the kernels between the named groups of texts, and the logits of every text in a pair.
 
@@ -134,66 +187,98 @@ def stream_kernels(
         formulas: of ``sgd``, ``signgd``, ``asigngd``.
         trainable: the parameters that count.
         pad_id: the padding token.
-        settings: batch size, memory, noise, grouping.
+        settings: batch size, memory, noise, grouping, scratch.
         report: called with the texts captured and the pairs contracted since the last call.
+        key: a hash of all that the numbers depend on; the settings' scratch folder is used only with it.
 
-    Cost: every text is captured once a sweep (one sweep, if the rows fit into two thirds of the memory); see ``gram``.
+    Cost: every text is captured once; see ``gram``. Row factors on disk are read once a tile.
 
     Raises:
-        UserError: one row group's factors alone do not fit.
+        UserError: the memory, or the disk, is too small.
     """
     settings = settings or Settings()
-    capturing = _Capturing(model, trainable, settings, pad_id, report)
     every = list(dict.fromkeys(name for pair in pairs for name in pair))
-    coverage = capturing.inspect([text for name in every for text in texts[name]])
     names = kernel_names(formulas)
-    kernels: dict[Pair, dict[str, dict[str, Tensor]]] = {}
-    logits: dict[str, Tensor] = {}
-    noise: dict[str, int] = {}
+    capturing = Capturing(model, trainable, pad_id, [text for name in every for text in texts[name]], settings.batch_size)
+    scratch = Scratch(settings.scratch, key) if settings.scratch is not None and key else None
     row_names = list(dict.fromkeys(row for row, _ in pairs))
-    while row_names:
-        kept: dict[str, tuple[list[Tangents], list[int]]] = {}
-        as_columns: dict[str, list[Tangents]] = {}
-        used = 0
-        while row_names and (not kept or used + used // len(kept) < 2 * settings.memory // 3):
-            name = row_names.pop(0)
-            batches, order = capturing(texts[name], 2 * settings.memory / 3)
-            as_columns[name] = batches
-            if settings.drop_noise and set(formulas) != {"sgd"}:
-                # a zero on the row side leaves a coordinate out of every product, so columns get no mask, not even those
-                # that are rows of other kernels: a kernel does not depend on what else is computed beside it
-                masks = noise_coordinates(batches)
-                batches = [silence(batch, masks) for batch in batches]
-                noise[name] = sum(int(mask.sum()) for mask in masks.values())
-            used += sum(batch.nbytes for batch in batches)
-            kept[name] = batches, order
-            logits[name] = _in_order(torch.cat([batch.logits for batch in batches]), order)
-        per_text = max(1, used // sum(len(order) for _, order in kept.values()))
-        chunk = max(settings.batch_size, (settings.memory - used) // (2 * per_text))
-        wanted = {column: [row for row in kept if (row, column) in set(pairs)] for column in dict.fromkeys(c for _, c in pairs)}
-        for column, rows in wanted.items():
-            if not rows:
-                continue
-            ready = (as_columns[column], kept[column][1]) if column in kept else None
-            done: list[Tensor] = []
-            for start in range(0, len(texts[column]), len(texts[column]) if ready else chunk):
-                part = texts[column][start : len(texts[column]) if ready else start + chunk]
-                batches, order = ready or capturing(part)
-                if not ready:
-                    done.append(_in_order(torch.cat([batch.logits for batch in batches]), order))
-                panel = Panel([batch for row in rows for batch in kept[row][0]])
-                found = gram(panel, panel if rows == [column] else Panel(batches), formulas, settings.grouping)
-                report(0, len(panel) * len(order))
-                _scatter(kernels, found, rows, column, kept, order, start, len(texts[column]))
-            if done:
-                logits[column] = torch.cat(done)
+    schedule = _schedule(capturing, texts, pairs, row_names, len(names), settings, scratch)
+    capturing.batch_size = schedule.batch_size
+    work = _Work(capturing, texts, formulas, schedule, settings, scratch, report)
+    kernels: dict[Pair, dict[str, dict[str, Tensor]]] = {}
+    logits: dict[str, list[Tensor]] = {}
+    noise: dict[str, int] = {}
+    for column in dict.fromkeys(column for _, column in pairs):
+        rows = [row for row in row_names if (row, column) in set(pairs)]
+        size = len(texts[column]) if column in row_names else schedule.chunk
+        for start in range(0, len(texts[column]), size):
+            stop = min(start + size, len(texts[column]))
+            name = f"{column}-{start:06d}"
+            tile = None if scratch is None else scratch.tile(name)
+            if tile is None:
+                tile = work.tile(rows, column, start, stop)
+                if scratch is not None:
+                    scratch.save_tile(name, tile)
+                trim()
+            else:
+                report(stop - start, sum(len(texts[row]) for row in rows) * (stop - start))
+            logits.setdefault(column, []).append(tile.pop("logits"))
+            for label, values in tile.items():
+                row, *what = label.split(_SEPARATOR)
+                if what == [_NOISE]:
+                    noise |= {row: int(values)} if int(values) >= 0 else {}
+                    continue
+                target = kernels.setdefault((row, column), {}).setdefault(what[0], {})
+                if what[1] not in target:
+                    n, c, _, d = values.shape
+                    target[what[1]] = torch.empty(n, c, len(texts[column]), d, dtype=torch.float64)
+                target[what[1]][:, :, start:stop] = values
+    for name in every:
+        if name not in logits:  # a row group that is no column
+            work.take_rows([name])
+            own = work.rows[name]
+            logits[name] = [_in_order(torch.cat([batch.logits for batch in own.batches]), own.order).double().cpu()]
     assert all(set(kernels[pair]) == set(names) for pair in pairs)
-    return Streamed(
-        kernels,
-        {name: value.double().cpu() for name, value in logits.items()},
-        coverage,
-        noise,
+    return Streamed(kernels, {name: torch.cat(parts) for name, parts in logits.items()}, capturing.coverage, noise, schedule)
+
+
+def finish(settings: Settings, key: str) -> None:
+    """Removes the scratch files of a piece of work whose kernels are kept elsewhere now; with ``keep_factors`` not the factors."""
+    if settings.scratch is not None and key:
+        Scratch(settings.scratch, key).remove(settings.keep_factors)
+
+
+def _schedule(
+    capturing: Capturing,
+    texts: Mapping[str, Sequence[EncodedText]],
+    pairs: Sequence[Pair],
+    row_names: Sequence[str],
+    kernels: int,
+    settings: Settings,
+    scratch: Scratch | None,
+) -> Schedule:
+    """Returns an earlier run's schedule, or makes one and writes it down."""
+    earlier = None if scratch is None else scratch.schedule()
+    if earlier is not None:
+        return Schedule.of(earlier)
+    columns = [column for column in dict.fromkeys(column for _, column in pairs) if column not in row_names]
+    schedule = make_schedule(
+        capturing.try_out(),
+        [text.length for name in row_names for text in texts[name]],
+        [text.length for name in columns for text in texts[name]],
+        kernels * sum(len(texts[row]) * len(texts[column]) for row, column in pairs),
+        settings.batch_size if capturing.coverage.batched else 1,
+        settings.memory,
+        has_scratch=scratch is not None,
+        keep_factors=settings.keep_factors,
     )
+    if settings.keep_factors and scratch is None:
+        raise UserError("keep-factors: there is no folder for them; name one with --scratch")
+    if scratch is not None:
+        if schedule.disk:
+            scratch.check_room(schedule.disk)
+        scratch.keep_schedule(schedule.as_dict())
+    return schedule
 
 
 def _in_order(values: Tensor, order: Sequence[int]) -> Tensor:
@@ -201,32 +286,6 @@ def _in_order(values: Tensor, order: Sequence[int]) -> Tensor:
     restored = torch.empty_like(values)
     restored[torch.as_tensor(order, device=values.device)] = values
     return restored
-
-
-def _scatter(
-    kernels: dict[Pair, dict[str, dict[str, Tensor]]],
-    found: dict[str, dict[str, Tensor]],
-    rows: Sequence[str],
-    column: str,
-    kept: Mapping[str, tuple[list[Tangents], list[int]]],
-    order: Sequence[int],
-    start: int,
-    total: int,
-) -> None:
-    """Writes Gram blocks, computed in the batches' order, to their texts' places in the kernels."""
-    places = torch.as_tensor(order) + start
-    offset = 0
-    for row in rows:
-        row_order = torch.as_tensor(kept[row][1])
-        for name, groups in found.items():
-            for group, block in groups.items():
-                part = block[offset : offset + len(row_order)].cpu()
-                n, c, _, d = part.shape
-                target = kernels.setdefault((row, column), {}).setdefault(name, {})
-                if group not in target:
-                    target[group] = torch.zeros(n, c, total, d, dtype=torch.float64)
-                target[group][row_order[:, None], :, places[None, :]] = part.permute(0, 2, 1, 3)
-        offset += len(row_order)
 
 
 def whole(groups: Mapping[str, Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ The logit axis comes first, so that what one backward pass leaves behind is one 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -139,7 +140,7 @@ class Tangents:
     """The Jacobian of the logits of a batch of n examples, factored, parameter by parameter."""
 
     logits: Tensor  # (n, c)
-    factors: dict[str, Factors]
+    factors: Mapping[str, Factors]
 
     def __len__(self) -> int:
         """Returns the number of examples."""
@@ -147,7 +148,7 @@ class Tangents:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, shared storage (one input under query, key and value) counted once."""
+        """Bytes held in memory, shared storage (one input under query, key and value) counted once."""
         storages = {}
         for factors in self.factors.values():
             for tensor in factors.tensors():

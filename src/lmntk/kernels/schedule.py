@@ -1,0 +1,121 @@
+"""How a piece of work is cut to fit into memory: texts a batch, where the row texts' factors stay, column texts a tile.
+
+The numbers come from a trial on the longest texts. They are written down with the work, for another cut gives other last bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lmntk.errors import UserError
+from lmntk.kernels.gram import TILE_BYTES
+from lmntk.memory import shown_bytes
+
+MARGIN = 96 * 2**20  # what libraries take when they are first used, and what freed memory leaves in pieces
+DOUBLE = 8
+MOST_COLUMNS = 512  # of a tile: more save little, and are lost together when a run is cut short
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a few of the longest texts took.
+
+    Attributes:
+        tokens: how many they had in all, and ``longest`` the longest.
+        factors: bytes of their factors, and ``largest`` of the largest parameter's.
+        working: bytes that the process grew by at most while they were captured.
+        resident: bytes that the process holds without them.
+        outputs: logits a text.
+    """
+
+    tokens: int
+    longest: int
+    factors: int
+    largest: int
+    working: int
+    resident: int
+    outputs: int = 1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A cut. ``chunk`` is the texts of a tile; ``peak`` what the process will hold at most, in bytes; ``disk`` the row factors on disk."""
+
+    batch_size: int
+    rows_on_disk: bool
+    chunk: int
+    peak: int
+    disk: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain data."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> Schedule:
+        """Returns the schedule in plain data."""
+        return cls(**found)
+
+
+def make_schedule(
+    trial: Trial,
+    rows: Sequence[int],
+    columns: Sequence[int],
+    blocks: int,
+    batch_size: int,
+    memory: int,
+    *,
+    has_scratch: bool,
+    keep_factors: bool = False,
+) -> Schedule:
+    """Returns the cut that fits into the memory, with the largest tiles.
+
+    Args:
+        trial: what a few texts took.
+        rows: the row texts' lengths in tokens.
+        columns: the lengths of the column texts that are not rows too.
+        blocks: pairs of texts of all kernels of the work.
+        batch_size: the most texts in one forward pass.
+        memory: bytes that the process may hold, the model included.
+        has_scratch: the row factors may go to disk.
+        keep_factors: they have to, and the column texts' too.
+
+    Raises:
+        UserError: it cannot be done in so little; says the least that works.
+    """
+    factors, working = trial.factors / trial.tokens, trial.working / trial.tokens  # bytes a token
+    all_rows = int(factors * sum(rows))
+    fixed = trial.resident + MARGIN + 2 * TILE_BYTES + 2 * DOUBLE * blocks * trial.outputs**2
+    one = factors * trial.longest
+    slab = int(all_rows * trial.largest / max(trial.factors, 1))  # rows on disk are read a parameter at a time
+    batches = [size for size in (batch_size, *(2**power for power in range(10, -1, -1))) if size <= batch_size]
+
+    def peak(batch: int, on_disk: bool, chunk: int) -> int:
+        held = slab if on_disk else all_rows
+        capturing = held + chunk * one + working * trial.longest * batch
+        contracting = held + chunk * one + (all_rows * trial.largest / max(trial.factors, 1) if on_disk else 0)
+        return int(fixed + max(capturing, contracting))
+
+    on_disk_first = (False, True) if not keep_factors else (True,)
+    for on_disk in on_disk_first:
+        for batch in batches:
+            if (on_disk and not has_scratch) or peak(batch, on_disk, batch) > memory:
+                continue
+            if batch < min(batch_size, 8) and not on_disk and has_scratch:
+                continue  # tiny batches are slower than a disk
+            room = memory - peak(batch, on_disk, 0)
+            chunk = batch
+            while 2 * chunk <= min(room / one, MOST_COLUMNS):  # doubled, so that a little more or less room changes nothing
+                chunk *= 2
+            chunk = min(chunk, max(len(columns), 1))
+            disk = all_rows + (int(factors * sum(columns)) if keep_factors else 0) if on_disk else 0
+            return Schedule(batch, on_disk, chunk, peak(batch, on_disk, chunk), disk)
+    least = peak(1, has_scratch, 1)
+    where = "" if has_scratch else ", or name a folder for what does not fit, with --scratch"
+    raise UserError(f"memory: {shown_bytes(memory)} is too little for this; the least is {_rounded_up(least)}{where}")
+
+
+def _rounded_up(size: int) -> str:
+    return f"{-(-size // 2**20):,}MiB".replace(",", "")

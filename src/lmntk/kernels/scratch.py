@@ -1,0 +1,118 @@
+"""The folder of one piece of work: its schedule, the factors that do not fit into memory, and the tiles that are finished.
+
+Its name is the content's hash, so that a later run finds the same work and nothing else. Every file is there whole or not at all, and
+has a checksum; one that is damaged is made anew.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmntk.errors import UserError
+from lmntk.kernels.factor_files import DamagedFileError, load_checked, open_tangents, save_checked, save_tangents
+from lmntk.memory import shown_bytes
+from lmntk.tangents.factors import Tangents
+from lmntk.writing import write_text
+
+SCHEDULE = "schedule.json"
+
+
+class Scratch:
+    """Files of one piece of work.
+
+    Args:
+        root: where scratch folders are.
+        key: a hash of all that the work's numbers depend on.
+    """
+
+    def __init__(self, root: Path, key: str) -> None:
+        self.root = root
+        self.folder = root / key[:24]
+
+    def schedule(self) -> dict[str, Any] | None:
+        """Returns the schedule that an earlier run followed, if there is one."""
+        try:
+            found = json.loads((self.folder / SCHEDULE).read_text(encoding="utf8"))
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def keep_schedule(self, schedule: Mapping[str, Any]) -> None:
+        """Writes the schedule down: what is computed in another order differs in the last bits."""
+        with saying_full(self.folder):
+            write_text(self.folder / SCHEDULE, json.dumps(schedule, indent=1, sort_keys=True) + "\n")
+
+    def save_factors(self, group: str, index: int, tangents: Tangents, device: torch.device) -> Tangents:
+        """Writes a batch's factors; returns them as they are read back, parameter by parameter."""
+        path = self._path("factors", f"{group}-{index:05d}")
+        with saying_full(self.folder):
+            save_tangents(path, tangents)
+        return open_tangents(path, device, verify=False)
+
+    def factors(self, group: str, index: int, device: torch.device) -> Tangents | None:
+        """Returns a batch's factors from an earlier run, or None when they are not there, or damaged."""
+        try:
+            return open_tangents(self._path("factors", f"{group}-{index:05d}"), device)
+        except DamagedFileError:
+            return None
+
+    def save_tile(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Writes a finished tile."""
+        with saying_full(self.folder):
+            save_checked(self._path("tiles", name), tensors)
+
+    def tile(self, name: str) -> dict[str, Tensor] | None:
+        """Returns a tile from an earlier run, or None when it is not there, or damaged."""
+        try:
+            return load_checked(self._path("tiles", name))
+        except DamagedFileError:
+            return None
+
+    def check_room(self, needed: int) -> None:
+        """Refuses to start what the disk has no room for.
+
+        Raises:
+            UserError: less is free than ``needed`` bytes.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        held = sum(path.stat().st_size for path in self.folder.glob("factors/*.safetensors"))
+        if needed - held > free:
+            raise UserError(
+                f"scratch: the factors take about {shown_bytes(needed)} and {str(self.root)!r} has {shown_bytes(free)} free; "
+                "name another folder with --scratch, or give more memory"
+            )
+
+    def remove(self, keep_factors: bool = False) -> None:
+        """Removes what the work needed while it ran; with ``keep_factors`` the tiles alone."""
+        shutil.rmtree(self.folder / "tiles" if keep_factors else self.folder, ignore_errors=True)
+        if not keep_factors and self.root.is_dir() and not any(self.root.iterdir()):
+            self.root.rmdir()
+
+    def _path(self, kind: str, name: str) -> Path:
+        return self.folder / kind / f"{name.replace('/', '~')}.safetensors"
+
+
+@contextmanager
+def saying_full(folder: Path) -> Iterator[None]:
+    """While the body runs, a disk without room becomes one line that says what to do.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        reason = "the disk is full" if full else f"cannot write ({error.strerror or error})"
+        advice = "make room, or name another folder; what is finished is kept, and the same command goes on from there"
+        raise UserError(f"scratch: {reason}: {str(folder)!r}; {advice}") from error

@@ -1,0 +1,121 @@
+"""Runs that are killed, starved and crowded: what is finished stays, what goes on ends in the same bits."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from tiny import write_model, write_rows
+
+COMMAND = [sys.executable, "-m", "lmntk"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faults")
+    write_model(folder / "model")
+    write_rows(folder / "train.jsonl", 64)
+    write_rows(folder / "test.jsonl", 400, offset=1)
+    return folder
+
+
+def flags(folder: Path, out: Path, *more: object) -> list[str]:
+    texts = ["--train", folder / "train.jsonl", "--test", folder / "test.jsonl", "--text-column", "text_a"]
+    prompt = ["--template", "{a} it was {mask}.", "--label-words", "terrible,great"]
+    return list(map(str, ["run", "--model", folder / "model", *texts, *prompt, "--k", 8, "--seeds", "13,21", "--out", out, *more]))
+
+
+def lmntk(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def kernels(out: Path) -> dict[str, dict[str, bytes]]:
+    """Returns every kernel's numbers, to the bit."""
+    paths = sorted((out / "kernels").rglob("*.safetensors"))
+    return {str(p.relative_to(out)): {n: t.numpy().tobytes() for n, t in load_file(p).items()} for p in paths}
+
+
+@pytest.mark.slow
+def test_killed_at_ten_moments_it_ends_in_the_same_bits(folder, tmp_path):
+    """kill -9 of runs with factors on disk and small batches, so that there are many tiles to be between."""
+    more = ["--keep-factors", "--batch-size", 2, "--test-limit", 400]
+    started = time.monotonic()
+    done = lmntk(*flags(folder, tmp_path / "whole", *more))
+    assert done.returncode == 0, done.stderr
+    length = time.monotonic() - started
+    expected, results = kernels(tmp_path / "whole"), (tmp_path / "whole" / "results.csv").read_text()
+    chance, out, kills = random.Random(0), tmp_path / "killed", 0
+    for _ in range(10):
+        process = subprocess.Popen([*COMMAND, *flags(folder, out, *more)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(length * chance.uniform(0.3, 1.0))
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        if chance.random() < 0.3 and out.exists():
+            shutil.rmtree(out)
+    assert kills >= 3
+    done = lmntk(*flags(folder, out, *more))
+    assert done.returncode == 0, done.stderr
+    assert kernels(out) == expected
+    assert (out / "results.csv").read_text() == results
+    assert not list(out.rglob("*.partial")) or kills  # what a kill left unfinished is never read
+    assert len(list((out / "scratch").rglob("factors/*.safetensors"))) > 10
+
+
+def test_scratch_is_gone_after_a_run(folder, tmp_path):
+    done = lmntk(*flags(folder, tmp_path / "out", "--test-limit", 20))
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "out" / "scratch").exists()
+
+
+def test_a_second_process_is_sent_away(folder, tmp_path):
+    process = subprocess.Popen(
+        [*COMMAND, *flags(folder, tmp_path / "out", "--batch-size", 1)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        until = time.monotonic() + 60
+        while not (tmp_path / "out" / "configuration.json").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGSTOP)
+        second = lmntk(*flags(folder, tmp_path / "out", "--batch-size", 1))
+        assert (second.returncode, second.stdout) == (2, "")
+        assert f"process {process.pid} on" in second.stderr
+        assert "works in" in second.stderr
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = lmntk(*flags(folder, tmp_path / "out", "--batch-size", 1))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of two megabytes, where this user may mount one."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(place)], capture_output=True, check=False
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("no right to mount a small file system")
+    yield place
+    subprocess.run(["umount", str(place)], check=False)
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_with_room(folder, tmp_path, small_disk):
+    more = ["--keep-factors", "--scratch", small_disk / "scratch", "--batch-size", 4]
+    (small_disk / "filler").write_bytes(os.urandom(2**20))
+    full = lmntk(*flags(folder, tmp_path / "out", *more))
+    assert (full.returncode, full.stdout) == (2, ""), full.stderr
+    assert "scratch: the" in full.stderr
+    assert "Traceback" not in full.stderr
+    shutil.copytree(small_disk / "scratch", tmp_path / "roomy") if (small_disk / "scratch").exists() else None
+    done = lmntk(*flags(folder, tmp_path / "out", "--keep-factors", "--scratch", tmp_path / "roomy", "--batch-size", 4))
+    assert done.returncode == 0, done.stderr

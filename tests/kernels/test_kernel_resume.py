@@ -1,0 +1,208 @@
+"""Work that is cut to the memory, and goes on where it was cut short: same bits, nothing damaged believed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from unittest.mock import patch
+
+import pytest
+import torch
+from model_table import TABLE, pad_id, random_texts
+
+from lmntk.errors import UserError
+from lmntk.kernels import streaming
+from lmntk.kernels.schedule import MARGIN, Schedule, Trial, make_schedule
+from lmntk.kernels.scratch import Scratch
+from lmntk.kernels.streaming import Settings, finish, stream_kernels
+from lmntk.memory import peak_of, resident
+
+FORMULAS = ["sgd", "signgd", "asigngd"]
+PAIRS = [("a", "a"), ("a", "c"), ("b", "c"), ("b", "b")]
+KEY = "0123456789abcdef0123456789abcdef"
+
+
+class KilledError(Exception):
+    """In place of a kill: nothing catches it."""
+
+
+def work(scratch, formulas=FORMULAS, on_disk=True, chunk=2, key=KEY, keep=False, report=lambda captured, contracted: None, pairs=PAIRS):
+    row = TABLE["bert"]
+    model = row.model(2).float()
+    texts = {
+        group: random_texts(row, lengths, i)
+        for i, (group, lengths) in enumerate({"a": [5, 4, 6], "b": [4, 4], "c": [3, 7, 5, 6, 4]}.items())
+    }
+    with patch.object(streaming, "make_schedule", lambda *a, **k: Schedule(2, on_disk, chunk, 0, 0)):
+        settings = Settings(scratch=scratch, keep_factors=keep)
+        return stream_kernels(model, texts, pairs, formulas, row.parameters.select(model), pad_id(model), settings, report, key)
+
+
+def values_of(streamed):
+    tensors = [streamed.logits[group] for group in sorted(streamed.logits)]
+    return tensors + [streamed.kernels[pair][name]["all"] for pair in PAIRS for name in sorted(streamed.kernels[pair])]
+
+
+def same_bits(one, other):
+    return one.noise == other.noise and all(torch.equal(a, b) for a, b in zip(values_of(one), values_of(other), strict=True))
+
+
+def steps(on_disk):
+    seen = []
+    return seen, lambda captured, contracted: seen.append((captured, contracted))
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_cut_short_anywhere_it_ends_in_the_same_bits(tmp_path, on_disk):
+    seen, report = steps(on_disk)
+    whole = work(tmp_path / "whole", on_disk=on_disk, report=report)
+    for moment in range(len(seen)):
+        scratch, count = tmp_path / f"at-{moment}", 0
+
+        def killing(captured, contracted, moment=moment):
+            nonlocal count
+            if count == moment:
+                raise KilledError
+            count += 1
+
+        with pytest.raises(KilledError):
+            work(scratch, on_disk=on_disk, report=killing)
+        _, report = steps(on_disk)
+        assert same_bits(work(scratch, on_disk=on_disk, report=report), whole)
+        shutil.rmtree(scratch)
+
+
+def test_a_finished_tile_is_not_computed_again(tmp_path):
+    work(tmp_path)
+    with patch.object(streaming._Work, "tile", lambda *a: pytest.fail("computed a tile")):
+        work(tmp_path)
+
+
+def test_row_factors_on_disk_are_not_captured_again(tmp_path):
+    work(tmp_path)
+    for tile in (tmp_path / KEY[:24] / "tiles").iterdir():
+        tile.unlink()
+    captured = []
+    of_batch = streaming.Capturing.of_batch
+    with patch.object(streaming.Capturing, "of_batch", lambda self, texts: captured.append(len(texts)) or of_batch(self, texts)):
+        work(tmp_path)
+    assert sum(captured) == 5  # c's; a and b are on disk
+
+
+@pytest.mark.parametrize("kind", ["tiles", "factors"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "gone"])
+def test_damaged_files_are_made_anew(tmp_path, kind, damage):
+    whole = work(tmp_path / "whole")
+    work(tmp_path / "damaged")
+    folder = tmp_path / "damaged" / KEY[:24]
+    if kind == "factors":
+        shutil.rmtree(folder / "tiles")
+    for path in (folder / kind).iterdir():
+        content = bytearray(path.read_bytes())
+        if damage == "cut":
+            content = content[: len(content) // 2]
+        elif damage == "flipped":
+            content[-20] ^= 1
+        elif damage == "empty":
+            content = bytearray()
+        path.write_bytes(bytes(content))
+        if damage == "gone":
+            path.unlink()
+    assert same_bits(work(tmp_path / "damaged"), whole)
+
+
+def test_other_work_is_not_taken_for_this(tmp_path):
+    work(tmp_path, key="a" * 32)
+    with patch.object(streaming._Work, "tile", lambda *a: pytest.fail("computes")), pytest.raises(pytest.fail.Exception):
+        work(tmp_path, key="b" * 32)
+
+
+def test_finishing_removes_what_is_not_to_be_kept(tmp_path):
+    work(tmp_path / "s")
+    finish(Settings(scratch=tmp_path / "s"), KEY)
+    assert not (tmp_path / "s").exists()
+    work(tmp_path / "s", keep=True)
+    finish(Settings(scratch=tmp_path / "s", keep_factors=True), KEY)
+    names = sorted(path.name for path in (tmp_path / "s" / KEY[:24] / "factors").iterdir())
+    assert [name[:2] for name in names] == ["a-", "a-", "b-", "c-", "c-", "c-"]
+    assert not (tmp_path / "s" / KEY[:24] / "tiles").exists()
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path):
+    """A file system of a few kilobytes, in place of one with holes: os.replace never happens, as on a real one."""
+    from lmntk.kernels import factor_files
+
+    whole = work(tmp_path / "whole")
+    save, written = factor_files.save_checked, []
+
+    def full(path, tensors, description=""):
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        save(path, tensors, description)
+
+    with (
+        patch.object(factor_files, "save_checked", full),
+        patch("lmntk.kernels.scratch.save_checked", full),
+        pytest.raises(UserError, match=r"the disk is full.*what is finished is kept"),
+    ):
+        work(tmp_path / "full")
+    assert len(list((tmp_path / "full").rglob("*.safetensors"))) == 3
+    assert same_bits(work(tmp_path / "full"), whole)
+
+
+TRIAL = Trial(tokens=400, longest=100, factors=400 * 2**20, largest=20 * 2**20, working=800 * 2**20, resident=500 * 2**20)
+
+
+def schedule(memory, rows=32, columns=1000, **more):
+    more = {"has_scratch": True} | more
+    return make_schedule(TRIAL, [100] * rows, [100] * columns, 10_000, 32, memory, **more)
+
+
+def test_schedules_fit_and_use_the_memory():
+    last = None
+    for gigabytes in (2, 3, 4, 8, 16, 64, 400):
+        found = schedule(gigabytes * 2**30)
+        assert found.peak <= gigabytes * 2**30
+        assert found.chunk >= min(found.batch_size, 1000)
+        if last is not None:
+            assert (found.batch_size, not found.rows_on_disk) >= (last.batch_size, not last.rows_on_disk) or found.chunk > last.chunk
+        last = found
+    assert last == Schedule(32, False, 512, last.peak, 0)
+    assert schedule(2 * 2**30).rows_on_disk
+    assert schedule(2 * 2**30).disk == 32 * 100 * 2**20
+
+
+def test_too_little_memory_is_refused_with_the_least_that_works():
+    with pytest.raises(UserError, match=r"the least is (\d+)MiB$") as caught:
+        schedule(2**30 // 2)
+    least = int(str(caught.value).split()[-1].removesuffix("MiB"))
+    assert schedule(least * 2**20).batch_size == 1
+    with pytest.raises(UserError):
+        schedule((least - 2) * 2**20)
+    with pytest.raises(UserError, match="name a folder for what does not fit, with --scratch"):
+        schedule(2**30, has_scratch=False)
+    assert least * 2**20 > TRIAL.resident + MARGIN
+
+
+def test_kept_factors_are_on_disk_whatever_the_memory():
+    found = schedule(2**40, keep_factors=True)
+    assert found.rows_on_disk
+    assert found.disk == (32 + 1000) * 100 * 2**20
+    with pytest.raises(UserError, match="no folder"):
+        work(None, keep=True)
+
+
+def test_a_disk_without_room_is_refused_at_the_start(tmp_path):
+    with pytest.raises(UserError, match=r"the factors take about 1024\.0 TiB and .* free; name another folder with --scratch"):
+        Scratch(tmp_path, KEY).check_room(2**50)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="only Linux starts its count of memory anew")
+def test_what_a_body_takes_is_seen():
+    size, _ = peak_of(lambda: torch.ones(64, 2**20).sum())
+    assert 200 * 2**20 < size < 330 * 2**20
+    size, kept = peak_of(lambda: torch.ones(2**20))
+    assert size < 64 * 2**20
+    assert resident() > 0
+    assert len(kept) == 2**20
