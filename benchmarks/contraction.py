@@ -49,7 +49,7 @@ def panel(count: int, batch_size: int, tokens: int, layers: Sequence[tuple[int, 
 
 def timed_gram(rows: Panel, columns: Panel, by_inner: bool, tile_bytes: int = TILE_BYTES) -> tuple[float, Tensor]:
     """Returns the seconds of one contraction in the given way, and its result."""
-    with patch.object(gram_module, "inner_is_cheaper", lambda left, right, sizes=None: by_inner):
+    with patch.object(gram_module, "inner_is_cheaper", lambda *sizes: by_inner):
         time, found = seconds(lambda: gram(rows, columns, ["sgd"], tile_bytes=tile_bytes))
     return time, found["sgd"]["all"]
 
@@ -59,7 +59,8 @@ def compare_ways(arguments: argparse.Namespace, tokens: int, layer: tuple[int, i
     rows = panel(arguments.rows, arguments.batch_size, tokens, [layer], arguments.outputs)
     columns = panel(arguments.columns, arguments.batch_size, tokens, [layer], arguments.outputs)
     left, right = (part.batches[0].factors["layer0"] for part in (rows, columns))
-    chosen = inner_is_cheaper(left, right, (len(rows), len(columns)))
+    sides = ([(len(panel), part.inputs.shape[1])] for panel, part in ((rows, left), (columns, right)))
+    chosen = inner_is_cheaper(*sides, left.inputs.shape[-1], left.output_gradients.shape[-1], arguments.outputs)
     taken: dict[bool, list[float]] = {True: [], False: []}
     results = {}
     for repeat in range(arguments.repeats + 1):

@@ -48,7 +48,7 @@ import transformers as hf
 from measuring import describe_machine, machine, print_table, write_json
 from torch import Tensor, nn
 
-from lmntk.kernels import streaming
+from lmntk.kernels import capturing, streaming
 from lmntk.kernels.streaming import Settings, Streamed, stream_kernels, whole
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.logit_model import PromptModel
@@ -62,7 +62,7 @@ LABEL_IDS = (5, 9)
 FIRST_ID = 10  # ids below are special or label words
 PAD_ID = 0
 CHECKED = 3  # texts of either group whose entries are compared
-PARTS = {"check": "check_coverage", "capture": "capture", "gram": "gram"}  # names in lmntk.kernels.streaming
+PARTS = {"check": (capturing, "check_coverage"), "capture": (capturing, "capture"), "gram": (streaming, "gram")}
 
 
 @dataclass(frozen=True)
@@ -264,8 +264,8 @@ def in_parts(clock: Clock, body: Callable[[], Streamed]) -> tuple[float, dict[st
         return call
 
     with ExitStack() as stack:
-        for part, name in PARTS.items():
-            stack.enter_context(patch.object(streaming, name, clocked(part, getattr(streaming, name))))
+        for part, (module, name) in PARTS.items():
+            stack.enter_context(patch.object(module, name, clocked(part, getattr(module, name))))
         taken, streamed = seconds(clock, body)
     return taken, spent, streamed
 

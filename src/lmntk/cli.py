@@ -1,4 +1,4 @@
-"""The command line: ``lmntk run``, ``kernel``, ``predict``, ``check``, ``split``, ``demo``.
+"""The command line: ``lmntk run``, ``plan``, ``kernel``, ``predict``, ``check``, ``split``, ``demo``.
 
 Results go to stdout, progress to stderr. A mistake of the user's is one line and exit code 2. Heavy libraries are imported by
 the command that needs them, so that ``--help`` answers at once.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -128,30 +129,7 @@ def run(
 
     Example: lmntk run --model roberta-base --data data --tasks sst-2 --k 16 --modes prompt,head --out runs/sst-2
     """
-    from lmntk.configuration import load_experiment, make_experiment
-
-    given = _given(
-        model=model, kind=kind, revision=revision, base=base, data=data, tasks=tasks, template=tuple(template or ()) or None,
-        label_words=label_words, label_words_reduce=label_words_reduce, features=features, max_length=max_length, k=_numbers("k", k),
-        seeds=_numbers("seeds", seeds), modes=modes, formulas=formulas, solvers=solvers, test_limit=test_limit, out=out, dtype=dtype,
-        attention=attention, batch_size=batch_size, memory=memory, all_logits=all_logits, untie_head=untie_head,
-        without_embeddings=without_embeddings, without_head=without_head, biases_only=biases_only, include=include,
-        exclude=exclude, groups=groups, keep_noise=keep_noise, save_models=save_models, scratch=scratch, keep_factors=keep_factors,
-    )  # fmt: skip
-    if no_kernels:
-        given["keep_kernels"] = False
-    own = _given(
-        train=train, test=test, text_column=text_column, text_b_column=text_b_column, label_column=label_column,
-        labels=_listed(labels) if labels else None, metric=metric,
-    )  # fmt: skip
-    if own:
-        if train is None:
-            raise UserError(f"--{next(iter(own)).replace('_', '-')} describes your own texts; give them with --train FILE")
-        given["own_tasks"] = [{"name": name or "own", **own}]
-    if configuration is None and "model" not in given:
-        raise UserError("run: give --model and texts, or a TOML file: lmntk run experiment.toml")
-    experiment = make_experiment(given) if configuration is None else load_experiment(configuration, given)
-
+    experiment = _experiment(dict(locals()))
     from lmntk.experiment import run as run_experiment
 
     rows = _with_bars(lambda progress: run_experiment(experiment, progress))
@@ -160,6 +138,60 @@ def run(
     else:
         _print_summary(rows)
         print(f"\nWritten to {experiment.out}: results.csv, summary.md, kernels, predictions")
+
+
+@app.command()
+@wraps(run, assigned=("__annotations__",))
+def plan(**options: Any) -> None:
+    """What a run would take: operations, memory, disk, time here and on one large GPU. Takes what run takes.
+
+    A few batches are computed and this machine's speed is measured; nothing else is written to --out.
+
+    Example: lmntk plan --model roberta-base --data data --tasks sst-2 --k 16 --memory 4GiB
+    """
+    experiment = _experiment(options)
+    from lmntk.experiment import plan as plan_experiment
+
+    found = _with_bars(lambda progress: plan_experiment(experiment, progress))
+    if options["as_json"]:
+        print(json.dumps({name: estimate.as_dict() for name, estimate in found}, indent=1))
+    elif not found:
+        print(f"nothing is left to compute in {experiment.out}")
+    else:
+        for name, estimate in found:
+            print(f"{name}: {estimate.describe()}")
+        if len(found) > 1:
+            total = found[0][1]
+            for _, estimate in found[1:]:
+                total = total + estimate
+            print(f"all: {total.describe()}")
+
+
+def _experiment(options: dict[str, Any]) -> Any:
+    """Returns the checked configuration of the options that ``run`` and ``plan`` take."""
+    from lmntk.configuration import load_experiment, make_experiment
+
+    own_names = ("train", "test", "text_column", "text_b_column", "label_column", "labels", "metric")
+    apart = (*own_names, "configuration", "name", "as_json", "no_kernels", "template", "k", "seeds")
+    given = _given(
+        **{name: value for name, value in options.items() if name not in apart},
+        template=tuple(options["template"] or ()) or None,
+        k=_numbers("k", options["k"]),
+        seeds=_numbers("seeds", options["seeds"]),
+    )
+    if options["no_kernels"]:
+        given["keep_kernels"] = False
+    own = _given(**{name: options[name] for name in own_names})
+    if own:
+        if "train" not in own:
+            raise UserError(f"--{next(iter(own)).replace('_', '-')} describes your own texts; give them with --train FILE")
+        if "labels" in own:
+            own["labels"] = _listed(own["labels"])
+        given["own_tasks"] = [{"name": options["name"] or "own", **own}]
+    configuration = options["configuration"]
+    if configuration is None and "model" not in given:
+        raise UserError("run: give --model and texts, or a TOML file: lmntk run experiment.toml")
+    return make_experiment(given) if configuration is None else load_experiment(configuration, given)
 
 
 def _numbers(name: str, text: str | None) -> list[int] | None:

@@ -95,6 +95,11 @@ class Context:
         grids = {solver: default_grid(solver) for _, solver in self.methods}
         return content_key(version=SOLVER_VERSION, kernels=self.key(task, cell), methods=self.methods, grids=grids, metric=task.metric)
 
+    def finished(self, planned: Sequence[tuple[PreparedTask, Cell]]) -> dict[str, dict[str, Any]]:
+        """Returns the results of the cells that are finished, by name."""
+        found = {cell.name: self.is_finished(task, cell) for task, cell in planned}
+        return {name: result for name, result in found.items() if result is not None}
+
     def is_finished(self, task: PreparedTask, cell: Cell) -> dict[str, Any] | None:
         """Returns a cell's results if they and the files that go with them are there from an earlier run."""
         e, folder = self.experiment, self.store.folder

@@ -10,6 +10,7 @@ from lmntk.cells import Cell, Store
 from lmntk.configuration import Experiment
 from lmntk.context import Context, Progress, Silent
 from lmntk.evaluation import methods_of
+from lmntk.kernels.estimate import Estimate
 from lmntk.kernels.groups import group_of_layer
 from lmntk.kernels.streaming import Settings
 from lmntk.memory import default_memory, parse_bytes
@@ -20,10 +21,10 @@ from lmntk.preparation import PreparedTask, prepare_tasks
 from lmntk.provenance import versions
 from lmntk.reports.results import write_reports
 from lmntk.tasks import TASKS
-from lmntk.unit import compute_unit
+from lmntk.unit import compute_unit, plan_unit
 from lmntk.writing import alone_in
 
-__all__ = ["Progress", "Silent", "run"]
+__all__ = ["Progress", "Silent", "plan", "run"]
 
 
 def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[str, Any]]:
@@ -35,6 +36,45 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
         UserError: a mistake in the configuration, the data or the model; nothing is computed then.
     """
     progress = progress or Silent()
+    this, tasks = _prepared(experiment, progress)
+    store = this.store
+    store.prepare()
+    if this.pretrained.stored_dtype != experiment.dtype:
+        progress.note(f"weights stored in {this.pretrained.stored_dtype}, computed with in {experiment.dtype}")
+    with alone_in(store.folder):
+        store.write_json("configuration.json", {"experiment": experiment.model_dump(mode="json"), "versions": versions()})
+        planned = [(task, cell) for task in tasks for cell in task.cells]
+        results = this.finished(planned)
+        progress.start(len(planned), len(results))
+        for task, unit in _open_units(this, tasks, results):
+            for cell, result in compute_unit(this, task, unit):
+                results[cell.name] = result
+                progress.finished(cell, result["rows"])
+                _report(this, tasks, planned, results)
+        _report(this, tasks, planned, results)
+    return [row for _, cell in planned for row in results[cell.name]["rows"]]
+
+
+def plan(experiment: Experiment, progress: Progress | None = None) -> list[tuple[str, Estimate]]:
+    """Returns what ``run`` would take, for each piece of work that is left: its name and an estimate.
+
+    Cost: the start-up check and a few batches a task and mode. Nothing is computed, and but for this machine's speed nothing written.
+
+    Raises:
+        UserError: as ``run``.
+    """
+    this, tasks = _prepared(experiment, progress or Silent())
+    results = this.finished([(task, cell) for task in tasks for cell in task.cells])
+    found: dict[str, Estimate] = {}
+    for task, unit in _open_units(this, tasks, results):
+        name = f"{task.title} {unit[0].mode}"
+        estimate = plan_unit(this, task, unit)
+        found[name] = found[name] + estimate if name in found else estimate
+    return list(found.items())
+
+
+def _prepared(experiment: Experiment, progress: Progress) -> tuple[Context, list[PreparedTask]]:
+    """Returns the model, the texts and the settings of an experiment, after a look at everything that can be wrong with them."""
     methods = methods_of(experiment.formulas, experiment.solvers)
     pretrained = load_pretrained(
         experiment.model,
@@ -69,28 +109,7 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
     if pretrained.kind == "classifier":  # whose labels are in no fingerprint: an old result of other ones is not to be found again
         for task in tasks:
             own_head_model(pretrained, task.labels, this.folds(task))
-    store.prepare()
-    if pretrained.stored_dtype != experiment.dtype:
-        progress.note(f"weights stored in {pretrained.stored_dtype}, computed with in {experiment.dtype}")
-    with alone_in(store.folder):
-        store.write_json("configuration.json", {"experiment": experiment.model_dump(mode="json"), "versions": versions()})
-        planned = [(task, cell) for task in tasks for cell in task.cells]
-        results: dict[str, dict[str, Any]] = {}
-        for task, cell in planned:
-            found = this.is_finished(task, cell)
-            if found is not None:
-                results[cell.name] = found
-        progress.start(len(planned), len(results))
-        for task in tasks:
-            for mode in experiment.modes:
-                shared = mode == "prompt" or pretrained.kind == "classifier"
-                for unit in _units([cell for cell in task.cells if cell.mode == mode and cell.name not in results], shared):
-                    for cell, result in compute_unit(this, task, unit):
-                        results[cell.name] = result
-                        progress.finished(cell, result["rows"])
-                        _report(this, tasks, planned, results)
-        _report(this, tasks, planned, results)
-    return [row for _, cell in planned for row in results[cell.name]["rows"]]
+    return this, tasks
 
 
 def _report(
@@ -113,12 +132,15 @@ def _report(
     write_reports(this.store, rows, titles, facts)
 
 
-def _units(cells: Sequence[Cell], shared: bool) -> Iterable[list[Cell]]:
-    """Yields cells that are computed together: all k and seeds where they share a model, and so the test texts' gradients.
+def _open_units(this: Context, tasks: Sequence[PreparedTask], results: Mapping[str, object]) -> Iterable[tuple[PreparedTask, list[Cell]]]:
+    """Yields unfinished cells that are computed together: all k and seeds where they share a model, and so the test texts' gradients.
 
     A prompt's and a classifier's own head are shared; a probe is its cell's own.
     """
-    if shared and cells:
-        yield list(cells)
-    elif not shared:
-        yield from ([cell] for cell in cells)
+    for task in tasks:
+        for mode in this.experiment.modes:
+            cells = [cell for cell in task.cells if cell.mode == mode and cell.name not in results]
+            if mode == "prompt" or this.pretrained.kind == "classifier":
+                yield from [(task, cells)] if cells else []
+            else:
+                yield from ((task, [cell]) for cell in cells)

@@ -14,8 +14,9 @@ from lmntk.context import SIDES, Context
 from lmntk.errors import UserError
 from lmntk.evaluation import BASELINES, Outcome, baseline, solve_cell
 from lmntk.kernels.contraction import kernel_names
+from lmntk.kernels.estimate import Estimate
 from lmntk.kernels.kernel import Kernel, load_tensors, save_tensors
-from lmntk.kernels.streaming import finish, stream_kernels, whole
+from lmntk.kernels.streaming import MACHINE, finish, plan_kernels, stream_kernels, whole
 from lmntk.models.building import head_model, own_head_model, prompt_model
 from lmntk.models.logit_model import LogitModel
 from lmntk.prediction.files import save_predictor
@@ -151,9 +152,21 @@ def _kept_logits(context: Context, cell: Cell, key: str) -> Logits | None:
     return tensors if metadata.get("key") == key else None
 
 
-def _stream(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], sides: Sequence[str]) -> dict[str, tuple[Kernels, Logits]]:
-    """Computes and keeps the kernels of cells that share a model and their test texts; returns them with the logits."""
-    this, texts = unit.context, unit.texts
+def plan_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) -> Estimate:
+    """Returns what ``compute_unit`` would take, were all of its kernels missing."""
+    unit = Unit(context, task, list(cells))
+    texts, pairs, _ = _work(unit, cells, SIDES[:2] if _one_pass_is_cheaper(unit) else SIDES)
+    trainable, rates = context.chosen.select(unit.model), context.experiment.out / MACHINE
+    return plan_kernels(
+        unit.model, texts, pairs, context.experiment.formulas, trainable, context.pretrained.pad_id, context.settings, rates
+    )
+
+
+def _work(
+    unit: Unit, cells: Sequence[Cell], sides: Sequence[str]
+) -> tuple[dict[str, Sequence[EncodedText]], list[tuple[str, str]], dict[tuple[str, str], str]]:
+    """Returns the groups of texts, the pairs of groups whose kernels are wanted, and each cell's and side's group."""
+    texts = unit.texts
     groups: dict[str, Sequence[EncodedText]] = {"test": texts[cells[0].name]["test"]}
     same_test = all(cell.test == cells[0].test and texts[cell.name]["test"] == groups["test"] for cell in cells)
     pairs = []
@@ -164,20 +177,26 @@ def _stream(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], sides: S
             groups[group] = texts[cell.name][side]
             where[cell.name, side] = group
             pairs.append((f"{cell.name}/train", group))
-    used = {name: part for name, part in groups.items() if any(name in pair for pair in pairs)}
+    return {name: part for name, part in groups.items() if any(name in pair for pair in pairs)}, pairs, where
+
+
+def _stream(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], sides: Sequence[str]) -> dict[str, tuple[Kernels, Logits]]:
+    """Computes and keeps the kernels of cells that share a model and their test texts; returns them with the logits."""
+    this = unit.context
+    groups, pairs, where = _work(unit, cells, sides)
     c = unit.model.outputs
-    tokens = float(np.mean([text.length for part in used.values() for text in part]))
+    tokens = float(np.mean([text.length for part in groups.values() for text in part]))
     # operations a parameter: six a token and logit to capture, two a pair of logits and kernel to contract
     capture_cost = 6 * tokens * c
     pair_cost = 2.0 * c * c * len(kernel_names(formulas))
-    total = capture_cost * sum(map(len, used.values())) + pair_cost * sum(len(groups[a]) * len(groups[b]) for a, b in pairs)
+    total = capture_cost * sum(map(len, groups.values())) + pair_cost * sum(len(groups[a]) * len(groups[b]) for a, b in pairs)
     ks = ",".join(str(k) for k in dict.fromkeys(cell.k for cell in cells))
     this.progress.work(f"{unit.task.title} k={ks} {unit.mode}" + (f" seed {cells[0].seed}" if len(cells) == 1 else ""), total)
     keys = {cell.name: this.key(unit.task, cell) for cell in cells}
     work = content_key(cells=keys, formulas=formulas, pairs=pairs, settings=this.settings.cut())
     streamed = stream_kernels(
         unit.model,
-        used,
+        groups,
         pairs,
         formulas,
         this.chosen.select(unit.model),
@@ -185,6 +204,7 @@ def _stream(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], sides: S
         this.settings,
         lambda captured, contracted: this.progress.advance(capture_cost * captured + pair_cost * contracted),
         work,
+        lambda estimate: this.progress.note(f"{unit.task.title} {unit.mode}: {estimate.describe()}"),
     )
     this.progress.note(f"{unit.task.title} {unit.mode}: {streamed.coverage.describe()}")
     found: dict[str, tuple[Kernels, Logits]] = {}

@@ -168,7 +168,7 @@ def test_schedules_fit_and_use_the_memory():
         if last is not None:
             assert (found.batch_size, not found.rows_on_disk) >= (last.batch_size, not last.rows_on_disk) or found.chunk > last.chunk
         last = found
-    assert last == Schedule(32, False, 512, last.peak, 0)
+    assert last == Schedule(32, False, 256, last.peak, 0)
     assert schedule(2 * 2**30).rows_on_disk
     assert schedule(2 * 2**30).disk == 32 * 100 * 2**20
 

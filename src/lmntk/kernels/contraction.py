@@ -55,18 +55,19 @@ def inner_applies(parts: Sequence[Factors], names: Sequence[str]) -> bool:
     return set(names) <= {"sgd"} or all(part.is_rank_one for part in parts if isinstance(part, OuterFactors))
 
 
-def inner_is_cheaper(rows: OuterFactors, columns: OuterFactors, sizes: tuple[int, int] | None = None) -> bool:
-    """True when the inner contraction takes less time for a pair of examples than materialised gradients do.
+Uses = Sequence[tuple[float, float]]  # batches of examples: how many, and the terms of each
 
-    ``sizes`` are the examples (n, m) on either side, over which each gradient's own making is shared; None when the
-    gradients are made anyway, for another kernel.
+
+def inner_is_cheaper(rows: Uses, columns: Uses, i: int, o: int, c: int, made_anyway: bool = False) -> bool:
+    """True when the inner contraction of a weight [o, i] takes less time than materialised gradients do, over all batches.
+
+    ``made_anyway``: another kernel needs the gradients, so only the matrix product is saved.
     """
-    t, i = rows.inputs.shape[1:]
-    c, _, _, o = rows.output_gradients.shape
-    s = columns.inputs.shape[1]
-    contracted = 2 * t * s * (i + c * c * o + MEMORY_BOUND_FACTOR * c * c)
-    multiplied = 2 * c * c * i * o
-    made = 0.0 if sizes is None else 2 * c * i * o * (t / sizes[1] + s / sizes[0])
+    terms, other_terms = (sum(count * uses for count, uses in side) for side in (rows, columns))
+    examples, others = (sum(count for count, _ in side) for side in (rows, columns))
+    contracted = 2 * terms * other_terms * (i + c * c * o + MEMORY_BOUND_FACTOR * c * c)
+    multiplied = 2 * c * c * i * o * examples * others
+    made = 0.0 if made_anyway else 2 * c * i * o * (terms + other_terms)
     return contracted < (multiplied + made) / TILE_RATE
 
 

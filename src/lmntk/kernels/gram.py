@@ -162,13 +162,16 @@ def _add(left: Placed, right: Placed, names: Sequence[str], sums: Mapping[str, T
 def _inner_names(left: Placed, right: Placed, names: Sequence[str]) -> list[str]:
     """Returns the kernels of a parameter that the inner contraction shall compute."""
     parts = [part for _, part in (*left, *right)]
-    outer = [(a, b) for _, a in left for _, b in right if isinstance(a, OuterFactors) and isinstance(b, OuterFactors)]
-    if inner_applies(parts, names):
-        sizes = tuple(sum(place.stop - place.start for place, _ in side) for side in (left, right))
-        return list(names) if all(inner_is_cheaper(a, b, (sizes[0], sizes[1])) for a, b in outer) else []
-    if "sgd" in names and inner_applies(parts, ["sgd"]):
-        # the other kernels make the gradients anyway: the inner product must beat the matrix product alone
-        return ["sgd"] if all(inner_is_cheaper(a, b) for a, b in outer) else []
+    for wanted, made_anyway in ((list(names), False), (["sgd"], True)):
+        if set(wanted) <= set(names) and inner_applies(parts, wanted):
+            rows, columns = (
+                [(len(part.inputs), part.inputs.shape[1]) for _, part in side if isinstance(part, OuterFactors)] for side in (left, right)
+            )
+            if not rows:  # a table's rows
+                return wanted
+            first = next(part for part in parts if isinstance(part, OuterFactors))
+            (c, _, _, o), i = first.output_gradients.shape, first.inputs.shape[-1]
+            return wanted if inner_is_cheaper(rows, columns, i, o, c, made_anyway) else []
     return []
 
 

@@ -15,7 +15,7 @@ from lmntk.memory import shown_bytes
 
 MARGIN = 96 * 2**20  # what libraries take when they are first used, and what freed memory leaves in pieces
 DOUBLE = 8
-MOST_COLUMNS = 512  # of a tile: more save little, and are lost together when a run is cut short
+MOST_COLUMNS = 256  # of a tile: more save little, and are lost together when a run is cut short
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,16 @@ def make_schedule(
     factors, working = trial.factors / trial.tokens, trial.working / trial.tokens  # bytes a token
     all_rows = int(factors * sum(rows))
     fixed = trial.resident + MARGIN + 2 * TILE_BYTES + 2 * DOUBLE * blocks * trial.outputs**2
-    one = factors * trial.longest
     slab = int(all_rows * trial.largest / max(trial.factors, 1))  # rows on disk are read a parameter at a time
     batches = [size for size in (batch_size, *(2**power for power in range(10, -1, -1))) if size <= batch_size]
 
+    def tile(chunk: int) -> float:
+        """The factors of the chunk with the most tokens."""
+        return factors * max((sum(columns[start : start + chunk]) for start in range(0, len(columns), chunk)), default=0)
+
     def peak(batch: int, on_disk: bool, chunk: int) -> int:
-        held = slab if on_disk else all_rows
-        capturing = held + chunk * one + working * trial.longest * batch
-        contracting = held + chunk * one + (all_rows * trial.largest / max(trial.factors, 1) if on_disk else 0)
+        capturing = (0 if on_disk else all_rows) + tile(chunk) + working * trial.longest * min(batch, max(len(columns), len(rows)))
+        contracting = (slab if on_disk else all_rows) + tile(chunk)
         return int(fixed + max(capturing, contracting))
 
     on_disk_first = (False, True) if not keep_factors else (True,)
@@ -105,9 +107,8 @@ def make_schedule(
                 continue
             if batch < min(batch_size, 8) and not on_disk and has_scratch:
                 continue  # tiny batches are slower than a disk
-            room = memory - peak(batch, on_disk, 0)
             chunk = batch
-            while 2 * chunk <= min(room / one, MOST_COLUMNS):  # doubled, so that a little more or less room changes nothing
+            while 2 * chunk <= MOST_COLUMNS and peak(batch, on_disk, 2 * chunk) <= memory:  # doubled: a little more room changes nothing
                 chunk *= 2
             chunk = min(chunk, max(len(columns), 1))
             disk = all_rows + (int(factors * sum(columns)) if keep_factors else 0) if on_disk else 0

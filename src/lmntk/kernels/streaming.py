@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from lmntk.errors import UserError
+from lmntk.kernels.calibration import rates_of
 from lmntk.kernels.capturing import Capturing
 from lmntk.kernels.contraction import kernel_names
+from lmntk.kernels.estimate import Estimate, estimate
 from lmntk.kernels.gram import EVERYTHING, Grouping, Panel, gram
-from lmntk.kernels.schedule import Schedule, make_schedule
+from lmntk.kernels.schedule import Schedule, Trial, make_schedule
 from lmntk.kernels.scratch import Scratch
 from lmntk.memory import default_memory, trim
 from lmntk.models.logit_model import LogitModel
@@ -165,6 +167,7 @@ class _Work:
 
 
 _SEPARATOR, _NOISE = "\t", "noise"
+MACHINE = "machine.json"  # this machine's speed, beside the scratch folder
 
 
 def stream_kernels(
@@ -177,6 +180,7 @@ def stream_kernels(
     settings: Settings | None = None,
     report: Report = lambda captured, contracted: None,
     key: str = "",
+    announce: Callable[[Estimate], None] | None = None,
 ) -> Streamed:
     """Returns the kernels between the named groups of texts, and the logits of every text in a pair.
 
@@ -190,6 +194,7 @@ def stream_kernels(
         settings: batch size, memory, noise, grouping, scratch.
         report: called with the texts captured and the pairs contracted since the last call.
         key: a hash of all that the numbers depend on; the settings' scratch folder is used only with it.
+        announce: told what the work will take, before it starts; this machine's speed is measured for it, and kept.
 
     Cost: every text is captured once; see ``gram``. Row factors on disk are read once a tile.
 
@@ -202,7 +207,7 @@ def stream_kernels(
     capturing = Capturing(model, trainable, pad_id, [text for name in every for text in texts[name]], settings.batch_size)
     scratch = Scratch(settings.scratch, key) if settings.scratch is not None and key else None
     row_names = list(dict.fromkeys(row for row, _ in pairs))
-    schedule = _schedule(capturing, texts, pairs, row_names, len(names), settings, scratch)
+    schedule = _schedule(capturing, texts, pairs, formulas, settings, scratch, announce)
     capturing.batch_size = schedule.batch_size
     work = _Work(capturing, texts, formulas, schedule, settings, scratch, report)
     kernels: dict[Pair, dict[str, dict[str, Tensor]]] = {}
@@ -248,32 +253,74 @@ def finish(settings: Settings, key: str) -> None:
         Scratch(settings.scratch, key).remove(settings.keep_factors)
 
 
+def plan_kernels(
+    model: LogitModel,
+    texts: Mapping[str, Sequence[EncodedText]],
+    pairs: Sequence[Pair],
+    formulas: Sequence[str],
+    trainable: Mapping[str, torch.nn.Parameter],
+    pad_id: int,
+    settings: Settings | None = None,
+    rates: Path | None = None,
+) -> Estimate:
+    """Returns what ``stream_kernels`` would take, with the same arguments; ``rates`` is where this machine's speed is kept.
+
+    Cost: the start-up check, and a few batches.
+
+    Raises:
+        UserError: the memory is too small.
+    """
+    settings = settings or Settings()
+    every = [text for name in dict.fromkeys(name for pair in pairs for name in pair) for text in texts[name]]
+    capturing = Capturing(model, trainable, pad_id, every, settings.batch_size)
+    trial = capturing.try_out()
+    schedule = _cut(trial, capturing, texts, pairs, formulas, settings, settings.scratch is not None)
+    return estimate(capturing, trial, schedule, texts, pairs, formulas, rates_of(capturing.device, rates))
+
+
+def _cut(
+    trial: Trial,
+    capturing: Capturing,
+    texts: Mapping[str, Sequence[EncodedText]],
+    pairs: Sequence[Pair],
+    formulas: Sequence[str],
+    settings: Settings,
+    has_scratch: bool,
+) -> Schedule:
+    rows = list(dict.fromkeys(row for row, _ in pairs))
+    columns = [column for column in dict.fromkeys(column for _, column in pairs) if column not in rows]
+    return make_schedule(
+        trial,
+        [text.length for name in rows for text in texts[name]],
+        [text.length for name in columns for text in texts[name]],
+        len(kernel_names(formulas)) * sum(len(texts[row]) * len(texts[column]) for row, column in pairs),
+        settings.batch_size if capturing.coverage.batched else 1,
+        settings.memory,
+        has_scratch=has_scratch,
+        keep_factors=settings.keep_factors,
+    )
+
+
 def _schedule(
     capturing: Capturing,
     texts: Mapping[str, Sequence[EncodedText]],
     pairs: Sequence[Pair],
-    row_names: Sequence[str],
-    kernels: int,
+    formulas: Sequence[str],
     settings: Settings,
     scratch: Scratch | None,
+    announce: Callable[[Estimate], None] | None,
 ) -> Schedule:
     """Returns an earlier run's schedule, or makes one and writes it down."""
     earlier = None if scratch is None else scratch.schedule()
     if earlier is not None:
         return Schedule.of(earlier)
-    columns = [column for column in dict.fromkeys(column for _, column in pairs) if column not in row_names]
-    schedule = make_schedule(
-        capturing.try_out(),
-        [text.length for name in row_names for text in texts[name]],
-        [text.length for name in columns for text in texts[name]],
-        kernels * sum(len(texts[row]) * len(texts[column]) for row, column in pairs),
-        settings.batch_size if capturing.coverage.batched else 1,
-        settings.memory,
-        has_scratch=scratch is not None,
-        keep_factors=settings.keep_factors,
-    )
     if settings.keep_factors and scratch is None:
         raise UserError("keep-factors: there is no folder for them; name one with --scratch")
+    trial = capturing.try_out()
+    schedule = _cut(trial, capturing, texts, pairs, formulas, settings, scratch is not None)
+    if announce is not None:
+        kept = None if scratch is None else scratch.root.parent / MACHINE
+        announce(estimate(capturing, trial, schedule, texts, pairs, formulas, rates_of(capturing.device, kept)))
     if scratch is not None:
         if schedule.disk:
             scratch.check_room(schedule.disk)

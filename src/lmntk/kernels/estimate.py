@@ -1,0 +1,141 @@
+"""What a piece of work will take: operations, bytes, memory, disk, time here, and time on one large GPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lmntk.kernels.calibration import Rates
+from lmntk.kernels.capturing import Capturing
+from lmntk.kernels.contraction import kernel_names
+from lmntk.kernels.cost import Operations, contraction, shapes_of
+from lmntk.kernels.schedule import Schedule, Trial
+from lmntk.memory import shown_bytes
+from lmntk.prompts.encoding import EncodedText
+
+GPU_RATE = 10e12  # operations a second: half of what an 80 GB A100 does in float32 (19.5e12, its data sheet), without tensor cores
+GPU_MEMORY = 80e9
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The figures of one piece of work, or of several.
+
+    Attributes:
+        texts: texts captured.
+        pairs: pairs of texts contracted, each for all kernels.
+        capture_operations: of forward and backward passes.
+        contraction_operations: of the Gram matrices.
+        factor_bytes: of all texts' factors, most of which are never there at once.
+        disk: bytes of factors on disk at a time.
+        peak: bytes that the process will hold at most.
+        seconds: on this machine.
+        gpu_seconds: on one 80 GB GPU.
+    """
+
+    texts: int
+    pairs: int
+    capture_operations: float
+    contraction_operations: float
+    factor_bytes: float
+    disk: int
+    peak: int
+    seconds: float
+    gpu_seconds: float
+
+    def __add__(self, other: Estimate) -> Estimate:
+        """Returns what both take, one after the other."""
+        return Estimate(
+            self.texts + other.texts,
+            self.pairs + other.pairs,
+            self.capture_operations + other.capture_operations,
+            self.contraction_operations + other.contraction_operations,
+            self.factor_bytes + other.factor_bytes,
+            max(self.disk, other.disk),
+            max(self.peak, other.peak),
+            self.seconds + other.seconds,
+            self.gpu_seconds + other.gpu_seconds,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain data."""
+        return dict(self.__dict__)
+
+    def describe(self) -> str:
+        """Returns one line."""
+        operations = self.capture_operations + self.contraction_operations
+        line = (
+            f"{self.texts:,} texts, {self.pairs:,} pairs: {shown_count(operations)} operations, {shown_bytes(self.peak)} of memory at most"
+        )
+        line += f", {shown_bytes(self.disk)} on disk" if self.disk else ""
+        return f"{line}, about {shown_time(self.seconds)} here, {shown_time(self.gpu_seconds)} on one 80 GB GPU"
+
+
+def estimate(
+    capturing: Capturing,
+    trial: Trial,
+    schedule: Schedule,
+    texts: Mapping[str, Sequence[EncodedText]],
+    pairs: Sequence[tuple[str, str]],
+    formulas: Sequence[str],
+    rates: Rates,
+) -> Estimate:
+    """Returns what ``stream_kernels`` will take with this schedule.
+
+    Cost: one batch of texts of middling length is captured twice, to be timed and its operations counted.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    capturing.batch_size = schedule.batch_size
+    groups = dict.fromkeys(name for pair in pairs for name in pair)
+    batches = {name: [(len(part), max(texts[name][i].length for i in part)) for part in capturing.batches(texts[name])] for name in groups}
+    every = sorted((text for name in groups for text in texts[name]), key=lambda text: text.length)
+    size = schedule.batch_size if capturing.coverage.batched else 1
+    middle = max(0, len(every) // 2 - size // 2)
+    few = every[middle : middle + size]
+    started = time.perf_counter()
+    capturing.of_batch(few)
+    seconds = time.perf_counter() - started
+    with FlopCounterMode(display=False) as counter:
+        found = capturing.of_batch(few)
+    tokens = few[-1].length * len(few)
+    shapes = shapes_of(found[0], few[-1].length)
+    all_tokens = sum(count * length for name in groups for count, length in batches[name])  # padding is computed too
+    rows = {row for row, _ in pairs}
+    operations = Operations()
+    for column in dict.fromkeys(column for _, column in pairs):
+        wanted = [row for row, other in pairs if other == column]
+        tiles = 1 if column in rows else -(-len(texts[column]) // schedule.chunk)
+        panel = [batch for row in wanted for batch in batches[row]]
+        operations += contraction(shapes, panel, batches[column], trial.outputs, kernel_names(formulas), tiles, wanted == [column])
+    capture_operations = counter.get_total_flops() * all_tokens / tokens
+    return Estimate(
+        texts=len(every),
+        pairs=sum(len(texts[row]) * len(texts[column]) for row, column in pairs),
+        capture_operations=capture_operations,
+        contraction_operations=operations.total,
+        factor_bytes=trial.factors / trial.tokens * all_tokens,
+        disk=schedule.disk,
+        peak=schedule.peak,
+        seconds=seconds * all_tokens / tokens + rates.seconds(operations),
+        gpu_seconds=(capture_operations + operations.total) / GPU_RATE,
+    )
+
+
+def shown_time(seconds: float) -> str:
+    """Returns a time as people say it: 40 s, 3 min, 2.5 h, 4 days."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.0f} days"
+
+
+def shown_count(operations: float) -> str:
+    """Returns a number of operations: 3.2 T, 1.5 P."""
+    for power, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
+        if operations >= power:
+            return f"{operations / power:.1f} {letter}"
+    return f"{operations / 1e6:.1f} M"
