@@ -48,7 +48,7 @@ import transformers as hf
 from measuring import describe_machine, machine, print_table, write_json
 from torch import Tensor, nn
 
-from lmntk.kernels import capturing, streaming
+from lmntk.kernels import capturing, tiles
 from lmntk.kernels.streaming import Settings, Streamed, stream_kernels, whole
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.logit_model import PromptModel
@@ -62,7 +62,7 @@ LABEL_IDS = (5, 9)
 FIRST_ID = 10  # ids below are special or label words
 PAD_ID = 0
 CHECKED = 3  # texts of either group whose entries are compared
-PARTS = {"check": (capturing, "check_coverage"), "capture": (capturing, "capture"), "gram": (streaming, "gram")}
+PARTS = {"check": (capturing, "check_coverage"), "capture": (capturing, "capture"), "gram": (tiles, "gram")}
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
     python benchmarks/plan.py                        # RoBERTa-base's shape and smaller ones, several memories, minutes
     python benchmarks/plan.py --quick                # tiny networks: does it run?
 
-Every row is a process that makes a network with random weights, plans the kernels of N x M random texts (as long as SST-2's), computes them,
-and says what was predicted and measured: the time of `stream_kernels` from its start, and the highest memory the process held (the
+Every row is a process that makes a network with random weights, plans the kernels of N x M random texts (as long as SST-2's),
+computes them, and says what was predicted and measured: the time of `stream_kernels`, and the highest memory the process held (the
 system's count, model and libraries included). The claim: time within a factor of 1.5, memory within 15 %.
 """
 

@@ -44,6 +44,9 @@ DtypeOption = Annotated[str | None, typer.Option(help="float32 or float64  [defa
 BatchOption = Annotated[int | None, typer.Option(help="texts in one forward pass  [default: 32]")]
 MemoryOption = Annotated[str | None, typer.Option(help="of the whole process, such as 4GiB  [default: half of the machine's]")]
 ScratchOption = Annotated[Path | None, typer.Option(help="folder for finished tiles and what memory does not hold  [default: OUT/scratch]")]
+EngineOption = Annotated[str | None, typer.Option(help="local, or ray for a cluster  [default: local]")]
+AddressOption = Annotated[str | None, typer.Option(help="of a running Ray cluster, such as auto  [default: one on this machine]")]
+WorkersOption = Annotated[int | None, typer.Option(help="processes on the Ray cluster, each with the model", min=1)]
 KeepFactorsOption = Annotated[bool, typer.Option("--keep-factors", help="leave all texts' factors in the scratch folder")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 AllLogitsOption = Annotated[bool, typer.Option("--all-logits", help="keep both logits of two classes, not their difference")]
@@ -110,6 +113,9 @@ def run(
     memory: MemoryOption = None,
     scratch: ScratchOption = None,
     keep_factors: KeepFactorsOption = False,
+    engine: EngineOption = None,
+    address: AddressOption = None,
+    workers: WorkersOption = None,
     all_logits: AllLogitsOption = False,
     untie_head: UntieOption = False,
     without_embeddings: EmbeddingsOption = False,
@@ -250,6 +256,9 @@ def kernel(
     memory: MemoryOption = None,
     scratch: ScratchOption = None,
     keep_factors: KeepFactorsOption = False,
+    engine: EngineOption = None,
+    address: AddressOption = None,
+    workers: WorkersOption = None,
     all_logits: AllLogitsOption = False,
     untie_head: UntieOption = False,
     without_embeddings: EmbeddingsOption = False,
@@ -280,7 +289,7 @@ def kernel(
         lambda progress: compute_to_folder(
             **needed_values(needed), progress=progress, max_length=max_length, all_logits=all_logits, untie_head=untie_head,
             groups=groups, keep_noise=keep_noise, scratch=scratch, keep_factors=keep_factors,
-            parameters={
+            engine=engine or "local", address=address, workers=workers, parameters={
                 "embeddings": not without_embeddings, "head": not without_head, "biases_only": biases_only,
                 "include": tuple(_listed(include or "")), "exclude": tuple(_listed(exclude or "")),
             },

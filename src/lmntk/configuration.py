@@ -92,6 +92,9 @@ class Experiment(BaseModel):
     memory: str | None = None
     scratch: Path | None = None
     keep_factors: bool = False
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = None
+    workers: int | None = Field(None, gt=0)
 
     @field_validator("k", "seeds", "tasks", "modes", "formulas", "solvers", "label_words", "include", "exclude", mode="before")
     @classmethod

@@ -10,6 +10,7 @@ from lmntk.cells import Cell, Store
 from lmntk.configuration import Experiment
 from lmntk.context import Context, Progress, Silent
 from lmntk.evaluation import methods_of
+from lmntk.execution.local import chosen_executor
 from lmntk.kernels.estimate import Estimate
 from lmntk.kernels.groups import group_of_layer
 from lmntk.kernels.streaming import Settings
@@ -99,6 +100,7 @@ def _prepared(experiment: Experiment, progress: Progress) -> tuple[Context, list
         group_of_layer if experiment.groups else None,
         experiment.scratch or experiment.out / "scratch",
         experiment.keep_factors,
+        chosen_executor(experiment.engine, experiment.address, experiment.workers),
     )
     chosen = ParameterFilter(
         not experiment.without_embeddings, not experiment.without_head, experiment.biases_only, experiment.include, experiment.exclude

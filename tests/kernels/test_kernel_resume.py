@@ -11,7 +11,7 @@ import torch
 from model_table import TABLE, pad_id, random_texts
 
 from lmntk.errors import UserError
-from lmntk.kernels import streaming
+from lmntk.kernels import streaming, tiles
 from lmntk.kernels.schedule import MARGIN, Schedule, Trial, make_schedule
 from lmntk.kernels.scratch import Scratch
 from lmntk.kernels.streaming import Settings, finish, stream_kernels
@@ -74,7 +74,7 @@ def test_cut_short_anywhere_it_ends_in_the_same_bits(tmp_path, on_disk):
 
 def test_a_finished_tile_is_not_computed_again(tmp_path):
     work(tmp_path)
-    with patch.object(streaming._Work, "tile", lambda *a: pytest.fail("computed a tile")):
+    with patch.object(tiles.Tiles, "tile", lambda *a: pytest.fail("computed a tile")):
         work(tmp_path)
 
 
@@ -83,8 +83,8 @@ def test_row_factors_on_disk_are_not_captured_again(tmp_path):
     for tile in (tmp_path / KEY[:24] / "tiles").iterdir():
         tile.unlink()
     captured = []
-    of_batch = streaming.Capturing.of_batch
-    with patch.object(streaming.Capturing, "of_batch", lambda self, texts: captured.append(len(texts)) or of_batch(self, texts)):
+    of_batch = tiles.Capturing.of_batch
+    with patch.object(tiles.Capturing, "of_batch", lambda self, texts: captured.append(len(texts)) or of_batch(self, texts)):
         work(tmp_path)
     assert sum(captured) == 5  # c's; a and b are on disk
 
@@ -113,7 +113,7 @@ def test_damaged_files_are_made_anew(tmp_path, kind, damage):
 
 def test_other_work_is_not_taken_for_this(tmp_path):
     work(tmp_path, key="a" * 32)
-    with patch.object(streaming._Work, "tile", lambda *a: pytest.fail("computes")), pytest.raises(pytest.fail.Exception):
+    with patch.object(tiles.Tiles, "tile", lambda *a: pytest.fail("computes")), pytest.raises(pytest.fail.Exception):
         work(tmp_path, key="b" * 32)
 
 

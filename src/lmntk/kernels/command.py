@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmntk.errors import UserError
+from lmntk.execution.local import chosen_executor
 from lmntk.kernels.compute import compute_kernels, origin
 from lmntk.kernels.contraction import FORMULAS, kernel_names
 from lmntk.kernels.groups import group_of_layer
@@ -45,6 +46,9 @@ def compute_to_folder(
     memory: str | None = None,
     scratch: Path | None = None,
     keep_factors: bool = False,
+    engine: str = "local",
+    address: str | None = None,
+    workers: int | None = None,
     all_logits: bool = False,
     untie_head: bool = False,
     groups: bool = False,
@@ -80,7 +84,8 @@ def compute_to_folder(
         reduce=label_words_reduce,
     )
     grouping = group_of_layer if groups else None
-    settings = Settings(batch_size, budget, not keep_noise, grouping, scratch or out / "scratch", keep_factors)
+    executor = chosen_executor(engine, address, workers)
+    settings = Settings(batch_size, budget, not keep_noise, grouping, scratch or out / "scratch", keep_factors, executor)
     filtered = ParameterFilter(**(parameters or {}))
     expected = origin(pretrained, encoder, texts["train"], texts["eval"], all_logits=all_logits, parameters=filtered, settings=settings)
     files: dict[str, list[int]] = {}

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from lmntk.errors import UserError
 from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.kernel import KERNEL_VERSION, Kernel
-from lmntk.kernels.streaming import Report, Settings, stream_kernels, whole
+from lmntk.kernels.streaming import Settings, stream_kernels, whole
+from lmntk.kernels.tiles import Report
 from lmntk.models.building import prompt_model
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.fingerprint import fingerprint

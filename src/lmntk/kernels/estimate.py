@@ -16,7 +16,7 @@ from lmntk.memory import shown_bytes
 from lmntk.prompts.encoding import EncodedText
 
 GPU_RATE = 10e12  # operations a second: half of what an 80 GB A100 does in float32 (19.5e12, its data sheet), without tensor cores
-GPU_MEMORY = 80e9
+DISK_RATE = 1e9  # bytes a second, of row factors read once a tile: of a file that was just written, mostly from the system's cache
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,11 @@ def estimate(
     shapes = shapes_of(found[0], few[-1].length)
     all_tokens = sum(count * length for name in groups for count, length in batches[name])  # padding is computed too
     rows = {row for row, _ in pairs}
-    operations = Operations()
+    operations, read = Operations(), 0.0
     for column in dict.fromkeys(column for _, column in pairs):
         wanted = [row for row, other in pairs if other == column]
         tiles = 1 if column in rows else -(-len(texts[column]) // schedule.chunk)
+        read += schedule.disk * tiles
         panel = [batch for row in wanted for batch in batches[row]]
         operations += contraction(shapes, panel, batches[column], trial.outputs, kernel_names(formulas), tiles, wanted == [column])
     capture_operations = counter.get_total_flops() * all_tokens / tokens
@@ -119,7 +120,7 @@ def estimate(
         factor_bytes=trial.factors / trial.tokens * all_tokens,
         disk=schedule.disk,
         peak=schedule.peak,
-        seconds=seconds * all_tokens / tokens + rates.seconds(operations),
+        seconds=seconds * all_tokens / tokens + rates.seconds(operations) + read / DISK_RATE,
         gpu_seconds=(capture_operations + operations.total) / GPU_RATE,
     )
 

@@ -13,7 +13,7 @@ from lmntk.errors import UserError
 from lmntk.kernels.gram import TILE_BYTES
 from lmntk.memory import shown_bytes
 
-MARGIN = 96 * 2**20  # what libraries take when they are first used, and what freed memory leaves in pieces
+MARGIN = 192 * 2**20  # what libraries take when they are first used, and what freed memory leaves in pieces
 DOUBLE = 8
 MOST_COLUMNS = 256  # of a tile: more save little, and are lost together when a run is cut short
 

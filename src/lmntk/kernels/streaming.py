@@ -14,22 +14,21 @@ import torch
 from torch import Tensor
 
 from lmntk.errors import UserError
+from lmntk.execution.local import Executor, Local
 from lmntk.kernels.calibration import rates_of
 from lmntk.kernels.capturing import Capturing
 from lmntk.kernels.contraction import kernel_names
 from lmntk.kernels.estimate import Estimate, estimate
-from lmntk.kernels.gram import EVERYTHING, Grouping, Panel, gram
+from lmntk.kernels.gram import EVERYTHING, Grouping
 from lmntk.kernels.schedule import Schedule, Trial, make_schedule
 from lmntk.kernels.scratch import Scratch
-from lmntk.memory import default_memory, trim
+from lmntk.kernels.tiles import LOGITS, NOISE, SEPARATOR, Job, Report, TileMaker, in_order
+from lmntk.memory import default_memory
 from lmntk.models.logit_model import LogitModel
 from lmntk.prompts.encoding import EncodedText
 from lmntk.tangents.coverage import Coverage
-from lmntk.tangents.factors import Tangents
-from lmntk.tangents.noise import NoiseSearch, silence
 
 Pair = tuple[str, str]
-Report = Callable[[int, int], None]  # texts captured, pairs of texts contracted, since the last call
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ class Settings:
         grouping: from a parameter's name to its group, for per-group values.
         scratch: a folder for row factors that do not fit into memory, and for finished tiles; without one there is neither.
         keep_factors: leave all texts' factors in the scratch folder.
+        executor: where tiles are made: here, or on a cluster.
     """
 
     batch_size: int = 32
@@ -51,6 +51,7 @@ class Settings:
     grouping: Grouping | None = None
     scratch: Path | None = None
     keep_factors: bool = False
+    executor: Executor = field(default_factory=Local)
 
     def cut(self) -> dict[str, object]:
         """Returns what the cut of the work depends on, and so its numbers' last bits."""
@@ -76,97 +77,6 @@ class Streamed:
     schedule: Schedule
 
 
-@dataclass
-class _Rows:
-    """The row texts of one group: their factors, silenced and not, and their order."""
-
-    batches: list[Tangents]
-    silenced: list[Tangents]
-    order: list[int]
-
-
-class _Work:
-    """One call of ``stream_kernels``: the texts, how they are captured and cut, and what is kept on the way."""
-
-    def __init__(
-        self,
-        capturing: Capturing,
-        texts: Mapping[str, Sequence[EncodedText]],
-        formulas: Sequence[str],
-        schedule: Schedule,
-        settings: Settings,
-        scratch: Scratch | None,
-        report: Report,
-    ) -> None:
-        self.capturing, self.texts, self.formulas, self.schedule = capturing, texts, formulas, schedule
-        self.settings, self.scratch, self.report = settings, scratch, report
-        self.rows: dict[str, _Rows] = {}
-        self.noise: dict[str, int] = {}
-
-    def captured(self, group: str, texts: Sequence[EncodedText], start: int, on_disk: bool, search: NoiseSearch | None = None) -> _Rows:
-        """Returns the tangents of texts, in memory or on disk, where earlier ones are taken as they are."""
-        found: list[Tangents] = []
-        order: list[int] = []
-        for chosen in self.capturing.batches(texts):
-            place = start + len(order)
-            stored = self.scratch.factors(group, place, self.capturing.device) if on_disk and self.scratch is not None else None
-            if stored is not None and len(stored) == len(chosen):
-                batches = [stored]
-            else:
-                batches = self.capturing.of_batch([texts[index] for index in chosen])
-            for batch in batches:
-                if search is not None:
-                    search.add(batch)
-                if on_disk and batch is not stored:
-                    assert self.scratch is not None
-                    batch = self.scratch.save_factors(group, place, batch, self.capturing.device)
-                place += len(batch)
-                found.append(batch)
-            order += chosen
-            self.report(len(chosen), 0)
-        return _Rows(found, found, order)
-
-    def take_rows(self, names: Sequence[str]) -> None:
-        """Captures the row groups that are not there yet."""
-        for name in names:
-            if name in self.rows:
-                continue
-            search = NoiseSearch() if self.settings.drop_noise and set(self.formulas) != {"sgd"} else None
-            rows = self.captured(name, self.texts[name], 0, self.schedule.rows_on_disk, search)
-            masks = {} if search is None else search.masks()
-            # a zero on the row side leaves a coordinate out of every product, so columns get no mask, not even those
-            # that are rows of other kernels: a kernel does not depend on what else is computed beside it
-            rows.silenced = [silence(batch, masks) for batch in rows.batches]
-            if search is not None:
-                self.noise[name] = sum(int(mask.sum()) for mask in masks.values())
-            self.rows[name] = rows
-
-    def tile(self, rows: Sequence[str], column: str, start: int, stop: int) -> dict[str, Tensor]:
-        """Returns the kernels of all row groups with a chunk of a column group, and the chunk's logits, in the texts' order."""
-        self.take_rows(rows)
-        if column in self.rows:
-            columns = self.rows[column]
-        else:
-            columns = self.captured(column, self.texts[column][start:stop], start, self.settings.keep_factors)
-        panel = Panel([batch for row in rows for batch in self.rows[row].silenced])
-        found = gram(panel, panel if list(rows) == [column] else Panel(columns.batches), self.formulas, self.settings.grouping)
-        self.report(0, len(panel) * len(columns.order))
-        values = {"logits": _in_order(torch.cat([batch.logits for batch in columns.batches]), columns.order).double().cpu()}
-        offset = 0
-        for row in rows:
-            order = self.rows[row].order
-            for name, groups in found.items():
-                for group, block in groups.items():
-                    part = block[offset : offset + len(order)].cpu()
-                    target = torch.empty_like(part)
-                    target[torch.tensor(order)[:, None], :, torch.tensor(columns.order)[None, :]] = part.permute(0, 2, 1, 3)
-                    values[_SEPARATOR.join((row, name, group))] = target
-            values[_SEPARATOR.join((row, _NOISE))] = torch.tensor(self.noise.get(row, -1))
-            offset += len(order)
-        return values
-
-
-_SEPARATOR, _NOISE = "\t", "noise"
 MACHINE = "machine.json"  # this machine's speed, beside the scratch folder
 
 
@@ -208,43 +118,75 @@ def stream_kernels(
     scratch = Scratch(settings.scratch, key) if settings.scratch is not None and key else None
     row_names = list(dict.fromkeys(row for row, _ in pairs))
     schedule = _schedule(capturing, texts, pairs, formulas, settings, scratch, announce)
-    capturing.batch_size = schedule.batch_size
-    work = _Work(capturing, texts, formulas, schedule, settings, scratch, report)
+    maker = TileMaker(
+        model,
+        trainable,
+        pad_id,
+        {name: texts[name] for name in every},
+        list(formulas),
+        schedule,
+        capturing.coverage,
+        settings.drop_noise,
+        settings.grouping,
+        settings.keep_factors,
+        None if scratch is None or settings.scratch is None else (settings.scratch, key),
+        row_names,
+        report,
+    )
+    jobs = _jobs(texts, pairs, row_names, schedule.chunk)
+    tiles: dict[str, dict[str, Tensor]] = {}
+    for job in jobs:
+        earlier = None if scratch is None else scratch.tile(job.name)
+        if earlier is not None:
+            tiles[job.name] = earlier
+            report(job.stop - job.start, sum(len(texts[row]) for row in job.rows) * (job.stop - job.start))
+    missing = [job for job in jobs if job.name not in tiles]
+    for place, tile in settings.executor.run(maker, missing):
+        if scratch is not None:
+            scratch.save_tile(missing[place].name, tile)
+        tiles[missing[place].name] = tile
+    kernels, logits, noise = _assembled(jobs, tiles, texts)
+    for name in every:
+        if name not in logits:  # a row group that is no column
+            own = maker()
+            own.take_rows([name])
+            values, order = torch.cat([batch.logits for batch in own.rows[name].batches]), own.rows[name].order
+            logits[name] = in_order(values, order).double().cpu()
+    assert all(set(kernels[pair]) == set(names) for pair in pairs)
+    return Streamed(kernels, logits, capturing.coverage, noise, schedule)
+
+
+def _jobs(texts: Mapping[str, Sequence[EncodedText]], pairs: Sequence[Pair], row_names: Sequence[str], chunk: int) -> list[Job]:
+    """Returns the tiles to make: of a column group in chunks, or whole where it is a row group too, whose factors are there anyway."""
+    jobs = []
+    for column in dict.fromkeys(column for _, column in pairs):
+        rows = tuple(row for row in row_names if (row, column) in set(pairs))
+        size = len(texts[column]) if column in row_names else chunk
+        jobs += [Job(rows, column, start, min(start + size, len(texts[column]))) for start in range(0, len(texts[column]), size)]
+    return jobs
+
+
+def _assembled(
+    jobs: Sequence[Job], tiles: Mapping[str, dict[str, Tensor]], texts: Mapping[str, Sequence[EncodedText]]
+) -> tuple[dict[Pair, dict[str, dict[str, Tensor]]], dict[str, Tensor], dict[str, int]]:
+    """Returns kernels, logits and noise of all tiles, in the texts' order."""
     kernels: dict[Pair, dict[str, dict[str, Tensor]]] = {}
     logits: dict[str, list[Tensor]] = {}
     noise: dict[str, int] = {}
-    for column in dict.fromkeys(column for _, column in pairs):
-        rows = [row for row in row_names if (row, column) in set(pairs)]
-        size = len(texts[column]) if column in row_names else schedule.chunk
-        for start in range(0, len(texts[column]), size):
-            stop = min(start + size, len(texts[column]))
-            name = f"{column}-{start:06d}"
-            tile = None if scratch is None else scratch.tile(name)
-            if tile is None:
-                tile = work.tile(rows, column, start, stop)
-                if scratch is not None:
-                    scratch.save_tile(name, tile)
-                trim()
+    for job in jobs:
+        for label, values in tiles[job.name].items():
+            row, *what = label.split(SEPARATOR)
+            if label == LOGITS:
+                logits.setdefault(job.column, []).append(values)
+            elif what == [NOISE]:
+                noise |= {row: int(values)} if int(values) >= 0 else {}
             else:
-                report(stop - start, sum(len(texts[row]) for row in rows) * (stop - start))
-            logits.setdefault(column, []).append(tile.pop("logits"))
-            for label, values in tile.items():
-                row, *what = label.split(_SEPARATOR)
-                if what == [_NOISE]:
-                    noise |= {row: int(values)} if int(values) >= 0 else {}
-                    continue
-                target = kernels.setdefault((row, column), {}).setdefault(what[0], {})
+                target = kernels.setdefault((row, job.column), {}).setdefault(what[0], {})
                 if what[1] not in target:
                     n, c, _, d = values.shape
-                    target[what[1]] = torch.empty(n, c, len(texts[column]), d, dtype=torch.float64)
-                target[what[1]][:, :, start:stop] = values
-    for name in every:
-        if name not in logits:  # a row group that is no column
-            work.take_rows([name])
-            own = work.rows[name]
-            logits[name] = [_in_order(torch.cat([batch.logits for batch in own.batches]), own.order).double().cpu()]
-    assert all(set(kernels[pair]) == set(names) for pair in pairs)
-    return Streamed(kernels, {name: torch.cat(parts) for name, parts in logits.items()}, capturing.coverage, noise, schedule)
+                    target[what[1]] = torch.empty(n, c, len(texts[job.column]), d, dtype=torch.float64)
+                target[what[1]][:, :, job.start : job.stop] = values
+    return kernels, {name: torch.cat(parts) for name, parts in logits.items()}, noise
 
 
 def finish(settings: Settings, key: str) -> None:
@@ -326,13 +268,6 @@ def _schedule(
             scratch.check_room(schedule.disk)
         scratch.keep_schedule(schedule.as_dict())
     return schedule
-
-
-def _in_order(values: Tensor, order: Sequence[int]) -> Tensor:
-    """Returns rows that were computed in ``order`` in the order of the texts."""
-    restored = torch.empty_like(values)
-    restored[torch.as_tensor(order, device=values.device)] = values
-    return restored
 
 
 def whole(groups: Mapping[str, Tensor]) -> Tensor:

@@ -157,6 +157,30 @@ class Tangents:
         return sum(storages.values())
 
 
+def packed(tangents: Tangents) -> Tangents:
+    """Returns the tangents with every tensor contiguous, as they come back from disk: how a tensor lies changes a product's last bits."""
+    made: dict[int, Tensor] = {}
+
+    def lying(tensor: Tensor) -> Tensor:
+        if tensor.is_contiguous():
+            return tensor
+        if id(tensor) not in made:
+            made[id(tensor)] = tensor.contiguous()
+        return made[id(tensor)]
+
+    def of(factors: Factors) -> Factors:
+        if isinstance(factors, OuterFactors):
+            return replace(factors, inputs=lying(factors.inputs), output_gradients=lying(factors.output_gradients))
+        if isinstance(factors, RowFactors):
+            return RowFactors(lying(factors.ids), lying(factors.values))
+        if isinstance(factors, DenseFactors):
+            return replace(factors, values=lying(factors.values))
+        parts = (None if part is None else of(part) for part in factors.parts)
+        return StackedFactors(tuple(part if isinstance(part, OuterFactors) else None for part in parts))
+
+    return Tangents(tangents.logits, {name: of(factors) for name, factors in tangents.factors.items()})
+
+
 def sum_over_uses(terms: Tensor, cancellations: Tensor | None = None) -> DenseFactors:
     """Returns the dense gradients sum_t terms[c, n, t, p], with their cancellation.
 

@@ -1,0 +1,53 @@
+"""Jobs one after the other, in this process; and what every executor offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+from lmntk.errors import UserError
+
+Worker = Callable[[Any], Any]  # from a job to its result
+
+
+class Executor(Protocol):
+    """Runs jobs that do not depend on each other, each any number of times if need be."""
+
+    def run(self, make_worker: Callable[[], Worker], jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Yields each job's place and result, as they come.
+
+        Args:
+            make_worker: returns what does jobs; called once in each process, where it may take memory and time.
+            jobs: plain data.
+        """
+        ...
+
+
+class Local:
+    """In this process, in order."""
+
+    def run(self, make_worker: Callable[[], Worker], jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Yields each job's place and result."""
+        worker = make_worker() if jobs else None
+        for place, job in enumerate(jobs):
+            assert worker is not None
+            yield place, worker(job)
+
+
+def chosen_executor(engine: str, address: str | None = None, workers: int | None = None) -> Executor:
+    """Returns the executor of an engine's name.
+
+    Raises:
+        UserError: there is no such engine, or it takes no address or workers.
+    """
+    if engine == "ray":
+        import torch
+
+        from lmntk.execution.ray_cluster import RayCluster
+
+        return RayCluster(address, workers, None if workers is None and address is None else torch.get_num_threads())
+    if engine != "local":
+        raise UserError(f"engine: {engine!r} is not one of local, ray")
+    if address is not None or workers is not None:
+        raise UserError(f"{'address' if address is not None else 'workers'}: the local engine has none; add --engine ray")
+    return Local()

@@ -1,0 +1,177 @@
+"""One tile of the work: the kernels of all row texts that want it with a chunk of column texts.
+
+A ``TileMaker`` is all that a process needs to make tiles, so that any process can: it holds the model and the texts, takes the row texts'
+factors when the first tile wants them, and keeps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmntk.kernels.capturing import Capturing
+from lmntk.kernels.gram import Grouping, Panel, gram
+from lmntk.kernels.schedule import Schedule
+from lmntk.kernels.scratch import Scratch
+from lmntk.memory import trim
+from lmntk.models.logit_model import LogitModel
+from lmntk.prompts.encoding import EncodedText
+from lmntk.tangents.coverage import Coverage
+from lmntk.tangents.factors import Tangents, packed
+from lmntk.tangents.noise import NoiseSearch, silence
+from lmntk.tangents.rules import RULES
+
+Report = Callable[[int, int], None]  # texts captured, pairs of texts contracted, since the last call
+SEPARATOR, NOISE, LOGITS = "\t", "noise", "logits"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A tile to make: which row groups, and which texts of a column group."""
+
+    rows: tuple[str, ...]
+    column: str
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        """A name among the work's tiles."""
+        return f"{self.column}-{self.start:06d}"
+
+
+def nothing(captured: int, contracted: int) -> None:
+    """Takes a report and does nothing."""
+
+
+@dataclass
+class TileMaker:
+    """Everything that the tiles of a piece of work depend on; called, it is ready to make them.
+
+    In another process it stands for itself: models, rules of the user's own and texts go along.
+    """
+
+    model: LogitModel
+    trainable: Mapping[str, torch.nn.Parameter]
+    pad_id: int
+    texts: Mapping[str, Sequence[EncodedText]]
+    formulas: Sequence[str]
+    schedule: Schedule
+    coverage: Coverage
+    drop_noise: bool
+    grouping: Grouping | None
+    keep_factors: bool
+    scratch: tuple[Path, str] | None
+    row_names: Sequence[str] = ()
+    report: Report = nothing
+    rules: Mapping[Any, Any] = field(default_factory=lambda: dict(RULES))
+
+    def __call__(self) -> Tiles:
+        """Returns what makes tiles, in this process; on a GPU if the process was given one."""
+        RULES.update(self.rules)
+        return Tiles(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "report": nothing}  # it tells this process
+
+
+@dataclass
+class _Rows:
+    """The row texts of one group: their factors, silenced and not, and their order."""
+
+    batches: list[Tangents]
+    silenced: list[Tangents]
+    order: list[int]
+
+
+class Tiles:
+    """Makes tiles in this process; the row texts' factors stay from one to the next."""
+
+    def __init__(self, maker: TileMaker) -> None:
+        every = [text for part in maker.texts.values() for text in part]
+        size = maker.schedule.batch_size
+        self.capturing = Capturing(maker.model, maker.trainable, maker.pad_id, every, size, maker.coverage)
+        self.maker, self.texts, self.formulas = maker, maker.texts, maker.formulas
+        self.scratch = None if maker.scratch is None else Scratch(*maker.scratch)
+        self.rows: dict[str, _Rows] = {}
+        self.noise: dict[str, int] = {}
+
+    def __call__(self, job: Job) -> dict[str, Tensor]:
+        """Returns a tile."""
+        values = self.tile(job.rows, job.column, job.start, job.stop)
+        trim()
+        return values
+
+    def captured(self, group: str, texts: Sequence[EncodedText], start: int, on_disk: bool, search: NoiseSearch | None = None) -> _Rows:
+        """Returns the tangents of texts, in memory or on disk, where earlier ones are taken as they are."""
+        found: list[Tangents] = []
+        order: list[int] = []
+        for chosen in self.capturing.batches(texts):
+            place = start + len(order)
+            stored = self.scratch.factors(group, place, self.capturing.device) if on_disk and self.scratch is not None else None
+            if stored is not None and len(stored) == len(chosen):
+                batches = [stored]
+            else:
+                batches = [packed(batch) for batch in self.capturing.of_batch([texts[index] for index in chosen])]
+            for batch in batches:
+                if search is not None:
+                    search.add(batch)
+                if on_disk and batch is not stored:
+                    assert self.scratch is not None
+                    batch = self.scratch.save_factors(group, place, batch, self.capturing.device)
+                place += len(batch)
+                found.append(batch)
+            order += chosen
+            self.maker.report(len(chosen), 0)
+        return _Rows(found, found, order)
+
+    def take_rows(self, names: Sequence[str]) -> None:
+        """Captures the row groups that are not there yet."""
+        for name in names:
+            if name in self.rows:
+                continue
+            search = NoiseSearch() if self.maker.drop_noise and set(self.formulas) != {"sgd"} else None
+            rows = self.captured(name, self.texts[name], 0, self.maker.schedule.rows_on_disk, search)
+            masks = {} if search is None else search.masks()
+            # a zero on the row side leaves a coordinate out of every product, so columns get no mask, not even those
+            # that are rows of other kernels: a kernel does not depend on what else is computed beside it
+            rows.silenced = [silence(batch, masks) for batch in rows.batches]
+            if search is not None:
+                self.noise[name] = sum(int(mask.sum()) for mask in masks.values())
+            self.rows[name] = rows
+
+    def tile(self, rows: Sequence[str], column: str, start: int, stop: int) -> dict[str, Tensor]:
+        """Returns the kernels of all row groups with a chunk of a column group, and the chunk's logits, in the texts' order."""
+        self.take_rows([*rows, *([column] if column in self.maker.row_names else [])])
+        if column in self.rows:
+            columns = self.rows[column]
+        else:
+            columns = self.captured(column, self.texts[column][start:stop], start, self.maker.keep_factors)
+        panel = Panel([batch for row in rows for batch in self.rows[row].silenced])
+        found = gram(panel, panel if list(rows) == [column] else Panel(columns.batches), self.formulas, self.maker.grouping)
+        self.maker.report(0, len(panel) * len(columns.order))
+        values = {LOGITS: in_order(torch.cat([batch.logits for batch in columns.batches]), columns.order).double().cpu()}
+        offset = 0
+        for row in rows:
+            order = self.rows[row].order
+            for name, groups in found.items():
+                for group, block in groups.items():
+                    part = block[offset : offset + len(order)].cpu()
+                    target = torch.empty_like(part)
+                    target[torch.tensor(order)[:, None], :, torch.tensor(columns.order)[None, :]] = part.permute(0, 2, 1, 3)
+                    values[SEPARATOR.join((row, name, group))] = target
+            values[SEPARATOR.join((row, NOISE))] = torch.tensor(self.noise.get(row, -1))
+            offset += len(order)
+        return values
+
+
+def in_order(values: Tensor, order: Sequence[int]) -> Tensor:
+    """Returns rows that were computed in ``order`` in the order of the texts."""
+    restored = torch.empty_like(values)
+    restored[torch.as_tensor(order, device=values.device)] = values
+    return restored
