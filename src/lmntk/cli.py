@@ -268,6 +268,10 @@ def kernel(
     exclude: ExcludeOption = None,
     groups: GroupsOption = False,
     keep_noise: NoiseOption = False,
+    factors: Annotated[Path | None, typer.Option(help="a folder that --keep-factors left, in place of model, texts and prompt")] = None,
+    pair: Annotated[str | None, typer.Option(help="of the factors of a run: ROWS,COLUMNS")] = None,
+    lora_rank: Annotated[int | None, typer.Option(help="of the factors: LoRA's kernel at its start, B = 0", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="of LoRA's random A")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Kernels alone: OUT/<formula>.safetensors with ``values`` [N, C, M, C] in float64, and OUT/logits.safetensors.
@@ -276,7 +280,25 @@ def kernel(
 
     Example: lmntk kernel --model roberta-base --train train.jsonl --eval test.jsonl --template "{a} It was {mask}."
     --label-words terrible,great --formulas sgd --out kernels
+
+    Once more, from factors that --keep-factors left, without the model: lmntk kernel --factors kernels/scratch --lora-rank 8 --out lora
     """
+    if factors is not None:
+        given = _given(model=model, train=train, eval=evaluate, template=template or None, label_words=label_words)
+        if given or out is None:
+            what = f"--{next(iter(given)).replace('_', '-')}: the factors have it; leave it out" if given else "--out missing"
+            raise UserError(f"kernel: {what}")
+        from lmntk.kernels.command import kernels_of_factors
+
+        made = kernels_of_factors(
+            factors, out, pair=_listed(pair or ""), groups=groups, keep_noise=keep_noise, include=_listed(include or ""),
+            exclude=_listed(exclude or ""), biases_only=biases_only, lora_rank=lora_rank, seed=seed,
+            **_given(formulas=formulas and _listed(formulas)),
+        )  # fmt: skip
+        _print_kernels(made, as_json)
+        return
+    if lora_rank is not None or pair is not None:
+        raise UserError(f"kernel: --{'pair' if pair is not None else 'lora-rank'} is of kept factors; give their folder with --factors")
     needed = {
         "--model": model, "--train": train, "--eval": evaluate, "--template": template or None, "--label-words": label_words, "--out": out,
     }  # fmt: skip
@@ -299,6 +321,10 @@ def kernel(
             ),
         )
     )  # fmt: skip
+    _print_kernels(written, as_json)
+
+
+def _print_kernels(written: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(written, indent=1))
     else:

@@ -12,13 +12,17 @@ from model_table import TABLE, pad_id, random_texts
 
 from lmntk.errors import UserError
 from lmntk.kernels import streaming, tiles
+from lmntk.kernels.kept import Choice, KeptFactors, LowRank
 from lmntk.kernels.schedule import MARGIN, Schedule, Trial, make_schedule
 from lmntk.kernels.scratch import Scratch
 from lmntk.kernels.streaming import Settings, finish, stream_kernels
 from lmntk.memory import peak_of, resident
+from lmntk.models.filters import ParameterFilter
+from lmntk.prompts.batching import collate
 
 FORMULAS = ["sgd", "signgd", "asigngd"]
 PAIRS = [("a", "a"), ("a", "c"), ("b", "c"), ("b", "b")]
+LENGTHS = {"a": [5, 4, 6], "b": [4, 4], "c": [3, 7, 5, 6, 4]}
 KEY = "0123456789abcdef0123456789abcdef"
 
 
@@ -206,3 +210,88 @@ def test_what_a_body_takes_is_seen():
     assert size < 64 * 2**20
     assert resident() > 0
     assert len(kept) == 2**20
+
+
+@pytest.mark.parametrize("formulas", [["sgd"], FORMULAS])
+def test_kept_factors_give_the_kernels_again(tmp_path, formulas):
+    whole = work(tmp_path, keep=True)
+    finish(Settings(scratch=tmp_path, keep_factors=True), KEY)
+    kept = KeptFactors(tmp_path)
+    assert kept.pairs == PAIRS
+    for pair in PAIRS:
+        found, noise = kept.kernels(pair, formulas)
+        assert noise == (whole.noise[pair[0]] if formulas != ["sgd"] else 0)
+        for name, groups in found.items():
+            torch.testing.assert_close(groups["all"], whole.kernels[pair][name]["all"], rtol=1e-5, atol=1e-5)
+    for group, values in whole.logits.items():
+        torch.testing.assert_close(kept.logits(group), values)
+
+
+def test_a_choice_of_parameters_of_kept_factors(tmp_path):
+    row = TABLE["bert"]
+    model = row.model(2).float()
+    work(tmp_path, keep=True)
+    kept = KeptFactors(tmp_path)
+    texts = {
+        group: random_texts(row, lengths, i)
+        for i, (group, lengths) in enumerate({"a": [5, 4, 6], "b": [4, 4], "c": [3, 7, 5, 6, 4]}.items())
+    }
+    for chosen in (
+        ParameterFilter(include=("*.layer.1.*",)),
+        ParameterFilter(biases_only=True),
+        ParameterFilter(exclude=("*embeddings*",)),
+    ):
+        expected = stream_kernels(model, texts, [("a", "c")], ["sgd"], chosen.select(model), pad_id(model)).kernels["a", "c"]["sgd"]["all"]
+        found, _ = kept.kernels(("a", "c"), ["sgd"], Choice(chosen.include, chosen.exclude, chosen.biases_only))
+        torch.testing.assert_close(found["sgd"]["all"], expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="nothing is left"):
+        kept.kernels(("a", "c"), ["sgd"], Choice(include=("nobody",)))
+
+
+def test_low_rank_kernels_are_those_of_peft_at_its_start(tmp_path):
+    """LoRA with our A on every linear map, B = 0: the gradient of B is G A^T, up to LoRA's own scale of one."""
+    work(tmp_path, keep=True)
+    kept = KeptFactors(tmp_path)
+    low_rank = LowRank(3, seed=5)
+    row = TABLE["bert"]
+    model = row.model(2).float()
+    texts = random_texts(row, [5, 4, 6], 0)
+    weights = {name: dict(model.named_parameters())[name] for name in kept.index["adaptable"]}
+    features = []
+    for text in texts:
+        logits = model(collate([text], pad_id(model)))[0]
+        rows = [torch.autograd.grad(logit, list(weights.values()), retain_graph=True) for logit in logits]
+        projected = [
+            torch.cat([(g @ low_rank.matrix(n, g.shape[1], g).T).flatten() for n, g in zip(weights, part, strict=True)]) for part in rows
+        ]
+        features.append(torch.stack(projected))
+    stacked = torch.stack(features)
+    found, _ = kept.kernels(("a", "a"), ["sgd"], Choice(low_rank=low_rank))
+    torch.testing.assert_close(found["sgd"]["all"].float(), torch.einsum("ncp,mdp->ncmd", stacked, stacked), rtol=1e-3, atol=1e-4)
+
+
+def test_the_mean_of_low_rank_kernels_is_the_kernel_of_the_adapted_weights(tmp_path):
+    work(tmp_path, keep=True)
+    kept = KeptFactors(tmp_path)
+    expected = kept.kernels(("a", "c"), ["sgd"], Choice(include=tuple(kept.index["adaptable"])))[0]["sgd"]["all"]
+
+    def distance(rank, draws):
+        found = [kept.kernels(("a", "c"), ["sgd"], Choice(low_rank=LowRank(rank, seed)))[0]["sgd"]["all"] for seed in range(draws)]
+        return float((torch.stack(found).mean(0) - expected).norm() / expected.norm())
+
+    assert distance(8, 40) < 0.12
+    assert distance(64, 2) < distance(1, 2)
+
+
+def test_kept_factors_that_are_not_there(tmp_path):
+    with pytest.raises(UserError, match="holds none; keep some with"):
+        KeptFactors(tmp_path)
+    work(tmp_path / "s", keep=True)
+    with pytest.raises(UserError, match="'b,a' is not there; there are a,a; a,c"):
+        KeptFactors(tmp_path / "s").kernels(("b", "a"), ["sgd"])
+    next((tmp_path / "s").rglob("factors/c-*")).unlink()
+    with pytest.raises(UserError, match="files of 'c' are missing"):
+        KeptFactors(tmp_path / "s").kernels(("a", "c"), ["sgd"])
+    work(tmp_path / "s", key="f" * 32, keep=True)
+    with pytest.raises(UserError, match="holds 2 pieces of work; name one"):
+        KeptFactors(tmp_path / "s")

@@ -9,9 +9,10 @@ from typing import Any
 
 from lmntk.errors import UserError
 from lmntk.execution.local import chosen_executor
-from lmntk.kernels.compute import compute_kernels, origin
+from lmntk.kernels.compute import as_kernels, compute_kernels, origin
 from lmntk.kernels.contraction import FORMULAS, kernel_names
 from lmntk.kernels.groups import group_of_layer
+from lmntk.kernels.kept import Choice, KeptFactors, LowRank
 from lmntk.kernels.kernel import Kernel, save_tensors
 from lmntk.kernels.streaming import Settings, finish
 from lmntk.memory import default_memory, parse_bytes
@@ -21,9 +22,61 @@ from lmntk.models.loading import load_pretrained
 from lmntk.prompts.encoding import fitting_length
 from lmntk.prompts.ensemble import make_prompt_encoder
 from lmntk.prompts.label_words import Reduce
+from lmntk.provenance import versions
 from lmntk.tasks import read_jsonl
 
 DEFAULT_LENGTH = 128  # tokens
+
+
+def kernels_of_factors(
+    factors: Path,
+    out: Path,
+    formulas: Sequence[str] = FORMULAS,
+    pair: Sequence[str] = (),
+    groups: bool = False,
+    keep_noise: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    biases_only: bool = False,
+    lora_rank: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Writes ``out/<formula>.safetensors`` and ``out/logits.safetensors`` from factors that ``keep_factors`` left; no model is loaded.
+
+    Raises:
+        UserError: no factors, no such pair, nothing left of the choice, files in ``out`` already.
+    """
+    _check_formulas(formulas)
+    kept = KeptFactors(factors)
+    chosen = tuple(pair) or kept.pairs[0]
+    if not pair and len(kept.pairs) > 1:
+        raise UserError(f"pair: the factors are of several; choose one of {'; '.join(','.join(one) for one in kept.pairs)}")
+    if len(chosen) != 2:
+        raise UserError(f"pair: {','.join(chosen)!r} is not ROWS,COLUMNS")
+    there = [formula for formula in formulas if (out / f"{formula}.safetensors").exists()]
+    if there:
+        raise UserError(f"out: {str(out / there[0])!r}.safetensors is there already; name another folder")
+    low_rank = None if lora_rank is None else LowRank(lora_rank, seed)
+    choice = Choice(tuple(include), tuple(exclude), biases_only, low_rank)
+    found, noise = kept.kernels((chosen[0], chosen[1]), formulas, choice, group_of_layer if groups else None, not keep_noise)
+    provenance = {
+        "factors": kept.folder.name, "pair": list(chosen), "parameters": {"include": list(include), "exclude": list(exclude),
+        "biases_only": biases_only, "lora_rank": lora_rank, "seed": seed if low_rank else None},
+        "noise_coordinates_left_out": noise, "versions": versions(),
+    }  # fmt: skip
+    files: dict[str, list[int]] = {}
+    for formula, kernel in as_kernels(found, formulas, groups, provenance).items():
+        kernel.save(out / f"{formula}.safetensors")
+        files[str(out / f"{formula}.safetensors")] = list(kernel.values.shape)
+    logits = {side: kept.logits(group).cpu().numpy() for side, group in zip(("train", "eval"), chosen, strict=True)}
+    save_tensors(out / "logits.safetensors", logits, {"provenance": json.dumps(provenance, sort_keys=True)})
+    return {"files": files, "coverage": f"from the factors in {kept.folder}", "provenance": provenance}
+
+
+def _check_formulas(formulas: Sequence[str]) -> None:
+    unknown = [formula for formula in formulas if formula not in FORMULAS]
+    if unknown or not formulas:
+        raise UserError(f"formulas: {unknown[0] if unknown else ''!r} is not one of {', '.join(FORMULAS)}")
 
 
 def compute_to_folder(
@@ -60,9 +113,7 @@ def compute_to_folder(
     Raises:
         UserError: a mistake in the files, the prompt or the model; a kernel of something else in ``out``.
     """
-    unknown = [formula for formula in formulas if formula not in FORMULAS]
-    if unknown or not formulas:
-        raise UserError(f"formulas: {unknown[0] if unknown else ''!r} is not one of {', '.join(FORMULAS)}")
+    _check_formulas(formulas)
     words = [word.strip() for word in label_words.split(",")] if isinstance(label_words, str) else list(label_words)
     if out.exists() and not out.is_dir():
         raise UserError(f"out: {str(out)!r} is a file; name a folder")

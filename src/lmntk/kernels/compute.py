@@ -119,7 +119,7 @@ def compute_kernels(
         "noise_coordinates_left_out": streamed.noise.get("train", 0),
         "versions": versions(),
     }
-    kernels = _kernels(streamed.kernels["train", "eval"], formulas, settings, provenance)
+    kernels = as_kernels(streamed.kernels["train", "eval"], formulas, groups, provenance)
     return Computed(kernels, {side: streamed.logits[side].numpy() for side in ("train", "eval")}, streamed.coverage, work)
 
 
@@ -170,7 +170,7 @@ def module_kernels(
     found = gram(Panel([silence(batch, masks) for batch in rows]), columns, formulas, settings.grouping)
     provenance = {"module": type(module).__name__, "model": fingerprint(module), "parameters": sorted(chosen), "versions": versions()}
     return Computed(
-        _kernels(found, formulas, settings, provenance),
+        as_kernels(found, formulas, settings.grouping is not None, provenance),
         {side: torch.cat([b.logits for b in part]).double().cpu().numpy() for side, part in (("train", rows), ("eval", columns.batches))},
         coverage,
     )
@@ -184,14 +184,14 @@ def _examples(batch: Batch) -> list[dict[str, Tensor]]:
     return [{name: tensor[i : i + 1] for name, tensor in batch.items()} for i in range(_count(batch))]
 
 
-def _kernels(
-    found: Mapping[str, Mapping[str, Tensor]], formulas: Sequence[str], settings: Settings | None, provenance: dict[str, Any]
+def as_kernels(
+    found: Mapping[str, Mapping[str, Tensor]], formulas: Sequence[str], grouped: bool, provenance: dict[str, Any]
 ) -> dict[str, Kernel]:
-    """Returns the kernels of Gram values by name and parameter group."""
+    """Returns the kernels of Gram values by name and parameter group; ``grouped`` keeps the groups' parts too."""
     kernels = {}
     for formula in formulas:
         flipped, groups = found.get(f"{formula}_flipped"), found[formula]
-        parts = {name: values.cpu().numpy() for name, values in groups.items()} if settings and settings.grouping else {}
+        parts = {name: values.cpu().numpy() for name, values in groups.items()} if grouped else {}
         values = None if flipped is None else whole(flipped).cpu().numpy()
         kernels[formula] = Kernel(formula, whole(groups).cpu().numpy(), values, parts, provenance)
     return kernels

@@ -23,7 +23,7 @@ from lmntk.memory import shown_bytes
 from lmntk.tangents.factors import Tangents
 from lmntk.writing import write_text
 
-SCHEDULE = "schedule.json"
+SCHEDULE, INDEX = "schedule.json", "factors.json"
 
 
 class Scratch:
@@ -53,7 +53,7 @@ class Scratch:
 
     def save_factors(self, group: str, index: int, tangents: Tangents, device: torch.device) -> Tangents:
         """Writes a batch's factors; returns them as they are read back, parameter by parameter."""
-        path = self._path("factors", f"{group}-{index:05d}")
+        path = self.folder / "factors" / self.factors_file(group, index)
         with saying_full(self.folder):
             save_tangents(path, tangents)
         return open_tangents(path, device, verify=False)
@@ -61,7 +61,7 @@ class Scratch:
     def factors(self, group: str, index: int, device: torch.device) -> Tangents | None:
         """Returns a batch's factors from an earlier run, or None when they are not there, or damaged."""
         try:
-            return open_tangents(self._path("factors", f"{group}-{index:05d}"), device)
+            return open_tangents(self.folder / "factors" / self.factors_file(group, index), device)
         except DamagedFileError:
             return None
 
@@ -76,6 +76,11 @@ class Scratch:
             return load_checked(self._path("tiles", name))
         except DamagedFileError:
             return None
+
+    def keep_index(self, index: Mapping[str, Any]) -> None:
+        """Writes down which files hold which texts' factors: with it they are of use without the model."""
+        with saying_full(self.folder):
+            write_text(self.folder / INDEX, json.dumps(index, indent=1, sort_keys=True) + "\n")
 
     def check_room(self, needed: int) -> None:
         """Refuses to start what the disk has no room for.
@@ -97,6 +102,11 @@ class Scratch:
         shutil.rmtree(self.folder / "tiles" if keep_factors else self.folder, ignore_errors=True)
         if not keep_factors and self.root.is_dir() and not any(self.root.iterdir()):
             self.root.rmdir()
+
+    @staticmethod
+    def factors_file(group: str, index: int) -> str:
+        """Returns the name of a batch's file."""
+        return f"{group.replace('/', '~')}-{index:05d}.safetensors"
 
     def _path(self, kind: str, name: str) -> Path:
         return self.folder / kind / f"{name.replace('/', '~')}.safetensors"

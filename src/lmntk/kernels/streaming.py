@@ -22,7 +22,7 @@ from lmntk.kernels.estimate import Estimate, estimate
 from lmntk.kernels.gram import EVERYTHING, Grouping
 from lmntk.kernels.schedule import Schedule, Trial, make_schedule
 from lmntk.kernels.scratch import Scratch
-from lmntk.kernels.tiles import LOGITS, NOISE, SEPARATOR, Job, Report, TileMaker, in_order
+from lmntk.kernels.tiles import LOGITS, NOISE, SEPARATOR, Job, Report, TileMaker
 from lmntk.memory import default_memory
 from lmntk.models.logit_model import LogitModel
 from lmntk.prompts.encoding import EncodedText
@@ -146,12 +146,8 @@ def stream_kernels(
             scratch.save_tile(missing[place].name, tile)
         tiles[missing[place].name] = tile
     kernels, logits, noise = _assembled(jobs, tiles, texts)
-    for name in every:
-        if name not in logits:  # a row group that is no column
-            own = maker()
-            own.take_rows([name])
-            values, order = torch.cat([batch.logits for batch in own.rows[name].batches]), own.rows[name].order
-            logits[name] = in_order(values, order).double().cpu()
+    if scratch is not None and settings.keep_factors:
+        scratch.keep_index(_index(capturing, texts, pairs, jobs, row_names))
     assert all(set(kernels[pair]) == set(names) for pair in pairs)
     return Streamed(kernels, logits, capturing.coverage, noise, schedule)
 
@@ -166,12 +162,30 @@ def _jobs(texts: Mapping[str, Sequence[EncodedText]], pairs: Sequence[Pair], row
     return jobs
 
 
+def _index(
+    capturing: Capturing, texts: Mapping[str, Sequence[EncodedText]], pairs: Sequence[Pair], jobs: Sequence[Job], row_names: Sequence[str]
+) -> dict[str, object]:
+    """Returns the order of the texts in the files of their factors, and which parameters are linear maps, which LoRA can adapt."""
+    modules = list(capturing.model.modules())
+    tables = {p for module in modules if isinstance(module, torch.nn.Embedding) for p in module.parameters(recurse=False)}
+    linear = {p for module in modules for p in module.parameters(recurse=False) if p.dim() > 1} - tables
+    groups: dict[str, dict[str, list[int]]] = {}
+    spans = [(name, 0, len(texts[name])) for name in row_names]
+    spans += [(job.column, job.start, job.stop) for job in jobs if job.column not in row_names]
+    for name, start, stop in spans:
+        found = groups.setdefault(name, {"order": []})
+        found["order"] += [start + index for chosen in capturing.batches(texts[name][start:stop]) for index in chosen]
+    adaptable = [name for name, parameter in capturing.trainable.items() if parameter in linear]
+    return {"groups": groups, "pairs": list(pairs), "adaptable": adaptable}
+
+
 def _assembled(
     jobs: Sequence[Job], tiles: Mapping[str, dict[str, Tensor]], texts: Mapping[str, Sequence[EncodedText]]
 ) -> tuple[dict[Pair, dict[str, dict[str, Tensor]]], dict[str, Tensor], dict[str, int]]:
     """Returns kernels, logits and noise of all tiles, in the texts' order."""
     kernels: dict[Pair, dict[str, dict[str, Tensor]]] = {}
     logits: dict[str, list[Tensor]] = {}
+    of_rows: dict[str, Tensor] = {}
     noise: dict[str, int] = {}
     for job in jobs:
         for label, values in tiles[job.name].items():
@@ -180,13 +194,15 @@ def _assembled(
                 logits.setdefault(job.column, []).append(values)
             elif what == [NOISE]:
                 noise |= {row: int(values)} if int(values) >= 0 else {}
+            elif what == [LOGITS]:
+                of_rows[row] = values
             else:
                 target = kernels.setdefault((row, job.column), {}).setdefault(what[0], {})
                 if what[1] not in target:
                     n, c, _, d = values.shape
                     target[what[1]] = torch.empty(n, c, len(texts[job.column]), d, dtype=torch.float64)
                 target[what[1]][:, :, job.start : job.stop] = values
-    return kernels, {name: torch.cat(parts) for name, parts in logits.items()}, noise
+    return kernels, of_rows | {name: torch.cat(parts) for name, parts in logits.items()}, noise
 
 
 def finish(settings: Settings, key: str) -> None:

@@ -165,6 +165,8 @@ class Tiles:
                     target = torch.empty_like(part)
                     target[torch.tensor(order)[:, None], :, torch.tensor(columns.order)[None, :]] = part.permute(0, 2, 1, 3)
                     values[SEPARATOR.join((row, name, group))] = target
+            own = torch.cat([batch.logits for batch in self.rows[row].batches])
+            values[SEPARATOR.join((row, LOGITS))] = in_order(own, order).double().cpu()
             values[SEPARATOR.join((row, NOISE))] = torch.tensor(self.noise.get(row, -1))
             offset += len(order)
         return values
