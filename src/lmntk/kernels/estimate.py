@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from lmntk.kernels.calibration import Rates
 from lmntk.kernels.capturing import Capturing
 from lmntk.kernels.contraction import kernel_names
@@ -84,10 +86,10 @@ def estimate(
 ) -> Estimate:
     """Returns what ``stream_kernels`` will take with this schedule.
 
-    Cost: one batch of texts of middling length is captured twice, to be timed and its operations counted.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
+    Operations of forward and backward passes are those of the matrices that tokens pass, without the attention's own products.
 
+    Cost: one batch of texts of middling length is captured, to be timed.
+    """
     capturing.batch_size = schedule.batch_size
     groups = dict.fromkeys(name for pair in pairs for name in pair)
     batches = {name: [(len(part), max(texts[name][i].length for i in part)) for part in capturing.batches(texts[name])] for name in groups}
@@ -96,10 +98,8 @@ def estimate(
     middle = max(0, len(every) // 2 - size // 2)
     few = every[middle : middle + size]
     started = time.perf_counter()
-    capturing.of_batch(few)
+    found = capturing.of_batch(few)
     seconds = time.perf_counter() - started
-    with FlopCounterMode(display=False) as counter:
-        found = capturing.of_batch(few)
     tokens = few[-1].length * len(few)
     shapes = shapes_of(found[0], few[-1].length)
     all_tokens = sum(count * length for name in groups for count, length in batches[name])  # padding is computed too
@@ -111,7 +111,7 @@ def estimate(
         read += schedule.disk * tiles
         panel = [batch for row in wanted for batch in batches[row]]
         operations += contraction(shapes, panel, batches[column], trial.outputs, kernel_names(formulas), tiles, wanted == [column])
-    capture_operations = counter.get_total_flops() * all_tokens / tokens
+    capture_operations = 2.0 * (1 + trial.outputs) * _matrices(capturing.model) * all_tokens
     return Estimate(
         texts=len(every),
         pairs=sum(len(texts[row]) * len(texts[column]) for row, column in pairs),
@@ -123,6 +123,13 @@ def estimate(
         seconds=seconds * all_tokens / tokens + rates.seconds(operations) + read / DISK_RATE,
         gpu_seconds=(capture_operations + operations.total) / GPU_RATE,
     )
+
+
+def _matrices(model: nn.Module) -> int:
+    """Returns the coordinates of the matrices that every token passes: not of tables, and not of a vocabulary's head."""
+    tables = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters(recurse=False)}
+    heads = {p for module in getattr(model, "selected_rows", dict)() for p in module.parameters(recurse=False)}
+    return sum(p.numel() for p in model.parameters() if p.dim() > 1 and p not in tables and p not in heads)
 
 
 def shown_time(seconds: float) -> str:

@@ -1,0 +1,112 @@
+"""What a plan says: operations counted from shapes are those that are done, rates are kept, words are right."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from unittest.mock import patch
+
+import pytest
+import torch
+from model_table import TABLE, pad_id, random_texts
+
+from lmntk.errors import UserError
+from lmntk.kernels import calibration, contraction, gram
+from lmntk.kernels.calibration import Rates, measure_rates, rates_of
+from lmntk.kernels.contraction import kernel_names
+from lmntk.kernels.cost import Operations, Shape, shapes_of
+from lmntk.kernels.cost import contraction as operations_of
+from lmntk.kernels.estimate import shown_count, shown_time
+from lmntk.kernels.gram import Panel
+from lmntk.kernels.streaming import Settings, plan_kernels
+from lmntk.tangents.factors import DenseFactors, OuterFactors, Tangents
+
+
+def panel(batches, tokens, i, o, c):
+    found = []
+    for count in batches:
+        factors = {
+            "w": OuterFactors(torch.randn(count, tokens, i), torch.randn(c, count, tokens, o)),
+            "b": DenseFactors(torch.randn(c, count, o)),
+        }
+        found.append(Tangents(torch.zeros(count, c), factors))
+    return Panel(found)
+
+
+@pytest.mark.parametrize("formulas", [["sgd"], ["signgd"], ["sgd", "signgd", "asigngd"]])
+@pytest.mark.parametrize("tokens", [1, 2, 30])
+@pytest.mark.parametrize("c", [1, 3])
+def test_operations_are_those_that_are_done(formulas, tokens, c):
+    """Every product is counted as it is done, beside what the shapes say."""
+    done: Counter[str] = Counter()
+
+    def making(factors, start, stop, out):
+        t = factors.inputs.shape[1] if isinstance(factors, OuterFactors) else 0
+        done["making"] += 2 * t * out.numel()
+        return materialise(factors, start, stop, out)
+
+    def products(rows, columns, names):
+        for name in names:
+            kind = "sign_products" if contraction.SIGNS[name] == (True, True) else "products"
+            done[kind] += 2 * rows.shape[0] * columns.shape[0] * rows.shape[1]
+        return tile_products(rows, columns, names)
+
+    def inner(rows, columns, names):
+        n, t, i = rows.inputs.shape
+        m, s, _ = columns.inputs.shape
+        done["inner"] += len(names) * 2 * n * t * m * s * (i + c * c * (rows.output_gradients.shape[-1] + contraction.MEMORY_BOUND_FACTOR))
+        return by_inner(rows, columns, names)
+
+    materialise, tile_products, by_inner = gram.materialise, gram.tile_products, gram.inner
+    rows, columns = panel([4, 3], tokens, 12, 8, c), panel([5, 5, 1], tokens, 12, 8, c)
+    with patch.object(gram, "materialise", making), patch.object(gram, "tile_products", products), patch.object(gram, "inner", inner):
+        gram.gram(rows, columns, formulas)
+    shapes = shapes_of(rows.batches[0], tokens)
+    assert shapes == [Shape(tokens, 12, 8, tokens), Shape(0, 8, 1, tokens)]
+    expected = operations_of(shapes, [(4, tokens), (3, tokens)], [(5, tokens), (5, tokens), (1, tokens)], c, kernel_names(formulas), 1)
+    assert expected.products == done["products"]
+    assert expected.sign_products == done["sign_products"]
+    assert expected.inner == pytest.approx(done["inner"])
+    assert expected.making == pytest.approx(done["making"], rel=0.15)  # a bias has nothing to make; the last chunk may be its own
+
+
+def test_rates_are_measured_once_a_machine(tmp_path):
+    kept, device = tmp_path / "machine.json", torch.device("cpu")
+    found = rates_of(device, kept)
+    assert min(found.making, found.products, found.sign_products, found.inner, found.signed) > 1e6
+    with patch.object(calibration, "measure_rates", lambda device: pytest.fail("measured again")):
+        assert rates_of(device, kept) == found
+    for other in ("{", json.dumps({**json.loads(kept.read_text()), "machine": "another"})):
+        kept.write_text(other)
+        with patch.object(calibration, "measure_rates", lambda device: Rates(1, 1, 1, 1, 1, "new")):
+            assert rates_of(device, kept).machine == "new"
+    assert measure_rates(device).machine == found.machine
+
+
+def test_times_add_up():
+    rates = Rates(making=10, products=5, sign_products=2, inner=1, signed=4, machine="")
+    assert rates.seconds(Operations(10, 10, 10, 10, 10)) == pytest.approx(1 + 2 + 5 + 10 + 2.5)
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "t5", "mixtral", "bert-lora-at-start", "deberta-shared-keys"])
+def test_a_plan_of_every_kind(tmp_path, name):
+    row = TABLE[name]
+    model = row.model(2).float()
+    texts = {"train": random_texts(row, [5, 4, 6], 0), "eval": random_texts(row, [5, 4, 6, 3], 1)}
+    arguments = (model, texts, [("train", "eval"), ("train", "train")], ["sgd", "asigngd"], row.parameters.select(model), pad_id(model))
+    found = plan_kernels(*arguments, Settings(), tmp_path / "machine.json")
+    assert (found.texts, found.pairs, found.disk) == (7, 21, 0)
+    assert 0 < found.seconds < 60
+    assert found.capture_operations > 0
+    assert found.contraction_operations > 0
+    assert "7 texts, 21 pairs" in found.describe()
+    both = found + found
+    assert (both.texts, both.peak) == (14, found.peak)
+    with pytest.raises(UserError, match="the least is"):
+        plan_kernels(*arguments, Settings(memory=2**20), tmp_path / "machine.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["machine.json"]
+
+
+def test_figures_as_people_read_them():
+    assert [shown_time(s) for s in (0.2, 40, 120, 7000, 400_000)] == ["1 s", "40 s", "2 min", "1.9 h", "5 days"]
+    assert [shown_count(n) for n in (5e5, 3e9, 2.5e12, 1e15, 1e19)] == ["0.5 M", "3.0 G", "2.5 T", "1.0 P", "10.0 E"]
