@@ -193,6 +193,11 @@ def ways(quick: bool, repeats: int) -> dict[str, Any]:
     texts = texts_of(problem)
     parameters = ParameterFilter().select(model)
 
+    def product(kept: Tensor, gradient: Tensor) -> Tensor:
+        """In pieces, summed in float64: one float32 sum over 23 million terms is 3e-3 off."""
+        pieces = zip(kept.split(2**15, 1), gradient.split(2**15), strict=True)
+        return torch.stack([(rows @ column).double() for rows, column in pieces]).sum(0)
+
     def by_autograd() -> Tensor:
         def gradient(text: EncodedText) -> Tensor:
             rows = torch.autograd.grad(model(collate([text], 1))[0, 0], list(parameters.values()), allow_unused=True)
@@ -201,7 +206,7 @@ def ways(quick: bool, repeats: int) -> dict[str, Any]:
 
         with frozen(model, list(parameters.values())):
             kept = torch.stack([gradient(text) for text in texts["train"]])
-            return torch.stack([kept @ gradient(text) for text in texts["eval"]], 1)
+            return torch.stack([product(kept, gradient(text)) for text in texts["eval"]], 1)
 
     def by_jacrev() -> Tensor:
         def jacobian(text: EncodedText) -> Tensor:
@@ -211,7 +216,7 @@ def ways(quick: bool, repeats: int) -> dict[str, Any]:
 
         detached = {name: parameter.detach() for name, parameter in parameters.items()}
         kept = torch.stack([jacobian(text) for text in texts["train"]])
-        return torch.stack([kept @ jacobian(text) for text in texts["eval"]], 1)
+        return torch.stack([product(kept, jacobian(text)) for text in texts["eval"]], 1)
 
     expected: Tensor | None = None
     found: dict[str, Any] = {}

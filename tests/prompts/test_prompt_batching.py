@@ -40,6 +40,9 @@ def test_misuse() -> None:
 def test_batches_hold_similar_lengths_once_each() -> None:
     assert length_sorted_batches([5, 2, 5, 3, 2], 2) == [[1, 4], [3, 0], [2]]
     assert length_sorted_batches([], 4) == []
+    lengths = [10] * 9 + [12] * 3 + [13] * 2 + [40]
+    assert [[lengths[i] for i in batch] for batch in length_sorted_batches(lengths, 32)] == [[10] * 9 + [12] * 3, [13, 13, 40]]
+    assert [len(batch) for batch in length_sorted_batches(list(range(1, 101)), 16)] == [8, 8, 8, 8, 9, 11, 14, 16, 16, 2]
 
 
 def test_a_decoders_ids_have_no_padding() -> None:

@@ -15,6 +15,7 @@ from lmntk.memory import shown_bytes
 
 MARGIN = 192 * 2**20  # what libraries take when they are first used, and what freed memory leaves in pieces
 DOUBLE = 8
+ROOMY = 1.3
 MOST_COLUMNS = 256  # of a tile: more save little, and are lost together when a run is cut short
 
 
@@ -48,6 +49,10 @@ class Schedule:
     chunk: int
     peak: int
     disk: int
+
+    def has_room(self, memory: int) -> bool:
+        """True where freed memory may be kept: pieces of it that nothing fits into stay within the bound."""
+        return ROOMY * self.peak <= memory
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain data."""

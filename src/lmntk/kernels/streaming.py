@@ -129,6 +129,7 @@ def stream_kernels(
         settings.drop_noise,
         settings.grouping,
         settings.keep_factors,
+        schedule.has_room(settings.memory),
         None if scratch is None or settings.scratch is None else (settings.scratch, key),
         row_names,
         report,

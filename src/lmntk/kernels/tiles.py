@@ -18,7 +18,7 @@ from lmntk.kernels.capturing import Capturing
 from lmntk.kernels.gram import Grouping, Panel, gram
 from lmntk.kernels.schedule import Schedule
 from lmntk.kernels.scratch import Scratch
-from lmntk.memory import trim
+from lmntk.memory import keep_freed, trim
 from lmntk.models.logit_model import LogitModel
 from lmntk.prompts.encoding import EncodedText
 from lmntk.tangents.coverage import Coverage
@@ -66,6 +66,7 @@ class TileMaker:
     drop_noise: bool
     grouping: Grouping | None
     keep_factors: bool
+    is_roomy: bool
     scratch: tuple[Path, str] | None
     row_names: Sequence[str] = ()
     report: Report = nothing
@@ -74,6 +75,8 @@ class TileMaker:
     def __call__(self) -> Tiles:
         """Returns what makes tiles, in this process; on a GPU if the process was given one."""
         RULES.update(self.rules)
+        if self.is_roomy:
+            keep_freed()
         return Tiles(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -104,7 +107,8 @@ class Tiles:
     def __call__(self, job: Job) -> dict[str, Tensor]:
         """Returns a tile."""
         values = self.tile(job.rows, job.column, job.start, job.stop)
-        trim()
+        if not self.maker.is_roomy:
+            trim()
         return values
 
     def captured(self, group: str, texts: Sequence[EncodedText], start: int, on_disk: bool, search: NoiseSearch | None = None) -> _Rows:

@@ -9,6 +9,9 @@ import torch
 
 from lmntk.prompts.encoded_text import EncodedText
 
+WORTH = 8  # texts in a batch; fewer do not fill a processor
+SLACK = 1.25
+
 
 def collate(
     texts: Sequence[EncodedText], pad_id: int, padding_side: Literal["left", "right"] = "right", pad_to: int | None = None
@@ -60,13 +63,21 @@ def members(batch: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
 def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Return indices in batches of at most ``batch_size``, from the shortest text to the longest; equal lengths keep their order.
 
+    A batch ends early, after ``WORTH`` texts, where the next would be ``SLACK`` times as long as its first: padding is work for nothing.
+
     >>> length_sorted_batches([5, 2, 5, 3], batch_size=2)
     [[1, 3], [0, 2]]
     """
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size} is less than 1")
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    batches: list[list[int]] = []
+    for index in order:
+        last = batches[-1] if batches else None
+        if last is None or len(last) == batch_size or (len(last) >= WORTH and lengths[index] > SLACK * lengths[last[0]]):
+            batches.append([])
+        batches[-1].append(index)
+    return batches
 
 
 def _padded(texts: Sequence[EncodedText], pad_id: int, padding_side: str, pad_to: int | None) -> dict[str, torch.Tensor]:
