@@ -16,6 +16,37 @@ import typer
 
 from lmntk import __version__
 from lmntk.errors import ModelError, UserError
+from lmntk.options import (
+    AddressOption,
+    AllLogitsOption,
+    BaseOption,
+    BatchOption,
+    BiasesOption,
+    DeviceOption,
+    DtypeOption,
+    EmbeddingsOption,
+    EngineOption,
+    ExcludeOption,
+    FeaturesOption,
+    FormulasOption,
+    GroupsOption,
+    HeadOption,
+    IncludeOption,
+    JsonOption,
+    KeepFactorsOption,
+    KindOption,
+    LabelWordsOption,
+    MemoryOption,
+    ModelOption,
+    NoiseOption,
+    ReduceOption,
+    RevisionOption,
+    ScratchOption,
+    TemplateOption,
+    UntieOption,
+    WorkersOption,
+)
+from lmntk.printing import print_kernels, print_summary, print_wrapped
 
 INTERRUPTED = 130
 
@@ -27,37 +58,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-ModelOption = Annotated[str | None, typer.Option("--model", help="a Hugging Face model folder, or a hub name")]
-KindOption = Annotated[str | None, typer.Option(help="masked, causal, seq2seq or classifier  [default: by the checkpoint]")]
-RevisionOption = Annotated[str | None, typer.Option(help="branch, tag or commit of a hub name")]
-BaseOption = Annotated[str | None, typer.Option(help="the base model of an adapter, in place of the one it names")]
-TemplateOption = Annotated[
-    list[str] | None,
-    typer.Option(help='the prompt: "{a} It was {mask}.", for causal models "{a} It was", or LM-BFF\'s; given several times, their mean'),
-]
-LabelWordsOption = Annotated[str | None, typer.Option(help="the words of each class, in order: terrible,great, or bad|awful,great|good")]
-ReduceOption = Annotated[str | None, typer.Option(help="label words of several tokens: first token, or mean  [default: an error]")]
-FeaturesOption = Annotated[str | None, typer.Option(help="head mode: read (first token, or a decoder's last), mean  [default: read]")]
-FormulasOption = Annotated[str | None, typer.Option(help="of sgd, signgd, asigngd  [default: all three]")]
-DtypeOption = Annotated[str | None, typer.Option(help="float32 or float64  [default: float32]")]
-BatchOption = Annotated[int | None, typer.Option(help="texts in one forward pass  [default: 32]")]
-MemoryOption = Annotated[str | None, typer.Option(help="of the whole process, such as 4GiB  [default: half of the machine's]")]
-ScratchOption = Annotated[Path | None, typer.Option(help="folder for finished tiles and what memory does not hold  [default: OUT/scratch]")]
-EngineOption = Annotated[str | None, typer.Option(help="local, or ray for a cluster  [default: local]")]
-AddressOption = Annotated[str | None, typer.Option(help="of a running Ray cluster, such as auto  [default: one on this machine]")]
-WorkersOption = Annotated[int | None, typer.Option(help="processes on the Ray cluster, each with the model", min=1)]
-KeepFactorsOption = Annotated[bool, typer.Option("--keep-factors", help="leave all texts' factors in the scratch folder")]
-JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
-AllLogitsOption = Annotated[bool, typer.Option("--all-logits", help="keep both logits of two classes, not their difference")]
-UntieOption = Annotated[bool, typer.Option("--untie-head", help="give the decoder its own copy of a tied weight")]
-EmbeddingsOption = Annotated[bool, typer.Option("--without-embeddings", help="leave the lookup tables out")]
-HeadOption = Annotated[bool, typer.Option("--without-head", help="leave out what is not the base model's")]
-BiasesOption = Annotated[bool, typer.Option("--biases-only", help="biases alone (BitFit)")]
-IncludeOption = Annotated[str | None, typer.Option(help='only parameters that match, such as "*.layer.11.*"')]
-ExcludeOption = Annotated[str | None, typer.Option(help="not parameters that match")]
-GroupsOption = Annotated[bool, typer.Option("--groups", help="also keep each layer's part of the kernels")]
-NoiseOption = Annotated[bool, typer.Option("--keep-noise", help="let coordinates that are rounding noise vote in the sign kernels")]
 
 
 def _given(**values: Any) -> dict[str, Any]:
@@ -113,6 +113,7 @@ def run(
     memory: MemoryOption = None,
     scratch: ScratchOption = None,
     keep_factors: KeepFactorsOption = False,
+    device: DeviceOption = None,
     engine: EngineOption = None,
     address: AddressOption = None,
     workers: WorkersOption = None,
@@ -142,7 +143,7 @@ def run(
     if as_json:
         print(json.dumps(rows, indent=1))
     else:
-        _print_summary(rows)
+        print_summary(rows)
         print(f"\nWritten to {experiment.out}: results.csv, summary.md, kernels, predictions")
 
 
@@ -218,24 +219,6 @@ def _with_bars(action: Any) -> Any:
         return action(bars)
 
 
-def _print_summary(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from lmntk.reports.results import markdown_table, summary_table
-    from lmntk.tasks import TASKS
-
-    titles = {name: task.title for name, task in TASKS.items()}
-    if not sys.stdout.isatty():  # a pipe has no width to fit
-        print(markdown_table(*summary_table(rows, titles)))
-        return
-    header, lines = summary_table(rows, titles)
-    table = Table(*header)
-    for line in lines:
-        table.add_row(*line)
-    Console().print(table)
-
-
 @app.command()
 def kernel(
     model: ModelOption = None,
@@ -256,6 +239,7 @@ def kernel(
     memory: MemoryOption = None,
     scratch: ScratchOption = None,
     keep_factors: KeepFactorsOption = False,
+    device: DeviceOption = None,
     engine: EngineOption = None,
     address: AddressOption = None,
     workers: WorkersOption = None,
@@ -295,7 +279,7 @@ def kernel(
             exclude=_listed(exclude or ""), biases_only=biases_only, lora_rank=lora_rank, seed=seed,
             **_given(formulas=formulas and _listed(formulas)),
         )  # fmt: skip
-        _print_kernels(made, as_json)
+        print_kernels(made, as_json)
         return
     if lora_rank is not None or pair is not None:
         raise UserError(f"kernel: --{'pair' if pair is not None else 'lora-rank'} is of kept factors; give their folder with --factors")
@@ -311,7 +295,7 @@ def kernel(
         lambda progress: compute_to_folder(
             **needed_values(needed), progress=progress, max_length=max_length, all_logits=all_logits, untie_head=untie_head,
             groups=groups, keep_noise=keep_noise, scratch=scratch, keep_factors=keep_factors,
-            engine=engine or "local", address=address, workers=workers, parameters={
+            device=device or "auto", engine=engine or "local", address=address, workers=workers, parameters={
                 "embeddings": not without_embeddings, "head": not without_head, "biases_only": biases_only,
                 "include": tuple(_listed(include or "")), "exclude": tuple(_listed(exclude or "")),
             },
@@ -321,16 +305,7 @@ def kernel(
             ),
         )
     )  # fmt: skip
-    _print_kernels(written, as_json)
-
-
-def _print_kernels(written: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(written, indent=1))
-    else:
-        for file, shape in written["files"].items():
-            print(f"{file}  {shape}")
-        print(written["coverage"])
+    print_kernels(written, as_json)
 
 
 def needed_values(needed: dict[str, Any]) -> dict[str, Any]:
@@ -348,6 +323,7 @@ def predict(
     cell: Annotated[str | None, typer.Option(help="of a run's folder  [default: the best on dev]")] = None,
     method: Annotated[str | None, typer.Option(help='of a run\'s folder, such as "sgd ridge"')] = None,
     batch_size: Annotated[int, typer.Option(help="texts in one pass", min=1)] = 32,
+    device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Classify any number of texts with a solved model, one pass each, without training texts or kernels.
@@ -362,7 +338,7 @@ def predict(
         progress.work("texts", None)
         return predict_file(
             model_dir, source, target, model=model, cell=cell, method=method, batch_size=batch_size,
-            note=progress.note, report=progress.advance,
+            device=device or "auto", note=progress.note, report=progress.advance,
         )  # fmt: skip
 
     done = _with_bars(work)
@@ -414,22 +390,11 @@ def check(
         print(json.dumps({"model": model, "all_is_well": well, "findings": [finding.as_dict() for finding in findings]}, indent=1))
     else:
         for finding in findings:
-            _print_wrapped(finding.as_text(), indent=7)
+            print_wrapped(finding.as_text(), indent=7)
         faults = sum(finding.level == "fault" for finding in findings)
         print("all is well" if well else f"not all is well: {faults} fault{'' if faults == 1 else 's'}")
     if not well:
         raise typer.Exit(1)
-
-
-def _print_wrapped(line: str, indent: int) -> None:
-    """Prints a line, at a terminal in its width and with the later rows indented; a pipe has no width to fit."""
-    if sys.stdout.isatty():
-        import shutil
-        import textwrap
-
-        width = max(shutil.get_terminal_size().columns, 4 * indent)
-        line = textwrap.fill(line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
-    print(line)
 
 
 @app.command()
@@ -474,7 +439,7 @@ def demo(
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    _print_summary(rows)
+    print_summary(rows)
     print(explain(rows))
     print(f"Written to {experiment.out}: results.csv, summary.md, kernels, predictions")
 

@@ -92,6 +92,7 @@ class Experiment(BaseModel):
     memory: str | None = None
     scratch: Path | None = None
     keep_factors: bool = False
+    device: str = "auto"
     engine: Literal["local", "ray"] = "local"
     address: str | None = None
     workers: int | None = Field(None, gt=0)

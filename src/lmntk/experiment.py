@@ -16,6 +16,7 @@ from lmntk.kernels.groups import group_of_layer
 from lmntk.kernels.streaming import Settings
 from lmntk.memory import default_memory, parse_bytes
 from lmntk.models.building import any_model, own_head_model, untie
+from lmntk.models.device import place
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import load_pretrained
 from lmntk.preparation import PreparedTask, prepare_tasks
@@ -86,6 +87,7 @@ def _prepared(experiment: Experiment, progress: Progress) -> tuple[Context, list
         base=experiment.base,
         needs_head=True if "prompt" in experiment.modes else None,
     )
+    place(pretrained, experiment.device)
     for mode in experiment.modes:
         pretrained.reading(mode)
     if experiment.untie_head:

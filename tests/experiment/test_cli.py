@@ -12,6 +12,7 @@ import time
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from tiny import write_model, write_rows
 
 COMMAND = [sys.executable, "-m", "lmntk"]
@@ -207,3 +208,55 @@ def test_every_help_has_an_example_and_imports_nothing_heavy(command):
     result = subprocess.run([sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
     assert "Usage: lmntk" in result.stdout and (not command or "Example: lmntk" in result.stdout)
+
+
+def own_texts(folder, out, *more):
+    texts = ["--train", folder / "train.jsonl", "--test", folder / "eval.jsonl", "--text-column", "text_a"]
+    return ["--model", folder / "model", *texts, *PROMPT, "--k", "2", "--seeds", "13", "--out", out, *more]
+
+
+def test_plan_says_what_run_would_take(folder, tmp_path):
+    planned = lmntk("plan", *own_texts(folder, tmp_path / "out", "--modes", "prompt,head"))
+    assert planned.returncode == 0, planned.stderr
+    lines = planned.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["own prompt", "own head", "all"]
+    assert "15 texts, 60 pairs" in lines[0] and "on one 80 GB GPU" in lines[2]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["machine.json"]
+    as_json = lmntk("plan", *own_texts(folder, tmp_path / "out", "--json"))
+    found = json.loads(as_json.stdout)
+    assert list(found) == ["own prompt"] and found["own prompt"]["pairs"] == 60
+    done = lmntk("run", *own_texts(folder, tmp_path / "out"))
+    assert "15 texts, 60 pairs" in " ".join(done.stderr.split())
+    assert "nothing is left to compute" in lmntk("plan", *own_texts(folder, tmp_path / "out")).stdout
+
+
+def test_kernels_once_more_from_kept_factors(folder, tmp_path):
+    first = lmntk("kernel", *kernel_flags(folder, out=tmp_path / "a"), "--keep-factors")
+    assert first.returncode == 0, first.stderr
+    scratch = tmp_path / "a" / "scratch"
+    again = lmntk("kernel", "--factors", scratch, "--out", tmp_path / "b")
+    assert again.returncode == 0, again.stderr
+    for formula in ("sgd", "signgd", "asigngd"):
+        one, other = (load_file(tmp_path / name / f"{formula}.safetensors") for name in "ab")
+        torch.testing.assert_close(one["values"], other["values"], rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(load_file(tmp_path / "a" / "logits.safetensors"), load_file(tmp_path / "b" / "logits.safetensors"))
+    low = lmntk("kernel", "--factors", scratch, "--formulas", "sgd", "--lora-rank", "4", "--out", tmp_path / "c", "--json")
+    assert json.loads(low.stdout)["provenance"]["parameters"]["lora_rank"] == 4
+    assert_mistake(lmntk("kernel", "--factors", scratch, "--model", folder / "model", "--out", tmp_path / "d"), "--model: the factors have it")
+    assert_mistake(lmntk("kernel", "--factors", scratch, "--out", tmp_path / "b"), "is there already; name another folder")
+    assert_mistake(lmntk("kernel", "--factors", scratch, "--pair", "a,b", "--out", tmp_path / "d"), "is not there; there are train,eval")
+    assert_mistake(lmntk("kernel", *kernel_flags(folder, out=tmp_path / "d"), "--lora-rank", "2"), "give their folder with --factors")
+
+
+def test_a_run_on_ray_is_the_run_here(folder, tmp_path):
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'lmntk[ray]'")
+    here = lmntk("run", *own_texts(folder, tmp_path / "here"))
+    there = lmntk("run", *own_texts(folder, tmp_path / "there", "--engine", "ray", "--workers", "2"))
+    assert there.returncode == 0, there.stderr
+    assert here.stdout.splitlines()[:6] == there.stdout.splitlines()[:6]
+    for path in (tmp_path / "here" / "kernels").rglob("*.safetensors"):
+        other = tmp_path / "there" / path.relative_to(tmp_path / "here")
+        for name, tensor in load_file(path).items():
+            assert torch.equal(tensor, load_file(other)[name])
+    assert_mistake(lmntk("run", *own_texts(folder, tmp_path / "x", "--workers", "2")), "the local engine has none; add --engine ray")
+    assert_mistake(lmntk("run", *own_texts(folder, tmp_path / "x", "--device", "cuda:7")), "is not to be had here")

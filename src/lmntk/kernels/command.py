@@ -17,6 +17,7 @@ from lmntk.kernels.kernel import Kernel, save_tensors
 from lmntk.kernels.streaming import Settings, finish
 from lmntk.memory import default_memory, parse_bytes
 from lmntk.models.building import untie
+from lmntk.models.device import place
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import load_pretrained
 from lmntk.prompts.encoding import fitting_length
@@ -99,6 +100,7 @@ def compute_to_folder(
     memory: str | None = None,
     scratch: Path | None = None,
     keep_factors: bool = False,
+    device: str = "auto",
     engine: str = "local",
     address: str | None = None,
     workers: int | None = None,
@@ -122,6 +124,7 @@ def compute_to_folder(
     budget = default_memory() if memory is None else parse_bytes(memory)
     texts = {side: read_jsonl(path, require_label=False) for side, path in (("train", train), ("eval", evaluate))}
     pretrained = load_pretrained(model, dtype, attention, kind=kind, revision=revision, base=base)
+    place(pretrained, device)
     reading: Any = pretrained.reading("prompt")
     if untie_head:
         untie(pretrained)

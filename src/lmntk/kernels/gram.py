@@ -23,6 +23,7 @@ from lmntk.kernels.contraction import (
 from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors, StackedFactors, Tangents
 
 TILE_BYTES = 32 * 2**20  # rows and columns of one tile together; measured best of 1 to 64 MiB with a cache of 32
+GPU_TILE_BYTES = 512 * 2**20  # a GPU has no cache to stay in, and small products leave it idle
 # Measured: a float32 product over 700,000 positive terms loses 3e-5, over this many 1e-6. Between tiles sums are float64.
 LONGEST_SUM = 2**15
 EVERYTHING = "all"
@@ -84,7 +85,7 @@ def gram(
     c, n, d, m = rows.outputs, len(rows), columns.outputs, len(columns)
     device = rows.batches[0].logits.device
     totals: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-    buffers = _Buffers(tile_bytes)
+    buffers = _Buffers(tile_bytes if device.type == "cpu" else max(tile_bytes, GPU_TILE_BYTES))
     parameters = dict.fromkeys(name for batch in rows.batches for name in batch.factors)
     for parameter in parameters:
         left = list(rows.of(parameter))

@@ -36,7 +36,10 @@ def head_model(
         UserError: a class without a training text, or features that the network has not.
     """
     order = length_sorted_batches([text.length for text in texts], batch_size)
-    batches = [collate([texts[i] for i in chosen], pretrained.pad_id) for chosen in order]
+    device = next(pretrained.network.parameters()).device
+    batches = [
+        {name: tensor.to(device) for name, tensor in collate([texts[i] for i in chosen], pretrained.pad_id).items()} for chosen in order
+    ]
     found = frozen_features(pretrained.network, batches, features)
     restored = torch.empty_like(found)
     restored[[i for chosen in order for i in chosen]] = found

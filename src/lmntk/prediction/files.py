@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lmntk.errors import UserError
 from lmntk.kernels.kernel import load_tensors, save_tensors
 from lmntk.models.building import own_head_model, prompt_model, untie
+from lmntk.models.device import place
 from lmntk.models.loading import load_pretrained
 from lmntk.models.logit_model import HeadModel, LogitModel
 from lmntk.prediction.predictor import Predictor
@@ -48,13 +49,14 @@ def save_predictor(folder: Path, directions: Sequence[Mapping[str, Tensor]], mod
     write_text(folder / DESCRIPTION, json.dumps({"format": FORMAT, **description}, indent=1, sort_keys=True) + "\n")
 
 
-def load_predictor(folder: Path, model: str | None = None, batch_size: int = 32) -> LoadedPredictor:
+def load_predictor(folder: Path, model: str | None = None, batch_size: int = 32, device: str = "auto") -> LoadedPredictor:
     """Returns the predictor in a folder, with its pre-trained model.
 
     Args:
         folder: what ``save_predictor`` wrote.
         model: where the pre-trained model is now, if it has moved; its weights must be the same.
         batch_size: texts in one pass.
+        device: where to compute.
 
     Raises:
         UserError: no predictor there, or a pre-trained model with other weights than it was made with.
@@ -74,6 +76,7 @@ def load_predictor(folder: Path, model: str | None = None, batch_size: int = 32)
     if pretrained.fingerprint != facts["fingerprint"]:
         where = repr(model or facts["name"])
         raise UserError(f"predictor: {where} has other weights than the model that {str(folder)!r} was made with; give that with --model")
+    chosen = place(pretrained, device)
     if facts["untied"]:
         untie(pretrained)
     settings: dict[str, Any] = {"reading": pretrained.reading(description["mode"]), "decoder_start": pretrained.decoder_start}
@@ -90,7 +93,7 @@ def load_predictor(folder: Path, model: str | None = None, batch_size: int = 32)
             logit_model = own_head_model(pretrained, labels, facts["difference"])
         else:
             weight = torch.as_tensor(tensors[f"{_HEAD}weight"])
-            head = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
+            head = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype, device=chosen)
             head.load_state_dict({name: torch.as_tensor(tensors[_HEAD + name]) for name in ("weight", "bias")})
             logit_model = HeadModel(pretrained.network, head, facts["difference"], facts["features"])
     count = 1 + max(int(name.split(":")[0]) for name in tensors if not name.startswith(_HEAD))

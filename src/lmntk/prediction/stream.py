@@ -35,6 +35,7 @@ def predict_file(
     cell: str | None = None,
     method: str | None = None,
     batch_size: int = 32,
+    device: str = "auto",
     note: Callable[[str], None] = lambda line: None,
     report: Report = lambda texts: None,
 ) -> dict[str, Any]:
@@ -48,6 +49,7 @@ def predict_file(
         cell: of a run's folder; the best on dev by default.
         method: of a run's folder, such as ``sgd ridge``.
         batch_size: texts in one pass.
+        device: where to compute.
         note: told what is worth reading once.
         report: told how many texts are done.
 
@@ -63,7 +65,7 @@ def predict_file(
     folder, others = find_predictor(model_dir, cell, method)
     if others:
         note(f"{folder.name} of {len(others) + 1} predictors, the best on dev; choose with --cell and --method")
-    loaded = load_predictor(folder, model, batch_size)
+    loaded = load_predictor(folder, model, batch_size, device)
     started, count = time.monotonic(), 0
     with ExitStack() as stack:
         lines = stack.enter_context(_reading(source))
