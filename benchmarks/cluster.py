@@ -3,8 +3,8 @@
     python benchmarks/cluster.py             # two processors, one thread a worker, minutes
     python benchmarks/cluster.py --quick     # tiny: does it run?
 
-A RoBERTa with random weights (four layers, width 256), 64 x 1024 texts of 32 tokens, `sgd`, tiles of 128 texts. Starting Ray (seconds) is not
-counted; sending the model to the workers, and every worker's own capture of the training texts, is.
+A RoBERTa with random weights (four layers, width 256), 64 x 1024 texts of 32 tokens, `sgd`, tiles of 128 texts. Starting Ray (seconds) is
+not counted; sending the model to the workers, and every worker's own capture of the training texts, is.
 """
 
 from __future__ import annotations

@@ -242,9 +242,10 @@ def test_kernels_once_more_from_kept_factors(folder, tmp_path):
     torch.testing.assert_close(load_file(tmp_path / "a" / "logits.safetensors"), load_file(tmp_path / "b" / "logits.safetensors"))
     low = lmntk("kernel", "--factors", scratch, "--formulas", "sgd", "--lora-rank", "4", "--out", tmp_path / "c", "--json")
     assert json.loads(low.stdout)["provenance"]["parameters"]["lora_rank"] == 4
-    assert_mistake(lmntk("kernel", "--factors", scratch, "--model", folder / "model", "--out", tmp_path / "d"), "--model: the factors have it")
-    assert_mistake(lmntk("kernel", "--factors", scratch, "--out", tmp_path / "b"), "is there already; name another folder")
-    assert_mistake(lmntk("kernel", "--factors", scratch, "--pair", "a,b", "--out", tmp_path / "d"), "is not there; there are train,eval")
+    kept = ["kernel", "--factors", scratch]
+    assert_mistake(lmntk(*kept, "--model", folder / "model", "--out", tmp_path / "d"), "--model: the factors have it")
+    assert_mistake(lmntk(*kept, "--out", tmp_path / "b"), "is there already; name another folder")
+    assert_mistake(lmntk(*kept, "--pair", "a,b", "--out", tmp_path / "d"), "is not there; there are train,eval")
     assert_mistake(lmntk("kernel", *kernel_flags(folder, out=tmp_path / "d"), "--lora-rank", "2"), "give their folder with --factors")
 
 
