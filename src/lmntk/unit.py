@@ -16,6 +16,7 @@ from lmntk.evaluation import BASELINES, Outcome, baseline, solve_cell
 from lmntk.kernels.contraction import kernel_names
 from lmntk.kernels.estimate import Estimate
 from lmntk.kernels.kernel import Kernel, load_tensors, save_tensors
+from lmntk.kernels.scratch import Scratch
 from lmntk.kernels.streaming import MACHINE, finish, plan_kernels, stream_kernels, whole
 from lmntk.models.building import head_model, own_head_model, prompt_model
 from lmntk.models.logit_model import LogitModel
@@ -184,6 +185,13 @@ def _stream(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], sides: S
     """Computes and keeps the kernels of cells that share a model and their test texts; returns them with the logits."""
     this = unit.context
     groups, pairs, where = _work(unit, cells, sides)
+    keys = {cell.name: this.key(unit.task, cell) for cell in cells}
+    work = content_key(cells=keys, formulas=formulas, pairs=pairs, settings=this.settings.cut())
+    whole_unit = _begun_with_more(unit, cells, formulas, sides)
+    if whole_unit is not None:
+        found = _stream(whole_unit, whole_unit.cells, formulas, sides)
+        unit.unfinished += whole_unit.unfinished
+        return {cell.name: found[cell.name] for cell in cells}
     c = unit.model.outputs
     tokens = float(np.mean([text.length for part in groups.values() for text in part]))
     # operations a parameter: six a token and logit to capture, two a pair of logits and kernel to contract
@@ -192,8 +200,6 @@ def _stream(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], sides: S
     total = capture_cost * sum(map(len, groups.values())) + pair_cost * sum(len(groups[a]) * len(groups[b]) for a, b in pairs)
     ks = ",".join(str(k) for k in dict.fromkeys(cell.k for cell in cells))
     this.progress.work(f"{unit.task.title} k={ks} {unit.mode}" + (f" seed {cells[0].seed}" if len(cells) == 1 else ""), total)
-    keys = {cell.name: this.key(unit.task, cell) for cell in cells}
-    work = content_key(cells=keys, formulas=formulas, pairs=pairs, settings=this.settings.cut())
     streamed = stream_kernels(
         unit.model,
         groups,
@@ -207,7 +213,7 @@ def _stream(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], sides: S
         lambda estimate: this.progress.note(f"{unit.task.title} {unit.mode}: {estimate.describe()}"),
     )
     this.progress.note(f"{unit.task.title} {unit.mode}: {streamed.coverage.describe()}")
-    found: dict[str, tuple[Kernels, Logits]] = {}
+    results: dict[str, tuple[Kernels, Logits]] = {}
     for cell in cells:
         key = keys[cell.name]
         provenance = {
@@ -237,12 +243,29 @@ def _stream(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], sides: S
             for (side, formula), kernel in kernels.items():
                 kernel.save(this.store.kernel_path(cell, side, formula))
             save_tensors(this.store.folder / "kernels" / cell.name / "logits.safetensors", logits, {"key": key})
-        found[cell.name] = kernels, logits
+        results[cell.name] = kernels, logits
     if this.experiment.keep_kernels:  # else the tiles are all there is of them until the cells are solved
         finish(this.settings, work)
     else:
         unit.unfinished.append(work)
-    return found
+    return results
+
+
+def _begun_with_more(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], sides: Sequence[str]) -> Unit | None:
+    """Returns all cells of the task and mode, if an earlier run began them together and was cut short when some had their kernels.
+
+    Their tiles are there; the rest computed by themselves would differ in the last bits.
+    """
+    this, task = unit.context, unit.task
+    every = [cell for cell in task.cells if cell.mode == unit.mode]
+    is_shared = unit.mode == "prompt" or this.pretrained.kind == "classifier"
+    if not is_shared or len(every) == len(cells) or this.settings.scratch is None:
+        return None
+    whole = Unit(this, task, every)
+    _, pairs, _ = _work(whole, every, sides)
+    keys = {cell.name: this.key(task, cell) for cell in every}
+    work = content_key(cells=keys, formulas=formulas, pairs=pairs, settings=this.settings.cut())
+    return whole if Scratch(this.settings.scratch, work).schedule() is not None else None
 
 
 def _predictor(unit: Unit, cell: Cell, outcome: Outcome) -> tuple[Predictor, list[Any]]:

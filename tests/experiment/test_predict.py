@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny import write_adapter, write_bart, write_classifier, write_gpt2, write_model, write_rows, write_t5
 
 from lmntk import cli, unit
@@ -237,3 +239,36 @@ def test_sharpness_maximises_the_likelihood():
     binary = (generator.random(4000) < 1 / (1 + np.exp(-decision[:, 0]))).astype(np.int64)
     assert fit_sharpness(decision, binary) == pytest.approx(1, rel=0.1)
     assert np.isfinite(fit_sharpness(np.array([[1.0], [-1.0]]), np.array([1, 0])))
+
+
+def test_a_run_cut_short_between_its_cells_kernels_goes_on_with_its_tiles(models, values, tmp_path, monkeypatch):
+    """Two cells begun together; the first has its kernels on disk when the run is cut short: the other's come from the tiles."""
+    values |= {"model": str(models / "bert"), "seeds": [13, 21], "save_models": False, "formulas": ["sgd"]}
+    run(make_experiment(values | {"out": tmp_path / "whole"}))
+
+    class CutShortError(Exception):
+        pass
+
+    save, seen = unit.Kernel.save, []
+
+    def saving(self: Any, path: Path) -> None:
+        seen.append(path)
+        if len(seen) == 5:  # of six
+            raise CutShortError
+        save(self, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(unit.Kernel, "save", saving)
+        with pytest.raises(CutShortError):
+            run(make_experiment(values | {"out": tmp_path / "cut"}))
+    captured: list[int] = []
+    of_batch = unit.stream_kernels.__globals__["Capturing"].of_batch
+    monkeypatch.setattr(
+        "lmntk.kernels.capturing.Capturing.of_batch", lambda self, texts: captured.append(len(texts)) or of_batch(self, texts)
+    )
+    run(make_experiment(values | {"out": tmp_path / "cut"}))
+    assert captured == []
+    for path in (tmp_path / "whole" / "kernels").rglob("*.safetensors"):
+        one, other = load_file(path), load_file(tmp_path / "cut" / path.relative_to(tmp_path / "whole"))
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not (tmp_path / "cut" / "scratch").exists()
