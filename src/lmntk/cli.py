@@ -6,6 +6,7 @@ the command that needs them, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from functools import wraps
@@ -453,6 +454,11 @@ def main() -> None:
         sys.exit(2)
     except ModelError as error:
         print(f"lmntk: model: {error}; `lmntk check` says more", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print("lmntk: the disk is full; make room and run the same command again: what is finished is kept", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("lmntk: interrupted; run the same command again to resume", file=sys.stderr)

@@ -108,5 +108,7 @@ class Context:
         if e.keep_kernels:
             paths += [self.store.kernel_path(cell, side, formula) for side in SIDES for formula in e.formulas]
         if e.save_models and found is not None:
+            if not found.get("saved_models"):
+                return None
             paths += [folder / "models" / name / "predictor.json" for name in found["predictors"]]
         return found if all(path.is_file() for path in paths) else None

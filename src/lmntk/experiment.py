@@ -13,7 +13,7 @@ from lmntk.evaluation import methods_of
 from lmntk.execution.local import chosen_executor
 from lmntk.kernels.estimate import Estimate
 from lmntk.kernels.groups import group_of_layer
-from lmntk.kernels.streaming import Settings
+from lmntk.kernels.streaming import MACHINE, Settings
 from lmntk.memory import default_memory, parse_bytes
 from lmntk.models.building import any_model, own_head_model, untie
 from lmntk.models.device import place
@@ -100,9 +100,10 @@ def _prepared(experiment: Experiment, progress: Progress) -> tuple[Context, list
         memory,
         not experiment.keep_noise,
         group_of_layer if experiment.groups else None,
-        experiment.scratch or experiment.out / "scratch",
+        (experiment.scratch or experiment.out / "scratch").resolve(),
         experiment.keep_factors,
         chosen_executor(experiment.engine, experiment.address, experiment.workers),
+        experiment.out / MACHINE,
     )
     chosen = ParameterFilter(
         not experiment.without_embeddings, not experiment.without_head, experiment.biases_only, experiment.include, experiment.exclude

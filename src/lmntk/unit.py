@@ -17,7 +17,7 @@ from lmntk.kernels.contraction import kernel_names
 from lmntk.kernels.estimate import Estimate
 from lmntk.kernels.kernel import Kernel, load_tensors, save_tensors
 from lmntk.kernels.scratch import Scratch
-from lmntk.kernels.streaming import MACHINE, finish, plan_kernels, stream_kernels, whole
+from lmntk.kernels.streaming import finish, plan_kernels, stream_kernels, whole
 from lmntk.models.building import head_model, own_head_model, prompt_model
 from lmntk.models.logit_model import LogitModel
 from lmntk.prediction.files import save_predictor
@@ -58,6 +58,11 @@ class Unit:
     def mode(self) -> str:
         """Prompt or head."""
         return self.cells[0].mode
+
+    @property
+    def is_shared(self) -> bool:
+        """True where all cells of the task and mode share a model: a prompt's and a classifier's, not a probe of a cell's own."""
+        return self.mode == "prompt" or self.context.pretrained.kind == "classifier"
 
     @property
     def model(self) -> LogitModel:
@@ -113,13 +118,15 @@ def _one_pass_is_cheaper(unit: Unit) -> bool:
     In forward passes a test text: a kernel takes one, a backward pass a logit, the gradients' making, and the products with every
     training text; a linearized model three for each solution.
     """
-    this, cells, c = unit.context, unit.cells, unit.model.outputs
+    this, c = unit.context, unit.model.outputs
+    # of all cells, finished ones too: a run that goes on decides as it began
+    cells = [cell for cell in unit.task.cells if cell.mode == unit.mode] if unit.is_shared else unit.cells
     linear = all(solver in ALWAYS_LINEAR or (solver == "svc" and c == 1) for _, solver in this.methods)
     if this.experiment.keep_kernels or not linear or "signgd" in this.experiment.formulas:
         return False
-    tests = [text for cell in cells for text in unit.texts[cell.name]["test"]]
+    tests = [text for cell in unit.cells for text in unit.texts[cell.name]["test"]]
     tokens = sum(text.length for text in tests) / len(tests)
-    rows = sum(len(unit.texts[cell.name]["train"]) for cell in cells)
+    rows = sum(len(cell.train) for cell in cells)
     by_kernel = 1 + 2 * c + rows * c * c * len(kernel_names(this.experiment.formulas)) / tokens
     return PASS * len(cells) * len(this.methods) < by_kernel
 
@@ -157,10 +164,8 @@ def plan_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) -> Es
     """Returns what ``compute_unit`` would take, were all of its kernels missing."""
     unit = Unit(context, task, list(cells))
     texts, pairs, _ = _work(unit, cells, SIDES[:2] if _one_pass_is_cheaper(unit) else SIDES)
-    trainable, rates = context.chosen.select(unit.model), context.experiment.out / MACHINE
-    return plan_kernels(
-        unit.model, texts, pairs, context.experiment.formulas, trainable, context.pretrained.pad_id, context.settings, rates
-    )
+    trainable = context.chosen.select(unit.model)
+    return plan_kernels(unit.model, texts, pairs, context.experiment.formulas, trainable, context.pretrained.pad_id, context.settings)
 
 
 def _work(
@@ -258,8 +263,7 @@ def _begun_with_more(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str],
     """
     this, task = unit.context, unit.task
     every = [cell for cell in task.cells if cell.mode == unit.mode]
-    is_shared = unit.mode == "prompt" or this.pretrained.kind == "classifier"
-    if not is_shared or len(every) == len(cells) or this.settings.scratch is None:
+    if not unit.is_shared or len(every) == len(cells) or this.settings.scratch is None:
         return None
     whole = Unit(this, task, every)
     _, pairs, _ = _work(whole, every, sides)
@@ -350,6 +354,7 @@ def _keep(unit: Unit, cell: Cell, outcomes: Sequence[Outcome], predictors: Seque
         "rows": [head | outcome.as_row() | sizes for outcome in outcomes],
         "split": {"train": cell.train, "dev": cell.dev, "test": cell.test},
         "predictors": list(predictors),
+        "saved_models": this.experiment.save_models,
         "versions": versions(),
     }
     this.store.write_json(f"cells/{cell.name}.json", result)

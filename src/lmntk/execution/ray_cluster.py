@@ -15,6 +15,7 @@ from lmntk.errors import UserError
 from lmntk.execution.local import Worker
 
 RESTARTS = -1  # as often as it takes
+PATIENCE = 120  # seconds to find a place for one worker
 
 
 @dataclass(frozen=True)
@@ -71,18 +72,24 @@ class RayCluster:
         actor = ray.remote(**needs)(_Actor)
         actors = [actor.remote(shared, threads) for _ in range(min(count, len(jobs)))]
         waiting = list(enumerate(jobs))[::-1]
+        coming = {one.ready.remote(): one for one in actors}  # only an actor that has found its place gets a job
         running: dict[Any, tuple[int, Any]] = {}
         try:
-            for one in actors:
-                place, job = waiting.pop()
-                running[one.work.remote(job)] = place, one
-            while running:
-                (done, *_), _ = ray.wait(list(running), num_returns=1)
-                place, one = running.pop(done)
+            while running or waiting:
+                done, _ = ray.wait([*coming, *running], num_returns=1, timeout=None if running else PATIENCE)
+                if not done:
+                    raise UserError(
+                        f"engine: no worker of {threads} processors found a place in {PATIENCE} s; give fewer --workers, or wait"
+                    )
+                if done[0] in coming:
+                    one = coming.pop(done[0])
+                    _result(ray, done[0])
+                else:
+                    place, one = running.pop(done[0])
+                    yield place, _result(ray, done[0])
                 if waiting:
                     following, job = waiting.pop()
                     running[one.work.remote(job)] = following, one
-                yield place, _result(ray, done)
         finally:
             for one in actors:
                 ray.kill(one)
@@ -106,6 +113,10 @@ class _Actor:
 
         torch.set_num_threads(threads)
         self.worker = make_worker()
+
+    def ready(self) -> bool:
+        """Returns that there is a process."""
+        return True
 
     def work(self, job: Any) -> Any:
         """Returns a job's result."""

@@ -7,6 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -96,5 +97,6 @@ def rates_of(device: torch.device, kept: Path | None) -> Rates:
             pass
     rates = measure_rates(device)
     if kept is not None:
-        write_text(kept, json.dumps(asdict(rates), indent=1) + "\n")
+        with suppress(OSError):  # it is only to save a second
+            write_text(kept, json.dumps(asdict(rates), indent=1) + "\n")
     return rates

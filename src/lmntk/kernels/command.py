@@ -14,7 +14,7 @@ from lmntk.kernels.contraction import FORMULAS, kernel_names
 from lmntk.kernels.groups import group_of_layer
 from lmntk.kernels.kept import Choice, KeptFactors, LowRank
 from lmntk.kernels.kernel import Kernel, save_tensors
-from lmntk.kernels.streaming import Settings, finish
+from lmntk.kernels.streaming import MACHINE, Settings, finish
 from lmntk.memory import default_memory, parse_bytes
 from lmntk.models.building import untie
 from lmntk.models.device import place
@@ -25,6 +25,7 @@ from lmntk.prompts.ensemble import make_prompt_encoder
 from lmntk.prompts.label_words import Reduce
 from lmntk.provenance import versions
 from lmntk.tasks import read_jsonl
+from lmntk.writing import alone_in
 
 DEFAULT_LENGTH = 128  # tokens
 
@@ -139,7 +140,10 @@ def compute_to_folder(
     )
     grouping = group_of_layer if groups else None
     executor = chosen_executor(engine, address, workers)
-    settings = Settings(batch_size, budget, not keep_noise, grouping, scratch or out / "scratch", keep_factors, executor)
+    place_of_scratch = (scratch or out / "scratch").resolve()
+    settings = Settings(
+        batch_size, budget, not keep_noise, grouping, (scratch or out / "scratch").resolve(), keep_factors, executor, out / MACHINE
+    )
     filtered = ParameterFilter(**(parameters or {}))
     expected = origin(pretrained, encoder, texts["train"], texts["eval"], all_logits=all_logits, parameters=filtered, settings=settings)
     files: dict[str, list[int]] = {}
@@ -163,22 +167,24 @@ def compute_to_folder(
     tokens = sum(encoder.encode(e).length for part in texts.values() for e in part) / (n + m)
     per_text, per_pair = 6 * tokens * c, 2.0 * c * c * len(kernel_names(formulas))
     progress.work(f"{n} x {m} texts", per_text * (n + m) + per_pair * n * m)
-    computed = compute_kernels(
-        pretrained,
-        encoder,
-        texts["train"],
-        texts["eval"],
-        formulas,
-        all_logits=all_logits,
-        parameters=filtered,
-        settings=settings,
-        report=lambda captured, contracted: progress.advance(per_text * captured + per_pair * contracted),
-    )
-    provenance = next(iter(computed.kernels.values())).provenance
-    save_tensors(logits_path, computed.logits, {"provenance": json.dumps(provenance, sort_keys=True)})
-    files[str(logits_path)] = list(computed.logits["eval"].shape)
-    for formula, kernel in computed.kernels.items():
-        kernel.save(out / f"{formula}.safetensors")
-        files[str(out / f"{formula}.safetensors")] = list(kernel.values.shape)
-    finish(settings, computed.work)
+    out.mkdir(parents=True, exist_ok=True)
+    with alone_in(out):
+        computed = compute_kernels(
+            pretrained,
+            encoder,
+            texts["train"],
+            texts["eval"],
+            formulas,
+            all_logits=all_logits,
+            parameters=filtered,
+            settings=settings,
+            report=lambda captured, contracted: progress.advance(per_text * captured + per_pair * contracted),
+        )
+        provenance = next(iter(computed.kernels.values())).provenance
+        save_tensors(logits_path, computed.logits, {"provenance": json.dumps(provenance, sort_keys=True)})
+        files[str(logits_path)] = list(computed.logits["eval"].shape)
+        for formula, kernel in computed.kernels.items():
+            kernel.save(out / f"{formula}.safetensors")
+            files[str(out / f"{formula}.safetensors")] = list(kernel.values.shape)
+        finish(settings, computed.work)
     return {"files": files, "coverage": computed.coverage.describe(), "provenance": provenance}

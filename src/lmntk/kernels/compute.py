@@ -110,7 +110,8 @@ def compute_kernels(
     settings = settings or Settings()
     came_from = origin(pretrained, encoder, train, evaluate, all_logits=all_logits, parameters=chosen, settings=settings)
     groups = settings.grouping is not None
-    work = content_key(origin=came_from, formulas=list(formulas), groups=groups, version=KERNEL_VERSION, settings=settings.cut())
+    grouped = {name: settings.grouping(name) for name in chosen.select(model)} if settings.grouping is not None else None
+    work = content_key(origin=came_from, formulas=list(formulas), groups=grouped, version=KERNEL_VERSION, settings=settings.cut())
     trainable, pairs = chosen.select(model), [("train", "eval")]
     streamed = stream_kernels(model, texts, pairs, formulas, trainable, pretrained.pad_id, settings, report, work)
     provenance = {

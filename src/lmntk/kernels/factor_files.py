@@ -78,7 +78,7 @@ def open_tangents(path: Path, device: torch.device | None = None, verify: bool =
         DamagedFileError: no such file, or not what was written.
     """
     with _opened(path, verify) as (file, description):
-        return Tangents(file.get_tensor(LOGITS).to(device), StoredFactors(path, json.loads(description), device))
+        return Tangents(file.get_tensor(LOGITS).to(device).clone(), StoredFactors(path, json.loads(description), device))
 
 
 def save_checked(path: Path, tensors: Mapping[str, Tensor], description: str = "") -> None:
@@ -162,6 +162,9 @@ class StoredFactors(Mapping[str, Factors]):
             return DenseFactors(tensor(form["values"]), None if form["cancellation"] is None else tensor(form["cancellation"]))
         parts: Sequence[Any] = [None if part is None else self._made(part, tensor) for part in form["parts"]]
         return StackedFactors(tuple(parts))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.forms
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.forms)

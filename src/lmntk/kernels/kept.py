@@ -84,6 +84,9 @@ class _Chosen(Mapping[str, Factors]):
         assert made is not None
         return made
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
@@ -154,7 +157,7 @@ class KeptFactors:
     def _batches(self, group: str, choice: Choice) -> tuple[list[Tangents], list[int]]:
         facts = self.index["groups"][group]
         found = []
-        for path in sorted((self.folder / "factors").glob(Scratch.factors_file(group, 0).replace("00000", "?????"))):
+        for path in Scratch.files_of(self.folder, group):
             try:
                 batch = open_tangents(path)
             except DamagedFileError as error:

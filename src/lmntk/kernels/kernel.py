@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,10 +75,14 @@ def _short(value: Any) -> str:
 
 def save_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Writes arrays to a safetensors file under a temporary name, then renames it."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with replacing(path) as temporary:
-        save_file({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in tensors.items()}, temporary, metadata)
+        try:
+            save_file({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in tensors.items()}, temporary, metadata)
+        except SafetensorError as error:  # how the writer wraps what the disk says
+            raise OSError(errno.ENOSPC if "No space left" in str(error) else errno.EIO, str(error)) from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -12,6 +12,7 @@ from typing import Any
 from lmntk.errors import UserError
 from lmntk.kernels.gram import TILE_BYTES
 from lmntk.memory import shown_bytes
+from lmntk.prompts.batching import length_sorted_batches
 
 MARGIN = 192 * 2**20  # what libraries take when they are first used, and what freed memory leaves in pieces
 DOUBLE = 8
@@ -91,14 +92,15 @@ def make_schedule(
         UserError: it cannot be done in so little; says the least that works.
     """
     factors, working = trial.factors / trial.tokens, trial.working / trial.tokens  # bytes a token
-    all_rows = int(factors * sum(rows))
+    all_rows = int(factors * _padded(rows, batch_size))
     fixed = trial.resident + MARGIN + 2 * TILE_BYTES + 2 * DOUBLE * blocks * trial.outputs**2
     slab = int(all_rows * trial.largest / max(trial.factors, 1))  # rows on disk are read a parameter at a time
     batches = [size for size in (batch_size, *(2**power for power in range(10, -1, -1))) if size <= batch_size]
 
     def tile(chunk: int) -> float:
         """The factors of the chunk with the most tokens."""
-        return factors * max((sum(columns[start : start + chunk]) for start in range(0, len(columns), chunk)), default=0)
+        chunks = (columns[start : start + chunk] for start in range(0, len(columns), chunk))
+        return factors * max((_padded(part, batch_size) for part in chunks), default=0)
 
     def peak(batch: int, on_disk: bool, chunk: int) -> int:
         capturing = (0 if on_disk else all_rows) + tile(chunk) + working * trial.longest * min(batch, max(len(columns), len(rows)))
@@ -116,11 +118,16 @@ def make_schedule(
             while 2 * chunk <= MOST_COLUMNS and peak(batch, on_disk, 2 * chunk) <= memory:  # doubled: a little more room changes nothing
                 chunk *= 2
             chunk = min(chunk, max(len(columns), 1))
-            disk = all_rows + (int(factors * sum(columns)) if keep_factors else 0) if on_disk else 0
+            disk = all_rows + (int(factors * _padded(columns, batch_size)) if keep_factors else 0) if on_disk else 0
             return Schedule(batch, on_disk, chunk, peak(batch, on_disk, chunk), disk)
     least = peak(1, has_scratch, 1)
     where = "" if has_scratch else ", or name a folder for what does not fit, with --scratch"
     raise UserError(f"memory: {shown_bytes(memory)} is too little for this; the least is {_rounded_up(least)}{where}")
+
+
+def _padded(lengths: Sequence[int], batch_size: int) -> int:
+    """Returns the tokens of texts with the padding of their batches."""
+    return sum(len(batch) * lengths[batch[-1]] for batch in length_sorted_batches(lengths, batch_size))
 
 
 def _rounded_up(size: int) -> str:

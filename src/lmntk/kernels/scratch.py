@@ -10,7 +10,7 @@ import errno
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ class Scratch:
         Raises:
             UserError: less is free than ``needed`` bytes.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with saying_full(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
         held = sum(path.stat().st_size for path in self.folder.glob("factors/*.safetensors"))
         if needed - held > free:
@@ -101,12 +102,19 @@ class Scratch:
         """Removes what the work needed while it ran; with ``keep_factors`` the tiles alone."""
         shutil.rmtree(self.folder / "tiles" if keep_factors else self.folder, ignore_errors=True)
         if not keep_factors and self.root.is_dir() and not any(self.root.iterdir()):
-            self.root.rmdir()
+            with suppress(OSError):  # not ours to remove, or somebody has just begun work there
+                self.root.rmdir()
 
     @staticmethod
     def factors_file(group: str, index: int) -> str:
         """Returns the name of a batch's file."""
-        return f"{group.replace('/', '~')}-{index:05d}.safetensors"
+        return f"{group.replace('/', '~')}-{index:08d}.safetensors"
+
+    @staticmethod
+    def files_of(folder: Path, group: str) -> list[Path]:
+        """Returns the files of a group's factors in a piece of work, in the order of its texts."""
+        start = f"{group.replace('/', '~')}-"
+        return sorted(path for path in (folder / "factors").glob(f"{start}*") if path.stem.removeprefix(start).isdecimal())
 
     def _path(self, kind: str, name: str) -> Path:
         return self.folder / kind / f"{name.replace('/', '~')}.safetensors"

@@ -7,6 +7,7 @@ all rows that want it, and dropped. What a chunk comes to is a *tile*; finished 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from lmntk.memory import default_memory
 from lmntk.models.logit_model import LogitModel
 from lmntk.prompts.encoding import EncodedText
 from lmntk.tangents.coverage import Coverage
+from lmntk.tangents.rules import RULES
 
 Pair = tuple[str, str]
 
@@ -43,6 +45,7 @@ class Settings:
         scratch: a folder for row factors that do not fit into memory, and for finished tiles; without one there is neither.
         keep_factors: leave all texts' factors in the scratch folder.
         executor: where tiles are made: here, or on a cluster.
+        rates: the file in which this machine's speed is kept.
     """
 
     batch_size: int = 32
@@ -52,10 +55,12 @@ class Settings:
     scratch: Path | None = None
     keep_factors: bool = False
     executor: Executor = field(default_factory=Local)
+    rates: Path | None = None
 
     def cut(self) -> dict[str, object]:
         """Returns what the cut of the work depends on, and so its numbers' last bits."""
-        return {"batch_size": self.batch_size, "memory": self.memory, "keep_factors": self.keep_factors}
+        rules = sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in RULES)
+        return {"batch_size": self.batch_size, "memory": self.memory, "keep_factors": self.keep_factors, "rules": rules}
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Streamed:
     Attributes:
         kernels: ``{(row group, column group): {kernel name: {parameter group: [n, c, m, d] float64}}}``.
         logits: ``{group: [n, c] float64}`` of every text, in the order given.
-        coverage: how the gradients were captured; None when every tile was there from an earlier run.
+        coverage: how the gradients were captured.
         noise: by row group, the number of coordinates left out of its sign kernels.
         schedule: how the work was cut.
     """
@@ -77,7 +82,7 @@ class Streamed:
     schedule: Schedule
 
 
-MACHINE = "machine.json"  # this machine's speed, beside the scratch folder
+MACHINE = "machine.json"  # the name of the file with this machine's speed
 
 
 def stream_kernels(
@@ -201,7 +206,7 @@ def _assembled(
                 target = kernels.setdefault((row, job.column), {}).setdefault(what[0], {})
                 if what[1] not in target:
                     n, c, _, d = values.shape
-                    target[what[1]] = torch.empty(n, c, len(texts[job.column]), d, dtype=torch.float64)
+                    target[what[1]] = torch.full((n, c, len(texts[job.column]), d), torch.nan, dtype=torch.float64)
                 target[what[1]][:, :, job.start : job.stop] = values
     return kernels, of_rows | {name: torch.cat(parts) for name, parts in logits.items()}, noise
 
@@ -220,9 +225,8 @@ def plan_kernels(
     trainable: Mapping[str, torch.nn.Parameter],
     pad_id: int,
     settings: Settings | None = None,
-    rates: Path | None = None,
 ) -> Estimate:
-    """Returns what ``stream_kernels`` would take, with the same arguments; ``rates`` is where this machine's speed is kept.
+    """Returns what ``stream_kernels`` would take, with the same arguments.
 
     Cost: the start-up check, and a few batches.
 
@@ -234,7 +238,7 @@ def plan_kernels(
     capturing = Capturing(model, trainable, pad_id, every, settings.batch_size)
     trial = capturing.try_out()
     schedule = _cut(trial, capturing, texts, pairs, formulas, settings, settings.scratch is not None)
-    return estimate(capturing, trial, schedule, texts, pairs, formulas, rates_of(capturing.device, rates))
+    return estimate(capturing, trial, schedule, texts, pairs, formulas, rates_of(capturing.device, settings.rates))
 
 
 def _cut(
@@ -272,14 +276,14 @@ def _schedule(
     """Returns an earlier run's schedule, or makes one and writes it down."""
     earlier = None if scratch is None else scratch.schedule()
     if earlier is not None:
-        return Schedule.of(earlier)
+        with suppress(TypeError):  # of another version
+            return Schedule.of(earlier)
     if settings.keep_factors and scratch is None:
         raise UserError("keep-factors: there is no folder for them; name one with --scratch")
     trial = capturing.try_out()
     schedule = _cut(trial, capturing, texts, pairs, formulas, settings, scratch is not None)
     if announce is not None:
-        kept = None if scratch is None else scratch.root.parent / MACHINE
-        announce(estimate(capturing, trial, schedule, texts, pairs, formulas, rates_of(capturing.device, kept)))
+        announce(estimate(capturing, trial, schedule, texts, pairs, formulas, rates_of(capturing.device, settings.rates)))
     if scratch is not None:
         if schedule.disk:
             scratch.check_room(schedule.disk)

@@ -42,7 +42,7 @@ class Job:
     @property
     def name(self) -> str:
         """A name among the work's tiles."""
-        return f"{self.column}-{self.start:06d}"
+        return f"{self.column}-{self.start:08d}-{self.stop:08d}"
 
 
 def nothing(captured: int, contracted: int) -> None:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lmntk.errors import UserError
+from lmntk.kernels.capturing import Capturing
 from lmntk.models.logit_model import LogitModel
+from lmntk.models.state import frozen
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText
 from lmntk.solvers.inputs import Array, Labels
 from lmntk.solvers.linear_form import LinearForm
-from lmntk.tangents.capture import capture
-from lmntk.tangents.coverage import check_coverage
 from lmntk.tangents.direction import weighted_sum
+from lmntk.tangents.factors import Tangents
 from lmntk.tangents.linearized import LinearizedModel
 from lmntk.tangents.noise import noise_coordinates, silence
 
@@ -53,6 +54,7 @@ class Predictor:
         self.linearized = [LinearizedModel(model, direction) for direction in directions]
         self.pad_id, self.batch_size = pad_id, batch_size
         self.intercept, self.f0_scale, self.sharpness = intercept, f0_scale, sharpness
+        self._keeps_apart: bool | None = None
 
     @property
     def by_two_backward_passes(self) -> bool:
@@ -65,7 +67,7 @@ class Predictor:
         shape = len(texts), self.model.outputs
         decisions, before = np.empty(shape), np.empty(shape)
         with torch.no_grad():
-            for chosen in length_sorted_batches([text.length for text in texts], self.batch_size):
+            for chosen in length_sorted_batches([text.length for text in texts], self.batch_size if self.keeps_apart(texts) else 1):
                 batch = {name: t.to(device) for name, t in collate([texts[i] for i in chosen], self.pad_id).items()}
                 expansions = [linearized.taylor(batch) for linearized in self.linearized]
                 logits = expansions[0][0]
@@ -73,6 +75,22 @@ class Predictor:
                 before[chosen] = logits.double().cpu().numpy()
                 decisions[chosen] = slopes.double().cpu().numpy() + before[chosen] / self.f0_scale + self.intercept
         return decisions, before
+
+    def keeps_apart(self, texts: Sequence[EncodedText]) -> bool:
+        """True where a text's logits do not depend on its batch; looked at once, on the shortest and the longest of the first texts."""
+        if self._keeps_apart is None:
+            ordered = sorted(texts, key=lambda text: text.length)
+            extremes, device = [ordered[0], ordered[-1]], next(self.model.parameters()).device
+
+            def logits(some: Sequence[EncodedText]) -> Tensor:
+                with frozen(self.model):
+                    found: Tensor = self.model({name: t.to(device) for name, t in collate(some, self.pad_id).items()})
+                return found
+
+            together, alone = logits(extremes), torch.cat([logits([text]) for text in extremes])
+            tolerance = 1e-6 if together.dtype == torch.float64 else 1e-4
+            self._keeps_apart = bool((together - alone).abs().max() <= tolerance * alone.abs().max())
+        return self._keeps_apart
 
     def probabilities(self, decisions: Array) -> Array:
         """Returns class probabilities [n, classes] of decisions [n, c]."""
@@ -107,21 +125,21 @@ def directions_of(
     """
     if formula not in ("sgd", "asigngd"):
         raise UserError(f"predictor: decisions of {formula} are not linear in a text's gradient; use sgd or asigngd")
-    device = next(model.parameters()).device
-    batches = length_sorted_batches([text.length for text in texts], batch_size)
+    capturing = Capturing(model, trainable, pad_id, texts, batch_size)
 
-    def batch(chosen: Sequence[int]) -> dict[str, Tensor]:
-        return {name: tensor.to(device) for name, tensor in collate([texts[i] for i in chosen], pad_id).items()}
+    def capture_all() -> Iterator[tuple[list[int], Tangents]]:
+        for chosen in capturing.batches(texts):
+            start = 0
+            for tangents in capturing.of_batch([texts[index] for index in chosen]):
+                yield chosen[start : start + len(tangents)], tangents
+                start += len(tangents)
 
-    ordered = sorted(range(len(texts)), key=lambda index: texts[index].length)
-    coverage = check_coverage(model, batch(list(dict.fromkeys([ordered[0], ordered[-1]]))), trainable)
-    chunks = batches if coverage.batched else [[index] for chosen in batches for index in chosen]
-    captured = ((chosen, capture(model, batch(chosen), trainable, coverage.fallback)) for chosen in chunks)
+    captured: Iterable[tuple[list[int], Tangents]] = capture_all()
     signs = formula == "asigngd"
     if signs and drop_noise:  # what is noise in every text can only be told when all are there
         kept = list(captured)
         masks = noise_coordinates([tangents for _, tangents in kept])
-        captured = ((chosen, silence(tangents, masks)) for chosen, tangents in kept)
+        captured = [(chosen, silence(tangents, masks)) for chosen, tangents in kept]
     outputs = form.coefficients.shape[1]
     count = outputs if form.each_class and outputs > 1 else 1
     totals: list[dict[str, Tensor]] = [{} for _ in range(count)]

@@ -60,6 +60,8 @@ def predict_file(
     """
     if source != STANDARD and not Path(source).is_file():
         raise UserError(f"input: {missing(Path(source))}")
+    if target != STANDARD and Path(target).is_dir():
+        raise UserError(f"output: {target!r} is a folder; name a file")
     if target != STANDARD and source != STANDARD and Path(target).resolve() == Path(source).resolve():
         raise UserError(f"output: {target!r} is the input; name another file")
     folder, others = find_predictor(model_dir, cell, method)
