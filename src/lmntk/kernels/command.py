@@ -140,7 +140,6 @@ def compute_to_folder(
     )
     grouping = group_of_layer if groups else None
     executor = chosen_executor(engine, address, workers)
-    place_of_scratch = (scratch or out / "scratch").resolve()
     settings = Settings(
         batch_size, budget, not keep_noise, grouping, (scratch or out / "scratch").resolve(), keep_factors, executor, out / MACHINE
     )
