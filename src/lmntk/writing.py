@@ -36,6 +36,8 @@ def write_text(path: Path, text: str) -> None:
 def alone_in(folder: Path) -> Iterator[None]:
     """Keeps other processes of lmntk out of a folder while the body runs; the system lets go of it when a process is killed.
 
+    Makes the folder; after a mistake of the user's one that was made and holds nothing is removed again.
+
     Raises:
         UserError: another process is in it.
     """
@@ -44,6 +46,8 @@ def alone_in(folder: Path) -> Iterator[None]:
     except ImportError:  # Windows: nobody is kept out
         yield
         return
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     with path.open("a+") as file:
         try:
@@ -60,5 +64,10 @@ def alone_in(folder: Path) -> Iterator[None]:
         file.flush()
         try:
             yield
+        except UserError:
+            if is_new and [one.name for one in folder.iterdir()] == [LOCK]:
+                path.unlink()
+                folder.rmdir()
+            raise
         finally:
             file.truncate(0)

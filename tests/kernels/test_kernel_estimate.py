@@ -94,7 +94,7 @@ def test_a_plan_of_every_kind(tmp_path, name):
     model = row.model(2).float()
     texts = {"train": random_texts(row, [5, 4, 6], 0), "eval": random_texts(row, [5, 4, 6, 3], 1)}
     arguments = (model, texts, [("train", "eval"), ("train", "train")], ["sgd", "asigngd"], row.parameters.select(model), pad_id(model))
-    found = plan_kernels(*arguments, Settings(), tmp_path / "machine.json")
+    found = plan_kernels(*arguments, Settings(rates=tmp_path / "machine.json"))
     assert (found.texts, found.pairs, found.disk) == (7, 21, 0)
     assert 0 < found.seconds < 60
     assert found.capture_operations > 0
@@ -103,7 +103,7 @@ def test_a_plan_of_every_kind(tmp_path, name):
     both = found + found
     assert (both.texts, both.peak) == (14, found.peak)
     with pytest.raises(UserError, match="the least is"):
-        plan_kernels(*arguments, Settings(memory=2**20), tmp_path / "machine.json")
+        plan_kernels(*arguments, Settings(memory=2**20))
     assert [path.name for path in tmp_path.iterdir()] == ["machine.json"]
 
 

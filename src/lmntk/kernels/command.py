@@ -166,7 +166,6 @@ def compute_to_folder(
     tokens = sum(encoder.encode(e).length for part in texts.values() for e in part) / (n + m)
     per_text, per_pair = 6 * tokens * c, 2.0 * c * c * len(kernel_names(formulas))
     progress.work(f"{n} x {m} texts", per_text * (n + m) + per_pair * n * m)
-    out.mkdir(parents=True, exist_ok=True)
     with alone_in(out):
         computed = compute_kernels(
             pretrained,
