@@ -190,8 +190,7 @@ def _stream(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], sides: S
     """Computes and keeps the kernels of cells that share a model and their test texts; returns them with the logits."""
     this = unit.context
     groups, pairs, where = _work(unit, cells, sides)
-    keys = {cell.name: this.key(unit.task, cell) for cell in cells}
-    work = content_key(cells=keys, formulas=formulas, pairs=pairs, settings=this.settings.cut())
+    work = _work_key(unit, cells, formulas, pairs)
     whole_unit = _begun_with_more(unit, cells, formulas, sides)
     if whole_unit is not None:
         found = _stream(whole_unit, whole_unit.cells, formulas, sides)
@@ -220,7 +219,7 @@ def _stream(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], sides: S
     this.progress.note(f"{unit.task.title} {unit.mode}: {streamed.coverage.describe()}")
     results: dict[str, tuple[Kernels, Logits]] = {}
     for cell in cells:
-        key = keys[cell.name]
+        key = this.key(unit.task, cell)
         provenance = {
             "key": key,
             "model": this.pretrained.fingerprint,
@@ -256,6 +255,12 @@ def _stream(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], sides: S
     return results
 
 
+def _work_key(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], pairs: Sequence[tuple[str, str]]) -> str:
+    """Returns the name under which the work on these cells' kernels is found again."""
+    keys = {cell.name: unit.context.key(unit.task, cell) for cell in cells}
+    return content_key(cells=keys, formulas=formulas, pairs=pairs, settings=unit.context.settings.cut())
+
+
 def _begun_with_more(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], sides: Sequence[str]) -> Unit | None:
     """Returns all cells of the task and mode, if an earlier run began them together and was cut short when some had their kernels.
 
@@ -267,8 +272,7 @@ def _begun_with_more(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str],
         return None
     whole = Unit(this, task, every)
     _, pairs, _ = _work(whole, every, sides)
-    keys = {cell.name: this.key(task, cell) for cell in every}
-    work = content_key(cells=keys, formulas=formulas, pairs=pairs, settings=this.settings.cut())
+    work = _work_key(whole, every, formulas, pairs)
     return whole if Scratch(this.settings.scratch, work).schedule() is not None else None
 
 

@@ -20,7 +20,8 @@ from lmntk import cli, unit
 from lmntk.configuration import make_experiment
 from lmntk.experiment import run
 from lmntk.prediction.files import load_predictor
-from lmntk.prediction.predictor import fit_sharpness
+from lmntk.prediction.predictor import Predictor, fit_sharpness
+from lmntk.prompts.encoding import EncodedText
 from lmntk.tasks import read_jsonl
 
 Lines = list[dict[str, Any]]
@@ -228,6 +229,32 @@ def test_mistakes(solved, models, lmntk, tmp_path):
     code, _, errors = lmntk("predict", "--model-dir", direction.parent, "--input", texts)
     assert code == 2
     assert "not a readable safetensors file" in errors
+
+
+class Mixing(torch.nn.Module):
+    """A model that takes the batch's mean off: a text's logits are its own only when it is alone."""
+
+    outputs = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head = torch.nn.Embedding(9, 4), torch.nn.Linear(4, 1)
+        self.double()
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        logits: torch.Tensor = self.head(torch.tanh(self.table(batch["input_ids"]).sum(1)))
+        return logits + logits.mean(0)
+
+
+def test_a_model_that_mixes_texts_predicts_them_one_by_one():
+    model: Any = Mixing()
+    direction = {name: torch.randn_like(parameter) for name, parameter in model.named_parameters()}
+    texts = [EncodedText((1 + i, 2, 8 - i), 0, None) for i in range(5)]
+    alone = [Predictor(model, [direction], 0).evaluate([text])[0] for text in texts]
+    predictor = Predictor(model, [direction], 0)
+    predictor.evaluate(texts[:1])  # one text shows nothing, and is not to settle it
+    np.testing.assert_allclose(predictor.evaluate(texts)[0], np.concatenate(alone), rtol=1e-10)
 
 
 def test_sharpness_maximises_the_likelihood():

@@ -73,7 +73,7 @@ class TileMaker:
     rules: Mapping[Any, Any] = field(default_factory=lambda: dict(RULES))
 
     def __call__(self) -> Tiles:
-        """Returns what makes tiles, in this process; on a GPU if the process was given one."""
+        """Returns what makes tiles, in this process."""
         RULES.update(self.rules)
         if self.is_roomy:
             keep_freed()

@@ -78,6 +78,8 @@ class Predictor:
 
     def keeps_apart(self, texts: Sequence[EncodedText]) -> bool:
         """True where a text's logits do not depend on its batch; looked at once, on the shortest and the longest of the first texts."""
+        if len(texts) < 2:
+            return True
         if self._keeps_apart is None:
             ordered = sorted(texts, key=lambda text: text.length)
             extremes, device = [ordered[0], ordered[-1]], next(self.model.parameters()).device
