@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-from lmntk.kernels.contraction import inner, materialise, tile_products
+from lmntk.kernels.contraction import Tile, inner, materialise, tile_products
 from lmntk.kernels.cost import Operations
 from lmntk.tangents.factors import OuterFactors
 from lmntk.writing import write_text
 
 REPEATS = 5
-WIDTH, TOKENS, ROWS, COLUMNS, SLICES = 768, 40, 64, 128, 32
+WIDTH, TOKENS, ROWS, COLUMNS, SIDE = 768, 40, 64, 128, 128  # SIDE x SIDE: a block of a gradient
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,15 @@ def measure_rates(device: torch.device) -> Rates:
     factors = OuterFactors(normal(ROWS, TOKENS, WIDTH), normal(1, ROWS, TOKENS, WIDTH))
     left = OuterFactors(normal(ROWS, 1, WIDTH), normal(1, ROWS, 1, WIDTH))
     right = OuterFactors(normal(COLUMNS, 1, WIDTH), normal(1, COLUMNS, 1, WIDTH))
-    out = normal(1, ROWS, SLICES * WIDTH)
-    rows, columns = normal(ROWS, SLICES * WIDTH), normal(COLUMNS, SLICES * WIDTH)
-    row_signs, column_signs = rows.sign(), columns.sign()
-    product = 2.0 * ROWS * COLUMNS * SLICES * WIDTH
+    out, block = normal(1, ROWS, SIDE * SIDE), (slice(0, SIDE), slice(0, SIDE))
+    rows, columns = (Tile.of(normal(count, SIDE * SIDE), ["signgd"]) for count in (ROWS, COLUMNS))
+    product = 2.0 * ROWS * COLUMNS * SIDE * SIDE
     return Rates(
-        making=2.0 * ROWS * TOKENS * SLICES * WIDTH / _seconds(lambda: materialise(factors, 0, SLICES, out), device),
+        making=2.0 * ROWS * TOKENS * SIDE * SIDE / _seconds(lambda: materialise(factors, block, out), device),
         products=product / _seconds(lambda: tile_products(rows, columns, ["sgd"]), device),
-        sign_products=product / _seconds(lambda: tile_products(row_signs, column_signs, ["signgd"]), device),
+        sign_products=product / _seconds(lambda: tile_products(rows, columns, ["signgd"]), device),
         inner=2.0 * ROWS * COLUMNS * 2 * WIDTH / _seconds(lambda: inner(left, right, ["sgd"]), device),
-        signed=float(rows.numel()) / _seconds(rows.sign, device),
+        signed=float(rows.values.numel()) / _seconds(lambda: torch.sign(rows.values, out=rows.signs), device),
         machine=machine_name(device),
     )
 

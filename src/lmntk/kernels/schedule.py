@@ -18,6 +18,7 @@ MARGIN = 192 * 2**20  # what libraries take when they are first used, and what f
 DOUBLE = 8
 ROOMY = 1.3
 MOST_COLUMNS = 256  # of a tile: more save little, and are lost together when a run is cut short
+COLUMNS_PER_ROW = 4  # or so many for each row text, whose gradients are made anew for each tile
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def make_schedule(
             if batch < min(batch_size, 8) and not on_disk and has_scratch:
                 continue  # tiny batches are slower than a disk
             chunk = batch
-            while 2 * chunk <= MOST_COLUMNS and peak(batch, on_disk, 2 * chunk) <= memory:  # doubled: a little more room changes nothing
+            most = max(MOST_COLUMNS, COLUMNS_PER_ROW * len(rows))
+            while 2 * chunk <= most and peak(batch, on_disk, 2 * chunk) <= memory:  # doubled: a little more room changes nothing
                 chunk *= 2
             chunk = min(chunk, max(len(columns), 1))
             disk = all_rows + (int(factors * _padded(columns, batch_size)) if keep_factors else 0) if on_disk else 0
