@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,18 @@ from lmntk.cells import Cell
 from lmntk.context import SIDES, Context
 from lmntk.errors import UserError
 from lmntk.evaluation import BASELINES, Outcome, baseline, solve_cell
+from lmntk.kernels.capturing import Capturing
 from lmntk.kernels.contraction import FORMULAS, kernel_names
 from lmntk.kernels.estimate import Estimate
 from lmntk.kernels.kernel import Kernel, load_tensors, save_tensors
+from lmntk.kernels.schedule import Trial
 from lmntk.kernels.streaming import finish, plan_kernels, stream_kernels, whole
 from lmntk.models.building import head_model, own_head_model, prompt_model
 from lmntk.models.logit_model import LogitModel
 from lmntk.pieces import Begun, Piece
+from lmntk.prediction.directions import count_of, cut_directions, directions_of
 from lmntk.prediction.files import save_predictor
-from lmntk.prediction.predictor import Predictor, directions_of, fit_sharpness
+from lmntk.prediction.predictor import Predictor, fit_sharpness
 from lmntk.preparation import PreparedTask, label_of
 from lmntk.prompts.encoding import EncodedText, PromptEncoder
 from lmntk.prompts.ensemble import EnsembleEncoder
@@ -85,32 +89,45 @@ class Unit:
                 self._model = head_model(this.pretrained, train, truth, task.classes, this.folds(task), features, size)
         return self._model
 
+    @cached_property
+    def capturing(self) -> Capturing:
+        """What captures the training texts once more, for the directions of solutions."""
+        this = self.context
+        train = [text for cell in self.cells for text in self.texts[cell.name]["train"]]
+        return Capturing(self.model, this.chosen.select(self.model), this.pretrained.pad_id, train, this.settings.batch_size)
+
+    @cached_property
+    def trial(self) -> Trial:
+        """What a few of the longest training texts take."""
+        return self.capturing.try_out()
+
 
 def compute_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any]]]:
     """Yields each cell with its results; kernels that are there with the right key are not computed."""
     unit = Unit(context, task, list(cells))
     sides = SIDES[:2] if _one_pass_is_cheaper(unit) else SIDES
+    save = context.experiment.save_models
+    if save or "test" not in sides:  # one direction at least has to fit, which is better said before the kernels are computed
+        cut_directions(unit.trial, context.chosen.select(unit.model), 1, 1, context.settings.memory)
     found = _kernels(unit, sides)
     for cell in cells:
         kernels, logits = found[cell.name]
         labels = unit.labels[cell.name]
         outcomes = [solve_cell(kernels, logits, labels, task.metric, *method) for method in context.methods]
-        predictors = {}
-        if "test" not in sides:
-            assert all(outcome.linear is not None for outcome in outcomes)
-            predictors = {outcome.method: _predictor(unit, cell, outcome) for outcome in outcomes}
-            evaluated = {method: predictor.evaluate(unit.texts[cell.name]["test"]) for method, (predictor, _) in predictors.items()}
-            logits = logits | {"test": next(iter(evaluated.values()))[1]}
-            outcomes = [outcome.with_test(evaluated[outcome.method][0], labels["test"]) for outcome in outcomes]
-        name = "own head" if context.pretrained.kind == "classifier" else BASELINES[cell.mode]
         saved = []
-        if context.experiment.save_models:
-            for outcome in outcomes:
-                if outcome.linear is not None:
-                    predictor, directions = predictors.get(outcome.method) or _predictor(unit, cell, outcome)
-                    saved.append(_save(unit, cell, outcome, predictor, directions))
-                else:
-                    context.progress.note(f"{outcome.method}: its decisions are not linear in a text's gradient, so no predictor is saved")
+        for place, outcome in enumerate(outcomes):  # one after the other: a direction is as large as the model
+            if outcome.linear is not None and (save or "test" not in sides):
+                predictor, directions = _predictor(unit, cell, outcome)
+                if "test" not in sides:
+                    decisions, before = predictor.evaluate(unit.texts[cell.name]["test"])
+                    logits = logits | {"test": before}
+                    outcomes[place] = outcome.with_test(decisions, labels["test"])
+                if save:
+                    saved.append(_save(unit, cell, outcomes[place], predictor, directions))
+                del predictor, directions
+            elif save:
+                context.progress.note(f"{outcome.method}: its decisions are not linear in a text's gradient, so no predictor is saved")
+        name = "own head" if context.pretrained.kind == "classifier" else BASELINES[cell.mode]
         yield cell, _keep(unit, cell, [baseline(name, task.metric, logits, labels), *outcomes], saved)
 
 
@@ -327,16 +344,13 @@ def _predictor(unit: Unit, cell: Cell, outcome: Outcome) -> tuple[Predictor, lis
     this, form = unit.context, outcome.linear
     assert form is not None
     assert outcome.dev_decisions is not None
-    directions = directions_of(
-        unit.model,
-        unit.texts[cell.name]["train"],
-        this.chosen.select(unit.model),
-        form,
-        outcome.formula,
-        this.pretrained.pad_id,
-        drop_noise=this.settings.drop_noise,
-        batch_size=this.settings.batch_size,
+    trainable = this.chosen.select(unit.model)
+    cut = cut_directions(
+        unit.trial, trainable, count_of(form), this.settings.batch_size, this.settings.memory, outcome.formula == "asigngd"
     )
+    unit.capturing.batch_size = cut.batch_size
+    train, drop_noise = unit.texts[cell.name]["train"], this.settings.drop_noise
+    directions = directions_of(unit.capturing, train, form, outcome.formula, drop_noise=drop_noise, at_once=cut.at_once)
     predictor = Predictor(
         unit.model,
         directions,
@@ -345,6 +359,7 @@ def _predictor(unit: Unit, cell: Cell, outcome: Outcome) -> tuple[Predictor, lis
         f0_scale=form.f0_scale,
         sharpness=fit_sharpness(outcome.dev_decisions, np.asarray(unit.labels[cell.name]["dev"])),
         batch_size=this.settings.batch_size,
+        memory=this.settings.memory,
     )
     return predictor, directions
 
