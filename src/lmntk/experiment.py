@@ -23,7 +23,7 @@ from lmntk.preparation import PreparedTask, prepare_tasks
 from lmntk.provenance import versions
 from lmntk.reports.results import write_reports
 from lmntk.tasks import TASKS
-from lmntk.unit import compute_unit, plan_unit
+from lmntk.unit import compute_unit, forget_unit, plan_unit
 from lmntk.writing import alone_in
 
 __all__ = ["Progress", "Silent", "plan", "run"]
@@ -48,11 +48,13 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
         planned = [(task, cell) for task in tasks for cell in task.cells]
         results = this.finished(planned)
         progress.start(len(planned), len(results))
-        for task, unit in _open_units(this, tasks, results):
-            for cell, result in compute_unit(this, task, unit):
+        for task, unit in _units(this, tasks):
+            left = [cell for cell in unit if cell.name not in results]
+            for cell, result in compute_unit(this, task, left) if left else ():
                 results[cell.name] = result
                 progress.finished(cell, result["rows"])
                 _report(this, tasks, planned, results)
+            forget_unit(this, task, unit)
         _report(this, tasks, planned, results)
     return [row for _, cell in planned for row in results[cell.name]["rows"]]
 
@@ -68,9 +70,12 @@ def plan(experiment: Experiment, progress: Progress | None = None) -> list[tuple
     this, tasks = _prepared(experiment, progress or Silent())
     results = this.finished([(task, cell) for task in tasks for cell in task.cells])
     found: dict[str, Estimate] = {}
-    for task, unit in _open_units(this, tasks, results):
+    for task, unit in _units(this, tasks):
+        left = [cell for cell in unit if cell.name not in results]
+        if not left:
+            continue
         name = f"{task.title} {unit[0].mode}"
-        estimate = plan_unit(this, task, unit)
+        estimate = plan_unit(this, task, left)
         found[name] = found[name] + estimate if name in found else estimate
     return list(found.items())
 
@@ -137,15 +142,15 @@ def _report(
     write_reports(this.store, rows, titles, facts)
 
 
-def _open_units(this: Context, tasks: Sequence[PreparedTask], results: Mapping[str, object]) -> Iterable[tuple[PreparedTask, list[Cell]]]:
-    """Yields unfinished cells that are computed together: all k and seeds where they share a model, and so the test texts' gradients.
+def _units(this: Context, tasks: Sequence[PreparedTask]) -> Iterable[tuple[PreparedTask, list[Cell]]]:
+    """Yields cells that are computed together: all k and seeds where they share a model, and so the test texts' gradients.
 
     A prompt's and a classifier's own head are shared; a probe is its cell's own.
     """
     for task in tasks:
         for mode in this.experiment.modes:
-            cells = [cell for cell in task.cells if cell.mode == mode and cell.name not in results]
+            cells = [cell for cell in task.cells if cell.mode == mode]
             if mode == "prompt" or this.pretrained.kind == "classifier":
-                yield from [(task, cells)] if cells else []
+                yield task, cells
             else:
                 yield from ((task, [cell]) for cell in cells)

@@ -24,7 +24,7 @@ from lmntk.kernels.gram import EVERYTHING, Grouping
 from lmntk.kernels.schedule import Schedule, Trial, make_schedule
 from lmntk.kernels.scratch import Scratch
 from lmntk.kernels.tiles import LOGITS, NOISE, SEPARATOR, Job, Report, TileMaker
-from lmntk.memory import default_memory
+from lmntk.memory import default_memory, shown_bytes
 from lmntk.models.logit_model import LogitModel
 from lmntk.prompts.encoding import EncodedText
 from lmntk.tangents.coverage import Coverage
@@ -58,9 +58,9 @@ class Settings:
     rates: Path | None = None
 
     def cut(self) -> dict[str, object]:
-        """Returns what the cut of the work depends on, and so its numbers' last bits."""
+        """Returns what the cut of the work depends on, and so its numbers' last bits; not the memory: a cut that fits is kept to."""
         rules = sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in RULES)
-        return {"batch_size": self.batch_size, "memory": self.memory, "keep_factors": self.keep_factors, "rules": rules}
+        return {"batch_size": self.batch_size, "keep_factors": self.keep_factors, "rules": rules}
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ def stream_kernels(
     report: Report = lambda captured, contracted: None,
     key: str = "",
     announce: Callable[[Estimate], None] | None = None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> Streamed:
     """Returns the kernels between the named groups of texts, and the logits of every text in a pair.
 
@@ -110,6 +111,7 @@ def stream_kernels(
         report: called with the texts captured and the pairs contracted since the last call.
         key: a hash of all that the numbers depend on; the settings' scratch folder is used only with it.
         announce: told what the work will take, before it starts; this machine's speed is measured for it, and kept.
+        note: told what is worth reading once.
 
     Cost: every text is captured once; see ``gram``. Row factors on disk are read once a tile.
 
@@ -122,7 +124,7 @@ def stream_kernels(
     capturing = Capturing(model, trainable, pad_id, [text for name in every for text in texts[name]], settings.batch_size)
     scratch = Scratch(settings.scratch, key) if settings.scratch is not None and key else None
     row_names = list(dict.fromkeys(row for row, _ in pairs))
-    schedule = _schedule(capturing, texts, pairs, formulas, settings, scratch, announce)
+    schedule = _schedule(capturing, texts, pairs, formulas, settings, scratch, announce, note)
     maker = TileMaker(
         model,
         trainable,
@@ -272,12 +274,18 @@ def _schedule(
     settings: Settings,
     scratch: Scratch | None,
     announce: Callable[[Estimate], None] | None,
+    note: Callable[[str], None],
 ) -> Schedule:
-    """Returns an earlier run's schedule, or makes one and writes it down."""
+    """Returns an earlier run's schedule, if it fits into the memory; or makes one and writes it down, and drops what followed the other."""
     earlier = None if scratch is None else scratch.schedule()
-    if earlier is not None:
+    if scratch is not None and earlier is not None:
         with suppress(TypeError):  # of another version
-            return Schedule.of(earlier)
+            found = Schedule.of(earlier)
+            if found.peak <= settings.memory:
+                return found
+            held, allowed = shown_bytes(found.peak), shown_bytes(settings.memory)
+            note(f"what is begun was cut for {held} of memory, and {allowed} are allowed: it begins anew")
+        scratch.remove()
     if settings.keep_factors and scratch is None:
         raise UserError("keep-factors: there is no folder for them; name one with --scratch")
     trial = capturing.try_out()

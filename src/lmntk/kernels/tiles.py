@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmntk.errors import UserError
 from lmntk.kernels.capturing import Capturing
+from lmntk.kernels.factor_files import DamagedFileError
 from lmntk.kernels.gram import Grouping, Panel, gram
 from lmntk.kernels.schedule import Schedule
 from lmntk.kernels.scratch import Scratch
@@ -105,8 +107,19 @@ class Tiles:
         self.noise: dict[str, int] = {}
 
     def __call__(self, job: Job) -> dict[str, Tensor]:
-        """Returns a tile."""
-        values = self.tile(job.rows, job.column, job.start, job.stop)
+        """Returns a tile; row factors on disk that turn out damaged are captured again.
+
+        Raises:
+            UserError: what is written to the disk does not come back, twice.
+        """
+        try:
+            values = self.tile(job.rows, job.column, job.start, job.stop)
+        except DamagedFileError:
+            self.rows.clear()  # files that are whole are found again, and checked
+            try:
+                values = self.tile(job.rows, job.column, job.start, job.stop)
+            except DamagedFileError as error:
+                raise UserError(f"scratch: the disk does not give back what was written ({error}); name another with --scratch") from error
         if not self.maker.is_roomy:
             trim()
         return values
