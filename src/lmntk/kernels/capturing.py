@@ -52,7 +52,7 @@ class Capturing:
         self.device = next(model.parameters()).device
         self.precision, self.card = precision, memory_of(self.device) if card is None else card
         self.transfers = Transfers(self.device)
-        self._coming: tuple[Sequence[EncodedText], Batch] | None = None
+        self._coming: list[tuple[Sequence[EncodedText], Batch]] = []
         self.longest = sorted(texts, key=lambda text: text.length)
         extremes = [self.longest[0], self.longest[-1]][: len(self.longest)]
         with products(FULL):
@@ -60,33 +60,36 @@ class Capturing:
         self.batch_size = batch_size
 
     def _batch(self, texts: Sequence[EncodedText]) -> dict[str, Tensor]:
-        coming, self._coming = self._coming, None
-        started = coming[1] if coming is not None and coming[0] == texts else self.transfers.batch_in(collate(texts, self.pad_id))
-        return started.ready()
+        for place, (expected, started) in enumerate(self._coming):
+            if expected == texts:
+                del self._coming[place]
+                return started.ready()
+        return self.transfers.batch_in(collate(texts, self.pad_id)).ready()
 
-    def of_batch(self, texts: Sequence[EncodedText], following: Sequence[EncodedText] = (), *, in_full: bool = False) -> list[Tangents]:
-        """Returns the tangents of one batch; of one that a module cannot be cut into texts for, text by text.
+    def expect(self, texts: Sequence[EncodedText]) -> None:
+        """Starts to bring a batch to the device that will be captured after the next one, beside the work on that."""
+        if texts:
+            self._coming = [*self._coming[-1:], (texts, self.transfers.batch_in(collate(texts, self.pad_id)))]
 
-        Args:
-            texts: the batch.
-            following: the one after it, which is brought to the device beside the work on this one.
-            in_full: in full precision, whatever the passes' is.
-        """
-        precision = FULL if in_full else self.precision
-        batch = self._batch(texts)
-        if following:
-            self._coming = following, self.transfers.batch_in(collate(following, self.pad_id))
+    def of_batch(self, texts: Sequence[EncodedText]) -> list[Tangents]:
+        """Returns the tangents of one batch; of one that a module cannot be cut into texts for, text by text."""
+        return self._of_batch(texts, self.precision)
+
+    def of_batch_in_full(self, texts: Sequence[EncodedText]) -> list[Tangents]:
+        """Returns the tangents of one batch in full precision, whatever the others' is."""
+        return self._of_batch(texts, FULL)
+
+    def _of_batch(self, texts: Sequence[EncodedText], precision: Precision) -> list[Tangents]:
         with products(precision):
             try:
-                return [self._captured(batch, precision)]
+                return [self._captured(texts, precision)]
             except BatchAxisLostError:
                 if len(texts) == 1:
                     raise
-                ones = (self.transfers.batch_in(collate([text], self.pad_id)).ready() for text in texts)
-                return [self._captured(one, precision) for one in ones]
+                return [self._captured([text], precision) for text in texts]
 
-    def _captured(self, batch: Mapping[str, Tensor], precision: Precision) -> Tangents:
-        return capture(self.model, batch, self.trainable, self.coverage.fallback, passes_dtype(precision))
+    def _captured(self, texts: Sequence[EncodedText], precision: Precision) -> Tangents:
+        return capture(self.model, self._batch(texts), self.trainable, self.coverage.fallback, passes_dtype(precision))
 
     def batches(self, texts: Sequence[EncodedText]) -> list[list[int]]:
         """Returns which texts go together, by similar length."""

@@ -80,7 +80,7 @@ def make_card_schedule(
         for batch in batch_sizes(batch_size):
             if on_host(where) > memory or on_card(where, batch, batch, TILE_BYTES) > card:
                 continue
-            if batch < min(batch_size, FULL_BATCH) and where != places[-1] and on_host(places[-1]) <= memory:
+            if where == ON_CARD and batch < min(batch_size, FULL_BATCH) and any(on_host(place) <= memory for place in places[1:]):
                 continue
             chunk, tile_bytes = batch, TILE_BYTES
             while 2 * chunk <= MOST_COLUMNS and on_card(where, batch, 2 * chunk, tile_bytes) <= card:

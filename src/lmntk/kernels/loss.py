@@ -60,7 +60,7 @@ def measured_loss(capturing: Capturing, texts: Sequence[EncodedText], formulas: 
     count = min(TEXTS, len(ordered))
     few = [ordered[place * (len(ordered) - 1) // max(1, count - 1)] for place in range(count)]
     batches = [[few[index] for index in chosen] for chosen in capturing.batches(few)]
-    exact = [tangents for batch in batches for tangents in capturing.of_batch(batch, in_full=True)]
+    exact = [tangents for batch in batches for tangents in capturing.of_batch_in_full(batch)]
     lower = [tangents for batch in batches for tangents in capturing.of_batch(batch)]
     masks = noise_coordinates(exact) if drop_noise and set(formulas) != {"sgd"} else {}
     expected = _block(exact, masks, formulas, FULL)

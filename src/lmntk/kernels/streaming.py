@@ -280,7 +280,8 @@ def plan_kernels(
     capturing = Capturing(model, trainable, pad_id, every, settings.batch_size, precision=settings.precision, card=settings.card)
     trial = capturing.try_out()
     schedule = _cut(trial, capturing, texts, pairs, formulas, settings, settings.scratch is not None)
-    return estimate(capturing, trial, schedule, texts, pairs, formulas, rates_of(capturing.device, settings.rates))
+    rates = rates_of(capturing.device, settings.rates, settings.precision)
+    return estimate(capturing, trial, schedule, texts, pairs, formulas, rates, settings.copies)
 
 
 def _cut(
@@ -337,7 +338,8 @@ def _schedule(
     trial = capturing.try_out()
     schedule = _cut(trial, capturing, texts, pairs, formulas, settings, scratch is not None)
     if announce is not None:
-        announce(estimate(capturing, trial, schedule, texts, pairs, formulas, rates_of(capturing.device, settings.rates)))
+        rates = rates_of(capturing.device, settings.rates, settings.precision)
+        announce(estimate(capturing, trial, schedule, texts, pairs, formulas, rates, settings.copies))
     if scratch is not None:
         if schedule.disk:
             scratch.check_room(schedule.disk)

@@ -138,16 +138,17 @@ class Tiles:
         order: list[int] = []
         device, transfers = self.capturing.device, self.capturing.transfers
         read_to = torch.device("cpu") if self.is_fed else device
-        parts = [[texts[index] for index in chosen] for chosen in self.capturing.batches(texts)]
-        for chosen, part, following in zip(self.capturing.batches(texts), parts, [*parts[1:], []], strict=True):
+        parts = [(chosen, [texts[index] for index in chosen]) for chosen in self.capturing.batches(texts)]
+        for (chosen, part), (_, following) in zip(parts, [*parts[1:], ([], [])], strict=True):
             place = start + len(order)
             stored = self.scratch.factors(group, place, read_to) if on_disk and self.scratch is not None else None
             if stored is not None and len(stored) == len(chosen):
                 batches = [stored]
             else:
-                batches = [packed(batch) for batch in self.capturing.of_batch(part, following)]
+                self.capturing.expect(following)
+                batches = [packed(batch) for batch in self.capturing.of_batch(part)]
             if search is not None:  # what cancels to rounding error is only seen in full precision
-                for batch in batches if self.maker.precision == FULL else self.capturing.of_batch(part, in_full=True):
+                for batch in batches if self.maker.precision == FULL else self.capturing.of_batch_in_full(part):
                     search.add(batch)
             for batch in batches:
                 if on_disk and batch is not stored:
