@@ -35,13 +35,20 @@ class PretendedCard:
 
 
 def work(
-    name: str = "bert", dtype: torch.dtype = torch.float32, device: str = "cpu", formulas=FORMULAS, key: str = KEY, **chosen
+    name: str = "bert",
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    formulas=FORMULAS,
+    key: str = KEY,
+    announce=None,
+    **chosen,
 ) -> Streamed:
+    """Returns kernels of a model of the table; ``chosen`` are settings."""
     row = TABLE[name]
     model = row.model(2).to(device=device, dtype=dtype)
     texts = {group: random_texts(row, part, place) for place, (group, part) in enumerate(LENGTHS.items())}
     settings = Settings(**({"batch_size": 4} | chosen))
-    return stream_kernels(model, texts, PAIRS, formulas, row.parameters.select(model), pad_id(model), settings, key=key)
+    return stream_kernels(model, texts, PAIRS, formulas, row.parameters.select(model), pad_id(model), settings, key=key, announce=announce)
 
 
 def blocks(found: Streamed):

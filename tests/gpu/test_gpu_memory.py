@@ -18,6 +18,7 @@ from lmntk.kernels.card_schedule import BUFFERS, CARD_MARGIN, make_card_schedule
 from lmntk.kernels.gram import GPU_TILE_BYTES
 from lmntk.kernels.schedule import MARGIN, Schedule, Trial, make_schedule
 from lmntk.kernels.transfers import Fetched, Transfers
+from lmntk.memory import shown_bytes
 from lmntk.tangents.factors import DenseFactors, OuterFactors, RowFactors, StackedFactors, Tangents
 
 GIBI = 2**30
@@ -248,3 +249,12 @@ def test_a_batch_that_was_expected_is_not_collated_again(monkeypatch):
     trial = 2  # the comparison with autograd, and the trial
     batches = [-(-count // 4) for count in (8, 3, 10)]
     assert len(collated) <= trial + sum(batches) + 1
+
+
+def test_a_plan_says_what_the_card_will_hold(tmp_path):
+    said = []
+    found = work(card=pretended(300), announce=said.append, rates=tmp_path / "machine.json")
+    assert said[0].card == found.schedule.card_peak
+    assert f" of memory at most, {shown_bytes(found.schedule.card_peak)} on the card, " in said[0].describe()
+    assert "on each of 2 cards" in replace(said[0], copies=2).describe()
+    assert "on one 80 GB GPU" in said[0].describe()
