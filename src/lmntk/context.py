@@ -84,6 +84,7 @@ class Context:
             groups=e.groups,
             keep_noise=e.keep_noise,
             dtype=e.dtype,
+            precision=e.precision,
         )
 
     def folds(self, task: PreparedTask) -> bool:

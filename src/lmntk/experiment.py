@@ -16,9 +16,10 @@ from lmntk.kernels.groups import group_of_layer
 from lmntk.kernels.streaming import MACHINE, Settings
 from lmntk.memory import default_memory, parse_bytes
 from lmntk.models.building import any_model, own_head_model, untie
-from lmntk.models.device import place
+from lmntk.models.device import chosen_devices, place
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import load_pretrained
+from lmntk.precision import check_precision
 from lmntk.preparation import PreparedTask, prepare_tasks
 from lmntk.provenance import versions
 from lmntk.reports.results import write_reports
@@ -83,6 +84,8 @@ def plan(experiment: Experiment, progress: Progress | None = None) -> list[tuple
 def _prepared(experiment: Experiment, progress: Progress) -> tuple[Context, list[PreparedTask]]:
     """Returns the model, the texts and the settings of an experiment, after a look at everything that can be wrong with them."""
     methods = methods_of(experiment.formulas, experiment.solvers)
+    devices = chosen_devices(experiment.device)
+    precision = check_precision(experiment.precision, experiment.dtype, devices)
     pretrained = load_pretrained(
         experiment.model,
         experiment.dtype,
@@ -107,8 +110,10 @@ def _prepared(experiment: Experiment, progress: Progress) -> tuple[Context, list
         group_of_layer if experiment.groups else None,
         (experiment.scratch or experiment.out / "scratch").resolve(),
         experiment.keep_factors,
-        chosen_executor(experiment.engine, experiment.address, experiment.workers),
+        chosen_executor(experiment.engine, experiment.address, experiment.workers, devices),
         experiment.out / MACHINE,
+        precision,
+        None if experiment.device_memory is None else parse_bytes(experiment.device_memory, "device-memory"),
     )
     chosen = ParameterFilter(
         not experiment.without_embeddings, not experiment.without_head, experiment.biases_only, experiment.include, experiment.exclude

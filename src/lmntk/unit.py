@@ -297,6 +297,8 @@ def _stream(unit: Unit, piece: Piece, sides: Sequence[str]) -> dict[str, tuple[K
         lambda line: this.progress.note(f"{unit.task.title} {unit.mode}: {line}"),
     )
     this.progress.note(f"{unit.task.title} {unit.mode}: {streamed.coverage.describe()}")
+    if streamed.loss is not None:
+        this.progress.note(f"{unit.task.title} {unit.mode}: {streamed.loss.describe()}")
     results: dict[str, tuple[Kernels, Logits]] = {}
     for cell in cells:
         key = this.key(unit.task, cell)
@@ -310,6 +312,8 @@ def _stream(unit: Unit, piece: Piece, sides: Sequence[str]) -> dict[str, tuple[K
             "label_words": unit.task.label_words if cell.mode == "prompt" else None,
             "parameters": this.chosen.as_dict(),
             "dtype": this.experiment.dtype,
+            "precision": this.settings.precision,
+            **({} if streamed.loss is None else {"precision_loss": streamed.loss.as_dict()}),
             "noise_coordinates_left_out": streamed.noise.get(f"{cell.name}/train", 0),
             "versions": versions(),
         }

@@ -8,13 +8,14 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from lmntk.kernels.contraction import Tile, inner, materialise, tile_products
 from lmntk.kernels.cost import Operations
+from lmntk.precision import FULL, Precision, products
 from lmntk.tangents.factors import OuterFactors
 from lmntk.writing import write_text
 
@@ -39,10 +40,11 @@ class Rates:
         return sum(count / rate for count, rate in zip(operations.as_tuple(), rates, strict=True))
 
 
-def machine_name(device: torch.device) -> str:
+def machine_name(device: torch.device, precision: Precision = FULL) -> str:
     """Returns what the rates depend on, in a line."""
     if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+        products_in = "" if precision == FULL else ", tf32"
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}{products_in}"
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -79,22 +81,29 @@ def _seconds(body: Callable[[], object], device: torch.device) -> float:
     for _ in range(REPEATS + 1):
         started = time.perf_counter()
         body()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        finish_work(device)
         times.append(time.perf_counter() - started)
     return max(statistics.median(times[1:]), 1e-7)
 
 
-def rates_of(device: torch.device, kept: Path | None) -> Rates:
+def finish_work(device: torch.device) -> None:
+    """Waits until a device has done what it was given: a card's work is only begun when a call returns."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def rates_of(device: torch.device, kept: Path | None, precision: Precision = FULL) -> Rates:
     """Returns the rates in a file if they are of this machine, else measures and keeps them."""
+    name = machine_name(device, precision)
     if kept is not None:
         try:
             found = Rates(**json.loads(kept.read_text(encoding="utf8")))
-            if found.machine == machine_name(device):
+            if found.machine == name:
                 return found
         except (OSError, ValueError, TypeError):
             pass
-    rates = measure_rates(device)
+    with products(precision):
+        rates = replace(measure_rates(device), machine=name)
     if kept is not None:
         with suppress(OSError):  # it is only to save a second
             write_text(kept, json.dumps(asdict(rates), indent=1) + "\n")

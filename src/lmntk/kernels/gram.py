@@ -65,7 +65,7 @@ def gram(
     columns: Panel,
     formulas: Sequence[str],
     grouping: Grouping | None = None,
-    tile_bytes: int = TILE_BYTES,
+    tile_bytes: int | None = None,
 ) -> dict[str, dict[str, Tensor]]:
     """Returns ``{kernel: {group: K}}`` with K [n, c, m, d] in float64, for ``kernel_names(formulas)``.
 
@@ -76,7 +76,7 @@ def gram(
         columns: the side of m examples; the very same panel for training texts against themselves.
         formulas: of ``sgd``, ``signgd``, ``asigngd``.
         grouping: from a parameter's name to its group; without it there is one group, ``"all"``.
-        tile_bytes: how large the reused buffers may be.
+        tile_bytes: how large the reused buffers may be; by default what suits the device.
 
     Cost: a pair of examples takes 2 c d P operations a kernel, materialising (n + m) c 2 T P once; or less, where the
     inner contraction wins. Memory: the result and ``tile_bytes``.
@@ -88,7 +88,7 @@ def gram(
     c, n, d, m = rows.outputs, len(rows), columns.outputs, len(columns)
     device = rows.batches[0].logits.device
     totals: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-    buffers = _Buffers(tile_bytes if device.type == "cpu" else max(tile_bytes, GPU_TILE_BYTES))
+    buffers = _Buffers(tile_bytes or (TILE_BYTES if device.type == "cpu" else GPU_TILE_BYTES))
     parameters = dict.fromkeys(name for batch in rows.batches for name in batch.factors)
     for parameter in parameters:
         left = list(rows.of(parameter))
