@@ -2,12 +2,15 @@
 
     python benchmarks/pairwise.py                              # RoBERTa-base's shape, 32 x 128 texts of 40 tokens
     python benchmarks/pairwise.py --quick --json figures.json  # seconds: a tiny network, 4 x 6 texts
+    python benchmarks/pairwise.py --speed-only --train 1024 --eval 1000 --tokens 0 --repeats 1   # texts as long as SST-2's
 
 The task: the `sgd` kernel (eNTK) between training and evaluation texts, of a RoBERTa with random weights whose one output is the
-difference of two label words' logits at the mask. Every text has the same length, so neither side pads.
+difference of two label words' logits at the mask. Every text has the same length, so neither side pads; or, with `--tokens 0`, texts
+are as long as SST-2's prompted ones, and then only lmntk pads.
 
 *lmntk*: the wall time of the whole `stream_kernels` call: the coverage check, capturing every text once, and the Gram matrix.
-Measured with the default memory setting and with `--memory`.
+Measured with the default memory setting and with `--memory`; with `--speed-only` with the default alone, and no peak memory. What
+memory does not hold lies on disk, in a temporary folder.
 
 *pairwise*: what the reference code does: the Jacobian of a training text as a parameter-shaped tangent, then one
 `torch.func.jvp` of the network in that direction for every evaluation text, at batch 1. Written here with torch.func alone, no
@@ -27,7 +30,8 @@ import random
 import statistics
 import subprocess
 import sys
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +48,7 @@ from lmntk.models.logit_model import PromptModel
 from lmntk.prompts.encoding import EncodedText
 
 TOLERANCE = 1e-4
+LENGTHS = (8, 11, 14, 17, 20, 23, 26, 30, 35, 45, 60)  # tokens of SST-2's prompted test texts: its tenths
 LABEL_IDS = (6587, 372)
 GIBIBYTE = 2**30
 
@@ -75,8 +80,10 @@ class Problem:
         chance = random.Random(self.seed)
 
         def text() -> EncodedText:
-            ids = [0, *(chance.randrange(4, 50000) for _ in range(self.tokens - 2)), 2]
-            position = chance.randrange(1, self.tokens - 1)
+            place = chance.randrange(len(LENGTHS) - 1)
+            length = self.tokens or chance.randint(LENGTHS[place], LENGTHS[place + 1])
+            ids = [0, *(chance.randrange(4, 50000) for _ in range(length - 2)), 2]
+            position = chance.randrange(1, length - 1)
             ids[position] = 50264
             return EncodedText(tuple(ids), position, None)
 
@@ -85,7 +92,10 @@ class Problem:
 
 def run_lmntk(model: PromptModel, texts: dict[str, list[EncodedText]], settings: Settings) -> Tensor:
     """Returns the kernel [train, eval]: the whole call, as a user makes it."""
-    streamed = stream_kernels(model, texts, [("train", "eval")], ["sgd"], ParameterFilter().select(model), pad_id=1, settings=settings)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = replace(settings, scratch=Path(folder) / "scratch")
+        trainable = ParameterFilter().select(model)
+        streamed = stream_kernels(model, texts, [("train", "eval")], ["sgd"], trainable, pad_id=1, settings=settings, key="pairwise")
     return whole(streamed.kernels["train", "eval"]["sgd"])[:, 0, :, 0]
 
 
@@ -209,12 +219,13 @@ def arguments_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=int, help="training texts (32; quick: 4)")
     parser.add_argument("--eval", type=int, help="evaluation texts (128; quick: 6)")
-    parser.add_argument("--tokens", type=int, help="tokens in every text (40; quick: 12)")
+    parser.add_argument("--tokens", type=int, help="tokens in every text (40; quick: 12); 0: as long as SST-2's")
     parser.add_argument("--pairs", type=int, default=12, help="pairs on which the pairwise algorithm is timed (12)")
     parser.add_argument("--warm-ups", type=int, default=2, help="pairs before those (2)")
     parser.add_argument("--repeats", type=int, default=3, help="lmntk calls with each memory setting; the median counts (3)")
     parser.add_argument("--batch-size", type=int, default=32, help="lmntk's texts in one forward pass (32)")
     parser.add_argument("--memory", default="2GiB", help="the second memory setting, beside lmntk's default of half the machine's (2GiB)")
+    parser.add_argument("--speed-only", action="store_true", help="the default memory setting alone, and no peak memory")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of both algorithms (all cores)")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help=f"the largest relative difference allowed ({TOLERANCE:.0e})")
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the texts and the sampled pairs (0)")
@@ -237,22 +248,23 @@ def main() -> int:
         return 0
 
     found = machine()
-    memory = {"default": default_memory(), arguments.memory: parse_bytes(arguments.memory)}
-    peaks = {name: measure_memory(arguments, size) for name, size in memory.items()}
+    memory = {"default": default_memory()} | ({} if arguments.speed_only else {arguments.memory: parse_bytes(arguments.memory)})
+    peaks = {} if arguments.speed_only else {name: measure_memory(arguments, size) for name, size in memory.items()}
     lmntk, kernels = time_lmntk(problem, arguments.batch_size, memory, arguments.repeats)
     pairwise = time_pairwise(problem, arguments.pairs, arguments.warm_ups)
 
     expected = torch.tensor(pairwise["values"], dtype=torch.float64)
     for name, kernel in kernels.items():
         values = torch.stack([kernel[i, j] for i, j in pairwise["sampled_pairs"]])
-        lmntk[name] |= peaks[name]
+        lmntk[name] |= peaks.get(name, {})
         lmntk[name]["values"] = values.tolist()
         lmntk[name]["ratio"] = pairwise["seconds"] / lmntk[name]["seconds"]
         # of the sampled entries' root mean square: single entries may be nearly zero
         lmntk[name]["relative_difference"] = float((values - expected).abs().max() / expected.square().mean().sqrt())
     worst = max(part["relative_difference"] for part in lmntk.values())
 
-    print(f"sgd kernel of {problem.train} x {problem.evaluation} texts of {problem.tokens} tokens, one output, ", end="")
+    lengths = f"of {problem.tokens} tokens" if problem.tokens else "as long as SST-2's"
+    print(f"sgd kernel of {problem.train} x {problem.evaluation} texts {lengths}, one output, ", end="")
     print("a tiny network: the times mean nothing" if small else "RoBERTa-base's shape, random weights")
     print(describe_machine(found), end="\n\n")
     rows = [
@@ -262,15 +274,17 @@ def main() -> int:
             f"{1e3 * part['seconds'] / problem.pairs:.3f}",
             f"{part['ratio']:.1f}",
             f"{part['relative_difference']:.1e}",
-            f"{part['peak_rss'] / GIBIBYTE:.2f}",
+            f"{part['peak_rss'] / GIBIBYTE:.2f}" if "peak_rss" in part else "",
         ]
         for name, part in lmntk.items()
     ]
     rows.append(["pairwise, extrapolated", f"{pairwise['seconds']:.1f}", f"{1e3 * pairwise['seconds'] / problem.pairs:.1f}", "1.0", "", ""])
     print_table(["", "seconds", "ms per pair", "times faster", "difference", "peak GiB"], rows)
     spread = ", ".join(f"{min(p['all_seconds']):.2f}-{max(p['all_seconds']):.2f}" for p in lmntk.values())
-    print(f"\nlmntk: medians of {arguments.repeats} whole calls ({spread} s); peaks of a process each, ", end="")
-    print(f"of which imports {next(iter(peaks.values()))['rss_after_imports'] / GIBIBYTE:.2f} GiB")
+    print(f"\nlmntk: medians of {arguments.repeats} whole calls ({spread} s)", end="\n" if arguments.speed_only else "; ")
+    if peaks:
+        imports = next(iter(peaks.values()))["rss_after_imports"] / GIBIBYTE
+        print(f"peaks of a process each, of which imports {imports:.2f} GiB")
     print(
         f"pairwise: NOT run in full. Extrapolated from {len(pairwise['values'])} sampled pairs to all {problem.pairs}: medians of "
         f"{1e3 * pairwise['median_pair_seconds']:.0f} ms a pair\n(from {1e3 * min(pairwise['pair_seconds']):.0f} to "

@@ -1,6 +1,7 @@
 """What `lmntk plan` says beside what it comes to: time and peak memory of the same work, each in a process of its own.
 
     python benchmarks/plan.py                        # RoBERTa-base's shape and smaller ones, several memories, minutes
+    python benchmarks/plan.py --memories             # one piece of work at 1 to 16 GiB of allowed memory
     python benchmarks/plan.py --quick                # tiny networks: does it run?
 
 Every row is a process that makes a network with random weights, plans the kernels of N x M random texts (as long as SST-2's),
@@ -33,6 +34,8 @@ ROWS: dict[str, tuple[int, int, int, int, int, int, str, str]] = {
     "small, 64 x 1000, little memory": (384, 6, 30522, 64, 1000, 1, "sgd", "1500MiB"),
     "small, six logits, 48 x 200": (384, 6, 30522, 48, 200, 6, "sgd", "6GiB"),
 }
+# RoBERTa-base's shape, 96 x 96 texts; the least that works is not known beforehand
+MEMORIES = {f"at {memory}": (768, 12, 50265, 96, 96, 1, "sgd", memory) for memory in ("1GiB", "1500MiB", "2GiB", "4GiB", "8GiB", "16GiB")}
 QUICK = {"tiny": (32, 2, 100, 8, 40, 1, "sgd,signgd,asigngd", "2GiB")}
 # tokens of SST-2's prompted test texts: its tenths
 LENGTHS = (8, 11, 14, 17, 20, 23, 26, 30, 35, 45, 60)
@@ -43,6 +46,7 @@ def measured(name: str, quick: bool) -> dict[str, Any]:
     import torch
     from transformers import RobertaConfig, RobertaForMaskedLM
 
+    from lmntk.errors import UserError
     from lmntk.kernels.estimate import Estimate
     from lmntk.kernels.streaming import Settings, stream_kernels
     from lmntk.memory import parse_bytes, peak
@@ -50,7 +54,7 @@ def measured(name: str, quick: bool) -> dict[str, Any]:
     from lmntk.models.logit_model import PromptModel
     from lmntk.prompts.encoding import EncodedText
 
-    hidden, layers, vocabulary, n, m, c, formulas, memory = (QUICK if quick else ROWS)[name]
+    hidden, layers, vocabulary, n, m, c, formulas, memory = (QUICK if quick else ROWS | MEMORIES)[name]
     torch.manual_seed(0)
     config = RobertaConfig(
         vocab_size=vocabulary,
@@ -83,8 +87,11 @@ def measured(name: str, quick: bool) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(memory=parse_bytes(memory), scratch=Path(folder) / "scratch")
-        trainable = ParameterFilter().select(model)
-        stream_kernels(model, groups, [("train", "eval")], formulas.split(","), trainable, 1, settings, key="k" * 32, announce=announce)
+        trainable, pairs = ParameterFilter().select(model), [("train", "eval")]
+        try:
+            stream_kernels(model, groups, pairs, formulas.split(","), trainable, 1, settings, key="k" * 32, announce=announce)
+        except UserError as error:
+            return {"refused": str(error)}
         seconds = time.perf_counter() - announced[0]
     status = Path("/proc/self/status")
     highest = peak() if status.exists() else 0
@@ -94,6 +101,7 @@ def measured(name: str, quick: bool) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tiny network; the figures mean nothing")
+    parser.add_argument("--memories", action="store_true", help="one piece of work at several memories")
     parser.add_argument("--rows", metavar="A;B", help=f"of {'; '.join(ROWS)}")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
@@ -101,7 +109,7 @@ def main() -> int:
     if arguments.row:
         print(json.dumps(measured(arguments.row, arguments.quick)))
         return 0
-    rows = QUICK if arguments.quick else ROWS
+    rows = QUICK if arguments.quick else MEMORIES if arguments.memories else ROWS
     names = [name.strip() for name in arguments.rows.split(";")] if arguments.rows else list(rows)
     unknown = [name for name in names if name not in rows]
     if unknown:
@@ -114,11 +122,14 @@ def main() -> int:
             print(f"FAILED: {name}: {done.stderr[-500:]}", file=sys.stderr)
             return 1
         found[name] = json.loads(done.stdout.splitlines()[-1])
-        print(f"{name}: {found[name]['seconds']:.1f} s", file=sys.stderr)
+        print(f"{name}: {found[name].get('refused') or round(found[name]['seconds'], 1)}", file=sys.stderr)
     about = machine()
     print(f"{describe_machine(about)}\n")
     lines = []
     for name, figures in found.items():
+        if "refused" in figures:
+            print(f"{name}: {figures['refused']}\n")
+            continue
         predicted = figures["predicted"]
         lines.append(
             [
