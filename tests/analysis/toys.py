@@ -11,15 +11,12 @@ INPUTS = 6
 
 
 class Mlp(nn.Module):
-    """Two hidden layers; each linear map is W x / sqrt(inputs) with W ~ N(0, 1): the NTK parametrisation.
+    """Hidden layers of one width; each linear map is W x / sqrt(inputs) with W ~ N(0, 1): the NTK parametrisation."""
 
-    ``centred`` subtracts the output at the start, so that f0 = 0 and the kernel alone decides.
-    """
-
-    def __init__(self, width: int, outputs: int, seed: int = 0, inputs: int = INPUTS) -> None:
+    def __init__(self, width: int, outputs: int, seed: int = 0, hidden: int = 1) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        shapes = [(width, inputs), (width, width), (outputs, width)]
+        shapes = [(width, INPUTS), *[(width, width)] * (hidden - 1), (outputs, width)]
         self.layers = nn.ModuleList([nn.Linear(i, o, bias=False) for o, i in shapes])
         with torch.no_grad():
             for layer in self.layers:
