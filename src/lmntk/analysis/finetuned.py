@@ -15,7 +15,7 @@ from lmntk.models.checkpoint import Checkpoint
 from lmntk.models.fingerprint import BOOKKEEPING
 from lmntk.models.hub import Place
 from lmntk.models.loading import Pretrained
-from lmntk.models.logit_model import LogitModel
+from lmntk.models.logit_model import ClassifierModel, LogitModel, PromptModel
 from lmntk.models.reading import is_encoder_decoder, without_wrapper
 from lmntk.models.state import frozen
 from lmntk.models.weights import at_weights
@@ -58,7 +58,7 @@ def load_finetuned(path: Path, pretrained: Pretrained, model: LogitModel) -> dic
         )
     _check_tokenizer(place, pretrained)
     with torch.random.fork_rng(devices=[]):
-        network = _network(place, pretrained)
+        network = _network(place, pretrained, None if isinstance(model, ClassifierModel) else isinstance(model, PromptModel))
     own = [name for name, _ in model.named_parameters() if not name.startswith("network.")]
     if own:
         raise UserError(
@@ -90,13 +90,13 @@ def _of_file(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def _network(place: Place, pretrained: Pretrained) -> nn.Module:
+def _network(place: Place, pretrained: Pretrained, needs_head: bool | None) -> nn.Module:
     """Returns a checkpoint's network, or the base's with an adapter merged into it."""
     dtype = next(pretrained.network.parameters()).dtype
     attention = getattr(pretrained.network.config, "_attn_implementation", None)
     name = str(place.folder)
     if not place.has(CONFIG_FILE):
-        network, _, _ = Checkpoint(name, place, None).load(dtype, attention, pretrained.kind, None)
+        network, _, _ = Checkpoint(name, place, None).load(dtype, attention, pretrained.kind, needs_head)
         kept: nn.Module = network
         return kept
     if pretrained.adapter:
@@ -110,7 +110,7 @@ def _network(place: Place, pretrained: Pretrained) -> nn.Module:
         from lmntk.models.hub import locate
 
         base = locate(pretrained.name, pretrained.revision)
-    network, _, _ = Checkpoint(pretrained.name, base, adapter).load(dtype, attention, pretrained.kind, None)
+    network, _, _ = Checkpoint(pretrained.name, base, adapter).load(dtype, attention, pretrained.kind, needs_head)
     return _merged(without_wrapper(network))
 
 
