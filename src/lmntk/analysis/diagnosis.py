@@ -151,6 +151,7 @@ def diagnose(
         classes["linearized"],
         numbers.get("kernel_distance"),
         diverged,
+        numbers.get("kernel_distance_median"),
     )
     scored = {name: evidence.score(getattr(evidence, name)) for name in ("zero_shot", "fine_tuned", "kernel", "linearized")}
     numbers = scored | numbers

@@ -21,6 +21,7 @@ SOLVES = 0.9  # the eNTK's metric, of fine-tuning's
 RECOVERS = 0.5  # the linearization's gain over zero-shot, of fine-tuning's
 FIXED = 2.0  # mean elementwise relative distance of the kernels
 
+SKEWED = 5.0  # times the median: a mean of which that is worth saying
 SURE = 2.0  # standard errors that a gain must have to be one: 95 %
 NEAR = 1.0  # standard errors within which a number is not told from its threshold: 84 % on the one side
 
@@ -66,6 +67,7 @@ class Evidence:
         linearized: that the linearized model at the fine-tuned weights predicts; None as well.
         distance: the mean elementwise relative distance of the train kernels before and after; None if it is not known.
         diverged: why there is no fine-tuned model; empty if there is one.
+        median: the median of the same distances, said where a few entries near zero decide the mean.
     """
 
     metric: str
@@ -76,6 +78,7 @@ class Evidence:
     linearized: Sequence[int] | None
     distance: float | None
     diverged: str = ""
+    median: float | None = None
 
     def score(self, predictions: Sequence[int] | None) -> float | None:
         """Returns the metric of predicted classes, None for none."""
@@ -147,6 +150,8 @@ def _fixed(e: Evidence) -> Test:
         return Test(name, None, FIXED, None, "the kernel after fine-tuning is not known")
     passed = e.distance < FIXED
     said = f"the kernel's entries moved by {e.distance:.2f} times their size on average"
+    if e.median is not None and e.distance > SKEWED * e.median:
+        said += f" (by {e.median:.2f} in the median: entries near zero decide the mean)"
     return Test(name, e.distance, FIXED, passed, f"{said}, {'less than' if passed else 'not less than'} {FIXED:.1f}")
 
 
