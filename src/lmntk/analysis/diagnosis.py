@@ -25,6 +25,7 @@ from lmntk.models.weights import at_weights
 from lmntk.provenance import versions
 from lmntk.solvers.inputs import Array
 from lmntk.solvers.selection import predict_labels
+from lmntk.tangents.coverage import Coverage
 from lmntk.tasks.metrics import score
 
 FORMAT = "lmntk diagnosis 1"
@@ -121,7 +122,7 @@ def diagnose(
     if not coverage.batched:
         examples = {side: part.alone() for side, part in examples.items()}
     before = look_before(model, examples, trainable, kernels, settings)
-    found = _Findings(model, examples, labels, trainable, metric, before, settings)
+    found = _Findings(model, examples, labels, trainable, metric, before, coverage, settings)
     if kernel_predictions is None:
         kernel_predictions = before.solve(labels, metric, solver).predictions
     numbers: dict[str, float | None] = found.before_training(training, mode, other_mode)
@@ -183,6 +184,7 @@ class _Findings:
     trainable: Mapping[str, nn.Parameter]
     metric: str
     before: Before
+    coverage: Coverage
     settings: Settings
 
     def before_training(self, training: Training | None, mode: str, other_mode: Array | None) -> dict[str, float | None]:
@@ -205,7 +207,7 @@ class _Findings:
         chosen = _spread_over_classes(self.labels["train"], FEATURE_TEXTS)
         first, second = self._kernels(chosen, weights)
         moved = kernel_distance(first, second)
-        gradients = gradient_distance(self.model, self.examples["train"].choose(chosen), weights, self.trainable)
+        gradients = gradient_distance(self.model, self.examples["train"].choose(chosen), weights, self.trainable, self.coverage)
         ordered = np.array(sorted(range(len(chosen)), key=lambda i: self.labels["train"][chosen[i]]))[:SHOWN_KERNEL]
         pictures = {
             "before": np.einsum("ncmc->nm", first)[np.ix_(ordered, ordered)],
@@ -253,12 +255,13 @@ class _Findings:
             curves[step] = real
             linearized = linearized_logits(self.model, dev, there).after
             first, second = self._kernels(chosen, there)
+            gradients = gradient_distance(self.model, self.examples["train"].choose(chosen), there, self.trainable, self.coverage)
             found.append(
                 {
                     "step": step,
                     "logit_error": logit_error(start, real, linearized),
                     "kernel_distance": kernel_distance(first, second).elementwise,
-                    "gradient_distance": gradient_distance(self.model, self.examples["train"].choose(chosen), there, self.trainable).mean,
+                    "gradient_distance": gradients.mean,
                     "linearized": score(self.metric, self.labels["dev"], predict_labels(linearized).tolist()),
                     "dev": score(self.metric, self.labels["dev"], predict_labels(real).tolist()),
                 }
