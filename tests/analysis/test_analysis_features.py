@@ -175,3 +175,15 @@ def test_entries_of_size_zero_are_left_out_and_counted():
         kernel_distance(0 * before, after)
     with pytest.raises(UserError, match="no distance"):
         kernel_distance(before, after[:1])
+
+
+def test_little_memory_and_a_folder_for_the_rest(tmp_path):
+    """Factors go to disk, leave nothing behind, and never stand in for those of other weights."""
+    _, model, parameters, texts = setting("bert", 2)
+    examples = Examples.of_texts(texts, pad_id(model), 3)
+    weights = moved(parameters)
+    settings = Settings(batch_size=3, scratch=tmp_path)
+    for there in ({}, weights, {}):
+        plain = sgd_kernel(model, examples, parameters, Settings(batch_size=3), there)["all"]
+        np.testing.assert_array_equal(sgd_kernel(model, examples, parameters, settings, there)["all"], plain)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix == ".safetensors"]

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from lmntk.analysis.examples import Examples, device_of, fitted, logits_of
+from lmntk.analysis.features import stream_sgd
 from lmntk.analysis.spectrum import readable_groups
 from lmntk.evaluation import Outcome, solve_cell
 from lmntk.kernels.compute import as_kernels
 from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.kernel import Kernel
-from lmntk.kernels.streaming import Settings, stream_kernels
+from lmntk.kernels.streaming import Settings
 from lmntk.models.logit_model import LogitModel
 from lmntk.solvers.inputs import Array
 from lmntk.tangents.capture import capture
@@ -52,7 +53,7 @@ def look_before(
     settings = replace(settings or Settings(), grouping=readable_groups(model))
     if isinstance(model, LogitModel) and all(examples[side].texts is not None for side in SIDES):
         texts = {side: examples[side].texts or () for side in SIDES}
-        streamed = stream_kernels(model, texts, [("train", side) for side in SIDES], ["sgd"], trainable, examples["train"].pad_id, settings)
+        streamed = stream_sgd(model, texts, [("train", side) for side in SIDES], trainable, examples["train"].pad_id, settings)
         for side in SIDES:
             given[side, "sgd"] = as_kernels(streamed.kernels["train", side], ["sgd"], True, {})["sgd"]
         return Before(given, {side: streamed.logits[side].numpy() for side in SIDES})

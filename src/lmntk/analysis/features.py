@@ -7,7 +7,7 @@ paper's test; both are 0 where features are fixed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from lmntk.analysis.examples import Examples, device_of, fitted
 from lmntk.errors import UserError
 from lmntk.kernels.gram import Panel, gram
-from lmntk.kernels.streaming import Settings, finish, stream_kernels, whole
+from lmntk.kernels.streaming import Pair, Settings, Streamed, finish, stream_kernels, whole
 from lmntk.models.fingerprint import fingerprint
 from lmntk.models.logit_model import LogitModel
 from lmntk.models.weights import at_weights
+from lmntk.prompts.encoding import EncodedText
 from lmntk.provenance import content_key
 from lmntk.solvers.inputs import Array
 from lmntk.tangents.capture import capture
@@ -146,6 +147,30 @@ def _own_products(left: Tangents, right: Tangents) -> Array:
     return products
 
 
+def stream_sgd(
+    model: LogitModel,
+    texts: Mapping[str, Sequence[EncodedText]],
+    pairs: Sequence[Pair],
+    trainable: Mapping[str, nn.Parameter],
+    pad_id: int,
+    settings: Settings,
+) -> Streamed:
+    """Returns sgd kernels between groups of texts at the weights that the model has now; see ``stream_kernels``.
+
+    Factors that do not fit into memory go to the settings' scratch folder, under a name of all that they depend on, and are removed.
+    """
+    key = ""
+    if settings.scratch is not None:
+        own = {name: buffer.tolist() for name, buffer in model.named_buffers(recurse=False)}  # label words, which no state has
+        reads = [type(model).__name__, own, model.difference, getattr(model, "kind", None)]
+        shown = {name: [repr(text) for text in part] for name, part in texts.items()}
+        cut = [sorted(trainable), settings.cut(), settings.drop_noise, settings.grouping is not None]
+        key = content_key(weights=fingerprint(model), reads=reads, texts=shown, pairs=pairs, cut=cut, pad_id=pad_id)
+    streamed = stream_kernels(model, texts, pairs, ["sgd"], trainable, pad_id, settings, key=key)
+    finish(settings, key)
+    return streamed
+
+
 def sgd_kernel(
     model: nn.Module,
     examples: Examples,
@@ -160,13 +185,7 @@ def sgd_kernel(
     settings = settings or Settings()
     with at_weights(model, weights or {}):
         if examples.texts is not None and isinstance(model, LogitModel):
-            key = ""
-            if settings.scratch is not None:  # factors that do not fit into memory lie there, under a name of all that they depend on
-                ids = [(text.ids, text.read_position) for text in examples.texts]
-                key = content_key(model=fingerprint(model), texts=ids, parameters=sorted(trainable), settings=settings.cut())
-            texts = {"all": examples.texts}
-            streamed = stream_kernels(model, texts, [("all", "all")], ["sgd"], trainable, examples.pad_id, settings, key=key)
-            finish(settings, key)
+            streamed = stream_sgd(model, {"all": examples.texts}, [("all", "all")], trainable, examples.pad_id, settings)
             return {name: part.numpy() for name, part in streamed.kernels["all", "all"]["sgd"].items()}
         examples, coverage = fitted(model, examples, trainable)
         panel = Panel([capture(model, batch, trainable, coverage.fallback) for _, batch in examples.on(device_of(model))])
