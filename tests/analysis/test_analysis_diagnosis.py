@@ -19,6 +19,7 @@ from lmntk.analysis.diagnosis import diagnose
 from lmntk.analysis.examples import Examples, logits_of
 from lmntk.analysis.features import gradient_distance, kernel_distance, sgd_kernel
 from lmntk.analysis.linearization import linearized_logits, logit_error
+from lmntk.analysis.spectrum import group_shares
 from lmntk.analysis.training import Training
 from lmntk.configuration import make_experiment
 from lmntk.errors import UserError
@@ -143,7 +144,8 @@ def test_a_cell(setting, mode):
     chi = plain["numbers"]["chi_with_prompt"], plain["numbers"]["chi_without_prompt"]
     assert all(0 < each < 1 for each in chi) and chi[0] != chi[1]
     assert sum(plain["spectrum"]["alignment"]) == pytest.approx(1)
-    assert plain["groups"] is None  # the run kept no groups
+    again = look_before(start.model, {side: Examples.of_texts(part, pretrained.pad_id) for side, part in start.texts.items()}, parameters)
+    assert plain["groups"] == pytest.approx(group_shares(again.kernels["train", "sgd"].groups))  # the run kept none
 
 
 def test_a_cell_whose_kernels_are_not_there(setting):

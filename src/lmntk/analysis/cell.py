@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -12,20 +12,18 @@ from lmntk.analysis.before import Kernels
 from lmntk.analysis.diagnosis import Diagnosis, diagnose
 from lmntk.analysis.examples import Examples, logits_of
 from lmntk.analysis.training import Training
+from lmntk.cells import Cell
 from lmntk.errors import UserError
 from lmntk.kernels.streaming import Settings
 from lmntk.models.building import head_model, own_head_model, prompt_model
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import Pretrained
 from lmntk.models.logit_model import Features, LogitModel
+from lmntk.preparation import PreparedTask, label_of
 from lmntk.prompts.encoding import EncodedText, PromptEncoder
 from lmntk.prompts.ensemble import EnsembleEncoder
 from lmntk.prompts.label_words import Reduce
 from lmntk.solvers.inputs import Array
-
-if TYPE_CHECKING:
-    from lmntk.cells import Cell
-    from lmntk.preparation import PreparedTask
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +66,7 @@ def cell_model(
     encoder = task.encoder(pretrained, mode, reduce)
     examples = task.examples(cell)
     texts = {side: [encoder.encode(example) for example in part] for side, part in examples.items()}
-    labels = {side: [int(example.label) for example in part if example.label is not None] for side, part in examples.items()}
+    labels = {side: [label_of(example, task.name) for example in part] for side, part in examples.items()}
     model: LogitModel
     if isinstance(encoder, PromptEncoder | EnsembleEncoder):
         model = prompt_model(pretrained, encoder, folds)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lmntk.analysis.examples import Examples, device_of, fitted
 from lmntk.errors import UserError
-from lmntk.kernels.gram import Panel, gram
+from lmntk.kernels.gram import Grouping, Panel, gram
 from lmntk.kernels.streaming import Pair, Settings, Streamed, finish, stream_kernels, whole
 from lmntk.models.fingerprint import fingerprint
 from lmntk.models.logit_model import LogitModel
@@ -137,14 +137,39 @@ def gradient_distance(
     return GradientDistance(*(np.stack([found[place][part] for place in range(count)]) for part in (0, 1)))
 
 
+def gradient_norms(
+    model: nn.Module, examples: Examples, trainable: Mapping[str, nn.Parameter], grouping: Grouping, coverage: Coverage | None = None
+) -> dict[str, float]:
+    """Returns, by parameter group, sum_nc ||g_c(x_n)||^2: the trace of the group's sgd kernel, without the kernel.
+
+    Cost: a forward and c backward passes a text. Memory: the factors of one batch.
+    """
+    if coverage is None:
+        examples, coverage = fitted(model, examples, trainable)
+    elif not coverage.batched:
+        examples = examples.alone()
+    totals: dict[str, float] = {}
+    for _, batch in examples.on(device_of(model)):
+        tangents = capture(model, batch, trainable, coverage.fallback)
+        for row in range(len(tangents)):
+            one = _text(tangents, row)
+            for group, values in gram(Panel([one]), Panel([one]), ["sgd"], grouping)["sgd"].items():
+                totals[group] = totals.get(group, 0.0) + float(values[0, :, 0].trace())
+    return totals
+
+
 def _own_products(left: Tangents, right: Tangents) -> Array:
     """Returns <g_c(x_n), g'_c(x_n)> [n, c] of each text with itself, by the same summation for any two sides."""
     products = np.zeros(tuple(left.logits.shape))
     for row in range(len(left)):
-        one, other = (Tangents(t.logits[row : row + 1], {name: f.of_example(row) for name, f in t.factors.items()}) for t in (left, right))
-        values = whole(gram(Panel([one]), Panel([other]), ["sgd"])["sgd"])[0, :, 0]  # (c, d)
+        values = whole(gram(Panel([_text(left, row)]), Panel([_text(right, row)]), ["sgd"])["sgd"])[0, :, 0]  # (c, d)
         products[row] = values.diagonal().cpu().numpy()
     return products
+
+
+def _text(tangents: Tangents, row: int) -> Tangents:
+    """Returns one text's tangents, views."""
+    return Tangents(tangents.logits[row : row + 1], {name: factors.of_example(row) for name, factors in tangents.factors.items()})
 
 
 def stream_sgd(

@@ -63,7 +63,15 @@ def group_shares(groups: Mapping[str, Array]) -> dict[str, float]:
     Raises:
         UserError: no groups, or a kernel without a trace.
     """
-    traces = {name: float(np.einsum("ncnc->", as_train_kernel(values))) for name, values in groups.items()}
+    return shares_of({name: float(np.einsum("ncnc->", as_train_kernel(values))) for name, values in groups.items()})
+
+
+def shares_of(traces: Mapping[str, float]) -> dict[str, float]:
+    """Returns each trace's share of their sum.
+
+    Raises:
+        UserError: there are none, or their sum is 0.
+    """
     total = sum(traces.values())
     if not traces or not total > 0:
         raise UserError("groups: the kernel has no parameter groups with a trace; compute it with a grouping")

@@ -68,6 +68,16 @@ class Emulation:
     emulated: Array
     error: float
 
+    def as_dict(self, texts: int) -> dict[str, Any]:
+        """Returns plain data of the first ``texts`` texts; the error stays that of all."""
+        few = np.s_[:, :texts]
+        return {
+            "steps": list(self.steps),
+            "real": self.real[few].tolist(),
+            "emulated": self.emulated[few].tolist(),
+            "error": self.error,
+        }
+
 
 def emulate(
     training: Training,
@@ -112,14 +122,3 @@ def emulate(
 def compared(steps: Sequence[int], real: Array, emulated: Array) -> Emulation:
     """Returns both with their error."""
     return Emulation(tuple(steps), real, emulated, emulation_error(real, emulated))
-
-
-def as_dict(emulation: Emulation, texts: int) -> dict[str, Any]:
-    """Returns plain data of the first ``texts`` texts; the error stays that of all."""
-    few = np.s_[:, :texts]
-    return {
-        "steps": list(emulation.steps),
-        "real": emulation.real[few].tolist(),
-        "emulated": emulation.emulated[few].tolist(),
-        "error": emulation.error,
-    }
