@@ -1,0 +1,66 @@
+"""Two fine-tunings of one cell, such as SignGD's and Adam's, whose early steps the theory takes for the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lmntk.analysis.uncertainty import standard_error
+from lmntk.analysis.verdict import SURE
+from lmntk.errors import UserError
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two fine-tunings of one cell side by side.
+
+    Attributes:
+        first, second: their test metrics.
+        error: the standard error of the difference, of texts that both saw.
+        agreement: the share of test texts that both give the same class.
+        differs: True when the metrics differ by more than twice the error.
+        sentence: the same in words.
+    """
+
+    first: float
+    second: float
+    error: float
+    agreement: float
+    differs: bool
+    sentence: str
+
+
+def compare(first: Mapping[str, Any], second: Mapping[str, Any], labels: Sequence[int]) -> Comparison:
+    """Returns how two results of one cell compare, such as SignGD's and Adam's, each as ``finetuning/*.json`` has it.
+
+    Args:
+        first: with ``method``, ``metric``, ``test`` and ``predictions``.
+        second: the same, of the same cell.
+        labels: of the test texts.
+
+    Raises:
+        UserError: results of different cells or metrics, or of a training that diverged.
+    """
+    for name in ("cell", "metric"):
+        if first.get(name) != second.get(name):
+            raise UserError(f"compare: {name} {first.get(name)!r} and {second.get(name)!r} are not the same; give two results of one cell")
+    for result in (first, second):
+        if result.get("test") is None or len(result.get("predictions") or ()) != len(labels):
+            raise UserError(f"compare: {result.get('method')!r} has no predictions of these {len(labels)} test texts; did it diverge?")
+    one, other = float(first["test"]), float(second["test"])
+    error = standard_error(str(first["metric"]), labels, [(1.0, first["predictions"]), (-1.0, second["predictions"])])
+    agreement = float(np.mean(np.asarray(first["predictions"]) == np.asarray(second["predictions"])))
+    differs = abs(one - other) > SURE * error
+    relation = "more than" if differs else "within"
+    return Comparison(
+        one,
+        other,
+        error,
+        agreement,
+        differs,
+        f"{first['method']} has {100 * one:.1f} % and {second['method']} {100 * other:.1f} %, {relation} twice the error of "
+        f"{100 * error:.1f} points apart; they agree on {100 * agreement:.1f} % of the test texts",
+    )

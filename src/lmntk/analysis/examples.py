@@ -1,0 +1,120 @@
+"""What a model is looked at on: batches, in whatever order suits the model, with results in the user's order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lmntk.errors import UserError
+from lmntk.models.state import Batch, frozen
+from lmntk.prompts.batching import collate, length_sorted_batches
+from lmntk.prompts.encoding import EncodedText
+from lmntk.solvers.inputs import Array
+from lmntk.tangents.coverage import Coverage, check_coverage
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Batches of n examples in all, each a mapping of tensors whose first axis is the example.
+
+    Attributes:
+        batches: what the model is called with.
+        places: for each batch, the places of its examples in the user's order.
+        texts: the encoded texts, in the user's order, if the examples are such: kernels of them are computed in bounded memory.
+        pad_id: the padding token of texts.
+    """
+
+    batches: tuple[Batch, ...]
+    places: tuple[tuple[int, ...], ...]
+    texts: tuple[EncodedText, ...] | None = None
+    pad_id: int = 0
+
+    @classmethod
+    def of_batches(cls, batches: Sequence[Batch]) -> Examples:
+        """Returns the examples of ready batches, of any module's.
+
+        Raises:
+            UserError: no batch.
+        """
+        if not batches:
+            raise UserError("examples: there is no batch; give at least one")
+        places, start = [], 0
+        for batch in batches:
+            count = len(next(iter(batch.values())))
+            places.append(tuple(range(start, start + count)))
+            start += count
+        return cls(tuple(batches), tuple(places))
+
+    @classmethod
+    def of_texts(cls, texts: Sequence[EncodedText], pad_id: int, batch_size: int = 32) -> Examples:
+        """Returns encoded texts in batches of similar lengths.
+
+        Raises:
+            UserError: no text.
+        """
+        if not texts:
+            raise UserError("examples: there is no text; give at least one")
+        chosen = length_sorted_batches([text.length for text in texts], batch_size)
+        batches = tuple(collate([texts[i] for i in batch], pad_id) for batch in chosen)
+        return cls(batches, tuple(map(tuple, chosen)), tuple(texts), pad_id)
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        return sum(map(len, self.places))
+
+    def alone(self) -> Examples:
+        """Returns the same examples, each in a batch of its own."""
+        if self.texts is not None:
+            return Examples.of_texts(self.texts, self.pad_id, 1)
+        parts = [_slice(batch, i, i + 1) for batch in self.batches for i in range(len(next(iter(batch.values()))))]
+        return Examples(tuple(parts), tuple((place,) for places in self.places for place in places))
+
+    def choose(self, wanted: Sequence[int]) -> Examples:
+        """Returns the examples at these places of the user's order, in the order given."""
+        if self.texts is not None:
+            return Examples.of_texts([self.texts[i] for i in wanted], self.pad_id, max(map(len, self.places)))
+        at = {place: (batch, row) for batch, places in zip(self.batches, self.places, strict=True) for row, place in enumerate(places)}
+        return Examples.of_batches([_slice(at[i][0], at[i][1], at[i][1] + 1) for i in wanted])
+
+    def on(self, device: torch.device) -> Iterator[tuple[tuple[int, ...], dict[str, Tensor]]]:
+        """Yields each batch on a device, with its examples' places."""
+        for places, batch in zip(self.places, self.batches, strict=True):
+            yield places, {name: tensor.to(device) for name, tensor in batch.items()}
+
+    def extremes(self, device: torch.device) -> dict[str, Tensor]:
+        """Returns two examples in one batch, the shortest and the longest text, or the first and last of the largest batch."""
+        if self.texts is not None:
+            ordered = sorted(self.texts, key=lambda text: text.length)
+            batch: Batch = collate([ordered[0], ordered[-1]][: len(ordered)], self.pad_id)
+        else:
+            largest = max(self.batches, key=lambda each: len(next(iter(each.values()))))
+            count = len(next(iter(largest.values())))
+            batch = {name: tensor[[0, count - 1][:count]] for name, tensor in largest.items()}
+        return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def fitted(model: nn.Module, examples: Examples, trainable: Mapping[str, nn.Parameter]) -> tuple[Examples, Coverage]:
+    """Returns the examples in batches that the model keeps apart, and how its gradients are captured; see ``check_coverage``."""
+    coverage = check_coverage(model, examples.extremes(device_of(model)), trainable)
+    return (examples if coverage.batched else examples.alone()), coverage
+
+
+def logits_of(model: nn.Module, examples: Examples) -> Array:
+    """Returns the logits [n, c] float64 in eval mode, in the user's order."""
+    found: dict[int, Tensor] = {}
+    with frozen(model), torch.no_grad():
+        for places, batch in examples.on(device_of(model)):
+            found.update(zip(places, model(batch).double().cpu(), strict=True))
+    return torch.stack([found[place] for place in range(len(examples))]).numpy()
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Returns where a model's parameters are."""
+    return next(model.parameters()).device
+
+
+def _slice(batch: Batch, start: int, stop: int) -> dict[str, Tensor]:
+    return {name: tensor[start:stop] for name, tensor in batch.items()}

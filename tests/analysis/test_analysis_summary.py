@@ -1,0 +1,68 @@
+"""One verdict per task, from its splits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lmntk.analysis.summary import task_verdict
+from lmntk.errors import UserError
+
+PLAIN = {"zero_shot": 0.6, "fine_tuned": 0.9, "kernel": 0.88, "linearized": 0.85, "kernel_distance": 0.4}
+WOBBLE = (-0.02, 0.0, 0.01, 0.02, -0.01)
+
+
+def splits(**changes):
+    numbers = PLAIN | changes
+    found = []
+    for seed, shift in enumerate(WOBBLE):
+        own = {n: None if v is None else v[seed] if isinstance(v, list) else v + shift for n, v in numbers.items()}
+        tests = [{"name": "solves", "value": 1.0, "threshold": 0.9, "passed": None, "sentence": "nothing"}]
+        head = {"task": "films", "k": 4, "mode": "prompt", "metric": "accuracy", "method": "sgd fine-tuning", "seed": seed}
+        found.append(head | {"verdict": "undecided", "reason": f"split {seed}", "tests": tests, "numbers": own})
+    return found
+
+
+def test_means_decide():
+    found = task_verdict(splits())
+    assert found.verdict == "kernel-like" and [test.passed for test in found.tests] == [True] * 3
+    assert found.tests[0].value == pytest.approx(0.88 / 0.9) and found.tests[1].value == pytest.approx(0.25 / 0.3)
+    assert "88.0 % over 5 splits is 97.8 % of fine-tuning's 90.0 %" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "passed", "verdict", "named"),
+    [
+        ({"kernel": 0.7}, [False, True, True], "not", "is 77.8 % of fine-tuning's 90.0 %, less than 90 %"),
+        ({"linearized": 0.65}, [True, False, True], "not", "recovers 16.7 %"),
+        ({"kernel_distance": 3.0}, [True, True, False], "not", "3.00 times their size"),
+        ({"kernel_distance": [1.0, 3.5, 1.2, 2.5, 1.9]}, [True, True, None], "undecided", "within the splits' error of"),
+        ({"zero_shot": [0.9, 0.8, 0.95, 0.99, 0.8]}, [True, None, True], "undecided", "gained 1.2 points"),
+        ({"kernel": [0.6, 0.9, 0.9, 0.9, 0.76]}, [None, True, True], "undecided", "the splits' error of"),
+        ({"kernel": None}, [None, True, True], "undecided", "was not solved"),
+        ({"linearized": None}, [True, None, True], "undecided", "no linearized model"),
+    ],
+)
+def test_branches(changes, passed, verdict, named):
+    found = task_verdict(splits(**changes))
+    assert ([test.passed for test in found.tests], found.verdict) == (passed, verdict)
+    assert named in found.reason
+
+
+def test_splits_that_diverged_are_left_out_and_counted():
+    some = splits(fine_tuned=[None, 0.9, 0.91, 0.92, 0.89])
+    found = task_verdict(some)
+    assert found.verdict == "kernel-like" and "1 of 5 splits are left out" in found.reason
+    assert found.tests[0].value == pytest.approx((0.88 + np.mean(WOBBLE[1:])) / np.mean([0.9, 0.91, 0.92, 0.89]))
+    one = task_verdict(splits(fine_tuned=[None, 0.9, None, None, None]))
+    assert one.verdict == "undecided" and one.reason.startswith("split 1") and "4 of 5" in one.reason
+    none = task_verdict(splits(fine_tuned=None))
+    assert none.verdict == "undecided" and none.reason == "split 0; so in all 5 splits"
+
+
+def test_mistakes_are_said():
+    with pytest.raises(UserError, match="no diagnosis"):
+        task_verdict([])
+    some = splits()
+    with pytest.raises(UserError, match="mode is head in one diagnosis and prompt in another"):
+        task_verdict([some[0], some[1] | {"mode": "head"}])

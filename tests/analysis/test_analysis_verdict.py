@@ -1,0 +1,155 @@
+"""Every branch of the verdict, with the numbers that its sentences must name; errors of small test sets; comparisons of two results."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lmntk.analysis.comparison import compare
+from lmntk.analysis.uncertainty import standard_error
+from lmntk.analysis.verdict import Evidence, decide
+from lmntk.errors import UserError
+from lmntk.tasks.metrics import score
+
+LABELS = [0, 1] * 500
+
+
+def right(share, of=1000, start=0):
+    """Classes of which this share is right, the first ones."""
+    count = round(share * of)
+    return [LABELS[i] if (i - start) % of < count else 1 - LABELS[i] for i in range(of)]
+
+
+def evidence(**changes):
+    plain = Evidence("accuracy", LABELS, right(0.6), right(0.88), right(0.9), right(0.85), 0.4)
+    return replace(plain, **changes)
+
+
+def test_kernel_like():
+    found = decide(evidence())
+    assert (found.verdict, [test.passed for test in found.tests]) == ("kernel-like", [True, True, True])
+    assert [test.name for test in found.tests] == ["solves", "linearization", "fixed features"]
+    assert [test.threshold for test in found.tests] == [0.9, 0.5, 2.0]
+    assert found.tests[0].value == pytest.approx(0.88 / 0.9) and "88.0 % is 97.8 % of fine-tuning's 90.0 %" in found.reason
+    assert (
+        found.tests[1].value == pytest.approx(0.25 / 0.3)
+        and "85.0 %, recovers 83.3 % of fine-tuning's gain from 60.0 % to 90.0 %" in found.reason
+    )
+    assert found.tests[2].value == 0.4 and "0.40 times their size" in found.reason
+    assert found.as_dict()["tests"][2]["passed"] is True
+
+
+@pytest.mark.parametrize(
+    ("changes", "failing", "named"),
+    [
+        ({"kernel": right(0.7)}, 0, "70.0 % is 77.8 % of fine-tuning's 90.0 %, less than 90 %"),
+        ({"linearized": right(0.62)}, 1, "recovers 6.7 % of fine-tuning's gain"),
+        ({"linearized": right(0.5)}, 1, "recovers -33.3 % of fine-tuning's gain"),
+        ({"distance": 2.0}, 2, "2.00 times their size on average, not less than 2.0"),
+        ({"distance": float("inf")}, 2, "inf times"),
+        ({"distance": 7.5, "median": 0.25}, 2, "by 0.25 in the median: entries near zero decide the mean"),
+    ],
+)
+def test_one_that_fails_is_enough(changes, failing, named):
+    found = decide(evidence(**changes))
+    assert found.verdict == "not"
+    assert [test.passed for test in found.tests] == [index != failing for index in range(3)]
+    assert named in found.reason and named in found.tests[failing].sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "open_test", "named"),
+    [
+        ({"kernel": right(0.81)}, 0, "1000 test texts leave an error of 0.9 points, too much to tell it from the 90 % asked for"),
+        ({"linearized": right(0.75)}, 1, "recovers 50.0 % of fine-tuning's gain"),
+        ({"zero_shot": right(0.9)}, 1, "gained nothing, from 90.0 % to 90.0 %"),
+        ({"zero_shot": right(0.93)}, 1, "gained nothing, from 93.0 % to 90.0 %"),
+        ({"zero_shot": right(0.89, start=500)}, 1, "a gain of 1.0 points, within twice the error of"),
+        ({"distance": None}, 2, "kernel after fine-tuning is not known"),
+        ({"distance": float("nan")}, 2, "kernel after fine-tuning is not known"),
+        ({"kernel": None}, 0, "the kernel was not solved"),
+    ],
+)
+def test_what_cannot_be_told_is_not_decided(changes, open_test, named):
+    found = decide(evidence(**changes))
+    assert found.verdict == "undecided"
+    assert [test.passed for test in found.tests] == [None if index == open_test else True for index in range(3)]
+    assert named in found.tests[open_test].sentence and named in found.reason
+
+
+def test_what_fails_outweighs_what_cannot_be_told():
+    assert decide(evidence(zero_shot=right(0.9), distance=3.0)).verdict == "not"
+
+
+def test_training_that_diverged():
+    found = decide(evidence(fine_tuned=None, linearized=None, distance=None, diverged="the loss was nan at step 12"))
+    assert found.verdict == "undecided" and [test.passed for test in found.tests] == [None] * 3
+    assert found.reason.endswith("the loss was nan at step 12")
+
+
+def test_nothing_right_at_all():
+    found = decide(evidence(metric="f1", fine_tuned=[0] * 1000, linearized=[0] * 1000, zero_shot=[0] * 1000))
+    assert found.tests[0].passed is None and "f1 is 0" in found.tests[0].sentence
+    assert found.verdict == "undecided"
+
+
+def test_a_small_test_set_decides_little():
+    """The same shares on ten texts."""
+    ten = {
+        "labels": LABELS[:10],
+        "zero_shot": right(0.6, 10),
+        "kernel": right(0.8, 10),
+        "fine_tuned": right(0.9, 10),
+        "linearized": right(0.8, 10),
+    }
+    found = decide(evidence(**ten))
+    assert found.verdict == "undecided"
+    assert "10 test texts" in found.reason
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1"])
+def test_the_error_is_that_of_drawing_test_sets(metric):
+    """Against the spread over many test sets of a made-up population."""
+    generator = np.random.default_rng(0)
+
+    def draw(m=300):
+        labels = (generator.random(m) < 0.4).astype(int)
+        hard = generator.random(m)
+        predictions = [np.where(hard + 0.2 * generator.random(m) < share, labels, 1 - labels) for share in (0.95, 0.8)]
+        return labels, predictions
+
+    differences, errors = [], []
+    for _ in range(400):
+        labels, (one, two) = draw()
+        differences.append(score(metric, labels, one) - 0.9 * score(metric, labels, two))
+        errors.append(standard_error(metric, labels, [(1.0, one), (-0.9, two)]))
+    assert np.mean(errors) == pytest.approx(np.std(differences), rel=0.15)
+
+
+def test_texts_that_all_agree_on_are_not_certain():
+    assert standard_error("accuracy", [1] * 4, [(1.0, [1] * 4), (-1.0, [0] * 4)]) > 0.1
+    assert standard_error("accuracy", [1] * 4, [(1.0, [1] * 4), (-1.0, [1] * 4)]) > 0.05
+
+
+def result(method, predictions, labels, **changes):
+    return {
+        "cell": "a",
+        "metric": "accuracy",
+        "method": method,
+        "test": score("accuracy", labels, predictions),
+        "predictions": predictions,
+    } | changes
+
+
+def test_comparison_of_signgd_and_adam():
+    signgd, adam = result("signgd fine-tuning", right(0.9), LABELS), result("adamw fine-tuning", right(0.905), LABELS)
+    close = compare(signgd, adam, LABELS)
+    assert (close.first, close.second, close.agreement) == (0.9, 0.905, pytest.approx(0.995))
+    far = compare(signgd, result("adamw fine-tuning", right(0.8), LABELS), LABELS)
+    assert far.differs and "signgd fine-tuning has 90.0 % and adamw fine-tuning 80.0 %, more than" in far.sentence
+    with pytest.raises(UserError, match="'a' and 'b' are not the same"):
+        compare(signgd, adam | {"cell": "b"}, LABELS)
+    with pytest.raises(UserError, match="did it diverge"):
+        compare(signgd, adam | {"test": None}, LABELS)
