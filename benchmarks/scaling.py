@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +128,10 @@ def matmul_rate() -> float:
     return max(2 * 2048**3 / seconds(lambda: a @ b)[0] for _ in range(5))
 
 
-def floors(quick: bool, repeats: int) -> dict[str, Any]:
+def floors(quick: bool, repeats: int, only: Sequence[str] = ()) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, problem in FLOORS.items():
-        problem = replace(problem, **QUICK) if quick else problem
+    for name in only or FLOORS:
+        problem = replace(FLOORS[name], **QUICK) if quick else FLOORS[name]
         model = network(problem)
         rate = statistics.median(matmul_rate() for _ in range(3))
         times = [timed(problem, model)[0] for _ in range(repeats)]
@@ -245,16 +246,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("floor", "curves", "ways"):
         parser.add_argument(f"--{name}", action="store_true")
+    parser.add_argument("--only", metavar="A;B", help=f"of --floor: {'; '.join(FLOORS)}")
     parser.add_argument("--repeats", type=int, default=3, help="of each; the medians count (3)")
     parser.add_argument("--quick", action="store_true", help="tiny networks; the times mean nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     arguments = parser.parse_args()
     if not (arguments.floor or arguments.curves or arguments.ways):
         parser.error("give --floor, --curves or --ways")
+    only = [name.strip() for name in (arguments.only or "").split(";") if name.strip()]
+    if set(only) - set(FLOORS):
+        parser.error(f"--only: no {(set(only) - set(FLOORS)).pop()!r}")
     about = machine()
     print(describe_machine(about), end="\n\n")
     found: dict[str, Any] = {"benchmark": "scaling", "machine": about}
-    for name, body in (("floor", floors), ("curves", curves), ("ways", ways)):
+    for name, body in (("floor", partial(floors, only=only)), ("curves", curves), ("ways", ways)):
         if getattr(arguments, name):
             found[name] = body(arguments.quick, arguments.repeats)
             print()

@@ -51,11 +51,11 @@ def test_operations_are_those_that_are_done(formulas, tokens, c):
             done[kind] += 2 * len(rows) * len(columns) * rows.values.shape[1]
         return tile_products(rows, columns, names)
 
-    def inner(rows, columns, names):
+    def inner(rows, columns, names, shared):
         n, t, i = rows.inputs.shape
         m, s, _ = columns.inputs.shape
         done["inner"] += len(names) * 2 * n * t * m * s * (i + c * c * (rows.output_gradients.shape[-1] + contraction.MEMORY_BOUND_FACTOR))
-        return by_inner(rows, columns, names)
+        return by_inner(rows, columns, names, shared)
 
     materialise, tile_products, by_inner = gram.materialise, gram.tile_products, gram.inner
     rows, columns = panel([4, 3], tokens, 12, 8, c), panel([5, 5, 1], tokens, 12, 8, c)

@@ -74,8 +74,11 @@ def inner_is_cheaper(rows: Uses, columns: Uses, i: int, o: int, c: int, made_any
     return contracted < (multiplied + made) / TILE_RATE
 
 
-def inner(rows: Factors, columns: Factors, names: Sequence[str]) -> dict[str, Tensor]:
+def inner(rows: Factors, columns: Factors, names: Sequence[str], shared: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Returns the Gram block [c, n, d, m] of every named kernel, by the inner contraction.
+
+    ``shared`` holds the inputs' products of a parameter that has the same inputs, by kernel, and gets those that it lacks: query, key and
+    value have one input.
 
     Memory: n t m s numbers; of tables, of which examples share few rows, less.
     """
@@ -83,7 +86,8 @@ def inner(rows: Factors, columns: Factors, names: Sequence[str]) -> dict[str, Te
         by_rows = _aligned_rows if _are_aligned(rows, columns) else _common_rows
         return by_rows(rows, columns, names)
     if isinstance(rows, OuterFactors) and isinstance(columns, OuterFactors):
-        left = {name: _products(rows.inputs, columns.inputs, *SIGNS[name]) for name in names}
+        left = {} if shared is None else shared
+        left |= {name: _products(rows.inputs, columns.inputs, *SIGNS[name]) for name in names if name not in left}
         row_terms, column_terms = rows.output_gradients, columns.output_gradients
     else:
         raise TypeError(f"inner contraction of {type(rows).__name__} with {type(columns).__name__}")

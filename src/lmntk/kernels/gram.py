@@ -90,6 +90,8 @@ def gram(
     totals: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     buffers = _Buffers(tile_bytes or (TILE_BYTES if device.type == "cpu" else GPU_TILE_BYTES))
     parameters = dict.fromkeys(name for batch in rows.batches for name in batch.factors)
+    waiting: list[_Inner] = []
+    held = all(isinstance(batch.factors, dict) for batch in (*rows.batches, *columns.batches))  # what is read when needed shares nothing
     for parameter in parameters:
         left = list(rows.of(parameter))
         right = left if rows is columns else list(columns.of(parameter))
@@ -102,7 +104,10 @@ def gram(
                 totals[name][group] = torch.zeros(c, n, d, m, dtype=torch.float64, device=device)
             sums[name] = totals[name][group]
         for left_part, right_part in _stacked_pairs(left, right):
-            _add(left_part, right_part, names, sums, buffers)
+            _add(left_part, right_part, names, sums, buffers, waiting)
+            if not held:
+                _add_inner(waiting)
+    _add_inner(waiting)
     if not parameters:
         raise ModelError("no parameter has a gradient: nothing to contract")
     if not all(bool(torch.isfinite(total).all()) for groups in totals.values() for total in groups.values()):
@@ -146,21 +151,58 @@ def _at(placed: Placed, index: int) -> Placed:
     return [(place, part) for place, part in stacks if part is not None]
 
 
-def _add(left: Placed, right: Placed, names: Sequence[str], sums: Mapping[str, Tensor], buffers: _Buffers) -> None:
-    """Adds the named kernels of one parameter, each in the cheaper way, to the sums [c, n, d, m]."""
+@dataclass(frozen=True)
+class _Inner:
+    """One parameter's kernels that the inner contraction shall compute."""
+
+    left: Placed
+    right: Placed
+    names: Sequence[str]
+    sums: Mapping[str, Tensor]
+
+    @property
+    def inputs(self) -> tuple[object, ...]:
+        """What tells whether another parameter has the same inputs in all batches."""
+        parts = [part for _, part in (*self.left, *self.right)]
+        if not all(isinstance(part, OuterFactors) for part in parts):
+            return (id(self),)
+        tensors = [part.inputs for part in parts if isinstance(part, OuterFactors)]
+        return tuple((tensor.data_ptr(), tensor.shape, tensor.stride()) for tensor in tensors)
+
+
+def _add(left: Placed, right: Placed, names: Sequence[str], sums: Mapping[str, Tensor], buffers: _Buffers, waiting: list[_Inner]) -> None:
+    """Adds the named kernels of one parameter, each in the cheaper way, to the sums [c, n, d, m].
+
+    What goes by the inner contraction waits for parameters with the same inputs, until ``_add_inner``.
+    """
     by_inner = _inner_names(left, right, names)
     if by_inner:
-        symmetric = [name for name in by_inner if left is right and name in SYMMETRIC]
-        for index, (row_place, row_part) in enumerate(left):
-            for other, (column_place, column_part) in enumerate(right):
-                wanted = [name for name in by_inner if name not in symmetric or index <= other]
-                for name, block in inner(row_part, column_part, wanted).items() if wanted else ():
-                    sums[name][:, row_place, :, column_place] += block
-                    if name in symmetric and index < other:
-                        sums[name][:, column_place, :, row_place] += block.permute(2, 3, 0, 1)
+        work = _Inner(left, right, by_inner, sums)
+        if waiting and waiting[0].inputs != work.inputs:
+            _add_inner(waiting)
+        waiting.append(work)
     by_tiles = [name for name in names if name not in by_inner]
     if by_tiles:
         _add_tiles(left, right, by_tiles, sums, buffers)
+
+
+def _add_inner(waiting: list[_Inner]) -> None:
+    """Adds what waits, of parameters with the same inputs, batch by batch, so that the inputs' products are made once; none is left."""
+    if not waiting:
+        return
+    for index, (row_place, _) in enumerate(waiting[0].left):
+        for other, (column_place, _) in enumerate(waiting[0].right):
+            shared: dict[str, Tensor] = {}
+            for work in waiting:
+                symmetric = [name for name in work.names if work.left is work.right and name in SYMMETRIC]
+                wanted = [name for name in work.names if name not in symmetric or index <= other]
+                if not wanted:
+                    continue
+                for name, block in inner(work.left[index][1], work.right[other][1], wanted, shared).items():
+                    work.sums[name][:, row_place, :, column_place] += block
+                    if name in symmetric and index < other:
+                        work.sums[name][:, column_place, :, row_place] += block.permute(2, 3, 0, 1)
+    waiting.clear()
 
 
 def _inner_names(left: Placed, right: Placed, names: Sequence[str]) -> list[str]:
