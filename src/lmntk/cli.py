@@ -1,4 +1,4 @@
-"""The command line: ``lmntk run``, ``plan``, ``kernel``, ``predict``, ``check``, ``split``, ``demo``.
+"""The command line: ``lmntk run``, ``plan``, ``kernel``, ``predict``, ``check``, ``split``, ``report``, ``demo``.
 
 Results go to stdout, progress to stderr. A mistake of the user's is one line and exit code 2. Heavy libraries are imported by
 the command that needs them, so that ``--help`` answers at once.
@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from lmntk import __version__
+from lmntk.commands.report import report
 from lmntk.errors import ModelError, UserError
 from lmntk.options import (
     AddressOption,
@@ -443,6 +444,9 @@ def demo(
     print_summary(rows)
     print(explain(rows))
     print(f"Written to {experiment.out}: results.csv, summary.md, kernels, predictions")
+
+
+app.command()(report)
 
 
 def main() -> None:

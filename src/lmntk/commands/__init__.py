@@ -1,0 +1,1 @@
+"""The commands of the command line that stand on their own, one a module."""
