@@ -48,7 +48,7 @@ from lmntk.options import (
     UntieOption,
     WorkersOption,
 )
-from lmntk.printing import print_kernels, print_summary, print_wrapped
+from lmntk.printing import print_kernels, print_summary, print_wrapped, print_written
 
 INTERRUPTED = 130
 
@@ -134,7 +134,7 @@ def run(
 ) -> None:
     """From texts to kernels to accuracy: tasks x k x seeds x modes x formulas, beside zero-shot and a linear probe.
 
-    Writes results.csv, summary.md, kernels, logits and predictions to --out. Run again, it resumes.
+    Writes report.html, results.csv, summary.md, kernels, logits and predictions to --out. Run again, it resumes.
 
     Example: lmntk run --model roberta-base --data data --tasks sst-2 --k 16 --modes prompt,head --out runs/sst-2
     """
@@ -146,7 +146,8 @@ def run(
         print(json.dumps(rows, indent=1))
     else:
         print_summary(rows)
-        print(f"\nWritten to {experiment.out}: results.csv, summary.md, kernels, predictions")
+        print()
+        print_written(experiment.out)
 
 
 @app.command()
@@ -443,7 +444,7 @@ def demo(
         return
     print_summary(rows)
     print(explain(rows))
-    print(f"Written to {experiment.out}: results.csv, summary.md, kernels, predictions")
+    print_written(experiment.out)
 
 
 app.command()(report)

@@ -21,6 +21,7 @@ from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import load_pretrained
 from lmntk.preparation import PreparedTask, prepare_tasks
 from lmntk.provenance import versions
+from lmntk.reports.page import write_page
 from lmntk.reports.results import write_reports
 from lmntk.tasks import TASKS
 from lmntk.unit import compute_unit, plan_unit
@@ -54,6 +55,9 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
                 progress.finished(cell, result["rows"])
                 _report(this, tasks, planned, results)
         _report(this, tasks, planned, results)
+        missing = write_page(store.folder)
+        if missing:
+            progress.note(missing)
     return [row for _, cell in planned for row in results[cell.name]["rows"]]
 
 

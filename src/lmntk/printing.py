@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -34,6 +35,12 @@ def print_kernels(written: dict[str, Any], as_json: bool) -> None:
         for file, shape in written["files"].items():
             print(f"{file}  {shape}")
         print(written["coverage"])
+
+
+def print_written(folder: Path) -> None:
+    """Prints what a run left in its folder; the page only where it could be written."""
+    page = ["report.html"] if (folder / "report.html").is_file() else []
+    print(f"Written to {folder}: {', '.join([*page, 'results.csv', 'summary.md', 'kernels', 'predictions'])}")
 
 
 def print_wrapped(line: str, indent: int) -> None:

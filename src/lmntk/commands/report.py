@@ -12,7 +12,9 @@ from lmntk.options import JsonOption
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders that lmntk run wrote")],
-    out: Annotated[Path | None, typer.Option("--out", help="the page  [default: RUN/report.html; of several runs, report.html here]")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="the page  [default: RUN/report.html; of several runs, report.html here]")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """The page of a run, report.html, built anew; or one page of several runs side by side.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lmntk.reports.drawing import INK, MUTED, SERIES, Plot, new_figure, short, to_svg
+from lmntk.reports.drawing import INK, MUTED, SERIES, Plot, add_key, new_figure, room_for, short, to_svg
 from lmntk.reports.tables import ordered_methods
 from lmntk.solvers.selection import aggregate
 
@@ -17,10 +17,10 @@ def accuracy_plot(identity: str, title: str, rows: Sequence[Mapping[str, Any]]) 
     modes = list(dict.fromkeys(row["mode"] for row in rows))
     ks = sorted({row["k"] for row in rows})
     methods = {mode: ordered_methods([row for row in rows if row["mode"] == mode]) for mode in modes}
-    sizes = [len(methods[mode]) for mode in modes]
     step = 0.19 if len(ks) == 1 else 0.08 + 0.1 * len(ks)
-    figure = new_figure(0.75 + 0.22 * len(modes) + step * sum(sizes))
-    panels = figure.subplots(len(modes), 1, sharex=True, squeeze=False, height_ratios=sizes)[:, 0]
+    left = room_for(short(method) for mode in modes for method in methods[mode])
+    heights = [step * len(methods[mode]) + 0.04 for mode in modes]
+    figure, panels = new_figure(heights, left=left, titled=len(modes) > 1, key=len(ks) > 1)
     sentences = []
     for panel, mode in zip(panels, modes, strict=True):
         for place, method in enumerate(methods[mode]):
@@ -48,10 +48,15 @@ def accuracy_plot(identity: str, title: str, rows: Sequence[Mapping[str, Any]]) 
             panel.axvline(sum(before) / len(before), color=INK, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0.9)
     panels[-1].set_xlabel(AXIS.get(rows[0]["metric"], short(rows[0]["metric"])))
     if len(ks) > 1:
-        handles = [panels[0].plot([], [], "D", color=SERIES[i % len(SERIES)], markersize=4.5, mew=0, label=f"k = {k}")[0] for i, k in enumerate(ks)]
-        figure.legend(handles=handles, loc="outside upper right", ncols=len(ks), handletextpad=0.2, columnspacing=1.2)
+        handles = [
+            panels[0].plot([], [], "D", color=SERIES[number % len(SERIES)], markersize=4.5, mew=0, label=f"k = {k}")[0]
+            for number, k in enumerate(ks)
+        ]
+        add_key(figure, handles, left)
     caption = _caption(rows, ks[-1])
-    return Plot(title, to_svg(figure, identity, f"{title}: test metric by method", f"{caption} All means: {'; '.join(sentences)}."), caption)
+    return Plot(
+        title, to_svg(figure, identity, f"{title}: test metric by method", f"{caption} All means: {'; '.join(sentences)}."), caption
+    )
 
 
 def _caption(rows: Sequence[Mapping[str, Any]], k: int) -> str:

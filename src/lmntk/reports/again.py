@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+FIRST = ("model", "kind", "revision", "base", "data", "tasks", "k", "seeds", "modes", "formulas", "solvers", "template", "label_words")
+
 
 def as_toml(settings: Mapping[str, Any]) -> str:
     """Returns plain data as TOML: what is None is left out, lists of tables come last.
@@ -42,6 +44,8 @@ def is_default(value: Any) -> bool:
 
 def settings_rows(settings: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[tuple[str, list[tuple[str, str]]]], list[str]]:
     """Returns the settings for a table: names with values, the user's own tasks with theirs, and the names of those left off."""
+    first = [name for name in FIRST if name in settings]
+    settings = {name: settings[name] for name in [*first, *(name for name in settings if name not in first)]}
     plain = [(name, _shown(value)) for name, value in settings.items() if not is_default(value) and name != "own_tasks"]
     own = [
         (str(task.get("name", "")), [(name, _shown(value)) for name, value in task.items() if not is_default(value) and name != "name"])

@@ -43,7 +43,15 @@ class _Candidate:
     @property
     def rank(self) -> tuple[Any, ...]:
         """Sorts what is worth seeing first: diagnosed, fine-tuned, the largest k, the prompt, SGD, the first split."""
-        return not self.diagnosis, not self.trainings, -self.k, self.mode != "prompt", not self.method.startswith("sgd"), self.method, self.seed
+        return (
+            not self.diagnosis,
+            not self.trainings,
+            -self.k,
+            self.mode != "prompt",
+            not self.method.startswith("sgd"),
+            self.method,
+            self.seed,
+        )
 
 
 def close_ups(runs: Sequence[Run], titles: Mapping[str, str], notes: list[str]) -> tuple[list[CloseUp], int]:
@@ -114,12 +122,14 @@ def _plots(one: _Candidate, identity: str, notes: list[str]) -> list[Plot]:
     ]
     plots = []
     for name, action in draw:
-        if name == "curves" and not one.trainings or name != "curves" and not parts.get(name):
+        if not (one.trainings if name == "curves" else parts.get(name)):
             continue
         try:
             plot = action()
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:  # another version's file
-            notes.append(f"{name} of {one.cell}, {one.method or 'kernel'}: not as expected ({type(error).__name__}: {error}), so it is not drawn.")
+            notes.append(
+                f"{name} of {one.cell}, {one.method or 'kernel'}: not as expected ({type(error).__name__}: {error}), so it is not drawn."
+            )
             continue
         if plot is not None:
             plots.append(plot)

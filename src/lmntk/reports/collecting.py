@@ -92,7 +92,7 @@ def _read_run(folder: Path, name: str) -> Run:
     notes: list[str] = []
     cells = _current(list(_files(folder, "cells", _is_cell, notes)), folder, notes)
     others = {cell["cell"] for _, cell in _files(folder, "cells", _is_cell, [])} - set(cells)
-    parts = {}
+    parts: dict[str, list[dict[str, Any]]] = {}
     for part, form in (("finetuning", FINETUNING_FORMAT), ("diagnosis", DIAGNOSIS_FORMAT)):
         found = [content for _, content in _files(folder, part, _has_format(form), notes)]
         parts[part] = sorted((one for one in found if one["cell"] not in others), key=_place)
@@ -101,7 +101,7 @@ def _read_run(folder: Path, name: str) -> Run:
         raise UserError(f"run: {str(folder)!r} holds no finished cell, fine-tuning or diagnosis; name a folder that `lmntk run` wrote")
     configuration = configuration if isinstance(configuration, dict) else {}
     computed = [*cells.values(), *parts["finetuning"], *parts["diagnosis"]]
-    versions = configuration.get("versions") or next((one["versions"] for one in computed if one.get("versions")), {})
+    versions: dict[str, str] = configuration.get("versions") or next((one["versions"] for one in computed if one.get("versions")), {})
     return Run(
         name,
         folder,

@@ -21,8 +21,8 @@ def class_summed(values: np.ndarray) -> np.ndarray:
 def facts_of_kernel(kernel: Kernel, labels: Sequence[int] | None) -> dict[str, Any]:
     """Returns what a diagnosis would hold of a training kernel: ``kernels`` (before alone), ``spectrum`` and, of kept groups, ``groups``.
 
-    The spectrum is that of the class-summed kernel [n, n]. Its alignment is the share of the centred one-hot labels' squared norm along each
-    eigenvector, |v^T Y|^2 / |Y|^2; there is none without labels. Cost n^3.
+    The spectrum is that of the class-summed kernel [n, n]. Its alignment is the share of the centred one-hot labels' squared norm
+    along each eigenvector, |v^T Y|^2 / |Y|^2; there is none without labels. Cost n^3.
 
     Args:
         kernel: ``sgd``, among training texts.
@@ -37,7 +37,9 @@ def facts_of_kernel(kernel: Kernel, labels: Sequence[int] | None) -> dict[str, A
     order = np.argsort(classes, kind="stable")
     if n > MOST:  # evenly over the sorted texts, so that every class keeps its part
         order = order[np.linspace(0, n - 1, MOST).round().astype(int)]
-    found: dict[str, Any] = {"kernels": {"before": matrix[np.ix_(order, order)].tolist(), "labels": classes[order].tolist() if known else []}}
+    found: dict[str, Any] = {
+        "kernels": {"before": matrix[np.ix_(order, order)].tolist(), "labels": classes[order].tolist() if known else []}
+    }
     eigenvalues, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     eigenvalues, vectors = eigenvalues[::-1], vectors[:, ::-1]
     found["spectrum"] = {"eigenvalues": eigenvalues.tolist(), "alignment": []}

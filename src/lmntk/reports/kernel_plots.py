@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lmntk.reports.drawing import INK, MUTED, SERIES, Plot, new_figure, short, to_svg
+from lmntk.reports.drawing import INK, MUTED, SERIES, WIDTH, Plot, figure_text, new_figure, room_for, short, to_svg
 
 MOST_GROUPS = 40
 SMALLEST = 1e-12  # of the largest eigenvalue: what is below is rounding
@@ -18,31 +18,38 @@ def matrix_plot(identity: str, kernels: Mapping[str, Any]) -> Plot:
     """Returns one heatmap, or two with one colour scale, of kernels [n, n] sorted by label."""
     sides = {name: np.asarray(kernels[name], dtype=float) for name in ("before", "after") if kernels.get(name)}
     labels = list(kernels.get("labels") or ())
-    largest = max(np.abs(side).max() for side in sides.values()) or 1.0
-    signed = min(side.min() for side in sides.values()) < 0
-    figure = new_figure(2.35 if len(sides) > 1 else 3.2)
-    panels = figure.subplots(1, len(sides), squeeze=False)[0]
-    for panel, (name, side) in zip(panels, sides.items(), strict=True):
-        picture = panel.imshow(
-            side, cmap="PuOr" if signed else "cividis", vmin=-largest if signed else 0, vmax=largest, interpolation="none"
-        )  # both read the same to colour-blind eyes
+    low, high = min(side.min() for side in sides.values()), max(side.max() for side in sides.values())
+    largest = max(abs(low), abs(high)) or 1.0
+    # both colour maps read the same to colour-blind eyes; the one that has a middle is for kernels that have signs
+    scale = {"cmap": "PuOr", "vmin": -largest, "vmax": largest} if low < -0.05 * largest else {"cmap": "cividis", "vmin": low, "vmax": high}
+    runs = [(label, len(list(run))) for label, run in groupby(labels)]
+    edges = np.cumsum([0, *(size for _, size in runs)])
+    middles, names = (edges[1:] + edges[:-1] - 1) / 2, [short(label, 10) for label, _ in runs]
+    left, right, top, below = room_for(names) + 0.1, 0.62, 0.24, 0.42
+    side_length = (WIDTH - left - right - 0.15 * (len(sides) - 1)) / len(sides)
+    side_length = min(side_length, 2.6)
+    height = top + side_length + below
+    figure, _ = new_figure([height - 0.46])  # for its width; the panels stand side by side
+    figure.clear()
+    for number, (name, side) in enumerate(sides.items()):
+        place = ((left + number * (side_length + 0.15)) / WIDTH, below / height, side_length / WIDTH, side_length / height)
+        panel = figure.add_axes(place)
+        picture = panel.imshow(side, interpolation="none", **scale)
         if len(sides) > 1:
             panel.set_title("before fine-tuning" if name == "before" else "after")
         panel.grid(visible=False)
         panel.spines[:].set_visible(False)
-        runs = [(label, len(list(run))) for label, run in groupby(labels)]
-        edges = np.cumsum([0, *(size for _, size in runs)])
-        middles = (edges[1:] + edges[:-1] - 1) / 2
         for edge in edges[1:-1] - 0.5:
             panel.axhline(edge, color="#808080", linewidth=0.5)
             panel.axvline(edge, color="#808080", linewidth=0.5)
-        panel.set_xticks(middles, [short(label, 10) for label, _ in runs])
-        panel.set_yticks(middles, [short(label, 10) for label, _ in runs] if panel is panels[0] else [])
+        panel.set_xticks(middles, names)
+        panel.set_yticks(middles, [] if number else names)
         panel.set_xlabel("training text, by label" if labels else "training text")
-    bar = figure.colorbar(picture, ax=list(panels), shrink=0.8, aspect=16, pad=0.02)
+    x = left + len(sides) * (side_length + 0.15) - 0.05
+    bar = figure.colorbar(picture, cax=figure.add_axes((x / WIDTH, below / height, 0.09 / WIDTH, side_length / height)))
     bar.outline.set_visible(False)
     bar.ax.set_title("K", color=MUTED)
-    bar.ax.tick_params(labelsize=7)
+    bar.ax.locator_params(axis="y", nbins=5)
     caption = _matrix_caption(sides, labels)
     title = "Kernel before and after fine-tuning" if len(sides) > 1 else "Kernel of the training texts"
     return Plot(title, to_svg(figure, identity, title, caption), caption)
@@ -57,15 +64,18 @@ def _matrix_caption(sides: Mapping[str, np.ndarray], labels: Sequence[Any]) -> s
         inside, outside = side[same & ~np.eye(n, dtype=bool)], side[~same]
         where = "" if len(sides) == 1 else f"{name} fine-tuning "
         if inside.size and outside.size:
-            sentences.append(f"{where}two texts of one label share {inside.mean():.3g} on average, of two labels {outside.mean():.3g}")
+            sentences.append(
+                f"{where}two texts of one label share {figure_text(inside.mean())} on average, of two labels {figure_text(outside.mean())}"
+            )
         else:
-            sentences.append(f"{where}the mean entry is {side.mean():.3g}")
+            sentences.append(f"{where}the mean entry is {figure_text(side.mean())}")
     if len(sides) > 1:
         relative = np.abs(sides["after"] - sides["before"])[sides["before"] != 0] / np.abs(sides["before"])[sides["before"] != 0]
         if relative.size:
             sentences.append(f"an entry moves by {relative.mean():.2f} of itself on average")
     text = "; ".join(sentences)
-    return f"The sgd kernel of {n} training texts{', class logits summed' if n else ''}: {text}. A kernel that sees the task has brighter blocks."
+    sees = "In a kernel that sees the task the blocks on the diagonal stand out."
+    return f"The sgd kernel of {n} training texts, class logits summed: {text}. {sees}"
 
 
 def spectrum_plot(identity: str, spectrum: Mapping[str, Any]) -> Plot:
@@ -76,8 +86,7 @@ def spectrum_plot(identity: str, spectrum: Mapping[str, Any]) -> Plot:
     eigenvalues = eigenvalues[order]
     positive = eigenvalues > SMALLEST * max(eigenvalues.max(), 0)
     has_labels = len(alignment) == len(eigenvalues)
-    figure = new_figure(3.4 if has_labels else 2.2)
-    panels = figure.subplots(2 if has_labels else 1, 1, sharex=True, squeeze=False)[:, 0]
+    figure, panels = new_figure([1.25, 1.25] if has_labels else [1.6], titled=True)
     ranks = np.arange(1, len(eigenvalues) + 1)
     panels[0].plot(ranks[positive], eigenvalues[positive], "o-", color=SERIES[0], markersize=3, mew=0, linewidth=0.8)
     panels[0].set_yscale("log")
@@ -95,7 +104,8 @@ def spectrum_plot(identity: str, spectrum: Mapping[str, Any]) -> Plot:
         panels[1].legend(loc="lower right")
         tenth = max(1, round(len(ranks) / 10))
         half = int(np.argmax(share >= 50)) + 1 if share[-1] >= 50 else None
-        caption += f" The first {tenth} eigenvectors hold {share[tenth - 1]:.0f} % of the centred labels (random labels: {100 * tenth / len(ranks):.0f} %)"
+        random = 100 * tenth / len(ranks)
+        caption += f" The first {tenth} eigenvectors hold {share[tenth - 1]:.0f} % of the centred labels (random labels: {random:.0f} %)"
         caption += f"; half of them is reached at eigenvector {half}." if half else "."
         caption += " The further the curve rises above the dashed line, the faster the kernel learns the task."
     panels[-1].set_xlabel("eigenvector, largest eigenvalue first")
@@ -104,11 +114,11 @@ def spectrum_plot(identity: str, spectrum: Mapping[str, Any]) -> Plot:
 
 def _plain_logs(axis: Any) -> None:
     """Writes a logarithmic axis's numbers as 0.01 and 1e-06: mathematical typesetting is off."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axis.set_major_locator(LogLocator(numticks=6))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
 
 
 def group_plot(identity: str, groups: Mapping[str, float]) -> Plot:
@@ -116,12 +126,12 @@ def group_plot(identity: str, groups: Mapping[str, float]) -> Plot:
     shares = [(name, 100 * share) for name, share in groups.items()]
     if len(shares) > MOST_GROUPS:
         shares = [*shares[: MOST_GROUPS - 1], (f"{len(shares) - MOST_GROUPS + 1} further", sum(s for _, s in shares[MOST_GROUPS - 1 :]))]
-    figure = new_figure(0.6 + 0.17 * len(shares))
-    panel = figure.subplots()
+    names = [short(name, 24) for name, _ in shares]
+    figure, (panel,) = new_figure([0.17 * len(shares) + 0.03], left=room_for(names))
     panel.barh(range(len(shares)), [share for _, share in shares], color=SERIES[0], height=0.62)
     for place, (_, share) in enumerate(shares):
         panel.annotate(f"{share:.1f}", (max(share, 0), place), (3, 0), textcoords="offset points", va="center", color=INK, fontsize=7)
-    panel.set_yticks(range(len(shares)), [short(name, 24) for name, _ in shares])
+    panel.set_yticks(range(len(shares)), names)
     panel.set_ylim(len(shares) - 0.4, -0.6)
     panel.margins(x=0.12)
     panel.grid(axis="y", visible=False)
@@ -130,4 +140,6 @@ def group_plot(identity: str, groups: Mapping[str, float]) -> Plot:
     caption = "Where the kernel comes from: " + ", ".join(f"{name} {share:.1f} %" for name, share in largest)
     caption += " have the largest shares of the sgd kernel's trace." if len(largest) > 1 else " of the sgd kernel's trace."
     numbers = f"{caption} All: {', '.join(f'{name} {share:.1f} %' for name, share in shares)}."
-    return Plot("Share of the kernel by parameter group", to_svg(figure, identity, "Share of the kernel by parameter group", numbers), caption)
+    return Plot(
+        "Share of the kernel by parameter group", to_svg(figure, identity, "Share of the kernel by parameter group", numbers), caption
+    )

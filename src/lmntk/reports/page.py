@@ -67,7 +67,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
     from lmntk.reports.closeups import close_ups
     from lmntk.reports.drawing import style
     from lmntk.reports.tables import result_tables
-    from lmntk.reports.verdicts import reached, verdicts
+    from lmntk.reports.verdicts import at_largest_k, reached, thresholds, verdicts
 
     runs = [replace(run, notes=list(run.notes)) for run in runs]
     titles = runs[0].titles()
@@ -89,6 +89,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
         close, every = close_ups(runs, titles, plotting_notes)
     return {
         "title": _title(runs),
+        "kicker": "" if len(runs) > 1 else runs[0].folder.resolve().name,
         "runs": [
             {
                 "name": run.name,
@@ -103,12 +104,16 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
         ],
         "facts": _facts(runs, rows),
         "verdicts": judged,
+        "first_verdicts": at_largest_k(judged),
+        "thresholds": thresholds(judged),
         "undiagnosed": undiagnosed,
         "tables": result_tables(rows, titles),
         "accuracy": accuracy,
         "close_ups": close,
         "close_ups_of": every,
-        "row_notes": sorted({f"{titles.get(row['task'], row['task'])}, {row['method']}: {note}" for row in rows for note in row.get("notes", ())}),
+        "row_notes": sorted(
+            {f"{titles.get(row['task'], row['task'])}, {row['method']}: {note}" for row in rows for note in row.get("notes", ())}
+        ),
         "left_out": [note for run in runs for note in run.notes] + plotting_notes,
         "command": f"lmntk report {' '.join(shlex.quote(str(run.folder)) for run in runs)}",
         "version": __version__,

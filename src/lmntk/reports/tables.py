@@ -111,7 +111,7 @@ def summarise_rows(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, st
 
 
 def _marks(summaries: Mapping[tuple[str, str, str, str], Summary]) -> dict[tuple[str, str, str, str], tuple[bool, bool]]:
-    """Returns, for each entry, whether it is the best mean of its column as printed, and whether it is within the best's deviation of it."""
+    """Returns, for each entry, whether it is its column's best mean as printed, and whether it is within the best's deviation of it."""
     marks = {}
     for key, own in summaries.items():
         column = [one for other, one in summaries.items() if other[3] == key[3]]

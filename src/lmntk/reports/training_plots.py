@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lmntk.reports.drawing import INK, MUTED, SERIES, Plot, new_figure, short, to_svg
+from lmntk.reports.drawing import INK, MUTED, SERIES, Plot, add_key, figure_text, new_figure, short, to_svg
 
 MOST_POINTS = 300
 MOST_EMULATED = 6
@@ -22,25 +22,26 @@ def logit_plot(identity: str, logits: Mapping[str, Any]) -> Plot:
     kept = np.unique(np.linspace(0, m - 1, min(m, max(1, MOST_POINTS // c))).round().astype(int))
     low, high = min(real.min(), linear.min()), max(real.max(), linear.max())
     edge = 0.05 * (high - low or 1.0)
-    figure = new_figure(3.4)
-    panel = figure.subplots()
-    panel.plot([low - edge, high + edge], [low - edge, high + edge], color=MUTED, linewidth=0.8, linestyle=DASHED, zorder=1)
     values = sorted(set(labels.tolist()), key=str)
+    keyed = 1 < len(values) <= 8
+    figure, (panel,) = new_figure([2.9], left=0.6, right=0.5, key=keyed)
+    panel.plot([low - edge, high + edge], [low - edge, high + edge], color=MUTED, linewidth=0.8, linestyle=DASHED, zorder=1)
+    handles = []
     for number, label in enumerate(values):
         chosen = kept[labels[kept] == label]
-        style = {"color": SERIES[number % len(SERIES)], "markersize": 3.2, "mew": 0, "alpha": 0.65}
+        style: dict[str, Any] = {"color": SERIES[number % len(SERIES)], "markersize": 3.2, "mew": 0, "alpha": 0.65}
         marker = "osD^vP"[number % 6]
         name = f"label {short(label, 12)}" if len(values) > 1 else "a logit"
-        panel.plot(real[chosen].ravel(), linear[chosen].ravel(), marker, label=name, **style)
+        handles += panel.plot(real[chosen].ravel(), linear[chosen].ravel(), marker, label=name, **style)
     panel.set(xlim=(low - edge, high + edge), ylim=(low - edge, high + edge), aspect="equal")
     panel.set_xlabel("logit of the fine-tuned model")
     panel.set_ylabel("logit of the linearized model")
-    if 1 < len(values) <= 8:
-        figure.legend(loc="outside upper left", ncols=min(len(values), 4), handletextpad=0.1, columnspacing=1)
+    if keyed:
+        add_key(figure, handles, 0.6)
     spread = np.sqrt(((real - real.mean()) ** 2).mean())
     error = np.sqrt(((linear - real) ** 2).mean())
     agree = float((_classes(real) == _classes(linear)).mean())
-    caption = f"On the diagonal the linearization is exact. Over {m} test texts its root mean square error is {error:.3g}"
+    caption = f"On the diagonal the linearization is exact. Over {m} test texts its root mean square error is {figure_text(error)}"
     caption += f", {100 * error / spread:.0f} % of the real logits' spread" if spread > 0 else ""
     caption += f"; it gives the same class for {100 * agree:.0f} % of them."
     caption += f" Drawn are {len(kept)} texts, evenly taken." if len(kept) < m else ""
@@ -53,15 +54,16 @@ def _classes(logits: np.ndarray) -> np.ndarray:
 
 def curve_plot(identity: str, trainings: Sequence[tuple[str, Mapping[str, Any]]], metric: str) -> Plot | None:
     """Returns loss and dev metric over the steps, of each training's chosen run strong and of its other runs faint; None without points."""
-    drawn = [(name, index, one, index == training.get("chosen")) for name, training in trainings for index, one in enumerate(training["runs"])]
+    drawn = [
+        (name, index, one, index == training.get("chosen")) for name, training in trainings for index, one in enumerate(training["runs"])
+    ]
     drawn = [entry for entry in drawn if entry[2].get("curve")]
     if not drawn:
         return None
     names = list(dict.fromkeys(name for name, *_ in drawn))
-    figure = new_figure(3.5)
-    upper, lower = figure.subplots(2, 1, sharex=True)
+    figure, (upper, lower) = new_figure([1.2, 1.2], titled=True, key=len(names) > 1)
     for name, _, one, is_chosen in sorted(drawn, key=lambda entry: entry[3]):
-        line = {
+        line: dict[str, Any] = {
             "color": SERIES[names.index(name) % len(SERIES)],
             "linestyle": "-" if names.index(name) == 0 else DASHED,
             "linewidth": 1.6 if is_chosen else 0.6,
@@ -75,8 +77,11 @@ def curve_plot(identity: str, trainings: Sequence[tuple[str, Mapping[str, Any]]]
     lower.set_title("dev F1 (x 100)" if metric == "f1" else "dev accuracy (%)")
     lower.set_xlabel("step")
     if len(names) > 1:
-        handles = [upper.plot([], [], color=SERIES[i], linestyle="-" if i == 0 else DASHED, label=short(n))[0] for i, n in enumerate(names[:6])]
-        figure.legend(handles=handles, loc="outside upper left", ncols=2)
+        handles = [
+            upper.plot([], [], color=SERIES[number], linestyle="-" if number == 0 else DASHED, label=short(name, 34))[0]
+            for number, name in enumerate(names[: len(SERIES)])
+        ]
+        add_key(figure, handles, columns=2)
     sentences = [_sentence(name, training) for name, training in trainings]
     faint = sum(not chosen for *_, chosen in drawn)
     caption = " ".join(sentences) + (f" Faint: the {faint} other settings of the grid." if faint else "")
@@ -105,20 +110,21 @@ def emulation_plot(identity: str, emulation: Mapping[str, Any]) -> Plot:
     real, emulated = (np.asarray(emulation[name], dtype=float).reshape(len(steps), -1) for name in ("real", "emulated"))
     every = real.shape[1]
     kept = np.unique(np.linspace(0, every - 1, min(every, MOST_EMULATED)).round().astype(int))
-    figure = new_figure(2.7)
-    panel = figure.subplots()
+    figure, (panel,) = new_figure([2.2], left=0.6, key=True)
     for number, column in enumerate(kept):
         panel.plot(steps, real[:, column], color=SERIES[number], linewidth=1.2)
         panel.plot(steps, emulated[:, column], color=SERIES[number], linewidth=1.2, linestyle=(0, (1.5, 1.5)))
     styles = (("real training", "-"), ("emulated by the kernel", (0, (1.5, 1.5))))
     handles = [panel.plot([], [], color=INK, linewidth=1.2, linestyle=line, label=name)[0] for name, line in styles]
-    figure.legend(handles=handles, loc="outside upper left", ncols=2)
+    add_key(figure, handles, 0.6)
     panel.set_xlabel("step")
     panel.set_ylabel("logit")
     spread = real.max() - real.min()
     worst = np.abs(emulated - real).max()
     caption = f"Logits of dev texts, a colour each ({len(kept)} of {every}): "
-    caption += f"the emulation is never further than {worst:.3g} from real training" + (f", {100 * worst / spread:.1f} % of the logits' range." if spread > 0 else ".")
+    caption += f"the emulation is never further than {figure_text(worst)} from real training" + (
+        f", {100 * worst / spread:.1f} % of the logits' range." if spread > 0 else "."
+    )
     return Plot("Real and emulated training", to_svg(figure, identity, "Real and emulated training", caption), caption)
 
 
@@ -134,8 +140,7 @@ def trajectory_plot(identity: str, trajectory: Sequence[Mapping[str, Any]]) -> P
     tracks = [(name, title) for name, title in TRACKS if any(point.get(name) is not None for point in trajectory)]
     if not tracks:
         return None
-    figure = new_figure(0.55 + 1.05 * len(tracks))
-    panels = figure.subplots(len(tracks), 1, sharex=True, squeeze=False)[:, 0]
+    figure, panels = new_figure([0.8] * len(tracks), titled=True)
     ends = []
     for number, (panel, (name, title)) in enumerate(zip(panels, tracks, strict=True)):
         points = [(point["step"], point[name]) for point in trajectory if point.get(name) is not None]
@@ -144,7 +149,7 @@ def trajectory_plot(identity: str, trajectory: Sequence[Mapping[str, Any]]) -> P
         panel.set_ylim(0, 1.1 * max(value for _, value in points) or 1.0)
         if name == "kernel_distance" and panel.get_ylim()[1] > 2:
             panel.axhline(2.0, color=MUTED, linewidth=0.8, linestyle=DASHED)
-        ends.append(f"{name.replace('_', ' ')} {points[-1][1]:.3g}")
+        ends.append(f"{name.replace('_', ' ')} {figure_text(points[-1][1])}")
     panels[-1].set_xlabel("step")
     caption = f"At step {max(point['step'] for point in trajectory)}: {', '.join(ends)}. Flat curves near zero are kernel behaviour"
     caption += "; the third test allows a kernel distance of 2." if any(name == "kernel_distance" for name, _ in tracks) else "."

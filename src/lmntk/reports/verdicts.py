@@ -40,7 +40,7 @@ class Tested:
             return "not measured"
         if self.splits == 1:
             return "passed" if self.passed else "failed"
-        return f"{self.passed} of {self.splits} passed"
+        return f"{self.passed} of {self.splits}"
 
     @property
     def state(self) -> str:
@@ -72,6 +72,11 @@ class Verdict:
         """A mark that needs no colour."""
         return SYMBOLS[self.verdict]
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """Sorts the verdicts of a task together, run by run."""
+        return self.run, self.task
+
 
 def verdicts(diagnoses: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> list[Verdict]:
     """Returns a verdict for each run, task, k, mode and method: what more than half of the splits say, else undecided."""
@@ -81,12 +86,29 @@ def verdicts(diagnoses: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) 
     return [_verdict(key, group, titles) for key, group in groups.items()]
 
 
+def at_largest_k(judged: Sequence[Verdict]) -> list[Verdict]:
+    """Returns the verdicts at the largest k of their task, method and mode: one line each."""
+    largest: dict[tuple[str, ...], int] = {}
+    for one in judged:
+        place = (one.run, one.task, one.mode, one.method)
+        largest[place] = max(one.k, largest.get(place, 0))
+    return [one for one in judged if one.k == largest[one.run, one.task, one.mode, one.method]]
+
+
+def thresholds(judged: Sequence[Verdict]) -> dict[str, str]:
+    """Returns each test's threshold, in words."""
+    return {
+        name: " or ".join(dict.fromkeys(t.threshold for one in judged for t in one.tests if t.name == name and t.threshold))
+        for name in TESTS
+    }
+
+
 def _verdict(key: tuple[Any, ...], group: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> Verdict:
     run, task, k, mode, method = key
     said = [one["verdict"] if one.get("verdict") in SYMBOLS else "undecided" for one in group]
     most, count = Counter(said).most_common(1)[0]
     verdict = most if 2 * count > len(group) else "undecided"
-    tests = tuple(_tested(name, group) for name in TESTS if any(_test(one, name) for one in group))
+    tests = tuple(_tested(name, group) for name in TESTS)
     if len(group) == 1:
         agreement, reason = "", str(group[0].get("reason") or "")
     else:
@@ -103,15 +125,14 @@ def _test(one: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
 
 def _tested(name: str, group: Sequence[Mapping[str, Any]]) -> Tested:
     found = [test for one in group if (test := _test(one, name)) is not None]
-    values = [test["value"] for test in found if test.get("value") is not None]
-    threshold = next((test["threshold"] for test in found if test.get("threshold") is not None), None)
-    summary = _spread(values)
-    share = name in PERCENT
+    values = [test["value"] for test in found if isinstance(test.get("value"), int | float)]
+    thresholds = dict.fromkeys(test["threshold"] for test in found if isinstance(test.get("threshold"), int | float))
+    spread = _spread(values)
     return Tested(
         name,
-        "–" if summary is None else _shown(name, summary[0]),
-        "" if summary is None or len(values) < 2 else f"({_shown(name, summary[1])})",
-        "" if threshold is None else f"{'at least' if share else 'below'} {_shown(name, threshold)}",
+        "–" if spread is None else _shown(name, spread[0]),
+        "" if spread is None or len(values) < 2 else f"({_shown(name, spread[1]).removesuffix(' %')})",
+        " or ".join(f"{'≥' if name in PERCENT else '<'} {_threshold(name, one)}" for one in thresholds),
         sum(test.get("passed") is True for test in found),
         sum(test.get("passed") is not None for test in found),
         len(group),
@@ -130,18 +151,19 @@ def _shown(name: str, value: float) -> str:
     return f"{100 * value:.1f} %" if name in PERCENT else f"{value:.2f}"
 
 
+def _threshold(name: str, value: float) -> str:
+    return f"{100 * value:g} %" if name in PERCENT else f"{value:g}"
+
+
 def _sentence(tests: Sequence[Tested]) -> str:
     """Says in one sentence what the tests came to on average."""
     says = {
         "solves": "the kernel reaches {} of fine-tuning's metric",
         "linearization": "the linearized model recovers {} of its gain",
-        "fixed features": "kernel entries move by {} of themselves",
+        "fixed features": "the kernel moves by {} of itself",
     }
     parts = [f"{says[test.name].format(test.value)} ({test.threshold})" for test in tests if test.value != "–"]
-    if not parts:
-        return ""
-    text = ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
-    return f"On average {text}."
+    return f"On average {_listed(parts)}." if parts else ""
 
 
 def _numbers(group: Sequence[Mapping[str, Any]]) -> dict[str, str]:
