@@ -92,7 +92,14 @@ def _candidates(run: Run) -> list[_Candidate]:
         first = cell["rows"][0]
         if name not in covered and (run.folder / "kernels" / name).is_dir():
             made.append(_Candidate(run, name, first["task"], first["k"], first["seed"], first["mode"]))
-    return sorted(made, key=lambda one: (one.task, one.k, one.mode != "prompt", not one.method.startswith("sgd"), one.method, one.seed))
+    tasks = list(dict.fromkeys(row["task"] for row in run.rows))
+    order = {task: number for number, task in enumerate(tasks)}
+    return sorted(
+        made,
+        key=lambda one: (
+            order.get(one.task, len(order)), one.task, one.k, one.mode != "prompt", not one.method.startswith("sgd"), one.method, one.seed,
+        ),
+    )  # fmt: skip
 
 
 def _first_splits(candidates: Sequence[_Candidate]) -> list[_Candidate]:

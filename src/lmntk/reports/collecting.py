@@ -90,24 +90,26 @@ def _read_run(folder: Path, name: str) -> Run:
     if not folder.is_dir():
         raise UserError(f"run: no folder {str(folder)!r}; name one that `lmntk run` wrote")
     notes: list[str] = []
+    configuration = _read(folder / "configuration.json")
+    configuration = configuration if isinstance(configuration, dict) else {}
+    experiment = configuration.get("experiment") or {}
+    place = _placing(experiment)
     cells = _current(list(_files(folder, "cells", _is_cell, notes)), folder, notes)
     others = {cell["cell"] for _, cell in _files(folder, "cells", _is_cell, [])} - set(cells)
     parts: dict[str, list[dict[str, Any]]] = {}
     for part, form in (("finetuning", FINETUNING_FORMAT), ("diagnosis", DIAGNOSIS_FORMAT)):
         found = [content for _, content in _files(folder, part, _has_format(form), notes)]
-        parts[part] = sorted((one for one in found if one["cell"] not in others), key=_place)
-    configuration = _read(folder / "configuration.json")
+        parts[part] = sorted((one for one in found if one["cell"] not in others), key=place)
     if not cells and not any(parts.values()):
         raise UserError(f"run: {str(folder)!r} holds no finished cell, fine-tuning or diagnosis; name a folder that `lmntk run` wrote")
-    configuration = configuration if isinstance(configuration, dict) else {}
     computed = [*cells.values(), *parts["finetuning"], *parts["diagnosis"]]
     versions: dict[str, str] = configuration.get("versions") or next((one["versions"] for one in computed if one.get("versions")), {})
     return Run(
         name,
         folder,
-        configuration.get("experiment") or {},
+        experiment,
         versions,
-        [row for cell in sorted(cells.values(), key=lambda one: _place(one["rows"][0])) for row in cell["rows"]],
+        [row for cell in sorted(cells.values(), key=lambda one: place(one["rows"][0])) for row in cell["rows"]],
         cells,
         parts["finetuning"],
         parts["diagnosis"],
@@ -115,9 +117,24 @@ def _read_run(folder: Path, name: str) -> Run:
     )
 
 
-def _place(one: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Sorts tasks in their names' order, k and seeds as numbers, the prompt before the head, SGD before what follows it."""
-    return one["task"], one["k"], one["mode"] != "prompt", one["seed"], not str(one.get("method", "")).startswith("sgd")
+def _placing(experiment: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """Returns a key that sorts tasks as the experiment names them, k and seeds as numbers, the prompt before the head, SGD first."""
+    own = [task.get("name") for task in experiment.get("own_tasks") or () if isinstance(task, dict)]
+    names = [*(experiment.get("tasks") or ()), *own]
+    order = {name: number for number, name in enumerate(names)}
+
+    def place(one: Mapping[str, Any]) -> tuple[Any, ...]:
+        task = one["task"]
+        return (
+            order.get(task, len(order)),
+            task,
+            one["k"],
+            one["mode"] != "prompt",
+            one["seed"],
+            not str(one.get("method", "")).startswith("sgd"),
+        )
+
+    return place
 
 
 def _files(folder: Path, part: str, is_right: Callable[[Any], bool], notes: list[str]) -> list[tuple[Path, dict[str, Any]]]:

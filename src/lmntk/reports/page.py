@@ -53,11 +53,13 @@ def render(runs: Sequence[Run]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
+    from lmntk.reports.drawing import plain
+
     environment = Environment(
         loader=PackageLoader("lmntk.reports", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["drawn"] = Markup  # an svg of drawing.to_svg, which has escaped what it holds
-    return environment.get_template("template.html").render(contents(runs))
+    return plain(environment.get_template("template.html").render(contents(runs)))
 
 
 def contents(runs: Sequence[Run]) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
     from lmntk.reports.closeups import close_ups
     from lmntk.reports.drawing import style
     from lmntk.reports.tables import result_tables
-    from lmntk.reports.verdicts import at_largest_k, reached, thresholds, verdicts
+    from lmntk.reports.verdicts import at_largest_k, counted, reached, thresholds, verdicts
 
     runs = [replace(run, notes=list(run.notes)) for run in runs]
     titles = runs[0].titles()
@@ -105,6 +107,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
         "facts": _facts(runs, rows),
         "verdicts": judged,
         "first_verdicts": at_largest_k(judged),
+        "counted": counted(at_largest_k(judged)),
         "thresholds": thresholds(judged),
         "undiagnosed": undiagnosed,
         "tables": result_tables(rows, titles),

@@ -95,6 +95,12 @@ def at_largest_k(judged: Sequence[Verdict]) -> list[Verdict]:
     return [one for one in judged if one.k == largest[one.run, one.task, one.mode, one.method]]
 
 
+def counted(judged: Sequence[Verdict]) -> str:
+    """Says how many verdicts there are of each kind; nothing where there is one alone."""
+    found = Counter(one.verdict for one in judged)
+    return f"{len(judged)} verdicts: {', '.join(f'{found[kind]} {kind}' for kind in SYMBOLS)}." if len(judged) > 1 else ""
+
+
 def thresholds(judged: Sequence[Verdict]) -> dict[str, str]:
     """Returns each test's threshold, in words."""
     return {
