@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -256,8 +257,6 @@ def test_cells_of_other_weights_in_the_folder_are_left_out(tmp_path):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13, 21), finetuned=False)
     old = sorted((folder / "cells").glob("*.json"))[0]
     write(old, json.loads(old.read_text()) | {"model": "other weights"})
-    import os
-
     os.utime(old, (1, 1))
     text = build_page([folder])
     assert "1 cells in run are of other weights" in text and "over the splits 21" not in text and "Medians" not in text
@@ -269,6 +268,26 @@ def test_many_cells_close_up_are_cut_and_the_page_says_so(tmp_path):
     assert "16 of 24, tasks in turn" in text
     assert text.count('<details class="close-up"') == 16
     assert all(f"task{i} <span>kernel · k = 4" in text for i in range(12))
+
+
+def test_a_run_that_diverged_does_not_flatten_the_others(tmp_path):
+    folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,), kernels=False)
+    for path in (folder / "finetuning").glob("*.json"):
+        content = json.loads(path.read_text())
+        content["runs"][3]["curve"] = [{"step": 0, "loss": 1.0, "dev": 0.5}, {"step": 10, "loss": 1e30, "dev": 0.5}]
+        write(path, content)
+    text = build_page([folder])
+    assert "1 of 4 runs diverged." in text and "Faint: 4 other settings" in text and "1e30" not in text
+
+
+def test_nested_settings_are_tables_of_their_own():
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    from lmntk.reports.again import as_toml, settings_rows
+
+    settings = {"model": "m", "finetuning": {"steps": 20, "schedule": "linear", "seed": None}, "k": [4], "own_tasks": [{"name": "a"}]}
+    assert tomllib.loads(as_toml(settings)) == settings | {"finetuning": {"steps": 20, "schedule": "linear"}}
+    plain, own, off = settings_rows(settings)
+    assert ("finetuning: steps", "20") in plain and own == [("a", [])] and off == ["finetuning: seed"]
 
 
 def test_the_settings_run_again_as_they_are(tmp_path):

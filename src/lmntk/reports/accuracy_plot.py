@@ -11,6 +11,8 @@ from lmntk.solvers.selection import aggregate
 
 AXIS = {"accuracy": "test accuracy (%)", "f1": "test F1 of class 1 (x 100)"}
 
+LONGEST = 26  # characters of a method's name that leave half of the width to the plot
+
 
 def accuracy_plot(identity: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Plot:
     """Returns the plot of one task's rows; cost: a mark a row."""
@@ -18,7 +20,10 @@ def accuracy_plot(identity: str, title: str, rows: Sequence[Mapping[str, Any]]) 
     ks = sorted({row["k"] for row in rows})
     methods = {mode: ordered_methods([row for row in rows if row["mode"] == mode]) for mode in modes}
     step = 0.19 if len(ks) == 1 else 0.08 + 0.1 * len(ks)
-    left = room_for(short(method) for mode in modes for method in methods[mode])
+    every = [method for mode in modes for method in methods[mode]]
+    is_long = any(len(method) > LONGEST for method in every)
+    names = {method: short(method.replace("fine-tuning", "FT") if is_long else method, LONGEST) for method in every}
+    left = room_for(names.values())
     heights = [step * len(methods[mode]) + 0.04 for mode in modes]
     figure, panels = new_figure(heights, left=left, titled=len(modes) > 1, key=len(ks) > 1)
     sentences = []
@@ -37,7 +42,7 @@ def accuracy_plot(identity: str, title: str, rows: Sequence[Mapping[str, Any]]) 
                 panel.plot([summary.mean], [y], "D", color=colour, markersize=4.5, mew=0)
                 spread = f" ({summary.std:.1f})" if len(values) > 1 else ""
                 sentences.append(f"{method}, {mode}, k = {k}: {summary.mean:.1f}{spread}")
-        panel.set_yticks(range(len(methods[mode])), [short(method) for method in methods[mode]])
+        panel.set_yticks(range(len(methods[mode])), [names[method] for method in methods[mode]])
         panel.set_ylim(len(methods[mode]) - 0.4, -0.6)
         panel.spines["left"].set_visible(False)
         panel.grid(axis="y", visible=False)
@@ -53,7 +58,7 @@ def accuracy_plot(identity: str, title: str, rows: Sequence[Mapping[str, Any]]) 
             for number, k in enumerate(ks)
         ]
         add_key(figure, handles, left)
-    caption = _caption(rows, ks[-1])
+    caption = _caption(rows, ks[-1]) + (" FT is fine-tuning." if any("FT" in name for name in names.values()) else "")
     return Plot(
         title, to_svg(figure, identity, f"{title}: test metric by method", f"{caption} All means: {'; '.join(sentences)}."), caption
     )

@@ -10,7 +10,7 @@ FIRST = ("model", "kind", "revision", "base", "data", "tasks", "k", "seeds", "mo
 
 
 def as_toml(settings: Mapping[str, Any]) -> str:
-    """Returns plain data as TOML: what is None is left out, lists of tables come last.
+    """Returns plain data as TOML: what is None is left out, tables and lists of tables come last.
 
     Lists that are empty stay, as they may differ from a default.
     """
@@ -19,6 +19,8 @@ def as_toml(settings: Mapping[str, Any]) -> str:
         if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
             for part in value:
                 tables += ["", f"[[{name}]]", *_pairs(part)]
+        elif isinstance(value, dict):
+            tables += ["", f"[{name}]", *_pairs(value)]
         elif value is not None:
             lines += _pairs({name: value})
     return "\n".join([*lines, *tables]) + "\n"
@@ -46,12 +48,17 @@ def settings_rows(settings: Mapping[str, Any]) -> tuple[list[tuple[str, str]], l
     """Returns the settings for a table: names with values, the user's own tasks with theirs, and the names of those left off."""
     first = [name for name in FIRST if name in settings]
     settings = {name: settings[name] for name in [*first, *(name for name in settings if name not in first)]}
-    plain = [(name, _shown(value)) for name, value in settings.items() if not is_default(value) and name != "own_tasks"]
+    flat = {
+        name if part is None else f"{name}: {part}": own
+        for name, value in settings.items()
+        for part, own in (value.items() if isinstance(value, dict) else [(None, value)])
+    }
+    plain = [(name, _shown(value)) for name, value in flat.items() if not is_default(value) and name != "own_tasks"]
     own = [
         (str(task.get("name", "")), [(name, _shown(value)) for name, value in task.items() if not is_default(value) and name != "name"])
         for task in settings.get("own_tasks") or ()
     ]
-    return plain, own, [name for name, value in settings.items() if is_default(value)]
+    return plain, own, [name for name, value in flat.items() if is_default(value)]
 
 
 def _shown(value: Any) -> str:

@@ -110,6 +110,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
         "counted": counted(at_largest_k(judged)),
         "thresholds": thresholds(judged),
         "undiagnosed": undiagnosed,
+        "has_gains": any(one.gain is not None for one in undiagnosed),
         "tables": result_tables(rows, titles),
         "accuracy": accuracy,
         "close_ups": close,

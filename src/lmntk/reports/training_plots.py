@@ -53,11 +53,14 @@ def _classes(logits: np.ndarray) -> np.ndarray:
 
 
 def curve_plot(identity: str, trainings: Sequence[tuple[str, Mapping[str, Any]]], metric: str) -> Plot | None:
-    """Returns loss and dev metric over the steps, of each training's chosen run strong and of its other runs faint; None without points."""
+    """Returns loss and dev metric over the steps, of each training's chosen run strong and of its other finished runs faint.
+
+    None without points.
+    """
     drawn = [
         (name, index, one, index == training.get("chosen")) for name, training in trainings for index, one in enumerate(training["runs"])
     ]
-    drawn = [entry for entry in drawn if entry[2].get("curve")]
+    drawn = [entry for entry in drawn if entry[2].get("curve") and (entry[3] or entry[2].get("status") != "diverged")]
     if not drawn:
         return None
     names = list(dict.fromkeys(name for name, *_ in drawn))
@@ -73,6 +76,9 @@ def curve_plot(identity: str, trainings: Sequence[tuple[str, Mapping[str, Any]]]
             points = [(point["step"], scale * point[part]) for point in one["curve"] if point.get(part) is not None]
             if points:
                 panel.plot(*zip(*points, strict=True), **line)
+    losses = [point["loss"] for *_, one, is_chosen in drawn for point in one["curve"] if is_chosen and point.get("loss") is not None]
+    if losses and max(losses) > 0:  # a setting that nearly diverged would flatten the chosen one
+        upper.set_ylim(0, min(upper.get_ylim()[1], 2 * max(losses)))
     upper.set_title("training loss")
     lower.set_title("dev F1 (x 100)" if metric == "f1" else "dev accuracy (%)")
     lower.set_xlabel("step")
@@ -84,7 +90,7 @@ def curve_plot(identity: str, trainings: Sequence[tuple[str, Mapping[str, Any]]]
         add_key(figure, handles, columns=2)
     sentences = [_sentence(name, training) for name, training in trainings]
     faint = sum(not chosen for *_, chosen in drawn)
-    caption = " ".join(sentences) + (f" Faint: the {faint} other settings of the grid." if faint else "")
+    caption = " ".join(sentences) + (f" Faint: {faint} other settings of the grid." if faint else "")
     return Plot("Learning curves", to_svg(figure, identity, "Learning curves", caption), caption)
 
 

@@ -178,7 +178,7 @@ def _numbers(group: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         found = [one["numbers"].get(name) for one in group if isinstance(one.get("numbers"), dict)]
         spread = _spread([value for value in found if isinstance(value, int | float)])
         if spread is not None:
-            mean, deviation = spread
+            mean, deviation = spread[0], spread[1] if spread[1] > 1e-9 * abs(spread[0]) else 0.0  # equal numbers, but for rounding
             form = ".1f" if scale == 100 else ".3g"
             shown[title] = f"{scale * mean:{form}}" + (f" ({scale * deviation:{form}})" if len(group) > 1 else "")
     return shown
