@@ -1,4 +1,4 @@
-"""The command line: ``lmntk run``, ``plan``, ``kernel``, ``predict``, ``check``, ``split``, ``demo``.
+"""The command line: ``lmntk run``, ``plan``, ``kernel``, ``predict``, ``check``, ``split``, ``report``, ``demo``.
 
 Results go to stdout, progress to stderr. A mistake of the user's is one line and exit code 2. Heavy libraries are imported by
 the command that needs them, so that ``--help`` answers at once.
@@ -17,6 +17,7 @@ from lmntk.commands.check import check
 from lmntk.commands.demo import demo
 from lmntk.commands.kernel import kernel
 from lmntk.commands.predict import predict
+from lmntk.commands.report import report
 from lmntk.commands.run import plan, run
 from lmntk.commands.split import split
 from lmntk.errors import ModelError, UserError
@@ -46,6 +47,7 @@ app.command()(kernel)
 app.command()(predict)
 app.command()(check)
 app.command()(split)
+app.command()(report)
 app.command()(demo)
 
 

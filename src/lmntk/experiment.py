@@ -22,6 +22,7 @@ from lmntk.models.loading import load_pretrained
 from lmntk.precision import check_precision
 from lmntk.preparation import PreparedTask, prepare_tasks
 from lmntk.provenance import versions
+from lmntk.reports.page import write_page
 from lmntk.reports.results import write_reports
 from lmntk.tasks import TASKS
 from lmntk.unit import compute_unit, forget_unit, plan_unit
@@ -57,6 +58,9 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
                 _report(this, tasks, planned, results)
             forget_unit(this, task, unit)
         _report(this, tasks, planned, results)
+        missing = write_page(store.folder)
+        if missing:
+            progress.note(missing)
     return [row for _, cell in planned for row in results[cell.name]["rows"]]
 
 

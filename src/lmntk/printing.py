@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -40,6 +41,12 @@ def print_kernels(written: dict[str, Any], as_json: bool) -> None:
         for file, shape in written["files"].items():
             print(f"{file}  {shape}")
         print(written["coverage"])
+
+
+def print_written(folder: Path) -> None:
+    """Prints what a run left in its folder."""
+    names = ("report.html", "results.csv", "summary.md", "kernels", "finetuning", "diagnosis", "models", "predictions")
+    print(f"Written to {folder}: {', '.join(name for name in names if (folder / name).exists())}")
 
 
 def print_wrapped(line: str, indent: int) -> None:

@@ -422,6 +422,7 @@ def _keep(unit: Unit, cell: Cell, outcomes: Sequence[Outcome], predictors: Seque
         "classes": unit.task.meaning(),
         "rows": [head | outcome.as_row() | sizes for outcome in outcomes],
         "split": {"train": cell.train, "dev": cell.dev, "test": cell.test},
+        "train_labels": labels["train"],
         "predictors": list(predictors),
         "saved_models": this.experiment.save_models,
         "versions": versions(),

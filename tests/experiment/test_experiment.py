@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from lmntk.configuration import make_experiment
 from lmntk.errors import UserError
 from lmntk.experiment import Silent, run
 from lmntk.kernels.kernel import Kernel, load_tensors
+from lmntk.reports import page
 from lmntk.tasks import read_jsonl
 
 
@@ -87,8 +89,23 @@ def test_a_run_writes_tidy_results_kernels_and_predictions(values):
     summary = (out / "summary.md").read_text()
     mean = 100 * np.mean([r["test"] for r in rows if r["method"] == "sgd ridge" and r["k"] == 4 and r["mode"] == "prompt"])
     assert f"| 4 | prompt | sgd ridge | {mean:.1f} (" in summary and "linear probe" in summary
+    html = (out / "report.html").read_text()
+    assert f'<span class="mean">{mean:.1f}</span>' in html and html.count("<svg") == 1 + 4 * 2  # accuracy; four cells' matrix and spectrum
     stored = json.loads((out / "configuration.json").read_text())
     assert stored["experiment"]["k"] == [2, 4] and stored["versions"]["torch"]
+
+
+def test_a_run_without_the_libraries_of_the_page_says_so_and_ends_well(values, monkeypatch):
+    class Noting(Silent):
+        notes: ClassVar[list[str]] = []
+
+        def note(self, line):
+            self.notes.append(line)
+
+    monkeypatch.setattr(page, "NEEDED", ("no_such_library",))
+    rows = run(make_experiment(values | {"k": [2], "seeds": [13], "modes": ["prompt"]}), Noting())
+    assert len(rows) == 4 and not (values["out"] / "report.html").exists()
+    assert any("no_such_library missing; pip install 'lmntk[report]'" in line for line in Noting.notes)
 
 
 def test_each_cell_of_a_shared_stream_equals_the_cell_alone(values, tmp_path):

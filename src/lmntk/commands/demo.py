@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lmntk.options import JsonOption, numbers
-from lmntk.printing import print_summary, with_bars
+from lmntk.printing import print_summary, print_written, with_bars
 
 
 def demo(
@@ -32,4 +32,4 @@ def demo(
         return
     print_summary(rows)
     print(explain(rows))
-    print(f"Written to {experiment.out}: results.csv, summary.md, kernels, predictions")
+    print_written(experiment.out)

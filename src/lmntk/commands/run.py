@@ -27,7 +27,7 @@ from lmntk.options import (
     numbers,
     with_computing,
 )
-from lmntk.printing import print_summary, with_bars
+from lmntk.printing import print_summary, print_written, with_bars
 
 
 @with_computing(before="no_kernels")
@@ -69,7 +69,7 @@ def run(
 ) -> None:
     """From texts to kernels to accuracy: tasks x k x seeds x modes x formulas, beside zero-shot and a linear probe.
 
-    Writes results.csv, summary.md, kernels, logits and predictions to --out. Run again, it resumes.
+    Writes report.html, results.csv, summary.md, kernels, logits and predictions to --out. Run again, it resumes.
 
     Example: lmntk run --model roberta-base --data data --tasks sst-2 --k 16 --modes prompt,head --out runs/sst-2
     """
@@ -81,7 +81,8 @@ def run(
         print(json.dumps(rows, indent=1))
     else:
         print_summary(rows)
-        print(f"\nWritten to {experiment.out}: results.csv, summary.md, kernels, predictions")
+        print()
+        print_written(experiment.out)
 
 
 @wraps(run, assigned=("__annotations__",))

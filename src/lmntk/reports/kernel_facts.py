@@ -1,0 +1,53 @@
+"""What a kept kernel shows without any training: its matrix, its spectrum beside the labels, and each layer's share of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lmntk.kernels.kernel import Kernel
+
+MOST = 64  # texts in a picture of a kernel
+
+
+def class_summed(values: np.ndarray) -> np.ndarray:
+    """Returns sum_c K[n, c, m, c] [n, m]: the kernel of the logits' gradients stacked, from values [n, c, m, c]."""
+    summed: np.ndarray = np.einsum("ncmc->nm", np.asarray(values, dtype=np.float64))
+    return summed
+
+
+def facts_of_kernel(kernel: Kernel, labels: Sequence[int] | None) -> dict[str, Any]:
+    """Returns what a diagnosis would hold of a training kernel: ``kernels`` (before alone), ``spectrum`` and, of kept groups, ``groups``.
+
+    The spectrum is that of the class-summed kernel [n, n]. Its alignment is the share of the centred one-hot labels' squared norm
+    along each eigenvector, |v^T Y|^2 / |Y|^2; there is none without labels. Cost n^3.
+
+    Args:
+        kernel: ``sgd``, among training texts.
+        labels: of its n texts.
+    """
+    if kernel.values.shape[0] != kernel.values.shape[2] or not np.isfinite(kernel.values).all():
+        return {}
+    matrix = class_summed(kernel.values)
+    n = len(matrix)
+    known = labels is not None and len(labels) == n
+    classes = np.asarray(labels if known else [0] * n)
+    order = np.argsort(classes, kind="stable")
+    if n > MOST:  # evenly over the sorted texts, so that every class keeps its part
+        order = order[np.linspace(0, n - 1, MOST).round().astype(int)]
+    found: dict[str, Any] = {
+        "kernels": {"before": matrix[np.ix_(order, order)].tolist(), "labels": classes[order].tolist() if known else []}
+    }
+    eigenvalues, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    eigenvalues, vectors = eigenvalues[::-1], vectors[:, ::-1]
+    found["spectrum"] = {"eigenvalues": eigenvalues.tolist(), "alignment": []}
+    if known and len(set(classes.tolist())) > 1:
+        one_hot = (classes[:, None] == np.unique(classes)).astype(float)
+        one_hot -= one_hot.mean(0)
+        found["spectrum"]["alignment"] = (((vectors.T @ one_hot) ** 2).sum(1) / (one_hot**2).sum()).tolist()
+    trace = matrix.trace()
+    if kernel.groups and trace > 0:
+        found["groups"] = {name: float(class_summed(part).trace() / trace) for name, part in kernel.groups.items()}
+    return found

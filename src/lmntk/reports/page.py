@@ -1,0 +1,151 @@
+"""``report.html``: one page of a run, or of several, that needs nothing but a browser."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lmntk import __version__
+from lmntk.errors import UserError
+from lmntk.reports.collecting import Run, read_runs
+from lmntk.writing import write_text
+
+PAGE = "report.html"
+NEEDED = ("matplotlib", "jinja2")
+
+
+def missing_libraries() -> str:
+    """Returns what the page lacks to be written, and what mends it, in one line; nothing when all is there."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    return f"report: {' and '.join(missing)} missing; pip install 'lmntk[report]'" if missing else ""
+
+
+def write_page(folder: Path) -> str:
+    """Writes the page of a run into its folder; returns why not where a library is missing, else nothing.
+
+    Cost: a second to load matplotlib, and some 0.1 s a plot.
+    """
+    missing = missing_libraries()
+    if missing:
+        return f"{missing}, then `lmntk report {shlex.quote(str(folder))}` writes {PAGE}"
+    write_text(folder / PAGE, build_page([folder]))
+    return ""
+
+
+def build_page(folders: Sequence[Path]) -> str:
+    """Returns the page of one or several runs as HTML.
+
+    Raises:
+        UserError: a folder without a run, or a missing library.
+    """
+    missing = missing_libraries()
+    if missing:
+        raise UserError(missing)
+    return render(read_runs(folders))
+
+
+def render(runs: Sequence[Run]) -> str:
+    """Returns the page of runs that were read."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    from lmntk.reports.drawing import plain
+
+    environment = Environment(
+        loader=PackageLoader("lmntk.reports", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["drawn"] = Markup  # an svg of drawing.to_svg, which has escaped what it holds
+    return plain(environment.get_template("template.html").render(contents(runs)))
+
+
+def contents(runs: Sequence[Run]) -> dict[str, Any]:
+    """Returns all that the page shows, as plain data and drawn plots."""
+    from lmntk.reports.accuracy_plot import accuracy_plot
+    from lmntk.reports.again import as_toml, settings_rows
+    from lmntk.reports.closeups import close_ups
+    from lmntk.reports.drawing import style
+    from lmntk.reports.tables import result_tables
+    from lmntk.reports.verdicts import at_largest_k, counted, reached, thresholds, verdicts
+
+    runs = [replace(run, notes=list(run.notes)) for run in runs]
+    titles = runs[0].titles()
+    rows = _named(runs, "rows")
+    judged = verdicts(_named(runs, "diagnoses"), titles)
+    diagnosed = {(one.run, one.title, one.mode) for one in judged}
+    undiagnosed = [one for one in reached(rows, titles) if (one.run, one.title, one.mode) not in diagnosed]
+    plotting_notes: list[str] = []
+    with style():
+        pairs = list(dict.fromkeys((row.get("run", ""), row["task"]) for row in rows))
+        accuracy = [
+            accuracy_plot(
+                f"a{number}",
+                " · ".join(part for part in (titles.get(task, task), run) if part),
+                [row for row in rows if (row.get("run", ""), row["task"]) == (run, task)],
+            )
+            for number, (run, task) in enumerate(pairs)
+        ]
+        close, every = close_ups(runs, titles, plotting_notes)
+    return {
+        "title": _title(runs),
+        "kicker": "" if len(runs) > 1 else runs[0].folder.resolve().name,
+        "runs": [
+            {
+                "name": run.name,
+                "model": run.model,
+                "full_model": str(run.experiment.get("model", "")),
+                "settings": settings_rows(run.experiment),
+                "toml": as_toml(run.experiment) if run.experiment else "",
+                "versions": run.versions,
+                "cells": len(run.cells),
+            }
+            for run in runs
+        ],
+        "facts": _facts(runs, rows),
+        "verdicts": judged,
+        "first_verdicts": at_largest_k(judged),
+        "counted": counted(at_largest_k(judged)),
+        "thresholds": thresholds(judged),
+        "undiagnosed": undiagnosed,
+        "has_gains": any(one.gain is not None for one in undiagnosed),
+        "tables": result_tables(rows, titles),
+        "accuracy": accuracy,
+        "close_ups": close,
+        "close_ups_of": every,
+        "row_notes": sorted(
+            {f"{titles.get(row['task'], row['task'])}, {row['method']}: {note}" for row in rows for note in row.get("notes", ())}
+        ),
+        "left_out": [note for run in runs for note in run.notes] + plotting_notes,
+        "command": f"lmntk report {' '.join(shlex.quote(str(run.folder)) for run in runs)}",
+        "version": __version__,
+    }
+
+
+def _named(runs: Sequence[Run], part: str) -> list[Mapping[str, Any]]:
+    """Returns a part of all runs in one list, each entry with its run's name where there are several."""
+    return [{**one, "run": run.name} if len(runs) > 1 else one for run in runs for one in getattr(run, part)]
+
+
+def _title(runs: Sequence[Run]) -> str:
+    if len(runs) > 1:
+        return f"{len(runs)} runs"
+    return runs[0].model or runs[0].name
+
+
+def _facts(runs: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Returns what was run, in a few words."""
+    tasks = len({row["task"] for row in rows})
+    return [
+        (name, value)
+        for name, value in (
+            ("tasks", str(tasks)),
+            ("texts a class, k", ", ".join(map(str, sorted({row["k"] for row in rows})))),
+            ("splits", str(len({row["seed"] for row in rows}))),
+            ("modes", ", ".join(dict.fromkeys(row["mode"] for row in rows))),
+            ("cells", str(sum(len(run.cells) for run in runs))),
+        )
+        if rows
+    ]

@@ -1,0 +1,121 @@
+"""The paper's tables as plain data: method x task, mean and population deviation over the splits, the best of each column marked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lmntk.reports.results import METRIC_NAMES
+from lmntk.solvers.selection import Summary, aggregate
+
+BASELINE_NAMES = ("zero-shot", "linear probe", "own head")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method's summary on one task, in per cent, and whether it is the best of its column or cannot be told from it."""
+
+    summary: Summary
+    best: bool
+    near: bool
+
+    @property
+    def mean(self) -> str:
+        """The mean, as it is printed."""
+        return f"{self.summary.mean:.1f}"
+
+    @property
+    def deviation(self) -> str:
+        """The population standard deviation, as it is printed; nothing of a single split."""
+        return f"({self.summary.std:.1f})" if self.summary.splits > 1 else ""
+
+    @property
+    def median(self) -> str:
+        """The median, as it is printed."""
+        return f"{self.summary.median:.1f}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method's entries, one a column; None where it was not computed."""
+
+    method: str
+    entries: tuple[Entry | None, ...]
+
+
+@dataclass(frozen=True)
+class Block:
+    """The methods of one mode (and run), whose heading is empty where there is one alone."""
+
+    heading: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """All results at one k: columns are tasks with their metric."""
+
+    k: int
+    columns: tuple[tuple[str, str], ...]
+    blocks: tuple[Block, ...]
+    splits: tuple[int, ...]
+
+
+def method_order(method: str, formula: str = "") -> tuple[int, str]:
+    """Sorts baselines first, then kernels, then fine-tunings, each in the order in which they came."""
+    if method in BASELINE_NAMES:
+        return 0, ""
+    return (2 if "fine-tuning" in method else 1), ""
+
+
+def ordered_methods(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the rows' methods, each once: baselines, kernels, fine-tunings, each kind in the order in which they came."""
+    return sorted(dict.fromkeys(row["method"] for row in rows), key=method_order)
+
+
+def result_tables(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> list[Table]:
+    """Returns a table for each k, the smallest first.
+
+    Args:
+        rows: of results.csv; where several runs are shown together each row has its ``run`` as well.
+        titles: tasks' names in print.
+    """
+    tables = []
+    for k in sorted({row["k"] for row in rows}):
+        here = [row for row in rows if row["k"] == k]
+        metrics = {row["task"]: METRIC_NAMES.get(row["metric"], str(row["metric"])) for row in here}
+        summaries = summarise_rows(here)
+        marks = _marks(summaries)
+        blocks = []
+        for key in dict.fromkeys((row.get("run", ""), row["mode"]) for row in here):
+            own = [row for row in here if (row.get("run", ""), row["mode"]) == key]
+            lines = []
+            for method in ordered_methods(own):
+                found = [summaries.get((*key, method, task)) for task in metrics]
+                pairs = zip(metrics, found, strict=True)
+                entries = (None if one is None else Entry(one, *marks[(*key, method, task)]) for task, one in pairs)
+                lines.append(Line(method, tuple(entries)))
+            blocks.append(Block(" · ".join(part for part in key if part), tuple(lines)))
+        columns = tuple((titles.get(task, task), metric) for task, metric in metrics.items())
+        tables.append(Table(k, columns, tuple(blocks), tuple(sorted({row["seed"] for row in here}))))
+    return tables
+
+
+def summarise_rows(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str, str], Summary]:
+    """Returns the summary over the splits for each (run, mode, method, task)."""
+    collected: dict[tuple[str, str, str, str], list[float]] = {}
+    for row in rows:
+        collected.setdefault((row.get("run", ""), row["mode"], row["method"], row["task"]), []).append(row["test"])
+    return {key: aggregate(values) for key, values in collected.items()}
+
+
+def _marks(summaries: Mapping[tuple[str, str, str, str], Summary]) -> dict[tuple[str, str, str, str], tuple[bool, bool]]:
+    """Returns, for each entry, whether it is its column's best mean as printed, and whether it is within the best's deviation of it."""
+    marks = {}
+    for key, own in summaries.items():
+        column = [one for other, one in summaries.items() if other[3] == key[3]]
+        best = max(column, key=lambda one: one.mean)
+        is_best = round(own.mean, 1) == round(best.mean, 1)
+        marks[key] = is_best, not is_best and own.mean >= best.mean - best.std
+    return marks

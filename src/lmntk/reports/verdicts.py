@@ -1,0 +1,228 @@
+"""The first thing that the page says: of each task and method a verdict with its reason, or, undiagnosed, what the kernels reach."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lmntk.reports.tables import BASELINE_NAMES, ordered_methods
+from lmntk.solvers.selection import Summary, aggregate
+
+TESTS = ("solves", "linearization", "fixed features")
+PERCENT = ("solves", "linearization")  # shares; the third test is a distance, and passes below its threshold
+NUMBERS = {
+    "zero_shot": ("zero-shot", 100), "fine_tuned": ("fine-tuned", 100), "kernel": ("kernel", 100), "linearized": ("linearized", 100),
+    "kernel_distance": ("kernel distance", 1), "gradient_distance": ("gradient distance", 1), "logit_error": ("logit error", 1),
+    "chi_with_prompt": ("|χ| with prompt", 1), "chi_without_prompt": ("|χ| without prompt", 1),
+    "largest_stable_rate": ("largest stable rate", 1), "rate": ("rate used", 1),
+}  # fmt: skip
+SYMBOLS = {"kernel-like": "✓", "not": "✗", "undecided": "?"}
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One test over the splits: its mean value and deviation, its threshold, and how many splits passed."""
+
+    name: str
+    value: str
+    deviation: str
+    threshold: str
+    passed: int
+    measured: int
+    splits: int
+
+    @property
+    def outcome(self) -> str:
+        """How many splits passed, in words."""
+        if not self.measured:
+            return "not measured"
+        if self.splits == 1:
+            return "passed" if self.passed else "failed"
+        return f"{self.passed} of {self.splits}"
+
+    @property
+    def state(self) -> str:
+        """``yes``, ``no`` or ``unclear``: for the mark beside the words."""
+        if self.measured and self.passed == self.splits:
+            return "yes"
+        return "no" if self.measured and self.passed == 0 else "unclear"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One task and method (at one k and in one mode) over the splits."""
+
+    run: str
+    task: str
+    title: str
+    k: int
+    mode: str
+    method: str
+    verdict: str
+    agreement: str
+    reason: str
+    tests: tuple[Tested, ...]
+    numbers: Mapping[str, str]
+    splits: tuple[tuple[int, str, str], ...]
+
+    @property
+    def symbol(self) -> str:
+        """A mark that needs no colour."""
+        return SYMBOLS[self.verdict]
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Sorts the verdicts of a task together, run by run."""
+        return self.run, self.task
+
+
+def verdicts(diagnoses: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> list[Verdict]:
+    """Returns a verdict for each run, task, k, mode and method: what more than half of the splits say, else undecided."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for one in diagnoses:
+        groups.setdefault((one.get("run", ""), one["task"], one["k"], one["mode"], one["method"]), []).append(one)
+    return [_verdict(key, group, titles) for key, group in groups.items()]
+
+
+def at_largest_k(judged: Sequence[Verdict]) -> list[Verdict]:
+    """Returns the verdicts at the largest k of their task, method and mode: one line each."""
+    largest: dict[tuple[str, ...], int] = {}
+    for one in judged:
+        place = (one.run, one.task, one.mode, one.method)
+        largest[place] = max(one.k, largest.get(place, 0))
+    return [one for one in judged if one.k == largest[one.run, one.task, one.mode, one.method]]
+
+
+def counted(judged: Sequence[Verdict]) -> str:
+    """Says how many verdicts there are of each kind; nothing where there is one alone."""
+    found = Counter(one.verdict for one in judged)
+    return f"{len(judged)} verdicts: {', '.join(f'{found[kind]} {kind}' for kind in SYMBOLS)}." if len(judged) > 1 else ""
+
+
+def thresholds(judged: Sequence[Verdict]) -> dict[str, str]:
+    """Returns each test's threshold, in words."""
+    return {
+        name: " or ".join(dict.fromkeys(t.threshold for one in judged for t in one.tests if t.name == name and t.threshold))
+        for name in TESTS
+    }
+
+
+def _verdict(key: tuple[Any, ...], group: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> Verdict:
+    run, task, k, mode, method = key
+    said = [one["verdict"] if one.get("verdict") in SYMBOLS else "undecided" for one in group]
+    most, count = Counter(said).most_common(1)[0]
+    verdict = most if 2 * count > len(group) else "undecided"
+    tests = tuple(_tested(name, group) for name in TESTS)
+    if len(group) == 1:
+        agreement, reason = "", str(group[0].get("reason") or "")
+    else:
+        agreement = f"{said.count(verdict)} of {len(group)} splits"
+        reason = _sentence(tests) or next((str(one["reason"]) for one in group if one.get("reason")), "")
+    splits = tuple((one["seed"], now, str(one.get("reason") or "")) for one, now in zip(group, said, strict=True))
+    return Verdict(run, task, titles.get(task, task), k, mode, method, verdict, agreement, reason, tests, _numbers(group), splits)
+
+
+def _test(one: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    found = one.get("tests")
+    return next((test for test in found if isinstance(test, dict) and test.get("name") == name), None) if isinstance(found, list) else None
+
+
+def _tested(name: str, group: Sequence[Mapping[str, Any]]) -> Tested:
+    found = [test for one in group if (test := _test(one, name)) is not None]
+    values = [test["value"] for test in found if isinstance(test.get("value"), int | float)]
+    thresholds = dict.fromkeys(test["threshold"] for test in found if isinstance(test.get("threshold"), int | float))
+    spread = _spread(values)
+    return Tested(
+        name,
+        "–" if spread is None else _shown(name, spread[0]),
+        "" if spread is None or len(values) < 2 else f"({_shown(name, spread[1]).removesuffix(' %')})",
+        " or ".join(f"{'≥' if name in PERCENT else '<'} {_threshold(name, one)}" for one in thresholds),
+        sum(test.get("passed") is True for test in found),
+        sum(test.get("passed") is not None for test in found),
+        len(group),
+    )
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float] | None:
+    """Returns mean and population standard deviation, of any numbers."""
+    if not values:
+        return None
+    mean = sum(values) / len(values)
+    return mean, (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if name in PERCENT else f"{value:.2f}"
+
+
+def _threshold(name: str, value: float) -> str:
+    return f"{100 * value:g} %" if name in PERCENT else f"{value:g}"
+
+
+def _sentence(tests: Sequence[Tested]) -> str:
+    """Says in one sentence what the tests came to on average."""
+    says = {
+        "solves": "the kernel reaches {} of fine-tuning's metric",
+        "linearization": "the linearized model recovers {} of its gain",
+        "fixed features": "the kernel moves by {} of itself",
+    }
+    parts = [f"{says[test.name].format(test.value)} ({test.threshold})" for test in tests if test.value != "–"]
+    return f"On average {_listed(parts)}." if parts else ""
+
+
+def _numbers(group: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    shown = {}
+    for name, (title, scale) in NUMBERS.items():
+        found = [one["numbers"].get(name) for one in group if isinstance(one.get("numbers"), dict)]
+        spread = _spread([value for value in found if isinstance(value, int | float)])
+        if spread is not None:
+            mean, deviation = spread[0], spread[1] if spread[1] > 1e-9 * abs(spread[0]) else 0.0  # equal numbers, but for rounding
+            form = ".1f" if scale == 100 else ".3g"
+            shown[title] = f"{scale * mean:{form}}" + (f" ({scale * deviation:{form}})" if len(group) > 1 else "")
+    return shown
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What the methods reach on one task in one mode, where nothing was diagnosed."""
+
+    run: str
+    title: str
+    k: int
+    mode: str
+    sentence: str
+    gain: float | None
+
+
+def reached(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> list[Reached]:
+    """Returns for each run, task and mode, at its largest k, what kernels and fine-tuning reach beside the model before training."""
+    found = []
+    for run, task, mode in dict.fromkeys((row.get("run", ""), row["task"], row["mode"]) for row in rows):
+        own = [row for row in rows if (row.get("run", ""), row["task"], row["mode"]) == (run, task, mode)]
+        k = max(row["k"] for row in own)
+        own = [row for row in own if row["k"] == k]
+        means = {method: aggregate([row["test"] for row in own if row["method"] == method]) for method in ordered_methods(own)}
+        before = next((method for method in means if method in BASELINE_NAMES), None)
+        trained = [method for method in means if "fine-tuning" in method]
+        kernels = [method for method in means if method not in (before, *trained)]
+        parts = []
+        for name, methods in (("the kernels reach", kernels), ("fine-tuning reaches", trained)):
+            if methods:
+                parts.append(f"{name} {_listed([f'{_figure(means[method])} ({method})' for method in methods])}")
+        if before is not None:
+            parts.append(f"{before} {_figure(means[before])}")
+        sentence = "; ".join(parts)
+        best = max((means[method].mean for method in kernels), default=None)
+        gain = None if before is None or best is None else best - means[before].mean
+        found.append(Reached(run, titles.get(task, task), k, mode, f"{sentence[:1].upper()}{sentence[1:]}.", gain))
+    return found
+
+
+def _figure(summary: Summary) -> str:
+    return f"{summary.mean:.1f} ± {summary.std:.1f}" if summary.splits > 1 else f"{summary.mean:.1f}"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
