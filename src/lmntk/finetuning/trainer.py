@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from lmntk.finetuning.losses import mean_loss
 from lmntk.finetuning.optimizers import make_optimizer
 from lmntk.finetuning.settings import Labelled, Look, TrainingSettings, batch_order
 from lmntk.prompts.batching import collate
-from lmntk.prompts.encoded_text import EncodedText
 from lmntk.tasks.metrics import score
 from lmntk.writing import write_text
 
@@ -114,7 +113,7 @@ class Loop(Trainer):  # type: ignore[misc]
         loss = mean_loss(self.how.loss, logits, labels)
         if self.state.global_step % self.looks_every == 0 and not bool(torch.isfinite(logits).all() & torch.isfinite(loss)):
             raise DivergedError(f"the loss is no number at step {self.state.global_step + 1}")
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         found = loss.detach()
         self.loss_sum += found
         self.loss_steps += 1
@@ -258,5 +257,3 @@ def _arguments(settings: TrainingSettings, folder: Path, device: torch.device) -
 
 def _devices(device: torch.device) -> list[int]:
     return [] if device.type != "cuda" else [device.index or 0]
-
-

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lmntk.errors import UserError
 from lmntk.finetuning.settings import FineTuned, Labelled, Status, TrainingSettings
@@ -98,7 +100,7 @@ def fine_tune_linearized(
         linearized, direction, train, dev, settings, pad_id, metric, checkpoints, checkpoint_seconds, on_evaluation, on_step
     )  # fmt: skip
     moved = {name: trainable[name].detach().cpu() + v for name, v in found.weights.items()}
-    return _with_weights(found, moved)
+    return replace(found, weights=moved)
 
 
 def linearized_at(model: nn.Module, train: Labelled, trainable: Mapping[str, nn.Parameter], pad_id: int) -> LinearizedModel:
@@ -131,7 +133,7 @@ def _train(
     if not trained:
         raise UserError("finetune: no parameter is left to train; loosen the filter")
     try:
-        import accelerate  # noqa: F401
+        importlib.import_module("accelerate")
     except ImportError as error:
         raise UserError("finetune: transformers' Trainer needs accelerate; install it with pip install 'lmntk[finetune]'") from error
     from lmntk.finetuning.trainer import DivergedError, Loop, last_checkpoint
@@ -143,10 +145,7 @@ def _train(
     with ExitStack() as stack:
         stack.enter_context(own_randomness(device))
         stack.enter_context(frozen(module, parameters))
-        if checkpoints is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lmntk-")))
-        else:
-            folder = checkpoints
+        folder = checkpoints or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lmntk-")))  # which stays empty
         prepare = getattr(module, "prepare", None)
         if prepare is not None:  # in eval mode: with dropout no two passes agree
             prepare({name: tensor.to(device) for name, tensor in collate(train.texts[:1], pad_id).items()})
@@ -187,9 +186,3 @@ def own_randomness(device: torch.device) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
-
-
-def _with_weights(found: FineTuned, weights: Mapping[str, Tensor]) -> FineTuned:
-    from dataclasses import replace
-
-    return replace(found, weights=dict(weights))
