@@ -1,11 +1,17 @@
-"""Options that several commands have, in one wording."""
+"""Options that several commands have, in one wording, and how their values are read."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
+
+from lmntk.errors import UserError
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 ModelOption = Annotated[str | None, typer.Option("--model", help="a Hugging Face model folder, or a hub name")]
 KindOption = Annotated[str | None, typer.Option(help="masked, causal, seq2seq or classifier  [default: by the checkpoint]")]
@@ -20,6 +26,7 @@ ReduceOption = Annotated[str | None, typer.Option(help="label words of several t
 FeaturesOption = Annotated[str | None, typer.Option(help="head mode: read (first token, or a decoder's last), mean  [default: read]")]
 FormulasOption = Annotated[str | None, typer.Option(help="of sgd, signgd, asigngd  [default: all three]")]
 DtypeOption = Annotated[str | None, typer.Option(help="float32 or float64  [default: float32]")]
+AttentionOption = Annotated[str | None, typer.Option(help="attention implementation: sdpa, eager")]
 BatchOption = Annotated[int | None, typer.Option(help="texts in one forward pass  [default: 32]")]
 MemoryOption = Annotated[str | None, typer.Option(help="of the whole process, such as 4GiB  [default: half of the machine's]")]
 ScratchOption = Annotated[Path | None, typer.Option(help="folder for finished tiles and what memory does not hold  [default: OUT/scratch]")]
@@ -38,3 +45,69 @@ IncludeOption = Annotated[str | None, typer.Option(help='only parameters that ma
 ExcludeOption = Annotated[str | None, typer.Option(help="not parameters that match")]
 GroupsOption = Annotated[bool, typer.Option("--groups", help="also keep each layer's part of the kernels")]
 NoiseOption = Annotated[bool, typer.Option("--keep-noise", help="let coordinates that are rounding noise vote in the sign kernels")]
+
+
+def computing(
+    attention: AttentionOption = None,
+    batch_size: BatchOption = None,
+    memory: MemoryOption = None,
+    scratch: ScratchOption = None,
+    keep_factors: KeepFactorsOption = False,
+    device: DeviceOption = None,
+    engine: EngineOption = None,
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    all_logits: AllLogitsOption = False,
+    untie_head: UntieOption = False,
+    without_embeddings: EmbeddingsOption = False,
+    without_head: HeadOption = False,
+    biases_only: BiasesOption = False,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    groups: GroupsOption = False,
+    keep_noise: NoiseOption = False,
+) -> None:
+    """The options of every command that computes kernels."""
+
+
+def with_computing(before: str) -> Callable[[Command], Command]:
+    """Returns a decorator of a command that takes ``**computing``: in its signature, which typer reads, their options come in its place.
+
+    Args:
+        before: the command's own option that they stand before in its help.
+    """
+
+    def decorated(command: Command) -> Command:
+        own = inspect.signature(command, eval_str=True)  # typer takes a signature that is set as it is
+        parameters = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        place = [p.name for p in parameters].index(before)
+        parameters[place:place] = inspect.signature(computing, eval_str=True).parameters.values()
+        command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = command.__annotations__ | get_type_hints(computing, include_extras=True)
+        return command
+
+    return decorated
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """Returns the options that were given."""
+    return {name: value for name, value in values.items() if value is not None and value is not False}
+
+
+def listed(text: str) -> list[str]:
+    """Returns the parts of a list with commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def numbers(name: str, text: str | None) -> list[int] | None:
+    """Returns the whole numbers of a list with commas.
+
+    Raises:
+        UserError: something else is in it.
+    """
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in listed(text)]
+    except ValueError:
+        raise UserError(f"{name}: {text!r} is not a list of whole numbers; write {'16,64' if name == 'k' else '13,21'}") from None

@@ -1,10 +1,16 @@
-"""What commands print on stdout: tables and lists, in the width of a terminal or, into a pipe, as they are."""
+"""What commands print: on stdout tables and lists, in the width of a terminal or, into a pipe, as they are; on stderr bars."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from lmntk.progress import Bars
+
+Result = TypeVar("Result")
 
 
 def print_summary(rows: list[dict[str, Any]]) -> None:
@@ -45,3 +51,13 @@ def print_wrapped(line: str, indent: int) -> None:
         width = max(shutil.get_terminal_size().columns, 4 * indent)
         line = textwrap.fill(line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
     print(line)
+
+
+def with_bars(action: Callable[[Bars], Result]) -> Result:
+    """Returns what an action returns, which is shown at work on stderr."""
+    from rich.console import Console
+
+    from lmntk.progress import Bars
+
+    with Bars(Console(stderr=True)) as bars:
+        return action(bars)

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import peft
 import pytest
 from hub_server import HubServer
-from test_model_loading import GPT2, LLAMA, adapted, save
+from saved_models import GPT2, LLAMA, adapted, save
 from tiny import write_model
 
 from lmntk.models.loading import load_pretrained
