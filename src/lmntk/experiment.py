@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from lmntk.arms import check_arms, pending, train_arms, with_rows
 from lmntk.cells import Cell, Store
 from lmntk.configuration import Experiment
 from lmntk.context import Context, Progress, Silent
@@ -47,12 +48,18 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
         store.write_json("configuration.json", {"experiment": experiment.model_dump(mode="json"), "versions": versions()})
         planned = [(task, cell) for task in tasks for cell in task.cells]
         results = this.finished(planned)
-        progress.start(len(planned), len(results))
+        untrained = {cell.name for _, cell in pending(this, planned, results)}
+        progress.start(len(planned), len(planned) - len({*untrained, *(cell.name for _, cell in planned if cell.name not in results)}))
         for task, unit in _open_units(this, tasks, results):
             for cell, result in compute_unit(this, task, unit):
-                results[cell.name] = result
-                progress.finished(cell, result["rows"])
+                results[cell.name] = with_rows(this, task, cell, result)
+                if not experiment.finetune:
+                    progress.finished(cell, result["rows"])
                 _report(this, tasks, planned, results)
+        for task, cell in pending(this, planned, results):
+            results[cell.name] = train_arms(this, task, cell, results[cell.name])
+            progress.finished(cell, results[cell.name]["rows"])
+            _report(this, tasks, planned, results)
         _report(this, tasks, planned, results)
     return [row for _, cell in planned for row in results[cell.name]["rows"]]
 
@@ -110,7 +117,9 @@ def _prepared(experiment: Experiment, progress: Progress) -> tuple[Context, list
     )
     this = Context(experiment, pretrained, store, progress, settings, chosen, methods)
     for mode in experiment.modes:  # a filter that matches nothing, or features that are not there, show now
-        chosen.select(any_model(pretrained, mode, experiment.features))
+        model = any_model(pretrained, mode, experiment.features)
+        chosen.select(model)
+        check_arms(this, model)
     if pretrained.kind == "classifier":  # whose labels are in no fingerprint: an old result of other ones is not to be found again
         for task in tasks:
             own_head_model(pretrained, task.labels, this.folds(task))

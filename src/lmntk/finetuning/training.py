@@ -132,10 +132,7 @@ def _train(
 ) -> FineTuned:
     if not trained:
         raise UserError("finetune: no parameter is left to train; loosen the filter")
-    try:
-        importlib.import_module("accelerate")
-    except ImportError as error:
-        raise UserError("finetune: transformers' Trainer needs accelerate; install it with pip install 'lmntk[finetune]'") from error
+    need_accelerate()
     from lmntk.finetuning.trainer import DivergedError, Loop, last_checkpoint
 
     status: Status = "finished"
@@ -174,6 +171,18 @@ def _train(
         trained=sum(parameter.numel() for parameter in parameters),
         seconds=loop.seconds(),
     )
+
+
+def need_accelerate() -> None:
+    """Looks for what transformers' Trainer needs.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        importlib.import_module("accelerate")
+    except ImportError as error:
+        raise UserError("finetune: transformers' Trainer needs accelerate; install it with pip install 'lmntk[finetune]'") from error
 
 
 @contextmanager
