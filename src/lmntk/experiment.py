@@ -10,6 +10,7 @@ from lmntk.arms import check_arms, pending, train_arms, with_rows
 from lmntk.cells import Cell, Store
 from lmntk.configuration import Experiment
 from lmntk.context import Context, Progress, Silent
+from lmntk.errors import UserError
 from lmntk.evaluation import methods_of
 from lmntk.execution.local import chosen_executor
 from lmntk.kernels.estimate import Estimate
@@ -72,6 +73,8 @@ def plan(experiment: Experiment, progress: Progress | None = None) -> list[tuple
     Raises:
         UserError: as ``run``.
     """
+    if not experiment.formulas:
+        raise UserError("plan: it is of kernels, and formulas is none; fine-tuning takes learning rates x batch sizes x steps in each cell")
     this, tasks = _prepared(experiment, progress or Silent())
     results = this.finished([(task, cell) for task in tasks for cell in task.cells])
     found: dict[str, Estimate] = {}
