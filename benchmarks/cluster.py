@@ -38,7 +38,7 @@ def timed(problem: Problem, executor: Executor) -> tuple[float, Tensor]:
     model = network(problem)
     texts, trainable = texts_of(problem), ParameterFilter().select(model)
     settings = Settings(memory=parse_bytes(problem.memory), executor=executor)
-    with patch.object(schedule, "MOST_COLUMNS", 128):
+    with patch.multiple(schedule, MOST_COLUMNS=128, COLUMNS_PER_ROW=2):
         taken, found = seconds(lambda: stream_kernels(model, texts, [("train", "eval")], ["sgd"], trainable, 1, settings))
     return taken, whole(found.kernels["train", "eval"]["sgd"])
 

@@ -173,6 +173,8 @@ class Experiment(BaseModel):
     scratch: Path | None = None
     keep_factors: bool = False
     device: str = "auto"
+    device_memory: str | None = None
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     engine: Literal["local", "ray"] = "local"
     address: str | None = None
     workers: int | None = Field(None, gt=0)
@@ -228,6 +230,8 @@ class Experiment(BaseModel):
             raise ValueError("own_tasks: a name is used twice")
         if self.memory is not None:
             parse_bytes(self.memory)
+        if self.device_memory is not None:
+            parse_bytes(self.device_memory, "device-memory")
         return self
 
 

@@ -71,7 +71,9 @@ class Context:
     def key(self, task: PreparedTask, cell: Cell) -> str:
         """Returns the hash of all that the cell's kernels depend on."""
         e = self.experiment
-        return content_key(version=KERNEL_VERSION, groups=e.groups, keep_noise=e.keep_noise, **self._content(task, cell))
+        return content_key(
+            version=KERNEL_VERSION, groups=e.groups, keep_noise=e.keep_noise, precision=e.precision, **self._content(task, cell)
+        )
 
     def content_key(self, task: PreparedTask, cell: Cell) -> str:
         """Returns the hash of a cell's model, texts and parameters: what its fine-tuning and its baseline depend on."""

@@ -18,14 +18,15 @@ from lmntk.kernels.groups import group_of_layer
 from lmntk.kernels.streaming import MACHINE, Settings
 from lmntk.memory import default_memory, parse_bytes
 from lmntk.models.building import any_model, own_head_model, untie
-from lmntk.models.device import place
+from lmntk.models.device import chosen_devices, place
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import load_pretrained
+from lmntk.precision import check_precision
 from lmntk.preparation import PreparedTask, prepare_tasks
 from lmntk.provenance import versions
 from lmntk.reports.results import write_reports
 from lmntk.tasks import TASKS
-from lmntk.unit import compute_unit, plan_unit
+from lmntk.unit import compute_unit, forget_unit, plan_unit
 from lmntk.writing import alone_in
 
 __all__ = ["Progress", "Silent", "plan", "run"]
@@ -50,13 +51,16 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
         planned = [(task, cell) for task in tasks for cell in task.cells]
         results = this.finished(planned)
         untrained = {cell.name for _, cell in pending(this, planned, results)}
-        progress.start(len(planned), len(planned) - len({*untrained, *(cell.name for _, cell in planned if cell.name not in results)}))
-        for task, unit in _open_units(this, tasks, results):
-            for cell, result in compute_unit(this, task, unit):
+        progress.start(len(planned), len(planned) - len(untrained))
+        for task, unit in _units(this, tasks):
+            left = [cell for cell in unit if cell.name not in results]
+            for cell, result in compute_unit(this, task, left) if left else ():
                 results[cell.name] = with_rows(this, task, cell, result)
                 if not experiment.finetune:
                     progress.finished(cell, result["rows"])
                 _report(this, tasks, planned, results)
+            if this.methods:
+                forget_unit(this, task, unit)
         for task, cell in pending(this, planned, results):
             results[cell.name] = train_arms(this, task, cell, results[cell.name])
             progress.finished(cell, results[cell.name]["rows"])
@@ -78,9 +82,12 @@ def plan(experiment: Experiment, progress: Progress | None = None) -> list[tuple
     this, tasks = _prepared(experiment, progress or Silent())
     results = this.finished([(task, cell) for task in tasks for cell in task.cells])
     found: dict[str, Estimate] = {}
-    for task, unit in _open_units(this, tasks, results):
+    for task, unit in _units(this, tasks):
+        left = [cell for cell in unit if cell.name not in results]
+        if not left:
+            continue
         name = f"{task.title} {unit[0].mode}"
-        estimate = plan_unit(this, task, unit)
+        estimate = plan_unit(this, task, left)
         found[name] = found[name] + estimate if name in found else estimate
     return list(found.items())
 
@@ -88,6 +95,8 @@ def plan(experiment: Experiment, progress: Progress | None = None) -> list[tuple
 def _prepared(experiment: Experiment, progress: Progress) -> tuple[Context, list[PreparedTask]]:
     """Returns the model, the texts and the settings of an experiment, after a look at everything that can be wrong with them."""
     methods = methods_of(experiment.formulas, experiment.solvers)
+    devices = chosen_devices(experiment.device)
+    precision = check_precision(experiment.precision, experiment.dtype, devices)
     pretrained = load_pretrained(
         experiment.model,
         experiment.dtype,
@@ -112,8 +121,10 @@ def _prepared(experiment: Experiment, progress: Progress) -> tuple[Context, list
         group_of_layer if experiment.groups else None,
         (experiment.scratch or experiment.out / "scratch").resolve(),
         experiment.keep_factors,
-        chosen_executor(experiment.engine, experiment.address, experiment.workers),
+        chosen_executor(experiment.engine, experiment.address, experiment.workers, devices),
         experiment.out / MACHINE,
+        precision,
+        None if experiment.device_memory is None else parse_bytes(experiment.device_memory, "device-memory"),
     )
     chosen = ParameterFilter(
         not experiment.without_embeddings, not experiment.without_head, experiment.biases_only, experiment.include, experiment.exclude
@@ -149,15 +160,15 @@ def _report(
     write_reports(this.store, rows, titles, facts)
 
 
-def _open_units(this: Context, tasks: Sequence[PreparedTask], results: Mapping[str, object]) -> Iterable[tuple[PreparedTask, list[Cell]]]:
-    """Yields unfinished cells that are computed together: all k and seeds where they share a model, and so the test texts' gradients.
+def _units(this: Context, tasks: Sequence[PreparedTask]) -> Iterable[tuple[PreparedTask, list[Cell]]]:
+    """Yields cells that are computed together: all k and seeds where they share a model, and so the test texts' gradients.
 
     A prompt's and a classifier's own head are shared; a probe is its cell's own.
     """
     for task in tasks:
         for mode in this.experiment.modes:
-            cells = [cell for cell in task.cells if cell.mode == mode and cell.name not in results]
+            cells = [cell for cell in task.cells if cell.mode == mode]
             if mode == "prompt" or this.pretrained.kind == "classifier":
-                yield from [(task, cells)] if cells else []
+                yield task, cells
             else:
                 yield from ((task, [cell]) for cell in cells)

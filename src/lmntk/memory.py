@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
-def parse_bytes(text: str) -> int:
+def parse_bytes(text: str, option: str = "memory") -> int:
     """Returns the bytes that ``4GiB``, ``500MB`` or a plain number say.
 
     Raises:
@@ -31,7 +31,7 @@ def parse_bytes(text: str) -> int:
             return size
         raise ValueError
     except (ValueError, KeyError, OverflowError):
-        raise UserError(f"memory: {text!r} is not a size; write 4GiB or 500MB") from None
+        raise UserError(f"{option}: {text!r} is not a size; write 4GiB or 500MB") from None
 
 
 def shown_bytes(size: float) -> str:

@@ -30,7 +30,11 @@ AttentionOption = Annotated[str | None, typer.Option(help="attention implementat
 BatchOption = Annotated[int | None, typer.Option(help="texts in one forward pass  [default: 32]")]
 MemoryOption = Annotated[str | None, typer.Option(help="of the whole process, such as 4GiB  [default: half of the machine's]")]
 ScratchOption = Annotated[Path | None, typer.Option(help="folder for finished tiles and what memory does not hold  [default: OUT/scratch]")]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1  [default: a GPU if there is one]")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda:1, cuda for all cards, cuda:0,cuda:2  [default: a card if there is one]")]
+DeviceMemoryOption = Annotated[str | None, typer.Option(help="of each card, such as 60GiB  [default: nine tenths of what is free]")]
+PrecisionOption = Annotated[
+    str | None, typer.Option(help="of passes and products: float32, tf32, bfloat16, whose error is measured  [default: float32]")
+]
 EngineOption = Annotated[str | None, typer.Option(help="local, or ray for a cluster  [default: local]")]
 AddressOption = Annotated[str | None, typer.Option(help="of a running Ray cluster, such as auto  [default: one on this machine]")]
 WorkersOption = Annotated[int | None, typer.Option(help="processes on the Ray cluster, each with the model", min=1)]
@@ -77,6 +81,8 @@ def computing(
     scratch: ScratchOption = None,
     keep_factors: KeepFactorsOption = False,
     device: DeviceOption = None,
+    device_memory: DeviceMemoryOption = None,
+    precision: PrecisionOption = None,
     engine: EngineOption = None,
     address: AddressOption = None,
     workers: WorkersOption = None,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,18 @@ from lmntk.context import SIDES, Context
 from lmntk.errors import UserError
 from lmntk.evaluation import BASELINES, Outcome, baseline, solve_cell
 from lmntk.finetuning.logits import logits_of
-from lmntk.kernels.contraction import kernel_names
+from lmntk.kernels.capturing import Capturing
+from lmntk.kernels.contraction import FORMULAS, kernel_names
 from lmntk.kernels.estimate import Estimate
 from lmntk.kernels.kernel import Kernel, load_tensors, save_tensors
-from lmntk.kernels.scratch import Scratch
+from lmntk.kernels.schedule import Trial
 from lmntk.kernels.streaming import finish, plan_kernels, stream_kernels, whole
 from lmntk.models.building import head_model, own_head_model, prompt_model
 from lmntk.models.logit_model import LogitModel
+from lmntk.pieces import Begun, Piece
+from lmntk.prediction.directions import count_of, cut_directions, directions_of
 from lmntk.prediction.files import save_predictor
-from lmntk.prediction.predictor import Predictor, directions_of, fit_sharpness
+from lmntk.prediction.predictor import Predictor, fit_sharpness
 from lmntk.preparation import PreparedTask, label_of
 from lmntk.prompts.encoding import EncodedText, PromptEncoder
 from lmntk.prompts.ensemble import EnsembleEncoder
@@ -45,7 +49,6 @@ class Unit:
     cells: list[Cell]
     texts: dict[str, dict[str, list[EncodedText]]] = field(default_factory=dict)
     labels: dict[str, dict[str, list[int]]] = field(default_factory=dict)
-    unfinished: list[str] = field(default_factory=list)  # work whose scratch files are still needed
     _model: LogitModel | None = None
 
     def __post_init__(self) -> None:
@@ -66,6 +69,11 @@ class Unit:
         return self.mode == "prompt" or self.context.pretrained.kind == "classifier"
 
     @property
+    def every_cell(self) -> list[Cell]:
+        """All cells that a run from the start computes together, those that are finished too."""
+        return [cell for cell in self.task.cells if cell.mode == self.mode] if self.is_shared else self.cells
+
+    @property
     def model(self) -> LogitModel:
         """The model whose tangents are taken: the prompt's, the checkpoint's own head, or one probed on the cell's train texts."""
         if self._model is None:
@@ -82,6 +90,18 @@ class Unit:
                 self._model = head_model(this.pretrained, train, truth, task.classes, this.folds(task), features, size)
         return self._model
 
+    @cached_property
+    def capturing(self) -> Capturing:
+        """What captures the training texts once more, for the directions of solutions."""
+        this = self.context
+        train = [text for cell in self.cells for text in self.texts[cell.name]["train"]]
+        return Capturing(self.model, this.chosen.select(self.model), this.pretrained.pad_id, train, this.settings.batch_size)
+
+    @cached_property
+    def trial(self) -> Trial:
+        """What a few of the longest training texts take."""
+        return self.capturing.try_out()
+
 
 def compute_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any]]]:
     """Yields each cell with its results; kernels that are there with the right key are not computed."""
@@ -90,30 +110,29 @@ def compute_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) ->
         yield from ((cell, _baseline_alone(unit, cell)) for cell in cells)
         return
     sides = SIDES[:2] if _one_pass_is_cheaper(unit) else SIDES
+    save = context.experiment.save_models
+    if save or "test" not in sides:  # one direction at least has to fit, which is better said before the kernels are computed
+        cut_directions(unit.trial, context.chosen.select(unit.model), 1, 1, context.settings.memory)
     found = _kernels(unit, sides)
     for cell in cells:
         kernels, logits = found[cell.name]
         labels = unit.labels[cell.name]
         outcomes = [solve_cell(kernels, logits, labels, task.metric, *method) for method in context.methods]
-        predictors = {}
-        if "test" not in sides:
-            assert all(outcome.linear is not None for outcome in outcomes)
-            predictors = {outcome.method: _predictor(unit, cell, outcome) for outcome in outcomes}
-            evaluated = {method: predictor.evaluate(unit.texts[cell.name]["test"]) for method, (predictor, _) in predictors.items()}
-            logits = logits | {"test": next(iter(evaluated.values()))[1]}
-            outcomes = [outcome.with_test(evaluated[outcome.method][0], labels["test"]) for outcome in outcomes]
-        name = "own head" if context.pretrained.kind == "classifier" else BASELINES[cell.mode]
         saved = []
-        if context.experiment.save_models:
-            for outcome in outcomes:
-                if outcome.linear is not None:
-                    predictor, directions = predictors.get(outcome.method) or _predictor(unit, cell, outcome)
-                    saved.append(_save(unit, cell, outcome, predictor, directions))
-                else:
-                    context.progress.note(f"{outcome.method}: its decisions are not linear in a text's gradient, so no predictor is saved")
+        for place, outcome in enumerate(outcomes):  # one after the other: a direction is as large as the model
+            if outcome.linear is not None and (save or "test" not in sides):
+                predictor, directions = _predictor(unit, cell, outcome)
+                if "test" not in sides:
+                    decisions, before = predictor.evaluate(unit.texts[cell.name]["test"])
+                    logits = logits | {"test": before}
+                    outcomes[place] = outcome.with_test(decisions, labels["test"])
+                if save:
+                    saved.append(_save(unit, cell, outcomes[place], predictor, directions))
+                del predictor, directions
+            elif save:
+                context.progress.note(f"{outcome.method}: its decisions are not linear in a text's gradient, so no predictor is saved")
+        name = "own head" if context.pretrained.kind == "classifier" else BASELINES[cell.mode]
         yield cell, _keep(unit, cell, [baseline(name, task.metric, logits, labels), *outcomes], saved)
-    for work in unit.unfinished:
-        finish(context.settings, work)
 
 
 def _baseline_alone(unit: Unit, cell: Cell) -> dict[str, Any]:
@@ -132,7 +151,7 @@ def _one_pass_is_cheaper(unit: Unit) -> bool:
     """
     this, c = unit.context, unit.model.outputs
     # of all cells, finished ones too: a run that goes on decides as it began
-    cells = [cell for cell in unit.task.cells if cell.mode == unit.mode] if unit.is_shared else unit.cells
+    cells = unit.every_cell
     linear = all(solver in ALWAYS_LINEAR or (solver == "svc" and c == 1) for _, solver in this.methods)
     if this.experiment.keep_kernels or not linear or "signgd" in this.experiment.formulas:
         return False
@@ -145,23 +164,88 @@ def _one_pass_is_cheaper(unit: Unit) -> bool:
 
 def _kernels(unit: Unit, sides: Sequence[str]) -> dict[str, tuple[Kernels, Logits]]:
     """Returns each cell's kernels and pre-trained logits, of earlier runs where they are kept."""
-    this = unit.context
-    wanted: list[tuple[str, str]] = [(side, formula) for side in sides for formula in this.experiment.formulas]
-    found: dict[str, tuple[Kernels, Logits]] = {}
-    missing: dict[str, tuple[str, ...]] = {}
-    formulas: tuple[str, ...]
-    for cell in unit.cells:
-        key = this.key(unit.task, cell)
-        kept = {pair: kernel for pair in wanted if (kernel := this.store.kernel(cell, *pair, key)) is not None}
-        logits = _kept_logits(this, cell, key)
-        found[cell.name] = kept, logits or {}
-        formulas = tuple(f for f in this.experiment.formulas if any((side, f) not in kept for side in sides))
-        missing[cell.name] = formulas or (("sgd",) if logits is None else ())
-    for formulas in dict.fromkeys(each for each in missing.values() if each):
-        together = [cell for cell in unit.cells if missing[cell.name] == formulas]
-        for name, (kernels, logits) in _stream(unit, together, formulas, sides).items():
-            found[name] = found[name][0] | kernels, logits
-    return found
+    found = {cell.name: _kept(unit, cell, unit.context.experiment.formulas, sides) for cell in unit.cells}
+    begun = _begun(unit.context, unit.task, unit.every_cell, sides)
+    pieces = _unfinished_pieces(unit, begun.read(), sides)
+    new = _new_pieces(unit, found, pieces, sides)
+    if new:
+        begun.write([*pieces, *new])
+    for piece in (*pieces, *new):
+        for name, (kernels, logits) in _stream(_unit_of(unit, piece), piece, sides).items():
+            if name in found:
+                found[name] = found[name][0] | kernels, logits
+    if unit.context.experiment.keep_kernels:  # else the tiles are all there is of them until the cells are solved
+        _forget(unit.context, begun, (*pieces, *new))
+    return {name: (kernels, logits or {}) for name, (kernels, logits) in found.items()}
+
+
+def _forget(context: Context, begun: Begun, pieces: Sequence[Piece]) -> None:
+    """Removes the scratch files of work that is done, and last of all the word of it."""
+    for piece in pieces:
+        finish(context.settings, piece.work)
+    begun.remove()
+
+
+def _kept(unit: Unit, cell: Cell, formulas: Sequence[str], sides: Sequence[str]) -> tuple[Kernels, Logits | None]:
+    """Returns the kernels and logits of a cell that are on disk."""
+    store, key = unit.context.store, unit.context.key(unit.task, cell)
+    wanted = [(side, formula) for side in sides for formula in formulas]
+    kernels = {pair: kernel for pair in wanted if (kernel := store.kernel(cell, *pair, key)) is not None}
+    return kernels, _kept_logits(unit.context, cell, key)
+
+
+def _begun(context: Context, task: PreparedTask, cells: Sequence[Cell], sides: Sequence[str]) -> Begun:
+    """Returns where the pieces of the work on all cells of a unit are written down."""
+    keys = {cell.name: context.key(task, cell) for cell in cells}
+    return Begun(context.settings.scratch, content_key(cells=keys, formulas=context.experiment.formulas, sides=sides))
+
+
+def forget_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) -> None:
+    """Removes what is left in the scratch folder of a unit whose cells are all finished."""
+    if context.settings.scratch is None or not context.settings.scratch.is_dir():
+        return
+    for sides in (SIDES, SIDES[:2]):
+        begun = _begun(context, task, cells, sides)
+        _forget(context, begun, begun.read())
+
+
+def _unit_of(unit: Unit, piece: Piece) -> Unit:
+    """Returns the unit, or where the piece has finished cells too one with those."""
+    if all(name in unit.texts for name in piece.cells):
+        return unit
+    return Unit(unit.context, unit.task, [cell for cell in unit.every_cell if cell.name in piece.cells])
+
+
+def _unfinished_pieces(unit: Unit, begun: Sequence[Piece], sides: Sequence[str]) -> list[Piece]:
+    """Returns what an earlier run began and did not save to the end; removes the scratch files of the rest."""
+    settings, pieces = unit.context.settings, []
+    for piece in begun:
+        part = _unit_of(unit, piece)
+        kept = [_kept(part, cell, piece.formulas, sides) for cell in part.cells if cell.name in piece.cells]
+        is_saved = all(len(kernels) == len(sides) * len(piece.formulas) and logits is not None for kernels, logits in kept)
+        if is_saved or not any(name in unit.texts for name in piece.cells):
+            finish(settings, piece.work)
+        elif piece.work != _work_key(part, piece.cells, piece.formulas, sides):
+            finish(replace(settings, keep_factors=False), piece.work)
+            unit.context.progress.note(f"{unit.task.title} {unit.mode}: what another batch size left unfinished is dropped")
+        else:
+            pieces.append(piece)
+    return pieces
+
+
+def _new_pieces(
+    unit: Unit, found: Mapping[str, tuple[Kernels, Logits | None]], begun: Sequence[Piece], sides: Sequence[str]
+) -> list[Piece]:
+    """Returns what is missing beside what is begun, cells that lack the same formulas together."""
+    together: dict[tuple[str, ...], list[str]] = {}
+    for name, (kernels, logits) in found.items():
+        coming = {formula for piece in begun if name in piece.cells for formula in piece.formulas}
+        lacking = {f for f in unit.context.experiment.formulas if any((side, f) not in kernels for side in sides)} - coming
+        if logits is None and not coming and not lacking:
+            lacking = {"sgd"}
+        if lacking:
+            together.setdefault(tuple(f for f in FORMULAS if f in lacking), []).append(name)
+    return [Piece(tuple(names), formulas, _work_key(unit, names, formulas, sides)) for formulas, names in together.items()]
 
 
 def _kept_logits(context: Context, cell: Cell, key: str) -> Logits | None:
@@ -198,16 +282,11 @@ def _work(
     return {name: part for name, part in groups.items() if any(name in pair for pair in pairs)}, pairs, where
 
 
-def _stream(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], sides: Sequence[str]) -> dict[str, tuple[Kernels, Logits]]:
+def _stream(unit: Unit, piece: Piece, sides: Sequence[str]) -> dict[str, tuple[Kernels, Logits]]:
     """Computes and keeps the kernels of cells that share a model and their test texts; returns them with the logits."""
-    this = unit.context
+    this, formulas = unit.context, piece.formulas
+    cells = [cell for cell in unit.cells if cell.name in piece.cells]
     groups, pairs, where = _work(unit, cells, sides)
-    work = _work_key(unit, cells, formulas, pairs)
-    whole_unit = _begun_with_more(unit, cells, formulas, sides)
-    if whole_unit is not None:
-        found = _stream(whole_unit, whole_unit.cells, formulas, sides)
-        unit.unfinished += whole_unit.unfinished
-        return {cell.name: found[cell.name] for cell in cells}
     c = unit.model.outputs
     tokens = float(np.mean([text.length for part in groups.values() for text in part]))
     # operations a parameter: six a token and logit to capture, two a pair of logits and kernel to contract
@@ -225,10 +304,13 @@ def _stream(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], sides: S
         this.pretrained.pad_id,
         this.settings,
         lambda captured, contracted: this.progress.advance(capture_cost * captured + pair_cost * contracted),
-        work,
+        piece.work,
         lambda estimate: this.progress.note(f"{unit.task.title} {unit.mode}: {estimate.describe()}"),
+        lambda line: this.progress.note(f"{unit.task.title} {unit.mode}: {line}"),
     )
     this.progress.note(f"{unit.task.title} {unit.mode}: {streamed.coverage.describe()}")
+    if streamed.loss is not None:
+        this.progress.note(f"{unit.task.title} {unit.mode}: {streamed.loss.describe()}")
     results: dict[str, tuple[Kernels, Logits]] = {}
     for cell in cells:
         key = this.key(unit.task, cell)
@@ -242,6 +324,8 @@ def _stream(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], sides: S
             "label_words": unit.task.label_words if cell.mode == "prompt" else None,
             "parameters": this.chosen.as_dict(),
             "dtype": this.experiment.dtype,
+            "precision": this.settings.precision,
+            **({} if streamed.loss is None else {"precision_loss": streamed.loss.as_dict()}),
             "noise_coordinates_left_out": streamed.noise.get(f"{cell.name}/train", 0),
             "versions": versions(),
         }
@@ -260,32 +344,15 @@ def _stream(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], sides: S
                 kernel.save(this.store.kernel_path(cell, side, formula))
             save_tensors(this.store.folder / "kernels" / cell.name / "logits.safetensors", logits, {"key": key})
         results[cell.name] = kernels, logits
-    if this.experiment.keep_kernels:  # else the tiles are all there is of them until the cells are solved
-        finish(this.settings, work)
-    else:
-        unit.unfinished.append(work)
     return results
 
 
-def _work_key(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], pairs: Sequence[tuple[str, str]]) -> str:
+def _work_key(unit: Unit, names: Sequence[str], formulas: Sequence[str], sides: Sequence[str]) -> str:
     """Returns the name under which the work on these cells' kernels is found again."""
+    cells = [cell for cell in unit.cells if cell.name in names]
     keys = {cell.name: unit.context.key(unit.task, cell) for cell in cells}
+    pairs = _work(unit, cells, sides)[1]
     return content_key(cells=keys, formulas=formulas, pairs=pairs, settings=unit.context.settings.cut())
-
-
-def _begun_with_more(unit: Unit, cells: Sequence[Cell], formulas: Sequence[str], sides: Sequence[str]) -> Unit | None:
-    """Returns all cells of the task and mode, if an earlier run began them together and was cut short when some had their kernels.
-
-    Their tiles are there; the rest computed by themselves would differ in the last bits.
-    """
-    this, task = unit.context, unit.task
-    every = [cell for cell in task.cells if cell.mode == unit.mode]
-    if not unit.is_shared or len(every) == len(cells) or this.settings.scratch is None:
-        return None
-    whole = Unit(this, task, every)
-    _, pairs, _ = _work(whole, every, sides)
-    work = _work_key(whole, every, formulas, pairs)
-    return whole if Scratch(this.settings.scratch, work).schedule() is not None else None
 
 
 def _predictor(unit: Unit, cell: Cell, outcome: Outcome) -> tuple[Predictor, list[Any]]:
@@ -293,16 +360,13 @@ def _predictor(unit: Unit, cell: Cell, outcome: Outcome) -> tuple[Predictor, lis
     this, form = unit.context, outcome.linear
     assert form is not None
     assert outcome.dev_decisions is not None
-    directions = directions_of(
-        unit.model,
-        unit.texts[cell.name]["train"],
-        this.chosen.select(unit.model),
-        form,
-        outcome.formula,
-        this.pretrained.pad_id,
-        drop_noise=this.settings.drop_noise,
-        batch_size=this.settings.batch_size,
+    trainable = this.chosen.select(unit.model)
+    cut = cut_directions(
+        unit.trial, trainable, count_of(form), this.settings.batch_size, this.settings.memory, outcome.formula == "asigngd"
     )
+    unit.capturing.batch_size = cut.batch_size
+    train, drop_noise = unit.texts[cell.name]["train"], this.settings.drop_noise
+    directions = directions_of(unit.capturing, train, form, outcome.formula, drop_noise=drop_noise, at_once=cut.at_once)
     predictor = Predictor(
         unit.model,
         directions,
@@ -311,6 +375,7 @@ def _predictor(unit: Unit, cell: Cell, outcome: Outcome) -> tuple[Predictor, lis
         f0_scale=form.f0_scale,
         sharpness=fit_sharpness(outcome.dev_decisions, np.asarray(unit.labels[cell.name]["dev"])),
         batch_size=this.settings.batch_size,
+        memory=this.settings.memory,
     )
     return predictor, directions
 

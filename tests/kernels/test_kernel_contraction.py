@@ -10,7 +10,7 @@ from model_table import kernel_of
 
 from lmntk.errors import ModelError
 from lmntk.kernels import contraction
-from lmntk.kernels.contraction import FORMULAS, SIGNS, inner, inner_applies, kernel_names, tile_products
+from lmntk.kernels.contraction import FORMULAS, SIGNS, Tile, inner, inner_applies, kernel_names, tile_products
 from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.streaming import whole
 from lmntk.tangents.factors import DenseFactors, OuterFactors, Tangents, coalesce
@@ -29,6 +29,10 @@ def random_factors(kind, count, tokens, seed):
     if kind == "rows":
         return coalesce(torch.randint(-1, V, (count, tokens), generator=generator), normal(C, count, tokens, WIDTH))
     return DenseFactors(normal(C, count, OUT))
+
+
+def sign_products(rows, columns):
+    return tile_products(Tile.of(rows, ["signgd"]), Tile.of(columns, ["signgd"]), ["signgd"])
 
 
 SHAPES = {"outer": torch.Size([OUT, WIDTH]), "rows": torch.Size([V, WIDTH]), "dense": torch.Size([OUT])}
@@ -80,10 +84,10 @@ def test_integer_and_float_sign_products_agree(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     rows, columns = (torch.randn(size, 200, generator=generator) for size in (33, 40))
     rows[:, ::7] = 0
-    in_integers = tile_products(rows, columns, ["signgd"])["signgd"]
+    in_integers = sign_products(rows, columns)["signgd"]
     assert in_integers.dtype == torch.int32
     monkeypatch.delattr(torch, "_int_mm")
-    in_floats = tile_products(rows, columns, ["signgd"])["signgd"]
+    in_floats = sign_products(rows, columns)["signgd"]
     assert in_floats.dtype == torch.float32
     assert torch.equal(in_integers.float(), in_floats)
     assert torch.equal(in_floats.double(), rows.double().sign() @ columns.double().sign().T)
@@ -93,9 +97,9 @@ def test_a_float32_sign_product_too_long_to_be_exact_is_refused(monkeypatch):
     monkeypatch.setattr(contraction, "EXACT_FLOAT32_INTEGERS", 200)
     rows = torch.ones(2, 200)
     with pytest.raises(ValueError, match="200 coordinates"):
-        tile_products(rows, rows, ["signgd"])
-    assert tile_products(rows[:, :199], rows[:, :199], ["signgd"])["signgd"][0, 0] == 199
-    assert tile_products(rows.double(), rows.double(), ["signgd"])["signgd"][0, 0] == 200
+        sign_products(rows, rows)
+    assert sign_products(rows[:, :199], rows[:, :199])["signgd"][0, 0] == 199
+    assert sign_products(rows.double(), rows.double())["signgd"][0, 0] == 200
 
 
 def test_a_panel_in_which_nothing_has_a_gradient():

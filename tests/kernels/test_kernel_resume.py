@@ -115,6 +115,66 @@ def test_damaged_files_are_made_anew(tmp_path, kind, damage):
     assert same_bits(work(tmp_path / "damaged"), whole)
 
 
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+def test_row_factors_damaged_while_the_work_goes_on_are_made_anew(tmp_path, damage):
+    """Between the writing of a file and its first reading, in one run; the other files are not captured again."""
+    whole = work(tmp_path / "whole")
+    save, done, captured = Scratch.save_factors, [], []
+
+    def damaging(self, group, index, tangents, device):
+        found = save(self, group, index, tangents, device)
+        path = self.folder / "factors" / self.factors_file(group, index)
+        if not done:
+            done.append(path)
+            content = bytearray(path.read_bytes())
+            content[-20] ^= 1
+            path.write_bytes(content[:-100] if damage == "cut" else content)
+            if damage == "gone":
+                path.unlink()
+        return found
+
+    of_batch = tiles.Capturing.of_batch
+    with (
+        patch.object(Scratch, "save_factors", damaging),
+        patch.object(tiles.Capturing, "of_batch", lambda self, texts: captured.append(len(texts)) or of_batch(self, texts)),
+    ):
+        assert same_bits(work(tmp_path / "damaged"), whole)
+    assert len(done) == 1
+    assert sum(captured) == 4 + 10 + 2  # a trial of the longest texts, every text, and a batch once more
+
+
+def test_files_are_checked_once_and_not_at_each_tile(tmp_path):
+    from lmntk.kernels import factor_files
+
+    checksum, counted = factor_files._checksum, []
+
+    def counting(description, names, tensor_of):
+        counted.append(tensor_of)
+        return checksum(description, names, tensor_of)
+
+    with patch.object(factor_files, "_checksum", counting):
+        work(tmp_path)
+    files = list(tmp_path.rglob("*.safetensors"))
+    factors = [path for path in files if path.parent.name == "factors"]
+    assert len(counted) == len(files) + len(factors)  # written; and of the factors read
+
+
+def test_a_disk_that_gives_back_something_else_is_one_line(tmp_path):
+    save = Scratch.save_factors
+
+    def damaging(self, group, index, tangents, device):
+        found = save(self, group, index, tangents, device)
+        path = self.folder / "factors" / self.factors_file(group, index)
+        path.write_bytes(path.read_bytes()[:-100])
+        return found
+
+    with (
+        patch.object(Scratch, "save_factors", damaging),
+        pytest.raises(UserError, match=r"the disk does not give back what was written .*; name another with --scratch"),
+    ):
+        work(tmp_path)
+
+
 def test_other_work_is_not_taken_for_this(tmp_path):
     work(tmp_path, key="a" * 32)
     with patch.object(tiles.Tiles, "tile", lambda *a: pytest.fail("computes")), pytest.raises(pytest.fail.Exception):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lmntk.options import DeviceOption, JsonOption, ModelOption
+from lmntk.options import DeviceOption, JsonOption, MemoryOption, ModelOption
 from lmntk.printing import with_bars
 
 
@@ -20,6 +20,7 @@ def predict(
     cell: Annotated[str | None, typer.Option(help="of a run's folder  [default: the best on dev]")] = None,
     method: Annotated[str | None, typer.Option(help='of a run\'s folder, such as "sgd ridge"')] = None,
     batch_size: Annotated[int, typer.Option(help="texts in one pass", min=1)] = 32,
+    memory: MemoryOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -35,7 +36,7 @@ def predict(
         progress.work("texts", None)
         return predict_file(
             model_dir, source, target, model=model, cell=cell, method=method, batch_size=batch_size,
-            device=device or "auto", note=progress.note, report=progress.advance,
+            device=device or "auto", memory=memory, note=progress.note, report=progress.advance,
         )  # fmt: skip
 
     done = with_bars(work)

@@ -34,8 +34,8 @@ class Local:
             yield place, worker(job)
 
 
-def chosen_executor(engine: str, address: str | None = None, workers: int | None = None) -> Executor:
-    """Returns the executor of an engine's name.
+def chosen_executor(engine: str, address: str | None = None, workers: int | None = None, devices: Sequence[Any] = ()) -> Executor:
+    """Returns the executor of an engine's name; on several devices one that uses them all (a cluster's workers have their own).
 
     Raises:
         UserError: there is no such engine, or it takes no address or workers.
@@ -50,4 +50,8 @@ def chosen_executor(engine: str, address: str | None = None, workers: int | None
         raise UserError(f"engine: {engine!r} is not one of local, ray")
     if address is not None or workers is not None:
         raise UserError(f"{'address' if address is not None else 'workers'}: the local engine has none; add --engine ray")
+    if len(devices) > 1:
+        from lmntk.execution.devices import Devices
+
+        return Devices(tuple(devices))
     return Local()

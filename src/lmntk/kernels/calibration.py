@@ -8,18 +8,19 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
-from lmntk.kernels.contraction import inner, materialise, tile_products
+from lmntk.kernels.contraction import Tile, inner, materialise, tile_products
 from lmntk.kernels.cost import Operations
+from lmntk.precision import FULL, Precision, products
 from lmntk.tangents.factors import OuterFactors
 from lmntk.writing import write_text
 
 REPEATS = 5
-WIDTH, TOKENS, ROWS, COLUMNS, SLICES = 768, 40, 64, 128, 32
+WIDTH, TOKENS, ROWS, COLUMNS, SIDE = 768, 40, 64, 128, 128  # SIDE x SIDE: a block of a gradient
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,11 @@ class Rates:
         return sum(count / rate for count, rate in zip(operations.as_tuple(), rates, strict=True))
 
 
-def machine_name(device: torch.device) -> str:
+def machine_name(device: torch.device, precision: Precision = FULL) -> str:
     """Returns what the rates depend on, in a line."""
     if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+        products_in = "" if precision == FULL else ", tf32"
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}{products_in}"
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -61,16 +63,15 @@ def measure_rates(device: torch.device) -> Rates:
     factors = OuterFactors(normal(ROWS, TOKENS, WIDTH), normal(1, ROWS, TOKENS, WIDTH))
     left = OuterFactors(normal(ROWS, 1, WIDTH), normal(1, ROWS, 1, WIDTH))
     right = OuterFactors(normal(COLUMNS, 1, WIDTH), normal(1, COLUMNS, 1, WIDTH))
-    out = normal(1, ROWS, SLICES * WIDTH)
-    rows, columns = normal(ROWS, SLICES * WIDTH), normal(COLUMNS, SLICES * WIDTH)
-    row_signs, column_signs = rows.sign(), columns.sign()
-    product = 2.0 * ROWS * COLUMNS * SLICES * WIDTH
+    out, block = normal(1, ROWS, SIDE * SIDE), (slice(0, SIDE), slice(0, SIDE))
+    rows, columns = (Tile.of(normal(count, SIDE * SIDE), ["signgd"]) for count in (ROWS, COLUMNS))
+    product = 2.0 * ROWS * COLUMNS * SIDE * SIDE
     return Rates(
-        making=2.0 * ROWS * TOKENS * SLICES * WIDTH / _seconds(lambda: materialise(factors, 0, SLICES, out), device),
+        making=2.0 * ROWS * TOKENS * SIDE * SIDE / _seconds(lambda: materialise(factors, block, out), device),
         products=product / _seconds(lambda: tile_products(rows, columns, ["sgd"]), device),
-        sign_products=product / _seconds(lambda: tile_products(row_signs, column_signs, ["signgd"]), device),
+        sign_products=product / _seconds(lambda: tile_products(rows, columns, ["signgd"]), device),
         inner=2.0 * ROWS * COLUMNS * 2 * WIDTH / _seconds(lambda: inner(left, right, ["sgd"]), device),
-        signed=float(rows.numel()) / _seconds(rows.sign, device),
+        signed=float(rows.values.numel()) / _seconds(lambda: torch.sign(rows.values, out=rows.signs), device),
         machine=machine_name(device),
     )
 
@@ -80,22 +81,29 @@ def _seconds(body: Callable[[], object], device: torch.device) -> float:
     for _ in range(REPEATS + 1):
         started = time.perf_counter()
         body()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        finish_work(device)
         times.append(time.perf_counter() - started)
     return max(statistics.median(times[1:]), 1e-7)
 
 
-def rates_of(device: torch.device, kept: Path | None) -> Rates:
+def finish_work(device: torch.device) -> None:
+    """Waits until a device has done what it was given: a card's work is only begun when a call returns."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def rates_of(device: torch.device, kept: Path | None, precision: Precision = FULL) -> Rates:
     """Returns the rates in a file if they are of this machine, else measures and keeps them."""
+    name = machine_name(device, precision)
     if kept is not None:
         try:
             found = Rates(**json.loads(kept.read_text(encoding="utf8")))
-            if found.machine == machine_name(device):
+            if found.machine == name:
                 return found
         except (OSError, ValueError, TypeError):
             pass
-    rates = measure_rates(device)
+    with products(precision):
+        rates = replace(measure_rates(device), machine=name)
     if kept is not None:
         with suppress(OSError):  # it is only to save a second
             write_text(kept, json.dumps(asdict(rates), indent=1) + "\n")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from lmntk.device_memory import DeviceMemory, memory_of
 from lmntk.kernels.schedule import Trial
+from lmntk.kernels.transfers import Batch, Transfers
 from lmntk.memory import peak_of, resident, trim
 from lmntk.models.logit_model import LogitModel
+from lmntk.precision import FULL, Precision, passes_dtype, products
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText
 from lmntk.tangents.capture import capture
@@ -30,6 +33,8 @@ class Capturing:
         pad_id: the padding token.
         texts: all that will come, or some of them with the shortest and the longest; two are compared with plain autograd.
         batch_size: texts in one forward pass, at most; where the model does not keep texts apart it is one.
+        precision: of the passes; the comparison with autograd is in full precision all the same.
+        card: the device's memory, where it is not the host's.
     """
 
     def __init__(
@@ -40,28 +45,51 @@ class Capturing:
         texts: Sequence[EncodedText],
         batch_size: int,
         coverage: Coverage | None = None,
+        precision: Precision = FULL,
+        card: DeviceMemory | None = None,
     ) -> None:
         self.model, self.trainable, self.pad_id = model, trainable, pad_id
         self.device = next(model.parameters()).device
+        self.precision, self.card = precision, memory_of(self.device) if card is None else card
+        self.transfers = Transfers(self.device)
+        self._coming: list[tuple[Sequence[EncodedText], Batch]] = []
         self.longest = sorted(texts, key=lambda text: text.length)
         extremes = [self.longest[0], self.longest[-1]][: len(self.longest)]
-        self.coverage = coverage or check_coverage(model, self._batch(extremes), trainable)
+        with products(FULL):
+            self.coverage = coverage or check_coverage(model, self._batch(extremes), trainable)
         self.batch_size = batch_size
 
     def _batch(self, texts: Sequence[EncodedText]) -> dict[str, Tensor]:
-        batch = collate(texts, self.pad_id)
-        if self.device.type == "cuda":  # from pinned memory the copy runs beside the last batch's work
-            return {name: tensor.pin_memory().to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        return batch
+        for place, (expected, started) in enumerate(self._coming):
+            if expected == texts:
+                del self._coming[place]
+                return started.ready()
+        return self.transfers.batch_in(collate(texts, self.pad_id)).ready()
+
+    def expect(self, texts: Sequence[EncodedText]) -> None:
+        """Starts to bring a batch to the device that will be captured after the next one, beside the work on that."""
+        if texts:
+            self._coming = [*self._coming[-1:], (texts, self.transfers.batch_in(collate(texts, self.pad_id)))]
 
     def of_batch(self, texts: Sequence[EncodedText]) -> list[Tangents]:
         """Returns the tangents of one batch; of one that a module cannot be cut into texts for, text by text."""
-        try:
-            return [capture(self.model, self._batch(texts), self.trainable, self.coverage.fallback)]
-        except BatchAxisLostError:
-            if len(texts) == 1:
-                raise
-            return [capture(self.model, self._batch([text]), self.trainable, self.coverage.fallback) for text in texts]
+        return self._of_batch(texts, self.precision)
+
+    def of_batch_in_full(self, texts: Sequence[EncodedText]) -> list[Tangents]:
+        """Returns the tangents of one batch in full precision, whatever the others' is."""
+        return self._of_batch(texts, FULL)
+
+    def _of_batch(self, texts: Sequence[EncodedText], precision: Precision) -> list[Tangents]:
+        with products(precision):
+            try:
+                return [self._captured(texts, precision)]
+            except BatchAxisLostError:
+                if len(texts) == 1:
+                    raise
+                return [self._captured([text], precision) for text in texts]
+
+    def _captured(self, texts: Sequence[EncodedText], precision: Precision) -> Tangents:
+        return capture(self.model, self._batch(texts), self.trainable, self.coverage.fallback, passes_dtype(precision))
 
     def batches(self, texts: Sequence[EncodedText]) -> list[list[int]]:
         """Returns which texts go together, by similar length."""
@@ -70,7 +98,8 @@ class Capturing:
     def try_out(self) -> Trial:
         """Captures a few of the longest texts, to see what they take."""
         few = self.longest[-(TRIED if self.coverage.batched else 1) :]
-        grown, found = peak_of(lambda: self.of_batch(few))
+        host_grown, (grown, found) = peak_of(lambda: self._peak_of(lambda: self.of_batch(few)))
+        grown = host_grown if self.card is None else grown
         sizes = [replace(batch, factors={name: factors}).nbytes for batch in found for name, factors in batch.factors.items()]
         factors, largest = sum(batch.nbytes for batch in found), max(sizes, default=0)
         if len(found) > 1:
@@ -79,4 +108,8 @@ class Capturing:
         outputs = int(found[0].logits.shape[1])
         del found
         trim()
-        return Trial(padded, few[-1].length, factors, largest, max(grown, factors), resident(), outputs)
+        held = 0 if self.card is None else self.card.held()
+        return Trial(padded, few[-1].length, factors, largest, max(grown, factors), resident(), outputs, held)
+
+    def _peak_of(self, body: Callable[[], list[Tangents]]) -> tuple[int, list[Tangents]]:
+        return (0, body()) if self.card is None else self.card.peak_of(body)

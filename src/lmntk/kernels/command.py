@@ -17,9 +17,10 @@ from lmntk.kernels.kernel import Kernel, save_tensors
 from lmntk.kernels.streaming import MACHINE, Settings, finish
 from lmntk.memory import default_memory, parse_bytes
 from lmntk.models.building import untie
-from lmntk.models.device import place
+from lmntk.models.device import chosen_devices, place
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import load_pretrained
+from lmntk.precision import check_precision
 from lmntk.prompts.encoding import fitting_length
 from lmntk.prompts.ensemble import make_prompt_encoder
 from lmntk.prompts.label_words import Reduce
@@ -64,7 +65,7 @@ def kernels_of_factors(
     provenance = {
         "factors": kept.folder.name, "pair": list(chosen), "parameters": {"include": list(include), "exclude": list(exclude),
         "biases_only": biases_only, "lora_rank": lora_rank, "seed": seed if low_rank else None},
-        "noise_coordinates_left_out": noise, "versions": versions(),
+        "precision": kept.precision, "noise_coordinates_left_out": noise, "versions": versions(),
     }  # fmt: skip
     files: dict[str, list[int]] = {}
     for formula, kernel in as_kernels(found, formulas, groups, provenance).items():
@@ -102,6 +103,8 @@ def compute_to_folder(
     scratch: Path | None = None,
     keep_factors: bool = False,
     device: str = "auto",
+    device_memory: str | None = None,
+    precision: str = "float32",
     engine: str = "local",
     address: str | None = None,
     workers: int | None = None,
@@ -123,6 +126,9 @@ def compute_to_folder(
     if batch_size < 1 or (max_length is not None and max_length < 1):
         raise UserError(f"{'batch-size' if batch_size < 1 else 'max-length'}: must be at least 1")
     budget = default_memory() if memory is None else parse_bytes(memory)
+    card_budget = None if device_memory is None else parse_bytes(device_memory, "device-memory")
+    devices = chosen_devices(device)
+    checked = check_precision(precision, dtype, devices)
     texts = {side: read_jsonl(path, require_label=False) for side, path in (("train", train), ("eval", evaluate))}
     pretrained = load_pretrained(model, dtype, attention, kind=kind, revision=revision, base=base)
     place(pretrained, device)
@@ -139,9 +145,18 @@ def compute_to_folder(
         reduce=label_words_reduce,
     )
     grouping = group_of_layer if groups else None
-    executor = chosen_executor(engine, address, workers)
+    executor = chosen_executor(engine, address, workers, devices)
     settings = Settings(
-        batch_size, budget, not keep_noise, grouping, (scratch or out / "scratch").resolve(), keep_factors, executor, out / MACHINE
+        batch_size,
+        budget,
+        not keep_noise,
+        grouping,
+        (scratch or out / "scratch").resolve(),
+        keep_factors,
+        executor,
+        out / MACHINE,
+        checked,
+        card_budget,
     )
     filtered = ParameterFilter(**(parameters or {}))
     expected = origin(pretrained, encoder, texts["train"], texts["eval"], all_logits=all_logits, parameters=filtered, settings=settings)
@@ -178,6 +193,8 @@ def compute_to_folder(
             settings=settings,
             report=lambda captured, contracted: progress.advance(per_text * captured + per_pair * contracted),
         )
+        if computed.loss is not None:
+            progress.note(computed.loss.describe())
         provenance = next(iter(computed.kernels.values())).provenance
         save_tensors(logits_path, computed.logits, {"provenance": json.dumps(provenance, sort_keys=True)})
         files[str(logits_path)] = list(computed.logits["eval"].shape)

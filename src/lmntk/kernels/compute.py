@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lmntk.errors import UserError
 from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.kernel import KERNEL_VERSION, Kernel
+from lmntk.kernels.loss import Loss
 from lmntk.kernels.streaming import Settings, stream_kernels, whole
 from lmntk.kernels.tiles import Report
 from lmntk.models.building import prompt_model
@@ -20,6 +21,7 @@ from lmntk.models.filters import ParameterFilter
 from lmntk.models.fingerprint import fingerprint
 from lmntk.models.loading import Pretrained
 from lmntk.models.state import Batch
+from lmntk.precision import FULL, products
 from lmntk.prompts.encoding import PromptEncoder
 from lmntk.prompts.ensemble import EnsembleEncoder
 from lmntk.provenance import content_key, digest_examples, versions
@@ -32,7 +34,7 @@ from lmntk.tasks import Example
 
 @dataclass(frozen=True)
 class Computed:
-    """Kernels by formula, pre-trained logits [n, c] of ``train`` and ``eval``, and how the gradients were captured.
+    """Kernels by formula, pre-trained logits [n, c] of ``train`` and ``eval``, how the gradients were captured, what a low precision costs.
 
     ``work`` is the name of the scratch files, if the settings have a folder for them: ``finish(settings, work)`` removes them once the
     kernels are kept.
@@ -42,6 +44,7 @@ class Computed:
     logits: dict[str, np.ndarray]
     coverage: Coverage
     work: str = ""
+    loss: Loss | None = None
 
 
 def origin(
@@ -65,6 +68,7 @@ def origin(
         "tied": getattr(network.get_output_embeddings(), "weight", None) is network.get_input_embeddings().weight,
         "parameters": (parameters or ParameterFilter()).as_dict(),
         "drop_noise": (settings or Settings()).drop_noise,
+        "precision": (settings or Settings()).precision,
         "dtype": str(next(network.parameters()).dtype).removeprefix("torch."),
         "train": digest_examples(train),
         "eval": digest_examples(evaluate),
@@ -118,10 +122,11 @@ def compute_kernels(
         **came_from,
         "model_name": pretrained.name,
         "noise_coordinates_left_out": streamed.noise.get("train", 0),
+        **({} if streamed.loss is None else {"precision_loss": streamed.loss.as_dict()}),
         "versions": versions(),
     }
     kernels = as_kernels(streamed.kernels["train", "eval"], formulas, groups, provenance)
-    return Computed(kernels, {side: streamed.logits[side].numpy() for side in ("train", "eval")}, streamed.coverage, work)
+    return Computed(kernels, {side: streamed.logits[side].numpy() for side in ("train", "eval")}, streamed.coverage, work, streamed.loss)
 
 
 def module_kernels(
@@ -154,21 +159,26 @@ def module_kernels(
     """
     settings = settings or Settings()
     chosen = {n: p for n, p in module.named_parameters() if p.requires_grad} if trainable is None else dict(trainable)
+    if settings.precision != FULL:
+        raise UserError(f"precision: {settings.precision} is of encoded texts; for batches of your own leave it at {FULL}")
     if not chosen:
         raise UserError(f"parameters: nothing in {type(module).__name__} requires a gradient; name what counts in trainable")
     if not train or not evaluate:
         raise UserError("module_kernels: no examples; give at least one batch to train and to evaluate")
     first = max((*train, *evaluate), key=_count)  # two examples show whether the module keeps them apart
     count = _count(first)
-    coverage = check_coverage(module, {name: tensor[[0, count - 1][:count]] for name, tensor in first.items()}, chosen)
+    with products(FULL):
+        coverage = check_coverage(module, {name: tensor[[0, count - 1][:count]] for name, tensor in first.items()}, chosen)
 
     def captured(batches: Sequence[Batch]) -> list[Tangents]:
         parts = batches if coverage.batched else [part for batch in batches for part in _examples(batch)]
-        return [capture(module, part, chosen, coverage.fallback) for part in parts]
+        with products(FULL):
+            return [capture(module, part, chosen, coverage.fallback) for part in parts]
 
     rows, columns = captured(train), Panel(captured(evaluate))
     masks = noise_coordinates(rows) if settings.drop_noise else {}
-    found = gram(Panel([silence(batch, masks) for batch in rows]), columns, formulas, settings.grouping)
+    with products(FULL):
+        found = gram(Panel([silence(batch, masks) for batch in rows]), columns, formulas, settings.grouping)
     provenance = {"module": type(module).__name__, "model": fingerprint(module), "parameters": sorted(chosen), "versions": versions()}
     return Computed(
         as_kernels(found, formulas, settings.grouping is not None, provenance),

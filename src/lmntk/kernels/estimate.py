@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from lmntk.kernels.calibration import Rates
+from lmntk.kernels.calibration import Rates, finish_work
 from lmntk.kernels.capturing import Capturing
 from lmntk.kernels.contraction import kernel_names
 from lmntk.kernels.cost import Operations, contraction, shapes_of
@@ -35,6 +35,8 @@ class Estimate:
         peak: bytes that the process will hold at most.
         seconds: on this machine.
         gpu_seconds: on one 80 GB GPU.
+        card: bytes that a card of this machine will hold at most; 0 where the processor computes.
+        copies: devices that share the work.
     """
 
     texts: int
@@ -46,6 +48,8 @@ class Estimate:
     peak: int
     seconds: float
     gpu_seconds: float
+    card: int = 0
+    copies: int = 1
 
     def __add__(self, other: Estimate) -> Estimate:
         """Returns what both take, one after the other."""
@@ -59,6 +63,8 @@ class Estimate:
             max(self.peak, other.peak),
             self.seconds + other.seconds,
             self.gpu_seconds + other.gpu_seconds,
+            max(self.card, other.card),
+            max(self.copies, other.copies),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -71,6 +77,7 @@ class Estimate:
         line = (
             f"{self.texts:,} texts, {self.pairs:,} pairs: {shown_count(operations)} operations, {shown_bytes(self.peak)} of memory at most"
         )
+        line += f", {shown_bytes(self.card)} on {'the card' if self.copies == 1 else f'each of {self.copies} cards'}" if self.card else ""
         line += f", {shown_bytes(self.disk)} on disk" if self.disk else ""
         return f"{line}, about {shown_time(self.seconds)} here, {shown_time(self.gpu_seconds)} on one 80 GB GPU"
 
@@ -83,10 +90,12 @@ def estimate(
     pairs: Sequence[tuple[str, str]],
     formulas: Sequence[str],
     rates: Rates,
+    copies: int = 1,
 ) -> Estimate:
     """Returns what ``stream_kernels`` will take with this schedule.
 
-    Operations of forward and backward passes are those of the matrices that tokens pass, without the attention's own products.
+    Operations of forward and backward passes are those of the matrices that tokens pass, without the attention's own products. Of
+    several devices, ``copies``, each captures the row texts for itself, and the rest is shared out.
 
     Cost: one batch of texts of middling length is captured, to be timed.
     """
@@ -99,11 +108,14 @@ def estimate(
     few = every[middle : middle + size]
     started = time.perf_counter()
     found = capturing.of_batch(few)
+    finish_work(capturing.device)
     seconds = time.perf_counter() - started
     tokens = few[-1].length * len(few)
     shapes = shapes_of(found[0], few[-1].length)
     all_tokens = sum(count * length for name in groups for count, length in batches[name])  # padding is computed too
     rows = {row for row, _ in pairs}
+    of_rows = sum(count * length for name in groups if name in rows for count, length in batches[name])
+    each = of_rows + (all_tokens - of_rows) / copies
     operations, read = Operations(), 0.0
     for column in dict.fromkeys(column for _, column in pairs):
         wanted = [row for row, other in pairs if other == column]
@@ -120,8 +132,10 @@ def estimate(
         factor_bytes=trial.factors / trial.tokens * all_tokens,
         disk=schedule.disk,
         peak=schedule.peak,
-        seconds=seconds * all_tokens / tokens + rates.seconds(operations) + read / DISK_RATE,
+        seconds=seconds * each / tokens + rates.seconds(operations) / copies + read / DISK_RATE,
         gpu_seconds=(capture_operations + operations.total) / GPU_RATE,
+        card=schedule.card_peak,
+        copies=copies,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,13 +72,13 @@ def open_tangents(path: Path, device: torch.device | None = None, verify: bool =
     Args:
         path: what ``save_tangents`` wrote.
         device: where the factors go when they are read.
-        verify: compare the checksum, which reads the whole file.
+        verify: compare the checksum now, which reads the whole file; otherwise when the first factors are asked for.
 
     Raises:
         DamagedFileError: no such file, or not what was written.
     """
     with _opened(path, verify) as (file, description):
-        return Tangents(file.get_tensor(LOGITS).to(device).clone(), StoredFactors(path, json.loads(description), device))
+        return Tangents(file.get_tensor(LOGITS).to(device).clone(), StoredFactors(path, json.loads(description), device, verify))
 
 
 def save_checked(path: Path, tensors: Mapping[str, Tensor], description: str = "") -> None:
@@ -94,7 +94,7 @@ def save_checked(path: Path, tensors: Mapping[str, Tensor], description: str = "
     starts = Counter(tensor.untyped_storage().data_ptr() for tensor in content.values())
     # the format has no views: of what lies in the same memory, seen in two ways, each gets its own
     content = {name: tensor.clone() if starts[tensor.untyped_storage().data_ptr()] > 1 else tensor for name, tensor in content.items()}
-    metadata = {"format": FORMAT, "description": description, "checksum": str(_checksum(description, content))}
+    metadata = {"format": FORMAT, "description": description, "checksum": str(_checksum(description, content, content.__getitem__))}
     with replacing(path) as temporary:
         try:
             save_file(content, temporary, metadata)
@@ -122,7 +122,7 @@ def _opened(path: Path, verify: bool) -> Iterator[tuple[Any, str]]:
             if metadata.get("format") != FORMAT:
                 raise DamagedFileError(f"{path} is not a file of lmntk's")
             if verify:
-                found = _checksum(metadata["description"], {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+                found = _checksum(metadata["description"], file.keys(), file.get_tensor)
                 if str(found) != metadata["checksum"]:
                     raise DamagedFileError(f"{path} is not what was written: its checksum differs")
             yield file, metadata["description"]
@@ -130,10 +130,10 @@ def _opened(path: Path, verify: bool) -> Iterator[tuple[Any, str]]:
         raise error if isinstance(error, DamagedFileError) else DamagedFileError(f"{path}: {error}") from error
 
 
-def _checksum(description: str, content: Mapping[str, Tensor]) -> int:
+def _checksum(description: str, names: Iterable[str], tensor_of: Callable[[str], Tensor]) -> int:
     found = zlib.crc32(description.encode())
-    for name in sorted(content):
-        tensor = content[name]
+    for name in sorted(names):
+        tensor = tensor_of(name)
         found = zlib.crc32(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode(), found)
         if tensor.numel():
             found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
@@ -141,16 +141,18 @@ def _checksum(description: str, content: Mapping[str, Tensor]) -> int:
 
 
 class StoredFactors(Mapping[str, Factors]):
-    """The factors in a file, by parameter: a mapping that holds none of them."""
+    """The factors in a file, by parameter: a mapping that holds none of them.
 
-    def __init__(self, path: Path, forms: Mapping[str, Mapping[str, Any]], device: torch.device | None) -> None:
-        self.path, self.forms, self.device = path, forms, device
+    The checksum is compared once, before the first of them is read; reading raises ``DamagedFileError``.
+    """
+
+    def __init__(self, path: Path, forms: Mapping[str, Mapping[str, Any]], device: torch.device | None, verified: bool) -> None:
+        self.path, self.forms, self.device, self.verified = path, forms, device, verified
 
     def __getitem__(self, name: str) -> Factors:
-        from safetensors import safe_open
-
         form = self.forms[name]
-        with safe_open(self.path, "pt") as file:
+        with _opened(self.path, not self.verified) as (file, _):
+            self.verified = True
             return self._made(form, lambda key: file.get_tensor(key).to(self.device))
 
     def _made(self, form: Mapping[str, Any], tensor: Any) -> Factors:

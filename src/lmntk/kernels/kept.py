@@ -23,6 +23,7 @@ from lmntk.kernels.factor_files import DamagedFileError, open_tangents
 from lmntk.kernels.gram import Grouping, Panel, gram
 from lmntk.kernels.scratch import INDEX, Scratch
 from lmntk.kernels.tiles import in_order
+from lmntk.precision import FULL, products
 from lmntk.tangents.factors import Factors, OuterFactors, StackedFactors, Tangents
 from lmntk.tangents.noise import noise_coordinates, silence
 
@@ -118,6 +119,11 @@ class KeptFactors:
         """The pairs of groups of texts whose kernels the work was about."""
         return [(row, column) for row, column in self.index["pairs"]]
 
+    @property
+    def precision(self) -> str:
+        """What the passes were in that the factors come from."""
+        return str(self.index.get("precision", FULL))
+
     def kernels(
         self,
         pair: tuple[str, str],
@@ -131,16 +137,19 @@ class KeptFactors:
         Cost: the contraction alone; see ``gram``. Memory: the factors of one parameter, of all texts of the pair.
 
         Raises:
-            UserError: no such pair, nothing left of the choice, or a damaged file.
+            UserError: no such pair, nothing left of the choice, a damaged file, or signs of passes in low precision.
         """
         choice = choice or Choice()
         if pair not in self.pairs:
             raise UserError(f"pair: {','.join(pair)!r} is not there; there are {'; '.join(','.join(one) for one in self.pairs)}")
+        if self.precision != FULL and drop_noise and set(formulas) != {"sgd"}:
+            raise UserError(f"factors: taken in {self.precision}, in which noise cannot be told; ask for sgd alone, or add --keep-noise")
         sides = [self._batches(group, choice) for group in pair]
         (rows, row_order), (columns, column_order) = sides
         masks = noise_coordinates(rows) if drop_noise and set(formulas) != {"sgd"} else {}
         silenced = Panel([silence(batch, masks) for batch in rows])
-        found = gram(silenced, silenced if pair[0] == pair[1] else Panel(columns), formulas, grouping)
+        with products(FULL):
+            found = gram(silenced, silenced if pair[0] == pair[1] else Panel(columns), formulas, grouping)
         placed = {
             name: {
                 group: in_order(in_order(block, row_order).transpose(0, 2), column_order).transpose(0, 2) for group, block in groups.items()

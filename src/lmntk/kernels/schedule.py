@@ -18,6 +18,7 @@ MARGIN = 192 * 2**20  # what libraries take when they are first used, and what f
 DOUBLE = 8
 ROOMY = 1.3
 MOST_COLUMNS = 256  # of a tile: more save little, and are lost together when a run is cut short
+COLUMNS_PER_ROW = 4  # or so many for each row text, whose gradients are made anew for each tile
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Trial:
         working: bytes that the process grew by at most while they were captured.
         resident: bytes that the process holds without them.
         outputs: logits a text.
+        held: of a card with memory of its own, on which then factors and working lie: what it holds without them. Else 0.
     """
 
     tokens: int
@@ -39,17 +41,25 @@ class Trial:
     working: int
     resident: int
     outputs: int = 1
+    held: int = 0
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A cut. ``chunk`` is the texts of a tile; ``peak`` what the process will hold at most, in bytes; ``disk`` the row factors on disk."""
+    """A cut. ``chunk`` is the texts of a tile; ``peak`` what the process will hold at most, in bytes; ``disk`` the row factors on disk.
+
+    On a card with memory of its own ``card_peak`` is what that will hold at most, and row factors that it has no room for lie in the
+    host's, ``rows_on_host``, or on disk. ``tile_bytes`` is the size of the contraction's buffers.
+    """
 
     batch_size: int
     rows_on_disk: bool
     chunk: int
     peak: int
     disk: int
+    rows_on_host: bool = False
+    card_peak: int = 0
+    tile_bytes: int = TILE_BYTES
 
     def has_room(self, memory: int) -> bool:
         """True where freed memory may be kept: pieces of it that nothing fits into stay within the bound."""
@@ -75,6 +85,8 @@ def make_schedule(
     *,
     has_scratch: bool,
     keep_factors: bool = False,
+    copies: int = 1,
+    weights: int = 0,
 ) -> Schedule:
     """Returns the cut that fits into the memory, with the largest tiles.
 
@@ -87,25 +99,27 @@ def make_schedule(
         memory: bytes that the process may hold, the model included.
         has_scratch: the row factors may go to disk.
         keep_factors: they have to, and the column texts' too.
+        copies: workers that share the memory, each with a model and row factors of its own.
+        weights: bytes of the model.
 
     Raises:
         UserError: it cannot be done in so little; says the least that works.
     """
     factors, working = trial.factors / trial.tokens, trial.working / trial.tokens  # bytes a token
-    all_rows = int(factors * _padded(rows, batch_size))
-    fixed = trial.resident + MARGIN + 2 * TILE_BYTES + 2 * DOUBLE * blocks * trial.outputs**2
+    all_rows = int(factors * padded_tokens(rows, batch_size))
+    fixed = trial.resident + MARGIN + copies * 2 * TILE_BYTES + 2 * DOUBLE * blocks * trial.outputs**2 + (copies - 1) * weights
     slab = int(all_rows * trial.largest / max(trial.factors, 1))  # rows on disk are read a parameter at a time
-    batches = [size for size in (batch_size, *(2**power for power in range(10, -1, -1))) if size <= batch_size]
+    batches = batch_sizes(batch_size)
 
     def tile(chunk: int) -> float:
         """The factors of the chunk with the most tokens."""
         chunks = (columns[start : start + chunk] for start in range(0, len(columns), chunk))
-        return factors * max((_padded(part, batch_size) for part in chunks), default=0)
+        return factors * max((padded_tokens(part, batch_size) for part in chunks), default=0)
 
     def peak(batch: int, on_disk: bool, chunk: int) -> int:
         capturing = (0 if on_disk else all_rows) + tile(chunk) + working * trial.longest * min(batch, max(len(columns), len(rows)))
         contracting = (slab if on_disk else all_rows) + tile(chunk)
-        return int(fixed + max(capturing, contracting))
+        return int(fixed + copies * max(capturing, contracting))
 
     on_disk_first = (False, True) if not keep_factors else (True,)
     for on_disk in on_disk_first:
@@ -115,20 +129,27 @@ def make_schedule(
             if batch < min(batch_size, 8) and not on_disk and has_scratch:
                 continue  # tiny batches are slower than a disk
             chunk = batch
-            while 2 * chunk <= MOST_COLUMNS and peak(batch, on_disk, 2 * chunk) <= memory:  # doubled: a little more room changes nothing
+            most = max(MOST_COLUMNS, COLUMNS_PER_ROW * len(rows))
+            while 2 * chunk <= most and peak(batch, on_disk, 2 * chunk) <= memory:  # doubled: a little more room changes nothing
                 chunk *= 2
             chunk = min(chunk, max(len(columns), 1))
-            disk = all_rows + (int(factors * _padded(columns, batch_size)) if keep_factors else 0) if on_disk else 0
+            disk = all_rows + (int(factors * padded_tokens(columns, batch_size)) if keep_factors else 0) if on_disk else 0
             return Schedule(batch, on_disk, chunk, peak(batch, on_disk, chunk), disk)
     least = peak(1, has_scratch, 1)
     where = "" if has_scratch else ", or name a folder for what does not fit, with --scratch"
-    raise UserError(f"memory: {shown_bytes(memory)} is too little for this; the least is {_rounded_up(least)}{where}")
+    raise UserError(f"memory: {shown_bytes(memory)} is too little for this; the least is {whole_mebibytes(least)}{where}")
 
 
-def _padded(lengths: Sequence[int], batch_size: int) -> int:
+def batch_sizes(most: int) -> list[int]:
+    """Returns the sizes of a batch to try, from the largest."""
+    return [size for size in (most, *(2**power for power in range(10, -1, -1))) if size <= most]
+
+
+def padded_tokens(lengths: Sequence[int], batch_size: int) -> int:
     """Returns the tokens of texts with the padding of their batches."""
     return sum(len(batch) * lengths[batch[-1]] for batch in length_sorted_batches(lengths, batch_size))
 
 
-def _rounded_up(size: int) -> str:
+def whole_mebibytes(size: int) -> str:
+    """Returns a size as an option takes it, no smaller."""
     return f"{-(-size // 2**20):,}MiB".replace(",", "")

@@ -52,7 +52,7 @@ class Scratch:
             write_text(self.folder / SCHEDULE, json.dumps(schedule, indent=1, sort_keys=True) + "\n")
 
     def save_factors(self, group: str, index: int, tangents: Tangents, device: torch.device) -> Tangents:
-        """Writes a batch's factors; returns them as they are read back, parameter by parameter."""
+        """Writes a batch's factors; returns them as they are read back, parameter by parameter, when the first is asked for checked."""
         path = self.folder / "factors" / self.factors_file(group, index)
         with saying_full(self.folder):
             save_tangents(path, tangents)

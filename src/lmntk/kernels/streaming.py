@@ -6,31 +6,38 @@ all rows that want it, and dropped. What a chunk comes to is a *tile*; finished 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict, TypeVar
 
 import torch
 from torch import Tensor
 
+from lmntk.device_memory import DeviceMemory, card_budget
 from lmntk.errors import UserError
+from lmntk.execution.devices import Devices
 from lmntk.execution.local import Executor, Local
 from lmntk.kernels.calibration import rates_of
 from lmntk.kernels.capturing import Capturing
+from lmntk.kernels.card_schedule import make_card_schedule
 from lmntk.kernels.contraction import kernel_names
 from lmntk.kernels.estimate import Estimate, estimate
 from lmntk.kernels.gram import EVERYTHING, Grouping
+from lmntk.kernels.loss import Loss, measured_loss
 from lmntk.kernels.schedule import Schedule, Trial, make_schedule
 from lmntk.kernels.scratch import Scratch
 from lmntk.kernels.tiles import LOGITS, NOISE, SEPARATOR, Job, Report, TileMaker
-from lmntk.memory import default_memory
+from lmntk.memory import default_memory, shown_bytes
 from lmntk.models.logit_model import LogitModel
+from lmntk.precision import FULL, Precision
 from lmntk.prompts.encoding import EncodedText
 from lmntk.tangents.coverage import Coverage
 from lmntk.tangents.rules import RULES
 
 Pair = tuple[str, str]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,10 @@ class Settings:
         keep_factors: leave all texts' factors in the scratch folder.
         executor: where tiles are made: here, or on a cluster.
         rates: the file in which this machine's speed is kept.
+        precision: of passes and products: ``float32`` (in full), ``tf32``, ``bfloat16``. A lower one changes what is computed, and how much
+            is measured.
+        device_memory: bytes that tensors may take of each card, the weights included; by default most of what is free.
+        card: stands in for the device's memory; for tests.
     """
 
     batch_size: int = 32
@@ -56,11 +67,19 @@ class Settings:
     keep_factors: bool = False
     executor: Executor = field(default_factory=Local)
     rates: Path | None = None
+    precision: Precision = FULL
+    device_memory: int | None = None
+    card: DeviceMemory | None = None
+
+    @property
+    def copies(self) -> int:
+        """Workers in this process, each with a model and row factors of its own."""
+        return len(self.executor.devices) if isinstance(self.executor, Devices) else 1
 
     def cut(self) -> dict[str, object]:
-        """Returns what the cut of the work depends on, and so its numbers' last bits."""
+        """Returns what the cut of the work depends on, and so its numbers' last bits; not the memory: a cut that fits is kept to."""
         rules = sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in RULES)
-        return {"batch_size": self.batch_size, "memory": self.memory, "keep_factors": self.keep_factors, "rules": rules}
+        return {"batch_size": self.batch_size, "keep_factors": self.keep_factors, "rules": rules}
 
 
 @dataclass(frozen=True)
@@ -73,6 +92,7 @@ class Streamed:
         coverage: how the gradients were captured.
         noise: by row group, the number of coordinates left out of its sign kernels.
         schedule: how the work was cut.
+        loss: what a lower precision than float32 costs, measured on a few texts; None in full precision.
     """
 
     kernels: dict[Pair, dict[str, dict[str, Tensor]]]
@@ -80,6 +100,7 @@ class Streamed:
     coverage: Coverage
     noise: dict[str, int]
     schedule: Schedule
+    loss: Loss | None = None
 
 
 MACHINE = "machine.json"  # the name of the file with this machine's speed
@@ -96,6 +117,7 @@ def stream_kernels(
     report: Report = lambda captured, contracted: None,
     key: str = "",
     announce: Callable[[Estimate], None] | None = None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> Streamed:
     """Returns the kernels between the named groups of texts, and the logits of every text in a pair.
 
@@ -110,6 +132,7 @@ def stream_kernels(
         report: called with the texts captured and the pairs contracted since the last call.
         key: a hash of all that the numbers depend on; the settings' scratch folder is used only with it.
         announce: told what the work will take, before it starts; this machine's speed is measured for it, and kept.
+        note: told what is worth reading once.
 
     Cost: every text is captured once; see ``gram``. Row factors on disk are read once a tile.
 
@@ -119,10 +142,16 @@ def stream_kernels(
     settings = settings or Settings()
     every = list(dict.fromkeys(name for pair in pairs for name in pair))
     names = kernel_names(formulas)
-    capturing = Capturing(model, trainable, pad_id, [text for name in every for text in texts[name]], settings.batch_size)
+    capturing = Capturing(
+        model, trainable, pad_id, [text for name in every for text in texts[name]], settings.batch_size,
+        precision=settings.precision, card=settings.card,
+    )  # fmt: skip
     scratch = Scratch(settings.scratch, key) if settings.scratch is not None and key else None
     row_names = list(dict.fromkeys(row for row, _ in pairs))
-    schedule = _schedule(capturing, texts, pairs, formulas, settings, scratch, announce)
+    schedule = _schedule(capturing, texts, pairs, formulas, settings, scratch, announce, note)
+    loss = None
+    if settings.precision != FULL:
+        loss = measured_loss(capturing, [text for name in row_names for text in texts[name]], formulas, settings.drop_noise)
     maker = TileMaker(
         model,
         trainable,
@@ -138,6 +167,7 @@ def stream_kernels(
         None if scratch is None or settings.scratch is None else (settings.scratch, key),
         row_names,
         report,
+        precision=settings.precision,
     )
     jobs = _jobs(texts, pairs, row_names, schedule.chunk)
     tiles: dict[str, dict[str, Tensor]] = {}
@@ -147,7 +177,7 @@ def stream_kernels(
             tiles[job.name] = earlier
             report(job.stop - job.start, sum(len(texts[row]) for row in job.rows) * (job.stop - job.start))
     missing = [job for job in jobs if job.name not in tiles]
-    for place, tile in settings.executor.run(maker, missing):
+    for place, tile in _saying_full(settings.executor.run(maker, missing)):
         if scratch is not None:
             scratch.save_tile(missing[place].name, tile)
         tiles[missing[place].name] = tile
@@ -155,7 +185,20 @@ def stream_kernels(
     if scratch is not None and settings.keep_factors:
         scratch.keep_index(_index(capturing, texts, pairs, jobs, row_names))
     assert all(set(kernels[pair]) == set(names) for pair in pairs)
-    return Streamed(kernels, logits, capturing.coverage, noise, schedule)
+    return Streamed(kernels, logits, capturing.coverage, noise, schedule, loss)
+
+
+def _saying_full(results: Iterator[Result]) -> Iterator[Result]:
+    """Yields results; a card without room for one becomes a line that says what to do.
+
+    Raises:
+        UserError: the card is full.
+    """
+    try:
+        yield from results
+    except torch.OutOfMemoryError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"device-memory: the card is full ({reason}); name less than it has, with --device-memory") from error
 
 
 def _jobs(texts: Mapping[str, Sequence[EncodedText]], pairs: Sequence[Pair], row_names: Sequence[str], chunk: int) -> list[Job]:
@@ -182,7 +225,7 @@ def _index(
         found = groups.setdefault(name, {"order": []})
         found["order"] += [start + index for chosen in capturing.batches(texts[name][start:stop]) for index in chosen]
     adaptable = [name for name, parameter in capturing.trainable.items() if parameter in linear]
-    return {"groups": groups, "pairs": list(pairs), "adaptable": adaptable}
+    return {"groups": groups, "pairs": list(pairs), "adaptable": adaptable, "precision": capturing.precision}
 
 
 def _assembled(
@@ -235,10 +278,11 @@ def plan_kernels(
     """
     settings = settings or Settings()
     every = [text for name in dict.fromkeys(name for pair in pairs for name in pair) for text in texts[name]]
-    capturing = Capturing(model, trainable, pad_id, every, settings.batch_size)
+    capturing = Capturing(model, trainable, pad_id, every, settings.batch_size, precision=settings.precision, card=settings.card)
     trial = capturing.try_out()
     schedule = _cut(trial, capturing, texts, pairs, formulas, settings, settings.scratch is not None)
-    return estimate(capturing, trial, schedule, texts, pairs, formulas, rates_of(capturing.device, settings.rates))
+    rates = rates_of(capturing.device, settings.rates, settings.precision)
+    return estimate(capturing, trial, schedule, texts, pairs, formulas, rates, settings.copies)
 
 
 def _cut(
@@ -252,16 +296,28 @@ def _cut(
 ) -> Schedule:
     rows = list(dict.fromkeys(row for row, _ in pairs))
     columns = [column for column in dict.fromkeys(column for _, column in pairs) if column not in rows]
-    return make_schedule(
+    kernels = len(kernel_names(formulas))
+    work = (
         trial,
         [text.length for name in rows for text in texts[name]],
         [text.length for name in columns for text in texts[name]],
-        len(kernel_names(formulas)) * sum(len(texts[row]) * len(texts[column]) for row, column in pairs),
+        kernels * sum(len(texts[row]) * len(texts[column]) for row, column in pairs),
         settings.batch_size if capturing.coverage.batched else 1,
         settings.memory,
-        has_scratch=has_scratch,
-        keep_factors=settings.keep_factors,
     )
+    may: _May = {"has_scratch": has_scratch, "keep_factors": settings.keep_factors, "copies": settings.copies}
+    if capturing.card is not None:
+        return make_card_schedule(*work, card_budget(capturing.card, settings.device_memory), kernels=kernels, **may)
+    if settings.device_memory is not None:
+        raise UserError(f"device-memory: {capturing.device.type} has no memory of its own; bound the process with --memory")
+    weights = sum(parameter.nbytes for parameter in capturing.model.parameters())
+    return make_schedule(*work, weights=weights, **may)
+
+
+class _May(TypedDict):
+    has_scratch: bool
+    keep_factors: bool
+    copies: int
 
 
 def _schedule(
@@ -272,18 +328,26 @@ def _schedule(
     settings: Settings,
     scratch: Scratch | None,
     announce: Callable[[Estimate], None] | None,
+    note: Callable[[str], None],
 ) -> Schedule:
-    """Returns an earlier run's schedule, or makes one and writes it down."""
+    """Returns an earlier run's schedule, if it fits into the memory; or makes one and writes it down, and drops what followed the other."""
     earlier = None if scratch is None else scratch.schedule()
-    if earlier is not None:
+    if scratch is not None and earlier is not None:
         with suppress(TypeError):  # of another version
-            return Schedule.of(earlier)
+            found = Schedule.of(earlier)
+            card = 0 if capturing.card is None else card_budget(capturing.card, settings.device_memory)
+            if found.peak <= settings.memory and found.card_peak <= card:
+                return found
+            held, allowed = shown_bytes(found.peak), shown_bytes(settings.memory)
+            note(f"what is begun was cut for {held} of memory, and {allowed} are allowed: it begins anew")
+        scratch.remove()
     if settings.keep_factors and scratch is None:
         raise UserError("keep-factors: there is no folder for them; name one with --scratch")
     trial = capturing.try_out()
     schedule = _cut(trial, capturing, texts, pairs, formulas, settings, scratch is not None)
     if announce is not None:
-        announce(estimate(capturing, trial, schedule, texts, pairs, formulas, rates_of(capturing.device, settings.rates)))
+        rates = rates_of(capturing.device, settings.rates, settings.precision)
+        announce(estimate(capturing, trial, schedule, texts, pairs, formulas, rates, settings.copies))
     if scratch is not None:
         if schedule.disk:
             scratch.check_room(schedule.disk)

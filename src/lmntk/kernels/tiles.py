@@ -7,19 +7,23 @@ factors when the first tile wants them, and keeps them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lmntk.errors import UserError
 from lmntk.kernels.capturing import Capturing
+from lmntk.kernels.factor_files import DamagedFileError
 from lmntk.kernels.gram import Grouping, Panel, gram
 from lmntk.kernels.schedule import Schedule
 from lmntk.kernels.scratch import Scratch
 from lmntk.memory import keep_freed, trim
+from lmntk.models.device import copy_to
 from lmntk.models.logit_model import LogitModel
+from lmntk.precision import FULL, Precision, products
 from lmntk.prompts.encoding import EncodedText
 from lmntk.tangents.coverage import Coverage
 from lmntk.tangents.factors import Tangents, packed
@@ -71,13 +75,23 @@ class TileMaker:
     row_names: Sequence[str] = ()
     report: Report = nothing
     rules: Mapping[Any, Any] = field(default_factory=lambda: dict(RULES))
+    precision: Precision = FULL
+    _has_worker: bool = False
 
-    def __call__(self) -> Tiles:
-        """Returns what makes tiles, in this process."""
+    def __call__(self, device: torch.device | None = None) -> Tiles:
+        """Returns what makes tiles, in this process; on a device other than the model's, or once more on it, with a copy of the model."""
         RULES.update(self.rules)
         if self.is_roomy:
             keep_freed()
-        return Tiles(self)
+        if device is None or not self._is_taken(device):
+            return Tiles(self)
+        model, trainable = copy_to(device, self.model, self.trainable)
+        return Tiles(replace(self, model=model, trainable=trainable))
+
+    def _is_taken(self, device: torch.device) -> bool:
+        """True unless this is the first worker on the model's own device."""
+        taken, self._has_worker = self._has_worker, True
+        return taken or next(self.model.parameters()).device != device
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "report": nothing}  # it tells this process
@@ -98,36 +112,65 @@ class Tiles:
     def __init__(self, maker: TileMaker) -> None:
         every = [text for part in maker.texts.values() for text in part]
         size = maker.schedule.batch_size
-        self.capturing = Capturing(maker.model, maker.trainable, maker.pad_id, every, size, maker.coverage)
+        self.capturing = Capturing(maker.model, maker.trainable, maker.pad_id, every, size, maker.coverage, maker.precision)
+        self.is_fed = maker.schedule.card_peak > 0  # a card, whose row factors may lie elsewhere
         self.maker, self.texts, self.formulas = maker, maker.texts, maker.formulas
         self.scratch = None if maker.scratch is None else Scratch(*maker.scratch)
         self.rows: dict[str, _Rows] = {}
         self.noise: dict[str, int] = {}
 
     def __call__(self, job: Job) -> dict[str, Tensor]:
-        """Returns a tile."""
-        values = self.tile(job.rows, job.column, job.start, job.stop)
+        """Returns a tile; row factors on disk that turn out damaged are captured again.
+
+        Raises:
+            UserError: what is written to the disk does not come back, twice.
+        """
+        try:
+            values = self.tile(job.rows, job.column, job.start, job.stop)
+        except DamagedFileError:
+            self.rows.clear()  # files that are whole are found again, and checked
+            try:
+                values = self.tile(job.rows, job.column, job.start, job.stop)
+            except DamagedFileError as error:
+                raise UserError(f"scratch: the disk does not give back what was written ({error}); name another with --scratch") from error
         if not self.maker.is_roomy:
             trim()
         return values
 
-    def captured(self, group: str, texts: Sequence[EncodedText], start: int, on_disk: bool, search: NoiseSearch | None = None) -> _Rows:
-        """Returns the tangents of texts, in memory or on disk, where earlier ones are taken as they are."""
+    def captured(
+        self,
+        group: str,
+        texts: Sequence[EncodedText],
+        start: int,
+        on_disk: bool,
+        search: NoiseSearch | None = None,
+        on_host: bool = False,
+    ) -> _Rows:
+        """Returns the tangents of texts, in memory or on disk, where earlier ones are taken as they are; ``on_host``, not on the card."""
         found: list[Tangents] = []
         order: list[int] = []
-        for chosen in self.capturing.batches(texts):
+        device, transfers = self.capturing.device, self.capturing.transfers
+        read_to = torch.device("cpu") if self.is_fed else device
+        parts = [(chosen, [texts[index] for index in chosen]) for chosen in self.capturing.batches(texts)]
+        for (chosen, part), (_, following) in zip(parts, [*parts[1:], ([], [])], strict=True):
             place = start + len(order)
-            stored = self.scratch.factors(group, place, self.capturing.device) if on_disk and self.scratch is not None else None
+            stored = self.scratch.factors(group, place, read_to) if on_disk and self.scratch is not None else None
             if stored is not None and len(stored) == len(chosen):
                 batches = [stored]
             else:
-                batches = [packed(batch) for batch in self.capturing.of_batch([texts[index] for index in chosen])]
-            for batch in batches:
-                if search is not None:
+                self.capturing.expect(following)
+                batches = [packed(batch) for batch in self.capturing.of_batch(part)]
+            if search is not None:  # what cancels to rounding error is only seen in full precision
+                for batch in batches if self.maker.precision == FULL else self.capturing.of_batch_in_full(part):
                     search.add(batch)
+            for batch in batches:
                 if on_disk and batch is not stored:
                     assert self.scratch is not None
-                    batch = self.scratch.save_factors(group, place, batch, self.capturing.device)
+                    batch = self.scratch.save_factors(group, place, batch, read_to)
+                if on_disk and self.is_fed:
+                    batch = transfers.fetching(batch)
+                elif on_host:
+                    batch = transfers.parked(batch)
                 place += len(batch)
                 found.append(batch)
             order += chosen
@@ -140,8 +183,8 @@ class Tiles:
             if name in self.rows:
                 continue
             search = NoiseSearch() if self.maker.drop_noise and set(self.formulas) != {"sgd"} else None
-            rows = self.captured(name, self.texts[name], 0, self.maker.schedule.rows_on_disk, search)
-            masks = {} if search is None else search.masks()
+            rows = self.captured(name, self.texts[name], 0, self.maker.schedule.rows_on_disk, search, self.maker.schedule.rows_on_host)
+            masks = {} if search is None else {name: mask.to(self.capturing.device) for name, mask in search.masks().items()}
             # a zero on the row side leaves a coordinate out of every product, so columns get no mask, not even those
             # that are rows of other kernels: a kernel does not depend on what else is computed beside it
             rows.silenced = [silence(batch, masks) for batch in rows.batches]
@@ -157,7 +200,9 @@ class Tiles:
         else:
             columns = self.captured(column, self.texts[column][start:stop], start, self.maker.keep_factors)
         panel = Panel([batch for row in rows for batch in self.rows[row].silenced])
-        found = gram(panel, panel if list(rows) == [column] else Panel(columns.batches), self.formulas, self.maker.grouping)
+        other = panel if list(rows) == [column] else Panel(columns.batches)
+        with products(self.maker.precision):
+            found = gram(panel, other, self.formulas, self.maker.grouping, self.maker.schedule.tile_bytes)
         self.maker.report(0, len(panel) * len(columns.order))
         values = {LOGITS: in_order(torch.cat([batch.logits for batch in columns.batches]), columns.order).double().cpu()}
         offset = 0

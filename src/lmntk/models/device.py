@@ -2,25 +2,76 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
 import torch
+from torch import nn
 
 from lmntk.errors import UserError
 from lmntk.models.loading import Pretrained
 
 AUTO = "auto"
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def place(pretrained: Pretrained, device: str = AUTO) -> torch.device:
-    """Moves a network to a device, in place, and returns the device; "auto" is the first GPU, or the processor where there is none.
+    """Moves a network to a device, in place, and returns it; "auto" is the first GPU, or the processor where there is none.
+
+    Of several devices it is the first.
 
     Raises:
         UserError: there is no such device here.
     """
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == AUTO else device
-    try:
-        found = torch.device(chosen)
+    found = chosen_devices(device)[0]
+    with _saying_why(device):
         pretrained.network.to(found)
+    return found
+
+
+def chosen_devices(device: str = AUTO) -> tuple[torch.device, ...]:
+    """Returns the devices that are meant: of "cuda" all cards of this machine, of "cuda:0,cuda:2" those two.
+
+    "cpu,cpu" are two workers on the processor, each with a copy of the model: for tests, for one with more threads is faster.
+
+    Raises:
+        UserError: there is no such device here, a card is named twice, or the devices are of several kinds.
+    """
+    if device == AUTO:
+        return (torch.device("cuda:0" if torch.cuda.is_available() else "cpu"),)
+    with _saying_why(device):
+        named = [torch.device(part.strip()) for part in device.split(",")]
+        if named == [torch.device("cuda")]:
+            named = [torch.device("cuda", index) for index in range(max(1, torch.cuda.device_count()))]
+        for one in named:
+            torch.empty(0, device=one)
+    if len({one.type for one in named}) > 1:
+        raise UserError(f"device: {device!r} is of several kinds, whose results differ in the last bits; name cards, or cpu")
+    if named[0].type != "cpu" and len(set(named)) < len(named):
+        raise UserError(f"device: {device!r} names one twice; name each once")
+    return tuple(named)
+
+
+@contextmanager
+def _saying_why(device: str) -> Iterator[None]:
+    try:
+        yield
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"device: {device!r} is not to be had here ({reason}); use cpu, or leave it out") from error
-    return found
+
+
+def copy_to(device: torch.device, model: Model, trainable: Mapping[str, nn.Parameter]) -> tuple[Model, dict[str, nn.Parameter]]:
+    """Returns a copy of a model on a device, and its parameters that count; what is shared in the one is shared in the other.
+
+    Memory: of the model, on that device alone.
+    """
+    made: dict[int, Any] = {}
+    for parameter in model.parameters():
+        made[id(parameter)] = nn.Parameter(parameter.detach().to(device, copy=True), requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        made[id(buffer)] = buffer.detach().to(device, copy=True)
+    copied = copy.deepcopy(model, made)
+    return copied, {name: made[id(parameter)] for name, parameter in trainable.items()}

@@ -49,7 +49,9 @@ def save_predictor(folder: Path, directions: Sequence[Mapping[str, Tensor]], mod
     write_text(folder / DESCRIPTION, json.dumps({"format": FORMAT, **description}, indent=1, sort_keys=True) + "\n")
 
 
-def load_predictor(folder: Path, model: str | None = None, batch_size: int = 32, device: str = "auto") -> LoadedPredictor:
+def load_predictor(
+    folder: Path, model: str | None = None, batch_size: int = 32, device: str = "auto", memory: int | None = None
+) -> LoadedPredictor:
     """Returns the predictor in a folder, with its pre-trained model.
 
     Args:
@@ -57,6 +59,7 @@ def load_predictor(folder: Path, model: str | None = None, batch_size: int = 32,
         model: where the pre-trained model is now, if it has moved; its weights must be the same.
         batch_size: texts in one pass.
         device: where to compute.
+        memory: bytes that the process may hold; None does not bound it.
 
     Raises:
         UserError: no predictor there, or a pre-trained model with other weights than it was made with.
@@ -110,6 +113,7 @@ def load_predictor(folder: Path, model: str | None = None, batch_size: int = 32,
         f0_scale=float(solution["f0_scale"]),
         sharpness=solution["sharpness"],
         batch_size=batch_size,
+        memory=memory,
     )
     return LoadedPredictor(predictor, encoder, labels, description)
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lmntk.errors import UserError
-from lmntk.kernels.capturing import Capturing
+from lmntk.kernels.schedule import MARGIN
+from lmntk.memory import peak_of, resident, shown_bytes
 from lmntk.models.logit_model import LogitModel
 from lmntk.models.state import frozen
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText
 from lmntk.solvers.inputs import Array, Labels
-from lmntk.solvers.linear_form import LinearForm
-from lmntk.tangents.direction import weighted_sum
-from lmntk.tangents.factors import Tangents
 from lmntk.tangents.linearized import LinearizedModel
-from lmntk.tangents.noise import noise_coordinates, silence
 
 
 class Predictor:
@@ -32,7 +29,8 @@ class Predictor:
         intercept: a number.
         f0_scale: s; inf leaves the pre-trained logits out.
         sharpness: probabilities are the softmax (of one logit, the sigmoid) of this times the decisions.
-        batch_size: texts in one pass.
+        batch_size: texts in one pass, at most.
+        memory: bytes that the process may hold, the model and v included; None does not bound it.
 
     Cost: about three forward passes a text and direction.
     """
@@ -47,12 +45,14 @@ class Predictor:
         f0_scale: float = float("inf"),
         sharpness: float = 1.0,
         batch_size: int = 32,
+        memory: int | None = None,
     ) -> None:
         if len(directions) not in (1, model.outputs):
             raise UserError(f"predictor: {len(directions)} directions for {model.outputs} logits; it was made for another task")
         self.model = model
         self.linearized = [LinearizedModel(model, direction) for direction in directions]
-        self.pad_id, self.batch_size = pad_id, batch_size
+        self.pad_id, self.batch_size, self.memory = pad_id, batch_size, memory
+        self._token_bytes: float | None = None
         self.intercept, self.f0_scale, self.sharpness = intercept, f0_scale, sharpness
         self._keeps_apart: bool | None = None
 
@@ -62,19 +62,48 @@ class Predictor:
         return any(linearized.backward for linearized in self.linearized)
 
     def evaluate(self, texts: Sequence[EncodedText]) -> tuple[Array, Array]:
-        """Returns the decisions and the pre-trained logits, each [n, c] float64, in the order of the texts."""
-        device = next(self.model.parameters()).device
+        """Returns the decisions and the pre-trained logits, each [n, c] float64, in the order of the texts.
+
+        Raises:
+            UserError: the memory is too small for one text; says the least that works.
+        """
         shape = len(texts), self.model.outputs
         decisions, before = np.empty(shape), np.empty(shape)
         with torch.no_grad():
-            for chosen in length_sorted_batches([text.length for text in texts], self.batch_size if self.keeps_apart(texts) else 1):
-                batch = {name: t.to(device) for name, t in collate([texts[i] for i in chosen], self.pad_id).items()}
-                expansions = [linearized.taylor(batch) for linearized in self.linearized]
+            for chosen in length_sorted_batches([text.length for text in texts], self.texts_at_once(texts)):
+                expansions = self._expansions([texts[i] for i in chosen])
                 logits = expansions[0][0]
                 slopes = expansions[0][1] if len(expansions) == 1 else torch.stack([s[:, c] for c, (_, s) in enumerate(expansions)], 1)
                 before[chosen] = logits.double().cpu().numpy()
                 decisions[chosen] = slopes.double().cpu().numpy() + before[chosen] / self.f0_scale + self.intercept
         return decisions, before
+
+    def _expansions(self, texts: Sequence[EncodedText]) -> list[tuple[Tensor, Tensor]]:
+        device = next(self.model.parameters()).device
+        batch = {name: t.to(device) for name, t in collate(texts, self.pad_id).items()}
+        return [linearized.taylor(batch) for linearized in self.linearized]
+
+    def texts_at_once(self, texts: Sequence[EncodedText]) -> int:
+        """Returns how many of the texts go into one pass: as many as the memory holds of the longest, and one where the model mixes them.
+
+        What a text takes is looked at once, on the two longest of the first texts.
+        """
+        size = self.batch_size if self.keeps_apart(texts) else 1
+        if self.memory is None or not texts:
+            return size
+        ordered = sorted(texts, key=lambda text: text.length)
+        if self._token_bytes is None:
+            few = ordered[-min(2, size) :]
+            self._expansions(few[-1:])  # the first pass compares two ways, and takes more
+            grown, _ = peak_of(lambda: self._expansions(few))
+            self._token_bytes = grown / (len(few) * few[-1].length)
+        one, held = self._token_bytes * ordered[-1].length, resident() + MARGIN
+        if held + one > self.memory:
+            least = -(-int(held + one) // 2**20)
+            raise UserError(f"memory: {shown_bytes(self.memory)} is too little for one text and v; the least is {least}MiB")
+        while held + size * one > self.memory:  # halved: a little more room changes nothing, not even the last bits
+            size //= 2
+        return size
 
     def keeps_apart(self, texts: Sequence[EncodedText]) -> bool:
         """True where a text's logits do not depend on its batch; looked at once, on the shortest and the longest of the first texts."""
@@ -97,62 +126,6 @@ class Predictor:
     def probabilities(self, decisions: Array) -> Array:
         """Returns class probabilities [n, classes] of decisions [n, c]."""
         return np.exp(_log_probabilities(self.sharpness * decisions))
-
-
-def directions_of(
-    model: LogitModel,
-    texts: Sequence[EncodedText],
-    trainable: Mapping[str, nn.Parameter],
-    form: LinearForm,
-    formula: str,
-    pad_id: int,
-    *,
-    drop_noise: bool = True,
-    batch_size: int = 32,
-) -> list[dict[str, Tensor]]:
-    """Returns v = sum_nc coefficients[n, c] phi(grad f_c(x_n)), one for all logits or one a logit, summed in float64.
-
-    Args:
-        model: the pre-trained model.
-        texts: the n training texts.
-        trainable: the parameters that count.
-        form: the solution.
-        formula: ``sgd`` or ``asigngd``, whose phi is the sign.
-        pad_id: the padding token.
-        drop_noise: leave coordinates that are rounding noise out of the signs, as the kernel did.
-        batch_size: texts in one forward pass.
-
-    Cost: a forward and c backward passes a text, and the sum. Memory: v in float64, once more in the model's precision, and, for the
-    noise, the factors of all training texts.
-    """
-    if formula not in ("sgd", "asigngd"):
-        raise UserError(f"predictor: decisions of {formula} are not linear in a text's gradient; use sgd or asigngd")
-    capturing = Capturing(model, trainable, pad_id, texts, batch_size)
-
-    def capture_all() -> Iterator[tuple[list[int], Tangents]]:
-        for chosen in capturing.batches(texts):
-            start = 0
-            for tangents in capturing.of_batch([texts[index] for index in chosen]):
-                yield chosen[start : start + len(tangents)], tangents
-                start += len(tangents)
-
-    captured: Iterable[tuple[list[int], Tangents]] = capture_all()
-    signs = formula == "asigngd"
-    if signs and drop_noise:  # what is noise in every text can only be told when all are there
-        kept = list(captured)
-        masks = noise_coordinates([tangents for _, tangents in kept])
-        captured = [(chosen, silence(tangents, masks)) for chosen, tangents in kept]
-    outputs = form.coefficients.shape[1]
-    count = outputs if form.each_class and outputs > 1 else 1
-    totals: list[dict[str, Tensor]] = [{} for _ in range(count)]
-    for chosen, tangents in captured:
-        for index, total in enumerate(totals):
-            weights = torch.as_tensor(form.coefficients[chosen])
-            if count > 1:  # the direction of one class: the other logits' gradients take no part
-                weights = weights * (torch.arange(outputs) == index)
-            for name, part in weighted_sum(tangents, weights, trainable, signs).items():
-                total[name] = total[name] + part if name in total else part
-    return [{name: tensor.to(trainable[name].dtype) for name, tensor in total.items()} for total in totals]
 
 
 def fit_sharpness(decisions: Array, labels: Labels) -> float:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lmntk.errors import UserError
+from lmntk.memory import default_memory, parse_bytes
 from lmntk.prediction.files import LoadedPredictor, find_predictor, load_predictor
 from lmntk.solvers.selection import predict_labels
 from lmntk.tasks.example import Example
@@ -36,6 +37,7 @@ def predict_file(
     method: str | None = None,
     batch_size: int = 32,
     device: str = "auto",
+    memory: str | None = None,
     note: Callable[[str], None] = lambda line: None,
     report: Report = lambda texts: None,
 ) -> dict[str, Any]:
@@ -50,6 +52,7 @@ def predict_file(
         method: of a run's folder, such as ``sgd ridge``.
         batch_size: texts in one pass.
         device: where to compute.
+        memory: that the process may hold, such as ``4GiB``; half of the machine's by default.
         note: told what is worth reading once.
         report: told how many texts are done.
 
@@ -64,10 +67,11 @@ def predict_file(
         raise UserError(f"output: {target!r} is a folder; name a file")
     if target != STANDARD and source != STANDARD and Path(target).resolve() == Path(source).resolve():
         raise UserError(f"output: {target!r} is the input; name another file")
+    budget = default_memory() if memory is None else parse_bytes(memory)
     folder, others = find_predictor(model_dir, cell, method)
     if others:
         note(f"{folder.name} of {len(others) + 1} predictors, the best on dev; choose with --cell and --method")
-    loaded = load_predictor(folder, model, batch_size, device)
+    loaded = load_predictor(folder, model, batch_size, device, budget)
     started, count = time.monotonic(), 0
     with ExitStack() as stack:
         lines = stack.enter_context(_reading(source))

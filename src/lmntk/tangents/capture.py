@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lmntk.errors import ModelError
 from lmntk.models.state import Batch, frozen
+from lmntk.precision import autocast
 from lmntk.tangents.factors import DenseFactors, Factors, Tangents, merge
 from lmntk.tangents.local import BatchAxisLostError, local_gradients
 from lmntk.tangents.relative import is_bias_owner, relative_positions_watched
@@ -30,7 +31,13 @@ class RuleFailedError(ModelError):
         self.names = tuple(names)
 
 
-def capture(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter], fallback: Collection[str] = ()) -> Tangents:
+def capture(
+    model: nn.Module,
+    batch: Batch,
+    trainable: Mapping[str, nn.Parameter],
+    fallback: Collection[str] = (),
+    lower: torch.dtype | None = None,
+) -> Tangents:
     """Returns the factored Jacobian of ``model(batch)`` [n, c] with respect to the trainable parameters.
 
     Args:
@@ -40,6 +47,7 @@ def capture(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter
         trainable: the parameters that count, by name; one that is used twice counts once, with all its uses.
         fallback: names that no rule covers; their gradients come from plain autograd, in a batch of several texts at their
             module alone, in a batch of one through the whole network.
+        lower: what the passes run in, by autocast; the factors are made and kept in the weights' own precision all the same.
 
     Cost: one forward pass, c backward passes without weight gradients. Memory: (1 + c) times the linear layers' activations.
 
@@ -55,17 +63,19 @@ def capture(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter
     owners = _owners(model, ruled, local)
     select: Callable[[], Mapping[nn.Module, Tensor]] = getattr(model, "selected_rows", dict)
     watch = Watch(count)
+    device, own = next(iter(batch.values())).device, next(iter(trainable.values())).dtype
     prepare: Callable[[Batch], None] | None = getattr(model, "prepare", None)
     if prepare is not None:
         with frozen(model):
             prepare(batch)
     with frozen(model, direct), torch.enable_grad(), watched(owners, watch), relative_positions_watched(model, watch):
-        logits = model(batch)
+        with autocast(device, lower):
+            logits = model(batch)
         if not bool(torch.isfinite(logits).all()):
             raise ModelError("the logits are not finite: try another dtype or attention implementation")
         selections = select()
         direct_gradients = watch.differentiate(logits, direct)
-    logits = logits.detach()
+    logits = logits.detach() if lower is None else logits.detach().to(own)
 
     parts: dict[str, list[Factors]] = {}
     with torch.no_grad(), frozen(model):
@@ -76,7 +86,7 @@ def capture(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter
             rule = relative_table if record.is_relative else rule_of(record.module)
             owned = _owned(record.module)
             if rule is not None and any(parameter in ruled for parameter in owned):
-                use = _as_use(record, count, logits.shape[1], selections.get(record.module))
+                use = _as_use(record if lower is None else record.lifted(own), count, logits.shape[1], selections.get(record.module))
                 try:
                     found = list(rule(use))
                 except Exception as error:
@@ -87,7 +97,9 @@ def capture(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter
                         parts.setdefault(names[parameter], []).append(factors)
             by_autograd = [] if record.is_relative else [parameter for parameter in owned if parameter in local]
             if by_autograd:
-                for parameter, dense in zip(by_autograd, local_gradients(record, by_autograd, count, logits.shape[1]), strict=True):
+                with autocast(device, lower):
+                    dense_parts = local_gradients(record, by_autograd, count, logits.shape[1])
+                for parameter, dense in zip(by_autograd, dense_parts, strict=True):
                     parts.setdefault(names[parameter], []).append(dense)
         for index, name in enumerate(fallback if direct else ()):
             if all(row[index] is None for row in direct_gradients):

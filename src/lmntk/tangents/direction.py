@@ -26,8 +26,22 @@ def weighted_sum(tangents: Tangents, weights: Tensor, parameters: Mapping[str, n
 
     Cost: 2 T P operations an example; with signs c as many, and c P memory.
     """
+    total: dict[str, Tensor] = {}
+    add_weighted_sum(total, tangents, weights, parameters, signs)
+    return total
+
+
+def add_weighted_sum(
+    total: dict[str, Tensor], tangents: Tangents, weights: Tensor, parameters: Mapping[str, nn.Parameter], signs: bool = False
+) -> None:
+    """Adds the weighted sum to ``total``, in place and parameter by parameter: beside it one parameter's part is held, not all."""
     weights = weights.to(tangents.logits.device, torch.float64)
-    return {name: _sum(factors, weights, parameters[name].shape, signs) for name, factors in tangents.factors.items()}
+    for name, factors in tangents.factors.items():
+        part = _sum(factors, weights, parameters[name].shape, signs)
+        if name in total:
+            total[name] += part
+        else:
+            total[name] = part
 
 
 def _sum(factors: Factors, weights: Tensor, shape: torch.Size, signs: bool) -> Tensor:

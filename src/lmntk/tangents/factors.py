@@ -13,7 +13,7 @@ The logit axis comes first, so that what one backward pass leaves behind is one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -168,17 +168,23 @@ def packed(tangents: Tangents) -> Tangents:
             made[id(tensor)] = tensor.contiguous()
         return made[id(tensor)]
 
-    def of(factors: Factors) -> Factors:
-        if isinstance(factors, OuterFactors):
-            return replace(factors, inputs=lying(factors.inputs), output_gradients=lying(factors.output_gradients))
-        if isinstance(factors, RowFactors):
-            return RowFactors(lying(factors.ids), lying(factors.values))
-        if isinstance(factors, DenseFactors):
-            return replace(factors, values=lying(factors.values))
-        parts = (None if part is None else of(part) for part in factors.parts)
-        return StackedFactors(tuple(part if isinstance(part, OuterFactors) else None for part in parts))
+    return Tangents(tangents.logits, {name: changed(factors, lying) for name, factors in tangents.factors.items()})
 
-    return Tangents(tangents.logits, {name: of(factors) for name, factors in tangents.factors.items()})
+
+def changed(factors: Factors, change: Callable[[Tensor], Tensor]) -> Factors:
+    """Returns factors whose tensors are what ``change`` makes of them."""
+    if isinstance(factors, OuterFactors):
+        return replace(factors, inputs=change(factors.inputs), output_gradients=change(factors.output_gradients))
+    if isinstance(factors, RowFactors):
+        return RowFactors(change(factors.ids), change(factors.values))
+    if isinstance(factors, DenseFactors):
+        return replace(
+            factors,
+            values=change(factors.values),
+            cancellation=None if factors.cancellation is None else change(factors.cancellation),
+        )
+    parts = (None if part is None else changed(part, change) for part in factors.parts)
+    return StackedFactors(tuple(part if isinstance(part, OuterFactors) else None for part in parts))
 
 
 def sum_over_uses(terms: Tensor, cancellations: Tensor | None = None) -> DenseFactors:

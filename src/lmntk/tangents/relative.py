@@ -174,10 +174,12 @@ class _SharedRows(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Returns [n, r, o], a view of one example's."""
         ctx.save_for_backward(weight)
+        ctx.dtype = rows.dtype
         return nn.functional.linear(rows[:1], weight, bias).expand(rows.shape[0], -1, -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         """Returns the gradient [n, r, i] at the rows; weight and bias ask for none."""
         (weight,) = ctx.saved_tensors
-        return gradients[0] @ weight, None, None
+        gradient = gradients[0]  # under autocast in less than the weight's precision
+        return (gradient @ weight.to(gradient.dtype)).to(ctx.dtype), None, None

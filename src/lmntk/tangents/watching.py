@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 
 @dataclass
@@ -46,6 +46,18 @@ class Record:
         found = [self.gradients[output].get(logit) for logit in range(logits)]
         parts = [torch.zeros_like(like) if gradient is None else gradient for gradient in found]
         return parts[0].unsqueeze(0) if logits == 1 else torch.stack(parts)
+
+    def lifted(self, dtype: torch.dtype) -> Record:
+        """Returns the record with every number of a pass in lower precision in ``dtype``: sums over uses are not to be rounded so."""
+
+        def lift(value: Any) -> Any:
+            return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+        found = replace(
+            self, arguments=tree_map(lift, self.arguments), keywords=tree_map(lift, self.keywords), outputs=list(map(lift, self.outputs))
+        )
+        found.gradients = [{logit: lift(gradient) for logit, gradient in each.items()} for each in self.gradients]
+        return found
 
 
 class Watch:

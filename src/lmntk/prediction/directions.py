@@ -1,0 +1,123 @@
+"""The direction v of a solution, summed over its training texts in bounded memory: v and one batch, whatever the number of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lmntk.errors import UserError
+from lmntk.kernels.capturing import Capturing
+from lmntk.kernels.schedule import MARGIN, Trial
+from lmntk.memory import shown_bytes
+from lmntk.prompts.encoding import EncodedText
+from lmntk.solvers.linear_form import LinearForm
+from lmntk.tangents.direction import add_weighted_sum
+from lmntk.tangents.factors import Tangents
+from lmntk.tangents.noise import NoiseSearch, silence
+
+DOUBLE = 8
+SIGNED = 12  # bytes a coordinate and logit of the one gradient whose sign is taken: as it is, and in float64
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How directions are summed: texts a batch, directions at once. ``peak`` is what the process will hold at most, in bytes."""
+
+    batch_size: int
+    at_once: int
+    peak: int
+
+
+def cut_directions(
+    trial: Trial, trainable: Mapping[str, nn.Parameter], directions: int, batch_size: int, memory: int, signs: bool = True
+) -> Cut:
+    """Returns the cut that fits into the memory, with the most directions at once: each further round captures the texts again.
+
+    Memory: what there is; v in float64 for each direction of a round, in the model's precision for each other; one batch's capture;
+    one parameter's sum.
+
+    Raises:
+        UserError: it cannot be done in so little; says the least that works.
+    """
+    coordinates = sum(parameter.numel() for parameter in trainable.values())
+    single = sum(parameter.numel() * parameter.element_size() for parameter in trainable.values())
+    largest = max((parameter.numel() for parameter in trainable.values()), default=0)
+
+    def peak(batch: int, at_once: int) -> int:
+        tokens = trial.longest * batch
+        part = (DOUBLE + (SIGNED * trial.outputs if signs else 0)) * largest + 2 * DOUBLE / 4 * trial.largest * tokens / trial.tokens
+        held = DOUBLE * coordinates * at_once + single * (directions - at_once)
+        return int(trial.resident + MARGIN + held + part + trial.working * tokens / trial.tokens)
+
+    for at_once in range(directions, 0, -1):
+        batch = batch_size
+        while batch:
+            if peak(batch, at_once) <= memory:
+                return Cut(batch, at_once, peak(batch, at_once))
+            batch //= 2
+    raise UserError(
+        f"memory: {shown_bytes(memory)} is too little for a solution's direction in float64; the least is {-(-peak(1, 1) // 2**20)}MiB"
+    )
+
+
+def count_of(form: LinearForm) -> int:
+    """Returns how many directions stand for a solution: one, or one a class."""
+    outputs = form.coefficients.shape[1]
+    return outputs if form.each_class and outputs > 1 else 1
+
+
+def directions_of(
+    capturing: Capturing,
+    texts: Sequence[EncodedText],
+    form: LinearForm,
+    formula: str,
+    *,
+    drop_noise: bool = True,
+    at_once: int | None = None,
+) -> list[dict[str, Tensor]]:
+    """Returns v = sum_nc coefficients[n, c] phi(grad f_c(x_n)), one for all logits or one a logit, summed in float64.
+
+    Args:
+        capturing: of the pre-trained model, with the parameters that count.
+        texts: the n training texts.
+        form: the solution.
+        formula: ``sgd`` or ``asigngd``, whose phi is the sign.
+        drop_noise: leave coordinates that are rounding noise out of the signs, as the kernel did.
+        at_once: the most directions that are summed in one round over the texts; all by default.
+
+    Cost: a forward and c backward passes a text and round, and the sum; to find the noise one round more. Memory: see ``cut_directions``.
+    """
+    if formula not in ("sgd", "asigngd"):
+        raise UserError(f"predictor: decisions of {formula} are not linear in a text's gradient; use sgd or asigngd")
+    signs, count, outputs = formula == "asigngd", count_of(form), form.coefficients.shape[1]
+    masks: Mapping[str, Tensor] = {}
+    if signs and drop_noise:  # what is noise in every text can only be told when all have been seen
+        search = NoiseSearch()
+        for _, tangents in _captured(capturing, texts):
+            search.add(tangents)
+        masks = search.masks()
+    found: list[dict[str, Tensor]] = []
+    while len(found) < count:
+        indices = range(len(found), min(count, len(found) + (at_once or count)))
+        totals: list[dict[str, Tensor]] = [{} for _ in indices]
+        for chosen, tangents in _captured(capturing, texts):
+            silenced = silence(tangents, masks)
+            for index, total in zip(indices, totals, strict=True):
+                weights = torch.as_tensor(form.coefficients[chosen])
+                if count > 1:  # the direction of one class: the other logits' gradients take no part
+                    weights = weights * (torch.arange(outputs) == index)
+                add_weighted_sum(total, silenced, weights, capturing.trainable, signs)
+        for total in totals:
+            found.append({name: total.pop(name).to(capturing.trainable[name].dtype) for name in list(total)})
+    return found
+
+
+def _captured(capturing: Capturing, texts: Sequence[EncodedText]) -> Iterator[tuple[list[int], Tangents]]:
+    for chosen in capturing.batches(texts):
+        start = 0
+        for tangents in capturing.of_batch([texts[index] for index in chosen]):
+            yield chosen[start : start + len(tangents)], tangents
+            start += len(tangents)

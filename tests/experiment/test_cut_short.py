@@ -1,0 +1,171 @@
+"""Runs that are killed while files are written: whatever was written last, the same command ends in the same bits and leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from tiny import write_model, write_rows
+
+from lmntk.configuration import make_experiment
+from lmntk.context import Silent
+from lmntk.experiment import run
+from lmntk.kernels import calibration, streaming
+from lmntk.kernels.capturing import Capturing
+
+METHODS = {"formulas": ["sgd", "asigngd"], "solvers": ["ridge"]}
+
+
+class KilledError(Exception):
+    """In place of a kill: nothing catches it."""
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("cut-short")
+    write_model(folder / "bert")
+    own = {
+        "name": "films",
+        "train": str(write_rows(folder / "train.jsonl", 24)),
+        "test": str(write_rows(folder / "test.jsonl", 10, offset=1)),
+        "text_column": "text_a",
+        "template": "{a} it was {mask}.",
+        "label_words": ["terrible", "great"],
+    }
+    return {"model": str(folder / "bert"), "own_tasks": [own], "k": [2], "seeds": [13, 21], "batch_size": 4} | METHODS
+
+
+@pytest.fixture(autouse=True)
+def no_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The speed of this machine is of no interest here, and takes a second each time."""
+    monkeypatch.setattr(calibration, "measure_rates", lambda device: calibration.Rates(1, 1, 1, 1, 1, "some machine"))
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, counts: Callable[[Path], bool], moment: int, body: Callable[[], Any]) -> bool:
+    """Runs the body until the write of that number among those that count; True if it came so far."""
+    replace, seen = os.replace, 0
+
+    def replacing(source: Any, target: Any) -> None:
+        nonlocal seen
+        if counts(Path(target)):
+            if seen == moment:
+                raise KilledError
+            seen += 1
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", replacing)
+        try:
+            body()
+        except KilledError:
+            return True
+    return False
+
+
+def contents(out: Path) -> dict[str, Any]:
+    """Returns the numbers of a run, to the bit."""
+    kernels = sorted((out / "kernels").rglob("*.safetensors"))
+    found: dict[str, Any] = {str(p.relative_to(out)): {n: t.numpy().tobytes() for n, t in load_file(p).items()} for p in kernels}
+    found |= {str(p.relative_to(out)): json.loads(p.read_text())["rows"] for p in sorted((out / "cells").glob("*.json"))}
+    return found | {"results": (out / "results.csv").read_text()}
+
+
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    seen: list[int] = []
+    of_batch = Capturing.of_batch
+    monkeypatch.setattr(Capturing, "of_batch", lambda self, texts: seen.append(len(texts)) or of_batch(self, texts))
+    return seen
+
+
+EVERYTHING: dict[str, Callable[[Path], bool]] = {
+    "kernels": lambda path: "kernels" in path.parts,
+    "results": lambda path: path.parent.name in ("cells", "predictions") or path.name in ("results.csv", "pieces.json"),
+}
+
+
+@pytest.mark.parametrize(("kind", "keep_kernels"), [("kernels", True), ("results", True), ("results", False)])
+def test_killed_between_any_two_files_it_ends_in_the_same_bits(values, tmp_path, monkeypatch, kind, keep_kernels):
+    """Batches and tiles of other texts, or other formulas at once, would differ in the last bits; so would texts captured again."""
+    values = values | {"keep_kernels": keep_kernels}
+    run(make_experiment(values | {"out": tmp_path / "whole"}))
+    expected, moment = contents(tmp_path / "whole"), 0
+    while True:
+        again = make_experiment(values | {"out": tmp_path / f"at-{moment}"})
+        if not killed_at(monkeypatch, EVERYTHING[kind], moment, lambda again=again: run(again)):
+            break
+        begun = (again.out / "scratch").exists()
+        with monkeypatch.context() as patched:
+            seen = captured(patched)
+            run(again)
+        assert contents(again.out) == expected
+        assert not (again.out / "scratch").exists()
+        if begun and (kind, moment) != ("results", 0):
+            assert seen == [], f"texts were captured again after a kill at {moment}"
+        moment += 1
+    assert moment >= {"kernels": 2 * (3 * 2 + 1), "results": 5}[kind]
+
+
+def test_what_is_left_of_finished_cells_is_removed(values, tmp_path, monkeypatch):
+    again = make_experiment(values | {"out": tmp_path / "out", "keep_kernels": False})
+    with monkeypatch.context() as patched:
+        patched.setattr("lmntk.experiment.forget_unit", lambda *arguments: (_ for _ in ()).throw(KilledError))
+        with pytest.raises(KilledError):
+            run(again)
+    assert list((tmp_path / "out" / "scratch").rglob("tiles/*"))
+    seen = captured(monkeypatch)
+    run(again)
+    assert seen == []
+    assert not (tmp_path / "out" / "scratch").exists()
+
+
+def test_a_formula_more_computes_that_alone(values, tmp_path, monkeypatch):
+    asked: list[tuple[str, ...]] = []
+    stream = streaming.stream_kernels
+    monkeypatch.setattr("lmntk.unit.stream_kernels", lambda *a, **k: asked.append(tuple(a[3])) or stream(*a, **k))
+    for formulas in (["sgd"], ["sgd", "asigngd"]):
+        run(make_experiment(values | {"out": tmp_path / "out", "formulas": formulas}))
+    assert asked == [("sgd",), ("asigngd",)]
+
+
+@pytest.mark.parametrize(("memory", "again"), [("40GiB", "30GiB"), ("30GiB", "40GiB")])
+def test_another_memory_goes_on_with_what_is_begun(values, tmp_path, monkeypatch, memory, again):
+    counts = EVERYTHING["kernels"]
+    first = make_experiment(values | {"out": tmp_path / "out", "memory": memory})
+    assert killed_at(monkeypatch, counts, 0, lambda: run(first))
+    seen = captured(monkeypatch)
+    run(make_experiment(values | {"out": tmp_path / "out", "memory": again}))
+    assert seen == []
+    assert not (tmp_path / "out" / "scratch").exists()
+
+
+def test_a_cut_that_does_not_fit_any_more_is_dropped_and_said(values, tmp_path, monkeypatch):
+    first = make_experiment(values | {"out": tmp_path / "out", "memory": "40GiB"})
+    assert killed_at(monkeypatch, EVERYTHING["kernels"], 0, lambda: run(first))
+    (schedule,) = (tmp_path / "out" / "scratch").glob("*/schedule.json")
+    schedule.write_text(json.dumps(json.loads(schedule.read_text()) | {"peak": 50 * 2**30}))
+    notes = Notes()
+    run(make_experiment(values | {"out": tmp_path / "out", "memory": "30GiB"}), notes)
+    assert [line for line in notes.lines if "was cut for 50.0 GiB of memory, and 30.0 GiB are allowed: it begins anew" in line]
+    assert not (tmp_path / "out" / "scratch").exists()
+
+
+def test_another_batch_size_leaves_nothing_of_the_old(values, tmp_path, monkeypatch):
+    first = make_experiment(values | {"out": tmp_path / "out"})
+    assert killed_at(monkeypatch, EVERYTHING["kernels"], 0, lambda: run(first))
+    notes = Notes()
+    run(make_experiment(values | {"out": tmp_path / "out", "batch_size": 2}), notes)
+    assert [line for line in notes.lines if "another batch size left unfinished is dropped" in line]
+    assert not (tmp_path / "out" / "scratch").exists()

@@ -1,0 +1,147 @@
+"""Several workers of this process, one a device: the same bits as one, whoever makes what, and errors that end the run."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+from gpu_work import assert_same_bits, work
+from model_table import TABLE, random_texts
+
+from lmntk.errors import ModelError, UserError
+from lmntk.execution.devices import Devices
+from lmntk.execution.local import Local, chosen_executor
+from lmntk.execution.ray_cluster import RayCluster
+from lmntk.kernels import streaming, tiles
+from lmntk.models.device import chosen_devices, copy_to
+
+CPU = torch.device("cpu")
+TWO = Devices((CPU, CPU))
+FAMILIES = ["bert", "gpt2", "t5", "mixtral", "deberta-shared-keys", "bert-lora-at-start", "albert"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_the_same_bits_as_one(tmp_path, name, on_disk):
+    more = {"keep_factors": True} if on_disk else {}
+    one = work(name, scratch=tmp_path / "one" if on_disk else None, **more)
+    two = work(name, scratch=tmp_path / "two" if on_disk else None, executor=TWO, **more)
+    assert_same_bits(one, two)
+
+
+def test_both_workers_make_tiles_and_a_run_that_was_cut_short_goes_on(tmp_path, monkeypatch):
+    whole = work(batch_size=1)
+    made: dict[str, set[str]] = {}
+    make = tiles.Tiles.__call__
+
+    def told(self, job):
+        made.setdefault(threading.current_thread().name, set()).add(job.name)
+        time.sleep(0.02)
+        if len(set.union(*made.values())) > 3:
+            raise KeyboardInterrupt
+        return make(self, job)
+
+    monkeypatch.setattr(streaming, "make_schedule", lambda *a, **k: streaming.Schedule(1, False, 2, 0, 0))
+    monkeypatch.setattr(tiles.Tiles, "__call__", told)
+    with pytest.raises(KeyboardInterrupt):
+        work(scratch=tmp_path, executor=TWO, batch_size=1)
+    assert set(made) == {"lmntk-0", "lmntk-1"}
+    assert list(tmp_path.rglob("tiles/*.safetensors"))
+    monkeypatch.setattr(tiles.Tiles, "__call__", make)
+    again = work(scratch=tmp_path, executor=TWO, batch_size=1)
+    for pair, kernels in whole.kernels.items():
+        for name, groups in kernels.items():
+            torch.testing.assert_close(
+                again.kernels[pair][name]["all"], groups["all"], rtol=1e-5, atol=1e-5 * float(groups["all"].abs().max())
+            )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_copy_shares_what_the_model_shares_and_nothing_with_it(name):
+    row = TABLE[name]
+    model = row.model(2)
+    trainable = row.parameters.select(model)
+    copied, chosen = copy_to(CPU, model, trainable)
+    assert list(chosen) == list(trainable)
+    of_copy, of_model = dict(copied.named_parameters(remove_duplicate=False)), dict(model.named_parameters(remove_duplicate=False))
+    assert list(of_copy) == list(of_model)
+    assert {name: id(p) for name, p in chosen.items()} == {name: id(of_copy[name]) for name in trainable}
+    assert len(set(map(id, of_copy.values()))) == len(set(map(id, of_model.values())))
+    assert not {p.data_ptr() for p in of_copy.values()} & {p.data_ptr() for p in of_model.values()}
+    assert not {b.data_ptr() for b in copied.buffers() if b.numel()} & {b.data_ptr() for b in model.buffers() if b.numel()}
+    assert [p.requires_grad for p in copied.parameters()] == [p.requires_grad for p in model.parameters()]
+    from lmntk.prompts.batching import collate
+
+    batch = collate(random_texts(row, [4, 6], 0), 0)
+    with torch.no_grad():
+        assert torch.equal(copied(batch), model(batch))
+
+
+class Doing:
+    """A worker for each device; job 3 fails."""
+
+    def __init__(self, fails=False):
+        self.fails, self.devices, self.done = fails, [], []
+
+    def __call__(self, device):
+        self.devices.append(device)
+
+        def do(job):
+            time.sleep(0.005)
+            if self.fails and job == 3:
+                raise ModelError("the gradients are not finite, in first.weight")
+            self.done.append((device, job))
+            return job * 10
+
+        return do
+
+
+def test_jobs_are_done_once_each_by_whoever_is_free():
+    doing = Doing()
+    assert dict(Devices(("first", "second")).run(doing, list(range(9)))) == {job: job * 10 for job in range(9)}
+    assert doing.devices == ["first", "second"]
+    assert {device for device, _ in doing.done} == {"first", "second"}
+    assert sorted(job for _, job in doing.done) == list(range(9))
+
+
+def test_fewer_jobs_than_devices_and_none():
+    doing = Doing()
+    assert list(Devices(("first", "second")).run(doing, ["a"])) == [(0, "a" * 10)]
+    assert doing.devices == ["first"]
+    assert list(Devices(("first",)).run(doing, [])) == []
+
+
+def test_an_error_ends_the_run_and_leaves_no_thread():
+    doing = Doing(fails=True)
+    with pytest.raises(ModelError, match=r"not finite, in first\.weight"):
+        list(Devices(("first", "second")).run(doing, list(range(50))))
+    assert len(doing.done) < 20
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lmntk-")]
+
+
+def test_who_stops_listening_stops_the_workers():
+    doing = Doing()
+    for _ in Devices(("first", "second")).run(doing, list(range(50))):
+        break
+    assert len(doing.done) < 20
+
+
+def test_devices_as_they_are_named():
+    assert chosen_devices("cpu") == (CPU,)
+    assert chosen_devices("cpu, cpu") == (CPU, CPU)
+    assert chosen_executor("local", devices=(CPU, CPU)) == TWO
+    assert isinstance(chosen_executor("local", devices=(CPU,)), Local)
+    assert isinstance(chosen_executor("ray", devices=(CPU, CPU)), RayCluster)
+    with pytest.raises(UserError, match="'abacus' is not to be had here"):
+        chosen_devices("abacus")
+    with pytest.raises(UserError, match=r"'cpu,meta' is of several kinds"):
+        chosen_devices("cpu,meta")
+    with pytest.raises(UserError, match=r"'meta,meta' names one twice"):
+        chosen_devices("meta,meta")
+    if not torch.cuda.is_available():
+        assert chosen_devices() == (CPU,)
+        for name in ("cuda", "cuda:0,cuda:1"):
+            with pytest.raises(UserError, match=f"'{name}' is not to be had here"):
+                chosen_devices(name)

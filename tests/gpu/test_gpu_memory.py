@@ -1,0 +1,260 @@
+"""Two budgets: a card that is only pretended, so that batches, tiles and the place of row factors follow, and kernels stay the same."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+from gpu_work import MEBI, PretendedCard, assert_same_bits, blocks, work
+
+from lmntk.device_memory import SHARE, card_budget, memory_of
+from lmntk.errors import UserError
+from lmntk.kernels import streaming, tiles
+from lmntk.kernels.card_schedule import BUFFERS, CARD_MARGIN, make_card_schedule
+from lmntk.kernels.gram import GPU_TILE_BYTES
+from lmntk.kernels.schedule import MARGIN, Schedule, Trial, make_schedule
+from lmntk.kernels.transfers import Fetched, Transfers
+from lmntk.memory import shown_bytes
+from lmntk.tangents.factors import DenseFactors, OuterFactors, RowFactors, StackedFactors, Tangents
+
+GIBI = 2**30
+# 4 texts of 100 tokens: a mebibyte of factors a token, two of working memory; weights of 400 MiB, 500 of the process
+TRIAL = Trial(tokens=400, longest=100, factors=400 * MEBI, largest=20 * MEBI, working=800 * MEBI, resident=500 * MEBI, held=400 * MEBI)
+
+
+def schedule(card, memory=64 * GIBI, rows=32, columns=1000, trial=TRIAL, **more):
+    more = {"has_scratch": True, "kernels": 1} | more
+    return make_card_schedule(trial, [100] * rows, [100] * columns, rows * columns, 32, memory, card, **more)
+
+
+def test_schedules_fit_and_use_the_card():
+    """32 row texts take 3.1 GiB: on a large card they stay there, with larger tiles; on small ones they leave it, and batches shrink."""
+    last = None
+    for mebibytes in (1100, 1500, 2500, 5000, 8000, 16000, 40000, 80000):
+        found = schedule(mebibytes * MEBI)
+        assert found.card_peak <= mebibytes * MEBI
+        assert found.peak <= 64 * GIBI
+        assert not found.rows_on_disk
+        if last is not None:
+            assert found.rows_on_host <= last.rows_on_host
+        if last is not None and found.rows_on_host == last.rows_on_host:
+            assert (found.batch_size, found.chunk, found.tile_bytes) >= (last.batch_size, last.chunk, last.tile_bytes)
+        last = found
+    assert (last.batch_size, last.chunk, last.tile_bytes, last.rows_on_host) == (32, 256, GPU_TILE_BYTES, False)
+    small = schedule(1500 * MEBI)
+    assert small.rows_on_host
+    assert small.batch_size < 8
+    assert small.tile_bytes < GPU_TILE_BYTES
+
+
+@pytest.mark.parametrize("where", ["card", "host", "disk"])
+def test_what_a_card_is_said_to_hold_is_the_sum_of_what_lies_on_it(where):
+    memory = {"card": 64 * GIBI, "host": 64 * GIBI, "disk": 2 * GIBI}[where]
+    found = schedule(12 * GIBI if where == "card" else 4 * GIBI, memory)
+    assert (found.rows_on_host, found.rows_on_disk) == (where == "host", where == "disk")
+    rows, one_parameter = 32 * 100 * MEBI, 32 * 100 * MEBI // 20
+    tile = found.chunk * 100 * MEBI
+    capturing = (rows if where == "card" else 0) + tile + found.batch_size * 100 * 2 * MEBI
+    result = 2 * 8 * 32 * max(found.chunk, 32)
+    contracting = (rows if where == "card" else 2 * one_parameter) + tile + BUFFERS * found.tile_bytes + result
+    assert found.card_peak == 400 * MEBI + CARD_MARGIN + max(capturing, contracting)
+    pinned = {"card": 0, "host": 2 * rows, "disk": 4 * one_parameter}[where]
+    assert found.peak == 500 * MEBI + MARGIN + 2 * 8 * 32_000 + pinned
+    assert found.disk == (rows if where == "disk" else 0)
+
+
+def test_too_little_is_refused_with_the_least_that_works():
+    with pytest.raises(UserError, match=r"^device-memory: 600 MiB is too little for this; the least is (\d+)MiB$") as caught:
+        schedule(600 * MEBI)
+    least = int(str(caught.value).split()[-1].removesuffix("MiB"))
+    assert schedule(least * MEBI).batch_size == 1
+    with pytest.raises(UserError, match="device-memory"):
+        schedule((least - 2) * MEBI)
+    with pytest.raises(UserError, match=r"^memory: 600 MiB is too little"):
+        schedule(2 * GIBI, 600 * MEBI)
+    assert schedule(12 * GIBI, keep_factors=True).rows_on_disk
+    for card, memory in itertools.product((1, 2, 4, 16), (1, 2, 4, 16)):  # without a disk the card or the host holds them, or it is refused
+        try:
+            found = schedule(card * GIBI, memory * GIBI, has_scratch=False)
+        except UserError:
+            continue
+        assert not found.rows_on_disk
+        assert found.card_peak <= card * GIBI
+        assert found.peak <= memory * GIBI
+
+
+def test_every_card_has_row_factors_of_its_own_in_the_host():
+    one, three = schedule(4 * GIBI), schedule(4 * GIBI, copies=3)
+    assert one.rows_on_host
+    assert three.rows_on_host
+    assert three.peak - one.peak == 2 * 2 * 32 * 100 * MEBI
+    assert three.card_peak == one.card_peak
+
+
+def test_copies_on_a_processor_share_its_memory():
+    trial = replace(TRIAL, held=0)
+
+    def cut(memory, copies):
+        return make_schedule(
+            trial, [100] * 32, [100] * 1000, 32_000, 32, memory, has_scratch=True, copies=copies, weights=400 * MEBI
+        )  # fmt: skip
+
+    one, two = cut(400 * GIBI, 1), cut(400 * GIBI, 2)
+    fixed = 500 * MEBI + MARGIN + 2 * 8 * 32_000
+    assert two.peak - fixed - 400 * MEBI == 2 * (one.peak - fixed)
+
+
+def test_budgets():
+    card = PretendedCard(1000, 200, 0)
+    assert card_budget(card, None) == 200 + int(SHARE * 800)
+    assert card_budget(card, 600) == 600
+    with pytest.raises(UserError, match=r"device-memory: 4\.0 GiB, and the card has 1 MiB for this; give less"):
+        card_budget(card, 4 * GIBI)
+    assert memory_of(torch.device("cpu")) is None
+
+
+def pretended(mebibytes, grown=40):
+    """A card with 20 MiB of weights, on which the four longest texts take 40 MiB more."""
+    return PretendedCard(mebibytes * MEBI, 20 * MEBI, grown * MEBI)
+
+
+def test_a_small_card_cuts_batches_and_sends_rows_away_and_the_kernels_are_the_same(monkeypatch):
+    """A card of 300 MiB, and of less: the plan follows, and so do the batches that are really made."""
+    plain = work(dtype=torch.float64, batch_size=8)
+    sizes, chunks = [], []
+    of_batch, make = tiles.Capturing.of_batch, tiles.Tiles.__call__
+    monkeypatch.setattr(tiles.Capturing, "of_batch", lambda self, texts: sizes.append(len(texts)) or of_batch(self, texts))
+    monkeypatch.setattr(tiles.Tiles, "__call__", lambda self, job: chunks.append(job.stop - job.start) or make(self, job))
+    largest = []
+    for mebibytes, asked in ((4000, None), (300, None), (4000, "230"), (222, 222)):
+        sizes.clear()
+        chunks.clear()
+        budget = None if asked is None else int(asked) * MEBI
+        found = work(dtype=torch.float64, batch_size=8, card=pretended(mebibytes), device_memory=budget)
+        cut = found.schedule
+        assert 0 < cut.card_peak <= (budget or 20 * MEBI + int(SHARE * (mebibytes - 20) * MEBI))
+        largest.append((max(sizes), cut.tile_bytes))
+        assert max(sizes[1:]) <= max(cut.batch_size, 1)
+        assert max(chunks) <= max(cut.chunk, 8)  # a column group that is a row group too comes whole
+        for label, values in blocks(plain).items():
+            torch.testing.assert_close(blocks(found)[label], values, rtol=1e-9, atol=1e-9 * float(values.abs().max()))
+    assert largest[0][1] == GPU_TILE_BYTES
+    assert largest[0] > largest[1] > largest[3]
+    with pytest.raises(UserError, match=r"device-memory: \d+ MiB is too little for this; the least is \d+MiB"):
+        work(card=pretended(150))
+    with pytest.raises(UserError, match="device-memory: cpu has no memory of its own; bound the process with --memory"):
+        work(device_memory=300 * MEBI)
+
+
+@pytest.mark.parametrize("name", ["bert", "t5", "mixtral", "albert", "deberta-shared-keys", "bert-lora-at-start"])
+@pytest.mark.parametrize("where", ["rows_on_host", "rows_on_disk"])
+def test_row_factors_that_live_elsewhere_give_the_same_bits(tmp_path, monkeypatch, name, where):
+    found = Schedule(3, where == "rows_on_disk", 4, 0, 0)
+    monkeypatch.setattr(streaming, "make_schedule", lambda *a, **k: found)  # a processor's: no card, nothing is fetched
+    here = work(name, scratch=tmp_path / "here")
+    away = replace(found, card_peak=1, **{where: True})
+    monkeypatch.setattr(streaming, "make_card_schedule", lambda *a, **k: away)
+    started = []
+    start = Transfers.start
+    monkeypatch.setattr(Transfers, "start", lambda self, factors, name: started.append(name) or start(self, factors, name))
+    there = work(name, card=pretended(4000), scratch=tmp_path / "there")
+    assert_same_bits(here, there)
+    assert started
+    shutil.rmtree(next((tmp_path / "there").rglob("tiles")))
+    assert_same_bits(here, work(name, card=pretended(4000), scratch=tmp_path / "there"))  # factors that an earlier run left
+
+
+def tangents():
+    shared = torch.randn(3, 4, 5)
+    outer = OuterFactors(shared, torch.randn(2, 3, 4, 6))
+    factors = {
+        "query": outer,
+        "key": OuterFactors(shared, torch.randn(2, 3, 4, 6), True),
+        "table": RowFactors(torch.tensor([[1, 2], [3, -1], [0, 1]]), torch.randn(2, 3, 2, 5)),
+        "bias": DenseFactors(torch.randn(2, 3, 6), torch.rand(6)),
+        "experts": StackedFactors((None, outer)),
+    }
+    return Tangents(torch.randn(3, 2), factors)
+
+
+def test_parked_factors_come_back_whole_and_shared_ones_are_parked_once():
+    original = tangents()
+    parked = Transfers(torch.device("cpu")).parked(original)
+    waiting = parked.factors.factors
+    assert waiting["query"].inputs is waiting["key"].inputs
+    assert waiting["query"].inputs is not original.factors["query"].inputs
+    assert list(parked.factors) == list(original.factors)
+    assert len(parked) == 3
+    assert "nobody" not in parked.factors
+    with pytest.raises(KeyError):
+        parked.factors["nobody"]
+    for name in [*original.factors, "bias", "query"]:  # in order, and out of it
+        found, expected = parked.factors[name], original.factors[name]
+        assert type(found) is type(expected)
+        assert all(torch.equal(a, b) for a, b in zip(found.tensors(), expected.tensors(), strict=True))
+    assert parked.factors["key"].transposed
+    assert torch.equal(parked.factors["bias"].cancellation, original.factors["bias"].cancellation)
+
+
+def test_the_next_parameter_is_on_its_way():
+    original = tangents()
+
+    class Counted(dict):
+        def __getitem__(self, name):
+            asked.append((name, threading.current_thread().name.startswith("lmntk-transfers")))
+            return super().__getitem__(name)
+
+    asked = []
+    fetched = Fetched(Counted(original.factors), Transfers(torch.device("cpu")))
+    for name in fetched:
+        fetched[name]
+    assert asked == [(name, True) for name in original.factors]  # each once, in another thread
+    assert fetched._ahead is None
+
+
+def test_an_error_on_the_way_is_raised_where_the_factors_are_asked_for():
+    class Broken(dict):
+        def __getitem__(self, name):
+            if name == "key":
+                raise OSError("the disk is gone")
+            return super().__getitem__(name)
+
+    fetched = Fetched(Broken(tangents().factors), Transfers(torch.device("cpu")))
+    assert isinstance(fetched["query"], OuterFactors)
+    with pytest.raises(OSError, match="the disk is gone"):
+        fetched["key"]
+
+
+def test_a_full_card_is_one_line_that_says_what_to_do(monkeypatch):
+    class Full:
+        def run(self, make_worker, jobs):
+            yield 0, make_worker()(jobs[0])
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with pytest.raises(UserError, match=r"device-memory: the card is full \(CUDA out of memory.*with --device-memory"):
+        work(executor=Full())
+
+
+def test_a_batch_that_was_expected_is_not_collated_again(monkeypatch):
+    from lmntk.kernels import capturing
+
+    collated = []
+    collate = capturing.collate
+    monkeypatch.setattr(capturing, "collate", lambda texts, pad: collated.append(len(texts)) or collate(texts, pad))
+    work(batch_size=4, formulas=["sgd"])
+    trial = 2  # the comparison with autograd, and the trial
+    batches = [-(-count // 4) for count in (8, 3, 10)]
+    assert len(collated) <= trial + sum(batches) + 1
+
+
+def test_a_plan_says_what_the_card_will_hold(tmp_path):
+    said = []
+    found = work(card=pretended(300), announce=said.append, rates=tmp_path / "machine.json")
+    assert said[0].card == found.schedule.card_peak
+    assert f" of memory at most, {shown_bytes(found.schedule.card_peak)} on the card, " in said[0].describe()
+    assert "on each of 2 cards" in replace(said[0], copies=2).describe()
+    assert "on one 80 GB GPU" in said[0].describe()

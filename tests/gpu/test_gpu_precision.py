@@ -1,0 +1,199 @@
+"""Low precision: never silent, its loss measured; and float32 that is float32 whatever a global setting says."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+from gpu_work import FORMULAS, assert_same_bits, blocks, largest_error, work
+from model_table import TABLE, pad_id, random_texts
+
+from lmntk.errors import UserError
+from lmntk.kernels.capturing import Capturing
+from lmntk.kernels.kept import KeptFactors
+from lmntk.kernels.loss import TEXTS, measured_loss
+from lmntk.precision import _places, check_precision, products
+from lmntk.prompts.batching import collate
+from lmntk.tangents.capture import capture
+from lmntk.tangents.coverage import autograd_gradients, check_coverage
+
+CPU = [torch.device("cpu")]
+FAMILIES = ["bert", "roberta", "gpt2", "t5", "llama", "mixtral", "deberta-shared-keys", "bert-lora-at-start"]
+
+
+@pytest.mark.parametrize("name", list(TABLE))
+def test_bfloat16_passes_are_those_of_plain_autograd_in_bfloat16(name):
+    """The twin: the same network under autocast, one text, plain autograd on every parameter."""
+    row = TABLE[name]
+    model = row.model(2).float()
+    trainable = row.parameters.select(model)
+    batch = collate(random_texts(row, [6], 3), pad_id(model))
+    exact = autograd_gradients(model, batch, trainable)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = autograd_gradients(model, batch, trainable)
+    fallback = check_coverage(model, batch, trainable).fallback
+    found = capture(model, batch, trainable, fallback, lower=torch.bfloat16)
+    assert found.logits.dtype == torch.float32
+
+    def flat(gradients):
+        there = [n for n in trainable if exact[n] is not None and n in found.factors]
+        return torch.cat([gradients[n].flatten().double() for n in there])
+
+    ours = flat({n: factors.gradients(trainable[n].shape)[:, 0] for n, factors in found.factors.items()})
+    twin, reference = flat(expected), flat(exact)
+    assert ours.dtype == torch.float64
+    for factors in found.factors.values():
+        assert all(tensor.dtype == torch.float32 for tensor in factors.tensors() if tensor.is_floating_point())
+    of_twin = float((twin - reference).norm() / reference.norm())
+    of_ours = float((ours - reference).norm() / reference.norm())
+    assert 1e-4 < of_ours < 1.5 * of_twin + 1e-4  # sums over uses are not rounded, so ours is the better if anything
+    assert float((ours - twin).norm() / reference.norm()) < 1.5 * of_twin
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_loss_that_is_said_is_the_loss_there_is(name):
+    exact, lower = work(name), work(name, precision="bfloat16")
+    assert exact.loss is None
+    said = lower.loss
+    assert said.precision == "bfloat16"
+    assert said.texts == min(TEXTS, 11)
+    assert lower.noise == exact.noise  # found in full precision: in bfloat16 everything looks like noise
+    for formula in FORMULAS:
+        real = largest_error(lower, exact, formula)
+        assert 1e-4 < real < 0.2
+        assert real / 5 < said.kernels[formula] < 5 * real
+    assert set(said.coefficients) == {"sgd", "signgd"}
+    assert all(1e-4 < error < 1 for error in said.coefficients.values())
+    assert 1e-5 < said.logits < 0.1
+    assert "bfloat16 beside float32 on 11 texts: kernels are off by sgd" in said.describe()
+    assert said.as_dict()["kernels"]["sgd"] == float(f"{said.kernels['sgd']:.1e}")
+
+
+def test_the_loss_is_that_of_the_block_in_both_precisions():
+    """The twin: whole kernels of the same texts in both, and numpy's solve."""
+    row = TABLE["bert"]
+    model = row.model(2).float()
+    texts = random_texts(row, [4, 5, 6, 7, 8, 3], 0)
+    capturing = Capturing(model, row.parameters.select(model), pad_id(model), texts, 4, precision="bfloat16")
+    said = measured_loss(capturing, texts, ["sgd"], True)
+
+    def kernel(lower):
+        gradients = []
+        for text in sorted(texts, key=lambda text: text.length):
+            found = capture(model, collate([text], pad_id(model)), capturing.trainable, lower=lower)
+            parts = [f.gradients(capturing.trainable[n].shape)[:, 0].flatten(1).double() for n, f in found.factors.items()]
+            gradients.append(torch.cat(parts, 1))
+        together = torch.cat(gradients)
+        return together @ together.T
+
+    exact, lower = kernel(None), kernel(torch.bfloat16)
+    labels = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(6)
+
+    def solved(k):
+        return torch.linalg.inv(k + 0.01 * torch.linalg.eigvalsh(k).max() * torch.eye(12)) @ labels
+
+    assert said.kernels["sgd"] == pytest.approx(float((lower - exact).norm() / exact.norm()), rel=0.3)  # batches round otherwise
+    assert said.coefficients["sgd"] == pytest.approx(float((solved(lower) - solved(exact)).norm() / solved(exact).norm()), rel=0.5)
+
+
+def test_the_comparison_with_autograd_is_in_full_precision():
+    assert work(precision="bfloat16").coverage == work().coverage
+
+
+def test_the_start_up_check_and_the_key_know_no_low_precision(tmp_path):
+    """Tiles of one precision are never those of another: the key of the work has it, and the row factors say so."""
+    work(precision="bfloat16", scratch=tmp_path, keep_factors=True)
+    kept = KeptFactors(tmp_path)
+    assert kept.precision == "bfloat16"
+    assert set(kept.kernels(("a", "c"), ["sgd"])[0]) == {"sgd"}
+    assert "signgd" in kept.kernels(("a", "c"), ["signgd"], drop_noise=False)[0]
+    with pytest.raises(UserError, match="taken in bfloat16, in which noise cannot be told"):
+        kept.kernels(("a", "c"), ["signgd"])
+
+
+def switches():
+    return [getattr(module, name) for module, name, _ in _places()]
+
+
+@pytest.fixture
+def lowered():
+    """A user's global setting, and the default again."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def test_a_global_setting_changes_no_kernel(lowered):
+    found = work()
+    assert torch.get_float32_matmul_precision() == "medium"
+    torch.set_float32_matmul_precision("highest")
+    assert_same_bits(found, work())
+
+
+def test_switches_are_as_they_were(lowered):
+    before = switches()
+    with products("float32"):
+        assert all(value in ("ieee", False) or value == (False, True) for value in switches())
+        with products("float32"):
+            pass
+        assert switches() != before
+    assert switches() == before
+    with products("tf32"):
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    with pytest.raises(ZeroDivisionError), products("tf32"):
+        _ = 1 / 0
+    assert switches() == before
+    assert torch.backends.cuda.matmul.allow_tf32  # the older interface still answers
+
+
+def test_threads_wait_for_another_precision_and_share_one():
+    seen, started = [], threading.Event()
+
+    def other():
+        started.set()
+        with products("tf32"):
+            seen.append(torch.backends.cuda.matmul.fp32_precision)
+
+    def alike():
+        with products("float32"):
+            seen.append(torch.backends.cuda.matmul.fp32_precision)
+
+    threads = [threading.Thread(target=body) for body in (other, alike)]
+    with products("float32"):
+        threads[0].start()
+        started.wait()
+        threads[1].start()
+        threads[1].join()
+        time.sleep(0.05)
+        assert seen == ["ieee"]
+        with pytest.raises(RuntimeError, match="within those of another"), products("tf32"):
+            pass
+    threads[0].join()
+    assert seen == ["ieee", "tf32"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "message"),
+    [
+        ("tf32", "float32", "tf32 is a card's, and this is cpu; use float32, or bfloat16"),
+        ("bfloat16", "float64", "bfloat16 would spoil --dtype float64"),
+        ("half", "float32", "'half' is not one of float32, tf32, bfloat16"),
+    ],
+)
+def test_mistakes(precision, dtype, message):
+    with pytest.raises(UserError, match=message):
+        check_precision(precision, dtype, CPU)
+    assert check_precision("bfloat16", "float32", CPU) == "bfloat16"
+    assert check_precision("float32", "float64", CPU) == "float32"
+
+
+def test_several_workers_in_bfloat16_give_the_same_bits():
+    from lmntk.execution.devices import Devices
+
+    executor = Devices((torch.device("cpu"),) * 2)
+    one, two = work(precision="bfloat16"), work(precision="bfloat16", executor=executor)
+    assert_same_bits(one, two)
+    assert len(blocks(one)) == 16

@@ -1,0 +1,139 @@
+"""Solutions' directions and predictions in bounded memory: the same numbers in any number of rounds, and no more held than was said."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from model_table import TABLE, pad_id, random_texts
+
+from lmntk.errors import UserError
+from lmntk.kernels.capturing import Capturing
+from lmntk.kernels.schedule import MARGIN, Trial
+from lmntk.memory import peak_of, resident
+from lmntk.prediction.directions import cut_directions, directions_of
+from lmntk.prediction.predictor import Predictor
+from lmntk.prompts.encoding import EncodedText
+from lmntk.solvers.linear_form import LinearForm
+from lmntk.tangents.direction import weighted_sum
+from lmntk.tangents.noise import noise_coordinates, silence
+
+LINUX = pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="only Linux starts its count of memory anew")
+TEXTS = [EncodedText((1 + i, 2, 8 - i), 0, None) for i in range(6)]
+
+
+class Wide(torch.nn.Module):
+    """Few layers and many weights, so that v is what memory goes to."""
+
+    outputs = 3
+
+    def __init__(self, width: int = 2048) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.middle, self.last = torch.nn.Embedding(9, width), torch.nn.Linear(width, width), torch.nn.Linear(width, width)
+        self.head = torch.nn.Linear(width, self.outputs)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        hidden = self.table(batch["input_ids"]) * batch["attention_mask"][..., None]
+        found: torch.Tensor = self.head(torch.tanh(self.last(torch.tanh(self.middle(hidden)))).mean(1))
+        return found
+
+
+def capturing_of(model: Any, texts: Any = TEXTS, size: int = 4) -> Capturing:
+    return Capturing(model, dict(model.named_parameters()), 0, texts, size)
+
+
+def form(n: int, c: int, each_class: bool = True) -> LinearForm:
+    return LinearForm(np.random.default_rng(0).normal(size=(n, c)), each_class)
+
+
+@pytest.mark.parametrize("formula", ["sgd", "asigngd"])
+@pytest.mark.parametrize("each_class", [False, True])
+@pytest.mark.parametrize("drop_noise", [False, True])
+def test_directions_in_any_number_of_rounds_are_sums_over_all_texts_at_once(formula, each_class, drop_noise):
+    row = TABLE["bert"]
+    model = row.model(3).float()
+    texts, trainable = random_texts(row, [5, 4, 6, 3, 7], 0), row.parameters.select(model)
+    capturing = Capturing(model, trainable, pad_id(model), texts, 2)
+    solution = form(5, 3, each_class)
+    batches = [(chosen, batch) for chosen in capturing.batches(texts) for batch in capturing.of_batch([texts[i] for i in chosen])]
+    masks = noise_coordinates([batch for _, batch in batches]) if drop_noise else {}
+    assert bool(masks) == drop_noise  # the key biases
+    expected = []
+    for index in range(3 if each_class else 1):
+        weights = torch.as_tensor(solution.coefficients) * (torch.arange(3) == index if each_class else 1)
+        parts = [weighted_sum(silence(batch, masks), weights[chosen], trainable, formula == "asigngd") for chosen, batch in batches]
+        expected.append({name: sum(part.get(name, torch.zeros(1)) for part in parts) for name in parts[0]})
+    for at_once in (None, 1, 2):
+        found = directions_of(capturing, texts, solution, formula, drop_noise=drop_noise, at_once=at_once)
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            for name, values in other.items():
+                torch.testing.assert_close(one[name].double(), values.double(), rtol=1e-6, atol=1e-6)
+
+
+@LINUX
+@pytest.mark.parametrize("formula", ["sgd", "asigngd"])
+def test_no_more_is_held_than_is_said(formula):
+    grown = {}
+    for at_once in (3, 1):
+        capturing = capturing_of(Wide())
+        trial = capturing.try_out()
+        cut = cut_directions(trial, capturing.trainable, 3, 4, 2**40, formula == "asigngd")
+        while cut.at_once > at_once:
+            cut = cut_directions(trial, capturing.trainable, 3, 4, cut.peak - 1, formula == "asigngd")
+        before = resident()
+        grown[at_once], found = peak_of(
+            lambda capturing=capturing, cut=cut: directions_of(capturing, TEXTS, form(6, 3), formula, at_once=cut.at_once)
+        )
+        assert before + grown[at_once] <= cut.peak
+        assert grown[at_once] >= 0.5 * (cut.peak - trial.resident - MARGIN)  # what is said is not far above it either
+        del found
+    assert grown[1] < 0.85 * grown[3]
+
+
+def test_noise_is_found_without_keeping_factors(monkeypatch):
+    """In one pass, and the texts once more in a second; no batch outlives the next."""
+    capturing, alive = capturing_of(Wide(8)), []
+    of_batch = Capturing.of_batch
+    monkeypatch.setattr(Capturing, "of_batch", lambda self, texts: alive.append(len(texts)) or of_batch(self, texts))
+    directions_of(capturing, TEXTS, form(6, 3), "asigngd")
+    assert alive == [4, 2, 4, 2]
+    alive.clear()
+    directions_of(capturing, TEXTS, form(6, 3), "sgd", at_once=2)
+    assert alive == [4, 2, 4, 2]
+
+
+def test_too_little_memory_for_a_direction_is_refused_with_the_least_that_works():
+    trainable = {"w": torch.nn.Parameter(torch.zeros(2**20))}
+    trial = Trial(tokens=40, longest=10, factors=2**20, largest=2**20, working=2**22, resident=2**28, outputs=2)
+    with pytest.raises(UserError, match=r"too little for a solution's direction in float64; the least is (\d+)MiB$") as caught:
+        cut_directions(trial, trainable, 3, 32, 2**28)
+    least = int(str(caught.value).split()[-1].removesuffix("MiB")) * 2**20
+    assert (cut_directions(trial, trainable, 3, 32, least).at_once, cut_directions(trial, trainable, 3, 32, least).batch_size) == (1, 1)
+    with pytest.raises(UserError):
+        cut_directions(trial, trainable, 3, 32, least - 2**21)
+    assert cut_directions(trial, trainable, 3, 32, 2**40).at_once == 3
+
+
+@LINUX
+def test_predictions_in_little_memory_are_the_same():
+    model: Any = Wide(256)
+    direction = {name: torch.randn_like(parameter) for name, parameter in model.named_parameters()}
+    texts = [EncodedText(tuple(1 + (i + j) % 8 for j in range(400)), 0, None) for i in range(24)]
+    free = Predictor(model, [direction], 0, batch_size=24)
+    expected, _ = free.evaluate(texts)
+    assert free.texts_at_once(texts) == 24
+    tight = Predictor(model, [direction], 0, batch_size=24, memory=2**40)
+    with torch.no_grad():
+        assert tight.texts_at_once(texts) == 24
+        assert tight._token_bytes is not None
+        tight._token_bytes = max(tight._token_bytes, 2**14)
+        tight.memory = int(resident() + MARGIN + 4.5 * 400 * tight._token_bytes)
+        assert tight.texts_at_once(texts) in (1, 3)
+    np.testing.assert_allclose(tight.evaluate(texts)[0], expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match=r"is too little for one text and v; the least is \d+MiB"):
+        Predictor(model, [direction], 0, memory=2**20).evaluate(texts)
