@@ -248,10 +248,11 @@ def _arguments(settings: TrainingSettings, folder: Path, device: torch.device) -
         push_to_hub=False,
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_pin_memory=device.type == "cuda",
     )
     arguments.__dict__["_setup_devices"] = device  # of several GPUs the model's, and that one alone
     arguments._n_gpu = min(1, arguments._n_gpu)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # the arguments have made the first one current, whose generator would be the one that is kept
     return arguments
 
 
