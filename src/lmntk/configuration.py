@@ -16,6 +16,7 @@ Mode = Literal["prompt", "head"]
 Kind = Literal["auto", "masked", "causal", "seq2seq", "classifier"]
 Reduce = Literal["first", "mean"]
 Formula = Literal["sgd", "signgd", "asigngd"]
+Optimizer = Literal["sgd", "adamw", "signgd"]
 Solver = Literal["ridge", "logistic", "row-logistic", "svc", "svr", "asym"]
 
 
@@ -48,6 +49,83 @@ class OwnTask(BaseModel):
         return _parts(value) if isinstance(value, str) else value
 
 
+class FineTuning(BaseModel):
+    """How an experiment fine-tunes, in all cells; see ``lmntk.finetuning``.
+
+    Attributes:
+        learning_rates: for every optimizer, or by optimizer; without, the paper's.
+        batch_sizes: the grid's other axis; larger ones than there are train texts are cut.
+        steps: of each training, exactly.
+        eval_every: steps between two looks at dev.
+        loss: cross-entropy or squared.
+        schedule: linear, down to zero, or constant.
+        max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
+        dropout: as the checkpoint has it; False trains without.
+        linearized: train the linearized model as well.
+        lora_rank: train a fresh LoRA of this rank.
+        lora_alpha: its scale is alpha / rank.
+        freeze_layers: the embeddings and so many bottom layers do not train.
+        seed: of the texts' order, dropout and LoRA; without, the cell's.
+        save_weights: keep the best weights.
+        export: keep them as a model's folder too.
+        checkpoint_seconds: time between two checkpoints of a training.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    learning_rates: tuple[float, ...] | dict[Optimizer, tuple[float, ...]] | None = None
+    batch_sizes: tuple[int, ...] = (2, 4, 8)
+    steps: int = Field(default=1000, gt=0)
+    eval_every: int = Field(default=100, gt=0)
+    loss: Literal["cross-entropy", "squared"] = "cross-entropy"
+    schedule: Literal["linear", "constant"] = "linear"
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    dropout: bool = True
+    linearized: bool = False
+    lora_rank: int | None = Field(default=None, gt=0)
+    lora_alpha: float = Field(default=16.0, gt=0)
+    freeze_layers: int = Field(default=0, ge=0)
+    seed: int | None = Field(default=None, ge=0, lt=2**32)
+    save_weights: bool = False
+    export: bool = False
+    checkpoint_seconds: float = Field(default=60.0, ge=0)
+
+    @field_validator("learning_rates", "batch_sizes", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """One value is a list of one; commas separate."""
+        if isinstance(value, str):
+            return _parts(value)
+        return (value,) if isinstance(value, int | float) else value
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _rates(cls, value: Any) -> Any:
+        for rates in [] if value is None else value.values() if isinstance(value, dict) else [value]:
+            if not rates or len(set(rates)) != len(rates) or any(not 0 < rate < float("inf") for rate in rates):
+                raise ValueError("give at least one rate above 0, each once")
+        return value
+
+    @field_validator("batch_sizes")
+    @classmethod
+    def _sizes(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or len(set(value)) != len(value) or any(size < 1 for size in value):
+            raise ValueError("give at least one size from 1 up, each once")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FineTuning:
+        if self.lora_rank is not None and self.freeze_layers:
+            raise ValueError("freeze_layers: LoRA leaves all of the network's own parameters as they are; give one of the two")
+        return self
+
+    def rates_of(self, optimizer: str) -> tuple[float, ...] | None:
+        """Returns the learning rates that were given for an optimizer."""
+        if not isinstance(self.learning_rates, dict):
+            return self.learning_rates
+        return next((rates for name, rates in self.learning_rates.items() if name == optimizer), None)
+
+
 class Experiment(BaseModel):
     """Any number of tasks x k x seeds x modes x formulas on one model.
 
@@ -69,6 +147,8 @@ class Experiment(BaseModel):
     modes: tuple[Mode, ...] = ("prompt",)
     formulas: tuple[Formula, ...] = ("sgd", "signgd", "asigngd")
     solvers: tuple[Solver, ...] | None = None
+    finetune: tuple[Optimizer, ...] = ()
+    finetuning: FineTuning = FineTuning()
     template: str | tuple[str, ...] | None = None
     label_words: tuple[str, ...] | None = None
     label_words_reduce: Reduce | None = None
@@ -99,12 +179,12 @@ class Experiment(BaseModel):
     address: str | None = None
     workers: int | None = Field(None, gt=0)
 
-    @field_validator("k", "seeds", "tasks", "modes", "formulas", "solvers", "label_words", "include", "exclude", mode="before")
+    @field_validator("k", "seeds", "tasks", "modes", "formulas", "solvers", "finetune", "label_words", "include", "exclude", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        """One value is a list of one; commas separate."""
+        """One value is a list of one; commas separate; ``none`` is an empty list."""
         if isinstance(value, str):
-            return _parts(value)
+            return () if value.strip() == "none" else _parts(value)
         return (value,) if isinstance(value, int) else value
 
     @field_validator("seeds")
@@ -138,8 +218,11 @@ class Experiment(BaseModel):
             raise ValueError("data: tasks need the folder that holds <task>/train.jsonl.gz")
         for name in ("k", "seeds", "modes", "formulas", "solvers"):
             values = getattr(self, name)
-            if values is not None and (not values or len(set(values)) != len(values)):
+            is_optional = name == "formulas" and bool(self.finetune)
+            if values is not None and (not (values or is_optional) or len(set(values)) != len(values)):
                 raise ValueError(f"{name}: give at least one value, each once")
+        if len(set(self.finetune)) != len(self.finetune):
+            raise ValueError("finetune: give each optimizer once")
         if (self.template or self.label_words) and len(self.tasks) + len(self.own_tasks) > 1:
             raise ValueError("template: one prompt for several tasks; set it on one task, or run them apart")
         names = [*self.tasks, *(task.name for task in self.own_tasks)]
@@ -171,8 +254,8 @@ def make_experiment(values: dict[str, Any], origin: str = "") -> Experiment:
         raise UserError(f"{origin}{field + ': ' if field else ''}{message}{given}") from None
 
 
-def load_experiment(path: Path, overrides: dict[str, Any]) -> Experiment:
-    """Returns the configuration in a TOML file, with the overrides (flags) put on top.
+def load_experiment(path: Path, overrides: dict[str, Any], defaults: dict[str, Any] | None = None) -> Experiment:
+    """Returns the configuration in a TOML file, with the overrides (flags) put on top, and defaults for what neither says.
 
     Raises:
         UserError: no such file, broken TOML (with its line), or a wrong field.
@@ -187,4 +270,6 @@ def load_experiment(path: Path, overrides: dict[str, Any]) -> Experiment:
         values = tomllib.loads(path.read_text(encoding="utf8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"configuration: {path} is not valid TOML: {error}") from None
-    return make_experiment(values | overrides, f"{path}: ")
+    if "finetuning" in overrides and isinstance(values.get("finetuning"), dict):  # single fields of the table
+        overrides = overrides | {"finetuning": values["finetuning"] | overrides["finetuning"]}
+    return make_experiment((defaults or {}) | values | overrides, f"{path}: ")

@@ -72,20 +72,26 @@ class Context:
         """Returns the hash of all that the cell's kernels depend on."""
         e = self.experiment
         return content_key(
-            version=KERNEL_VERSION,
-            weights=self.pretrained.fingerprint,
-            encoder=self.encoder(task, cell.mode).fingerprint(),
-            examples={side: digest_examples(examples) for side, examples in task.examples(cell).items()},
-            mode=cell.mode,
-            features=e.features if cell.mode == "head" else None,
-            difference=self.folds(task),
-            parameters=self.chosen.as_dict(),
-            untied=e.untie_head,
-            groups=e.groups,
-            keep_noise=e.keep_noise,
-            dtype=e.dtype,
-            precision=e.precision,
+            version=KERNEL_VERSION, groups=e.groups, keep_noise=e.keep_noise, precision=e.precision, **self._content(task, cell)
         )
+
+    def content_key(self, task: PreparedTask, cell: Cell) -> str:
+        """Returns the hash of a cell's model, texts and parameters: what its fine-tuning and its baseline depend on."""
+        return content_key(**self._content(task, cell))
+
+    def _content(self, task: PreparedTask, cell: Cell) -> dict[str, Any]:
+        e = self.experiment
+        return {
+            "weights": self.pretrained.fingerprint,
+            "encoder": self.encoder(task, cell.mode).fingerprint(),
+            "examples": {side: digest_examples(examples) for side, examples in task.examples(cell).items()},
+            "mode": cell.mode,
+            "features": e.features if cell.mode == "head" else None,
+            "difference": self.folds(task),
+            "parameters": self.chosen.as_dict(),
+            "untied": e.untie_head,
+            "dtype": e.dtype,
+        }
 
     def folds(self, task: PreparedTask) -> bool:
         """True when the task's two logits are folded into their difference."""
@@ -104,11 +110,16 @@ class Context:
     def is_finished(self, task: PreparedTask, cell: Cell) -> dict[str, Any] | None:
         """Returns a cell's results if they and the files that go with them are there from an earlier run."""
         e, folder = self.experiment, self.store.folder
-        found = self.store.result(cell, self.result_key(task, cell))
+        if self.methods:
+            found = self.store.result(cell, self.result_key(task, cell))
+        else:  # nothing but fine-tuning is asked for, beside whatever kernels there are
+            found = self.store.read_json(f"cells/{cell.name}.json")
+            if not isinstance(found, dict) or found.get("content") != self.content_key(task, cell):
+                return None
         paths = [folder / "predictions" / f"{cell.name}.tsv"]
         if e.keep_kernels:
             paths += [self.store.kernel_path(cell, side, formula) for side in SIDES for formula in e.formulas]
-        if e.save_models and found is not None:
+        if e.save_models and self.methods and found is not None:
             if not found.get("saved_models"):
                 return None
             paths += [folder / "models" / name / "predictor.json" for name in found["predictors"]]

@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from lmntk.arms import check_arms, pending, train_arms, with_rows
 from lmntk.cells import Cell, Store
 from lmntk.configuration import Experiment
 from lmntk.context import Context, Progress, Silent
+from lmntk.errors import UserError
 from lmntk.evaluation import methods_of
 from lmntk.execution.local import chosen_executor
 from lmntk.kernels.estimate import Estimate
@@ -49,14 +51,21 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
         store.write_json("configuration.json", {"experiment": experiment.model_dump(mode="json"), "versions": versions()})
         planned = [(task, cell) for task in tasks for cell in task.cells]
         results = this.finished(planned)
-        progress.start(len(planned), len(results))
+        untrained = {cell.name for _, cell in pending(this, planned, results)}
+        progress.start(len(planned), len(planned) - len(untrained))
         for task, unit in _units(this, tasks):
             left = [cell for cell in unit if cell.name not in results]
             for cell, result in compute_unit(this, task, left) if left else ():
-                results[cell.name] = result
-                progress.finished(cell, result["rows"])
+                results[cell.name] = with_rows(this, task, cell, result)
+                if not experiment.finetune:
+                    progress.finished(cell, result["rows"])
                 _report(this, tasks, planned, results)
-            forget_unit(this, task, unit)
+            if this.methods:
+                forget_unit(this, task, unit)
+        for task, cell in pending(this, planned, results):
+            results[cell.name] = train_arms(this, task, cell, results[cell.name])
+            progress.finished(cell, results[cell.name]["rows"])
+            _report(this, tasks, planned, results)
         _report(this, tasks, planned, results)
         missing = write_page(store.folder)
         if missing:
@@ -72,6 +81,8 @@ def plan(experiment: Experiment, progress: Progress | None = None) -> list[tuple
     Raises:
         UserError: as ``run``.
     """
+    if not experiment.formulas:
+        raise UserError("plan: it is of kernels, and formulas is none; fine-tuning takes learning rates x batch sizes x steps in each cell")
     this, tasks = _prepared(experiment, progress or Silent())
     results = this.finished([(task, cell) for task in tasks for cell in task.cells])
     found: dict[str, Estimate] = {}
@@ -124,7 +135,9 @@ def _prepared(experiment: Experiment, progress: Progress) -> tuple[Context, list
     )
     this = Context(experiment, pretrained, store, progress, settings, chosen, methods)
     for mode in experiment.modes:  # a filter that matches nothing, or features that are not there, show now
-        chosen.select(any_model(pretrained, mode, experiment.features))
+        model = any_model(pretrained, mode, experiment.features)
+        chosen.select(model)
+        check_arms(this, model)
     if pretrained.kind == "classifier":  # whose labels are in no fingerprint: an old result of other ones is not to be found again
         for task in tasks:
             own_head_model(pretrained, task.labels, this.folds(task))

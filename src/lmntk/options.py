@@ -24,7 +24,7 @@ TemplateOption = Annotated[
 LabelWordsOption = Annotated[str | None, typer.Option(help="the words of each class, in order: terrible,great, or bad|awful,great|good")]
 ReduceOption = Annotated[str | None, typer.Option(help="label words of several tokens: first token, or mean  [default: an error]")]
 FeaturesOption = Annotated[str | None, typer.Option(help="head mode: read (first token, or a decoder's last), mean  [default: read]")]
-FormulasOption = Annotated[str | None, typer.Option(help="of sgd, signgd, asigngd  [default: all three]")]
+FormulasOption = Annotated[str | None, typer.Option(help="of sgd, signgd, asigngd, or none  [default: all three]")]
 DtypeOption = Annotated[str | None, typer.Option(help="float32 or float64  [default: float32]")]
 AttentionOption = Annotated[str | None, typer.Option(help="attention implementation: sdpa, eager")]
 BatchOption = Annotated[int | None, typer.Option(help="texts in one forward pass  [default: 32]")]
@@ -49,6 +49,29 @@ IncludeOption = Annotated[str | None, typer.Option(help='only parameters that ma
 ExcludeOption = Annotated[str | None, typer.Option(help="not parameters that match")]
 GroupsOption = Annotated[bool, typer.Option("--groups", help="also keep each layer's part of the kernels")]
 NoiseOption = Annotated[bool, typer.Option("--keep-noise", help="let coordinates that are rounding noise vote in the sign kernels")]
+RatesOption = Annotated[str | None, typer.Option(help="fine-tuning: of the grid, 1e-3,5e-3  [default: the paper's, by optimizer]")]
+SizesOption = Annotated[str | None, typer.Option("--batch-sizes", help="fine-tuning: of the grid  [default: 2,4,8]")]
+StepsOption = Annotated[int | None, typer.Option(help="fine-tuning: of each training  [default: 1000]")]
+EveryOption = Annotated[int | None, typer.Option("--eval-every", help="fine-tuning: steps between two looks at dev  [default: 100]")]
+LossOption = Annotated[str | None, typer.Option(help="fine-tuning: cross-entropy or squared  [default: cross-entropy]")]
+LinearizedOption = Annotated[bool, typer.Option("--linearized", help="fine-tuning: train the linearized model as well")]
+RankOption = Annotated[int | None, typer.Option("--lora-rank", help="fine-tuning: train a fresh LoRA of this rank")]
+FreezeOption = Annotated[int | None, typer.Option("--freeze-layers", help="fine-tuning: not the embeddings and so many bottom layers")]
+WeightsOption = Annotated[bool, typer.Option("--save-weights", help="fine-tuning: keep the best weights")]
+
+
+def training(
+    learning_rates: RatesOption = None,
+    batch_sizes: SizesOption = None,
+    steps: StepsOption = None,
+    eval_every: EveryOption = None,
+    loss: LossOption = None,
+    linearized: LinearizedOption = False,
+    lora_rank: RankOption = None,
+    freeze_layers: FreezeOption = None,
+    save_weights: WeightsOption = False,
+) -> None:
+    """The options of every command that fine-tunes."""
 
 
 def computing(
@@ -82,14 +105,22 @@ def with_computing(before: str) -> Callable[[Command], Command]:
     Args:
         before: the command's own option that they stand before in its help.
     """
+    return _with_options(computing, before)
 
+
+def with_training(before: str) -> Callable[[Command], Command]:
+    """Returns a decorator as ``with_computing``'s, of the options of fine-tuning."""
+    return _with_options(training, before)
+
+
+def _with_options(options: Callable[..., None], before: str) -> Callable[[Command], Command]:
     def decorated(command: Command) -> Command:
         own = inspect.signature(command, eval_str=True)  # typer takes a signature that is set as it is
         parameters = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
         place = [p.name for p in parameters].index(before)
-        parameters[place:place] = inspect.signature(computing, eval_str=True).parameters.values()
+        parameters[place:place] = inspect.signature(options, eval_str=True).parameters.values()
         command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = command.__annotations__ | get_type_hints(computing, include_extras=True)
+        command.__annotations__ = command.__annotations__ | get_type_hints(options, include_extras=True)
         return command
 
     return decorated

@@ -54,7 +54,7 @@ class Bars(AbstractContextManager["Bars"]):
         """Prints a finished cell in one line and moves the cells' bar."""
         if self._cells is not None:
             self._bars.advance(self._cells)
-        shown = ", ".join(f"{row['method']} {100 * row['test']:.1f}" for row in rows)
+        shown = ", ".join(f"{row['method']} {'diverged' if row['test'] is None else format(100 * row['test'], '.1f')}" for row in rows)
         self._console.print(f"{cell.name}: {shown}", highlight=False)
 
     def note(self, line: str) -> None:

@@ -14,6 +14,7 @@ from lmntk.cells import Cell
 from lmntk.context import SIDES, Context
 from lmntk.errors import UserError
 from lmntk.evaluation import BASELINES, Outcome, baseline, solve_cell
+from lmntk.finetuning.logits import logits_of
 from lmntk.kernels.capturing import Capturing
 from lmntk.kernels.contraction import FORMULAS, kernel_names
 from lmntk.kernels.estimate import Estimate
@@ -105,6 +106,9 @@ class Unit:
 def compute_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any]]]:
     """Yields each cell with its results; kernels that are there with the right key are not computed."""
     unit = Unit(context, task, list(cells))
+    if not context.methods:
+        yield from ((cell, _baseline_alone(unit, cell)) for cell in cells)
+        return
     sides = SIDES[:2] if _one_pass_is_cheaper(unit) else SIDES
     save = context.experiment.save_models
     if save or "test" not in sides:  # one direction at least has to fit, which is better said before the kernels are computed
@@ -129,6 +133,14 @@ def compute_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) ->
                 context.progress.note(f"{outcome.method}: its decisions are not linear in a text's gradient, so no predictor is saved")
         name = "own head" if context.pretrained.kind == "classifier" else BASELINES[cell.mode]
         yield cell, _keep(unit, cell, [baseline(name, task.metric, logits, labels), *outcomes], saved)
+
+
+def _baseline_alone(unit: Unit, cell: Cell) -> dict[str, Any]:
+    """Returns a cell's results without kernels, where nothing but fine-tuning is asked for."""
+    this, texts = unit.context, unit.texts[cell.name]
+    logits = {side: logits_of(unit.model, texts[side], this.pretrained.pad_id, this.settings.batch_size).numpy() for side in SIDES[1:]}
+    name = "own head" if this.pretrained.kind == "classifier" else BASELINES[cell.mode]
+    return _keep(unit, cell, [baseline(name, unit.task.metric, logits, unit.labels[cell.name])], [])
 
 
 def _one_pass_is_cheaper(unit: Unit) -> bool:
@@ -417,6 +429,7 @@ def _keep(unit: Unit, cell: Cell, outcomes: Sequence[Outcome], predictors: Seque
     this.store.write_text(f"predictions/{cell.name}.tsv", "\n".join(lines) + "\n")
     result = {
         "key": this.result_key(unit.task, cell),
+        "content": this.content_key(unit.task, cell),
         "cell": cell.name,
         "model": this.pretrained.fingerprint,
         "classes": unit.task.meaning(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from functools import wraps
 from pathlib import Path
@@ -25,11 +26,14 @@ from lmntk.options import (
     given,
     listed,
     numbers,
+    training,
     with_computing,
+    with_training,
 )
 from lmntk.printing import print_summary, print_written, with_bars
 
 
+@with_training(before="test_limit")
 @with_computing(before="no_kernels")
 def run(
     configuration: Annotated[Path | None, typer.Argument(help="a TOML file with the fields below; flags override it")] = None,
@@ -59,13 +63,14 @@ def run(
         str | None, typer.Option(help="of ridge, asym, logistic, row-logistic, svc, svr  [default: ridge; asym for asigngd]")
     ] = None,
     features: FeaturesOption = None,
+    finetune: Annotated[str | None, typer.Option(help="fine-tune for real as well: of sgd, adamw, signgd")] = None,
     test_limit: Annotated[int | None, typer.Option(help="most test texts  [default: 1000]")] = None,
     out: Annotated[Path | None, typer.Option(help="the output folder; a rerun resumes it  [default: runs/lmntk]")] = None,
     dtype: DtypeOption = None,
     no_kernels: Annotated[bool, typer.Option("--no-kernels", help="do not keep the kernels on disk")] = False,
     save_models: Annotated[bool, typer.Option("--save-models", help="keep each solution as a model for lmntk predict")] = False,
     as_json: JsonOption = False,
-    **computing: Any,
+    **grouped: Any,
 ) -> None:
     """From texts to kernels to accuracy: tasks x k x seeds x modes x formulas, beside zero-shot and a linear probe.
 
@@ -73,7 +78,7 @@ def run(
 
     Example: lmntk run --model roberta-base --data data --tasks sst-2 --k 16 --modes prompt,head --out runs/sst-2
     """
-    experiment = experiment_of(locals() | computing)
+    experiment = experiment_of(locals() | grouped)
     from lmntk.experiment import run as run_experiment
 
     rows = with_bars(lambda progress: run_experiment(experiment, progress))
@@ -111,12 +116,18 @@ def plan(**options: Any) -> None:
             print(f"all: {total.describe()}")
 
 
-def experiment_of(options: dict[str, Any]) -> Any:
-    """Returns the checked configuration of the options that ``run`` and ``plan`` take."""
+def experiment_of(options: dict[str, Any], more: dict[str, Any] | None = None, defaults: dict[str, Any] | None = None) -> Any:
+    """Returns the checked configuration of the options that ``run``, ``plan`` and ``finetune`` take.
+
+    Args:
+        options: by the names of ``run``'s parameters.
+        more: fields that go over the options and the file.
+        defaults: fields for what neither of them says.
+    """
     from lmntk.configuration import load_experiment, make_experiment
 
     own_names = ("train", "test", "text_column", "text_b_column", "label_column", "labels", "metric")
-    apart = (*own_names, "configuration", "computing", "name", "as_json", "no_kernels", "template", "k", "seeds")
+    apart = (*own_names, "configuration", "grouped", "name", "as_json", "no_kernels", "template", "k", "seeds")
     fields = given(
         **{name: value for name, value in options.items() if name not in apart},
         template=tuple(options["template"] or ()) or None,
@@ -125,6 +136,7 @@ def experiment_of(options: dict[str, Any]) -> Any:
     )
     if options["no_kernels"]:
         fields["keep_kernels"] = False
+    trained = given(**{name: fields.pop(name, None) for name in (*inspect.signature(training).parameters, "export")})
     own = given(**{name: options[name] for name in own_names})
     if own:
         if "train" not in own:
@@ -132,7 +144,13 @@ def experiment_of(options: dict[str, Any]) -> Any:
         if "labels" in own:
             own["labels"] = listed(own["labels"])
         fields["own_tasks"] = [{"name": options["name"] or "own", **own}]
+    fields |= more or {}
+    if trained:
+        fields["finetuning"] = trained
     configuration = options["configuration"]
     if configuration is None and "model" not in fields:
         raise UserError("run: give --model and texts, or a TOML file: lmntk run experiment.toml")
-    return make_experiment(fields) if configuration is None else load_experiment(configuration, fields)
+    experiment = make_experiment((defaults or {}) | fields) if configuration is None else load_experiment(configuration, fields, defaults)
+    if trained and not experiment.finetune:
+        raise UserError(f"run: --{next(iter(trained)).replace('_', '-')} is of fine-tuning; add --finetune sgd")
+    return experiment

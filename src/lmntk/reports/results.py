@@ -25,26 +25,29 @@ class Writer(Protocol):
 
 
 def results_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the rows as CSV; the setting as JSON, notes joined by semicolons, metrics in [0, 1] with six digits."""
+    """Returns the rows as CSV; the setting as JSON, notes joined by semicolons, metrics in [0, 1] with six digits, none if it diverged."""
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in rows:
         flat = {column: row.get(column, "") for column in COLUMNS}
-        flat |= {part: f"{row[part]:.6f}" for part in ("dev", "test")}
+        flat |= {part: "" if row[part] is None else f"{row[part]:.6f}" for part in ("dev", "test")}
         flat |= {"setting": json.dumps(row["setting"], sort_keys=True), "notes": "; ".join(row["notes"])}
         writer.writerow(flat)
     return out.getvalue()
 
 
 def summarise(rows: Sequence[Mapping[str, Any]], medians: bool = False) -> dict[tuple[int, str, str], dict[str, str]]:
-    """Returns, for each (k, mode, method), by task the mean (population std), or median, of the test metric over the splits, x 100."""
+    """Returns, for each (k, mode, method), by task the mean (population std), or median, of the test metric over the splits, x 100.
+
+    Splits in which a method diverged are left out.
+    """
     show = _median if medians else _mean
     collected: dict[tuple[int, str, str], dict[str, list[float]]] = {}
     for row in rows:
         line = collected.setdefault((row["k"], row["mode"], row["method"]), {})
-        line.setdefault(row["task"], []).append(row["test"])
-    return {key: {task: show(values) for task, values in line.items()} for key, line in collected.items()}
+        line.setdefault(row["task"], []).extend([] if row["test"] is None else [row["test"]])
+    return {key: {task: show(values) if values else "diverged" for task, values in line.items()} for key, line in collected.items()}
 
 
 def _median(values: Sequence[float]) -> str:

@@ -1,0 +1,93 @@
+"""Fine-tuned weights on disk: a safetensors file, and a model's folder as transformers reads it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lmntk.errors import UserError
+from lmntk.models.filters import has_adapter
+from lmntk.models.loading import Pretrained
+from lmntk.models.logit_model import LogitModel
+from lmntk.models.weights import at_weights
+from lmntk.writing import replacing
+
+FORMAT = "lmntk weights 1"
+WEIGHTS, MODEL = "weights.safetensors", "model"
+
+
+def slug(method: str) -> str:
+    """Returns a method as it stands in names of files: ``sgd fine-tuning (lora)`` is ``sgd-fine-tuning-lora``."""
+    return re.sub(r"[ ()]+", "-", method).strip("-")
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
+    """Writes weights by the names of a LogitModel's parameters, and plain data beside them, atomically."""
+    with replacing(path) as temporary:
+        contents = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+        save_file(contents, temporary, {"format": FORMAT, "facts": json.dumps(facts)})
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Returns the weights in a file and the data beside them.
+
+    Raises:
+        UserError: no such file, or none that ``save_weights`` wrote.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") == FORMAT:
+                return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["facts"])  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UserError(f"weights: cannot read {str(path)!r}: {' '.join(str(error).split())[:200]}") from error
+    raise UserError(f"weights: {str(path)!r} holds no fine-tuned weights; make some with lmntk finetune --save")
+
+
+def export(folder: Path, model: LogitModel, pretrained: Pretrained, weights: Mapping[str, Tensor]) -> None:
+    """Writes the network at other weights, and its tokenizer, as transformers' ``save_pretrained`` does; the folder is there whole or not.
+
+    A linear head that is not the network's own (head mode) is not in it: ``save_weights`` keeps that.
+
+    Raises:
+        UserError: the network has an adapter, whose layers are no part of transformers' format.
+    """
+    if has_adapter(model):
+        raise UserError("export: the model has an adapter, which transformers cannot save in place; its trained weights are kept alone")
+    from transformers.utils import logging
+
+    bar = logging.is_progress_bar_enabled()
+    with replacing_folder(folder) as temporary, at_weights(model, weights):
+        logging.disable_progress_bar()
+        try:
+            pretrained.network.save_pretrained(temporary)
+        finally:
+            if bar:
+                logging.enable_progress_bar()
+        pretrained.tokenizer.save_pretrained(temporary)
+
+
+class replacing_folder:  # noqa: N801
+    """Yields a temporary folder that takes the place of ``folder`` when the body has ended without an error."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.temporary = folder, folder.with_name(f".{folder.name}.partial")
+
+    def __enter__(self) -> Path:
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        self.temporary.mkdir(parents=True)
+        return self.temporary
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.temporary.replace(self.folder)
+        else:
+            shutil.rmtree(self.temporary, ignore_errors=True)

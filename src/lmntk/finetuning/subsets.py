@@ -1,0 +1,178 @@
+"""Which parameters train: those of a filter, without bottom layers, or those of a fresh LoRA."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmntk.errors import UserError
+from lmntk.models.filters import ParameterFilter, has_adapter
+from lmntk.models.logit_model import LogitModel
+
+ADAPTER = "default"
+BASE, LORA = ".base_layer.", ".lora_"
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A choice of what trains.
+
+    Attributes:
+        parameters: of the model as it is.
+        freeze_layers: the embeddings and so many bottom layers do not train.
+        lora_rank: train a fresh LoRA of this rank, and in head mode the head; None trains the parameters themselves.
+        lora_alpha: its scale is alpha / rank.
+        seed: of LoRA's random A.
+    """
+
+    parameters: ParameterFilter = field(default_factory=ParameterFilter)
+    freeze_layers: int = 0
+    lora_rank: int | None = None
+    lora_alpha: float = 16.0
+    seed: int = 0
+
+    def suffix(self) -> str:
+        """Returns what a method's name says of it, beyond the run's own filter."""
+        parts = [
+            f" (without {self.freeze_layers} bottom layers)" if self.freeze_layers else "",
+            " (lora)" if self.lora_rank is not None else "",
+        ]
+        return "".join(parts)
+
+    def as_dict(self) -> dict[str, object]:
+        """Returns the choice as plain data."""
+        plain = self.parameters.as_dict()
+        if self.freeze_layers:
+            plain |= {"freeze_layers": self.freeze_layers}
+        if self.lora_rank is not None:
+            plain |= {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha}
+        return plain
+
+    @contextmanager
+    def chosen(self, model: LogitModel) -> Iterator[Trained]:
+        """Yields what trains; with LoRA the network has its layers while the body runs, and afterwards its own again.
+
+        Raises:
+            UserError: nothing is left, or LoRA on a network that has an adapter already.
+        """
+        if self.lora_rank is None:
+            found = self.parameters.select(model)
+            yield Trained(without_bottom(model, found, self.freeze_layers) if self.freeze_layers else found, dict)
+            return
+        if self.freeze_layers:
+            raise UserError("freeze-layers: LoRA leaves all of the network's own parameters as they are; give one of the two")
+        with lora(model, self.lora_rank, self.lora_alpha, self.seed) as trained:
+            yield trained
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Parameters that train, by name, and what makes of their values those of the model's own parameters."""
+
+    parameters: Mapping[str, nn.Parameter]
+    own: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+
+
+def without_bottom(model: nn.Module, chosen: Mapping[str, nn.Parameter], layers: int) -> dict[str, nn.Parameter]:
+    """Returns the chosen parameters but the embeddings' and the first ``layers`` layers'. A decoder tied to the embeddings goes with them.
+
+    Of an encoder-decoder the first layers of both.
+
+    Raises:
+        UserError: there are not so many layers, or nothing is left.
+    """
+    tables = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters(recurse=False)}
+    numbers = {name: _layer_number(name) for name, _ in model.named_parameters()}
+    deepest = max((number for number in numbers.values() if number is not None), default=-1) + 1
+    if layers > deepest:
+        raise UserError(f"freeze-layers: {layers} of the network's {deepest} layers; give at most {deepest}")
+    left = {
+        name: parameter
+        for name, parameter in chosen.items()
+        if parameter not in tables and (("embeddings" not in name) if (number := numbers[name]) is None else number >= layers)
+    }
+    if not left:
+        raise UserError(f"freeze-layers: nothing is left to train above {layers} layers; give fewer")
+    return left
+
+
+def _layer_number(name: str) -> int | None:
+    """Returns the number of the block that a parameter is in, by the first number in its name, as kernels by group do."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+@contextmanager
+def lora(model: LogitModel, rank: int, alpha: float, seed: int) -> Iterator[Trained]:
+    """While the body runs, a fresh LoRA (A random, B zero) is on the network's attention, as peft puts it there for its architecture.
+
+    Yields its parameters, and those of a head that is not the network's own. Afterwards every module, flag and attribute is as it was.
+
+    Raises:
+        UserError: peft is not installed, or the network has an adapter already.
+    """
+    if has_adapter(model):
+        raise UserError("lora-rank: the model is an adapter already; leave it out, and the adapter's own parameters train")
+    try:
+        peft = importlib.import_module("peft")
+    except ImportError as error:
+        raise UserError("lora-rank: needs PEFT; install it with pip install 'lmntk[peft]'") from error
+    network: Any = model.network
+    required = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    training = {module: module.training for module in model.modules()}
+    attributes = set(vars(network))
+    head = {name: parameter for name, parameter in model.named_parameters() if not name.startswith("network.")}
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=_targets(peft, model), fan_in_fan_out=_has_transposed(network))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tuner = peft.tuners.lora.LoraModel(network, {ADAPTER: config}, ADAPTER)
+    try:
+        chosen = {name: parameter for name, parameter in model.named_parameters() if LORA in name}
+        yield Trained(chosen | head, lambda values: _merged(model, values))
+    finally:
+        tuner.unload()
+        for name in set(vars(network)) - attributes:  # such as peft_config, by which a network is taken for an adapted one
+            delattr(network, name)
+        for parameter, flag in required.items():
+            parameter.requires_grad_(flag)
+        for module, flag in training.items():
+            module.training = flag
+
+
+def _has_transposed(network: nn.Module) -> bool:
+    from transformers.pytorch_utils import Conv1D
+
+    return any(isinstance(module, Conv1D) for module in network.modules())
+
+
+def _targets(peft: Any, model: LogitModel) -> list[str]:
+    """Returns the full names of the modules that LoRA goes on: peft's for the architecture, else all linear maps of the body."""
+    from transformers.pytorch_utils import Conv1D
+
+    known = importlib.import_module("peft.utils.constants").TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    body = {module for part in model.body() for module in part.modules()}
+    linear = [name for name, module in model.network.named_modules() if name and module in body and isinstance(module, nn.Linear | Conv1D)]
+    usual = known.get(getattr(model.network.config, "model_type", ""), [])
+    usual = [usual] if isinstance(usual, str) else usual
+    return [name for name in linear if name.rsplit(".", 1)[-1] in usual] or linear
+
+
+def _merged(model: LogitModel, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the adapted layers' weights W + (alpha / r) B A, by the names that they have without LoRA, and the head's as they are.
+
+    A and B are looked up in ``values``, by the names of the model with LoRA in it.
+    """
+    found = {name: value for name, value in values.items() if LORA not in name}
+    for name, module in model.named_modules():
+        a, b = (values.get(f"{name}.lora_{part}.{ADAPTER}.weight") for part in "AB")
+        if a is None or b is None:
+            continue
+        weight = module.get_base_layer().weight.detach().cpu()
+        change = module.scaling[ADAPTER] * (b @ a)
+        found[f"{name}.weight"] = weight + (change.T if module.fan_in_fan_out else change)
+    return found

@@ -1,0 +1,349 @@
+"""Fine-tuning as an arm of a run and on its own: rows beside the kernels', found again by content, resumed, saved."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+
+import pytest
+import torch
+import transformers as hf
+from tiny import write_adapter, write_classifier, write_gpt2, write_llama, write_model, write_rows, write_t5
+from typer.testing import CliRunner
+
+from lmntk import arms as module
+from lmntk import unit
+from lmntk.cli import app
+from lmntk.configuration import load_experiment, make_experiment
+from lmntk.errors import UserError
+from lmntk.experiment import Silent, run
+from lmntk.finetuning.files import load_weights, slug
+from lmntk.models.building import prompt_model
+from lmntk.models.loading import fingerprint, load_pretrained
+
+CELL = "films-k2-seed13-prompt"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def values(model, tmp_path):
+    own = {
+        "name": "films",
+        "train": str(write_rows(tmp_path / "train.jsonl", 40)),
+        "test": str(write_rows(tmp_path / "test.jsonl", 12, offset=1)),
+        "text_column": "text_a",
+        "template": "{a} it was {mask}.",
+        "label_words": ["terrible", "great"],
+    }
+    how = {"learning_rates": [1e-2, 1e-1], "batch_sizes": [2], "steps": 4, "eval_every": 2}
+    return {
+        "model": str(model), "own_tasks": [own], "k": [2], "seeds": [13], "formulas": [], "finetune": ["sgd"], "finetuning": how,
+        "out": tmp_path / "out",
+    }  # fmt: skip
+
+
+def changed(values, **change):
+    return values | {"finetuning": values["finetuning"] | change}
+
+
+def record(values, arm="sgd-fine-tuning", cell=CELL):
+    return json.loads((values["out"] / "finetuning" / f"{cell}-{arm}.json").read_text())
+
+
+def without_seconds(found):
+    return found | {"runs": [{key: value for key, value in one.items() if key != "seconds"} for one in found["runs"]]}
+
+
+class Watching(Silent):
+    def __init__(self):
+        self.begun, self.done, self.total, self.steps, self.found, self.notes = [], [], 0, 0, None, []
+
+    def start(self, cells, finished):
+        self.found = cells, finished
+
+    def work(self, description, total):
+        self.begun.append(description)
+        self.total += total
+
+    def advance(self, amount):
+        self.steps += amount
+
+    def finished(self, cell, rows):
+        self.done.append(cell.name)
+
+    def note(self, line):
+        self.notes.append(line)
+
+
+def no_kernels(monkeypatch):
+    monkeypatch.setattr(unit, "stream_kernels", lambda *a, **k: pytest.fail("computed a kernel"))
+
+
+def no_training(monkeypatch):
+    monkeypatch.setattr(module, "search", lambda *a, **k: pytest.fail("trained something"))
+
+
+def test_fine_tuning_alone_computes_no_kernel(values, monkeypatch):
+    no_kernels(monkeypatch)
+    values |= {"modes": ["prompt", "head"], "seeds": [13, 21], "finetune": ["sgd", "adamw"]}
+    progress = Watching()
+    rows = run(make_experiment(changed(values, linearized=True)), progress)
+    out = values["out"]
+    arms = [f"{optimizer} fine-tuning{kind}" for optimizer in ("sgd", "adamw") for kind in ("", " (linearized)")]
+    for mode, name in (("prompt", "zero-shot"), ("head", "linear probe")):
+        for seed in (13, 21):
+            assert [row["method"] for row in rows if (row["mode"], row["seed"]) == (mode, seed)] == [name, *arms]
+    assert progress.found == (4, 0) and len(progress.done) == 4 and progress.steps == progress.total == 16 * 2 * 4
+    table = list(csv.DictReader((out / "results.csv").open()))
+    assert len(table) == len(rows) == 20 and {line["solver"] for line in table} == {"", "fine-tuning"}
+    assert not (out / "kernels").exists() and not (out / "scratch").exists()
+    found = record(values)
+    assert found["format"] == "lmntk finetuning 1" and found["cell"] == CELL and found["optimizer"] == "sgd" and not found["linearized"]
+    assert found["checkpoint"] is None and found["trained"] > 1000 and len(found["runs"]) == 2
+    chosen = found["runs"][found["chosen"]]
+    assert chosen["status"] == "finished" and [look["step"] for look in chosen["curve"]] == [0, 2, 4]
+    assert chosen["curve"][0]["loss"] is None and chosen["curve"][1]["loss"] > 0
+    row = next(row for row in rows if row["seed"] == 13 and row["method"] == "sgd fine-tuning")
+    assert (row["dev"], row["test"]) == (found["dev"], found["test"]) and row["setting"]["learning_rate"] == chosen["learning_rate"]
+    zero = next(row for row in rows if row["seed"] == 13 and row["method"] == "zero-shot")
+    assert chosen["curve"][0]["dev"] == zero["dev"]
+    lines = [line.split("\t") for line in (out / "predictions" / f"{CELL}.tsv").read_text().splitlines()]
+    assert lines[0] == ["row", "label", "zero-shot", *arms]
+    assert [int(line[3]) for line in lines[1:]] == found["predictions"]
+    assert sum(line[1] == line[3] for line in lines[1:]) / 12 == pytest.approx(found["test"])
+    assert "sgd fine-tuning (linearized)" in (out / "summary.md").read_text()
+
+
+def test_a_finished_training_is_never_done_again(values, monkeypatch):
+    first = run(make_experiment(values))
+    no_training(monkeypatch)
+    progress = Watching()
+    assert run(make_experiment(values), progress) == json.loads(json.dumps(first))
+    assert progress.found == (1, 1) and progress.begun == []
+
+
+def test_an_arm_is_added_to_a_finished_run_and_leaves_its_kernels_alone(values, monkeypatch):
+    kernels = values | {"formulas": ["sgd", "asigngd"], "finetune": [], "keep_kernels": False}
+    before = run(make_experiment(kernels))
+    no_kernels(monkeypatch)
+    after = run(make_experiment(kernels | {"finetune": ["sgd"]}))
+    assert after[:-1] == json.loads(json.dumps(before)) and after[-1]["method"] == "sgd fine-tuning"
+    title = (values["out"] / "predictions" / f"{CELL}.tsv").read_text().splitlines()[0]
+    assert title.split("\t") == ["row", "label", "zero-shot", "sgd ridge", "asigngd asym", "sgd fine-tuning"]
+    no_training(monkeypatch)
+    assert run(make_experiment(kernels)) == after  # without the flag, what was trained stays in the table
+    assert run(make_experiment(values)) == after  # and fine-tuning alone finds what there is
+
+
+def test_kernels_are_added_to_a_finished_fine_tuning(values, monkeypatch):
+    run(make_experiment(values))
+    no_training(monkeypatch)
+    rows = run(make_experiment(values | {"formulas": ["sgd"], "groups": True}))
+    assert [row["method"] for row in rows] == ["zero-shot", "sgd ridge", "sgd fine-tuning"]
+    assert "sgd fine-tuning" in (values["out"] / "results.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"steps": 5}, {"eval_every": 1}, {"loss": "squared"}, {"learning_rates": [1e-2]}, {"batch_sizes": [4]}, {"seed": 1},
+     {"dropout": False}, {"schedule": "constant"}, {"max_grad_norm": 0.5}],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_a_changed_setting_trains_anew(values, change):
+    run(make_experiment(values))
+    before = record(values)
+    progress = Watching()
+    run(make_experiment(changed(values, **change)), progress)
+    assert len(progress.begun) == 1 and record(values)["key"] != before["key"]
+    assert len(json.loads((values["out"] / "cells" / f"{CELL}.json").read_text())["rows"]) == 2
+
+
+def test_other_texts_or_weights_train_anew(values, tmp_path):
+    run(make_experiment(values))
+    progress = Watching()
+    run(make_experiment(values | {"model": str(write_model(tmp_path / "other", seed=1))}), progress)
+    write_rows(tmp_path / "test.jsonl", 12, offset=3)
+    run(make_experiment(values), progress)
+    assert len(progress.begun) == 2
+    rows = json.loads((values["out"] / "cells" / f"{CELL}.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["zero-shot", "sgd fine-tuning"]
+
+
+def test_an_interrupted_run_goes_on_in_the_middle_of_a_training(values, tmp_path):
+    values = changed(values, checkpoint_seconds=0)
+
+    class Interrupting(Watching):
+        def advance(self, amount):
+            super().advance(amount)
+            if self.steps == 7:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(make_experiment(values), Interrupting())
+    progress = Watching()
+    rows = run(make_experiment(values), progress)
+    whole = run(make_experiment(values | {"out": tmp_path / "whole"}))
+    assert json.loads(json.dumps(rows)) == json.loads(json.dumps(whole))
+    assert without_seconds(record(values)) == without_seconds(record(values | {"out": tmp_path / "whole"}))
+    assert not (values["out"] / "scratch").exists() and not list(values["out"].rglob("*.partial"))
+
+
+def test_a_diverging_rate_is_said_and_the_rest_goes_on(values):
+    progress = Watching()
+    rows = run(make_experiment(changed(values, learning_rates=[1e38, 1e-2], max_grad_norm=0)), progress)
+    found = record(values)
+    assert [one["status"] for one in found["runs"]] == ["diverged", "finished"] and found["chosen"] == 1
+    assert any("1 of 2 trainings diverged (learning rates 1e+38)" in line for line in progress.notes)
+    assert rows[-1]["test"] == found["test"] is not None and "diverged" in (values["out"] / "summary.md").read_text()
+
+
+def test_a_cell_whose_trainings_all_diverge_is_marked(values):
+    rows = run(make_experiment(changed(values | {"modes": ["prompt", "head"]}, learning_rates=[1e38], max_grad_norm=0)))
+    assert rows[1]["method"] == "sgd fine-tuning" and rows[1]["test"] is None and rows[1]["dev"] is None and rows[1]["setting"] == {}
+    assert record(values)["chosen"] is None and record(values)["predictions"] == []
+    table = list(csv.DictReader((values["out"] / "results.csv").open()))
+    assert table[1]["test"] == "" and len(table) == 4
+    assert re.search(r"\| 2 \| prompt \| sgd fine-tuning \| diverged \|", (values["out"] / "summary.md").read_text())
+    assert "sgd fine-tuning" not in (values["out"] / "predictions" / f"{CELL}.tsv").read_text()
+    assert "NaN" not in (values["out"] / "cells" / f"{CELL}.json").read_text()
+
+
+def test_odd_texts_are_noted(values, tmp_path):
+    folder = tmp_path / "split" / "sst-2" / "4-13"
+    folder.mkdir(parents=True)
+    for name, labels in (("train", "11"), ("dev", "00"), ("test", "0101")):
+        lines = ["sentence\tlabel", *(f"the film was {('bad', 'good')[int(label)]}\t{label}" for label in labels)]
+        (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    own = {"own_tasks": [], "tasks": ["sst-2"], "data": str(tmp_path / "split"), "k": [4]}
+    rows = run(make_experiment(changed(values | own, batch_sizes=[8])))
+    notes = " ".join(rows[-1]["notes"])
+    assert (
+        "no train text has the label negative" in notes
+        and "dev has texts of one class only" in notes
+        and "cut to the 2 train texts" in notes
+    )
+
+
+def test_saved_weights_give_the_predictions_again_and_the_folder_is_a_model(values):
+    run(make_experiment(changed(values, save_weights=True, export=True)))
+    found = record(values)
+    assert found["checkpoint"] == f"finetuning/{CELL}-sgd-fine-tuning/weights.safetensors"
+    weights, facts = load_weights(values["out"] / found["checkpoint"])
+    assert facts["method"] == "sgd fine-tuning" and facts["model"] == fingerprint(load_pretrained(values["model"]).network)
+    folder = values["out"] / "finetuning" / f"{CELL}-sgd-fine-tuning" / "model"
+    exported = dict(hf.AutoModelForMaskedLM.from_pretrained(folder).named_parameters())
+    assert all(torch.equal(exported[name.removeprefix("network.")], value) for name, value in weights.items())
+    assert hf.AutoTokenizer.from_pretrained(folder).mask_token == "[MASK]"
+    again = make_experiment(changed(values | {"model": str(folder), "finetune": ["sgd"]}, steps=1, learning_rates=[1e-9]))
+    rows = run(again.model_copy(update={"out": values["out"].parent / "again"}))
+    assert rows[0]["test"] == found["test"]  # zero-shot of the fine-tuned model is fine-tuning's result
+
+
+def test_weights_that_were_not_kept_are_trained_for_when_they_are_wanted(values):
+    run(make_experiment(values))
+    before = without_seconds(record(values))
+    progress = Watching()
+    run(make_experiment(changed(values, save_weights=True)), progress)
+    assert len(progress.begun) == 1
+    assert without_seconds(record(values)) | {"checkpoint": None} == before
+    (values["out"] / record(values)["checkpoint"]).unlink()
+    run(make_experiment(changed(values, save_weights=True)), progress)
+    assert len(progress.begun) == 2
+
+
+@pytest.mark.parametrize(("change", "method"), [({"lora_rank": 2}, "(lora)"), ({"freeze_layers": 1}, "(without 1 bottom layers)")])
+def test_subsets_have_names_of_their_own_and_stand_beside_the_whole(values, change, method):
+    run(make_experiment(values))
+    rows = run(make_experiment(changed(values, linearized=True, save_weights=True, **change)))
+    assert [row["method"] for row in rows] == [
+        "zero-shot", f"sgd fine-tuning {method}", f"sgd fine-tuning {method} (linearized)", "sgd fine-tuning"
+    ]  # fmt: skip
+    arm = slug(f"sgd fine-tuning {method}")
+    assert 0 < record(values, arm)["trained"] < record(values)["trained"]
+    weights, _ = load_weights(values["out"] / record(values, arm)["checkpoint"])
+    names = {name for name, _ in prompt_model_of(values).named_parameters()}
+    assert set(weights) < names
+
+
+def prompt_model_of(values):
+    class Words:
+        label_ids, label_weights = [5, 6], None
+
+    return prompt_model(load_pretrained(values["model"]), Words(), True)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "t5", "classifier", "adapter"])
+def test_every_kind_of_model_is_fine_tuned(values, model, tmp_path, kind):
+    writer = {"gpt2": write_gpt2, "llama": write_llama, "t5": write_t5, "classifier": write_classifier}.get(kind)
+    folder = write_adapter(tmp_path / kind, model) if writer is None else writer(tmp_path / kind)
+    task = values["own_tasks"][0] | {"template": "{a} it was"} if kind in ("gpt2", "llama", "t5") else values["own_tasks"][0]
+    if kind == "classifier":
+        task = {key: value for key, value in task.items() if key not in ("template", "label_words")} | {"labels": ["0", "1"]}
+        folder = write_classifier(tmp_path / kind, names=("0", "1"))
+    modes = ["head"] if kind == "classifier" else ["prompt", "head"]
+    rows = run(make_experiment(changed(values | {"model": str(folder), "own_tasks": [task], "modes": modes}, linearized=True)))
+    assert len(rows) == 3 * len(modes) and all(row["test"] is not None for row in rows)
+    trained = record(values, cell=f"films-k2-seed13-{modes[0]}")["trained"]
+    assert (trained < 1000) == (kind == "adapter")  # of an adapter its own parameters
+
+
+def test_mistakes_are_found_before_anything_is_trained(values, model, tmp_path, monkeypatch):
+    no_training(monkeypatch)
+    adapter = str(write_adapter(tmp_path / "adapter", model))
+    for change, words in [
+        ({"finetune": ["sgd", "lion"]}, r"finetune\.1: .*'sgd', 'adamw' or 'signgd' \(given: 'lion'\)"),
+        ({"finetune": ["sgd", "sgd"]}, "finetune: give each optimizer once"),
+        ({"finetune": []}, "formulas: give at least one value"),
+        ({"finetuning": {"steps": 0}}, r"finetuning\.steps: .*greater than 0 \(given: 0\)"),
+        ({"finetuning": {"learning_rates": [0.0]}}, "rate above 0"),
+        ({"finetuning": {"batch_sizes": [0]}}, "size from 1 up"),
+        ({"finetuning": {"learning_rate": [1e-3]}}, "no such field"),
+        ({"finetuning": {"freeze_layers": 9}}, "9 of the network's 2 layers"),
+        ({"finetuning": {"freeze_layers": 1, "lora_rank": 2}}, "one of the two"),
+        ({"finetuning": {"lora_rank": 2}, "model": adapter}, "is an adapter already"),
+        ({"finetuning": {"export": True}, "model": adapter}, "an adapter cannot be exported"),
+    ]:
+        with pytest.raises(UserError, match=words) as caught:
+            run(make_experiment(values | change))
+        assert "\n" not in str(caught.value)
+
+
+def test_rates_by_optimizer_and_flags_over_a_file(tmp_path, values):
+    path = tmp_path / "experiment.toml"
+    path.write_text(
+        'model = "m"\ntasks = ["sst-2"]\ndata = "d"\nfinetune = ["sgd", "adamw"]\n[finetuning]\nsteps = 10\nloss = "squared"\n'
+        "[finetuning.learning_rates]\nsgd = [1e-2, 1e-3]\n"
+    )
+    experiment = load_experiment(path, {"finetuning": {"steps": 5}})
+    how = experiment.finetuning
+    assert (how.steps, how.loss) == (5, "squared") and how.rates_of("sgd") == (1e-2, 1e-3) and how.rates_of("adamw") is None
+    arms = module.arms_of(experiment, None, 42)
+    assert [arm.learning_rates for arm in arms] == [(1e-2, 1e-3), (1e-5, 2e-5, 5e-5)] and arms[0].settings.seed == 42
+
+
+def test_the_command_prints_a_table(values):
+    task = values["own_tasks"][0]
+    words = [
+        "finetune", "--model", values["model"], "--train", task["train"], "--test", task["test"], "--text-column", "text_a",
+        "--template", task["template"], "--label-words", "terrible,great", "--k", "2", "--seeds", "13", "--optimizers", "signgd",
+        "--learning-rates", "1e-4,1e-3", "--batch-sizes", "2", "--steps", "3", "--eval-every", "2", "--out", str(values["out"]), "--save",
+    ]  # fmt: skip
+    printed = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert printed.exit_code == 0 and "| 2 | prompt | signgd fine-tuning |" in printed.stdout and "zero-shot" in printed.stdout
+    folder = values["out"] / "finetuning" / "own-k2-seed13-prompt-signgd-fine-tuning"
+    assert (folder / "weights.safetensors").is_file() and (folder / "model" / "config.json").is_file()
+    rows = json.loads(CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False).stdout)
+    assert [row["method"] for row in rows] == ["zero-shot", "signgd fine-tuning"]
+    both = [word for word in words if word != "--save"]
+    both[both.index("--optimizers")], both[0] = "--finetune", "run"
+    rows = json.loads(CliRunner().invoke(app, [*both, "--formulas", "sgd", "--json"], catch_exceptions=False).stdout)
+    assert [row["method"] for row in rows] == ["zero-shot", "sgd ridge", "signgd fine-tuning"]
+    with pytest.raises(UserError, match="--steps is of fine-tuning; add --finetune sgd"):
+        CliRunner().invoke(app, ["run", "--model", "m", "--data", "d", "--tasks", "sst-2", "--steps", "3"], catch_exceptions=False)
+    with pytest.raises(UserError, match="finetune: give --model"):
+        CliRunner().invoke(app, ["finetune"], catch_exceptions=False)
