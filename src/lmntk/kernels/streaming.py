@@ -125,6 +125,7 @@ def stream_kernels(
     scratch = Scratch(settings.scratch, key) if settings.scratch is not None and key else None
     row_names = list(dict.fromkeys(row for row, _ in pairs))
     schedule = _schedule(capturing, texts, pairs, formulas, settings, scratch, announce, note)
+    account = _Account(texts, row_names, report)
     maker = TileMaker(
         model,
         trainable,
@@ -139,7 +140,7 @@ def stream_kernels(
         schedule.has_room(settings.memory),
         None if scratch is None or settings.scratch is None else (settings.scratch, key),
         row_names,
-        report,
+        account.told,
     )
     jobs = _jobs(texts, pairs, row_names, schedule.chunk)
     tiles: dict[str, dict[str, Tensor]] = {}
@@ -153,11 +154,37 @@ def stream_kernels(
         if scratch is not None:
             scratch.save_tile(missing[place].name, tile)
         tiles[missing[place].name] = tile
+        account.settle(missing[place])
     kernels, logits, noise = _assembled(jobs, tiles, texts)
     if scratch is not None and settings.keep_factors:
         scratch.keep_index(_index(capturing, texts, pairs, jobs, row_names))
     assert all(set(kernels[pair]) == set(names) for pair in pairs)
     return Streamed(kernels, logits, capturing.coverage, noise, schedule)
+
+
+class _Account:
+    """What the maker of tiles has told of its work; of a job that another process did, which nobody hears, it is told at the end."""
+
+    def __init__(self, texts: Mapping[str, Sequence[EncodedText]], row_names: Sequence[str], report: Report) -> None:
+        self.texts, self.row_names, self.report = texts, row_names, report
+        self._done: set[str] = set()  # row groups
+        self._owed = [0, 0]  # texts captured and pairs contracted in finished jobs, and not told yet
+
+    def told(self, captured: int, contracted: int) -> None:
+        """Takes a report and passes it on."""
+        self._owed = [self._owed[0] - captured, self._owed[1] - contracted]
+        self.report(captured, contracted)
+
+    def settle(self, job: Job) -> None:
+        """Reports what of a finished job is not told: its texts, row texts that no other job has had, and its pairs."""
+        groups = {*job.rows, job.column} & set(self.row_names) - self._done
+        self._done |= groups
+        own = 0 if job.column in self.row_names else job.stop - job.start
+        self._owed[0] += own + sum(len(self.texts[group]) for group in groups)
+        self._owed[1] += (job.stop - job.start) * sum(len(self.texts[row]) for row in job.rows)
+        left = [max(0, amount) for amount in self._owed]
+        if any(left):
+            self.told(left[0], left[1])
 
 
 def _jobs(texts: Mapping[str, Sequence[EncodedText]], pairs: Sequence[Pair], row_names: Sequence[str], chunk: int) -> list[Job]:
