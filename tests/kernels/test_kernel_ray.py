@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -40,13 +42,13 @@ def cluster():
     ray.shutdown()
 
 
-def work(name, executor, scratch=None, key="k" * 32, batch=2):
+def work(name, executor, scratch=None, key="k" * 32, batch=2, keep=False):
     row = TABLE[name]
     model = row.model(2).float()
     lengths = {"a": [5, 4, 6], "b": [4, 4], "c": [3, 7, 5, 6, 4, 5, 5, 8]}
     texts = {group: random_texts(row, part, i) for i, (group, part) in enumerate(lengths.items())}
     with patch.object(streaming, "make_schedule", lambda *a, **k: Schedule(batch, scratch is not None, 2, 0, 0)):
-        settings = Settings(scratch=scratch, executor=executor)
+        settings = Settings(scratch=scratch, executor=executor, keep_factors=keep)
         return stream_kernels(model, texts, PAIRS, FORMULAS, row.parameters.select(model), pad_id(model), settings, key=key)
 
 
@@ -137,6 +139,47 @@ def test_a_driver_that_goes_away_leaves_its_tiles(cluster, tmp_path):
 
     assert same_bits(work("bert", Counting(), tmp_path / "there"), here)
     assert len(asked) == 3  # of five
+
+
+class Apart:
+    """Workers whose disk the driver does not see: the same path is another folder there."""
+
+    def __init__(self, cluster, disk, leave_after=None):
+        self.cluster, self.disk, self.leave_after, self.seen = cluster, disk, leave_after, set()
+
+    def run(self, make_worker, jobs):
+        for count, found in enumerate(self.cluster.run(replace(make_worker, scratch=(self.disk, "k" * 32)), jobs)):
+            self.seen |= {path.parent.parent for path in self.disk.glob("*/factors/*")}
+            if count == self.leave_after:
+                raise LeftError
+            yield found
+
+
+class LeftError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("leave_after", [None, 1])
+def test_workers_on_a_disk_of_their_own_leave_nothing_there(cluster, tmp_path, leave_after):
+    here = work("bert", Local(), tmp_path / "here")
+    old = tmp_path / "disk" / f"worker-{platform.node()}-{2**22 + 1}"  # no process has that number
+    (old / "factors").mkdir(parents=True)
+    others = tmp_path / "disk" / "worker-elsewhere-1"
+    others.mkdir()
+    apart = Apart(cluster, tmp_path / "disk", leave_after)
+    if leave_after is None:
+        assert same_bits(work("bert", apart, tmp_path / "driver"), here)
+    else:
+        with pytest.raises(LeftError):
+            work("bert", apart, tmp_path / "driver")
+    assert apart.seen
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == [others.name]
+    assert not list((tmp_path / "driver").rglob("factors/*"))
+
+
+def test_factors_are_not_kept_where_nobody_finds_them(cluster, tmp_path):
+    with pytest.raises(UserError, match="does not see the scratch folder; name one that all machines see"):
+        work("bert", Apart(cluster, tmp_path / "disk"), tmp_path / "driver", keep=True)
 
 
 class Gain(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from unittest.mock import patch
 
@@ -11,6 +12,7 @@ import torch
 from model_table import TABLE, pad_id, random_texts
 
 from lmntk.errors import UserError
+from lmntk.execution.local import Local
 from lmntk.kernels import streaming, tiles
 from lmntk.kernels.kept import Choice, KeptFactors, LowRank
 from lmntk.kernels.schedule import MARGIN, Schedule, Trial, make_schedule
@@ -30,7 +32,17 @@ class KilledError(Exception):
     """In place of a kill: nothing catches it."""
 
 
-def work(scratch, formulas=FORMULAS, on_disk=True, chunk=2, key=KEY, keep=False, report=lambda captured, contracted: None, pairs=PAIRS):
+def work(
+    scratch,
+    formulas=FORMULAS,
+    on_disk=True,
+    chunk=2,
+    key=KEY,
+    keep=False,
+    report=lambda captured, contracted: None,
+    pairs=PAIRS,
+    executor=None,
+):
     row = TABLE["bert"]
     model = row.model(2).float()
     texts = {
@@ -38,7 +50,7 @@ def work(scratch, formulas=FORMULAS, on_disk=True, chunk=2, key=KEY, keep=False,
         for i, (group, lengths) in enumerate({"a": [5, 4, 6], "b": [4, 4], "c": [3, 7, 5, 6, 4]}.items())
     }
     with patch.object(streaming, "make_schedule", lambda *a, **k: Schedule(2, on_disk, chunk, 0, 0)):
-        settings = Settings(scratch=scratch, keep_factors=keep)
+        settings = Settings(scratch=scratch, keep_factors=keep, executor=executor or Local())
         return stream_kernels(model, texts, pairs, formulas, row.parameters.select(model), pad_id(model), settings, report, key)
 
 
@@ -173,6 +185,22 @@ def test_a_disk_that_gives_back_something_else_is_one_line(tmp_path):
         pytest.raises(UserError, match=r"the disk does not give back what was written .*; name another with --scratch"),
     ):
         work(tmp_path)
+
+
+class Elsewhere:
+    """Does jobs as another process does, whose reports nobody hears."""
+
+    def run(self, make_worker, jobs):
+        return Local().run(pickle.loads(pickle.dumps(make_worker)), jobs)
+
+
+@pytest.mark.parametrize("executor", [Local(), Elsewhere()])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_all_work_is_told_once_wherever_it_is_done(tmp_path, executor, on_disk):
+    seen, report = steps(on_disk)
+    work(tmp_path, on_disk=on_disk, report=report, executor=executor)
+    assert [sum(part) for part in zip(*seen, strict=True)] == [3 + 2 + 5, 9 + 15 + 10 + 4]
+    assert len(seen) >= 5  # a tile at a time, at least
 
 
 def test_other_work_is_not_taken_for_this(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from lmntk.errors import UserError
 
-Worker = Callable[[Any], Any]  # from a job to its result
+Worker = Callable[[Any], Any]  # from a job to its result; where it has a method ``close``, that is called at the end
 
 
 class Executor(Protocol):
@@ -28,10 +28,19 @@ class Local:
 
     def run(self, make_worker: Callable[[], Worker], jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """Yields each job's place and result."""
-        worker = make_worker() if jobs else None
-        for place, job in enumerate(jobs):
-            assert worker is not None
-            yield place, worker(job)
+        if not jobs:
+            return
+        worker = make_worker()
+        try:
+            for place, job in enumerate(jobs):
+                yield place, worker(job)
+        finally:
+            close(worker)
+
+
+def close(worker: Worker) -> None:
+    """Lets a worker put away what it has, if it wants to."""
+    getattr(worker, "close", lambda: None)()
 
 
 def chosen_executor(engine: str, address: str | None = None, workers: int | None = None, devices: Sequence[Any] = ()) -> Executor:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmntk.errors import UserError
-from lmntk.execution.local import Worker
+from lmntk.execution.local import Worker, close
 
 RESTARTS = -1  # as often as it takes
 PATIENCE = 120  # seconds to find a place for one worker
+PARTING = 10  # seconds for workers to put away what they have
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class RayCluster:
         waiting = list(enumerate(jobs))[::-1]
         coming = {one.ready.remote(): one for one in actors}  # only an actor that has found its place gets a job
         running: dict[Any, tuple[int, Any]] = {}
+        placed = []
         try:
             while running or waiting:
                 done, _ = ray.wait([*coming, *running], num_returns=1, timeout=None if running else PATIENCE)
@@ -84,6 +86,7 @@ class RayCluster:
                 if done[0] in coming:
                     one = coming.pop(done[0])
                     _result(ray, done[0])
+                    placed.append(one)
                 else:
                     place, one = running.pop(done[0])
                     yield place, _result(ray, done[0])
@@ -91,6 +94,9 @@ class RayCluster:
                     following, job = waiting.pop()
                     running[one.work.remote(job)] = following, one
         finally:
+            parting = [one.close.remote() for one in placed]
+            if parting:
+                ray.wait(parting, num_returns=len(parting), timeout=PARTING)  # one in the middle of a job may not come to it
             for one in actors:
                 ray.kill(one)
 
@@ -121,6 +127,10 @@ class _Actor:
     def work(self, job: Any) -> Any:
         """Returns a job's result."""
         return self.worker(job)
+
+    def close(self) -> None:
+        """Puts away what the worker has."""
+        close(self.worker)
 
 
 def _ray() -> Any:

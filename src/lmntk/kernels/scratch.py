@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -37,6 +39,16 @@ class Scratch:
     def __init__(self, root: Path, key: str) -> None:
         self.root = root
         self.folder = root / key[:24]
+
+    @classmethod
+    def of_this_process(cls, root: Path) -> Scratch:
+        """Returns a folder of this process alone, after the removal of those that processes of this machine left that are no more."""
+        made, place = cls(root, ""), f"worker-{platform.node()}-"
+        for path in root.glob(f"{place}*"):
+            if not _is_alive(path.name.removeprefix(place)):
+                shutil.rmtree(path, ignore_errors=True)
+        made.folder = root / f"{place}{os.getpid()}"
+        return made
 
     def schedule(self) -> dict[str, Any] | None:
         """Returns the schedule that an earlier run followed, if there is one."""
@@ -118,6 +130,16 @@ class Scratch:
 
     def _path(self, kind: str, name: str) -> Path:
         return self.folder / kind / f"{name.replace('/', '~')}.safetensors"
+
+
+def _is_alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError, OverflowError):  # another user's, or no process's
+        return True
+    return True
 
 
 @contextmanager

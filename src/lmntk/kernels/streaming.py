@@ -152,6 +152,7 @@ def stream_kernels(
     loss = None
     if settings.precision != FULL:
         loss = measured_loss(capturing, [text for name in row_names for text in texts[name]], formulas, settings.drop_noise)
+    account = _Account(texts, row_names, report)
     maker = TileMaker(
         model,
         trainable,
@@ -166,7 +167,7 @@ def stream_kernels(
         schedule.has_room(settings.memory),
         None if scratch is None or settings.scratch is None else (settings.scratch, key),
         row_names,
-        report,
+        account.told,
         precision=settings.precision,
     )
     jobs = _jobs(texts, pairs, row_names, schedule.chunk)
@@ -181,6 +182,7 @@ def stream_kernels(
         if scratch is not None:
             scratch.save_tile(missing[place].name, tile)
         tiles[missing[place].name] = tile
+        account.settle(missing[place])
     kernels, logits, noise = _assembled(jobs, tiles, texts)
     if scratch is not None and settings.keep_factors:
         scratch.keep_index(_index(capturing, texts, pairs, jobs, row_names))
@@ -199,6 +201,31 @@ def _saying_full(results: Iterator[Result]) -> Iterator[Result]:
     except torch.OutOfMemoryError as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"device-memory: the card is full ({reason}); name less than it has, with --device-memory") from error
+
+
+class _Account:
+    """What the maker of tiles has told of its work; of a job that another process did, which nobody hears, it is told at the end."""
+
+    def __init__(self, texts: Mapping[str, Sequence[EncodedText]], row_names: Sequence[str], report: Report) -> None:
+        self.texts, self.row_names, self.report = texts, row_names, report
+        self._done: set[str] = set()  # row groups
+        self._owed = [0, 0]  # texts captured and pairs contracted in finished jobs, and not told yet
+
+    def told(self, captured: int, contracted: int) -> None:
+        """Takes a report and passes it on."""
+        self._owed = [self._owed[0] - captured, self._owed[1] - contracted]
+        self.report(captured, contracted)
+
+    def settle(self, job: Job) -> None:
+        """Reports what of a finished job is not told: its texts, row texts that no other job has had, and its pairs."""
+        groups = {*job.rows, job.column} & set(self.row_names) - self._done
+        self._done |= groups
+        own = 0 if job.column in self.row_names else job.stop - job.start
+        self._owed[0] += own + sum(len(self.texts[group]) for group in groups)
+        self._owed[1] += (job.stop - job.start) * sum(len(self.texts[row]) for row in job.rows)
+        left = [max(0, amount) for amount in self._owed]
+        if any(left):
+            self.told(left[0], left[1])
 
 
 def _jobs(texts: Mapping[str, Sequence[EncodedText]], pairs: Sequence[Pair], row_names: Sequence[str], chunk: int) -> list[Job]:

@@ -6,6 +6,8 @@ factors when the first tile wants them, and keeps them.
 
 from __future__ import annotations
 
+import atexit
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -116,6 +118,10 @@ class Tiles:
         self.is_fed = maker.schedule.card_peak > 0  # a card, whose row factors may lie elsewhere
         self.maker, self.texts, self.formulas = maker, maker.texts, maker.formulas
         self.scratch = None if maker.scratch is None else Scratch(*maker.scratch)
+        self.is_apart = self.scratch is not None and self.scratch.schedule() is None  # on another disk than the one who wrote it down
+        if maker.scratch is not None and self.is_apart:
+            self.scratch = Scratch.of_this_process(maker.scratch[0])
+            atexit.register(self.close)
         self.rows: dict[str, _Rows] = {}
         self.noise: dict[str, int] = {}
 
@@ -123,8 +129,12 @@ class Tiles:
         """Returns a tile; row factors on disk that turn out damaged are captured again.
 
         Raises:
-            UserError: what is written to the disk does not come back, twice.
+            UserError: what is written to the disk does not come back, twice; factors are to be kept, on a disk that nobody else sees.
         """
+        if self.is_apart and self.maker.keep_factors:
+            raise UserError(
+                f"keep-factors: {platform.node()} does not see the scratch folder; name one that all machines see, with --scratch"
+            )
         try:
             values = self.tile(job.rows, job.column, job.start, job.stop)
         except DamagedFileError:
@@ -136,6 +146,11 @@ class Tiles:
         if not self.maker.is_roomy:
             trim()
         return values
+
+    def close(self) -> None:
+        """Removes what this process wrote to a disk that nobody else sees."""
+        if self.is_apart and self.scratch is not None:
+            self.scratch.remove()
 
     def captured(
         self,
