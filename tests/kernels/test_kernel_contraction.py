@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +13,7 @@ from model_table import kernel_of
 
 from lmntk.errors import ModelError
 from lmntk.kernels import contraction
+from lmntk.kernels import gram as gram_module
 from lmntk.kernels.contraction import FORMULAS, SIGNS, Tile, inner, inner_applies, kernel_names, tile_products
 from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.streaming import whole
@@ -55,9 +59,10 @@ def test_inner_equals_the_full_gradients_wherever_it_applies(kind, n, m, t, s):
     column_sizes=st.lists(st.integers(1, 3), min_size=1, max_size=3),
     tile_bytes=st.sampled_from([1, 700, 2**24]),
     missing=st.booleans(),
+    wide=st.booleans(),
 )
-def test_gram_of_mixed_factors_and_batches(row_sizes, column_sizes, tile_bytes, missing):
-    """Also when a parameter has no factors in a batch: its gradient is zero there."""
+def test_gram_of_mixed_factors_and_batches(row_sizes, column_sizes, tile_bytes, missing, wide):
+    """Also when a parameter has no factors in a batch: its gradient is zero there. Wide: as on a card, in pieces of a long tile."""
 
     def side(sizes, seed):
         batches, blocks = [], []
@@ -72,11 +77,17 @@ def test_gram_of_mixed_factors_and_batches(row_sizes, column_sizes, tile_bytes, 
         return Panel(batches), torch.cat(blocks)
 
     (rows, left), (columns, right) = side(row_sizes, 1), side(column_sizes, 100)
-    found = gram(rows, columns, FORMULAS, tile_bytes=tile_bytes)
+    with ExitStack() as stack:
+        if wide:
+            stack.enter_context(patch.object(gram_module, "_is_wide", lambda device: True))
+            for module in (gram_module, contraction):
+                stack.enter_context(patch.object(module, "LONGEST_SUM", 3))
+        found = gram(rows, columns, FORMULAS, tile_bytes=tile_bytes)
+        own = gram(rows, rows, FORMULAS, tile_bytes=tile_bytes)
     assert list(found) == kernel_names(FORMULAS)
     for name, groups in found.items():
         torch.testing.assert_close(whole(groups), kernel_of(name, left, right), rtol=1e-12, atol=1e-12)
-    for name, groups in gram(rows, rows, FORMULAS, tile_bytes=tile_bytes).items():
+    for name, groups in own.items():
         torch.testing.assert_close(whole(groups), kernel_of(name, left, left), rtol=1e-12, atol=1e-12)
 
 

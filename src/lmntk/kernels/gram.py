@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from lmntk.errors import ModelError
 from lmntk.kernels.contraction import (
+    LONGEST_SUM,
     SYMMETRIC,
     Block,
     Tile,
@@ -27,8 +29,6 @@ from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors, StackedF
 
 TILE_BYTES = 16 * 2**20  # rows and columns of one tile together; measured best of 4 to 32 MiB with a cache of 32
 GPU_TILE_BYTES = 512 * 2**20  # a GPU has no cache to stay in, and small products leave it idle
-# Measured: a float32 product over 700,000 positive terms loses 3e-5, over this many 1e-6. Between tiles sums are float64.
-LONGEST_SUM = 2**15
 EVERYTHING = "all"
 FLIPPED = "asigngd_flipped"
 
@@ -244,15 +244,21 @@ def _sample(part: Factors) -> Tensor:
     return part.values if isinstance(part, DenseFactors) else part.tensors()[1]
 
 
+def _is_wide(device: torch.device) -> bool:
+    """True where a tile shall be as large as its memory, since there is no cache to stay in and small products leave the device idle."""
+    return device.type != "cpu"
+
+
 def _add_tiles(left: Placed, right: Placed, names: Sequence[str], sums: Mapping[str, Tensor], buffers: _Buffers) -> None:
     """Adds the named kernels of one parameter, tile by tile, to the sums [c, n, d, m]."""
     like = _sample(left[0][1])
     c, n, d, _ = sums[names[0]].shape
-    # columns go through in chunks of about the rows' size, so that a tile is worth materialising and stays in cache; measured: with
-    # 32 rows two fifths less time in chunks of 64 than of 128
-    chunks = [] if left is right else list(_chunks(right, max(64, n * c) // d + 1))
+    # columns go through in chunks of about the rows' size, so that a tile is worth materialising and stays in cache
+    wide = _is_wide(like.device)
+    chunks = [] if left is right else list(_chunks(right, sys.maxsize if wide else max(128, n * c) // d + 1))
     largest = max((stop - start for start, stop, _ in chunks), default=0)
-    most = min(LONGEST_SUM, buffers.tile_bytes // like.element_size() // (c * n + d * largest))
+    most = buffers.tile_bytes // like.element_size() // (c * n + d * largest)
+    most = most if wide else min(most, LONGEST_SUM)
     for block in blocks_of(left[0][1], most):
         rows = _tile(buffers, "rows", left, 0, c, n, block, names, like)
         if left is right:
@@ -280,12 +286,14 @@ def _tile(
 ) -> Tile:
     """Materialises a block of all batches' gradients, from example ``offset`` on; examples without factors get zeros."""
     width = coordinates_in(block)
+    padded = width if width <= LONGEST_SUM else -(-width // LONGEST_SUM) * LONGEST_SUM  # summed in pieces of one length
     signed = any(name != "sgd" for name in names)
-    stack = buffers.take(side, ((2 if signed else 1) * c * n, width), like)
+    stack = buffers.take(side, ((2 if signed else 1) * c * n, padded), like)
     values = stack[: c * n]
     if sum(place.stop - place.start for place, _ in parts) != n:
         values.zero_()
-    tile = values.view(c, n, width)
+    values[:, width:].zero_()
+    tile = values.view(c, n, padded)[:, :, :width]
     for place, part in parts:
         materialise(part, block, tile[:, place.start - offset : place.stop - offset])
     return Tile(values, torch.sign(values, out=stack[c * n :]), stack) if signed else Tile(values)
