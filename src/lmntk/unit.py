@@ -25,6 +25,7 @@ from lmntk.models.building import head_model, own_head_model, prompt_model
 from lmntk.models.logit_model import LogitModel
 from lmntk.pieces import Begun, Piece
 from lmntk.prediction.directions import count_of, cut_directions, directions_of
+from lmntk.prediction.estimate import PASS, estimate_predictions
 from lmntk.prediction.files import save_predictor
 from lmntk.prediction.predictor import Predictor, fit_sharpness
 from lmntk.preparation import PreparedTask, label_of
@@ -34,7 +35,6 @@ from lmntk.provenance import content_key, versions
 from lmntk.solvers.linear_form import LinearForm
 
 ALWAYS_LINEAR = ("ridge", "logistic", "svr")  # solvers whose decisions on sgd (ridge: asigngd too) are linear in a text's gradient
-PASS = 3  # forward passes that a linearized prediction takes, for each direction
 
 Kernels = dict[tuple[str, str], Kernel]  # by side and formula
 Logits = dict[str, np.ndarray]  # by side
@@ -152,8 +152,7 @@ def _one_pass_is_cheaper(unit: Unit) -> bool:
     this, c = unit.context, unit.model.outputs
     # of all cells, finished ones too: a run that goes on decides as it began
     cells = unit.every_cell
-    linear = all(solver in ALWAYS_LINEAR or (solver == "svc" and c == 1) for _, solver in this.methods)
-    if this.experiment.keep_kernels or not linear or "signgd" in this.experiment.formulas:
+    if this.experiment.keep_kernels or not all(_is_linear(formula, solver, c) for formula, solver in this.methods):
         return False
     tests = [text for cell in unit.cells for text in unit.texts[cell.name]["test"]]
     tokens = sum(text.length for text in tests) / len(tests)
@@ -258,10 +257,25 @@ def _kept_logits(context: Context, cell: Cell, key: str) -> Logits | None:
 
 def plan_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) -> Estimate:
     """Returns what ``compute_unit`` would take, were all of its kernels missing."""
-    unit = Unit(context, task, list(cells))
-    texts, pairs, _ = _work(unit, cells, SIDES[:2] if _one_pass_is_cheaper(unit) else SIDES)
+    unit, settings, formulas = Unit(context, task, list(cells)), context.settings, context.experiment.formulas
+    in_one_pass = _one_pass_is_cheaper(unit)
+    texts, pairs, _ = _work(unit, cells, SIDES[:2] if in_one_pass else SIDES)
     trainable = context.chosen.select(unit.model)
-    return plan_kernels(unit.model, texts, pairs, context.experiment.formulas, trainable, context.pretrained.pad_id, context.settings)
+    found = plan_kernels(unit.model, texts, pairs, formulas, trainable, context.pretrained.pad_id, settings)
+    solved = [formula for formula, solver in context.methods if _is_linear(formula, solver, unit.model.outputs)]
+    if solved and (in_one_pass or context.experiment.save_models):
+        for cell in cells:
+            train, tests = (unit.texts[cell.name][side] for side in ("train", "test"))
+            found += estimate_predictions(
+                unit.capturing, unit.trial, train, tests if in_one_pass else [], solved, settings.memory, settings.batch_size,
+                settings.drop_noise,
+            )  # fmt: skip
+    return found
+
+
+def _is_linear(formula: str, solver: str, outputs: int) -> bool:
+    """True where a solver's decisions are linear in a text's gradient, whichever setting is chosen."""
+    return formula != "signgd" and (solver in ALWAYS_LINEAR or (solver == "svc" and outputs == 1))
 
 
 def _work(

@@ -130,9 +130,9 @@ def test_predictions_in_little_memory_are_the_same():
     tight = Predictor(model, [direction], 0, batch_size=24, memory=2**40)
     with torch.no_grad():
         assert tight.texts_at_once(texts) == 24
-        assert tight._token_bytes is not None
-        tight._token_bytes = max(tight._token_bytes, 2**14)
-        tight.memory = int(resident() + MARGIN + 4.5 * 400 * tight._token_bytes)
+        assert tight.token_bytes is not None
+        tight.token_bytes = max(tight.token_bytes, 2**14)
+        tight.memory = int(resident() + MARGIN + 4.5 * 400 * tight.token_bytes)
         assert tight.texts_at_once(texts) in (1, 3)
     np.testing.assert_allclose(tight.evaluate(texts)[0], expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(UserError, match=r"is too little for one text and v; the least is \d+MiB"):

@@ -123,7 +123,7 @@ def estimate(
         read += schedule.disk * tiles
         panel = [batch for row in wanted for batch in batches[row]]
         operations += contraction(shapes, panel, batches[column], trial.outputs, kernel_names(formulas), tiles, wanted == [column])
-    capture_operations = 2.0 * (1 + trial.outputs) * _matrices(capturing.model) * all_tokens
+    capture_operations = 2.0 * (1 + trial.outputs) * matrices(capturing.model) * all_tokens
     return Estimate(
         texts=len(every),
         pairs=sum(len(texts[row]) * len(texts[column]) for row, column in pairs),
@@ -139,7 +139,7 @@ def estimate(
     )
 
 
-def _matrices(model: nn.Module) -> int:
+def matrices(model: nn.Module) -> int:
     """Returns the coordinates of the matrices that every token passes: not of tables, and not of a vocabulary's head."""
     tables = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters(recurse=False)}
     heads = {p for module in getattr(model, "selected_rows", dict)() for p in module.parameters(recurse=False)}

@@ -32,6 +32,9 @@ class Predictor:
         batch_size: texts in one pass, at most.
         memory: bytes that the process may hold, the model and v included; None does not bound it.
 
+    Attributes:
+        token_bytes: what a token of a pass takes; None before the memory was first looked at.
+
     Cost: about three forward passes a text and direction.
     """
 
@@ -52,7 +55,7 @@ class Predictor:
         self.model = model
         self.linearized = [LinearizedModel(model, direction) for direction in directions]
         self.pad_id, self.batch_size, self.memory = pad_id, batch_size, memory
-        self._token_bytes: float | None = None
+        self.token_bytes: float | None = None
         self.intercept, self.f0_scale, self.sharpness = intercept, f0_scale, sharpness
         self._keeps_apart: bool | None = None
 
@@ -92,12 +95,12 @@ class Predictor:
         if self.memory is None or not texts:
             return size
         ordered = sorted(texts, key=lambda text: text.length)
-        if self._token_bytes is None:
+        if self.token_bytes is None:
             few = ordered[-min(2, size) :]
             self._expansions(few[-1:])  # the first pass compares two ways, and takes more
             grown, _ = peak_of(lambda: self._expansions(few))
-            self._token_bytes = grown / (len(few) * few[-1].length)
-        one, held = self._token_bytes * ordered[-1].length, resident() + MARGIN
+            self.token_bytes = grown / (len(few) * few[-1].length)
+        one, held = self.token_bytes * ordered[-1].length, resident() + MARGIN
         if held + one > self.memory:
             least = -(-int(held + one) // 2**20)
             raise UserError(f"memory: {shown_bytes(self.memory)} is too little for one text and v; the least is {least}MiB")

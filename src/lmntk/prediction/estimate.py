@@ -1,0 +1,87 @@
+"""What prediction in one pass takes: the training texts once more for the directions, then forward-mode passes of every text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from lmntk.kernels.capturing import Capturing
+from lmntk.kernels.estimate import GPU_RATE, Estimate, matrices
+from lmntk.kernels.schedule import MARGIN, Trial
+from lmntk.memory import resident
+from lmntk.prediction.directions import cut_directions
+from lmntk.prediction.predictor import Predictor
+from lmntk.prompts.encoding import EncodedText
+from lmntk.tangents.direction import weighted_sum
+
+PASS = 3  # forward passes that a linearized prediction takes, for each direction
+
+
+def estimate_predictions(
+    capturing: Capturing,
+    trial: Trial,
+    train: Sequence[EncodedText],
+    tests: Sequence[EncodedText],
+    formulas: Sequence[str],
+    memory: int,
+    batch_size: int,
+    drop_noise: bool = True,
+) -> Estimate:
+    """Returns what the predictors of a cell take: of each solution v from the training texts, and its decisions on the test texts.
+
+    Args:
+        capturing: of the model.
+        trial: what a few texts took.
+        train: the training texts.
+        tests: those that are classified; none where predictors are only saved.
+        formulas: of each solution, each with one direction.
+        memory: bytes that the process may hold.
+        batch_size: the most texts in one pass.
+        drop_noise: signs leave noise out, which takes a round more over the training texts.
+
+    Cost: a batch of training texts and one of test texts, to be timed.
+    """
+    trainable = capturing.trainable
+    cuts = {formula: cut_directions(trial, trainable, 1, batch_size, memory, formula == "asigngd") for formula in set(formulas)}
+    seconds, operations, peak = 0.0, 0.0, max(cut.peak for cut in cuts.values())
+    forward = 2.0 * matrices(capturing.model)
+    for formula, cut in cuts.items():
+        capturing.batch_size = cut.batch_size
+        batches = capturing.batches(train)
+        few = [train[index] for index in batches[len(batches) // 2]]
+        started = time.perf_counter()
+        captured = capturing.of_batch(few)
+        capture = time.perf_counter() - started
+        for batch in captured:
+            weighted_sum(batch, torch.ones(len(batch), trial.outputs), trainable, formula == "asigngd")
+        total = time.perf_counter() - started
+        rounds = 2 if formula == "asigngd" and drop_noise else 1
+        tokens = _padded(train, batches)
+        times = formulas.count(formula) * tokens / _padded(few, [range(len(few))])
+        seconds += times * (total + (rounds - 1) * capture)
+        operations += formulas.count(formula) * tokens * forward * ((1 + trial.outputs) * rounds + 1)
+    if tests:
+        # v has the weights' shapes, and a pass takes as long whatever is in it: the weights themselves stand for it
+        predictor = Predictor(capturing.model, [dict(trainable)], capturing.pad_id, batch_size=batch_size, memory=memory)
+        with torch.no_grad():
+            predictor.batch_size = predictor.texts_at_once(tests)
+        longest = max(text.length for text in tests)
+        held = sum(parameter.nbytes for parameter in trainable.values())
+        peak = max(peak, int(resident() + MARGIN + held + (predictor.token_bytes or 0) * longest * predictor.batch_size))
+        capturing.batch_size = predictor.batch_size
+        batches = capturing.batches(tests)
+        few = [tests[index] for index in batches[len(batches) // 2]]
+        predictor.evaluate(few)
+        started = time.perf_counter()
+        predictor.evaluate(few)
+        timed = time.perf_counter() - started
+        scale = _padded(tests, batches) / _padded(few, [range(len(few))])
+        seconds += len(formulas) * scale * timed
+        operations += len(formulas) * _padded(tests, batches) * forward * PASS
+    return Estimate(len(tests), 0, operations, 0.0, 0.0, 0, peak, seconds, operations / GPU_RATE)
+
+
+def _padded(texts: Sequence[EncodedText], batches: Sequence[Sequence[int]]) -> int:
+    return sum(len(batch) * max(texts[index].length for index in batch) for batch in batches)

@@ -1,0 +1,71 @@
+"""What a plan says of prediction in one pass: the training texts once more, and every test text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import write_model, write_rows
+
+from lmntk import unit
+from lmntk.configuration import make_experiment
+from lmntk.experiment import plan, run
+from lmntk.kernels import calibration
+from lmntk.memory import resident
+from lmntk.tangents.linearized import LinearizedModel
+
+
+@pytest.fixture
+def values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr(calibration, "measure_rates", lambda device: calibration.Rates(1e9, 1e9, 1e9, 1e9, 1e9, "some machine"))
+    write_model(tmp_path / "bert")
+    own = {
+        "name": "films",
+        "train": str(write_rows(tmp_path / "train.jsonl", 40)),
+        "test": str(write_rows(tmp_path / "test.jsonl", 20, offset=1)),
+        "text_column": "text_a",
+        "template": "{a} it was {mask}.",
+        "label_words": ["terrible", "great"],
+    }
+    made = {"model": str(tmp_path / "bert"), "own_tasks": [own], "k": [8], "seeds": [13], "out": tmp_path / "out", "batch_size": 4}
+    return made | {"formulas": ["sgd"], "solvers": ["ridge"]}
+
+
+def test_test_texts_are_planned_whichever_way_they_are_classified(values):
+    ((_, by_kernel),) = plan(make_experiment(values))
+    ((_, in_one_pass),) = plan(make_experiment(values | {"keep_kernels": False}))
+    train, dev, test = 16, 16, 20
+    assert (by_kernel.texts, by_kernel.pairs) == (train + dev + test, train * (train + dev + test))
+    assert (in_one_pass.texts, in_one_pass.pairs) == (train + dev + test, train * (train + dev))
+    assert in_one_pass.peak >= resident() / 2
+
+
+def test_what_is_timed_is_what_is_done(values, monkeypatch):
+    """A second a text and capture, and ten a text and pass: every one of them is in the plan."""
+    clock = [0.0]
+    of_batch, taylor = unit.Capturing.of_batch, LinearizedModel.taylor
+
+    def ticking(seconds: float, what: Any, size: Any) -> Any:
+        def called(self: Any, batch: Any) -> Any:
+            clock[0] += seconds * size(batch)
+            return what(self, batch)
+
+        return called
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(unit.Capturing, "of_batch", ticking(1.0, of_batch, len))
+    monkeypatch.setattr(LinearizedModel, "taylor", ticking(10.0, taylor, lambda batch: len(batch["input_ids"])))
+    values |= {"keep_kernels": False}
+    ((_, planned),) = plan(make_experiment(values))
+    clock[0] = 0.0
+    run(make_experiment(values))
+    assert planned.seconds == pytest.approx(clock[0], rel=0.35)  # trials are done and not planned; padding is counted by tokens
+    assert planned.seconds > 200  # of which the test texts' passes are most
+
+
+def test_saved_models_are_planned_too(values):
+    ((_, plain),) = plan(make_experiment(values))
+    ((_, saved),) = plan(make_experiment(values | {"save_models": True}))
+    assert saved.texts == plain.texts
+    assert saved.capture_operations > plain.capture_operations
