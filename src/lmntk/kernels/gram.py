@@ -257,7 +257,8 @@ def _add_tiles(left: Placed, right: Placed, names: Sequence[str], sums: Mapping[
     wide = _is_wide(like.device)
     chunks = [] if left is right else list(_chunks(right, sys.maxsize if wide else max(128, n * c) // d + 1))
     largest = max((stop - start for start, stop, _ in chunks), default=0)
-    most = buffers.tile_bytes // like.element_size() // (c * n + d * largest)
+    stacked = 2 if any(name != "sgd" for name in names) else 1  # the signs lie beside the gradients
+    most = buffers.tile_bytes // like.element_size() // (c * n + d * largest) // stacked
     most = most if wide else min(most, LONGEST_SUM)
     for block in blocks_of(left[0][1], most):
         rows = _tile(buffers, "rows", left, 0, c, n, block, names, like)
