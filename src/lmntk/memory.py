@@ -14,6 +14,7 @@ from lmntk.errors import UserError
 
 Result = TypeVar("Result")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_LARGE = 2**20
 
 
 def parse_bytes(text: str, option: str = "memory") -> int:
@@ -94,6 +95,15 @@ def keep_freed() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)
         library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def return_freed() -> None:
+    """Ends what ``keep_freed`` began, where memory is not plenty: large pieces go back to the system as soon as they are freed."""
+    with suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        library.mallopt(_M_TRIM_THRESHOLD, _LARGE)
+    trim()
 
 
 def trim() -> None:

@@ -21,6 +21,7 @@ from lmntk.kernels.estimate import Estimate
 from lmntk.kernels.kernel import Kernel, load_tensors, save_tensors
 from lmntk.kernels.schedule import Trial
 from lmntk.kernels.streaming import finish, plan_kernels, stream_kernels, whole
+from lmntk.memory import return_freed
 from lmntk.models.building import head_model, own_head_model, prompt_model
 from lmntk.models.logit_model import LogitModel
 from lmntk.pieces import Begun, Piece
@@ -379,6 +380,8 @@ def _predictor(unit: Unit, cell: Cell, outcome: Outcome) -> tuple[Predictor, lis
         unit.trial, trainable, count_of(form), this.settings.batch_size, this.settings.memory, outcome.formula == "asigngd"
     )
     unit.capturing.batch_size = cut.batch_size
+    if not cut.has_room(this.settings.memory):
+        return_freed()
     train, drop_noise = unit.texts[cell.name]["train"], this.settings.drop_noise
     directions = directions_of(unit.capturing, train, form, outcome.formula, drop_noise=drop_noise, at_once=cut.at_once)
     predictor = Predictor(

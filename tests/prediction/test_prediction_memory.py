@@ -13,7 +13,7 @@ from model_table import TABLE, pad_id, random_texts
 from lmntk.errors import UserError
 from lmntk.kernels.capturing import Capturing
 from lmntk.kernels.schedule import MARGIN, Trial
-from lmntk.memory import peak_of, resident
+from lmntk.memory import peak_of, resident, return_freed
 from lmntk.prediction.directions import cut_directions, directions_of
 from lmntk.prediction.predictor import Predictor
 from lmntk.prompts.encoding import EncodedText
@@ -79,6 +79,7 @@ def test_directions_in_any_number_of_rounds_are_sums_over_all_texts_at_once(form
 @pytest.mark.parametrize("formula", ["sgd", "asigngd"])
 def test_no_more_is_held_than_is_said(formula):
     grown = {}
+    return_freed()  # what other tests asked for
     for at_once in (3, 1):
         capturing = capturing_of(Wide())
         trial = capturing.try_out()

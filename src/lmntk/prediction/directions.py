@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lmntk.errors import UserError
 from lmntk.kernels.capturing import Capturing
-from lmntk.kernels.schedule import MARGIN, Trial
+from lmntk.kernels.schedule import MARGIN, ROOMY, Trial
 from lmntk.memory import shown_bytes
 from lmntk.prompts.encoding import EncodedText
 from lmntk.solvers.linear_form import LinearForm
@@ -19,7 +19,8 @@ from lmntk.tangents.factors import Tangents
 from lmntk.tangents.noise import NoiseSearch, silence
 
 DOUBLE = 8
-SIGNED = 12  # bytes a coordinate and logit of the one gradient whose sign is taken: as it is, and in float64
+SUMS = 3 * DOUBLE  # bytes a coordinate of the largest parameter: its sum so far, one example's part, and both together
+SIGNED = 20  # and a logit, of the gradient whose sign is taken: in float32, in float64, and as the product takes it
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class Cut:
     batch_size: int
     at_once: int
     peak: int
+
+    def has_room(self, memory: int) -> bool:
+        """True where freed memory may be kept: pieces of it that nothing fits into stay within the bound."""
+        return ROOMY * self.peak <= memory
 
 
 def cut_directions(
@@ -48,7 +53,7 @@ def cut_directions(
 
     def peak(batch: int, at_once: int) -> int:
         tokens = trial.longest * batch
-        part = (DOUBLE + (SIGNED * trial.outputs if signs else 0)) * largest + 2 * DOUBLE / 4 * trial.largest * tokens / trial.tokens
+        part = (SUMS + (SIGNED * trial.outputs if signs else 0)) * largest + 2 * DOUBLE / 4 * trial.largest * tokens / trial.tokens
         held = DOUBLE * coordinates * at_once + single * (directions - at_once)
         return int(trial.resident + MARGIN + held + part + trial.working * tokens / trial.tokens)
 

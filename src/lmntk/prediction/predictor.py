@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lmntk.errors import UserError
-from lmntk.kernels.schedule import MARGIN
-from lmntk.memory import peak_of, resident, shown_bytes
+from lmntk.kernels.schedule import MARGIN, ROOMY
+from lmntk.memory import peak_of, resident, return_freed, shown_bytes
 from lmntk.models.logit_model import LogitModel
 from lmntk.models.state import frozen
 from lmntk.prompts.batching import collate, length_sorted_batches
@@ -104,6 +104,8 @@ class Predictor:
         if held + one > self.memory:
             least = -(-int(held + one) // 2**20)
             raise UserError(f"memory: {shown_bytes(self.memory)} is too little for one text and v; the least is {least}MiB")
+        if ROOMY * (held + size * one) > self.memory:
+            return_freed()
         while held + size * one > self.memory:  # halved: a little more room changes nothing, not even the last bits
             size //= 2
         return size
