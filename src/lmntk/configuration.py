@@ -149,6 +149,8 @@ class Experiment(BaseModel):
     solvers: tuple[Solver, ...] | None = None
     finetune: tuple[Optimizer, ...] = ()
     finetuning: FineTuning = FineTuning()
+    diagnose: bool = False
+    finetuned: Path | None = None
     template: str | tuple[str, ...] | None = None
     label_words: tuple[str, ...] | None = None
     label_words_reduce: Reduce | None = None
@@ -218,11 +220,15 @@ class Experiment(BaseModel):
             raise ValueError("data: tasks need the folder that holds <task>/train.jsonl.gz")
         for name in ("k", "seeds", "modes", "formulas", "solvers"):
             values = getattr(self, name)
-            is_optional = name == "formulas" and bool(self.finetune)
+            is_optional = name == "formulas" and bool(self.finetune or self.finetuned)
             if values is not None and (not (values or is_optional) or len(set(values)) != len(values)):
                 raise ValueError(f"{name}: give at least one value, each once")
         if len(set(self.finetune)) != len(self.finetune):
             raise ValueError("finetune: give each optimizer once")
+        if self.diagnose and not (self.finetune or self.finetuned):
+            raise ValueError("diagnose: it is fine-tuning that is diagnosed; add finetune, such as sgd")
+        if self.finetuned is not None and not self.diagnose:
+            raise ValueError("finetuned: a checkpoint is there to be diagnosed; add diagnose, or use lmntk diagnose")
         if (self.template or self.label_words) and len(self.tasks) + len(self.own_tasks) > 1:
             raise ValueError("template: one prompt for several tasks; set it on one task, or run them apart")
         names = [*self.tasks, *(task.name for task in self.own_tasks)]
