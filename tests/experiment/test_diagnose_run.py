@@ -194,3 +194,86 @@ def test_mistakes(values):
         verdicts_of(values["out"])
     with pytest.raises(UserError, match="diagnose: give --model"):
         CliRunner().invoke(app, ["diagnose"], catch_exceptions=False)
+
+
+def test_the_users_own_checkpoint_is_diagnosed_without_training(values, tmp_path, monkeypatch):
+    run(make_experiment(changed(values | {"diagnose": False, "modes": ["prompt", "head"]}, export=True)))
+    place = f"{CELL}-sgd-fine-tuning"
+    checkpoint = tmp_path / "mine"
+    (values["out"] / "finetuning" / place / "model").rename(checkpoint)
+    test = json.loads((values["out"] / "finetuning" / f"{place}.json").read_text())["test"]
+    values = values | {"finetune": [], "finetuned": str(checkpoint), "out": tmp_path / "other"}
+    monkeypatch.setattr(arms, "search", lambda *a, **k: pytest.fail("trained a grid"))
+    run(make_experiment(values))
+    found = diagnosis(values, "given-fine-tuning")
+    assert found["method"] == "given fine-tuning" and found["numbers"]["fine_tuned"] == pytest.approx(test)
+    assert found["emulation"] is None and found["numbers"]["rate"] is None
+    nothing_is_computed(monkeypatch)
+    run(make_experiment(values))
+    (checkpoint / "model.safetensors").write_bytes((tmp_path / "other" / "kernels" / CELL / "logits.safetensors").read_bytes())
+    with pytest.raises(UserError):  # another content is another checkpoint
+        run(make_experiment(values))
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_before_anything_is_computed(values, tmp_path, monkeypatch):
+    nothing_is_computed(monkeypatch)
+    for path, words in [
+        (write_gpt2(tmp_path / "gpt2"), "finetuned: .*gpt2"),
+        (tmp_path / "nowhere", "finetuned: there is no"),
+        (write_rows(tmp_path / "rows.jsonl", 3), "not a readable safetensors file"),
+    ]:
+        with pytest.raises(UserError, match=words) as caught:
+            run(make_experiment(values | {"finetune": [], "finetuned": str(path)}))
+        assert "\n" not in str(caught.value) and not values["out"].exists()
+
+
+def test_a_dev_set_of_one_class(values, tmp_path):
+    for side, count in (("train", 6), ("dev", 4), ("test", 8)):
+        rows = [json.loads(line) for line in write_rows(tmp_path / "rows.jsonl", 12).read_text().splitlines()]
+        rows = [row for row in rows if side != "dev" or row["label"] == 1][:count]
+        folder = tmp_path / "data" / "sst-2" / "2-13"
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = ["sentence\tlabel", *(f"{row['text_a']}\t{row['label']}" for row in rows)]
+        (folder / f"{side}.tsv").write_text("\n".join(lines) + "\n")
+    values = {name: value for name, value in values.items() if name != "own_tasks"} | {"tasks": ["sst-2"], "data": str(tmp_path / "data")}
+    run(make_experiment(values | {"label_words": ["terrible", "great"], "template": "{a} it was {mask}."}))
+    (path,) = (values["out"] / "diagnosis").glob("*.json")
+    found = json.loads(path.read_text())
+    assert found["verdict"] in ("kernel-like", "not", "undecided") and found["numbers"]["fine_tuned"] is not None
+    record = json.loads(next((values["out"] / "finetuning").glob("*.json")).read_text())
+    assert any("one class only" in note for note in record["notes"])
+
+
+def test_signgd_is_held_against_adam(values, monkeypatch):
+    run(make_experiment(values | {"finetune": ["adamw"], "seeds": [13, 21]}))
+    assert "signgd" not in diagnosis(values, "adamw-fine-tuning")["numbers"]
+    real, made = diagnoses.diagnose_cell, []
+    monkeypatch.setattr(diagnoses, "diagnose_cell", lambda *a, **k: (made.append(k["method"]), real(*a, **k))[1])
+    run(make_experiment(values | {"finetune": ["signgd", "adamw"], "seeds": [13, 21]}))
+    assert set(made) == {"signgd fine-tuning"}  # the other's diagnosis is not made again
+    numbers = [diagnosis(values, arm)["numbers"] for arm in ("adamw-fine-tuning", "signgd-fine-tuning")]
+    assert numbers[0]["signgd"] == numbers[1]["signgd"] == numbers[1]["fine_tuned"] and numbers[0]["adamw"] == numbers[0]["fine_tuned"]
+    assert 0 <= numbers[0]["signgd_adamw_agreement"] <= 1
+    said = verdicts_of(values["out"])
+    assert [(one["method"], one["splits"]) for one in said["verdicts"]] == [("signgd fine-tuning", 2), ("adamw fine-tuning", 2)]
+    (one,) = said["comparisons"]
+    assert one["splits"] == 2 and "over 2 splits" in one["sentence"]
+    assert one["sentence"] in (values["out"] / "summary.md").read_text()
+
+
+def test_the_command_prints_a_verdict_a_task(values):
+    task = values["own_tasks"][0]
+    words = [
+        "diagnose", "--model", values["model"], "--train", task["train"], "--test", task["test"], "--text-column", "text_a",
+        "--template", task["template"], "--label-words", "terrible,great", "--k", "2", "--seeds", "13,21", "--optimizers", "signgd,adamw",
+        "--learning-rates", "1e-3", "--batch-sizes", "2", "--steps", "3", "--eval-every", "2", "--out", str(values["out"]),
+    ]  # fmt: skip
+    printed = CliRunner().invoke(app, words, catch_exceptions=False)
+    said = printed.stdout
+    assert printed.exit_code == 0 and "own, k = 2, prompt, signgd fine-tuning (2 splits): " in said
+    assert said.count("solves ") == 2 and said.count("fixed features") >= 2 and "signgd fine-tuning has" in said
+    found = json.loads(CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False).stdout)
+    assert [one["method"] for one in found["verdicts"]] == ["signgd fine-tuning", "adamw fine-tuning"]
+    run_words = ["run", *words[1:], "--formulas", "sgd", "--diagnose"]
+    run_words[run_words.index("--optimizers")] = "--finetune"
+    assert "own, k = 2, prompt, adamw fine-tuning (2 splits): " in CliRunner().invoke(app, run_words, catch_exceptions=False).stdout
