@@ -21,6 +21,7 @@ from lmntk.commands.kernel import kernel
 from lmntk.commands.predict import predict
 from lmntk.commands.report import report
 from lmntk.commands.run import plan, run
+from lmntk.commands.solve import solve
 from lmntk.commands.split import split
 from lmntk.errors import ModelError, UserError
 
@@ -48,6 +49,7 @@ app.command()(plan)
 app.command()(finetune)
 app.command()(diagnose)
 app.command()(kernel)
+app.command()(solve)
 app.command()(predict)
 app.command()(check)
 app.command()(split)
