@@ -20,6 +20,7 @@ from lmntk.commands.finetune import finetune
 from lmntk.commands.kernel import kernel
 from lmntk.commands.predict import predict
 from lmntk.commands.report import report
+from lmntk.commands.reproduce import reproduce
 from lmntk.commands.run import plan, run
 from lmntk.commands.solve import solve
 from lmntk.commands.split import split
@@ -48,6 +49,7 @@ app.command()(run)
 app.command()(plan)
 app.command()(finetune)
 app.command()(diagnose)
+app.command()(reproduce)
 app.command()(kernel)
 app.command()(solve)
 app.command()(predict)

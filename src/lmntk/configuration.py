@@ -25,13 +25,18 @@ def _parts(text: str) -> tuple[str, ...]:
 
 
 class OwnTask(BaseModel):
-    """A task of the user's own: where its texts are, and its prompt."""
+    """A task of the user's own: where its texts are, and its prompt.
+
+    Either ``train`` (and ``test``), or ``texts_of``: one of the 14 tasks, whose texts, splits, labels and metric it takes, with a prompt of
+    its own.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    train: str
+    train: str = ""
     test: str | None = None
+    texts_of: str | None = None
     text_column: str = "text"
     text_b_column: str | None = None
     label_column: str = "label"
@@ -47,6 +52,14 @@ class OwnTask(BaseModel):
     def _listed(cls, value: Any) -> Any:
         """Commas separate, as in flags."""
         return _parts(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _from_somewhere(self) -> OwnTask:
+        if bool(self.train) == bool(self.texts_of):
+            raise ValueError("train: give the file of its texts, or with texts_of one of the 14 tasks")
+        if self.texts_of is not None and self.texts_of not in TASKS:
+            raise ValueError(f"texts_of: {self.texts_of!r} is not one of {', '.join(TASKS)}")
+        return self
 
 
 class FineTuning(BaseModel):
@@ -216,7 +229,7 @@ class Experiment(BaseModel):
     def _consistent(self) -> Experiment:
         if not self.tasks and not self.own_tasks:
             raise ValueError("tasks: name at least one task, or texts of your own with train and test")
-        if self.tasks and self.data is None:
+        if (self.tasks or any(task.texts_of for task in self.own_tasks)) and self.data is None:
             raise ValueError("data: tasks need the folder that holds <task>/train.jsonl.gz")
         for name in ("k", "seeds", "modes", "formulas", "solvers"):
             values = getattr(self, name)

@@ -152,7 +152,7 @@ def _pair(path: Path) -> tuple[Tensor, Tensor]:
             f"kernels: {path} is damaged, or holds more than tensors, reading which could run somebody else's code; it is refused. If you "
             "trust it, save it again as a tuple of two tensors"
         ) from None
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+    except Exception as error:  # of a damaged file torch says anything
         raise UserError(f"kernels: cannot read {path} ({' '.join(str(error).split())[:120]}); is it whole?") from error
     if not isinstance(content, tuple | list) or len(content) != 2 or not all(isinstance(part, Tensor) for part in content):
         raise UserError(f"kernels: {path} is no tuple of two tensors, values and labels; give a file of the paper's code")
@@ -165,10 +165,10 @@ def _kernel(path: Path, values: Tensor, formulas: Sequence[str] | None) -> Kerne
     if values.ndim not in (4, 5) or (values.ndim == 5 and shape[0] != 2) or sides.shape[2] != sides.shape[4]:
         raise UserError(f"kernels: {path} has the shape {shape}, which is no kernel: [N, C, M, C], or [2, N, C, M, C] of A-SignGD")
     arrays = sides.double().numpy()
-    symmetric = [formula for formula in formulas or ("sgd",) if formula != "asigngd"]
+    symmetric = [formula for formula in formulas or () if formula != "asigngd"] or ["sgd"]
     if values.ndim == 5:
         return Kernel("asigngd", arrays[0], arrays[1])
-    if len(symmetric) != 1 or len(formulas or ()) > 1:
+    if len(formulas or ()) > 1:
         raise UserError(f"formulas: {path} holds one kernel [N, C, M, C], of sgd or signgd; say which one")
     return Kernel(symmetric[0], arrays[0])
 

@@ -113,7 +113,7 @@ def test_mistakes(finished, tmp_path, capsys):
     refused("does not fit", saved("dev_kernels_SST-2.pt", (kernel[1:], labels)))
     refused("labels in .* are no class numbers", saved("dev_kernels_SST-2.pt", (kernel, labels[1:])))
     refused("and .* asks for", saved("dev_logits_SST-2.pt", (labels.expand(-1, 3), labels)))
-    refused("is damaged", lambda folder: (folder / "dev_kernels_SST-2.pt").write_bytes(b"broken"))
+    refused("cannot read", lambda folder: (folder / "dev_kernels_SST-2.pt").write_bytes(b"broken"))
     whole = (tmp_path / "whole" / "dev_kernels_SST-2.pt").read_bytes()
     refused("cannot read", lambda folder: (folder / "dev_kernels_SST-2.pt").write_bytes(whole[: len(whole) // 2]))
     refused("say which one", lambda folder: None, formulas=["sgd", "signgd"])
