@@ -1,4 +1,4 @@
-"""The command line: ``lmntk run``, ``plan``, ``finetune``, ``kernel``, ``predict``, ``check``, ``split``, ``report``, ``demo``.
+"""The command line of lmntk: a module of ``lmntk.commands`` for each command.
 
 Results go to stdout, progress to stderr. A mistake of the user's is one line and exit code 2. Heavy libraries are imported by
 the command that needs them, so that ``--help`` answers at once.
@@ -15,11 +15,14 @@ import typer
 from lmntk import __version__
 from lmntk.commands.check import check
 from lmntk.commands.demo import demo
+from lmntk.commands.diagnose import diagnose
 from lmntk.commands.finetune import finetune
 from lmntk.commands.kernel import kernel
 from lmntk.commands.predict import predict
 from lmntk.commands.report import report
+from lmntk.commands.reproduce import reproduce
 from lmntk.commands.run import plan, run
+from lmntk.commands.solve import solve
 from lmntk.commands.split import split
 from lmntk.errors import ModelError, UserError
 
@@ -45,7 +48,10 @@ def _root(version: Annotated[bool, typer.Option("--version", help="print the ver
 app.command()(run)
 app.command()(plan)
 app.command()(finetune)
+app.command()(diagnose)
+app.command()(reproduce)
 app.command()(kernel)
+app.command()(solve)
 app.command()(predict)
 app.command()(check)
 app.command()(split)

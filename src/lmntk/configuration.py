@@ -25,13 +25,18 @@ def _parts(text: str) -> tuple[str, ...]:
 
 
 class OwnTask(BaseModel):
-    """A task of the user's own: where its texts are, and its prompt."""
+    """A task of the user's own: where its texts are, and its prompt.
+
+    Either ``train`` (and ``test``), or ``texts_of``: one of the 14 tasks, whose texts, splits, labels and metric it takes, with a prompt of
+    its own.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    train: str
+    train: str = ""
     test: str | None = None
+    texts_of: str | None = None
     text_column: str = "text"
     text_b_column: str | None = None
     label_column: str = "label"
@@ -47,6 +52,14 @@ class OwnTask(BaseModel):
     def _listed(cls, value: Any) -> Any:
         """Commas separate, as in flags."""
         return _parts(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _from_somewhere(self) -> OwnTask:
+        if bool(self.train) == bool(self.texts_of):
+            raise ValueError("train: give the file of its texts, or with texts_of one of the 14 tasks")
+        if self.texts_of is not None and self.texts_of not in TASKS:
+            raise ValueError(f"texts_of: {self.texts_of!r} is not one of {', '.join(TASKS)}")
+        return self
 
 
 class FineTuning(BaseModel):
@@ -149,6 +162,8 @@ class Experiment(BaseModel):
     solvers: tuple[Solver, ...] | None = None
     finetune: tuple[Optimizer, ...] = ()
     finetuning: FineTuning = FineTuning()
+    diagnose: bool = False
+    finetuned: Path | None = None
     template: str | tuple[str, ...] | None = None
     label_words: tuple[str, ...] | None = None
     label_words_reduce: Reduce | None = None
@@ -214,15 +229,19 @@ class Experiment(BaseModel):
     def _consistent(self) -> Experiment:
         if not self.tasks and not self.own_tasks:
             raise ValueError("tasks: name at least one task, or texts of your own with train and test")
-        if self.tasks and self.data is None:
+        if (self.tasks or any(task.texts_of for task in self.own_tasks)) and self.data is None:
             raise ValueError("data: tasks need the folder that holds <task>/train.jsonl.gz")
         for name in ("k", "seeds", "modes", "formulas", "solvers"):
             values = getattr(self, name)
-            is_optional = name == "formulas" and bool(self.finetune)
+            is_optional = name == "formulas" and bool(self.finetune or self.finetuned)
             if values is not None and (not (values or is_optional) or len(set(values)) != len(values)):
                 raise ValueError(f"{name}: give at least one value, each once")
         if len(set(self.finetune)) != len(self.finetune):
             raise ValueError("finetune: give each optimizer once")
+        if self.diagnose and not (self.finetune or self.finetuned):
+            raise ValueError("diagnose: it is fine-tuning that is diagnosed; add finetune, such as sgd")
+        if self.finetuned is not None and not self.diagnose:
+            raise ValueError("finetuned: a checkpoint is there to be diagnosed; add diagnose, or use lmntk diagnose")
         if (self.template or self.label_words) and len(self.tasks) + len(self.own_tasks) > 1:
             raise ValueError("template: one prompt for several tasks; set it on one task, or run them apart")
         names = [*self.tasks, *(task.name for task in self.own_tasks)]

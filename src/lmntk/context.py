@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from lmntk.cells import Cell, Store
@@ -26,8 +27,8 @@ class Progress(Protocol):
     def start(self, cells: int, finished: int) -> None:
         """Says how many cells there are, and how many an earlier run has finished."""
 
-    def work(self, description: str, total: float) -> None:
-        """Says what is computed now, and how much of it there is."""
+    def work(self, description: str, total: float | None) -> None:
+        """Says what is computed now, and how much of it there is, if that is known."""
 
     def advance(self, amount: float) -> None:
         """Says that this much of it is done."""
@@ -43,10 +44,19 @@ class Silent:
     """Tells nothing."""
 
     def start(self, cells: int, finished: int) -> None: ...  # noqa: D102
-    def work(self, description: str, total: float) -> None: ...  # noqa: D102
+    def work(self, description: str, total: float | None) -> None: ...  # noqa: D102
     def advance(self, amount: float) -> None: ...  # noqa: D102
     def finished(self, cell: Cell, rows: Sequence[Mapping[str, Any]]) -> None: ...  # noqa: D102
     def note(self, line: str) -> None: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Given:
+    """A checkpoint that the user fine-tuned, to be diagnosed, and the hash of its files."""
+
+    path: Path
+    digest: str
+    method = "given fine-tuning"
 
 
 @dataclass
@@ -60,7 +70,12 @@ class Context:
     settings: Settings
     chosen: ParameterFilter
     methods: list[tuple[str, str]]
+    given: Given | None = None
     encoders: dict[tuple[str, str], TextEncoder] = field(default_factory=dict)
+
+    def asking_for(self, formulas: tuple[str, ...]) -> Context:
+        """Returns the same run with these formulas' kernels alone, and no solver; their keys are the run's own."""
+        return replace(self, experiment=self.experiment.model_copy(update={"formulas": formulas}), methods=[])
 
     def encoder(self, task: PreparedTask, mode: str) -> TextEncoder:
         """Returns a task's encoder in a mode, made once."""

@@ -108,7 +108,7 @@ def solve_cell(
     Args:
         kernels: by (side, formula), the train texts' kernel against train, dev and test. Without test's the outcome has no
             predictions yet; see ``Outcome.with_test``.
-        logits: pre-trained logits [n, c] of the same sides.
+        logits: pre-trained logits [n, c] of the same sides; empty where they are not known, and then no setting uses them.
         labels: class numbers of train, dev and test.
         metric: ``accuracy`` or ``f1``.
         formula: which kernels.
@@ -121,7 +121,7 @@ def solve_cell(
         labels=np.asarray(labels["train"]),
         formula=formula,
         evals_flipped={side: kernel.flipped for side, kernel in evals.items() if kernel.flipped is not None},
-        f0={side: logits[side] for side in ("train", *evals)},
+        f0={side: logits[side] for side in ("train", *evals)} if logits else {},
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", KernelWarning)

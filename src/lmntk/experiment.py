@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lmntk.arms import check_arms, pending, train_arms, with_rows
 from lmntk.cells import Cell, Store
+from lmntk.conclusions import FILE, conclude, sentences
 from lmntk.configuration import Experiment
 from lmntk.context import Context, Progress, Silent
+from lmntk.diagnoses import check_given, comparison_of, diagnose_unit, found_diagnoses, given_checkpoint
 from lmntk.errors import UserError
 from lmntk.evaluation import methods_of
 from lmntk.execution.local import chosen_executor
@@ -43,6 +46,7 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
     """
     progress = progress or Silent()
     this, tasks = _prepared(experiment, progress)
+    check_given(this, tasks)
     store = this.store
     store.prepare()
     if this.pretrained.stored_dtype != experiment.dtype:
@@ -66,11 +70,37 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
             results[cell.name] = train_arms(this, task, cell, results[cell.name])
             progress.finished(cell, results[cell.name]["rows"])
             _report(this, tasks, planned, results)
+        for task, unit in _units(this, tasks) if experiment.diagnose else ():
+            for _ in diagnose_unit(this, task, unit):
+                _conclude(this, planned)
+        _conclude(this, planned)
         _report(this, tasks, planned, results)
         missing = write_page(store.folder)
         if missing:
             progress.note(missing)
     return [row for _, cell in planned for row in results[cell.name]["rows"]]
+
+
+def verdicts_of(folder: Path) -> dict[str, Any]:
+    """Returns the verdicts and comparisons that a run with ``diagnose`` left in its folder; see ``conclusions.conclude``.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = Store(folder).read_json(FILE)
+    if not isinstance(found, dict):
+        raise UserError(f"verdicts: there are none in {str(folder)!r}; run `lmntk diagnose`")
+    return found
+
+
+def _conclude(this: Context, planned: Sequence[tuple[PreparedTask, Cell]]) -> None:
+    """Writes the verdicts of the cells that are diagnosed so far."""
+    if not this.experiment.diagnose:
+        return
+    compared = [(task, cell, comparison_of(this, task, cell)) for task, cell in planned]
+    pairs = [({"task": task.name, "k": cell.k, "mode": cell.mode}, found) for task, cell, found in compared if found is not None]
+    titles = {task.name: task.title for task, _ in planned}
+    this.store.write_json(FILE, conclude(found_diagnoses(this, planned), pairs, titles))
 
 
 def plan(experiment: Experiment, progress: Progress | None = None) -> list[tuple[str, Estimate]]:
@@ -133,7 +163,8 @@ def _prepared(experiment: Experiment, progress: Progress) -> tuple[Context, list
     chosen = ParameterFilter(
         not experiment.without_embeddings, not experiment.without_head, experiment.biases_only, experiment.include, experiment.exclude
     )
-    this = Context(experiment, pretrained, store, progress, settings, chosen, methods)
+    given = None if experiment.finetuned is None else given_checkpoint(experiment.finetuned)
+    this = Context(experiment, pretrained, store, progress, settings, chosen, methods, given)
     for mode in experiment.modes:  # a filter that matches nothing, or features that are not there, show now
         model = any_model(pretrained, mode, experiment.features)
         chosen.select(model)
@@ -161,7 +192,8 @@ def _report(
     }
     facts |= {f"classes of {task.name}": "; ".join(task.meaning()) for task in tasks}
     facts |= {"computed with": " and ".join(sorted(computed_with))}
-    write_reports(this.store, rows, titles, facts)
+    found = this.store.read_json(FILE) if this.experiment.diagnose else None
+    write_reports(this.store, rows, titles, facts, sentences(found) if isinstance(found, dict) else [])
 
 
 def _units(this: Context, tasks: Sequence[PreparedTask]) -> Iterable[tuple[PreparedTask, list[Cell]]]:

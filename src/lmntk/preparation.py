@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,16 @@ def _listed(templates: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def _own_task(experiment: Experiment, task: OwnTask, pretrained: Pretrained) -> PreparedTask:
+    if task.texts_of is not None:
+        known = _catalog_task(experiment, get_task(task.texts_of), pretrained)
+        return replace(
+            known,
+            name=task.name,
+            title=task.name,
+            templates=_listed(task.template) or known.templates,
+            label_words=task.label_words or known.label_words,
+            cells=tuple(replace(cell, task=task.name) for cell in known.cells),
+        )
     columns = {"text_column": task.text_column, "text_b_column": task.text_b_column, "label_column": task.label_column}
     source = task.train if task.train.startswith("hf:") else Path(task.train)
     data = read_data(source, None, test=task.test, labels=task.labels, **columns)  # type: ignore[arg-type]

@@ -43,9 +43,35 @@ def print_kernels(written: dict[str, Any], as_json: bool) -> None:
         print(written["coverage"])
 
 
+SHOWN = {
+    "rate": "learning rate", "largest_stable_rate": "largest stable one", "logit_error": "logit error",
+    "kernel_distance_median": "median kernel distance", "gradient_distance": "gradient distance", "emulation_error": "emulation error",
+    "chi_with_prompt": "|chi| with prompt", "chi_without_prompt": "without",
+}  # fmt: skip
+PASSED = {True: "passed", False: "failed", None: "cannot be told"}
+
+
+def print_verdicts(found: dict[str, Any]) -> None:
+    """Prints each verdict of ``conclusions.conclude``: its reason, the three tests, and the numbers beside them."""
+    from lmntk.conclusions import heading
+
+    for one in found["verdicts"]:
+        splits = f" ({one['splits']} splits)" if one["splits"] > 1 else ""
+        print(f"{heading(one)}{splits}: {one['verdict']}")
+        print_wrapped(f"  {one['reason']}", 2)
+        for test in one["tests"]:
+            value = "-" if test["value"] is None else f"{test['value']:.2f}"
+            bound = f"{'below' if test['name'] == 'fixed features' else 'at least'} {test['threshold']:g}"
+            print(f"  {test['name']:<15}{value:>6}  ({bound}): {PASSED[test['passed']]}")
+        numbers = [f"{title} {one['numbers'][name]:.3g}" for name, title in SHOWN.items() if one["numbers"].get(name) is not None]
+        print_wrapped(f"  {', '.join(numbers)}", 2)
+    for one in found["comparisons"]:
+        print_wrapped(f"{one['title']}, k = {one['k']}, {one['mode']}: {one['sentence']}", 2)
+
+
 def print_written(folder: Path) -> None:
     """Prints what a run left in its folder."""
-    names = ("report.html", "results.csv", "summary.md", "kernels", "finetuning", "diagnosis", "models", "predictions")
+    names = ("report.html", "verdicts.json", "results.csv", "summary.md", "kernels", "finetuning", "diagnosis", "models", "predictions")
     print(f"Written to {folder}: {', '.join(name for name in names if (folder / name).exists())}")
 
 

@@ -136,6 +136,14 @@ def compute_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) ->
         yield cell, _keep(unit, cell, [baseline(name, task.metric, logits, labels), *outcomes], saved)
 
 
+def kernels_of(context: Context, task: PreparedTask, cells: Sequence[Cell]) -> dict[str, tuple[Kernels, Logits]]:
+    """Returns the kernels of cells that share a model against train, dev and test, and their logits, by the cells' names.
+
+    Kernels that are kept are read, the others computed, and kept if the experiment keeps any; if not, ``forget_unit`` clears up.
+    """
+    return _kernels(Unit(context, task, list(cells)), SIDES)
+
+
 def _baseline_alone(unit: Unit, cell: Cell) -> dict[str, Any]:
     """Returns a cell's results without kernels, where nothing but fine-tuning is asked for."""
     this, texts = unit.context, unit.texts[cell.name]
@@ -453,6 +461,8 @@ def _keep(unit: Unit, cell: Cell, outcomes: Sequence[Outcome], predictors: Seque
         "rows": [head | outcome.as_row() | sizes for outcome in outcomes],
         "split": {"train": cell.train, "dev": cell.dev, "test": cell.test},
         "train_labels": labels["train"],
+        "dev_labels": labels["dev"],
+        "test_labels": labels["test"],
         "predictors": list(predictors),
         "saved_models": this.experiment.save_models,
         "versions": versions(),

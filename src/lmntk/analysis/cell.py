@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmntk.analysis.before import Kernels
 from lmntk.analysis.diagnosis import Diagnosis, diagnose
@@ -86,6 +86,7 @@ def diagnose_cell(
     method: str = "sgd fine-tuning",
     at_start: CellModel | None = None,
     parameters: ParameterFilter | None = None,
+    trainable: Mapping[str, nn.Parameter] | None = None,
     difference: bool | None = None,
     features: Features = "read",
     reduce: Reduce | None = None,
@@ -106,6 +107,7 @@ def diagnose_cell(
         method: the name of the fine-tuning.
         at_start: the cell's model and texts, if they are there already; else ``cell_model`` makes them.
         parameters: which parameters were trained.
+        trainable: those parameters themselves, in place of a filter; of a model that has a LoRA on it for now, the LoRA's.
         difference: as for ``cell_model``.
         features: the same.
         reduce: the same.
@@ -122,7 +124,7 @@ def diagnose_cell(
     settings = settings or Settings()
     how: dict[str, Any] = {"difference": difference, "features": features, "reduce": reduce, "batch_size": settings.batch_size}
     start = at_start or cell_model(pretrained, task, cell, **how)
-    chosen = (parameters or ParameterFilter()).select(start.model)
+    chosen = (parameters or ParameterFilter()).select(start.model) if trainable is None else trainable
     examples = {side: Examples.of_texts(part, pretrained.pad_id, settings.batch_size) for side, part in start.texts.items()}
     return diagnose(
         start.model,

@@ -64,3 +64,32 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any], labels: Sequenc
         f"{first['method']} has {100 * one:.1f} % and {second['method']} {100 * other:.1f} %, {relation} twice the error of "
         f"{100 * error:.1f} points apart; they agree on {100 * agreement:.1f} % of the test texts",
     )
+
+
+def over_splits(found: Sequence[Comparison], names: tuple[str, str]) -> Comparison:
+    """Returns how two fine-tunings compare over the splits of a task: their means, and the error that the splits leave the difference.
+
+    One split alone keeps its own comparison; that all splits share one test set is not in the error.
+
+    Raises:
+        UserError: no split.
+    """
+    if not found:
+        raise UserError("compare: there is no split in which both ended; fine-tune with both")
+    if len(found) == 1:
+        return found[0]
+    differences = np.array([one.first - one.second for one in found])
+    first, second = (float(np.mean([getattr(one, side) for one in found])) for side in ("first", "second"))
+    error = float(differences.std(ddof=1) / np.sqrt(len(found)))
+    agreement = float(np.mean([one.agreement for one in found]))
+    differs = bool(abs(differences.mean()) > SURE * error)
+    relation = "more than" if differs else "within"
+    return Comparison(
+        first,
+        second,
+        error,
+        agreement,
+        differs,
+        f"{names[0]} has {100 * first:.1f} % and {names[1]} {100 * second:.1f} % over {len(found)} splits, {relation} twice the error of "
+        f"{100 * error:.1f} points apart; they agree on {100 * agreement:.1f} % of the test texts",
+    )

@@ -14,7 +14,7 @@ from lmntk.options import given
 from lmntk.printing import print_summary, print_written, with_bars
 
 OF_KERNELS = ("formulas", "solvers", "memory", "keep_factors", "engine", "address", "workers", "groups", "keep_noise", "no_kernels")
-APART = (*OF_KERNELS, "save_models", "finetune", "save_weights")
+APART = (*OF_KERNELS, "save_models", "finetune", "save_weights", "diagnose")
 DEFAULT = "sgd,adamw"
 
 

@@ -30,10 +30,10 @@ from lmntk.options import (
     with_computing,
     with_training,
 )
-from lmntk.printing import print_summary, print_written, with_bars
+from lmntk.printing import print_summary, print_verdicts, print_written, with_bars
 
 
-@with_training(before="test_limit")
+@with_training(before="diagnose")
 @with_computing(before="no_kernels")
 def run(
     configuration: Annotated[Path | None, typer.Argument(help="a TOML file with the fields below; flags override it")] = None,
@@ -64,6 +64,7 @@ def run(
     ] = None,
     features: FeaturesOption = None,
     finetune: Annotated[str | None, typer.Option(help="fine-tune for real as well: of sgd, adamw, signgd")] = None,
+    diagnose: Annotated[bool, typer.Option("--diagnose", help="say whether fine-tuning behaves like its kernel")] = False,
     test_limit: Annotated[int | None, typer.Option(help="most test texts  [default: 1000]")] = None,
     out: Annotated[Path | None, typer.Option(help="the output folder; a rerun resumes it  [default: runs/lmntk]")] = None,
     dtype: DtypeOption = None,
@@ -87,6 +88,10 @@ def run(
     else:
         print_summary(rows)
         print()
+        if experiment.diagnose:
+            from lmntk.experiment import verdicts_of
+
+            print_verdicts(verdicts_of(experiment.out))
         print_written(experiment.out)
 
 
@@ -117,7 +122,7 @@ def plan(**options: Any) -> None:
 
 
 def experiment_of(options: dict[str, Any], more: dict[str, Any] | None = None, defaults: dict[str, Any] | None = None) -> Any:
-    """Returns the checked configuration of the options that ``run``, ``plan`` and ``finetune`` take.
+    """Returns the checked configuration of the options that ``run``, ``plan``, ``finetune`` and ``diagnose`` take.
 
     Args:
         options: by the names of ``run``'s parameters.

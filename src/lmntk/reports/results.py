@@ -75,10 +75,14 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join([f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(line)} |" for line in body)])
 
 
-def summary_markdown(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], facts: Mapping[str, str]) -> str:
-    """Returns the summary page."""
+def summary_markdown(
+    rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], facts: Mapping[str, str], verdicts: Sequence[str] = ()
+) -> str:
+    """Returns the summary page; ``verdicts`` are sentences."""
     seeds = sorted({row["seed"] for row in rows})
     lines = ["# Results", ""]
+    if verdicts:
+        lines += ["## Does fine-tuning behave like its kernel?", "", *(f"* {sentence}" for sentence in verdicts), "", "## Accuracy", ""]
     if rows:
         header, body = summary_table(rows, titles)
         lines += [
@@ -94,7 +98,9 @@ def summary_markdown(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str
     return "\n".join(lines)
 
 
-def write_reports(store: Writer, rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], facts: Mapping[str, str]) -> None:
+def write_reports(
+    store: Writer, rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], facts: Mapping[str, str], verdicts: Sequence[str] = ()
+) -> None:
     """Writes ``results.csv`` and ``summary.md``."""
     store.write_text("results.csv", results_csv(rows))
-    store.write_text("summary.md", summary_markdown(rows, titles, facts))
+    store.write_text("summary.md", summary_markdown(rows, titles, facts, verdicts))

@@ -1,0 +1,69 @@
+"""What an experiment's diagnoses come to: one verdict a task, k, mode and way of fine-tuning, over the splits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from lmntk.analysis.comparison import Comparison, over_splits
+from lmntk.analysis.summary import task_verdict
+
+FILE = "verdicts.json"
+GROUP = ("task", "k", "mode", "method")
+SIGNGD, ADAMW = "signgd fine-tuning", "adamw fine-tuning"
+
+
+def conclude(
+    diagnoses: Sequence[Mapping[str, Any]], comparisons: Sequence[tuple[Mapping[str, Any], Comparison]], titles: Mapping[str, str]
+) -> dict[str, Any]:
+    """Returns the verdicts with their tests and the numbers' means over the splits, and how SignGD compares with Adam, as plain data.
+
+    Args:
+        diagnoses: each as ``diagnosis/*.json`` has it.
+        comparisons: of SignGD and Adam, each with the ``task``, ``k`` and ``mode`` of its cell.
+        titles: the tasks' names in print.
+    """
+    verdicts = []
+    for group in _grouped(diagnoses, GROUP):
+        head = {name: group[0][name] for name in GROUP}
+        said = task_verdict(group).as_dict()
+        verdicts.append(head | {"title": titles.get(head["task"], head["task"]), "splits": len(group), **said, "numbers": _means(group)})
+    compared = []
+    pairs = [dict(head) | {"found": found} for head, found in comparisons]
+    for group in _grouped(pairs, GROUP[:3]):
+        head = {name: group[0][name] for name in GROUP[:3]}
+        one = asdict(over_splits([pair["found"] for pair in group], (SIGNGD, ADAMW)))
+        compared.append(head | {"title": titles.get(head["task"], head["task"]), "splits": len(group), **one})
+    return {"verdicts": verdicts, "comparisons": compared}
+
+
+def sentences(found: Mapping[str, Any]) -> list[str]:
+    """Returns the verdicts and comparisons in a line each, for the summary."""
+    lines = [f"{heading(one)}: **{one['verdict']}**. {_capital(one['reason'])}." for one in found["verdicts"]]
+    return lines + [f"{one['title']}, k = {one['k']}, {one['mode']}: {one['sentence']}." for one in found["comparisons"]]
+
+
+def heading(one: Mapping[str, Any]) -> str:
+    """Returns what a verdict is about."""
+    return f"{one['title']}, k = {one['k']}, {one['mode']}, {one['method']}"
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
+def _grouped(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[list[Mapping[str, Any]]]:
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return list(groups.values())
+
+
+def _means(group: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Returns each number's mean over the splits that have it."""
+    names = dict.fromkeys(name for one in group for name in one["numbers"])
+    values = {name: [one["numbers"][name] for one in group if one["numbers"].get(name) is not None] for name in names}
+    return {name: float(np.mean(found)) if found else None for name, found in values.items()}

@@ -1,0 +1,204 @@
+"""Diagnoses as a part of an experiment: of every cell and way of fine-tuning it, kept and found again by content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lmntk.analysis.cell import CellModel, diagnose_cell
+from lmntk.analysis.comparison import Comparison, compare
+from lmntk.analysis.diagnosis import FORMAT, Diagnosis
+from lmntk.analysis.finetuned import load_finetuned
+from lmntk.arms import Arm, arms_of, kept_record, key_of, remove_work
+from lmntk.cells import Cell
+from lmntk.context import Context, Given
+from lmntk.courses import POINTS, course_of, training_of
+from lmntk.errors import UserError
+from lmntk.finetuning.files import load_weights, slug
+from lmntk.finetuning.settings import Labelled
+from lmntk.preparation import PreparedTask
+from lmntk.provenance import content_key
+from lmntk.unit import Kernels, Unit, forget_unit, kernels_of
+
+Subject = Arm | Given
+
+
+def given_checkpoint(path: Path) -> Given:
+    """Returns a checkpoint's place with the hash of what is in it.
+
+    Raises:
+        UserError: there is nothing.
+    """
+    path = path.expanduser()
+    if not path.exists():
+        raise UserError(f"finetuned: there is no {str(path)!r}; give the folder that the fine-tuned model was saved to, or its weights")
+    digest = hashlib.sha256()
+    for file in sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return Given(path, digest.hexdigest())
+
+
+def check_given(context: Context, tasks: Sequence[PreparedTask]) -> None:
+    """Reads the user's checkpoint once for each mode of each task, before anything is computed.
+
+    Raises:
+        UserError: it is not of the model's architecture; see ``load_finetuned``.
+    """
+    if context.given is None:
+        return
+    for task in tasks:
+        for mode in context.experiment.modes:
+            cell = next(cell for cell in task.cells if cell.mode == mode)
+            load_finetuned(context.given.path, context.pretrained, Unit(context, task, [cell]).model)
+
+
+def subjects_of(context: Context, cell: Cell) -> list[Subject]:
+    """Returns what is diagnosed in a cell: the arms, but those that train the linearized model, and the checkpoint that was given."""
+    if not context.experiment.diagnose:
+        return []
+    arms = [arm for arm in arms_of(context.experiment, context.chosen, cell.seed) if not arm.linearized]
+    return [*arms, *([] if context.given is None else [context.given])]
+
+
+def diagnose_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) -> Iterable[Cell]:
+    """Diagnoses cells that share a model, whose arms are trained; yields each that has a diagnosis it did not have before."""
+    left = {cell.name: [one for one in subjects_of(context, cell) if kept_diagnosis(context, task, cell, one) is None] for cell in cells}
+    todo = [cell for cell in cells if left[cell.name]]
+    whole = [cell for cell in todo if any(_has_run_kernels(one) for one in left[cell.name])]
+    asked = context.asking_for(("sgd",))
+    kernels = kernels_of(asked, task, whole) if whole else {}
+    for cell in todo:
+        for subject in left[cell.name]:
+            own = kernels[cell.name][0] if _has_run_kernels(subject) else None
+            _write(context, task, cell, subject, _diagnose(context, task, cell, subject, own))
+        yield cell
+    if whole:
+        forget_unit(asked, task, cells)
+    for cell in cells:
+        _write_comparisons(context, task, cell)
+
+
+def kept_diagnosis(context: Context, task: PreparedTask, cell: Cell, subject: Subject) -> dict[str, Any] | None:
+    """Returns a diagnosis that is there with the right key."""
+    found = context.store.read_json(_place(cell, subject))
+    return found if isinstance(found, dict) and found.get("key") == diagnosis_key(context, task, cell, subject) else None
+
+
+def diagnosis_key(context: Context, task: PreparedTask, cell: Cell, subject: Subject) -> str:
+    """Returns the hash of all that a diagnosis depends on."""
+    about = subject.digest if isinstance(subject, Given) else key_of(context, task, cell, subject)
+    return content_key(format=FORMAT, kernels=context.key(task, cell), metric=task.metric, about=about, points=POINTS)
+
+
+def found_diagnoses(context: Context, planned: Iterable[tuple[PreparedTask, Cell]]) -> list[dict[str, Any]]:
+    """Returns the diagnoses of this experiment that are there, in the order of the cells."""
+    kept = (kept_diagnosis(context, task, cell, subject) for task, cell in planned for subject in subjects_of(context, cell))
+    return [one for one in kept if one is not None]
+
+
+def _place(cell: Cell, subject: Subject) -> str:
+    return f"diagnosis/{cell.name}-{slug(subject.method)}.json"
+
+
+def _has_run_kernels(subject: Subject) -> bool:
+    """True where what trained are the parameters whose kernels a run computes: no LoRA, no frozen layers."""
+    return isinstance(subject, Given) or not subject.subset.suffix()
+
+
+def _write(context: Context, task: PreparedTask, cell: Cell, subject: Subject, found: Diagnosis) -> None:
+    plain = found.as_dict(diagnosis_key(context, task, cell, subject))
+    context.store.write_json(_place(cell, subject), plain)
+    context.progress.note(f"{cell.name}, {subject.method}: {plain['verdict']}")
+    if isinstance(subject, Arm):
+        remove_work(_work(context, task, cell, subject))
+
+
+def _work(context: Context, task: PreparedTask, cell: Cell, subject: Subject) -> Path:
+    scratch = context.settings.scratch or context.store.folder / "scratch"
+    return scratch / f"diagnosis-{diagnosis_key(context, task, cell, subject)[:24]}"
+
+
+def _diagnose(context: Context, task: PreparedTask, cell: Cell, subject: Subject, kernels: Kernels | None) -> Diagnosis:
+    unit = Unit(context, task, [cell])
+    how: dict[str, Any] = {
+        "method": subject.method,
+        "at_start": CellModel(unit.model, unit.texts[cell.name], unit.labels[cell.name]),
+        "difference": context.folds(task),
+        "features": context.experiment.features,
+        "reduce": context.experiment.label_words_reduce,
+        "kernels": None if kernels is None else {**kernels, **_signed(context, task, cell)},
+        "settings": context.settings,
+    }
+    if isinstance(subject, Given):
+        weights = load_finetuned(subject.path, context.pretrained, unit.model)
+        return diagnose_cell(context.pretrained, task, cell, weights, parameters=context.chosen, **how)
+    return _diagnose_arm(unit, cell, subject, how)
+
+
+def _signed(context: Context, task: PreparedTask, cell: Cell) -> Kernels:
+    """Returns kept kernels by which SignGD can be emulated."""
+    key = context.key(task, cell)
+    found = {(side, "asigngd"): context.store.kernel(cell, side, "asigngd", key) for side in ("train", "dev")}
+    return {place: kernel for place, kernel in found.items() if kernel is not None}
+
+
+def _diagnose_arm(unit: Unit, cell: Cell, arm: Arm, how: Mapping[str, Any]) -> Diagnosis:
+    """Trains the arm's chosen setting once more, to see where it goes, and diagnoses it."""
+    this, task = unit.context, unit.task
+    record = kept_record(this, task, cell, arm)
+    assert record is not None  # arms are trained before
+    with arm.subset.chosen(unit.model) as trained:
+        if record["chosen"] is None:
+            why = "; ".join(record["notes"]) or "all trainings diverged"
+            return diagnose_cell(this.pretrained, task, cell, None, trainable=trained.parameters, diverged=why, **how)
+        chosen = record["runs"][record["chosen"]]
+        settings = replace(arm.settings, learning_rate=chosen["learning_rate"], batch_size=chosen["batch_size"])
+        texts, labels = unit.texts[cell.name], unit.labels[cell.name]
+        train, dev = (Labelled(texts[side], labels[side]) for side in ("train", "dev"))
+        this.progress.work(f"{cell.name}: {arm.method}, the way it went", settings.steps)
+        course = course_of(
+            unit.model, trained.parameters, train, dev, settings, chosen["best_step"], this.pretrained.pad_id, task.metric,
+            _work(this, task, cell, arm), this.progress.advance,
+        )  # fmt: skip
+        if (course.best_step, course.dev) != (chosen["best_step"], chosen["dev"]):
+            this.progress.note(f"{cell.name}, {arm.method}: trained once more it took another way; on this device training is not exact")
+        weights: Mapping[str, Any] | None = course.best
+        if record["checkpoint"] and arm.subset.lora_rank is None:
+            weights = load_weights(this.store.folder / record["checkpoint"])[0]
+        training = training_of(settings, len(train), chosen["best_step"])
+        this.progress.work(f"{cell.name}: {arm.method}, diagnosed", None)
+        return diagnose_cell(
+            this.pretrained, task, cell, weights, trainable=trained.parameters, training=training, trajectory=course.along(), **how
+        )
+
+
+def comparison_of(context: Context, task: PreparedTask, cell: Cell) -> Comparison | None:
+    """Returns SignGD's fine-tuning beside Adam's where both were trained and neither diverged."""
+    records = {}
+    for arm in (one for one in subjects_of(context, cell) if isinstance(one, Arm)):
+        record = kept_record(context, task, cell, arm)
+        if record is not None and record["test"] is not None:
+            records[arm.settings.optimizer] = record
+    if not {"signgd", "adamw"} <= set(records):
+        return None
+    labels = Unit(context, task, [cell]).labels[cell.name]["test"]
+    return compare(records["signgd"], records["adamw"], labels)
+
+
+def _write_comparisons(context: Context, task: PreparedTask, cell: Cell) -> None:
+    """Puts how SignGD and Adam compare into the diagnoses of both, which do not depend on each other."""
+    found = comparison_of(context, task, cell)
+    if found is None:
+        return
+    numbers = {"signgd": found.first, "adamw": found.second, "signgd_adamw_error": found.error, "signgd_adamw_agreement": found.agreement}
+    for subject in subjects_of(context, cell):
+        if isinstance(subject, Arm) and subject.settings.optimizer in ("signgd", "adamw"):
+            kept = kept_diagnosis(context, task, cell, subject)
+            if kept is not None and kept["numbers"] != (more := kept["numbers"] | numbers):
+                context.store.write_json(_place(cell, subject), kept | {"numbers": more})

@@ -1,0 +1,279 @@
+"""``lmntk diagnose``: a verdict on every cell and way of fine-tuning, from what a run left, found again by content, resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from tiny import write_adapter, write_gpt2, write_model, write_rows
+from typer.testing import CliRunner
+
+from lmntk import arms, courses, diagnoses, unit
+from lmntk.analysis.cell import cell_model, diagnose_cell
+from lmntk.analysis.training import Training
+from lmntk.cli import app
+from lmntk.configuration import make_experiment
+from lmntk.courses import looks, points
+from lmntk.errors import UserError
+from lmntk.experiment import Silent, run, verdicts_of
+from lmntk.finetuning.files import load_weights
+from lmntk.finetuning.settings import TrainingSettings, batch_order
+from lmntk.models.filters import ParameterFilter
+from lmntk.models.loading import load_pretrained
+from lmntk.preparation import prepare_tasks
+from lmntk.reports.page import build_page
+
+CELL = "films-k2-seed13-prompt"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def values(model, tmp_path):
+    own = {
+        "name": "films",
+        "train": str(write_rows(tmp_path / "train.jsonl", 40)),
+        "test": str(write_rows(tmp_path / "test.jsonl", 12, offset=1)),
+        "text_column": "text_a",
+        "template": "{a} it was {mask}.",
+        "label_words": ["terrible", "great"],
+    }
+    how = {"learning_rates": [1e-1], "batch_sizes": [2], "steps": 4, "eval_every": 2}
+    return {
+        "model": str(model), "own_tasks": [own], "k": [2], "seeds": [13], "formulas": [], "finetune": ["sgd"], "finetuning": how,
+        "diagnose": True, "out": tmp_path / "out",
+    }  # fmt: skip
+
+
+def changed(values, **change):
+    return values | {"finetuning": values["finetuning"] | change}
+
+
+def diagnosis(values, arm="sgd-fine-tuning", cell=CELL):
+    return json.loads((values["out"] / "diagnosis" / f"{cell}-{arm}.json").read_text())
+
+
+class Noting(Silent):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, line):
+        self.notes.append(line)
+
+
+def nothing_is_computed(monkeypatch):
+    monkeypatch.setattr(arms, "search", lambda *a, **k: pytest.fail("trained a grid"))
+    monkeypatch.setattr(courses, "fine_tune", lambda *a, **k: pytest.fail("trained once more"))
+    monkeypatch.setattr(diagnoses, "diagnose_cell", lambda *a, **k: pytest.fail("diagnosed again"))
+    monkeypatch.setattr(unit, "stream_kernels", lambda *a, **k: pytest.fail("computed a kernel"))
+
+
+def test_a_diagnosis_is_that_of_the_weights_that_fine_tuning_kept(values):
+    values = changed(values, save_weights=True)
+    experiment = make_experiment(values)
+    run(experiment)
+    found = diagnosis(values)
+    record = json.loads((values["out"] / "finetuning" / f"{CELL}-sgd-fine-tuning.json").read_text())
+    weights, _ = load_weights(values["out"] / record["checkpoint"])
+    pretrained = load_pretrained(values["model"])
+    (task,) = prepare_tasks(experiment, pretrained)
+    chosen = record["runs"][record["chosen"]]
+    order = batch_order(4, 2, 4, 13)
+    training = Training("sgd", 1e-1, 4, batch_size=2, clip=1.0, batches=order, best_step=chosen["best_step"])
+    (cell,) = task.cells
+    again = diagnose_cell(
+        pretrained, task, cell, weights, at_start=cell_model(pretrained, task, cell), parameters=ParameterFilter(), training=training
+    ).as_dict()  # fmt: skip
+    assert found["verdict"] == again["verdict"] and found["numbers"].keys() == again["numbers"].keys()
+    for name, value in again["numbers"].items():
+        if name != "emulation_error":  # which looks at more steps along the way
+            assert found["numbers"][name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
+    assert [point["step"] for point in found["trajectory"]] == [2, 4] and found["emulation"]["steps"] == [0, 2, 4]
+    assert found["numbers"]["fine_tuned"] == record["test"] and found["trajectory"][-1]["dev"] == chosen["curve"][-1]["dev"]
+    assert found["format"] == "lmntk diagnosis 1" and found["method"] == "sgd fine-tuning" and found["cell"] == CELL
+    assert not (values["out"] / "scratch").exists()
+
+
+def test_without_a_checkpoint_the_training_is_done_once_more_to_the_same_bits(values):
+    run(make_experiment(changed(values, save_weights=True)))
+    kept = diagnosis(values)
+    shutil.rmtree(values["out"])
+    run(make_experiment(values))
+    assert diagnosis(values) == kept
+
+
+def test_what_is_there_is_taken_and_nothing_twice(values, monkeypatch):
+    first = run(make_experiment(values | {"diagnose": False, "formulas": ["sgd", "signgd"]}))
+    assert not (values["out"] / "diagnosis").exists()
+    with monkeypatch.context() as only:
+        only.setattr(arms, "search", lambda *a, **k: pytest.fail("trained a grid"))
+        only.setattr(unit, "stream_kernels", lambda *a, **k: pytest.fail("computed a kernel"))
+        assert run(make_experiment(values)) == json.loads(json.dumps(first))  # the rows of the kernels stay
+    page = (values["out"] / "report.html").read_text()
+    assert "sgd fine-tuning" in page and diagnosis(values)["verdict"] in page
+    nothing_is_computed(monkeypatch)
+    before = diagnosis(values)
+    run(make_experiment(values))
+    assert diagnosis(values) == before
+
+
+def test_an_interruption_costs_no_more_than_what_was_at_work(values, monkeypatch):
+    values |= {"finetune": ["sgd", "signgd"]}
+    real, seen = diagnoses.diagnose_cell, []
+
+    def stopping(*arguments, **named):
+        seen.append(named["method"])
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    with monkeypatch.context() as cut:
+        cut.setattr(diagnoses, "diagnose_cell", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run(make_experiment(values))
+    first = diagnosis(values)
+    monkeypatch.setattr(arms, "search", lambda *a, **k: pytest.fail("trained a grid"))
+    monkeypatch.setattr(courses, "fine_tune", lambda *a, **k: pytest.fail("trained once more"))
+    monkeypatch.setattr(unit, "stream_kernels", lambda *a, **k: pytest.fail("computed a kernel"))
+    run(make_experiment(values))
+    assert diagnosis(values) == first and diagnosis(values, "signgd-fine-tuning")["method"] == "signgd fine-tuning"
+    assert not (values["out"] / "scratch").exists()
+
+
+def test_a_training_that_diverges_is_undecided_and_the_rest_goes_on(values):
+    values = changed(values, learning_rates={"sgd": [1e30], "signgd": [1e-3]}, max_grad_norm=0) | {"finetune": ["sgd", "signgd"]}
+    run(make_experiment(values))
+    found = diagnosis(values)
+    assert found["verdict"] == "undecided" and "diverged" in found["reason"] and "1e+30" in found["reason"]
+    assert found["numbers"]["fine_tuned"] is None and found["numbers"]["kernel"] is not None and found["spectrum"]
+    assert diagnosis(values, "signgd-fine-tuning")["numbers"]["fine_tuned"] is not None
+    assert build_page([values["out"]])
+
+
+@pytest.mark.parametrize("change", [{"lora_rank": 2}, {"freeze_layers": 1}])
+def test_of_a_subset_its_own_kernels_are_taken(values, change):
+    values = changed(values, **change)
+    run(make_experiment(values))
+    (path,) = (values["out"] / "diagnosis").glob("*.json")
+    found = json.loads(path.read_text())
+    assert found["numbers"]["kernel_distance"] is not None and found["emulation"] is not None
+    assert not (values["out"] / "kernels").exists()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "adapter", "head"])
+def test_other_kinds_and_the_head(values, model, tmp_path, kind):
+    if kind == "gpt2":
+        values = values | {"model": str(write_gpt2(tmp_path / kind))}
+        values["own_tasks"] = [values["own_tasks"][0] | {"template": "{a} it was"}]
+    elif kind == "adapter":
+        values = values | {"model": str(write_adapter(tmp_path / kind, model))}
+    else:
+        values = values | {"modes": ["head"], "seeds": [13, 21]}
+    run(make_experiment(values))
+    found = [json.loads(path.read_text()) for path in sorted((values["out"] / "diagnosis").glob("*.json"))]
+    assert len(found) == (2 if kind == "head" else 1) and all(one["numbers"]["logit_error"] is not None for one in found)
+    (verdict,) = verdicts_of(values["out"])["verdicts"]
+    assert verdict["splits"] == len(found) and len(verdict["tests"]) == 3
+
+
+def test_points_along_a_training():
+    assert looks(TrainingSettings(steps=10, eval_every=4)) == [4, 8, 10] and looks(TrainingSettings(steps=3, eval_every=3)) == [3]
+    assert points([4, 8, 10], 5) == [4, 8, 10] and points([4, 8, 10], 1) == [10]
+
+
+def test_mistakes(values):
+    with pytest.raises(UserError, match="diagnose: it is fine-tuning that is diagnosed; add finetune"):
+        make_experiment(values | {"finetune": [], "formulas": ["sgd"]})
+    with pytest.raises(UserError, match="finetuned: a checkpoint is there to be diagnosed"):
+        make_experiment(values | {"finetuned": "x", "diagnose": False})
+    with pytest.raises(UserError, match="verdicts: there are none in"):
+        verdicts_of(values["out"])
+    with pytest.raises(UserError, match="diagnose: give --model"):
+        CliRunner().invoke(app, ["diagnose"], catch_exceptions=False)
+
+
+def test_the_users_own_checkpoint_is_diagnosed_without_training(values, tmp_path, monkeypatch):
+    run(make_experiment(changed(values | {"diagnose": False, "modes": ["prompt", "head"]}, export=True)))
+    place = f"{CELL}-sgd-fine-tuning"
+    checkpoint = tmp_path / "mine"
+    (values["out"] / "finetuning" / place / "model").rename(checkpoint)
+    test = json.loads((values["out"] / "finetuning" / f"{place}.json").read_text())["test"]
+    values = values | {"finetune": [], "finetuned": str(checkpoint), "out": tmp_path / "other"}
+    monkeypatch.setattr(arms, "search", lambda *a, **k: pytest.fail("trained a grid"))
+    run(make_experiment(values))
+    found = diagnosis(values, "given-fine-tuning")
+    assert found["method"] == "given fine-tuning" and found["numbers"]["fine_tuned"] == pytest.approx(test)
+    assert found["emulation"] is None and found["numbers"]["rate"] is None
+    nothing_is_computed(monkeypatch)
+    run(make_experiment(values))
+    (checkpoint / "model.safetensors").write_bytes((tmp_path / "other" / "kernels" / CELL / "logits.safetensors").read_bytes())
+    with pytest.raises(UserError):  # another content is another checkpoint
+        run(make_experiment(values))
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_before_anything_is_computed(values, tmp_path, monkeypatch):
+    nothing_is_computed(monkeypatch)
+    for path, words in [
+        (write_gpt2(tmp_path / "gpt2"), "finetuned: .*gpt2"),
+        (tmp_path / "nowhere", "finetuned: there is no"),
+        (write_rows(tmp_path / "rows.jsonl", 3), "not a readable safetensors file"),
+    ]:
+        with pytest.raises(UserError, match=words) as caught:
+            run(make_experiment(values | {"finetune": [], "finetuned": str(path)}))
+        assert "\n" not in str(caught.value) and not values["out"].exists()
+
+
+def test_a_dev_set_of_one_class(values, tmp_path):
+    for side, count in (("train", 6), ("dev", 4), ("test", 8)):
+        rows = [json.loads(line) for line in write_rows(tmp_path / "rows.jsonl", 12).read_text().splitlines()]
+        rows = [row for row in rows if side != "dev" or row["label"] == 1][:count]
+        folder = tmp_path / "data" / "sst-2" / "2-13"
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = ["sentence\tlabel", *(f"{row['text_a']}\t{row['label']}" for row in rows)]
+        (folder / f"{side}.tsv").write_text("\n".join(lines) + "\n")
+    values = {name: value for name, value in values.items() if name != "own_tasks"} | {"tasks": ["sst-2"], "data": str(tmp_path / "data")}
+    run(make_experiment(values | {"label_words": ["terrible", "great"], "template": "{a} it was {mask}."}))
+    (path,) = (values["out"] / "diagnosis").glob("*.json")
+    found = json.loads(path.read_text())
+    assert found["verdict"] in ("kernel-like", "not", "undecided") and found["numbers"]["fine_tuned"] is not None
+    record = json.loads(next((values["out"] / "finetuning").glob("*.json")).read_text())
+    assert any("one class only" in note for note in record["notes"])
+
+
+def test_signgd_is_held_against_adam(values, monkeypatch):
+    run(make_experiment(values | {"finetune": ["adamw"], "seeds": [13, 21]}))
+    assert "signgd" not in diagnosis(values, "adamw-fine-tuning")["numbers"]
+    real, made = diagnoses.diagnose_cell, []
+    monkeypatch.setattr(diagnoses, "diagnose_cell", lambda *a, **k: (made.append(k["method"]), real(*a, **k))[1])
+    run(make_experiment(values | {"finetune": ["signgd", "adamw"], "seeds": [13, 21]}))
+    assert set(made) == {"signgd fine-tuning"}  # the other's diagnosis is not made again
+    numbers = [diagnosis(values, arm)["numbers"] for arm in ("adamw-fine-tuning", "signgd-fine-tuning")]
+    assert numbers[0]["signgd"] == numbers[1]["signgd"] == numbers[1]["fine_tuned"] and numbers[0]["adamw"] == numbers[0]["fine_tuned"]
+    assert 0 <= numbers[0]["signgd_adamw_agreement"] <= 1
+    said = verdicts_of(values["out"])
+    assert [(one["method"], one["splits"]) for one in said["verdicts"]] == [("signgd fine-tuning", 2), ("adamw fine-tuning", 2)]
+    (one,) = said["comparisons"]
+    assert one["splits"] == 2 and "over 2 splits" in one["sentence"]
+    assert one["sentence"] in (values["out"] / "summary.md").read_text()
+
+
+def test_the_command_prints_a_verdict_a_task(values):
+    task = values["own_tasks"][0]
+    words = [
+        "diagnose", "--model", values["model"], "--train", task["train"], "--test", task["test"], "--text-column", "text_a",
+        "--template", task["template"], "--label-words", "terrible,great", "--k", "2", "--seeds", "13,21", "--optimizers", "signgd,adamw",
+        "--learning-rates", "1e-3", "--batch-sizes", "2", "--steps", "3", "--eval-every", "2", "--out", str(values["out"]),
+    ]  # fmt: skip
+    printed = CliRunner().invoke(app, words, catch_exceptions=False)
+    said = printed.stdout
+    assert printed.exit_code == 0 and "own, k = 2, prompt, signgd fine-tuning (2 splits): " in said
+    assert said.count("solves ") == 2 and said.count("fixed features") >= 2 and "signgd fine-tuning has" in said
+    found = json.loads(CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False).stdout)
+    assert [one["method"] for one in found["verdicts"]] == ["signgd fine-tuning", "adamw fine-tuning"]
+    run_words = ["run", *words[1:], "--formulas", "sgd", "--diagnose"]
+    run_words[run_words.index("--optimizers")] = "--finetune"
+    assert "own, k = 2, prompt, adamw fine-tuning (2 splits): " in CliRunner().invoke(app, run_words, catch_exceptions=False).stdout
