@@ -35,7 +35,7 @@ ROWS: dict[str, tuple[int, int, int, int, int, int, str, str]] = {
     "small, six logits, 48 x 200": (384, 6, 30522, 48, 200, 6, "sgd", "6GiB"),
 }
 # RoBERTa-base's shape, 96 x 96 texts; the least that works is not known beforehand
-MEMORIES = {f"at {memory}": (768, 12, 50265, 96, 96, 1, "sgd", memory) for memory in ("1GiB", "1500MiB", "2GiB", "4GiB", "8GiB", "16GiB")}
+MEMORIES = {f"at {memory}": (768, 12, 50265, 96, 96, 1, "sgd", memory) for memory in ("1GiB", "2GiB", "4GiB", "8GiB", "16GiB")}
 QUICK = {"tiny": (32, 2, 100, 8, 40, 1, "sgd,signgd,asigngd", "2GiB")}
 # tokens of SST-2's prompted test texts: its tenths
 LENGTHS = (8, 11, 14, 17, 20, 23, 26, 30, 35, 45, 60)

@@ -69,6 +69,8 @@ FLOORS = {
     "32 x 1000, sgd": BASE,
     "32 x 1000, all three": replace(BASE, formulas=("sgd", "signgd", "asigngd")),
     "128 x 1000, sgd": replace(BASE, train=128),
+    "32 x 250, sgd": replace(BASE, evaluation=250),
+    "32 x 250, all three": replace(BASE, evaluation=250, formulas=("sgd", "signgd", "asigngd")),
 }
 CURVES: dict[str, tuple[str, tuple[int, ...]]] = {
     "N": ("train", (32, 64, 128, 256, 512)),
