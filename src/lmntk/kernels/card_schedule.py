@@ -98,6 +98,7 @@ def make_card_schedule(
                 rows_on_host=where == ON_HOST,
                 card_peak=on_card(where, batch, chunk, tile_bytes),
                 tile_bytes=tile_bytes,
+                copies=copies,
             )
     host = min(on_host(where) for where in places)
     if host > memory:
