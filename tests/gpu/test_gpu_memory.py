@@ -273,3 +273,14 @@ def test_a_run_that_goes_on_with_other_devices_is_cut_for_those(tmp_path):
     assert on_card.card_peak > 0
     assert work(scratch=tmp_path, card=pretended(4000)).schedule == on_card
     assert work(scratch=tmp_path).schedule.card_peak == 0
+
+
+def test_one_parameter_that_has_nearly_all_factors_leaves_them_on_the_card():
+    """Elsewhere it would come in whole, and the next beside it, which takes more than all of them: no reason to refuse."""
+    trial = replace(TRIAL, largest=380 * MEBI, working=8000 * MEBI)
+    with pytest.raises(UserError, match=r"the least is (\d+)MiB$") as caught:
+        schedule(3000 * MEBI, trial=trial)
+    least = int(str(caught.value).split()[-1].removesuffix("MiB"))
+    for mebibytes in (least, least + 200, least + 700, least + 1500, least + 3000):
+        found = schedule(mebibytes * MEBI, trial=trial)
+        assert found.card_peak <= mebibytes * MEBI
