@@ -13,9 +13,10 @@ from gpu_work import MEBI, PretendedCard, assert_same_bits, blocks, work
 
 from lmntk.device_memory import SHARE, card_budget, memory_of
 from lmntk.errors import UserError
+from lmntk.execution.devices import Devices
 from lmntk.kernels import streaming, tiles
 from lmntk.kernels.card_schedule import BUFFERS, CARD_MARGIN, make_card_schedule
-from lmntk.kernels.gram import GPU_TILE_BYTES
+from lmntk.kernels.gram import GPU_TILE_BYTES, TILE_BYTES
 from lmntk.kernels.schedule import MARGIN, Schedule, Trial, make_schedule
 from lmntk.kernels.transfers import Fetched, Transfers
 from lmntk.memory import shown_bytes
@@ -258,3 +259,28 @@ def test_a_plan_says_what_the_card_will_hold(tmp_path):
     assert f" of memory at most, {shown_bytes(found.schedule.card_peak)} on the card, " in said[0].describe()
     assert "on each of 2 cards" in replace(said[0], copies=2).describe()
     assert "on one 80 GB GPU" in said[0].describe()
+
+
+def test_a_run_that_goes_on_with_other_devices_is_cut_for_those(tmp_path):
+    """One worker's cut says nothing of what two hold, nor a processor's of a card: more would be held than is allowed."""
+    one = work(scratch=tmp_path)
+    memory = one.schedule.peak + 3 * TILE_BYTES
+    two = work(scratch=tmp_path, executor=Devices((torch.device("cpu"),) * 2), memory=memory + 64 * MEBI)
+    assert (one.schedule.copies, two.schedule.copies) == (1, 2)
+    assert one.schedule.peak < two.schedule.peak <= memory + 64 * MEBI
+    assert work(scratch=tmp_path).schedule == two.schedule  # fewer hold less
+    on_card = work(scratch=tmp_path, card=pretended(4000)).schedule
+    assert on_card.card_peak > 0
+    assert work(scratch=tmp_path, card=pretended(4000)).schedule == on_card
+    assert work(scratch=tmp_path).schedule.card_peak == 0
+
+
+def test_one_parameter_that_has_nearly_all_factors_leaves_them_on_the_card():
+    """Elsewhere it would come in whole, and the next beside it, which takes more than all of them: no reason to refuse."""
+    trial = replace(TRIAL, largest=380 * MEBI, working=8000 * MEBI)
+    with pytest.raises(UserError, match=r"the least is (\d+)MiB$") as caught:
+        schedule(3000 * MEBI, trial=trial)
+    least = int(str(caught.value).split()[-1].removesuffix("MiB"))
+    for mebibytes in (least, least + 200, least + 700, least + 1500, least + 3000):
+        found = schedule(mebibytes * MEBI, trial=trial)
+        assert found.card_peak <= mebibytes * MEBI

@@ -80,7 +80,8 @@ def make_card_schedule(
         for batch in batch_sizes(batch_size):
             if on_host(where) > memory or on_card(where, batch, batch, TILE_BYTES) > card:
                 continue
-            if where == ON_CARD and batch < min(batch_size, FULL_BATCH) and any(on_host(place) <= memory for place in places[1:]):
+            elsewhere = (place for place in places[1:] if on_host(place) <= memory and on_card(place, 1, 1, TILE_BYTES) <= card)
+            if where == ON_CARD and batch < min(batch_size, FULL_BATCH) and any(elsewhere):
                 continue
             chunk, tile_bytes = batch, TILE_BYTES
             while 2 * chunk <= MOST_COLUMNS and on_card(where, batch, 2 * chunk, tile_bytes) <= card:
@@ -98,6 +99,7 @@ def make_card_schedule(
                 rows_on_host=where == ON_HOST,
                 card_peak=on_card(where, batch, chunk, tile_bytes),
                 tile_bytes=tile_bytes,
+                copies=copies,
             )
     host = min(on_host(where) for where in places)
     if host > memory:

@@ -49,7 +49,7 @@ class Schedule:
     """A cut. ``chunk`` is the texts of a tile; ``peak`` what the process will hold at most, in bytes; ``disk`` the row factors on disk.
 
     On a card with memory of its own ``card_peak`` is what that will hold at most, and row factors that it has no room for lie in the
-    host's, ``rows_on_host``, or on disk. ``tile_bytes`` is the size of the contraction's buffers.
+    host's, ``rows_on_host``, or on disk. ``tile_bytes`` is the size of the contraction's buffers. ``copies`` is the workers that it is for.
     """
 
     batch_size: int
@@ -60,6 +60,7 @@ class Schedule:
     rows_on_host: bool = False
     card_peak: int = 0
     tile_bytes: int = TILE_BYTES
+    copies: int = 1
 
     def has_room(self, memory: int) -> bool:
         """True where freed memory may be kept: pieces of it that nothing fits into stay within the bound."""
@@ -134,7 +135,7 @@ def make_schedule(
                 chunk *= 2
             chunk = min(chunk, max(len(columns), 1))
             disk = all_rows + (int(factors * padded_tokens(columns, batch_size)) if keep_factors else 0) if on_disk else 0
-            return Schedule(batch, on_disk, chunk, peak(batch, on_disk, chunk), disk)
+            return Schedule(batch, on_disk, chunk, peak(batch, on_disk, chunk), disk, copies=copies)
     least = peak(1, has_scratch, 1)
     where = "" if has_scratch else ", or name a folder for what does not fit, with --scratch"
     raise UserError(f"memory: {shown_bytes(memory)} is too little for this; the least is {whole_mebibytes(least)}{where}")

@@ -362,11 +362,9 @@ def _schedule(
     if scratch is not None and earlier is not None:
         with suppress(TypeError):  # of another version
             found = Schedule.of(earlier)
-            card = 0 if capturing.card is None else card_budget(capturing.card, settings.device_memory)
-            if found.peak <= settings.memory and found.card_peak <= card:
+            if (reason := _unfit(found, capturing, settings)) is None:
                 return found
-            held, allowed = shown_bytes(found.peak), shown_bytes(settings.memory)
-            note(f"what is begun was cut for {held} of memory, and {allowed} are allowed: it begins anew")
+            note(f"what is begun was cut for {reason}: it begins anew")
         scratch.remove()
     if settings.keep_factors and scratch is None:
         raise UserError("keep-factors: there is no folder for them; name one with --scratch")
@@ -380,6 +378,20 @@ def _schedule(
             scratch.check_room(schedule.disk)
         scratch.keep_schedule(schedule.as_dict())
     return schedule
+
+
+def _unfit(found: Schedule, capturing: Capturing, settings: Settings) -> str | None:
+    """Returns what an earlier run's cut is for that is not there now; None where it will do."""
+    if (found.card_peak > 0) != (capturing.card is not None):
+        return f"{'a card' if found.card_peak else 'a processor'}, and this is {capturing.device.type}"
+    if found.copies < settings.copies:  # each holds row factors of its own
+        return f"{found.copies} at work, and there are {settings.copies}"
+    if found.peak > settings.memory:
+        return f"{shown_bytes(found.peak)} of memory, and {shown_bytes(settings.memory)} are allowed"
+    card = 0 if capturing.card is None else card_budget(capturing.card, settings.device_memory)
+    if found.card_peak > card:
+        return f"{shown_bytes(found.card_peak)} of a card's memory, and {shown_bytes(card)} are allowed"
+    return None
 
 
 def whole(groups: Mapping[str, Tensor]) -> Tensor:
