@@ -37,7 +37,7 @@ class Tested:
     def outcome(self) -> str:
         """How many splits passed, in words."""
         if not self.measured:
-            return "not measured"
+            return "not measured" if self.value == "–" else "cannot be told"
         if self.splits == 1:
             return "passed" if self.passed else "failed"
         return f"{self.passed} of {self.splits}"
