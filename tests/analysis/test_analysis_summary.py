@@ -66,3 +66,18 @@ def test_mistakes_are_said():
     some = splits()
     with pytest.raises(UserError, match="mode is head in one diagnosis and prompt in another"):
         task_verdict([some[0], some[1] | {"mode": "head"}])
+
+
+def test_two_fine_tunings_over_splits():
+    from lmntk.analysis.comparison import Comparison, over_splits
+
+    splits = [Comparison(first, second, 0.1, 0.5, False, "of one") for first, second in ((0.8, 0.7), (0.9, 0.7), (0.7, 0.6))]
+    found = over_splits(splits, ("one", "other"))
+    assert (found.first, found.second, found.agreement) == pytest.approx((0.8, 2 / 3, 0.5))
+    assert (
+        found.error == pytest.approx(np.std([0.1, 0.2, 0.1], ddof=1) / 3**0.5) and found.differs and "3 splits, more than" in found.sentence
+    )
+    assert not over_splits([splits[0], splits[0], Comparison(0.5, 0.7, 0.1, 0.5, False, "")], ("one", "other")).differs
+    assert over_splits(splits[:1], ("one", "other")) is splits[0]
+    with pytest.raises(UserError, match="no split"):
+        over_splits([], ("one", "other"))

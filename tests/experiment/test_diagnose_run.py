@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 
@@ -259,6 +260,8 @@ def test_signgd_is_held_against_adam(values, monkeypatch):
     (one,) = said["comparisons"]
     assert one["splits"] == 2 and "over 2 splits" in one["sentence"]
     assert one["sentence"] in (values["out"] / "summary.md").read_text()
+    page = html.unescape((values["out"] / "report.html").read_text())  # says what is printed, not what most splits say
+    assert page.count("over 2 splits") >= 2 and all(verdict["reason"] in page for verdict in said["verdicts"])
 
 
 def test_the_command_prints_a_verdict_a_task(values):

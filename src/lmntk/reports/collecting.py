@@ -32,6 +32,7 @@ class Run:
         cells: the finished cells' results, by name.
         finetunings: the files of ``finetuning/``.
         diagnoses: the files of ``diagnosis/``.
+        verdicts: what the run's own diagnoses come to over the splits, as in verdicts.json.
         notes: what was left out, and why.
     """
 
@@ -43,6 +44,7 @@ class Run:
     cells: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     finetunings: Sequence[Mapping[str, Any]] = ()
     diagnoses: Sequence[Mapping[str, Any]] = ()
+    verdicts: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()
 
     @property
@@ -113,8 +115,15 @@ def _read_run(folder: Path, name: str) -> Run:
         cells,
         parts["finetuning"],
         parts["diagnosis"],
+        _concluded(folder),
         notes,
     )
+
+
+def _concluded(folder: Path) -> list[dict[str, Any]]:
+    found = _read(folder / "verdicts.json")
+    listed = found.get("verdicts") if isinstance(found, dict) else None
+    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
 
 
 def _placing(experiment: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:

@@ -74,7 +74,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
     runs = [replace(run, notes=list(run.notes)) for run in runs]
     titles = runs[0].titles()
     rows = _named(runs, "rows")
-    judged = verdicts(_named(runs, "diagnoses"), titles)
+    judged = verdicts(_named(runs, "diagnoses"), titles, _named(runs, "verdicts"))
     diagnosed = {(one.run, one.title, one.mode) for one in judged}
     undiagnosed = [one for one in reached(rows, titles) if (one.run, one.title, one.mode) not in diagnosed]
     plotting_notes: list[str] = []

@@ -37,7 +37,7 @@ class Tested:
     def outcome(self) -> str:
         """How many splits passed, in words."""
         if not self.measured:
-            return "not measured"
+            return "not measured" if self.value == "–" else "cannot be told"
         if self.splits == 1:
             return "passed" if self.passed else "failed"
         return f"{self.passed} of {self.splits}"
@@ -78,12 +78,23 @@ class Verdict:
         return self.run, self.task
 
 
-def verdicts(diagnoses: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> list[Verdict]:
-    """Returns a verdict for each run, task, k, mode and method: what more than half of the splits say, else undecided."""
+def verdicts(
+    diagnoses: Sequence[Mapping[str, Any]], titles: Mapping[str, str], concluded: Sequence[Mapping[str, Any]] = ()
+) -> list[Verdict]:
+    """Returns a verdict for each run, task, k, mode and method.
+
+    That of the means over the splits where the run concluded it of these very splits (``concluded``), else what more than half of the
+    splits say, else undecided.
+    """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for one in diagnoses:
-        groups.setdefault((one.get("run", ""), one["task"], one["k"], one["mode"], one["method"]), []).append(one)
-    return [_verdict(key, group, titles) for key, group in groups.items()]
+        groups.setdefault(_group(one), []).append(one)
+    known = {_group(one): one for one in concluded if one.get("verdict") in SYMBOLS}
+    return [_verdict(key, group, titles, known.get(key)) for key, group in groups.items()]
+
+
+def _group(one: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (one.get("run", ""), *(one.get(name) for name in ("task", "k", "mode", "method")))
 
 
 def at_largest_k(judged: Sequence[Verdict]) -> list[Verdict]:
@@ -109,7 +120,9 @@ def thresholds(judged: Sequence[Verdict]) -> dict[str, str]:
     }
 
 
-def _verdict(key: tuple[Any, ...], group: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> Verdict:
+def _verdict(
+    key: tuple[Any, ...], group: Sequence[Mapping[str, Any]], titles: Mapping[str, str], concluded: Mapping[str, Any] | None = None
+) -> Verdict:
     run, task, k, mode, method = key
     said = [one["verdict"] if one.get("verdict") in SYMBOLS else "undecided" for one in group]
     most, count = Counter(said).most_common(1)[0]
@@ -117,6 +130,8 @@ def _verdict(key: tuple[Any, ...], group: Sequence[Mapping[str, Any]], titles: M
     tests = tuple(_tested(name, group) for name in TESTS)
     if len(group) == 1:
         agreement, reason = "", str(group[0].get("reason") or "")
+    elif concluded is not None and concluded.get("splits") == len(group):
+        verdict, agreement, reason = str(concluded["verdict"]), f"over {len(group)} splits", str(concluded.get("reason") or "")
     else:
         agreement = f"{said.count(verdict)} of {len(group)} splits"
         reason = _sentence(tests) or next((str(one["reason"]) for one in group if one.get("reason")), "")
