@@ -102,6 +102,7 @@ class Predictor:
             self._expansions(few[-1:])  # the first pass compares two ways, and takes more
             grown, _ = peak_of(lambda: self._expansions(few))
             self.token_bytes = grown / (len(few) * few[-1].length)
+        trim()  # what earlier passes freed is there for the next
         one, held = self.token_bytes * ordered[-1].length, resident() + MARGIN
         if held + one > self.memory:
             least = -(-int(held + one) // 2**20)
