@@ -113,7 +113,8 @@ def compute_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) ->
     sides = SIDES[:2] if _one_pass_is_cheaper(unit) else SIDES
     save = context.experiment.save_models
     if save or "test" not in sides:  # one direction at least has to fit, which is better said before the kernels are computed
-        cut_directions(unit.trial, context.chosen.select(unit.model), 1, 1, context.settings.memory)
+        signs = any(formula == "asigngd" for formula, _ in context.methods)  # they take more, of which sgd has no need
+        cut_directions(unit.trial, context.chosen.select(unit.model), 1, 1, context.settings.memory, signs)
     found = _kernels(unit, sides)
     for cell in cells:
         kernels, logits = found[cell.name]

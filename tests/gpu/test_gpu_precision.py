@@ -11,6 +11,7 @@ from gpu_work import FORMULAS, assert_same_bits, blocks, largest_error, work
 from model_table import TABLE, pad_id, random_texts
 
 from lmntk.errors import UserError
+from lmntk.kernels import streaming
 from lmntk.kernels.capturing import Capturing
 from lmntk.kernels.kept import KeptFactors
 from lmntk.kernels.loss import TEXTS, measured_loss
@@ -197,3 +198,15 @@ def test_several_workers_in_bfloat16_give_the_same_bits():
     one, two = work(precision="bfloat16"), work(precision="bfloat16", executor=executor)
     assert_same_bits(one, two)
     assert len(blocks(one)) == 16
+
+
+def test_the_trial_and_the_measured_loss_hold_what_the_cut_says(monkeypatch):
+    """Passes in full precision follow those in bfloat16, and take more; neither is in larger batches than the cut has."""
+    sizes, tried = [], []
+    in_full, of_batch = Capturing.of_batch_in_full, Capturing._of_batch
+    monkeypatch.setattr(Capturing, "of_batch_in_full", lambda self, texts: tried.append(len(texts)) or in_full(self, texts))
+    monkeypatch.setattr(Capturing, "_of_batch", lambda self, texts, precision: sizes.append(len(texts)) or of_batch(self, texts, precision))
+    monkeypatch.setattr(streaming, "make_schedule", lambda *a, **k: streaming.Schedule(2, False, 2, 0, 0))
+    work(precision="bfloat16", formulas=["sgd"])
+    assert tried[0] == sizes[0] == 4  # the trial
+    assert max(sizes[2:]) == 2

@@ -138,3 +138,24 @@ def test_predictions_in_little_memory_are_the_same():
     np.testing.assert_allclose(tight.evaluate(texts)[0], expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(UserError, match=r"is too little for one text and v; the least is \d+MiB"):
         Predictor(model, [direction], 0, memory=2**20).evaluate(texts)
+
+
+def test_a_global_setting_changes_no_prediction():
+    """``set_float32_matmul_precision`` of some other library lets float32 products round, on some processors too."""
+    model: Any = Wide(256)
+    torch.manual_seed(1)
+    direction = {name: torch.randn_like(parameter) for name, parameter in model.named_parameters()}
+    seen = []
+    before = torch.get_float32_matmul_precision()
+    for setting in ("highest", "medium"):
+        torch.set_float32_matmul_precision(setting)
+        inside: list[str] = []
+        hook = model.middle.register_forward_hook(lambda *_, inside=inside: inside.append(torch.backends.mkldnn.matmul.fp32_precision))
+        try:
+            seen.append(Predictor(model, [direction], 0).evaluate(TEXTS)[0])
+            assert torch.get_float32_matmul_precision() == setting
+        finally:
+            torch.set_float32_matmul_precision(before)
+            hook.remove()
+        assert set(inside) == {"ieee"}
+    np.testing.assert_array_equal(*seen)

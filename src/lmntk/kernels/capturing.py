@@ -96,9 +96,9 @@ class Capturing:
         return length_sorted_batches([text.length for text in texts], self.batch_size if self.coverage.batched else 1)
 
     def try_out(self) -> Trial:
-        """Captures a few of the longest texts, to see what they take."""
+        """Captures a few of the longest texts, to see what they take; where passes in full precision follow those in a lower one, both."""
         few = self.longest[-(TRIED if self.coverage.batched else 1) :]
-        host_grown, (grown, found) = peak_of(lambda: self._peak_of(lambda: self.of_batch(few)))
+        host_grown, (grown, found) = peak_of(lambda: self._peak_of(lambda: self._tried(few)))
         grown = host_grown if self.card is None else grown
         sizes = [replace(batch, factors={name: factors}).nbytes for batch in found for name, factors in batch.factors.items()]
         factors, largest = sum(batch.nbytes for batch in found), max(sizes, default=0)
@@ -110,6 +110,12 @@ class Capturing:
         trim()
         held = 0 if self.card is None else self.card.held()
         return Trial(padded, few[-1].length, factors, largest, max(grown, factors), resident(), outputs, held)
+
+    def _tried(self, few: Sequence[EncodedText]) -> list[Tangents]:
+        found = self.of_batch(few)
+        if self.precision != FULL:
+            self.of_batch_in_full(few)
+        return found
 
     def _peak_of(self, body: Callable[[], list[Tangents]]) -> tuple[int, list[Tangents]]:
         return (0, body()) if self.card is None else self.card.peak_of(body)

@@ -151,6 +151,7 @@ def stream_kernels(
     schedule = _schedule(capturing, texts, pairs, formulas, settings, scratch, announce, note)
     loss = None
     if settings.precision != FULL:
+        capturing.batch_size = schedule.batch_size  # larger ones may not fit
         loss = measured_loss(capturing, [text for name in row_names for text in texts[name]], formulas, settings.drop_noise)
     account = _Account(texts, row_names, report)
     maker = TileMaker(

@@ -12,6 +12,7 @@ from lmntk.errors import UserError
 from lmntk.kernels.capturing import Capturing
 from lmntk.kernels.schedule import MARGIN, ROOMY, Trial
 from lmntk.memory import shown_bytes
+from lmntk.precision import FULL, products
 from lmntk.prompts.encoding import EncodedText
 from lmntk.solvers.linear_form import LinearForm
 from lmntk.tangents.direction import add_weighted_sum
@@ -114,7 +115,8 @@ def directions_of(
                 weights = torch.as_tensor(form.coefficients[chosen])
                 if count > 1:  # the direction of one class: the other logits' gradients take no part
                     weights = weights * (torch.arange(outputs) == index)
-                add_weighted_sum(total, silenced, weights, capturing.trainable, signs)
+                with products(FULL):
+                    add_weighted_sum(total, silenced, weights, capturing.trainable, signs)
         for total in totals:
             found.append({name: total.pop(name).to(capturing.trainable[name].dtype) for name in list(total)})
     return found

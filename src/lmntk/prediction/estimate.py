@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from lmntk.kernels.calibration import finish_work
 from lmntk.kernels.capturing import Capturing
 from lmntk.kernels.estimate import GPU_RATE, Estimate, matrices
 from lmntk.kernels.schedule import MARGIN, Trial
@@ -53,9 +54,11 @@ def estimate_predictions(
         few = [train[index] for index in batches[len(batches) // 2]]
         started = time.perf_counter()
         captured = capturing.of_batch(few)
+        finish_work(capturing.device)
         capture = time.perf_counter() - started
         for batch in captured:
             weighted_sum(batch, torch.ones(len(batch), trial.outputs), trainable, formula == "asigngd")
+        finish_work(capturing.device)
         total = time.perf_counter() - started
         rounds = 2 if formula == "asigngd" and drop_noise else 1
         tokens = _padded(train, batches)

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from lmntk.errors import UserError
 from lmntk.kernels.schedule import MARGIN, ROOMY
-from lmntk.memory import peak_of, resident, return_freed, shown_bytes
+from lmntk.memory import peak_of, resident, return_freed, shown_bytes, trim
 from lmntk.models.logit_model import LogitModel
 from lmntk.models.state import frozen
+from lmntk.precision import FULL, products
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText
 from lmntk.solvers.inputs import Array, Labels
@@ -84,7 +85,8 @@ class Predictor:
     def _expansions(self, texts: Sequence[EncodedText]) -> list[tuple[Tensor, Tensor]]:
         device = next(self.model.parameters()).device
         batch = {name: t.to(device) for name, t in collate(texts, self.pad_id).items()}
-        return [linearized.taylor(batch) for linearized in self.linearized]
+        with products(FULL):
+            return [linearized.taylor(batch) for linearized in self.linearized]
 
     def texts_at_once(self, texts: Sequence[EncodedText]) -> int:
         """Returns how many of the texts go into one pass: as many as the memory holds of the longest, and one where the model mixes them.
@@ -100,6 +102,7 @@ class Predictor:
             self._expansions(few[-1:])  # the first pass compares two ways, and takes more
             grown, _ = peak_of(lambda: self._expansions(few))
             self.token_bytes = grown / (len(few) * few[-1].length)
+        trim()  # what earlier passes freed is there for the next
         one, held = self.token_bytes * ordered[-1].length, resident() + MARGIN
         if held + one > self.memory:
             least = -(-int(held + one) // 2**20)
@@ -119,7 +122,7 @@ class Predictor:
             extremes, device = [ordered[0], ordered[-1]], next(self.model.parameters()).device
 
             def logits(some: Sequence[EncodedText]) -> Tensor:
-                with frozen(self.model):
+                with frozen(self.model), products(FULL):
                     found: Tensor = self.model({name: t.to(device) for name, t in collate(some, self.pad_id).items()})
                 return found
 
