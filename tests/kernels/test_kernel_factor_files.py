@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from model_table import TABLE, pad_id, random_texts
@@ -9,9 +11,11 @@ from model_table import TABLE, pad_id, random_texts
 from lmntk.kernels.factor_files import DamagedFileError, open_tangents, save_tangents
 from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.streaming import whole
+from lmntk.memory import resident
 from lmntk.prompts.batching import collate
 from lmntk.tangents.capture import capture
 from lmntk.tangents.coverage import check_coverage
+from lmntk.tangents.factors import DenseFactors, Tangents
 from lmntk.tangents.noise import noise_coordinates, silence
 
 
@@ -73,3 +77,15 @@ def test_damage_is_noticed(tmp_path, damage):
         path.unlink()
     with pytest.raises(DamagedFileError):
         open_tangents(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not say what the process holds")
+def test_comparing_the_checksum_leaves_nothing_in_memory(tmp_path):
+    """What is read of a file keeps its mapping; the pages that the checksum went through must not stay with it."""
+    large = DenseFactors(torch.ones(1, 2, 2**23))
+    save_tangents(tmp_path / "f.safetensors", Tangents(torch.zeros(2, 1), {"large": large, "small": DenseFactors(torch.ones(1, 2, 3))}))
+    stored = open_tangents(tmp_path / "f.safetensors", verify=False).factors
+    before = resident()
+    kept = stored["small"]
+    assert torch.equal(kept.values, torch.ones(1, 2, 3))
+    assert resident() - before < large.values.nbytes / 2

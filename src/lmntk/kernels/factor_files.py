@@ -151,8 +151,10 @@ class StoredFactors(Mapping[str, Factors]):
 
     def __getitem__(self, name: str) -> Factors:
         form = self.forms[name]
-        with _opened(self.path, not self.verified) as (file, _):
-            self.verified = True
+        if not self.verified:  # opened and closed for it: what is read keeps the file's mapping, and with it all that was looked at
+            with _opened(self.path, verify=True):
+                self.verified = True
+        with _opened(self.path, verify=False) as (file, _):
             return self._made(form, lambda key: file.get_tensor(key).to(self.device))
 
     def _made(self, form: Mapping[str, Any], tensor: Any) -> Factors:

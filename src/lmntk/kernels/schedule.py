@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 from lmntk.errors import UserError
@@ -112,13 +113,20 @@ def make_schedule(
     slab = int(all_rows * trial.largest / max(trial.factors, 1))  # rows on disk are read a parameter at a time
     batches = batch_sizes(batch_size)
 
+    @cache
     def tile(chunk: int) -> float:
         """The factors of the chunk with the most tokens."""
         chunks = (columns[start : start + chunk] for start in range(0, len(columns), chunk))
         return factors * max((padded_tokens(part, batch_size) for part in chunks), default=0)
 
+    @cache
+    def passing(batch: int, chunk: int) -> float:
+        """What the passes of the batch with the most tokens take."""
+        parts = [rows, *(columns[start : start + chunk] for start in range(0, len(columns), chunk))]
+        return working * max(len(one) * part[one[-1]] for part in parts if part for one in length_sorted_batches(part, batch))
+
     def peak(batch: int, on_disk: bool, chunk: int) -> int:
-        capturing = (0 if on_disk else all_rows) + tile(chunk) + working * trial.longest * min(batch, max(len(columns), len(rows)))
+        capturing = (0 if on_disk else all_rows) + tile(chunk) + passing(batch, chunk)
         contracting = (slab if on_disk else all_rows) + tile(chunk)
         return int(fixed + copies * max(capturing, contracting))
 
