@@ -155,6 +155,7 @@ def _train(unit: Unit, cell: Cell, arm: Arm) -> None:
         on_step=this.progress.advance,
     )  # fmt: skip
     place = _place(cell, arm)
+    (this.store.folder / f"{place}.json").unlink(missing_ok=True)  # cut short from here on, it would vouch for weights that are not its own
     shutil.rmtree(this.store.folder / place, ignore_errors=True)  # an earlier arm's of this name
     checkpoint = None
     if found.chosen is not None and (how.save_weights or how.export):
@@ -227,11 +228,12 @@ def with_rows(context: Context, task: PreparedTask, cell: Cell, result: Mapping[
 
     The experiment's own arms come first, then those of earlier runs.
     """
-    content, store = context.content_key(task, cell), context.store
+    store = context.store
+    same = {"cell": cell.name, "content": context.content_key(task, cell), "metric": task.metric}
     own = [f"{_place(cell, arm)}.json" for arm in arms_of(context.experiment, context.chosen, cell.seed)]
     others = sorted(f"finetuning/{path.name}" for path in store.folder.glob(f"finetuning/{cell.name}-*.json"))
     found = [store.read_json(name) for name in dict.fromkeys([*own, *others])]
-    records = [one for one in found if isinstance(one, dict) and one.get("cell") == cell.name and one.get("content") == content]
+    records = [one for one in found if isinstance(one, dict) and all(one.get(name) == value for name, value in same.items())]
     if not records and not result.get("arms"):
         return dict(result)
     kernels = [row for row in result["rows"] if row["solver"] != SOLVER]

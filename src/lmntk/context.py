@@ -131,6 +131,8 @@ class Context:
             found = self.store.read_json(f"cells/{cell.name}.json")
             if not isinstance(found, dict) or found.get("content") != self.content_key(task, cell):
                 return None
+            if any(row["metric"] != task.metric for row in found["rows"]):
+                return None
         paths = [folder / "predictions" / f"{cell.name}.tsv"]
         if e.keep_kernels:
             paths += [self.store.kernel_path(cell, side, formula) for side in SIDES for formula in e.formulas]

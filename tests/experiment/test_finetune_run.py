@@ -213,6 +213,36 @@ def test_a_cell_whose_trainings_all_diverge_is_marked(values):
     assert "NaN" not in (values["out"] / "cells" / f"{CELL}.json").read_text()
 
 
+def test_the_page_keeps_a_cell_whose_training_diverged(values):
+    run(make_experiment(changed(values, learning_rates=[1e30], max_grad_norm=0)))
+    text = (values["out"] / "report.html").read_text()
+    assert "zero-shot" in text and "1 of 1 trainings diverged" in text and "damaged" not in text
+    assert len(re.findall(r"<th[^>]*>sgd fine-tuning</th>", text)) > 0
+
+
+def test_rows_of_another_metric_do_not_stand_beside_those_of_this_one(values):
+    run(make_experiment(values))
+    own = [values["own_tasks"][0] | {"metric": "f1"}]
+    assert {row["metric"] for row in run(make_experiment(values | {"own_tasks": own}))} == {"f1"}
+    kernels = {"own_tasks": values["own_tasks"], "formulas": ["sgd"], "finetune": []}
+    assert {row["metric"] for row in run(make_experiment(values | kernels))} == {"accuracy"}
+
+
+def test_weights_that_were_put_in_the_place_of_others_are_not_taken_for_them(values, monkeypatch):
+    run(make_experiment(changed(values, save_weights=True)))
+
+    def cut_short(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "predictions_of", cut_short)  # after the weights are written, before the word of them
+    with pytest.raises(KeyboardInterrupt):
+        run(make_experiment(changed(values, save_weights=True, learning_rates=[5e-2])))
+    monkeypatch.undo()
+    run(make_experiment(changed(values, save_weights=True)))
+    facts = load_weights(values["out"] / record(values)["checkpoint"])[1]
+    assert facts["key"] == record(values)["key"]
+
+
 def test_odd_texts_are_noted(values, tmp_path):
     folder = tmp_path / "split" / "sst-2" / "4-13"
     folder.mkdir(parents=True)

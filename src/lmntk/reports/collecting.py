@@ -180,7 +180,8 @@ def _is_cell(content: Any) -> bool:
         and isinstance(content.get("rows"), list)
         and bool(content["rows"])
         and all(isinstance(row, dict) and {"task", "k", "seed", "mode", "method", "metric", "test"} <= set(row) for row in content["rows"])
-        and all(isinstance(row["test"], int | float) for row in content["rows"])
+        and all(row["test"] is None or isinstance(row["test"], int | float) for row in content["rows"])  # None of one that diverged
+        and any(row["test"] is not None for row in content["rows"])
     )
 
 

@@ -73,7 +73,8 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
 
     runs = [replace(run, notes=list(run.notes)) for run in runs]
     titles = runs[0].titles()
-    rows = _named(runs, "rows")
+    every_row = _named(runs, "rows")
+    rows = [row for row in every_row if row["test"] is not None]  # the others diverged, which the tables and their notes say
     judged = verdicts(_named(runs, "diagnoses"), titles, _named(runs, "verdicts"))
     diagnosed = {(one.run, one.title, one.mode) for one in judged}
     undiagnosed = [one for one in reached(rows, titles) if (one.run, one.title, one.mode) not in diagnosed]
@@ -88,7 +89,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
             )
             for number, (run, task) in enumerate(pairs)
         ]
-        close, every = close_ups(runs, titles, plotting_notes)
+        close, close_count = close_ups(runs, titles, plotting_notes)
     return {
         "title": _title(runs),
         "kicker": "" if len(runs) > 1 else runs[0].folder.resolve().name,
@@ -111,12 +112,12 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
         "thresholds": thresholds(judged),
         "undiagnosed": undiagnosed,
         "has_gains": any(one.gain is not None for one in undiagnosed),
-        "tables": result_tables(rows, titles),
+        "tables": result_tables(every_row, titles),
         "accuracy": accuracy,
         "close_ups": close,
-        "close_ups_of": every,
+        "close_ups_of": close_count,
         "row_notes": sorted(
-            {f"{titles.get(row['task'], row['task'])}, {row['method']}: {note}" for row in rows for note in row.get("notes", ())}
+            {f"{titles.get(row['task'], row['task'])}, {row['method']}: {note}" for row in every_row for note in row.get("notes", ())}
         ),
         "left_out": [note for run in runs for note in run.notes] + plotting_notes,
         "command": f"lmntk report {' '.join(shlex.quote(str(run.folder)) for run in runs)}",

@@ -103,9 +103,11 @@ def result_tables(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) 
 
 
 def summarise_rows(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str, str], Summary]:
-    """Returns the summary over the splits for each (run, mode, method, task)."""
+    """Returns the summary over the splits for each (run, mode, method, task), without the splits in which a method diverged."""
     collected: dict[tuple[str, str, str, str], list[float]] = {}
     for row in rows:
+        if row["test"] is None:
+            continue
         collected.setdefault((row.get("run", ""), row["mode"], row["method"], row["task"]), []).append(row["test"])
     return {key: aggregate(values) for key, values in collected.items()}
 
