@@ -26,8 +26,9 @@ venv: $(STAMP)  ## create .venv with the pinned versions
 demo: $(STAMP)  ## run lmntk on its bundled model and examples
 	$(BIN)/lmntk demo
 
+# Two processes of one thread each, a file to a process: tiny networks gain nothing from threads.
 test: $(STAMP)  ## run the quick tests
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(STAMP)  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
