@@ -264,7 +264,10 @@ def make_experiment(values: dict[str, Any], origin: str = "") -> Experiment:
         return Experiment(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        named = [
+            part for part in first["loc"] if isinstance(part, int) or str(part).isidentifier()
+        ]  # not pydantic's own, such as tuple[float]
+        field = ".".join(str(part) for part in named)
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             near = difflib.get_close_matches(field, Experiment.model_fields, n=1)
@@ -289,6 +292,13 @@ def load_experiment(path: Path, overrides: dict[str, Any], defaults: dict[str, A
         values = tomllib.loads(path.read_text(encoding="utf8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"configuration: {path} is not valid TOML: {error}") from None
+    # what is wrong with a flag is no mistake of the file's
+    flags = [name for name in overrides if name != "finetuning"] + [f"finetuning.{name}" for name in overrides.get("finetuning") or ()]
     if "finetuning" in overrides and isinstance(values.get("finetuning"), dict):  # single fields of the table
         overrides = overrides | {"finetuning": values["finetuning"] | overrides["finetuning"]}
-    return make_experiment((defaults or {}) | values | overrides, f"{path}: ")
+    try:
+        return make_experiment((defaults or {}) | values | overrides, f"{path}: ")
+    except UserError as error:
+        wrong = str(error).removeprefix(f"{path}: ")
+        is_flag = any(wrong.startswith((f"{name}:", f"{name}.")) for name in flags)
+        raise (UserError(wrong.removeprefix("finetuning.")) if is_flag else error) from None

@@ -92,8 +92,23 @@ def kept_diagnosis(context: Context, task: PreparedTask, cell: Cell, subject: Su
 
 def diagnosis_key(context: Context, task: PreparedTask, cell: Cell, subject: Subject) -> str:
     """Returns the hash of all that a diagnosis depends on."""
-    about = subject.digest if isinstance(subject, Given) else key_of(context, task, cell, subject)
-    return content_key(format=FORMAT, kernels=context.key(task, cell), metric=task.metric, about=about, points=POINTS)
+    about, other = _about(context, task, cell, subject), _other_mode(context, task, cell)
+    return content_key(format=FORMAT, kernels=context.key(task, cell), metric=task.metric, about=about, points=POINTS, other=other)
+
+
+def _about(context: Context, task: PreparedTask, cell: Cell, subject: Subject) -> str:
+    """Returns the hash of the training that is diagnosed, or of the checkpoint that was given."""
+    return subject.digest if isinstance(subject, Given) else key_of(context, task, cell, subject)
+
+
+def _other_mode(context: Context, task: PreparedTask, cell: Cell) -> dict[str, Any] | None:
+    """Returns what the mode that is not the cell's reads, for its mean |chi|; None where there is no such mode."""
+    mode = "head" if cell.mode == "prompt" else "prompt"
+    try:
+        reads = context.encoder(task, mode).fingerprint()
+    except UserError:
+        return None
+    return {"encoder": reads, "features": context.experiment.features if mode == "head" else None}
 
 
 def found_diagnoses(context: Context, planned: Iterable[tuple[PreparedTask, Cell]]) -> list[dict[str, Any]]:
@@ -112,7 +127,8 @@ def _has_run_kernels(subject: Subject) -> bool:
 
 
 def _write(context: Context, task: PreparedTask, cell: Cell, subject: Subject, found: Diagnosis) -> None:
-    plain = found.as_dict(diagnosis_key(context, task, cell, subject))
+    belongs = {"content": context.content_key(task, cell), "about": _about(context, task, cell, subject)}  # by which readers know its cell
+    plain = found.as_dict(diagnosis_key(context, task, cell, subject)) | belongs
     context.store.write_json(_place(cell, subject), plain)
     context.progress.note(f"{cell.name}, {subject.method}: {plain['verdict']}")
     if isinstance(subject, Arm):

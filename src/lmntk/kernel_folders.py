@@ -186,12 +186,24 @@ def _labels(path: Path, found: Tensor, c: int, m: int) -> list[int]:
 
 
 def _of_run(folder: Path, task: str) -> list[Solvable]:
-    results = [json.loads(path.read_text(encoding="utf8")) for path in sorted(folder.glob("cells/*.json"))]
+    found = [(path, _result(path)) for path in sorted(folder.glob("cells/*.json"))]
+    results = [one for _, one in found if one is not None]
     chosen = [one for one in results if task in (one["cell"], one["rows"][0]["task"])]
     if not chosen:
         names = sorted({one["rows"][0]["task"] for one in results})
-        raise UserError(f"task: no cell of {task!r} in {str(folder)!r}; it has {', '.join(names) or 'no finished cell'}")
+        damaged = [path.name for path, one in found if one is None]
+        also = f"; damaged: {', '.join(damaged)}, delete them and run again" if damaged else ""
+        raise UserError(f"task: no cell of {task!r} in {str(folder)!r}; it has {', '.join(names) or 'no finished cell'}{also}")
     return [_of_cell(folder, one) for one in sorted(chosen, key=lambda one: _place(one["rows"][0]))]
+
+
+def _result(path: Path) -> dict[str, Any] | None:
+    """Returns a cell's results, or None where the file is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("rows") and "cell" in found else None
 
 
 def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -106,3 +106,9 @@ def test_mistakes_are_said():
     with pytest.raises(UserError, match="'hinge' is not one of"):
         stable_rates(kernel, f0, loss="hinge")
     assert stable_rates(0 * kernel, f0).full_batch == float("inf")
+
+
+def test_the_smaller_last_batch_of_a_pass_is_a_minibatch_too():
+    kernel = np.diag([10.0, 1.0, 1.0])[:, None, :, None]
+    assert stable_rates(kernel, loss="squared", batch_size=2).every_minibatch == pytest.approx(2 * 1 / 10)  # the first text alone
+    assert stable_rates(kernel[:2, :, :2], loss="squared", batch_size=2).every_minibatch == pytest.approx(2 * 2 / 10)

@@ -107,6 +107,30 @@ def test_without_a_checkpoint_the_training_is_done_once_more_to_the_same_bits(va
     assert diagnosis(values) == kept
 
 
+def test_the_page_leaves_out_a_diagnosis_of_another_training_or_prompt(values):
+    run(make_experiment(values))
+    page = values["out"] / "report.html"
+    assert "The three tests" in page.read_text()
+    kept = (values["out"] / "diagnosis" / f"{CELL}-sgd-fine-tuning.json").read_bytes()
+    run(make_experiment(changed(values, steps=2) | {"diagnose": False}))
+    assert "The three tests" not in page.read_text() and "1 of diagnosis are of other" in page.read_text()
+    own = [values["own_tasks"][0] | {"template": "{a} a {mask} film."}]
+    run(make_experiment(values | {"own_tasks": own, "diagnose": False, "finetune": [], "formulas": ["sgd"]}))
+    assert "The three tests" not in page.read_text() and "1 of finetuning are of other" in page.read_text()
+    run(make_experiment(values | {"diagnose": False}))
+    assert "The three tests" in page.read_text()
+    assert (values["out"] / "diagnosis" / f"{CELL}-sgd-fine-tuning.json").read_bytes() == kept
+
+
+def test_what_head_mode_reads_is_part_of_a_prompts_diagnosis(values):
+    run(make_experiment(values))
+    read = diagnosis(values)
+    run(make_experiment(values | {"features": "mean"}))
+    mean = diagnosis(values)
+    assert read["numbers"]["chi_with_prompt"] == mean["numbers"]["chi_with_prompt"]
+    assert read["numbers"]["chi_without_prompt"] != mean["numbers"]["chi_without_prompt"]
+
+
 def test_what_is_there_is_taken_and_nothing_twice(values, monkeypatch):
     first = run(make_experiment(values | {"diagnose": False, "formulas": ["sgd", "signgd"]}))
     assert not (values["out"] / "diagnosis").exists()

@@ -377,3 +377,13 @@ def test_the_command_prints_a_table(values):
         CliRunner().invoke(app, ["run", "--model", "m", "--data", "d", "--tasks", "sst-2", "--steps", "3"], catch_exceptions=False)
     with pytest.raises(UserError, match="finetune: give --model"):
         CliRunner().invoke(app, ["finetune"], catch_exceptions=False)
+
+
+def test_the_command_trains_alone_whatever_the_file_asks_for(values, tmp_path):
+    own = values["own_tasks"][0]
+    lines = [f'model = "{values["model"]}"', f'out = "{values["out"]}"', "k = [2]", "seeds = [13]", 'finetune = ["sgd"]', "diagnose = true"]
+    lines += ["[finetuning]", "learning_rates = [1e-2]", "batch_sizes = [2]", "steps = 2", "[[own_tasks]]"]
+    lines += [f"{name} = {json.dumps(value)}" for name, value in own.items()]
+    (tmp_path / "own.toml").write_text("\n".join(lines))
+    CliRunner().invoke(app, ["finetune", str(tmp_path / "own.toml")], catch_exceptions=False)
+    assert (values["out"] / "finetuning").is_dir() and not (values["out"] / "diagnosis").exists()

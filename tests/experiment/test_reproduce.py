@@ -83,3 +83,18 @@ def test_what_there_is_and_mistakes():
     ]:
         with pytest.raises(UserError, match=expected):
             CliRunner().invoke(app, ["reproduce", *words], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(("option", "value"), [("learning-rates", "sgd:1e-3"), ("steps", "0"), ("k", "0"), ("tasks", "sst")])
+def test_a_wrong_option_is_named_and_not_the_file_that_it_goes_over(option, value):
+    words = ["reproduce", "main", "--model", "m", "--data", "d", f"--{option}", value]
+    with pytest.raises(UserError, match=f"^{option.replace('-', '_')}") as caught:
+        CliRunner().invoke(app, words, catch_exceptions=False)
+    assert value in str(caught.value) and ".toml" not in str(caught.value) and "tuple" not in str(caught.value)
+
+
+def test_what_is_wrong_in_a_file_names_the_file(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text('tasks = ["sst-2"]\ndata = "d"\nfinetune = ["sgd"]\n[finetuning]\nsteps = 0\n')
+    with pytest.raises(UserError, match=r"own\.toml: finetuning\.steps: "):
+        load_experiment(path, {"model": "m", "finetuning": {"eval_every": 3}})

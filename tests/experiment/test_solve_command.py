@@ -145,3 +145,10 @@ def test_the_command_prints_a_table(finished):
     ):
         with pytest.raises(UserError, match=words):
             CliRunner().invoke(app, ["solve", "--kernels", str(out), "--task", "films", flag, value], catch_exceptions=False)
+
+
+def test_a_damaged_cell_is_named(tmp_path):
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "films.json").write_text("{")
+    with pytest.raises(UserError, match=r"no finished cell; damaged: films\.json"):
+        solve_folder(tmp_path, "films")

@@ -192,13 +192,14 @@ class _Findings:
         here, there = ("with", "without") if mode == "prompt" else ("without", "with")
         loss = "cross-entropy" if training is None else training.loss
         size = None if training is None else training.batch_size
+        is_descent = training is None or training.optimizer == "sgd"  # the steps of others are no gradients, nor their rates
         rates = stable_rates(self.before.kernels["train", "sgd"].values, self.before.logits["train"], loss, size)
         return {
             f"chi_{here}_prompt": mean_chi(self.before.logits["test"], self.labels["test"]),
             f"chi_{there}_prompt": None if other_mode is None else mean_chi(other_mode, self.labels["test"]),
-            "largest_stable_rate": rates.full_batch,
-            "largest_stable_rate_for_every_f": rates.for_every_f,
-            "largest_stable_rate_for_every_minibatch": rates.every_minibatch,
+            "largest_stable_rate": rates.full_batch if is_descent else None,
+            "largest_stable_rate_for_every_f": rates.for_every_f if is_descent else None,
+            "largest_stable_rate_for_every_minibatch": rates.every_minibatch if is_descent else None,
             "rate": None if training is None else training.learning_rate,
         }
 

@@ -46,7 +46,8 @@ def stable_rates(kernel: Array, f0: Array | None = None, loss: str = "squared", 
 
     Minibatches: a step of b texts is stable by itself for eta < 2 b / lambda_max(K_BB), with the loss's curvature as above. For no batch
     is lambda_max(K_BB) larger than lambda_max(K), nor than the sum of the b largest lambda_max of single texts' blocks;
-    ``every_minibatch`` takes the smaller of the two, and so is cautious. Batches drawn at random follow full-batch descent on average,
+    ``every_minibatch`` takes the smaller of the two, and so is cautious; so it does
+    for the n mod b texts of a pass's last batch. Batches drawn at random follow full-batch descent on average,
     whose limit is ``full_batch``, with noise on top that the kernel alone does not bound: between the two rates training may or may not
     be stable. Assumed throughout: descent without momentum, no clipping (which hides divergence: steps stay bounded, and the loss goes
     up and down), the kernel of theta_0.
@@ -59,6 +60,7 @@ def stable_rates(kernel: Array, f0: Array | None = None, loss: str = "squared", 
     kernel = as_train_kernel(kernel)
     n, c = kernel.shape[:2]
     size = n if batch_size is None else min(batch_size, n)
+    sizes = {size, n % size} - {0}  # a pass's last batch has what is left
     if loss == "squared":
         largest, local = 1.0, np.broadcast_to(np.eye(c), (n, c, c))
     elif loss == "cross-entropy":
@@ -74,7 +76,7 @@ def stable_rates(kernel: Array, f0: Array | None = None, loss: str = "squared", 
     return StableRates(
         full_batch=_rate(n, _largest_eigenvalue(curved)),
         for_every_f=_rate(n, largest * top),
-        every_minibatch=_rate(size, largest * min(top, float(blocks[:size].sum()))),
+        every_minibatch=min(_rate(b, largest * min(top, float(blocks[:b].sum()))) for b in sizes),
     )
 
 

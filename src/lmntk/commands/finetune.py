@@ -36,7 +36,8 @@ def finetune(
     if options["configuration"] is None and options["model"] is None:
         raise UserError("finetune: give --model and texts, or a TOML file: lmntk finetune experiment.toml")
     absent = {name: parameter.default for name, parameter in inspect.signature(run).parameters.items() if name in APART}
-    fields = {"formulas": (), "solvers": None} | given(finetune=optimizers)
+    fields: dict[str, Any] = {"formulas": (), "solvers": None} | given(finetune=optimizers)
+    fields |= {"diagnose": False, "finetuned": None}  # which a file may ask for, and lmntk diagnose does
     absent |= {"save_weights": save, "export": save}
     experiment = experiment_of(options | absent, fields, {"finetune": DEFAULT})
     from lmntk.experiment import run as run_experiment

@@ -101,7 +101,12 @@ def _read_run(folder: Path, name: str) -> Run:
     parts: dict[str, list[dict[str, Any]]] = {}
     for part, form in (("finetuning", FINETUNING_FORMAT), ("diagnosis", DIAGNOSIS_FORMAT)):
         found = [content for _, content in _files(folder, part, _has_format(form), notes)]
-        parts[part] = sorted((one for one in found if one["cell"] not in others), key=place)
+        current = [one for one in found if one["cell"] not in others and _is_of(one, cells.get(one["cell"]))]
+        if len(current) < len(found):
+            notes.append(
+                f"{len(found) - len(current)} of {part} are of other weights, prompts, texts or trainings than the cells now, and left out."
+            )
+        parts[part] = sorted(current, key=place)
     if not cells and not any(parts.values()):
         raise UserError(f"run: {str(folder)!r} holds no finished cell, fine-tuning or diagnosis; name a folder that `lmntk run` wrote")
     computed = [*cells.values(), *parts["finetuning"], *parts["diagnosis"]]
@@ -118,6 +123,17 @@ def _read_run(folder: Path, name: str) -> Run:
         _concluded(folder),
         notes,
     )
+
+
+def _is_of(one: Mapping[str, Any], cell: Mapping[str, Any] | None) -> bool:
+    """False for a fine-tuning or diagnosis that names other contents than its cell has, or another training than the cell's row is of."""
+    if cell is None:
+        return True
+    pairs = [(one.get("content"), cell.get("content"))]
+    arms = cell.get("arms")
+    if isinstance(arms, dict):
+        pairs.append((one.get("about"), arms.get(one["method"])))
+    return all(own == of_cell or own is None or of_cell is None for own, of_cell in pairs)
 
 
 def _concluded(folder: Path) -> list[dict[str, Any]]:
