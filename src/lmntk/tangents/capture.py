@@ -63,7 +63,7 @@ def capture(
     owners = _owners(model, ruled, local)
     select: Callable[[], Mapping[nn.Module, Tensor]] = getattr(model, "selected_rows", dict)
     watch = Watch(count)
-    device, own = next(iter(batch.values())).device, next(iter(trainable.values())).dtype
+    device, own = next(iter(batch.values())).device, next((parameter.dtype for parameter in trainable.values()), torch.float32)
     prepare: Callable[[Batch], None] | None = getattr(model, "prepare", None)
     if prepare is not None:
         with frozen(model):
