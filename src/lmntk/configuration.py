@@ -276,11 +276,11 @@ def make_experiment(values: dict[str, Any], origin: str = "") -> Experiment:
         raise UserError(f"{origin}{field + ': ' if field else ''}{message}{given}") from None
 
 
-def load_experiment(path: Path, overrides: dict[str, Any], defaults: dict[str, Any] | None = None) -> Experiment:
-    """Returns the configuration in a TOML file, with the overrides (flags) put on top, and defaults for what neither says.
+def read_toml(path: Path) -> dict[str, Any]:
+    """Returns what a configuration's file says, unchecked.
 
     Raises:
-        UserError: no such file, broken TOML (with its line), or a wrong field.
+        UserError: no such file, or broken TOML (with its line).
     """
     try:
         import tomllib
@@ -289,9 +289,18 @@ def load_experiment(path: Path, overrides: dict[str, Any], defaults: dict[str, A
     if not path.is_file():
         raise UserError(f"configuration: no file {str(path)!r}; give a TOML file, or flags")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf8"))
+        return tomllib.loads(path.read_text(encoding="utf8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"configuration: {path} is not valid TOML: {error}") from None
+
+
+def load_experiment(path: Path, overrides: dict[str, Any], defaults: dict[str, Any] | None = None) -> Experiment:
+    """Returns the configuration in a TOML file, with the overrides (flags) put on top, and defaults for what neither says.
+
+    Raises:
+        UserError: no such file, broken TOML (with its line), or a wrong field.
+    """
+    values = read_toml(path)
     # what is wrong with a flag is no mistake of the file's
     flags = [name for name in overrides if name != "finetuning"] + [f"finetuning.{name}" for name in overrides.get("finetuning") or ()]
     if "finetuning" in overrides and isinstance(values.get("finetuning"), dict):  # single fields of the table

@@ -14,12 +14,12 @@ from lmntk.analysis.diagnosis import FORMAT, Diagnosis
 from lmntk.analysis.finetuned import load_finetuned
 from lmntk.arms import Arm, arms_of, kept_record, key_of, remove_work
 from lmntk.cells import Cell
-from lmntk.context import Context, Given
+from lmntk.context import SIDES, Context, Given
 from lmntk.courses import POINTS, course_of, training_of
 from lmntk.errors import UserError
 from lmntk.finetuning.files import load_weights, slug
 from lmntk.finetuning.settings import Labelled
-from lmntk.preparation import PreparedTask
+from lmntk.preparation import PreparedTask, label_of
 from lmntk.provenance import content_key
 from lmntk.unit import Kernels, Unit, forget_unit, kernels_of
 
@@ -66,8 +66,8 @@ def subjects_of(context: Context, cell: Cell) -> list[Subject]:
     return [*arms, *([] if context.given is None else [context.given])]
 
 
-def diagnose_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) -> Iterable[Cell]:
-    """Diagnoses cells that share a model, whose arms are trained; yields each that has a diagnosis it did not have before."""
+def diagnose_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) -> None:
+    """Diagnoses cells that share a model, whose arms are trained; what was diagnosed before is not again."""
     left = {cell.name: [one for one in subjects_of(context, cell) if kept_diagnosis(context, task, cell, one) is None] for cell in cells}
     todo = [cell for cell in cells if left[cell.name]]
     whole = [cell for cell in todo if any(_has_run_kernels(one) for one in left[cell.name])]
@@ -77,7 +77,6 @@ def diagnose_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) -
         for subject in left[cell.name]:
             own = kernels[cell.name][0] if _has_run_kernels(subject) else None
             _write(context, task, cell, subject, _diagnose(context, task, cell, subject, own))
-        yield cell
     if whole:
         forget_unit(asked, task, cells)
     for cell in cells:
@@ -92,8 +91,22 @@ def kept_diagnosis(context: Context, task: PreparedTask, cell: Cell, subject: Su
 
 def diagnosis_key(context: Context, task: PreparedTask, cell: Cell, subject: Subject) -> str:
     """Returns the hash of all that a diagnosis depends on."""
-    about, other = _about(context, task, cell, subject), _other_mode(context, task, cell)
-    return content_key(format=FORMAT, kernels=context.key(task, cell), metric=task.metric, about=about, points=POINTS, other=other)
+    return content_key(
+        format=FORMAT,
+        kernels=context.key(task, cell),
+        metric=task.metric,
+        about=_about(context, task, cell, subject),
+        points=POINTS,
+        other=_other_mode(context, task, cell),
+        formula=_formula(context, task, cell, subject),
+    )
+
+
+def _formula(context: Context, task: PreparedTask, cell: Cell, subject: Subject) -> str:
+    """Returns whose kernel is held against a training: of Adam and SignGD A-SignGD's where it was kept on all sides, else SGD's."""
+    if isinstance(subject, Given) or subject.settings.optimizer == "sgd" or not _has_run_kernels(subject):
+        return "sgd"
+    return "asigngd" if len(_signed(context, task, cell)) == len(SIDES) else "sgd"
 
 
 def _about(context: Context, task: PreparedTask, cell: Cell, subject: Subject) -> str:
@@ -144,6 +157,7 @@ def _diagnose(context: Context, task: PreparedTask, cell: Cell, subject: Subject
     unit = Unit(context, task, [cell])
     how: dict[str, Any] = {
         "method": subject.method,
+        "formula": _formula(context, task, cell, subject),
         "at_start": CellModel(unit.model, unit.texts[cell.name], unit.labels[cell.name]),
         "difference": context.folds(task),
         "features": context.experiment.features,
@@ -158,9 +172,9 @@ def _diagnose(context: Context, task: PreparedTask, cell: Cell, subject: Subject
 
 
 def _signed(context: Context, task: PreparedTask, cell: Cell) -> Kernels:
-    """Returns kept kernels by which SignGD can be emulated."""
+    """Returns the kept kernels of SignGD and Adam: they are emulated by them, and held against their solution."""
     key = context.key(task, cell)
-    found = {(side, "asigngd"): context.store.kernel(cell, side, "asigngd", key) for side in ("train", "dev")}
+    found = {(side, "asigngd"): context.store.kernel(cell, side, "asigngd", key) for side in SIDES}
     return {place: kernel for place, kernel in found.items() if kernel is not None}
 
 
@@ -185,8 +199,9 @@ def _diagnose_arm(unit: Unit, cell: Cell, arm: Arm, how: Mapping[str, Any]) -> D
         if (course.best_step, course.dev) != (chosen["best_step"], chosen["dev"]):
             this.progress.note(f"{cell.name}, {arm.method}: trained once more it took another way; on this device training is not exact")
         weights: Mapping[str, Any] | None = course.best
-        if record["checkpoint"] and arm.subset.lora_rank is None:
-            weights = load_weights(this.store.folder / record["checkpoint"])[0]
+        kept = None if record["checkpoint"] is None or arm.subset.lora_rank is not None else this.store.folder / record["checkpoint"]
+        if kept is not None and kept.is_file():  # else the course's own, which are the same: somebody may have made room
+            weights = load_weights(kept)[0]
         training = training_of(settings, len(train), chosen["best_step"])
         this.progress.work(f"{cell.name}: {arm.method}, diagnosed", None)
         return diagnose_cell(
@@ -195,15 +210,15 @@ def _diagnose_arm(unit: Unit, cell: Cell, arm: Arm, how: Mapping[str, Any]) -> D
 
 
 def comparison_of(context: Context, task: PreparedTask, cell: Cell) -> Comparison | None:
-    """Returns SignGD's fine-tuning beside Adam's where both were trained and neither diverged."""
-    records = {}
+    """Returns SignGD's fine-tuning beside Adam's where both were trained and neither diverged. No text is encoded for it."""
+    records: dict[str, dict[str, Any]] = {}
     for arm in (one for one in subjects_of(context, cell) if isinstance(one, Arm)):
         record = kept_record(context, task, cell, arm)
         if record is not None and record["test"] is not None:
             records[arm.settings.optimizer] = record
     if not {"signgd", "adamw"} <= set(records):
         return None
-    labels = Unit(context, task, [cell]).labels[cell.name]["test"]
+    labels = [label_of(example, task.name) for example in task.examples(cell)["test"]]
     return compare(records["signgd"], records["adamw"], labels)
 
 

@@ -75,13 +75,13 @@ def methods_of(formulas: Sequence[str], solvers: Sequence[str] | None) -> list[t
     """
     pairs: list[tuple[str, str]] = []
     if solvers is None:
-        return [(formula, _partner(formula)) for formula in formulas]
+        return [(formula, usual_solver(formula)) for formula in formulas]
     for formula in formulas:
         fitting = [solver for solver in solvers if formula in SOLVERS[solver].formulas]
         if formula == "asigngd" and "asym" in fitting:
             fitting = [solver for solver in fitting if solver != "ridge"]
         if not fitting:
-            raise UserError(f"solvers: none of {', '.join(solvers)} takes {formula}; add {_partner(formula)}, or leave the formula out")
+            raise UserError(f"solvers: none of {', '.join(solvers)} takes {formula}; add {usual_solver(formula)}, or leave the formula out")
         pairs += [(formula, solver) for solver in fitting]
     idle = [solver for solver in solvers if solver not in {solver for _, solver in pairs}]
     if idle:
@@ -91,7 +91,8 @@ def methods_of(formulas: Sequence[str], solvers: Sequence[str] | None) -> list[t
     return pairs
 
 
-def _partner(formula: str) -> str:
+def usual_solver(formula: str) -> str:
+    """Returns the solver of a formula where none is named: ``asym`` of asigngd, else ``ridge``."""
     return "asym" if formula == "asigngd" else "ridge"
 
 

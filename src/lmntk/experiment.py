@@ -70,10 +70,10 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
             results[cell.name] = train_arms(this, task, cell, results[cell.name])
             progress.finished(cell, results[cell.name]["rows"])
             _report(this, tasks, planned, results)
-        for task, unit in _units(this, tasks) if experiment.diagnose else ():
-            for _ in diagnose_unit(this, task, unit):
-                _conclude(this, planned)
-        _conclude(this, planned)
+        for task in tasks if experiment.diagnose else ():
+            for _, unit in _units(this, [task]):
+                diagnose_unit(this, task, unit)
+            _conclude(this, planned)
         _report(this, tasks, planned, results)
         missing = write_page(store.folder)
         if missing:

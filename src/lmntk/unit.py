@@ -456,6 +456,7 @@ def _keep(unit: Unit, cell: Cell, outcomes: Sequence[Outcome], predictors: Seque
     result = {
         "key": this.result_key(unit.task, cell),
         "content": this.content_key(unit.task, cell),
+        "kernels": this.key(unit.task, cell),
         "cell": cell.name,
         "model": this.pretrained.fingerprint,
         "classes": unit.task.meaning(),

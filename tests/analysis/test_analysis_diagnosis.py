@@ -48,7 +48,7 @@ TOP = {
     "trajectory",
     "logits",
 }
-TOP |= {"emulation", "spectrum", "groups", "kernels", "versions"}
+TOP |= {"formula", "predictions", "emulation", "spectrum", "groups", "kernels", "versions"}
 
 
 @pytest.fixture(scope="module")

@@ -6,20 +6,30 @@ import numpy as np
 import pytest
 
 from lmntk.analysis.summary import task_verdict
+from lmntk.analysis.uncertainty import jackknife
 from lmntk.errors import UserError
 
 PLAIN = {"zero_shot": 0.6, "fine_tuned": 0.9, "kernel": 0.88, "linearized": 0.85, "kernel_distance": 0.4}
 WOBBLE = (-0.02, 0.0, 0.01, 0.02, -0.01)
+LABELS = [0, 1] * 2000  # so many that their error is small
 
 
-def splits(**changes):
+def predicted(share, labels):
+    """Returns classes of which this share is right: the first ones."""
+    right = round(share * len(labels))
+    return [label if place < right else 1 - label for place, label in enumerate(labels)]
+
+
+def splits(labels=LABELS, **changes):
     numbers = PLAIN | changes
     found = []
     for seed, shift in enumerate(WOBBLE):
         own = {n: None if v is None else v[seed] if isinstance(v, list) else v + shift for n, v in numbers.items()}
         tests = [{"name": "solves", "value": 1.0, "threshold": 0.9, "passed": None, "sentence": "nothing"}]
         head = {"task": "films", "k": 4, "mode": "prompt", "metric": "accuracy", "method": "sgd fine-tuning", "seed": seed}
-        found.append(head | {"verdict": "undecided", "reason": f"split {seed}", "tests": tests, "numbers": own})
+        classes = {n: None if own[n] is None else predicted(own[n], labels) for n in ("zero_shot", "fine_tuned", "kernel", "linearized")}
+        more = {"formula": "sgd", "logits": {"labels": list(labels)}, "predictions": classes}
+        found.append(head | more | {"verdict": "undecided", "reason": f"split {seed}", "tests": tests, "numbers": own})
     return found
 
 
@@ -38,7 +48,7 @@ def test_means_decide():
         ({"kernel_distance": 3.0}, [True, True, False], "not", "3.00 times their size"),
         ({"kernel_distance": [1.0, 3.5, 1.2, 2.5, 1.9]}, [True, True, None], "undecided", "within the splits' error of"),
         ({"zero_shot": [0.9, 0.8, 0.95, 0.99, 0.8]}, [True, None, True], "undecided", "gained 1.2 points"),
-        ({"kernel": [0.6, 0.9, 0.9, 0.9, 0.76]}, [None, True, True], "undecided", "the splits' error of"),
+        ({"kernel": [0.6, 0.9, 0.9, 0.9, 0.76]}, [None, True, True], "undecided", "the error of"),
         ({"kernel": None}, [None, True, True], "undecided", "was not solved"),
         ({"linearized": None}, [True, None, True], "undecided", "no linearized model"),
     ],
@@ -47,6 +57,33 @@ def test_branches(changes, passed, verdict, named):
     found = task_verdict(splits(**changes))
     assert ([test.passed for test in found.tests], found.verdict) == (passed, verdict)
     assert named in found.reason
+
+
+def test_few_test_texts_leave_an_error_that_more_splits_do_not_take_away():
+    assert task_verdict(splits()).verdict == "kernel-like"
+    few = task_verdict(splits(LABELS[:40], kernel=0.84))
+    assert [test.passed for test in few.tests] == [None, True, True]
+    assert task_verdict(splits(kernel=0.84)).tests[0].passed is True
+    parts = [(1 / 5, one) for one in splits(LABELS[:40], kernel=0.84)]
+    of_texts = jackknife(
+        "accuracy",
+        LABELS[:40],
+        [(sign * w, one["predictions"][name]) for w, one in parts for sign, name in ((1, "kernel"), (-0.9, "fine_tuned"))],
+    )
+    margins = [one["numbers"]["kernel"] - 0.9 * one["numbers"]["fine_tuned"] for _, one in parts]
+    error = float(np.hypot(np.std(margins, ddof=1) / 5**0.5, of_texts))
+    assert abs(np.mean(margins)) < error and f"the error of {100 * error:.1f} points over splits and texts" in few.reason
+
+
+def test_each_split_with_its_own_test_texts_is_as_good_as_so_many_more_texts():
+    some = splits(LABELS[:40], kernel=0.84)
+    same = task_verdict(some).tests[0]
+    for shift, one in enumerate(some):  # other texts in every split: their luck is their own
+        truth = [LABELS[(place + shift) % 2] for place in range(40)]
+        one["logits"] = {"labels": truth}
+        one["predictions"] = {n: predicted(one["numbers"][n], truth) for n in one["predictions"]}
+    other = task_verdict(some).tests[0]
+    assert same.passed is None and other.passed is True and other.value == same.value
 
 
 def test_splits_that_diverged_are_left_out_and_counted():

@@ -288,6 +288,43 @@ def test_signgd_is_held_against_adam(values, monkeypatch):
     assert page.count("over 2 splits") >= 2 and all(verdict["reason"] in page for verdict in said["verdicts"])
 
 
+def test_adam_is_held_against_the_kernel_of_adam_where_the_run_has_it(values):
+    run(make_experiment(values | {"finetune": ["sgd", "adamw"]}))
+    assert [diagnosis(values, f"{arm}-fine-tuning")["formula"] for arm in ("sgd", "adamw")] == ["sgd", "sgd"]
+    rows = run(make_experiment(values | {"finetune": ["sgd", "adamw"], "formulas": ["sgd", "asigngd"], "solvers": ["ridge", "asym"]}))
+    tests = {row["method"]: row["test"] for row in rows}
+    for arm, formula in (("sgd", "sgd"), ("adamw", "asigngd")):
+        found = diagnosis(values, f"{arm}-fine-tuning")
+        solver = {"sgd": "ridge", "asigngd": "asym"}[formula]
+        assert found["formula"] == formula and found["numbers"]["kernel"] == pytest.approx(tests[f"{formula} {solver}"])
+        assert f"the {formula} kernel's accuracy" in found["tests"][0]["sentence"]
+        assert [len(one) for one in found["predictions"].values()] == [12] * 4
+
+
+def test_weights_that_were_deleted_are_made_again(values):
+    run(make_experiment(changed(values, save_weights=True)))
+    before = diagnosis(values)
+    shutil.rmtree(values["out"] / "diagnosis")
+    (weights,) = (values["out"] / "finetuning").glob("*/weights.safetensors")
+    weights.unlink()
+    run(make_experiment(values))
+    assert diagnosis(values) == before
+
+
+def test_a_file_with_a_checkpoint_trains_nothing(values, monkeypatch, tmp_path):
+    path = tmp_path / "given.toml"
+    path.write_text(f'model = {values["model"]!r}\nfinetuned = "mine"\n')
+    asked = []
+    monkeypatch.setattr("lmntk.experiment.run", lambda experiment, progress: asked.append(experiment) or [])
+    monkeypatch.setattr("lmntk.experiment.verdicts_of", lambda folder: {"verdicts": [], "comparisons": []})
+    task = values["own_tasks"][0]
+    words = ["diagnose", str(path), "--train", task["train"], "--test", task["test"], "--text-column", "text_a"]
+    words += ["--template", task["template"], "--label-words", "terrible,great"]
+    for more, trained in (([], ()), (["--optimizers", "sgd"], ("sgd",))):
+        assert CliRunner().invoke(app, words + more, catch_exceptions=False).exit_code == 0
+        assert tuple(asked[-1].finetune) == trained and str(asked[-1].finetuned) == "mine"
+
+
 def test_the_command_prints_a_verdict_a_task(values):
     task = values["own_tasks"][0]
     words = [

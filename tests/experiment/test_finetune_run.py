@@ -373,7 +373,7 @@ def test_the_command_prints_a_table(values):
     both[both.index("--optimizers")], both[0] = "--finetune", "run"
     rows = json.loads(CliRunner().invoke(app, [*both, "--formulas", "sgd", "--json"], catch_exceptions=False).stdout)
     assert [row["method"] for row in rows] == ["zero-shot", "sgd ridge", "signgd fine-tuning"]
-    with pytest.raises(UserError, match="--steps is of fine-tuning; add --finetune sgd"):
+    with pytest.raises(UserError, match="--steps is of fine-tuning, and nothing is trained; add --finetune sgd"):
         CliRunner().invoke(app, ["run", "--model", "m", "--data", "d", "--tasks", "sst-2", "--steps", "3"], catch_exceptions=False)
     with pytest.raises(UserError, match="finetune: give --model"):
         CliRunner().invoke(app, ["finetune"], catch_exceptions=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 
 import pytest
@@ -130,6 +131,16 @@ def test_mistakes(finished, tmp_path, capsys):
     assert solve_folder(tmp_path / "whole", "mine", metric="f1")[0]["metric"] == "f1"
     assert "this must never be seen" not in capsys.readouterr().out
     assert zipfile.is_zipfile(tmp_path / "whole" / "dev_kernels_mine.pt")
+
+
+def test_kernels_of_other_texts_than_the_results_are_refused(finished, tmp_path):
+    """A run over other texts that was cut short between a cell's kernels and its results."""
+    out = tmp_path / "out"
+    shutil.copytree(finished[0], out)
+    path = out / "cells" / f"{CELL}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"kernels": "of other texts"}))
+    with pytest.raises(UserError, match=f"those of {CELL} in .* are of other texts, weights or settings than its results"):
+        solve_folder(out, "films")
 
 
 def test_the_command_prints_a_table(finished):

@@ -11,7 +11,7 @@ from torch import nn
 from lmntk.analysis.examples import Examples, device_of, fitted, logits_of
 from lmntk.analysis.features import stream_sgd
 from lmntk.analysis.spectrum import readable_groups
-from lmntk.evaluation import Outcome, solve_cell
+from lmntk.evaluation import Outcome, solve_cell, usual_solver
 from lmntk.kernels.compute import as_kernels
 from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.kernel import Kernel
@@ -31,9 +31,9 @@ class Before:
     kernels: Kernels
     logits: Mapping[str, Array]
 
-    def solve(self, labels: Mapping[str, Sequence[int]], metric: str, solver: str = "ridge") -> Outcome:
-        """Returns the sgd kernel's solution, its setting chosen on dev."""
-        return solve_cell(self.kernels, self.logits, labels, metric, "sgd", solver)
+    def solve(self, labels: Mapping[str, Sequence[int]], metric: str, formula: str = "sgd", solver: str | None = None) -> Outcome:
+        """Returns a kernel's solution, its setting chosen on dev; by default by the formula's usual solver."""
+        return solve_cell(self.kernels, self.logits, labels, metric, formula, solver or usual_solver(formula))
 
 
 def look_before(

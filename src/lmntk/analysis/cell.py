@@ -92,6 +92,7 @@ def diagnose_cell(
     reduce: Reduce | None = None,
     kernels: Kernels | None = None,
     kernel_predictions: Sequence[int] | None = None,
+    formula: str = "sgd",
     training: Training | None = None,
     trajectory: Iterable[tuple[int, Mapping[str, Tensor]]] = (),
     diverged: str = "",
@@ -112,7 +113,8 @@ def diagnose_cell(
         features: the same.
         reduce: the same.
         kernels: by (side, formula), of theta_0, of these texts in this order.
-        kernel_predictions: the test classes of the sgd kernel's solution.
+        kernel_predictions: the test classes of the kernel's solution.
+        formula: of the kernel that is solved.
         training: how it was trained.
         trajectory: (step, weights) along the training.
         diverged: why there are no weights.
@@ -136,6 +138,7 @@ def diagnose_cell(
         mode=cell.mode,
         kernels=kernels,
         kernel_predictions=kernel_predictions,
+        formula=formula,
         training=training,
         trajectory=trajectory,
         other_mode=_other_mode(pretrained, task, cell, how),

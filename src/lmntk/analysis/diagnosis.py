@@ -39,11 +39,12 @@ SHOWN_KERNEL = 64  # texts a side of the kernels that are kept for a picture
 class Diagnosis:
     """What ``lmntk diagnose`` writes; parts that are not known are None or empty."""
 
-    identity: Mapping[str, Any]  # cell, task, k, seed, mode, metric, method
+    identity: Mapping[str, Any]  # cell, task, k, seed, mode, metric, method, formula
     verdict: Verdict
     numbers: Mapping[str, float | None]
     trajectory: Sequence[Mapping[str, float]] = ()
     logits: Mapping[str, Any] | None = None
+    predictions: Mapping[str, Sequence[int] | None] | None = None
     emulation: Mapping[str, Any] | None = None
     spectrum: Mapping[str, Any] | None = None
     groups: Mapping[str, float] | None = None
@@ -55,6 +56,7 @@ class Diagnosis:
         parts = {
             "trajectory": list(self.trajectory) or None,
             "logits": self.logits,
+            "predictions": self.predictions,
             "emulation": self.emulation,
             "spectrum": self.spectrum,
             "groups": self.groups,
@@ -77,7 +79,8 @@ def diagnose(
     mode: str = "prompt",
     kernels: Kernels | None = None,
     kernel_predictions: Sequence[int] | None = None,
-    solver: str = "ridge",
+    formula: str = "sgd",
+    solver: str | None = None,
     training: Training | None = None,
     trajectory: Iterable[tuple[int, Mapping[str, Tensor]]] = (),
     other_mode: Array | None = None,
@@ -96,8 +99,9 @@ def diagnose(
         metric: ``accuracy`` or ``f1``.
         mode: ``prompt``, or ``head`` where the logits before training are a linear probe's.
         kernels: by (side, formula), those of theta_0 that are there already; sgd kernels that are not are computed.
-        kernel_predictions: the test classes of the sgd kernel's solution; by default it is solved here.
-        solver: with which, if so.
+        kernel_predictions: the test classes of the kernel's solution; by default it is solved here.
+        formula: of the kernel whose solution is held against fine-tuning: the optimizer's own, ``sgd`` or of Adam and SignGD ``asigngd``.
+        solver: with which it is solved; by default the formula's usual one.
         training: how it was trained; without it there is no emulation, and the stable rates are the cross-entropy's.
         trajectory: (step, weights) along the training, in order; taken one at a time.
         other_mode: logits [m, c] of the test texts before training in the other mode, for its mean |chi|.
@@ -109,7 +113,7 @@ def diagnose(
     passes a dev text and 16 train texts' gradients. Memory: the model, twice the weights, and what ``settings`` bounds.
 
     Raises:
-        UserError: a side missing, labels that do not fit, a metric that is unknown, a kernel of other texts.
+        UserError: a side missing, labels that do not fit, a metric that is unknown, a kernel of other texts, or no kernel of the formula.
     """
     settings = settings or Settings()
     missing = [side for side in ("train", "dev", "test") if side not in examples or side not in labels]
@@ -124,7 +128,10 @@ def diagnose(
     before = look_before(model, examples, trainable, kernels, settings)
     found = _Findings(model, examples, labels, trainable, metric, before, coverage, settings)
     if kernel_predictions is None:
-        kernel_predictions = before.solve(labels, metric, solver).predictions
+        absent = [side for side in ("train", "dev", "test") if (side, formula) not in before.kernels]
+        if absent:
+            raise UserError(f"diagnose: there is no {formula} kernel of the {absent[0]} texts; give all three, or solve the sgd kernel")
+        kernel_predictions = before.solve(labels, metric, formula, solver).predictions
     numbers: dict[str, float | None] = found.before_training(training, mode, other_mode)
     logits: dict[str, Any] = {"before": before.logits["test"], "fine_tuned": None, "linearized": None, "labels": list(labels["test"])}
     classes: dict[str, Sequence[int] | None] = {"fine_tuned": None, "linearized": None}
@@ -153,6 +160,7 @@ def diagnose(
         numbers.get("kernel_distance"),
         diverged,
         numbers.get("kernel_distance_median"),
+        formula,
     )
     scored = {name: evidence.score(getattr(evidence, name)) for name in ("zero_shot", "fine_tuned", "kernel", "linearized")}
     numbers = scored | numbers
@@ -162,11 +170,12 @@ def diagnose(
     numbers |= {"target_alignment": spread.target_alignment, "effective_rank": spread.effective_rank}
     numbers["emulation_error"] = None if emulation is None else emulation["error"]
     return Diagnosis(
-        identity={**(identity or {}), "mode": mode, "metric": metric},
+        identity={**(identity or {}), "mode": mode, "metric": metric, "formula": formula},
         verdict=decide(evidence),
         numbers=numbers,
         trajectory=steps,
         logits=logits,
+        predictions={name: getattr(evidence, name) for name in scored},
         emulation=emulation,
         spectrum={"eigenvalues": spread.eigenvalues, "alignment": spread.alignment},
         groups=found.groups(),

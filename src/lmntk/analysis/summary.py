@@ -1,4 +1,4 @@
-"""One verdict per task: the three tests on the means over splits, with the error that the splits leave."""
+"""One verdict per task: the three tests on the means over splits, with the error that the splits and the test texts leave."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from typing import Any
 
 import numpy as np
 
+from lmntk.analysis.uncertainty import jackknife, standard_error
 from lmntk.analysis.verdict import FIXED, NEAR, RECOVERS, SOLVES, SURE, Answer, Test, Verdict
 from lmntk.errors import UserError
 from lmntk.solvers.inputs import Array
 
 SAME = ("task", "k", "mode", "metric", "method")
+Parts = Sequence[tuple[float, str]]  # weights of metrics, by whose predictions they are of
 
 
 def task_verdict(diagnoses: Sequence[Mapping[str, Any]]) -> Verdict:
     """Returns the verdict on a task from its splits' diagnoses, each as ``Diagnosis.as_dict`` has it.
 
     Metrics and distances are averaged over the splits, and the thresholds are those of one split. A mean that is nearer to its threshold
-    than its standard error over the splits cannot be told from it, and a gain must be twice its error; that all splits share one test
-    set is not in the error. Splits whose training diverged are left out, and counted in the reason. One split alone keeps its own
-    verdict.
+    than its standard error cannot be told from it, and a gain must be twice its error. The error of a metric is that over the splits,
+    and that of the test texts (the jackknife's of the mean over the splits, which share one test set), squares added; a distance's is
+    that over the splits. Splits whose training diverged are left out, and counted in the reason. One split alone keeps its own verdict.
 
     Raises:
         UserError: no diagnosis, or of different tasks, k, modes, metrics or methods.
@@ -55,15 +57,30 @@ def _error(values: Array) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-def _answer(margins: Array) -> bool | None:
+def _whole_error(margins: Array, told: Sequence[Mapping[str, Any]], parts: Parts) -> float:
+    """Returns the standard error of a mean margin: over the splits, and over the test texts."""
+    return float(np.hypot(_error(margins), _texts_error(told, parts)))
+
+
+def _texts_error(told: Sequence[Mapping[str, Any]], parts: Parts) -> float:
+    """Returns the standard error that the test texts leave a mean over the splits of a weighted sum of metrics."""
+    metric, n = str(told[0]["metric"]), len(told)
+    labels = [found["logits"]["labels"] for found in told]
+    own = [[(weight / n, found["predictions"][name]) for weight, name in parts] for found in told]
+    if all(one == labels[0] for one in labels):  # one test set, whose luck all splits share
+        return jackknife(metric, labels[0], [part for some in own for part in some])
+    return float(np.linalg.norm([standard_error(metric, truth, some) for truth, some in zip(labels, own, strict=True)]))
+
+
+def _answer(margins: Array, error: float) -> bool | None:
     """True or False where the mean margin over the splits is further from 0 than its error."""
-    mean, error = float(margins.mean()), _error(margins)
+    mean = float(margins.mean())
     return None if abs(mean) < NEAR * error else mean >= 0
 
 
-def _words(passed: bool | None, error: Array, threshold: str) -> str:
+def _words(passed: bool | None, error: float, threshold: str) -> str:
     if passed is None:
-        return f", and the splits' error of {100 * _error(error):.1f} points is too much to tell it from the {threshold} asked for"
+        return f", and the error of {100 * error:.1f} points over splits and texts is too much to tell it from the {threshold} asked for"
     return f", {'at least' if passed else 'less than'} {threshold}"
 
 
@@ -72,10 +89,12 @@ def _solves(told: Sequence[Mapping[str, Any]]) -> Test:
     if kernel is None or fine_tuned is None or fine_tuned.mean() == 0:
         return Test("solves", None, SOLVES, None, "the kernel was not solved in every split, or fine-tuning's metric is 0")
     margins = kernel - SOLVES * fine_tuned
-    share, passed = float(kernel.mean() / fine_tuned.mean()), _answer(margins)
-    said = f"the kernel's mean of {100 * kernel.mean():.1f} % over {len(told)} splits is {100 * share:.1f} % of fine-tuning's "
+    error = _whole_error(margins, told, [(1.0, "kernel"), (-SOLVES, "fine_tuned")])
+    share, passed = float(kernel.mean() / fine_tuned.mean()), _answer(margins, error)
+    formulas = " and ".join(dict.fromkeys(str(found["formula"]) for found in told))
+    said = f"the {formulas} kernel's mean of {100 * kernel.mean():.1f} % over {len(told)} splits is {100 * share:.1f} % of fine-tuning's "
     said += f"{100 * fine_tuned.mean():.1f} %"
-    return Test("solves", share, SOLVES, passed, said + _words(passed, margins, f"{100 * SOLVES:.0f} %"))
+    return Test("solves", share, SOLVES, passed, said + _words(passed, error, f"{100 * SOLVES:.0f} %"))
 
 
 def _recovers(told: Sequence[Mapping[str, Any]]) -> Test:
@@ -85,13 +104,15 @@ def _recovers(told: Sequence[Mapping[str, Any]]) -> Test:
         return Test(name, None, RECOVERS, None, "there is no linearized model in every split")
     gain = fine_tuned - zero_shot
     of = f"from {100 * zero_shot.mean():.1f} % to {100 * fine_tuned.mean():.1f} %"
-    if gain.mean() <= 0 or gain.mean() < SURE * _error(gain):
+    error = _whole_error(gain, told, [(1.0, "fine_tuned"), (-1.0, "zero_shot")])
+    if gain.mean() <= 0 or gain.mean() < SURE * error:
         why = f"fine-tuning gained {100 * gain.mean():.1f} points over {len(told)} splits, {of}, within twice the error of "
-        return Test(name, None, RECOVERS, None, f"{why}{100 * _error(gain):.1f} points, so a share of it would mean nothing")
+        return Test(name, None, RECOVERS, None, f"{why}{100 * error:.1f} points, so a share of it would mean nothing")
     margins = linearized - zero_shot - RECOVERS * gain
-    share, passed = float((linearized - zero_shot).mean() / gain.mean()), _answer(margins)
+    error = _whole_error(margins, told, [(1.0, "linearized"), (-RECOVERS, "fine_tuned"), (RECOVERS - 1.0, "zero_shot")])
+    share, passed = float((linearized - zero_shot).mean() / gain.mean()), _answer(margins, error)
     said = f"the linearized model, at {100 * linearized.mean():.1f} %, recovers {100 * share:.1f} % of fine-tuning's mean gain {of}"
-    return Test(name, share, RECOVERS, passed, said + _words(passed, margins, f"{100 * RECOVERS:.0f} %"))
+    return Test(name, share, RECOVERS, passed, said + _words(passed, error, f"{100 * RECOVERS:.0f} %"))
 
 
 def _fixed(told: Sequence[Mapping[str, Any]]) -> Test:
@@ -99,7 +120,7 @@ def _fixed(told: Sequence[Mapping[str, Any]]) -> Test:
     name = "fixed features"
     if distance is None:
         return Test(name, None, FIXED, None, "the kernel after fine-tuning is not known in every split")
-    passed = _answer(FIXED - distance)
+    passed = _answer(FIXED - distance, _error(distance))
     said = f"the kernel's entries moved by {distance.mean():.2f} times their size on average over {len(told)} splits"
     if passed is None:
         return Test(name, float(distance.mean()), FIXED, None, f"{said}, within the splits' error of {_error(distance):.2f} of {FIXED:.1f}")

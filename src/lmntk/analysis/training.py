@@ -69,13 +69,15 @@ class Emulation:
     error: float
 
     def as_dict(self, texts: int) -> dict[str, Any]:
-        """Returns plain data of the first ``texts`` texts; the error stays that of all."""
-        few = np.s_[:, :texts]
+        """Returns plain data of at most so many texts, spread evenly over them, and so over the classes; the error stays that of all."""
+        count = self.real.shape[1]
+        few = np.s_[:, np.unique(np.linspace(0, count - 1, min(texts, count)).round().astype(int))]
         return {
             "steps": list(self.steps),
             "real": self.real[few].tolist(),
             "emulated": self.emulated[few].tolist(),
             "error": self.error,
+            "texts": count,
         }
 
 

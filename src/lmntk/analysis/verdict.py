@@ -62,12 +62,13 @@ class Evidence:
         metric: ``accuracy`` or ``f1``.
         labels: of the m test texts.
         zero_shot: classes that the model predicts before training: zero-shot, or in head mode the linear probe's.
-        kernel: that the sgd kernel's solution predicts; None if there is none.
+        kernel: that the kernel's solution predicts; None if there is none.
         fine_tuned: that the fine-tuned model predicts; None if training diverged.
         linearized: that the linearized model at the fine-tuned weights predicts; None as well.
         distance: the mean elementwise relative distance of the train kernels before and after; None if it is not known.
         diverged: why there is no fine-tuned model; empty if there is one.
         median: the median of the same distances, said where a few entries near zero decide the mean.
+        formula: of the kernel that was solved.
     """
 
     metric: str
@@ -79,6 +80,7 @@ class Evidence:
     distance: float | None
     diverged: str = ""
     median: float | None = None
+    formula: str = "sgd"
 
     def score(self, predictions: Sequence[int] | None) -> float | None:
         """Returns the metric of predicted classes, None for none."""
@@ -114,7 +116,7 @@ def _solves(e: Evidence) -> Test:
     share = kernel / fine_tuned
     error = e.error((1.0, e.kernel), (-SOLVES, e.fine_tuned))
     margin = kernel - SOLVES * fine_tuned
-    said = f"the kernel's {e.metric} of {_percent(kernel)} is {_percent(share)} of fine-tuning's {_percent(fine_tuned)}"
+    said = f"the {e.formula} kernel's {e.metric} of {_percent(kernel)} is {_percent(share)} of fine-tuning's {_percent(fine_tuned)}"
     if abs(margin) < NEAR * error:
         return Test("solves", share, SOLVES, None, f"{said}, and {_too_near(e, error, SOLVES)}")
     passed = margin >= 0

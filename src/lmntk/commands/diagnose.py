@@ -37,8 +37,11 @@ def diagnose(
         raise UserError("diagnose: give --model and texts, or a TOML file: lmntk diagnose experiment.toml")
     absent = {name: parameter.default for name, parameter in inspect.signature(run).parameters.items() if name in APART}
     fields = {"formulas": (), "solvers": None, "diagnose": True} | given(finetune=optimizers, finetuned=finetuned)
-    if finetuned is not None and optimizers is None:
-        fields["finetune"] = ()
+    from lmntk.configuration import read_toml
+
+    said = {} if options["configuration"] is None else read_toml(options["configuration"])
+    if optimizers is None and (finetuned is not None or ("finetuned" in said and "finetune" not in said)):
+        fields["finetune"] = ()  # a checkpoint that is there needs no training
     experiment = experiment_of(options | absent, fields, {"finetune": DEFAULT})
     from lmntk.experiment import run as run_experiment
     from lmntk.experiment import verdicts_of

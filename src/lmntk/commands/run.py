@@ -157,5 +157,6 @@ def experiment_of(options: dict[str, Any], more: dict[str, Any] | None = None, d
         raise UserError("run: give --model and texts, or a TOML file: lmntk run experiment.toml")
     experiment = make_experiment((defaults or {}) | fields) if configuration is None else load_experiment(configuration, fields, defaults)
     if trained and not experiment.finetune:
-        raise UserError(f"run: --{next(iter(trained)).replace('_', '-')} is of fine-tuning; add --finetune sgd")
+        name = next(iter(trained)).replace("_", "-")
+        raise UserError(f"run: --{name} is of fine-tuning, and nothing is trained; add --finetune sgd (of diagnose: --optimizers sgd)")
     return experiment

@@ -32,7 +32,6 @@ class Run:
         cells: the finished cells' results, by name.
         finetunings: the files of ``finetuning/``.
         diagnoses: the files of ``diagnosis/``.
-        verdicts: what the run's own diagnoses come to over the splits, as in verdicts.json.
         notes: what was left out, and why.
     """
 
@@ -44,7 +43,6 @@ class Run:
     cells: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     finetunings: Sequence[Mapping[str, Any]] = ()
     diagnoses: Sequence[Mapping[str, Any]] = ()
-    verdicts: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()
 
     @property
@@ -120,7 +118,6 @@ def _read_run(folder: Path, name: str) -> Run:
         cells,
         parts["finetuning"],
         parts["diagnosis"],
-        _concluded(folder),
         notes,
     )
 
@@ -134,12 +131,6 @@ def _is_of(one: Mapping[str, Any], cell: Mapping[str, Any] | None) -> bool:
     if isinstance(arms, dict):
         pairs.append((one.get("about"), arms.get(one["method"])))
     return all(own == of_cell or own is None or of_cell is None for own, of_cell in pairs)
-
-
-def _concluded(folder: Path) -> list[dict[str, Any]]:
-    found = _read(folder / "verdicts.json")
-    listed = found.get("verdicts") if isinstance(found, dict) else None
-    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
 
 
 def _placing(experiment: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lmntk.analysis.spectrum import group_shares, spectrum
 from lmntk.kernels.kernel import Kernel
 
 MOST = 64  # texts in a picture of a kernel
@@ -21,8 +22,7 @@ def class_summed(values: np.ndarray) -> np.ndarray:
 def facts_of_kernel(kernel: Kernel, labels: Sequence[int] | None) -> dict[str, Any]:
     """Returns what a diagnosis would hold of a training kernel: ``kernels`` (before alone), ``spectrum`` and, of kept groups, ``groups``.
 
-    The spectrum is that of the class-summed kernel [n, n]. Its alignment is the share of the centred one-hot labels' squared norm
-    along each eigenvector, |v^T Y|^2 / |Y|^2; there is none without labels. Cost n^3.
+    The spectrum is ``analysis.spectrum``'s, as a diagnosis has it; there is none without labels of two classes. Cost (n c)^3.
 
     Args:
         kernel: ``sgd``, among training texts.
@@ -40,14 +40,9 @@ def facts_of_kernel(kernel: Kernel, labels: Sequence[int] | None) -> dict[str, A
     found: dict[str, Any] = {
         "kernels": {"before": matrix[np.ix_(order, order)].tolist(), "labels": classes[order].tolist() if known else []}
     }
-    eigenvalues, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    eigenvalues, vectors = eigenvalues[::-1], vectors[:, ::-1]
-    found["spectrum"] = {"eigenvalues": eigenvalues.tolist(), "alignment": []}
     if known and len(set(classes.tolist())) > 1:
-        one_hot = (classes[:, None] == np.unique(classes)).astype(float)
-        one_hot -= one_hot.mean(0)
-        found["spectrum"]["alignment"] = (((vectors.T @ one_hot) ** 2).sum(1) / (one_hot**2).sum()).tolist()
-    trace = matrix.trace()
-    if kernel.groups and trace > 0:
-        found["groups"] = {name: float(class_summed(part).trace() / trace) for name, part in kernel.groups.items()}
+        spread = spectrum(kernel.values, classes.tolist())
+        found["spectrum"] = {"eigenvalues": spread.eigenvalues.tolist(), "alignment": spread.alignment.tolist()}
+    if kernel.groups and matrix.trace() > 0:
+        found["groups"] = group_shares(kernel.groups)
     return found

@@ -75,10 +75,10 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
     titles = runs[0].titles()
     every_row = _named(runs, "rows")
     rows = [row for row in every_row if row["test"] is not None]  # the others diverged, which the tables and their notes say
-    judged = verdicts(_named(runs, "diagnoses"), titles, _named(runs, "verdicts"))
+    plotting_notes: list[str] = []
+    judged = verdicts(_named(runs, "diagnoses"), titles, plotting_notes)
     diagnosed = {(one.run, one.title, one.mode) for one in judged}
     undiagnosed = [one for one in reached(rows, titles) if (one.run, one.title, one.mode) not in diagnosed]
-    plotting_notes: list[str] = []
     with style():
         pairs = list(dict.fromkeys((row.get("run", ""), row["task"]) for row in rows))
         accuracy = [

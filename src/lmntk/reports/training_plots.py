@@ -114,8 +114,7 @@ def emulation_plot(identity: str, emulation: Mapping[str, Any]) -> Plot:
     """Returns a few dev texts' logits [steps, n, c] along training, the real ones solid, the kernel's emulation dashed."""
     steps = np.asarray(emulation["steps"], dtype=float)
     real, emulated = (np.asarray(emulation[name], dtype=float).reshape(len(steps), -1) for name in ("real", "emulated"))
-    every = real.shape[1]
-    kept = np.unique(np.linspace(0, every - 1, min(every, MOST_EMULATED)).round().astype(int))
+    kept = np.unique(np.linspace(0, real.shape[1] - 1, min(real.shape[1], MOST_EMULATED)).round().astype(int))
     figure, (panel,) = new_figure([2.2], left=0.6, key=True)
     for number, column in enumerate(kept):
         panel.plot(steps, real[:, column], color=SERIES[number], linewidth=1.2)
@@ -125,12 +124,12 @@ def emulation_plot(identity: str, emulation: Mapping[str, Any]) -> Plot:
     add_key(figure, handles, 0.6)
     panel.set_xlabel("step")
     panel.set_ylabel("logit")
-    spread = real.max() - real.min()
-    worst = np.abs(emulated - real).max()
-    caption = f"Logits of dev texts, a colour each ({len(kept)} of {every}): "
-    caption += f"the emulation is never further than {figure_text(worst)} from real training" + (
-        f", {100 * worst / spread:.1f} % of the logits' range." if spread > 0 else "."
-    )
+    worst = np.abs(emulated - real)[:, kept].max()
+    caption = f"{len(kept)} logits of dev texts, a colour each: of these the emulation is never further than {figure_text(worst)} from real"
+    caption += " training"
+    if isinstance(error := emulation.get("error"), float):
+        caption += f"; of all {emulation.get('texts', 'the')} dev texts never further than {100 * error:.1f} % of their logits' range"
+    caption += "."
     return Plot("Real and emulated training", to_svg(figure, identity, "Real and emulated training", caption), caption)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmntk.analysis.summary import task_verdict
 from lmntk.reports.tables import BASELINE_NAMES, ordered_methods
 from lmntk.solvers.selection import Summary, aggregate
 
@@ -78,23 +79,23 @@ class Verdict:
         return self.run, self.task
 
 
-def verdicts(
-    diagnoses: Sequence[Mapping[str, Any]], titles: Mapping[str, str], concluded: Sequence[Mapping[str, Any]] = ()
-) -> list[Verdict]:
-    """Returns a verdict for each run, task, k, mode and method.
+def verdicts(diagnoses: Sequence[Mapping[str, Any]], titles: Mapping[str, str], notes: list[str] | None = None) -> list[Verdict]:
+    """Returns a verdict for each run, task, k, mode and method: that of the means over the splits, see ``task_verdict``.
 
-    That of the means over the splits where the run concluded it of these very splits (``concluded``), else what more than half of the
-    splits say, else undecided.
+    Where a diagnosis is not as it should be there is none, and ``notes`` are told.
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for one in diagnoses:
-        groups.setdefault(_group(one), []).append(one)
-    known = {_group(one): one for one in concluded if one.get("verdict") in SYMBOLS}
-    return [_verdict(key, group, titles, known.get(key)) for key, group in groups.items()]
-
-
-def _group(one: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (one.get("run", ""), *(one.get(name) for name in ("task", "k", "mode", "method")))
+        groups.setdefault((one.get("run", ""), *(one.get(name) for name in ("task", "k", "mode", "method"))), []).append(one)
+    found = []
+    for key, group in groups.items():
+        try:
+            found.append(_verdict(key, group, titles))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:  # another version's file
+            if notes is not None:
+                what = f"{group[0]['task']}, k = {group[0]['k']}, {group[0]['mode']}, {group[0]['method']}"
+                notes.append(f"diagnoses of {what}: not as expected ({type(error).__name__}: {error}), so there is no verdict.")
+    return found
 
 
 def at_largest_k(judged: Sequence[Verdict]) -> list[Verdict]:
@@ -120,21 +121,15 @@ def thresholds(judged: Sequence[Verdict]) -> dict[str, str]:
     }
 
 
-def _verdict(
-    key: tuple[Any, ...], group: Sequence[Mapping[str, Any]], titles: Mapping[str, str], concluded: Mapping[str, Any] | None = None
-) -> Verdict:
+def _verdict(key: tuple[Any, ...], group: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> Verdict:
     run, task, k, mode, method = key
     said = [one["verdict"] if one.get("verdict") in SYMBOLS else "undecided" for one in group]
-    most, count = Counter(said).most_common(1)[0]
-    verdict = most if 2 * count > len(group) else "undecided"
-    tests = tuple(_tested(name, group) for name in TESTS)
     if len(group) == 1:
-        agreement, reason = "", str(group[0].get("reason") or "")
-    elif concluded is not None and concluded.get("splits") == len(group):
-        verdict, agreement, reason = str(concluded["verdict"]), f"over {len(group)} splits", str(concluded.get("reason") or "")
+        verdict, agreement, reason = said[0], "", str(group[0].get("reason") or "")
     else:
-        agreement = f"{said.count(verdict)} of {len(group)} splits"
-        reason = _sentence(tests) or next((str(one["reason"]) for one in group if one.get("reason")), "")
+        found = task_verdict(group)
+        verdict, agreement, reason = found.verdict, f"over {len(group)} splits", found.reason
+    tests = tuple(_tested(name, group) for name in TESTS)
     splits = tuple((one["seed"], now, str(one.get("reason") or "")) for one, now in zip(group, said, strict=True))
     return Verdict(run, task, titles.get(task, task), k, mode, method, verdict, agreement, reason, tests, _numbers(group), splits)
 
@@ -174,17 +169,6 @@ def _shown(name: str, value: float) -> str:
 
 def _threshold(name: str, value: float) -> str:
     return f"{100 * value:g} %" if name in PERCENT else f"{value:g}"
-
-
-def _sentence(tests: Sequence[Tested]) -> str:
-    """Says in one sentence what the tests came to on average."""
-    says = {
-        "solves": "the kernel reaches {} of fine-tuning's metric",
-        "linearization": "the linearized model recovers {} of its gain",
-        "fixed features": "the kernel moves by {} of itself",
-    }
-    parts = [f"{says[test.name].format(test.value)} ({test.threshold})" for test in tests if test.value != "–"]
-    return f"On average {_listed(parts)}." if parts else ""
 
 
 def _numbers(group: Sequence[Mapping[str, Any]]) -> dict[str, str]:
