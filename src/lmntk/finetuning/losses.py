@@ -10,7 +10,6 @@ The squared loss is the one whose gradient flow, df/dt = -K (f - y) / n, kernel 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from lmntk.errors import UserError
@@ -38,13 +37,3 @@ def mean_loss(name: str, logits: Tensor, labels: Tensor) -> Tensor:
     if logits.shape[1] == 1:
         return nn.functional.softplus(-targets(labels, logits) * logits).mean()
     return nn.functional.cross_entropy(logits, labels)
-
-
-def output_derivative(name: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """Returns chi [n, c], the derivative of each text's own loss by its logits."""
-    y = targets(labels, logits)
-    if name == "squared":
-        return logits - y
-    if name != "cross-entropy":
-        raise UserError(f"loss: {name!r} is not one of {', '.join(NAMES)}")
-    return -y * torch.sigmoid(-y * logits) if logits.shape[1] == 1 else logits.softmax(1) - y
