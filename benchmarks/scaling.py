@@ -4,6 +4,7 @@
     OMP_NUM_THREADS=2 python benchmarks/scaling.py --curves          # cost against N, M, T, C and P, minutes
     OMP_NUM_THREADS=2 python benchmarks/scaling.py --ways            # beside plain autograd and torch.func, a minute
     python benchmarks/scaling.py --floor --curves --ways --quick     # tiny networks: does it run? The times mean nothing
+    OMP_NUM_THREADS=1 python benchmarks/scaling.py --curves --cpu-time      # where other work runs beside it: processor time, one thread
 
 *floor*: what no exact way goes below at this matrix product's speed, for N and M texts of T tokens, P weights in linear maps and one
 logit: 4 P T (N + M) operations forward and backward, 2 P T (N + M) to make the gradients, 2 P N M for the products, over the rate
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import describe_machine, machine, peak_bytes, print_table, seconds, write_json
+from measuring import Clock, describe_machine, machine, peak_bytes, print_table, seconds, write_json
 from torch import Tensor
 from torch.func import functional_call, jacrev
 from transformers import RobertaConfig, RobertaForMaskedLM
@@ -109,11 +110,12 @@ def texts_of(problem: Problem) -> dict[str, list[EncodedText]]:
     return {"train": [text() for _ in range(problem.train)], "eval": [text() for _ in range(problem.evaluation)]}
 
 
-def timed(problem: Problem, model: PromptModel | None = None) -> tuple[float, Tensor]:
+def timed(problem: Problem, model: PromptModel | None = None, clock: Clock = time.perf_counter) -> tuple[float, Tensor]:
     """Returns the time of ``stream_kernels``, and the `sgd` kernel."""
     model = model or network(problem)
     trainable, settings = ParameterFilter().select(model), Settings(memory=parse_bytes(problem.memory))
-    taken, found = seconds(lambda: stream_kernels(model, texts_of(problem), [("train", "eval")], problem.formulas, trainable, 1, settings))
+    texts, pairs = texts_of(problem), [("train", "eval")]
+    taken, found = seconds(lambda: stream_kernels(model, texts, pairs, problem.formulas, trainable, 1, settings), clock)
     return taken, whole(found.kernels["train", "eval"]["sgd"])
 
 
@@ -124,19 +126,19 @@ def linear_weights(model: PromptModel) -> int:
     return sum(layer.weight.numel() for layer in layers if layer is not decoder)
 
 
-def matmul_rate() -> float:
+def matmul_rate(clock: Clock) -> float:
     """Returns operations a second of a large matrix product, the best of five."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    return max(2 * 2048**3 / seconds(lambda: a @ b)[0] for _ in range(5))
+    return max(2 * 2048**3 / seconds(lambda: a @ b, clock)[0] for _ in range(5))
 
 
-def floors(quick: bool, repeats: int, only: Sequence[str] = ()) -> dict[str, Any]:
+def floors(quick: bool, repeats: int, clock: Clock, only: Sequence[str] = ()) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in only or FLOORS:
         problem = replace(FLOORS[name], **QUICK) if quick else FLOORS[name]
         model = network(problem)
-        rate = statistics.median(matmul_rate() for _ in range(3))
-        times = [timed(problem, model)[0] for _ in range(repeats)]
+        rate = statistics.median(matmul_rate(clock) for _ in range(3))
+        times = [timed(problem, model, clock)[0] for _ in range(repeats)]
         tokens = sum(text.length for part in texts_of(problem).values() for text in part)
         weights = linear_weights(model)
         operations = 6.0 * weights * tokens + 2.0 * weights * problem.train * problem.evaluation
@@ -162,7 +164,7 @@ def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
     return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
 
 
-def curves(quick: bool, repeats: int) -> dict[str, Any]:
+def curves(quick: bool, repeats: int, clock: Clock) -> dict[str, Any]:
     found: dict[str, Any] = {}
     rows = []
     for name, (field, sizes) in CURVES.items():
@@ -172,7 +174,7 @@ def curves(quick: bool, repeats: int) -> dict[str, Any]:
             problem = replace(problem, **{field: size})
             model = network(problem)
             timed(replace(problem, train=4, evaluation=8), model)
-            times.append(statistics.median(timed(problem, model)[0] for _ in range(repeats)))
+            times.append(statistics.median(timed(problem, model, clock)[0] for _ in range(repeats)))
             plan = plan_kernels(
                 model, texts_of(problem), [("train", "eval")], problem.formulas, ParameterFilter().select(model), 1,
                 Settings(memory=parse_bytes(problem.memory)),
@@ -189,7 +191,7 @@ def curves(quick: bool, repeats: int) -> dict[str, Any]:
     return found
 
 
-def ways(quick: bool, repeats: int) -> dict[str, Any]:
+def ways(quick: bool, repeats: int, clock: Clock) -> dict[str, Any]:
     problem = Problem(384, 6, 30522, 16, 48, 24)
     problem = replace(problem, **QUICK, tokens=8) if quick else problem
     model = network(problem)
@@ -227,9 +229,9 @@ def ways(quick: bool, repeats: int) -> dict[str, Any]:
     for name, way in (("plain autograd, text by text", by_autograd), ("torch.func.jacrev, text by text", by_jacrev), ("lmntk", None)):
         times = []
         for _ in range(repeats):
-            started = time.perf_counter()
+            started = clock()
             kernel = timed(problem, model)[1][:, 0, :, 0] if way is None else way().double()
-            times.append(time.perf_counter() - started)
+            times.append(clock() - started)
         expected = kernel if expected is None else expected
         error = float((kernel - expected).abs().max() / expected.abs().max())
         found[name] = {"seconds": statistics.median(times), "all_seconds": times, "difference": error}
@@ -250,6 +252,7 @@ def main() -> int:
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--only", metavar="A;B", help=f"of --floor: {'; '.join(FLOORS)}")
     parser.add_argument("--repeats", type=int, default=3, help="of each; the medians count (3)")
+    parser.add_argument("--cpu-time", action="store_true", help="processor time, not wall time: where other work runs beside it")
     parser.add_argument("--quick", action="store_true", help="tiny networks; the times mean nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     arguments = parser.parse_args()
@@ -259,11 +262,12 @@ def main() -> int:
     if set(only) - set(FLOORS):
         parser.error(f"--only: no {(set(only) - set(FLOORS)).pop()!r}")
     about = machine()
-    print(describe_machine(about), end="\n\n")
-    found: dict[str, Any] = {"benchmark": "scaling", "machine": about}
+    print(f"{describe_machine(about)}; {'processor' if arguments.cpu_time else 'wall'} time", end="\n\n")
+    found: dict[str, Any] = {"benchmark": "scaling", "machine": about, "cpu_time": arguments.cpu_time}
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
     for name, body in (("floor", partial(floors, only=only)), ("curves", curves), ("ways", ways)):
         if getattr(arguments, name):
-            found[name] = body(arguments.quick, arguments.repeats)
+            found[name] = body(arguments.quick, arguments.repeats, clock)
             print()
     write_json(arguments.json, found)
     return 0
