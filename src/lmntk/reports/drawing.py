@@ -125,7 +125,7 @@ def new_figure(
 
 def room_for(labels: Iterable[str]) -> float:
     """Returns the inches that labels take beside an axis."""
-    return 0.14 + 0.063 * max(map(len, labels), default=0)
+    return 0.14 + 0.07 * max(map(len, labels), default=0)
 
 
 def add_key(figure: Figure, handles: Sequence[Artist], left: float = 0.0, columns: int = 4) -> None:

@@ -58,6 +58,7 @@ def render(runs: Sequence[Run]) -> str:
     environment = Environment(
         loader=PackageLoader("lmntk.reports", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["sentence"] = lambda text: text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
     environment.filters["drawn"] = Markup  # an svg of drawing.to_svg, which has escaped what it holds
     return plain(environment.get_template("template.html").render(contents(runs)))
 

@@ -42,7 +42,7 @@ def logit_plot(identity: str, logits: Mapping[str, Any]) -> Plot:
     error = np.sqrt(((linear - real) ** 2).mean())
     agree = float((_classes(real) == _classes(linear)).mean())
     caption = f"On the diagonal the linearization is exact. Over {m} test texts its root mean square error is {figure_text(error)}"
-    caption += f", {100 * error / spread:.0f} % of the real logits' spread" if spread > 0 else ""
+    caption += f", {figure_text(100 * error / spread)} % of the real logits' spread" if spread > 0 else ""
     caption += f"; it gives the same class for {100 * agree:.0f} % of them."
     caption += f" Drawn are {len(kept)} texts, evenly taken." if len(kept) < m else ""
     return Plot("Linearized against real logits", to_svg(figure, identity, "Linearized against real logits", caption), caption)
