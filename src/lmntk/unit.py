@@ -20,7 +20,8 @@ from lmntk.kernels.contraction import FORMULAS, kernel_names
 from lmntk.kernels.estimate import Estimate
 from lmntk.kernels.kernel import Kernel, load_tensors, save_tensors
 from lmntk.kernels.schedule import Trial
-from lmntk.kernels.streaming import finish, plan_kernels, stream_kernels, whole
+from lmntk.kernels.scratch import Owner
+from lmntk.kernels.streaming import finish, finish_all, plan_kernels, stream_kernels, whole
 from lmntk.memory import return_freed
 from lmntk.models.building import head_model, own_head_model, prompt_model
 from lmntk.models.logit_model import LogitModel
@@ -206,16 +207,23 @@ def _kept(unit: Unit, cell: Cell, formulas: Sequence[str], sides: Sequence[str])
 def _begun(context: Context, task: PreparedTask, cells: Sequence[Cell], sides: Sequence[str]) -> Begun:
     """Returns where the pieces of the work on all cells of a unit are written down."""
     keys = {cell.name: context.key(task, cell) for cell in cells}
-    return Begun(context.settings.scratch, content_key(cells=keys, formulas=context.experiment.formulas, sides=sides))
+    key = content_key(cells=keys, formulas=context.experiment.formulas, sides=sides)
+    return Begun(context.settings.scratch, key, _owner(context, list(keys)))
+
+
+def _owner(context: Context, names: Iterable[str]) -> Owner:
+    """Returns whose the work on these cells' kernels is; kernels for a diagnosis do not end with those that a run solves."""
+    return Owner(context.store.folder, tuple(name if context.methods else f"{name} unsolved" for name in names))
 
 
 def forget_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) -> None:
-    """Removes what is left in the scratch folder of a unit whose cells are all finished."""
-    if context.settings.scratch is None or not context.settings.scratch.is_dir():
+    """Removes what is left in the scratch folder of a unit whose cells are all finished: what was begun under other settings too."""
+    if context.settings.scratch is None:
         return
     for sides in (SIDES, SIDES[:2]):
         begun = _begun(context, task, cells, sides)
         _forget(context, begun, begun.read())
+    finish_all(replace(context.settings, owner=_owner(context, [cell.name for cell in cells])))
 
 
 def _unit_of(unit: Unit, piece: Piece) -> Unit:
@@ -326,7 +334,7 @@ def _stream(unit: Unit, piece: Piece, sides: Sequence[str]) -> dict[str, tuple[K
         formulas,
         this.chosen.select(unit.model),
         this.pretrained.pad_id,
-        this.settings,
+        replace(this.settings, owner=_owner(this, piece.cells)),
         lambda captured, contracted: this.progress.advance(capture_cost * captured + pair_cost * contracted),
         piece.work,
         lambda estimate: this.progress.note(f"{unit.task.title} {unit.mode}: {estimate.describe()}"),

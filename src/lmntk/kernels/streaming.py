@@ -27,7 +27,7 @@ from lmntk.kernels.estimate import Estimate, estimate
 from lmntk.kernels.gram import EVERYTHING, Grouping
 from lmntk.kernels.loss import Loss, measured_loss
 from lmntk.kernels.schedule import Schedule, Trial, make_schedule
-from lmntk.kernels.scratch import Scratch
+from lmntk.kernels.scratch import Owner, Scratch, sweep
 from lmntk.kernels.tiles import LOGITS, NOISE, SEPARATOR, Job, Report, TileMaker
 from lmntk.memory import default_memory, shown_bytes
 from lmntk.models.logit_model import LogitModel
@@ -57,6 +57,7 @@ class Settings:
             is measured.
         device_memory: bytes that tensors may take of each card, the weights included; by default most of what is free.
         card: stands in for the device's memory; for tests.
+        owner: whose the scratch files are: what is begun for it and not gone on with is removed by ``finish_all``.
     """
 
     batch_size: int = 32
@@ -70,6 +71,7 @@ class Settings:
     precision: Precision = FULL
     device_memory: int | None = None
     card: DeviceMemory | None = None
+    owner: Owner | None = None
 
     @property
     def copies(self) -> int:
@@ -104,6 +106,7 @@ class Streamed:
 
 
 MACHINE = "machine.json"  # the name of the file with this machine's speed
+SCRATCH = "scratch"  # the name of the folder for scratch files in an output folder
 
 
 def stream_kernels(
@@ -288,6 +291,13 @@ def finish(settings: Settings, key: str) -> None:
         Scratch(settings.scratch, key).remove(settings.keep_factors)
 
 
+def finish_all(settings: Settings) -> None:
+    """Removes all scratch files of the settings' owner, whose kernels are kept elsewhere now: those begun under other settings too."""
+    if settings.owner is not None:
+        own = settings.owner.out.resolve() / SCRATCH  # where they are, if no folder was named
+        sweep([own, *([] if settings.scratch is None else [settings.scratch])], settings.owner)
+
+
 def plan_kernels(
     model: LogitModel,
     texts: Mapping[str, Sequence[EncodedText]],
@@ -377,6 +387,8 @@ def _schedule(
     if scratch is not None:
         if schedule.disk:
             scratch.check_room(schedule.disk)
+        if settings.owner is not None:
+            scratch.claim(settings.owner)
         scratch.keep_schedule(schedule.as_dict())
     return schedule
 
