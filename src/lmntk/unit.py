@@ -12,6 +12,7 @@ import numpy as np
 
 from lmntk.cells import Cell
 from lmntk.context import SIDES, Context
+from lmntk.device_memory import device_budget
 from lmntk.errors import UserError
 from lmntk.evaluation import BASELINES, Outcome, baseline, solve_cell
 from lmntk.finetuning.logits import logits_of
@@ -26,7 +27,7 @@ from lmntk.memory import return_freed
 from lmntk.models.building import head_model, own_head_model, prompt_model
 from lmntk.models.logit_model import LogitModel
 from lmntk.pieces import Begun, Piece
-from lmntk.prediction.directions import count_of, cut_directions, directions_of
+from lmntk.prediction.directions import Cut, count_of, cut_directions, directions_of
 from lmntk.prediction.estimate import PASS, estimate_predictions
 from lmntk.prediction.files import save_predictor
 from lmntk.prediction.predictor import Predictor, fit_sharpness
@@ -97,12 +98,20 @@ class Unit:
         """What captures the training texts once more, for the directions of solutions."""
         this = self.context
         train = [text for cell in self.cells for text in self.texts[cell.name]["train"]]
-        return Capturing(self.model, this.chosen.select(self.model), this.pretrained.pad_id, train, this.settings.batch_size)
+        return Capturing(
+            self.model, this.chosen.select(self.model), this.pretrained.pad_id, train, this.settings.batch_size, card=this.settings.card
+        )
 
     @cached_property
     def trial(self) -> Trial:
         """What a few of the longest training texts take."""
         return self.capturing.try_out()
+
+    def cut(self, directions: int, batch_size: int, signs: bool) -> Cut:
+        """Returns how the directions of a solution are summed in the memory that there is; see ``cut_directions``."""
+        settings, trial = self.context.settings, self.trial
+        card = device_budget(self.capturing.device, self.capturing.card, settings.device_memory)
+        return cut_directions(trial, self.capturing.trainable, directions, batch_size, settings.memory, signs, card)
 
 
 def compute_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any]]]:
@@ -115,7 +124,7 @@ def compute_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) ->
     save = context.experiment.save_models
     if save or "test" not in sides:  # one direction at least has to fit, which is better said before the kernels are computed
         signs = any(formula == "asigngd" for formula, _ in context.methods)  # they take more, of which sgd has no need
-        cut_directions(unit.trial, context.chosen.select(unit.model), 1, 1, context.settings.memory, signs)
+        unit.cut(1, 1, signs)
     found = _kernels(unit, sides)
     for cell in cells:
         kernels, logits = found[cell.name]
@@ -286,7 +295,7 @@ def plan_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) -> Es
             train, tests = (unit.texts[cell.name][side] for side in ("train", "test"))
             found += estimate_predictions(
                 unit.capturing, unit.trial, train, tests if in_one_pass else [], solved, settings.memory, settings.batch_size,
-                settings.drop_noise,
+                settings.drop_noise, settings.device_memory,
             )  # fmt: skip
     return found
 
@@ -392,10 +401,7 @@ def _predictor(unit: Unit, cell: Cell, outcome: Outcome) -> tuple[Predictor, lis
     this, form = unit.context, outcome.linear
     assert form is not None
     assert outcome.dev_decisions is not None
-    trainable = this.chosen.select(unit.model)
-    cut = cut_directions(
-        unit.trial, trainable, count_of(form), this.settings.batch_size, this.settings.memory, outcome.formula == "asigngd"
-    )
+    cut = unit.cut(count_of(form), this.settings.batch_size, outcome.formula == "asigngd")
     unit.capturing.batch_size = cut.batch_size
     if not cut.has_room(this.settings.memory):
         return_freed()
@@ -410,6 +416,8 @@ def _predictor(unit: Unit, cell: Cell, outcome: Outcome) -> tuple[Predictor, lis
         sharpness=fit_sharpness(outcome.dev_decisions, np.asarray(unit.labels[cell.name]["dev"])),
         batch_size=this.settings.batch_size,
         memory=this.settings.memory,
+        device_memory=this.settings.device_memory,
+        card=this.settings.card,
     )
     return predictor, directions
 

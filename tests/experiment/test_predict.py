@@ -216,6 +216,7 @@ def test_mistakes(solved, models, lmntk, tmp_path):
         (["--model-dir", solved, "--input", texts, "--cell", "none"], "has no predictor of cell 'none'; it has films-k4"),
         (["--model-dir", solved, "--input", texts, "--model", other], "has other weights than the model"),
         (["--model-dir", solved, "--input", texts, "--output", texts], "is the input"),
+        (["--model-dir", solved, "--input", texts, "--device", "cpu", "--device-memory", "4GiB"], "cpu has no memory of its own"),
     ]
     for arguments, words in cases:
         target = [] if "--output" in arguments else ["--output", tmp_path / "written.jsonl"]

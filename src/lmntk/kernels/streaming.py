@@ -15,7 +15,7 @@ from typing import TypedDict, TypeVar
 import torch
 from torch import Tensor
 
-from lmntk.device_memory import DeviceMemory, card_budget
+from lmntk.device_memory import DeviceMemory, card_budget, device_budget, saying_full_card
 from lmntk.errors import UserError
 from lmntk.execution.devices import Devices
 from lmntk.execution.local import Executor, Local
@@ -200,11 +200,8 @@ def _saying_full(results: Iterator[Result]) -> Iterator[Result]:
     Raises:
         UserError: the card is full.
     """
-    try:
+    with saying_full_card():
         yield from results
-    except torch.OutOfMemoryError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"device-memory: the card is full ({reason}); name less than it has, with --device-memory") from error
 
 
 class _Account:
@@ -344,10 +341,9 @@ def _cut(
         settings.memory,
     )
     may: _May = {"has_scratch": has_scratch, "keep_factors": settings.keep_factors, "copies": settings.copies}
-    if capturing.card is not None:
-        return make_card_schedule(*work, card_budget(capturing.card, settings.device_memory), kernels=kernels, **may)
-    if settings.device_memory is not None:
-        raise UserError(f"device-memory: {capturing.device.type} has no memory of its own; bound the process with --memory")
+    card = device_budget(capturing.device, capturing.card, settings.device_memory)
+    if card is not None:
+        return make_card_schedule(*work, card, kernels=kernels, **may)
     weights = sum(parameter.nbytes for parameter in capturing.model.parameters())
     return make_schedule(*work, weights=weights, **may)
 

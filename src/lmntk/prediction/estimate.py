@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
+from lmntk.device_memory import device_budget
 from lmntk.kernels.calibration import finish_work
 from lmntk.kernels.capturing import Capturing
+from lmntk.kernels.card_schedule import CARD_MARGIN
 from lmntk.kernels.estimate import GPU_RATE, Estimate, matrices
 from lmntk.kernels.schedule import MARGIN, Trial
 from lmntk.memory import resident
@@ -29,6 +31,7 @@ def estimate_predictions(
     memory: int,
     batch_size: int,
     drop_noise: bool = True,
+    device_memory: int | None = None,
 ) -> Estimate:
     """Returns what the predictors of a cell take: of each solution v from the training texts, and its decisions on the test texts.
 
@@ -41,12 +44,15 @@ def estimate_predictions(
         memory: bytes that the process may hold.
         batch_size: the most texts in one pass.
         drop_noise: signs leave noise out, which takes a round more over the training texts.
+        device_memory: bytes that tensors may take on a card; by default most of what is free.
 
     Cost: a batch of training texts and one of test texts, to be timed.
     """
     trainable = capturing.trainable
-    cuts = {formula: cut_directions(trial, trainable, 1, batch_size, memory, formula == "asigngd") for formula in set(formulas)}
-    seconds, operations, peak = 0.0, 0.0, max(cut.peak for cut in cuts.values())
+    card = device_budget(capturing.device, capturing.card, device_memory)
+    cuts = {f: cut_directions(trial, trainable, 1, batch_size, memory, f == "asigngd", card) for f in set(formulas)}
+    seconds, operations = 0.0, 0.0
+    peak, card_peak = max(cut.peak for cut in cuts.values()), max(cut.card_peak for cut in cuts.values())
     forward = 2.0 * matrices(capturing.model)
     for formula, cut in cuts.items():
         capturing.batch_size = cut.batch_size
@@ -67,12 +73,19 @@ def estimate_predictions(
         operations += formulas.count(formula) * tokens * forward * ((1 + trial.outputs) * rounds + 1)
     if tests:
         # v has the weights' shapes, and a pass takes as long whatever is in it: the weights themselves stand for it
-        predictor = Predictor(capturing.model, [dict(trainable)], capturing.pad_id, batch_size=batch_size, memory=memory)
+        predictor = Predictor(
+            capturing.model, [dict(trainable)], capturing.pad_id, batch_size=batch_size, memory=memory, device_memory=device_memory,
+            card=capturing.card,
+        )  # fmt: skip
         with torch.no_grad():
             predictor.batch_size = predictor.texts_at_once(tests)
         longest = max(text.length for text in tests)
         held = sum(parameter.nbytes for parameter in trainable.values())
-        peak = max(peak, int(resident() + MARGIN + held + (predictor.token_bytes or 0) * longest * predictor.batch_size))
+        taken = held + int((predictor.token_bytes or 0) * longest * predictor.batch_size)
+        if capturing.card is None:
+            peak = max(peak, resident() + MARGIN + taken)
+        else:
+            card_peak = max(card_peak, capturing.card.held() + CARD_MARGIN + taken)
         capturing.batch_size = predictor.batch_size
         batches = capturing.batches(tests)
         few = [tests[index] for index in batches[len(batches) // 2]]
@@ -83,7 +96,7 @@ def estimate_predictions(
         scale = _padded(tests, batches) / _padded(few, [range(len(few))])
         seconds += len(formulas) * scale * timed
         operations += len(formulas) * _padded(tests, batches) * forward * PASS
-    return Estimate(len(tests), 0, operations, 0.0, 0.0, 0, peak, seconds, operations / GPU_RATE)
+    return Estimate(len(tests), 0, operations, 0.0, 0.0, 0, peak, seconds, operations / GPU_RATE, card_peak)
 
 
 def _padded(texts: Sequence[EncodedText], batches: Sequence[Sequence[int]]) -> int:
