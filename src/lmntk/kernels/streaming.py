@@ -26,7 +26,7 @@ from lmntk.kernels.contraction import kernel_names
 from lmntk.kernels.estimate import Estimate, estimate
 from lmntk.kernels.gram import EVERYTHING, Grouping
 from lmntk.kernels.loss import Loss, measured_loss
-from lmntk.kernels.schedule import Schedule, Trial, make_schedule
+from lmntk.kernels.schedule import LOSS_TEXTS, Schedule, Trial, make_schedule
 from lmntk.kernels.scratch import Owner, Scratch, sweep
 from lmntk.kernels.tiles import LOGITS, NOISE, SEPARATOR, Job, Report, TileMaker
 from lmntk.memory import default_memory, shown_bytes
@@ -155,7 +155,8 @@ def stream_kernels(
     loss = None
     if settings.precision != FULL:
         capturing.batch_size = schedule.batch_size  # larger ones may not fit
-        loss = measured_loss(capturing, [text for name in row_names for text in texts[name]], formulas, settings.drop_noise)
+        of_rows = [text for name in row_names for text in texts[name]]
+        loss = measured_loss(capturing, of_rows, formulas, settings.drop_noise, schedule.loss_texts or LOSS_TEXTS)
     account = _Account(texts, row_names, report)
     maker = TileMaker(
         model,
@@ -317,7 +318,7 @@ def plan_kernels(
     trial = capturing.try_out()
     schedule = _cut(trial, capturing, texts, pairs, formulas, settings, settings.scratch is not None)
     rates = rates_of(capturing.device, settings.rates, settings.precision)
-    return estimate(capturing, trial, schedule, texts, pairs, formulas, rates, settings.copies)
+    return estimate(capturing, trial, schedule, texts, pairs, formulas, rates, settings.copies, settings.drop_noise)
 
 
 def _cut(
@@ -340,7 +341,12 @@ def _cut(
         settings.batch_size if capturing.coverage.batched else 1,
         settings.memory,
     )
-    may: _May = {"has_scratch": has_scratch, "keep_factors": settings.keep_factors, "copies": settings.copies}
+    may: _May = {
+        "has_scratch": has_scratch,
+        "keep_factors": settings.keep_factors,
+        "copies": settings.copies,
+        "lower": settings.precision != FULL,
+    }
     card = device_budget(capturing.device, capturing.card, settings.device_memory)
     if card is not None:
         return make_card_schedule(*work, card, kernels=kernels, **may)
@@ -352,6 +358,7 @@ class _May(TypedDict):
     has_scratch: bool
     keep_factors: bool
     copies: int
+    lower: bool
 
 
 def _schedule(
@@ -379,7 +386,7 @@ def _schedule(
     schedule = _cut(trial, capturing, texts, pairs, formulas, settings, scratch is not None)
     if announce is not None:
         rates = rates_of(capturing.device, settings.rates, settings.precision)
-        announce(estimate(capturing, trial, schedule, texts, pairs, formulas, rates, settings.copies))
+        announce(estimate(capturing, trial, schedule, texts, pairs, formulas, rates, settings.copies, settings.drop_noise))
     if scratch is not None:
         if schedule.disk:
             scratch.check_room(schedule.disk)
