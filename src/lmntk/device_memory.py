@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
@@ -72,6 +72,28 @@ def device_budget(device: torch.device, card: DeviceMemory | None, asked: int | 
     if asked is not None:
         raise UserError(f"device-memory: {device.type} has no memory of its own; bound the process with --memory")
     return None
+
+
+def least_budget(first: DeviceMemory, others: Iterable[DeviceMemory], asked: int | None, begun: bool = False) -> int:
+    """Returns the bytes that tensors may take on each of several cards, of which the first holds the weights already: the least of all.
+
+    Args:
+        first: the card that the model is on.
+        others: cards that will get a copy of it; what is held there is not the work's.
+        asked: at most so many bytes.
+        begun: of work that has been cut: it goes on as long as it can, in all that is free, and not in a share of it.
+
+    Raises:
+        UserError: more is asked for than one of them has; not of work that is begun.
+    """
+
+    def budget(card: DeviceMemory) -> int:
+        if not begun:
+            return card_budget(card, asked)
+        there = card.held() + card.free()
+        return there if asked is None else min(asked, there)
+
+    return min([budget(first), *(budget(card) - card.held() for card in others)])
 
 
 def card_budget(card: DeviceMemory, asked: int | None) -> int:

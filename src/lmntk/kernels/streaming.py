@@ -15,7 +15,7 @@ from typing import TypedDict, TypeVar
 import torch
 from torch import Tensor
 
-from lmntk.device_memory import DeviceMemory, card_budget, device_budget, saying_full_card
+from lmntk.device_memory import DeviceMemory, device_budget, least_budget, memory_of, saying_full_card
 from lmntk.errors import UserError
 from lmntk.execution.devices import Devices
 from lmntk.execution.local import Executor, Local
@@ -347,11 +347,19 @@ def _cut(
         "copies": settings.copies,
         "lower": settings.precision != FULL,
     }
-    card = device_budget(capturing.device, capturing.card, settings.device_memory)
-    if card is not None:
+    if capturing.card is not None:
+        card = least_budget(capturing.card, _other_cards(capturing, settings), settings.device_memory)
         return make_card_schedule(*work, card, kernels=kernels, **may)
+    device_budget(capturing.device, None, settings.device_memory)  # there is none to bound
     weights = sum(parameter.nbytes for parameter in capturing.model.parameters())
     return make_schedule(*work, weights=weights, **may)
+
+
+def _other_cards(capturing: Capturing, settings: Settings) -> list[DeviceMemory]:
+    """Returns the memories of the cards that will get a copy of the model."""
+    devices = settings.executor.devices if isinstance(settings.executor, Devices) else ()
+    found = (memory_of(device) for device in devices if device != capturing.device)
+    return [card for card in found if card is not None]
 
 
 class _May(TypedDict):
@@ -404,7 +412,8 @@ def _unfit(found: Schedule, capturing: Capturing, settings: Settings) -> str | N
         return f"{found.copies} at work, and there are {settings.copies}"
     if found.peak > settings.memory:
         return f"{shown_bytes(found.peak)} of memory, and {shown_bytes(settings.memory)} are allowed"
-    card = 0 if capturing.card is None else card_budget(capturing.card, settings.device_memory)
+    others = _other_cards(capturing, settings)
+    card = 0 if capturing.card is None else least_budget(capturing.card, others, settings.device_memory, begun=True)
     if found.card_peak > card:
         return f"{shown_bytes(found.card_peak)} of a card's memory, and {shown_bytes(card)} are allowed"
     return None
