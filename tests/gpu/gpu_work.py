@@ -42,6 +42,7 @@ def work(
     key: str = KEY,
     announce=None,
     note=lambda line: None,
+    report=lambda captured, contracted: None,
     **chosen,
 ) -> Streamed:
     """Returns kernels of a model of the table; ``chosen`` are settings."""
@@ -50,7 +51,7 @@ def work(
     texts = {group: random_texts(row, part, place) for place, (group, part) in enumerate(LENGTHS.items())}
     settings = Settings(**({"batch_size": 4} | chosen))
     trainable = row.parameters.select(model)
-    return stream_kernels(model, texts, PAIRS, formulas, trainable, pad_id(model), settings, key=key, announce=announce, note=note)
+    return stream_kernels(model, texts, PAIRS, formulas, trainable, pad_id(model), settings, report, key, announce, note)
 
 
 def blocks(found: Streamed):

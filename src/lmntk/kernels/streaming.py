@@ -19,6 +19,7 @@ from lmntk.device_memory import DeviceMemory, device_budget, least_budget, memor
 from lmntk.errors import UserError
 from lmntk.execution.devices import Devices
 from lmntk.execution.local import Executor, Local
+from lmntk.kernels.account import Account
 from lmntk.kernels.calibration import rates_of
 from lmntk.kernels.capturing import Capturing
 from lmntk.kernels.card_schedule import make_card_schedule
@@ -157,7 +158,8 @@ def stream_kernels(
         capturing.batch_size = schedule.batch_size  # larger ones may not fit
         of_rows = [text for name in row_names for text in texts[name]]
         loss = measured_loss(capturing, of_rows, formulas, settings.drop_noise, schedule.loss_texts or LOSS_TEXTS)
-    account = _Account(texts, row_names, report)
+    jobs = _jobs(texts, pairs, row_names, schedule.chunk)
+    account = Account(texts, row_names, jobs, report)
     maker = TileMaker(
         model,
         trainable,
@@ -175,19 +177,19 @@ def stream_kernels(
         account.told,
         precision=settings.precision,
     )
-    jobs = _jobs(texts, pairs, row_names, schedule.chunk)
     tiles: dict[str, dict[str, Tensor]] = {}
     for job in jobs:
         earlier = None if scratch is None else scratch.tile(job.name)
         if earlier is not None:
             tiles[job.name] = earlier
-            report(job.stop - job.start, sum(len(texts[row]) for row in job.rows) * (job.stop - job.start))
+            account.settle(job, with_rows=False)
     missing = [job for job in jobs if job.name not in tiles]
     for place, tile in _saying_full(settings.executor.run(maker, missing)):
         if scratch is not None:
             scratch.save_tile(missing[place].name, tile)
         tiles[missing[place].name] = tile
         account.settle(missing[place])
+    account.close()
     kernels, logits, noise = _assembled(jobs, tiles, texts)
     if scratch is not None and settings.keep_factors:
         scratch.keep_index(_index(capturing, texts, pairs, jobs, row_names))
@@ -203,31 +205,6 @@ def _saying_full(results: Iterator[Result]) -> Iterator[Result]:
     """
     with saying_full_card():
         yield from results
-
-
-class _Account:
-    """What the maker of tiles has told of its work; of a job that another process did, which nobody hears, it is told at the end."""
-
-    def __init__(self, texts: Mapping[str, Sequence[EncodedText]], row_names: Sequence[str], report: Report) -> None:
-        self.texts, self.row_names, self.report = texts, row_names, report
-        self._done: set[str] = set()  # row groups
-        self._owed = [0, 0]  # texts captured and pairs contracted in finished jobs, and not told yet
-
-    def told(self, captured: int, contracted: int) -> None:
-        """Takes a report and passes it on."""
-        self._owed = [self._owed[0] - captured, self._owed[1] - contracted]
-        self.report(captured, contracted)
-
-    def settle(self, job: Job) -> None:
-        """Reports what of a finished job is not told: its texts, row texts that no other job has had, and its pairs."""
-        groups = {*job.rows, job.column} & set(self.row_names) - self._done
-        self._done |= groups
-        own = 0 if job.column in self.row_names else job.stop - job.start
-        self._owed[0] += own + sum(len(self.texts[group]) for group in groups)
-        self._owed[1] += (job.stop - job.start) * sum(len(self.texts[row]) for row in job.rows)
-        left = [max(0, amount) for amount in self._owed]
-        if any(left):
-            self.told(left[0], left[1])
 
 
 def _jobs(texts: Mapping[str, Sequence[EncodedText]], pairs: Sequence[Pair], row_names: Sequence[str], chunk: int) -> list[Job]:
