@@ -39,6 +39,7 @@ class Predictor:
 
     Attributes:
         token_bytes: what a token of a pass takes; None before the memory was first looked at.
+        looked_at: tokens of the longest text that this is known of.
 
     Cost: about three forward passes a text and direction.
     """
@@ -65,6 +66,7 @@ class Predictor:
         self.linearized = [LinearizedModel(model, direction) for direction in directions]
         self.pad_id, self.batch_size, self.memory = pad_id, batch_size, memory
         self.token_bytes: float | None = None
+        self.looked_at = 0
         self.intercept, self.f0_scale, self.sharpness = intercept, f0_scale, sharpness
         self._keeps_apart: bool | None = None
 
@@ -99,18 +101,24 @@ class Predictor:
     def texts_at_once(self, texts: Sequence[EncodedText]) -> int:
         """Returns how many of the texts go into one pass: as many as the memory holds of the longest, and one where the model mixes them.
 
-        What a text takes is looked at once, on the two longest of the first texts.
+        What a text takes is looked at on the two longest of the first texts, and again on one that is longer than all before: attention
+        takes more a token, the longer the text.
         """
         size = self.batch_size if self.keeps_apart(texts) else 1
         if (self.memory is None and self.card is None) or not texts:
             return size
         ordered = sorted(texts, key=lambda text: text.length)
-        if self.token_bytes is None:
+        if ordered[-1].length > self.looked_at:
             few = ordered[-min(2, size) :]
-            self._expansions(few[-1:])  # the first pass compares two ways, and takes more
+            if self.token_bytes is None:
+                self._expansions(few[-1:])  # the first pass compares two ways, and takes more
+            else:
+                few = few[-1:]  # of what is not known yet no more than has to be
             peak = peak_of if self.card is None else self.card.peak_of
             grown, _ = peak(lambda: self._expansions(few))
-            self.token_bytes = grown / (len(few) * few[-1].length)
+            self.token_bytes = max(self.token_bytes or 0.0, grown / (len(few) * few[-1].length))
+            self.looked_at = few[-1].length
+        assert self.token_bytes is not None
         trim()  # what earlier passes freed is there for the next
         one = self.token_bytes * ordered[-1].length
         on_card = device_budget(self.device, self.card, self.device_memory)
