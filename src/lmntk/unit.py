@@ -36,6 +36,7 @@ from lmntk.prompts.encoding import EncodedText, PromptEncoder
 from lmntk.prompts.ensemble import EnsembleEncoder
 from lmntk.provenance import content_key, versions
 from lmntk.solvers.linear_form import LinearForm
+from lmntk.tasks.example import Example
 
 ALWAYS_LINEAR = ("ridge", "logistic", "svr")  # solvers whose decisions on sgd (ridge: asigngd too) are linear in a text's gradient
 
@@ -53,6 +54,7 @@ class Unit:
     texts: dict[str, dict[str, list[EncodedText]]] = field(default_factory=dict)
     labels: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     _model: LogitModel | None = None
+    _lengths: dict[tuple[Example, ...], list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         encoder = self.context.encoder(self.task, self.mode)
@@ -75,6 +77,17 @@ class Unit:
     def every_cell(self) -> list[Cell]:
         """All cells that a run from the start computes together, those that are finished too."""
         return [cell for cell in self.task.cells if cell.mode == self.mode] if self.is_shared else self.cells
+
+    def test_lengths(self, cell: Cell) -> Sequence[int]:
+        """Returns the test texts' lengths in tokens, of a cell that is finished too; most cells have the same test texts."""
+        if not self._lengths:
+            for one in self.cells:
+                self._lengths[tuple(self.task.examples(one)["test"])] = [text.length for text in self.texts[one.name]["test"]]
+        examples = tuple(self.task.examples(cell)["test"])
+        if examples not in self._lengths:
+            encoder = self.context.encoder(self.task, self.mode)
+            self._lengths[examples] = [encoder.encode(example).length for example in examples]
+        return self._lengths[examples]
 
     @property
     def model(self) -> LogitModel:
@@ -174,8 +187,8 @@ def _one_pass_is_cheaper(unit: Unit) -> bool:
     cells = unit.every_cell
     if this.experiment.keep_kernels or not all(_is_linear(formula, solver, c) for formula, solver in this.methods):
         return False
-    tests = [text for cell in unit.cells for text in unit.texts[cell.name]["test"]]
-    tokens = sum(text.length for text in tests) / len(tests)
+    lengths = [length for cell in cells for length in unit.test_lengths(cell)]
+    tokens = sum(lengths) / len(lengths)
     rows = sum(len(cell.train) for cell in cells)
     by_kernel = 1 + 2 * c + rows * c * c * len(kernel_names(this.experiment.formulas)) / tokens
     return PASS * len(cells) * len(this.methods) < by_kernel
