@@ -27,7 +27,7 @@ from lmntk.memory import return_freed
 from lmntk.models.building import head_model, own_head_model, prompt_model
 from lmntk.models.logit_model import LogitModel
 from lmntk.pieces import Begun, Piece
-from lmntk.prediction.directions import Cut, count_of, cut_directions, directions_of
+from lmntk.prediction.directions import Cut, count_of, cut_directions, directions_of, is_linear, most_directions
 from lmntk.prediction.estimate import PASS, estimate_predictions
 from lmntk.prediction.files import save_predictor
 from lmntk.prediction.predictor import Predictor, fit_sharpness
@@ -37,8 +37,6 @@ from lmntk.prompts.ensemble import EnsembleEncoder
 from lmntk.provenance import content_key, versions
 from lmntk.solvers.linear_form import LinearForm
 from lmntk.tasks.example import Example
-
-ALWAYS_LINEAR = ("ridge", "logistic", "svr")  # solvers whose decisions on sgd (ridge: asigngd too) are linear in a text's gradient
 
 Kernels = dict[tuple[str, str], Kernel]  # by side and formula
 Logits = dict[str, np.ndarray]  # by side
@@ -185,7 +183,7 @@ def _one_pass_is_cheaper(unit: Unit) -> bool:
     this, c = unit.context, unit.model.outputs
     # of all cells, finished ones too: a run that goes on decides as it began
     cells = unit.every_cell
-    if this.experiment.keep_kernels or not all(_is_linear(formula, solver, c) for formula, solver in this.methods):
+    if this.experiment.keep_kernels or not all(is_linear(*method, c) for method in this.methods):
         return False
     lengths = [length for cell in cells for length in unit.test_lengths(cell)]
     tokens = sum(lengths) / len(lengths)
@@ -302,7 +300,8 @@ def plan_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) -> Es
     texts, pairs, _ = _work(unit, cells, SIDES[:2] if in_one_pass else SIDES)
     trainable = context.chosen.select(unit.model)
     found = plan_kernels(unit.model, texts, pairs, formulas, trainable, context.pretrained.pad_id, settings)
-    solved = [formula for formula, solver in context.methods if _is_linear(formula, solver, unit.model.outputs)]
+    solved = [(method[0], most_directions(*method, unit.model.outputs)) for method in context.methods]
+    solved = [(formula, count) for formula, count in solved if count]
     if solved and (in_one_pass or context.experiment.save_models):
         for cell in cells:
             train, tests = (unit.texts[cell.name][side] for side in ("train", "test"))
@@ -311,11 +310,6 @@ def plan_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) -> Es
                 settings.drop_noise, settings.device_memory,
             )  # fmt: skip
     return found
-
-
-def _is_linear(formula: str, solver: str, outputs: int) -> bool:
-    """True where a solver's decisions are linear in a text's gradient, whichever setting is chosen."""
-    return formula != "signgd" and (solver in ALWAYS_LINEAR or (solver == "svc" and outputs == 1))
 
 
 def _work(

@@ -24,6 +24,7 @@ from lmntk.tangents.direction import add_weighted_sum
 from lmntk.tangents.factors import Tangents
 from lmntk.tangents.noise import NoiseSearch, silence
 
+ALWAYS_LINEAR = ("ridge", "logistic", "svr")  # solvers whose decisions on sgd (ridge: asigngd too) are linear in a text's gradient
 DOUBLE = 8
 SUMS = 3 * DOUBLE  # bytes a coordinate of the largest parameter: its sum so far, one example's part, and both together
 SIGNED = 20  # and a logit, of the gradient whose sign is taken: in float32, in float64, and as the product takes it
@@ -92,6 +93,16 @@ def cut_directions(
     raise UserError(
         f"{option}: {shown_bytes(allowed)} is too little for a solution's direction in float64; the least is {whole_mebibytes(least)}"
     )
+
+
+def is_linear(formula: str, solver: str, outputs: int) -> bool:
+    """True where a solver's decisions are linear in a text's gradient, whichever setting is chosen."""
+    return formula != "signgd" and (solver in ALWAYS_LINEAR or (solver == "svc" and outputs == 1))
+
+
+def most_directions(formula: str, solver: str, outputs: int) -> int:
+    """Returns how many directions may stand for a solution, by which setting is chosen: of ``asym`` one a logit, of others one or none."""
+    return outputs if solver == "asym" else int(is_linear(formula, solver, outputs))
 
 
 def count_of(form: LinearForm) -> int:
