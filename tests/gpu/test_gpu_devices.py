@@ -215,3 +215,17 @@ def test_workers_are_closed_after_an_error():
         break
     assert [device for device, _ in closing.closed] == ["first", "second"]
     assert {done for _, done in closing.closed} == {len(closing.done)}
+
+
+def test_a_card_that_is_named_twice_in_two_ways(monkeypatch):
+    """As PyTorch answers where there are two cards, of which the first is current."""
+
+    class Answer:
+        def __init__(self, size, device):
+            self.device = torch.device("cuda", device.index or 0)
+
+    monkeypatch.setattr(torch, "empty", Answer)
+    for name in ("cuda,cuda:0", "cuda:0,cuda", "cuda:1, cuda:1"):
+        with pytest.raises(UserError, match=f"^device: '{name}' names one twice; name each once$"):
+            chosen_devices(name)
+    assert chosen_devices("cuda,cuda:1") == (torch.device("cuda:0"), torch.device("cuda:1"))

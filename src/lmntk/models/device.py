@@ -45,8 +45,7 @@ def chosen_devices(device: str = AUTO) -> tuple[torch.device, ...]:
         named = [torch.device(part.strip()) for part in device.split(",")]
         if named == [torch.device("cuda")]:
             named = [torch.device("cuda", index) for index in range(max(1, torch.cuda.device_count()))]
-        for one in named:
-            torch.empty(0, device=one)
+        named = [torch.empty(0, device=one).device for one in named]  # "cuda" among others is one of them, which has a number
     if len({one.type for one in named}) > 1:
         raise UserError(f"device: {device!r} is of several kinds, whose results differ in the last bits; name cards, or cpu")
     if named[0].type != "cpu" and len(set(named)) < len(named):
