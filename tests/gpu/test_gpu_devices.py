@@ -229,3 +229,40 @@ def test_a_card_that_is_named_twice_in_two_ways(monkeypatch):
         with pytest.raises(UserError, match=f"^device: '{name}' names one twice; name each once$"):
             chosen_devices(name)
     assert chosen_devices("cuda,cuda:1") == (torch.device("cuda:0"), torch.device("cuda:1"))
+
+
+class Keeping(torch.nn.Module):
+    """A module that puts tensors by: plain ones, in lists and in objects, what came of a pass, and one that is shared."""
+
+    class Cache:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(3, 3)
+        self.scale = torch.full((3,), 2.0)
+        self.register_buffer("shift", torch.ones(3))
+        self.nested = {"masks": [torch.zeros(3), (self.scale, self.shift)], "cache": self.Cache(torch.ones(3))}
+        self.weights = [self.inner.weight]
+
+    def forward(self, x):
+        self.last = self.inner(x) * self.scale + self.nested["cache"].tensor
+        return self.last
+
+
+def test_what_a_module_has_put_by_goes_along():
+    model, x = Keeping(), torch.randn(2, 3)
+    model(x)
+    for device in (torch.device("meta"), CPU):
+        copied, _ = copy_to(device, model, {})
+        tensors = [copied.scale, copied.shift, copied.last, *copied.nested["masks"][:1], copied.nested["cache"].tensor, copied.inner.weight]
+        assert {tensor.device for tensor in tensors} == {device}
+        assert copied.nested["masks"][1][0] is copied.scale
+        assert copied.nested["masks"][1][1] is copied.shift
+        assert copied.weights[0] is copied.inner.weight
+        assert copied(x.to(device)).device == device
+    assert torch.equal(copied(x), model(x))
+    assert copied.scale.data_ptr() != model.scale.data_ptr()
+    model.elsewhere = torch.zeros(3, device="meta")
+    assert copy_to(CPU, model, {})[0].elsewhere.device.type == "meta"
