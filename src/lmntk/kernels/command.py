@@ -175,8 +175,9 @@ def compute_to_folder(
         [] if logits_path.exists() else list(formulas)
     )
     if not formulas:
-        with alone_in(out):
-            finish_all(settings)
+        if any(root.is_dir() for root in (out / SCRATCH, settings.scratch) if root is not None):  # of a run that was cut short at its end
+            with alone_in(out):
+                finish_all(settings)
         return {"files": files, "coverage": "all there from an earlier run"}
     if pretrained.stored_dtype != dtype:
         progress.note(f"weights stored in {pretrained.stored_dtype}, computed with in {dtype}")
