@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import torch
@@ -60,6 +61,41 @@ def memory_of(device: torch.device) -> DeviceMemory | None:
     return CardMemory(device) if device.type == "cuda" else None
 
 
+def device_budget(device: torch.device, card: DeviceMemory | None, asked: int | None) -> int | None:
+    """Returns the bytes that tensors may take on a device; None where it has no memory of its own.
+
+    Raises:
+        UserError: more is asked for than there is, or of a device that has none.
+    """
+    if card is not None:
+        return card_budget(card, asked)
+    if asked is not None:
+        raise UserError(f"device-memory: {device.type} has no memory of its own; bound the process with --memory")
+    return None
+
+
+def least_budget(first: DeviceMemory, others: Iterable[DeviceMemory], asked: int | None, begun: bool = False) -> int:
+    """Returns the bytes that tensors may take on each of several cards, of which the first holds the weights already: the least of all.
+
+    Args:
+        first: the card that the model is on.
+        others: cards that will get a copy of it; what is held there is not the work's.
+        asked: at most so many bytes.
+        begun: of work that has been cut: it goes on as long as it can, in all that is free, and not in a share of it.
+
+    Raises:
+        UserError: more is asked for than one of them has; not of work that is begun.
+    """
+
+    def budget(card: DeviceMemory) -> int:
+        if not begun:
+            return card_budget(card, asked)
+        there = card.held() + card.free()
+        return there if asked is None else min(asked, there)
+
+    return min([budget(first), *(budget(card) - card.held() for card in others)])
+
+
 def card_budget(card: DeviceMemory, asked: int | None) -> int:
     """Returns the bytes that tensors may take on a card, the weights that are there included.
 
@@ -72,3 +108,17 @@ def card_budget(card: DeviceMemory, asked: int | None) -> int:
     if asked > held + free:
         raise UserError(f"device-memory: {shown_bytes(asked)}, and the card has {shown_bytes(held + free)} for this; give less")
     return asked
+
+
+@contextmanager
+def saying_full_card() -> Iterator[None]:
+    """While the body runs, a card without room becomes one line that says what to do; also decorates a function.
+
+    Raises:
+        UserError: the card is full.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"device-memory: the card is full ({reason}); name less than it has, with --device-memory") from error

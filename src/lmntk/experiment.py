@@ -18,7 +18,7 @@ from lmntk.evaluation import methods_of
 from lmntk.execution.local import chosen_executor
 from lmntk.kernels.estimate import Estimate
 from lmntk.kernels.groups import group_of_layer
-from lmntk.kernels.streaming import MACHINE, Settings
+from lmntk.kernels.streaming import MACHINE, SCRATCH, Settings
 from lmntk.memory import default_memory, parse_bytes
 from lmntk.models.building import any_model, own_head_model, untie
 from lmntk.models.device import chosen_devices, place
@@ -153,7 +153,7 @@ def _prepared(experiment: Experiment, progress: Progress) -> tuple[Context, list
         memory,
         not experiment.keep_noise,
         group_of_layer if experiment.groups else None,
-        (experiment.scratch or experiment.out / "scratch").resolve(),
+        (experiment.scratch or experiment.out / SCRATCH).resolve(),
         experiment.keep_factors,
         chosen_executor(experiment.engine, experiment.address, experiment.workers, devices),
         experiment.out / MACHINE,

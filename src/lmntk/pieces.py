@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lmntk.kernels.scratch import Scratch, saying_full
+from lmntk.kernels.scratch import Owner, Scratch, saying_full
 from lmntk.writing import write_text
 
 PIECES = "pieces.json"
@@ -32,9 +32,11 @@ class Begun:
     Args:
         root: the scratch folder; without one nothing is written down.
         key: a hash of what is asked for: cells and formulas, but not how the work is cut.
+        owner: whose the work is.
     """
 
-    def __init__(self, root: Path | None, key: str) -> None:
+    def __init__(self, root: Path | None, key: str, owner: Owner) -> None:
+        self.owner = owner
         self.scratch = None if root is None else Scratch(root, key)
 
     def read(self) -> list[Piece]:
@@ -54,6 +56,7 @@ class Begun:
             UserError: the disk is full.
         """
         if self.scratch is not None:
+            self.scratch.claim(self.owner)
             with saying_full(self.scratch.folder):
                 write_text(self.scratch.folder / PIECES, json.dumps([asdict(piece) for piece in pieces], indent=1) + "\n")
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from lmntk.cells import Cell
 from lmntk.context import SIDES, Context
+from lmntk.device_memory import device_budget
 from lmntk.errors import UserError
 from lmntk.evaluation import BASELINES, Outcome, baseline, solve_cell
 from lmntk.finetuning.logits import logits_of
@@ -20,12 +21,13 @@ from lmntk.kernels.contraction import FORMULAS, kernel_names
 from lmntk.kernels.estimate import Estimate
 from lmntk.kernels.kernel import Kernel, load_tensors, save_tensors
 from lmntk.kernels.schedule import Trial
-from lmntk.kernels.streaming import finish, plan_kernels, stream_kernels, whole
+from lmntk.kernels.scratch import Owner
+from lmntk.kernels.streaming import finish, finish_all, plan_kernels, stream_kernels, whole
 from lmntk.memory import return_freed
 from lmntk.models.building import head_model, own_head_model, prompt_model
 from lmntk.models.logit_model import LogitModel
 from lmntk.pieces import Begun, Piece
-from lmntk.prediction.directions import count_of, cut_directions, directions_of
+from lmntk.prediction.directions import Cut, count_of, cut_directions, directions_of, is_linear, most_directions
 from lmntk.prediction.estimate import PASS, estimate_predictions
 from lmntk.prediction.files import save_predictor
 from lmntk.prediction.predictor import Predictor, fit_sharpness
@@ -34,8 +36,7 @@ from lmntk.prompts.encoding import EncodedText, PromptEncoder
 from lmntk.prompts.ensemble import EnsembleEncoder
 from lmntk.provenance import content_key, versions
 from lmntk.solvers.linear_form import LinearForm
-
-ALWAYS_LINEAR = ("ridge", "logistic", "svr")  # solvers whose decisions on sgd (ridge: asigngd too) are linear in a text's gradient
+from lmntk.tasks.example import Example
 
 Kernels = dict[tuple[str, str], Kernel]  # by side and formula
 Logits = dict[str, np.ndarray]  # by side
@@ -51,6 +52,7 @@ class Unit:
     texts: dict[str, dict[str, list[EncodedText]]] = field(default_factory=dict)
     labels: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     _model: LogitModel | None = None
+    _lengths: dict[tuple[Example, ...], list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         encoder = self.context.encoder(self.task, self.mode)
@@ -74,6 +76,17 @@ class Unit:
         """All cells that a run from the start computes together, those that are finished too."""
         return [cell for cell in self.task.cells if cell.mode == self.mode] if self.is_shared else self.cells
 
+    def test_lengths(self, cell: Cell) -> Sequence[int]:
+        """Returns the test texts' lengths in tokens, of a cell that is finished too; most cells have the same test texts."""
+        if not self._lengths:
+            for one in self.cells:
+                self._lengths[tuple(self.task.examples(one)["test"])] = [text.length for text in self.texts[one.name]["test"]]
+        examples = tuple(self.task.examples(cell)["test"])
+        if examples not in self._lengths:
+            encoder = self.context.encoder(self.task, self.mode)
+            self._lengths[examples] = [encoder.encode(example).length for example in examples]
+        return self._lengths[examples]
+
     @property
     def model(self) -> LogitModel:
         """The model whose tangents are taken: the prompt's, the checkpoint's own head, or one probed on the cell's train texts."""
@@ -96,12 +109,20 @@ class Unit:
         """What captures the training texts once more, for the directions of solutions."""
         this = self.context
         train = [text for cell in self.cells for text in self.texts[cell.name]["train"]]
-        return Capturing(self.model, this.chosen.select(self.model), this.pretrained.pad_id, train, this.settings.batch_size)
+        return Capturing(
+            self.model, this.chosen.select(self.model), this.pretrained.pad_id, train, this.settings.batch_size, card=this.settings.card
+        )
 
     @cached_property
     def trial(self) -> Trial:
         """What a few of the longest training texts take."""
         return self.capturing.try_out()
+
+    def cut(self, directions: int, batch_size: int, signs: bool) -> Cut:
+        """Returns how the directions of a solution are summed in the memory that there is; see ``cut_directions``."""
+        settings, trial = self.context.settings, self.trial
+        card = device_budget(self.capturing.device, self.capturing.card, settings.device_memory)
+        return cut_directions(trial, self.capturing.trainable, directions, batch_size, settings.memory, signs, card)
 
 
 def compute_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any]]]:
@@ -114,7 +135,7 @@ def compute_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) ->
     save = context.experiment.save_models
     if save or "test" not in sides:  # one direction at least has to fit, which is better said before the kernels are computed
         signs = any(formula == "asigngd" for formula, _ in context.methods)  # they take more, of which sgd has no need
-        cut_directions(unit.trial, context.chosen.select(unit.model), 1, 1, context.settings.memory, signs)
+        unit.cut(1, 1, signs)
     found = _kernels(unit, sides)
     for cell in cells:
         kernels, logits = found[cell.name]
@@ -162,10 +183,10 @@ def _one_pass_is_cheaper(unit: Unit) -> bool:
     this, c = unit.context, unit.model.outputs
     # of all cells, finished ones too: a run that goes on decides as it began
     cells = unit.every_cell
-    if this.experiment.keep_kernels or not all(_is_linear(formula, solver, c) for formula, solver in this.methods):
+    if this.experiment.keep_kernels or not all(is_linear(*method, c) for method in this.methods):
         return False
-    tests = [text for cell in unit.cells for text in unit.texts[cell.name]["test"]]
-    tokens = sum(text.length for text in tests) / len(tests)
+    lengths = [length for cell in cells for length in unit.test_lengths(cell)]
+    tokens = sum(lengths) / len(lengths)
     rows = sum(len(cell.train) for cell in cells)
     by_kernel = 1 + 2 * c + rows * c * c * len(kernel_names(this.experiment.formulas)) / tokens
     return PASS * len(cells) * len(this.methods) < by_kernel
@@ -206,16 +227,23 @@ def _kept(unit: Unit, cell: Cell, formulas: Sequence[str], sides: Sequence[str])
 def _begun(context: Context, task: PreparedTask, cells: Sequence[Cell], sides: Sequence[str]) -> Begun:
     """Returns where the pieces of the work on all cells of a unit are written down."""
     keys = {cell.name: context.key(task, cell) for cell in cells}
-    return Begun(context.settings.scratch, content_key(cells=keys, formulas=context.experiment.formulas, sides=sides))
+    key = content_key(cells=keys, formulas=context.experiment.formulas, sides=sides)
+    return Begun(context.settings.scratch, key, _owner(context, list(keys)))
+
+
+def _owner(context: Context, names: Iterable[str]) -> Owner:
+    """Returns whose the work on these cells' kernels is; kernels for a diagnosis do not end with those that a run solves."""
+    return Owner(context.store.folder, tuple(name if context.methods else f"{name} unsolved" for name in names))
 
 
 def forget_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) -> None:
-    """Removes what is left in the scratch folder of a unit whose cells are all finished."""
-    if context.settings.scratch is None or not context.settings.scratch.is_dir():
+    """Removes what is left in the scratch folder of a unit whose cells are all finished: what was begun under other settings too."""
+    if context.settings.scratch is None:
         return
     for sides in (SIDES, SIDES[:2]):
         begun = _begun(context, task, cells, sides)
         _forget(context, begun, begun.read())
+    finish_all(replace(context.settings, owner=_owner(context, [cell.name for cell in cells])))
 
 
 def _unit_of(unit: Unit, piece: Piece) -> Unit:
@@ -272,20 +300,16 @@ def plan_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) -> Es
     texts, pairs, _ = _work(unit, cells, SIDES[:2] if in_one_pass else SIDES)
     trainable = context.chosen.select(unit.model)
     found = plan_kernels(unit.model, texts, pairs, formulas, trainable, context.pretrained.pad_id, settings)
-    solved = [formula for formula, solver in context.methods if _is_linear(formula, solver, unit.model.outputs)]
+    solved = [(method[0], most_directions(*method, unit.model.outputs)) for method in context.methods]
+    solved = [(formula, count) for formula, count in solved if count]
     if solved and (in_one_pass or context.experiment.save_models):
         for cell in cells:
             train, tests = (unit.texts[cell.name][side] for side in ("train", "test"))
             found += estimate_predictions(
                 unit.capturing, unit.trial, train, tests if in_one_pass else [], solved, settings.memory, settings.batch_size,
-                settings.drop_noise,
+                settings.drop_noise, settings.device_memory,
             )  # fmt: skip
     return found
-
-
-def _is_linear(formula: str, solver: str, outputs: int) -> bool:
-    """True where a solver's decisions are linear in a text's gradient, whichever setting is chosen."""
-    return formula != "signgd" and (solver in ALWAYS_LINEAR or (solver == "svc" and outputs == 1))
 
 
 def _work(
@@ -326,7 +350,7 @@ def _stream(unit: Unit, piece: Piece, sides: Sequence[str]) -> dict[str, tuple[K
         formulas,
         this.chosen.select(unit.model),
         this.pretrained.pad_id,
-        this.settings,
+        replace(this.settings, owner=_owner(this, piece.cells)),
         lambda captured, contracted: this.progress.advance(capture_cost * captured + pair_cost * contracted),
         piece.work,
         lambda estimate: this.progress.note(f"{unit.task.title} {unit.mode}: {estimate.describe()}"),
@@ -384,10 +408,7 @@ def _predictor(unit: Unit, cell: Cell, outcome: Outcome) -> tuple[Predictor, lis
     this, form = unit.context, outcome.linear
     assert form is not None
     assert outcome.dev_decisions is not None
-    trainable = this.chosen.select(unit.model)
-    cut = cut_directions(
-        unit.trial, trainable, count_of(form), this.settings.batch_size, this.settings.memory, outcome.formula == "asigngd"
-    )
+    cut = unit.cut(count_of(form), this.settings.batch_size, outcome.formula == "asigngd")
     unit.capturing.batch_size = cut.batch_size
     if not cut.has_room(this.settings.memory):
         return_freed()
@@ -402,6 +423,8 @@ def _predictor(unit: Unit, cell: Cell, outcome: Outcome) -> tuple[Predictor, lis
         sharpness=fit_sharpness(outcome.dev_decisions, np.asarray(unit.labels[cell.name]["dev"])),
         batch_size=this.settings.batch_size,
         memory=this.settings.memory,
+        device_memory=this.settings.device_memory,
+        card=this.settings.card,
     )
     return predictor, directions
 

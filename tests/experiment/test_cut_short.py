@@ -169,3 +169,43 @@ def test_another_batch_size_leaves_nothing_of_the_old(values, tmp_path, monkeypa
     run(make_experiment(values | {"out": tmp_path / "out", "batch_size": 2}), notes)
     assert [line for line in notes.lines if "another batch size left unfinished is dropped" in line]
     assert not (tmp_path / "out" / "scratch").exists()
+
+
+FEWER = {"formulas": ["asigngd"]}
+OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "formulas": ({}, FEWER),
+    "more formulas": (FEWER, {}),
+    "what is kept": ({"keep_kernels": False}, FEWER | {"keep_kernels": False}),
+    "precision": ({}, {"precision": "bfloat16"}),
+    "another scratch": ({}, {"scratch": True} | FEWER),
+}
+
+
+@pytest.mark.parametrize("change", list(OTHERS))
+def test_other_settings_leave_nothing_of_what_was_begun(values, tmp_path, monkeypatch, change):
+    first, then = OTHERS[change]
+    out, shared = {"out": tmp_path / "out"}, tmp_path / "shared"
+    kind = "results" if "keep_kernels" in first else "kernels"
+    begun = make_experiment(values | out | first)
+    assert killed_at(monkeypatch, EVERYTHING[kind], 1, lambda: run(begun))
+    assert list((tmp_path / "out" / "scratch").rglob("tiles/*"))
+    run(make_experiment(values | out | then | ({"scratch": shared} if "scratch" in then else {})))
+    assert not (tmp_path / "out" / "scratch").exists()
+    assert not shared.exists()
+
+
+def test_what_others_have_begun_in_a_scratch_folder_stays(values, tmp_path, monkeypatch):
+    """Another output folder's, cells that are not finished now, and factors that were kept."""
+    shared = {"scratch": tmp_path / "scratch"}
+    run(make_experiment(values | shared | FEWER | {"out": tmp_path / "out", "keep_factors": True, "seeds": [87]}))
+    kept = {path for path in shared["scratch"].rglob("*") if path.is_file()}
+    assert {path.name for path in kept} >= {"factors.json", "schedule.json"}
+    for out, more in (("other", {}), ("out", {"seeds": [13, 42]})):
+        begun = make_experiment(values | shared | {"out": tmp_path / out} | more)
+        assert killed_at(monkeypatch, EVERYTHING["kernels"], 1, lambda begun=begun: run(begun))
+    left = {path for path in shared["scratch"].rglob("*") if path.is_file()}
+    run(make_experiment(values | shared | {"out": tmp_path / "out", "formulas": ["sgd"]}))
+    assert {path for path in shared["scratch"].rglob("*") if path.is_file()} == left > kept
+    for out, more in (("other", {}), ("out", {"seeds": [13, 42]})):
+        run(make_experiment(values | shared | {"out": tmp_path / out} | more))
+    assert {path for path in shared["scratch"].rglob("*") if path.is_file()} == kept

@@ -7,6 +7,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from tiny import write_adapter, write_bart, write_classifier, write_gpt2, write_
 
 from lmntk import cli, unit
 from lmntk.configuration import make_experiment
-from lmntk.experiment import run
+from lmntk.context import Silent
+from lmntk.experiment import _prepared, run
 from lmntk.prediction.files import load_predictor
 from lmntk.prediction.predictor import Predictor, fit_sharpness
 from lmntk.prompts.encoding import EncodedText
@@ -216,6 +218,7 @@ def test_mistakes(solved, models, lmntk, tmp_path):
         (["--model-dir", solved, "--input", texts, "--cell", "none"], "has no predictor of cell 'none'; it has films-k4"),
         (["--model-dir", solved, "--input", texts, "--model", other], "has other weights than the model"),
         (["--model-dir", solved, "--input", texts, "--output", texts], "is the input"),
+        (["--model-dir", solved, "--input", texts, "--device", "cpu", "--device-memory", "4GiB"], "cpu has no memory of its own"),
     ]
     for arguments, words in cases:
         target = [] if "--output" in arguments else ["--output", tmp_path / "written.jsonl"]
@@ -299,3 +302,23 @@ def test_a_run_cut_short_between_its_cells_kernels_goes_on_with_its_tiles(models
         one, other = load_file(path), load_file(tmp_path / "cut" / path.relative_to(tmp_path / "whole"))
         assert all(torch.equal(one[name], other[name]) for name in one)
     assert not (tmp_path / "cut" / "scratch").exists()
+
+
+def test_whether_one_pass_is_cheaper_does_not_depend_on_what_is_finished(models, values, monkeypatch):
+    """Cells whose test texts are of other lengths: a run that goes on with some of them goes on in the same way."""
+    experiment = make_experiment(
+        values | {"model": str(models / "bert"), "formulas": ["sgd"], "solvers": ["ridge"], "seeds": [13, 21], "keep_kernels": False}
+    )
+    this, (task,) = _prepared(experiment, Silent())
+    by_length = sorted(range(20), key=lambda row: len(task.data[4, 13].test[row].text_a))
+    first, second = (replace(cell, test=tuple(part)) for cell, part in zip(task.cells, (by_length[:8], by_length[8:]), strict=True))
+    task = replace(task, cells=[first, second])
+    lengths = unit.Unit(this, task, [first]).test_lengths
+    assert max(map(np.mean, (lengths(first), lengths(second)))) > 1.1 * min(map(np.mean, (lengths(first), lengths(second))))
+    seen = set()
+    for price in np.linspace(0.5, 4, 200):
+        monkeypatch.setattr(unit, "PASS", price)
+        found = {unit._one_pass_is_cheaper(unit.Unit(this, task, cells)) for cells in ([first, second], [first], [second])}
+        assert len(found) == 1
+        seen |= found
+    assert seen == {True, False}

@@ -41,6 +41,8 @@ def work(
     formulas=FORMULAS,
     key: str = KEY,
     announce=None,
+    note=lambda line: None,
+    report=lambda captured, contracted: None,
     **chosen,
 ) -> Streamed:
     """Returns kernels of a model of the table; ``chosen`` are settings."""
@@ -48,7 +50,8 @@ def work(
     model = row.model(2).to(device=device, dtype=dtype)
     texts = {group: random_texts(row, part, place) for place, (group, part) in enumerate(LENGTHS.items())}
     settings = Settings(**({"batch_size": 4} | chosen))
-    return stream_kernels(model, texts, PAIRS, formulas, row.parameters.select(model), pad_id(model), settings, key=key, announce=announce)
+    trainable = row.parameters.select(model)
+    return stream_kernels(model, texts, PAIRS, formulas, trainable, pad_id(model), settings, report, key, announce, note)
 
 
 def blocks(found: Streamed):

@@ -73,6 +73,26 @@ def test_two_devices_at_the_command_line(folder, tmp_path, command):
         assert np.array_equal(one.values, two.values)
 
 
+def test_a_kernel_leaves_nothing_of_what_was_begun_with_another_batch_size(folder, tmp_path, command, monkeypatch):
+    """Killed before its kernels are there, or when they are and the scratch files too."""
+
+    class KilledError(Exception):
+        pass
+
+    def killing(*arguments, **named):
+        raise KilledError
+
+    out, scratch = tmp_path / "out", tmp_path / "out" / "scratch"
+    for name, size in (("save_tensors", "4"), ("finish", "2")):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"lmntk.kernels.command.{name}", killing)
+            with pytest.raises(KilledError):
+                command(*kernel(folder, out, "--batch-size", size))
+        assert list(scratch.rglob("tiles/*"))
+    assert command(*kernel(folder, out, "--batch-size", "2"))[0] == 0
+    assert not scratch.exists()
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -145,3 +145,124 @@ def test_devices_as_they_are_named():
         for name in ("cuda", "cuda:0,cuda:1"):
             with pytest.raises(UserError, match=f"'{name}' is not to be had here"):
                 chosen_devices(name)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_the_work_that_is_told_adds_up(tmp_path, monkeypatch, batch_size):
+    """Of two workers that both capture the row texts, and of a run that goes on with some of its tiles: each text and pair once."""
+    monkeypatch.setattr(streaming, "make_schedule", lambda *a, **k: streaming.Schedule(batch_size, False, 2, 0, 0, copies=2))
+    inside, seen = [], []
+
+    def report(captured, contracted):
+        inside.append(captured)
+        time.sleep(0.001)
+        assert len(inside) == 1  # one thread at a time
+        inside.clear()
+        seen.append((captured, contracted))
+
+    everything = [8 + 3 + 10, 8 * 8 + 3 * 8 + 8 * 10 + 3 * 10]
+    both = threading.Barrier(2, timeout=60)
+    take_rows, started = tiles.Tiles.take_rows, set()
+
+    def together(self, names):
+        if threading.get_ident() not in started:
+            started.add(threading.get_ident())
+            both.wait()
+        take_rows(self, names)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tiles.Tiles, "take_rows", together)
+        work(scratch=tmp_path, executor=TWO, batch_size=batch_size, report=report)
+    assert [sum(part) for part in zip(*seen, strict=True)] == everything
+    made = sorted(tmp_path.rglob("tiles/*.safetensors"))
+    assert len(made) == 1 + 5
+    for gone in ([], made[:1], made[1:3], made):
+        for tile in gone:
+            tile.unlink()
+        seen.clear()
+        work(scratch=tmp_path, executor=TWO, batch_size=batch_size, report=report)
+        assert [sum(part) for part in zip(*seen, strict=True)] == everything
+
+
+class Closing(Doing):
+    """Workers that say when they are closed; the second cannot be made, if so wished."""
+
+    def __init__(self, fails=False, refused=False):
+        super().__init__(fails)
+        self.refused, self.closed = refused, []
+
+    def __call__(self, device):
+        if self.refused and self.devices:
+            raise ModelError("no room for a second")
+        do = super().__call__(device)
+        do.close = lambda: self.closed.append((device, len(self.done)))
+        return do
+
+
+def test_workers_are_closed_when_all_have_ended():
+    closing = Closing()
+    assert len(list(Devices(("first", "second")).run(closing, list(range(9))))) == 9
+    assert closing.closed == [("first", 9), ("second", 9)]
+
+
+def test_workers_are_closed_after_an_error():
+    for closing in (Closing(fails=True), Closing(refused=True)):
+        with pytest.raises(ModelError):
+            list(Devices(("first", "second")).run(closing, list(range(50))))
+        assert [device for device, _ in closing.closed] == closing.devices
+    closing = Closing()
+    for _ in Devices(("first", "second")).run(closing, list(range(50))):
+        break
+    assert [device for device, _ in closing.closed] == ["first", "second"]
+    assert {done for _, done in closing.closed} == {len(closing.done)}
+
+
+def test_a_card_that_is_named_twice_in_two_ways(monkeypatch):
+    """As PyTorch answers where there are two cards, of which the first is current."""
+
+    class Answer:
+        def __init__(self, size, device):
+            self.device = torch.device("cuda", device.index or 0)
+
+    monkeypatch.setattr(torch, "empty", Answer)
+    for name in ("cuda,cuda:0", "cuda:0,cuda", "cuda:1, cuda:1"):
+        with pytest.raises(UserError, match=f"^device: '{name}' names one twice; name each once$"):
+            chosen_devices(name)
+    assert chosen_devices("cuda,cuda:1") == (torch.device("cuda:0"), torch.device("cuda:1"))
+
+
+class Keeping(torch.nn.Module):
+    """A module that puts tensors by: plain ones, in lists and in objects, what came of a pass, and one that is shared."""
+
+    class Cache:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(3, 3)
+        self.scale = torch.full((3,), 2.0)
+        self.register_buffer("shift", torch.ones(3))
+        self.nested = {"masks": [torch.zeros(3), (self.scale, self.shift)], "cache": self.Cache(torch.ones(3))}
+        self.weights = [self.inner.weight]
+
+    def forward(self, x):
+        self.last = self.inner(x) * self.scale + self.nested["cache"].tensor
+        return self.last
+
+
+def test_what_a_module_has_put_by_goes_along():
+    model, x = Keeping(), torch.randn(2, 3)
+    model(x)
+    for device in (torch.device("meta"), CPU):
+        copied, _ = copy_to(device, model, {})
+        tensors = [copied.scale, copied.shift, copied.last, *copied.nested["masks"][:1], copied.nested["cache"].tensor, copied.inner.weight]
+        assert {tensor.device for tensor in tensors} == {device}
+        assert copied.nested["masks"][1][0] is copied.scale
+        assert copied.nested["masks"][1][1] is copied.shift
+        assert copied.weights[0] is copied.inner.weight
+        assert copied(x.to(device)).device == device
+    assert torch.equal(copied(x), model(x))
+    assert copied.scale.data_ptr() != model.scale.data_ptr()
+    model.elsewhere = torch.zeros(3, device="meta")
+    assert copy_to(CPU, model, {})[0].elsewhere.device.type == "meta"

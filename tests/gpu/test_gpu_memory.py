@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from gpu_work import MEBI, PretendedCard, assert_same_bits, blocks, work
+from gpu_work import FORMULAS, LENGTHS, MEBI, PAIRS, PretendedCard, assert_same_bits, blocks, work
+from model_table import TABLE, pad_id, random_texts
 
 from lmntk.device_memory import SHARE, card_budget, memory_of
 from lmntk.errors import UserError
@@ -18,6 +19,7 @@ from lmntk.kernels import streaming, tiles
 from lmntk.kernels.card_schedule import BUFFERS, CARD_MARGIN, make_card_schedule
 from lmntk.kernels.gram import GPU_TILE_BYTES, TILE_BYTES
 from lmntk.kernels.schedule import MARGIN, Schedule, Trial, make_schedule
+from lmntk.kernels.streaming import Settings
 from lmntk.kernels.transfers import Fetched, Transfers
 from lmntk.memory import shown_bytes
 from lmntk.tangents.factors import DenseFactors, OuterFactors, RowFactors, StackedFactors, Tangents
@@ -284,3 +286,46 @@ def test_one_parameter_that_has_nearly_all_factors_leaves_them_on_the_card():
     for mebibytes in (least, least + 200, least + 700, least + 1500, least + 3000):
         found = schedule(mebibytes * MEBI, trial=trial)
         assert found.card_peak <= mebibytes * MEBI
+
+
+def test_every_card_is_asked_what_is_free(monkeypatch, tmp_path):
+    """The fullest bounds the work; what others hold there is not ours, and the weights will come beside it."""
+    cards = {"meta": PretendedCard(4000 * MEBI, 0, 0)}
+    monkeypatch.setattr(streaming, "memory_of", lambda device: cards.get(device.type))
+    both = Devices((torch.device("cpu"), torch.device("meta")))
+
+    def planned(card, **more):
+        row = TABLE["bert"]
+        model = row.model(2).float()
+        texts = {group: random_texts(row, part, place) for place, (group, part) in enumerate(LENGTHS.items())}
+        settings = Settings(4, card=card, executor=both, rates=tmp_path / "machine.json", **more)
+        return streaming.plan_kernels(model, texts, PAIRS, FORMULAS, row.parameters.select(model), pad_id(model), settings)
+
+    equal = planned(pretended(4000)).card
+    cards["meta"] = PretendedCard(500 * MEBI, 100 * MEBI, 0)
+    full = planned(pretended(4000)).card
+    assert 0 < full <= SHARE * 400 * MEBI < equal
+    assert full == planned(pretended(20 + 400)).card  # as when the first is so full
+    with pytest.raises(UserError, match=r"device-memory: 600 MiB, and the card has 500 MiB for this; give less"):
+        planned(pretended(4000), device_memory=600 * MEBI)
+    assert planned(pretended(4000), device_memory=400 * MEBI).card <= 300 * MEBI
+
+
+@pytest.mark.parametrize("asked", [None, 350])
+def test_a_busier_card_goes_on_with_what_is_begun(tmp_path, monkeypatch, asked):
+    """Less than the cut would be made for now, and enough for the cut that was made."""
+    more = {"scratch": tmp_path, "batch_size": 8, "device_memory": None if asked is None else asked * MEBI}
+    whole = work(card=pretended(400), **more)
+    peak = whole.schedule.card_peak
+    busier = PretendedCard(peak + MEBI, 20 * MEBI, 40 * MEBI)
+    assert peak > card_budget(busier, None)
+    with monkeypatch.context() as patched:
+        patched.setattr(tiles.Tiles, "tile", lambda *a: pytest.fail("computed a tile"))
+        again = work(card=busier, **more)
+    assert again.schedule == whole.schedule
+    assert_same_bits(again, whole)
+    said = []
+    fuller = PretendedCard(peak - MEBI, 20 * MEBI, 40 * MEBI)
+    more["device_memory"] = None if asked is None else 230 * MEBI
+    assert work(card=fuller, note=said.append, **more).schedule.card_peak < peak
+    assert "of a card's memory" in said[0]

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
 import pytest
 import torch
-from gpu_work import FORMULAS, assert_same_bits, blocks, largest_error, work
+from gpu_work import FORMULAS, MEBI, assert_same_bits, blocks, largest_error, work
 from model_table import TABLE, pad_id, random_texts
 
 from lmntk.errors import UserError
-from lmntk.kernels import streaming
+from lmntk.kernels import calibration, streaming
 from lmntk.kernels.capturing import Capturing
+from lmntk.kernels.card_schedule import CARD_MARGIN, make_card_schedule
+from lmntk.kernels.gram import TILE_BYTES
 from lmntk.kernels.kept import KeptFactors
-from lmntk.kernels.loss import TEXTS, measured_loss
+from lmntk.kernels.loss import measured_loss
+from lmntk.kernels.schedule import LOSS_TEXTS, MARGIN, Trial, loss_bytes, make_schedule
+from lmntk.memory import peak_of, return_freed
 from lmntk.precision import _places, check_precision, products
 from lmntk.prompts.batching import collate
+from lmntk.prompts.encoding import EncodedText
 from lmntk.tangents.capture import capture
 from lmntk.tangents.coverage import autograd_gradients, check_coverage
 
+LINUX = pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="only Linux starts its count of memory anew")
 CPU = [torch.device("cpu")]
 FAMILIES = ["bert", "roberta", "gpt2", "t5", "llama", "mixtral", "deberta-shared-keys", "bert-lora-at-start"]
 
@@ -59,7 +66,7 @@ def test_the_loss_that_is_said_is_the_loss_there_is(name):
     assert exact.loss is None
     said = lower.loss
     assert said.precision == "bfloat16"
-    assert said.texts == min(TEXTS, 11)
+    assert said.texts == min(LOSS_TEXTS, 11)
     assert lower.noise == exact.noise  # found in full precision: in bfloat16 everything looks like noise
     for formula in FORMULAS:
         real = largest_error(lower, exact, formula)
@@ -112,6 +119,22 @@ def test_the_start_up_check_and_the_key_know_no_low_precision(tmp_path):
     assert "signgd" in kept.kernels(("a", "c"), ["signgd"], drop_noise=False)[0]
     with pytest.raises(UserError, match="taken in bfloat16, in which noise cannot be told"):
         kept.kernels(("a", "c"), ["signgd"])
+
+
+class Wide(torch.nn.Module):
+    """Few layers, wide: factors are what memory goes to."""
+
+    outputs = 1
+
+    def __init__(self, width):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.middle, self.last = torch.nn.Embedding(9, width), torch.nn.Linear(width, width), torch.nn.Linear(width, width)
+        self.head = torch.nn.Linear(width, 1)
+
+    def forward(self, batch):
+        hidden = self.table(batch["input_ids"]) * batch["attention_mask"][..., None]
+        return self.head(torch.tanh(self.last(torch.tanh(self.middle(hidden)))).mean(1))
 
 
 def switches():
@@ -210,3 +233,78 @@ def test_the_trial_and_the_measured_loss_hold_what_the_cut_says(monkeypatch):
     work(precision="bfloat16", formulas=["sgd"])
     assert tried[0] == sizes[0] == 4  # the trial
     assert max(sizes[2:]) == 2
+
+
+@pytest.mark.parametrize("card", [False, True])
+def test_the_measured_loss_is_in_the_cut(card):
+    """On fewer texts where memory is small: their factors in both precisions are held at once."""
+    trial = Trial(400, 100, 400 * MEBI, 20 * MEBI, 800 * MEBI, 500 * MEBI, held=400 * MEBI)
+
+    def cut(memory, lower=True):
+        lengths = [100] * 32, [100] * 1000
+        if card:
+            return make_card_schedule(trial, *lengths, 32_000, 32, 2**40, memory, kernels=1, has_scratch=True, lower=lower)
+        return make_schedule(trial, *lengths, 32_000, 32, memory, has_scratch=True, lower=lower)
+
+    def peak(found):
+        return found.card_peak if card else found.peak
+
+    assert (cut(2**40).loss_texts, cut(2**40, lower=False).loss_texts) == (LOSS_TEXTS, 0)
+    seen = []
+    for gigabytes in (8, 5, 4, 3, 2, 1.5):
+        found, memory = cut(int(gigabytes * 2**30)), int(gigabytes * 2**30)
+        seen.append(found.loss_texts)
+        assert peak(found) <= memory
+        held = 500 * MEBI + MARGIN if not card else 400 * MEBI + CARD_MARGIN
+        assert peak(found) >= held + (2 * found.loss_texts + 2 * min(found.batch_size, found.loss_texts)) * 100 * MEBI
+    assert seen == sorted(seen, reverse=True)
+    assert seen[0] == LOSS_TEXTS
+    assert seen[-1] < 4
+    with pytest.raises(UserError, match=r"the least is (\d+)MiB$") as caught:
+        cut(600 * MEBI)
+    least = int(str(caught.value).split()[-1].removesuffix("MiB"))
+    assert cut(least * MEBI).loss_texts == 1
+    with pytest.raises(UserError):
+        cut((least - 2) * MEBI)
+
+
+def test_a_begun_cut_is_measured_on_as_many_texts(tmp_path, monkeypatch):
+    """Its numbers are in the kernels' metadata, which are to be those of a run that was not cut short."""
+    found = streaming.Schedule(2, False, 2, 0, 0, loss_texts=4)
+    monkeypatch.setattr(streaming, "make_schedule", lambda *a, **k: found)
+    whole = work(precision="bfloat16", scratch=tmp_path)
+    assert whole.loss.texts == 4
+    monkeypatch.setattr(streaming, "make_schedule", lambda *a, **k: pytest.fail("cut anew"))
+    assert work(precision="bfloat16", scratch=tmp_path).loss == whole.loss
+
+
+@LINUX
+def test_what_the_measuring_takes_is_what_is_said():
+    return_freed()  # what other tests asked for
+    model = Wide(1024)
+    texts = [EncodedText(tuple(1 + (i + j) % 8 for j in range(200)), 0, None) for i in range(16)]
+    capturing = Capturing(model, dict(model.named_parameters()), 0, texts, 4, precision="bfloat16")
+    trial = capturing.try_out()
+    said = loss_bytes(trial, [200] * 16, LOSS_TEXTS, 4)
+    grown, _ = peak_of(lambda: measured_loss(capturing, texts, ["sgd"], True))
+    assert 0.5 * said <= grown <= said + 2 * TILE_BYTES + MARGIN
+
+
+@pytest.mark.parametrize("formulas", [["sgd"], FORMULAS])
+def test_a_plan_counts_what_a_low_precision_takes(tmp_path, monkeypatch, formulas):
+    """A second a text and pass, in either precision: what is measured first, and signs' passes in full, are in the plan."""
+    clock, said = [0.0], []
+    of_batch = Capturing._of_batch
+
+    def ticking(self, texts, precision):
+        clock[0] += len(texts)
+        return of_batch(self, texts, precision)
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(Capturing, "_of_batch", ticking)
+    free = calibration.Rates(*[1e30] * 5, "some machine")
+    monkeypatch.setattr(calibration, "measure_rates", lambda device: free)
+    monkeypatch.setattr(streaming.Scratch, "keep_schedule", lambda self, schedule: clock.__setitem__(0, 0.0))  # after the trial
+    work(precision="bfloat16", formulas=formulas, announce=said.append, scratch=tmp_path)
+    assert said[0].seconds == pytest.approx(clock[0], rel=0.25)  # padding is counted by tokens
+    assert clock[0] == 2 * 11 + 21 + (11 if formulas != ["sgd"] else 0)

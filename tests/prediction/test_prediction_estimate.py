@@ -13,6 +13,7 @@ from lmntk.configuration import make_experiment
 from lmntk.experiment import plan, run
 from lmntk.kernels import calibration
 from lmntk.memory import resident
+from lmntk.prediction import estimate as prediction
 from lmntk.tangents.linearized import LinearizedModel
 
 
@@ -68,4 +69,17 @@ def test_saved_models_are_planned_too(values):
     ((_, plain),) = plan(make_experiment(values))
     ((_, saved),) = plan(make_experiment(values | {"save_models": True}))
     assert saved.texts == plain.texts
+    assert saved.capture_operations > plain.capture_operations
+
+
+@pytest.mark.parametrize("all_logits", [False, True])
+def test_asymmetric_solutions_are_planned_with_a_direction_a_logit(values, monkeypatch, all_logits):
+    """Whether one is saved depends on the setting that is chosen, which a plan does not know."""
+    counts: list[int] = []
+    cut = prediction.cut_directions
+    monkeypatch.setattr(prediction, "cut_directions", lambda *a, **k: counts.append(a[2]) or cut(*a, **k))
+    values |= {"formulas": ["asigngd"], "solvers": ["asym"], "all_logits": all_logits}
+    ((_, plain),) = plan(make_experiment(values))
+    ((_, saved),) = plan(make_experiment(values | {"save_models": True}))
+    assert counts == [2 if all_logits else 1]
     assert saved.capture_operations > plain.capture_operations

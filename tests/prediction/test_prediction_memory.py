@@ -140,6 +140,51 @@ def test_predictions_in_little_memory_are_the_same():
         Predictor(model, [direction], 0, memory=2**20).evaluate(texts)
 
 
+class Attending(torch.nn.Module):
+    """Every token looks at every other, which takes memory by the square of the length."""
+
+    outputs = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head = torch.nn.Embedding(9, 16), torch.nn.Linear(16, 1)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        hidden = self.table(batch["input_ids"])
+        weights = torch.softmax(hidden @ hidden.transpose(1, 2), -1)
+        found: torch.Tensor = self.head((weights @ hidden).mean(1))
+        return found
+
+
+@LINUX
+def test_longer_texts_that_come_later_stay_within_the_memory():
+    """A window of short texts says nothing of what long ones take; two long ones say nothing new."""
+    return_freed()
+    model: Any = Attending()
+    direction = {name: torch.randn_like(parameter) for name, parameter in model.named_parameters()}
+
+    def window(length: int) -> list[EncodedText]:
+        return [EncodedText(tuple(1 + (i + j) % 8 for j in range(length)), 0, None) for i in range(16)]
+
+    expected, _ = Predictor(model, [direction], 0, batch_size=2).evaluate(window(1500))
+    bounded = Predictor(model, [direction], 0, batch_size=16, memory=resident() + MARGIN + 400 * 2**20)
+    bounded.evaluate(window(50))
+    with torch.no_grad():
+        assert bounded.texts_at_once(window(50)) == 16
+        for _ in range(2):
+            assert 1 <= bounded.texts_at_once(window(1500)) < 16
+        assert bounded.looked_at == 1500
+        known = bounded.token_bytes
+        bounded.texts_at_once(window(700))  # what is known of longer texts is enough
+        assert bounded.token_bytes == known
+    before = resident()
+    grown, found = peak_of(lambda: bounded.evaluate(window(1500))[0])
+    assert bounded.memory is not None
+    assert before + grown <= bounded.memory
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_a_global_setting_changes_no_prediction():
     """``set_float32_matmul_precision`` of some other library lets float32 products round, on some processors too."""
     model: Any = Wide(256)

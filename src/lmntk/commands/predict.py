@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lmntk.options import DeviceOption, JsonOption, MemoryOption, ModelOption
+from lmntk.options import DeviceMemoryOption, DeviceOption, JsonOption, MemoryOption, ModelOption
 from lmntk.printing import with_bars
 
 
@@ -22,6 +22,7 @@ def predict(
     batch_size: Annotated[int, typer.Option(help="texts in one pass", min=1)] = 32,
     memory: MemoryOption = None,
     device: DeviceOption = None,
+    device_memory: DeviceMemoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Classify any number of texts with a solved model, one pass each, without training texts or kernels.
@@ -36,7 +37,7 @@ def predict(
         progress.work("texts", None)
         return predict_file(
             model_dir, source, target, model=model, cell=cell, method=method, batch_size=batch_size,
-            device=device or "auto", memory=memory, note=progress.note, report=progress.advance,
+            device=device or "auto", memory=memory, device_memory=device_memory, note=progress.note, report=progress.advance,
         )  # fmt: skip
 
     done = with_bars(work)

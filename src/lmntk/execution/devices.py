@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from lmntk.execution.local import Worker
+from lmntk.execution.local import Worker, close
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,18 @@ class Devices:
         """Yields each job's place and result, as they come; the first error of a worker ends the run, when the others' jobs have ended.
 
         Args:
-            make_worker: called with each device in turn, before anything runs.
+            make_worker: called with each device in turn, before anything runs; what it makes is closed when all jobs have ended.
             jobs: plain data.
         """
-        workers = [make_worker(device) for device in self.devices[: len(jobs)]]
+        workers: list[Worker] = []
+        try:
+            workers += (make_worker(device) for device in self.devices[: len(jobs)])
+            yield from self._run(workers, jobs)
+        finally:
+            for worker in workers:
+                close(worker)
+
+    def _run(self, workers: Sequence[Worker], jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         waiting: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         for numbered in enumerate(jobs):
             waiting.put(numbered)

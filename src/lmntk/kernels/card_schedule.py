@@ -7,10 +7,22 @@ the row factors. If there is none they wait in the host's pinned memory, or on d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from lmntk.errors import UserError
 from lmntk.kernels.gram import GPU_TILE_BYTES, TILE_BYTES
-from lmntk.kernels.schedule import DOUBLE, MARGIN, MOST_COLUMNS, Schedule, Trial, batch_sizes, padded_tokens, whole_mebibytes
+from lmntk.kernels.schedule import (
+    DOUBLE,
+    MARGIN,
+    MOST_COLUMNS,
+    Schedule,
+    Trial,
+    batch_sizes,
+    loss_bytes,
+    most_that_fit,
+    padded_tokens,
+    whole_mebibytes,
+)
 from lmntk.memory import shown_bytes
 
 CARD_MARGIN = 96 * 2**20  # a matrix library's workspace (32 MiB and more on recent cards), and what lies in pieces
@@ -34,6 +46,7 @@ def make_card_schedule(
     has_scratch: bool,
     keep_factors: bool = False,
     copies: int = 1,
+    lower: bool = False,
 ) -> Schedule:
     """Returns the cut that fits into both memories: row factors as near as they can be, then the largest batches and tiles.
 
@@ -49,6 +62,7 @@ def make_card_schedule(
         has_scratch: the row factors may go to disk.
         keep_factors: they have to, and the column texts' too.
         copies: cards, each with row factors of its own.
+        lower: the precision is lower than float32, and what that costs is measured first.
 
     Raises:
         UserError: one of the two is too small; says the least that works.
@@ -69,7 +83,10 @@ def make_card_schedule(
         # columns that are rows too come whole: a tile may be as wide as the rows. The result is there twice while its axes are turned
         result = 2 * DOUBLE * kernels * len(rows) * max(chunk, len(rows)) * c * c
         contracting = (here or STREAMED * slab) + tile(chunk) + BUFFERS * tile_bytes + result
-        return int(trial.held + CARD_MARGIN + max(capturing, contracting))
+        return max(int(trial.held + CARD_MARGIN + max(capturing, contracting)), measuring(batch, 1) if lower else 0)
+
+    def measuring(batch: int, count: int) -> int:
+        return trial.held + CARD_MARGIN + BUFFERS * TILE_BYTES + loss_bytes(trial, rows, count, batch)
 
     def on_host(where: str) -> int:
         rows_there = {ON_CARD: 0, ON_HOST: PINNED * all_rows, ON_DISK: PINNED * STREAMED * slab}[where]
@@ -89,6 +106,7 @@ def make_card_schedule(
             chunk = min(chunk, max(len(columns), 1))
             while 2 * tile_bytes <= GPU_TILE_BYTES and on_card(where, batch, chunk, 2 * tile_bytes) <= card:
                 tile_bytes *= 2
+            measured = most_that_fit(len(rows), partial(measuring, batch), card) if lower else 0
             kept = int(factors * padded_tokens(columns, batch_size)) if keep_factors else 0
             return Schedule(
                 batch,
@@ -97,9 +115,10 @@ def make_card_schedule(
                 on_host(where),
                 all_rows + kept if where == ON_DISK else 0,
                 rows_on_host=where == ON_HOST,
-                card_peak=on_card(where, batch, chunk, tile_bytes),
+                card_peak=max(on_card(where, batch, chunk, tile_bytes), measuring(batch, measured) if lower else 0),
                 tile_bytes=tile_bytes,
                 copies=copies,
+                loss_texts=measured,
             )
     host = min(on_host(where) for where in places)
     if host > memory:

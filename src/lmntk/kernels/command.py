@@ -14,7 +14,8 @@ from lmntk.kernels.contraction import FORMULAS, kernel_names
 from lmntk.kernels.groups import group_of_layer
 from lmntk.kernels.kept import Choice, KeptFactors, LowRank
 from lmntk.kernels.kernel import Kernel, save_tensors
-from lmntk.kernels.streaming import MACHINE, Settings, finish
+from lmntk.kernels.scratch import Owner
+from lmntk.kernels.streaming import MACHINE, SCRATCH, Settings, finish, finish_all
 from lmntk.memory import default_memory, parse_bytes
 from lmntk.models.building import untie
 from lmntk.models.device import chosen_devices, place
@@ -151,12 +152,13 @@ def compute_to_folder(
         budget,
         not keep_noise,
         grouping,
-        (scratch or out / "scratch").resolve(),
+        (scratch or out / SCRATCH).resolve(),
         keep_factors,
         executor,
         out / MACHINE,
         checked,
         card_budget,
+        owner=Owner(out, ("kernel",)),
     )
     filtered = ParameterFilter(**(parameters or {}))
     expected = origin(pretrained, encoder, texts["train"], texts["eval"], all_logits=all_logits, parameters=filtered, settings=settings)
@@ -173,6 +175,9 @@ def compute_to_folder(
         [] if logits_path.exists() else list(formulas)
     )
     if not formulas:
+        if any(root.is_dir() for root in (out / SCRATCH, settings.scratch) if root is not None):  # of a run that was cut short at its end
+            with alone_in(out):
+                finish_all(settings)
         return {"files": files, "coverage": "all there from an earlier run"}
     if pretrained.stored_dtype != dtype:
         progress.note(f"weights stored in {pretrained.stored_dtype}, computed with in {dtype}")
@@ -202,4 +207,5 @@ def compute_to_folder(
             kernel.save(out / f"{formula}.safetensors")
             files[str(out / f"{formula}.safetensors")] = list(kernel.values.shape)
         finish(settings, computed.work)
+        finish_all(settings)
     return {"files": files, "coverage": computed.coverage.describe(), "provenance": provenance}

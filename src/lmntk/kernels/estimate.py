@@ -13,8 +13,10 @@ from lmntk.kernels.calibration import Rates, finish_work
 from lmntk.kernels.capturing import Capturing
 from lmntk.kernels.contraction import kernel_names
 from lmntk.kernels.cost import Operations, contraction, shapes_of
-from lmntk.kernels.schedule import Schedule, Trial
+from lmntk.kernels.schedule import Schedule, Trial, evenly
 from lmntk.memory import shown_bytes
+from lmntk.precision import FULL
+from lmntk.prompts.batching import length_sorted_batches
 from lmntk.prompts.encoding import EncodedText
 
 GPU_RATE = 10e12  # operations a second: half of what an 80 GB A100 does in float32 (19.5e12, its data sheet), without tensor cores
@@ -91,11 +93,13 @@ def estimate(
     formulas: Sequence[str],
     rates: Rates,
     copies: int = 1,
+    drop_noise: bool = True,
 ) -> Estimate:
     """Returns what ``stream_kernels`` will take with this schedule.
 
     Operations of forward and backward passes are those of the matrices that tokens pass, without the attention's own products. Of
-    several devices, ``copies``, each captures the row texts for itself, and the rest is shared out.
+    several devices, ``copies``, each captures the row texts for itself, and the rest is shared out. In a lower precision than float32
+    a few row texts are captured and contracted in both first, and for signs (``drop_noise``) all of them once more in full.
 
     Cost: one batch of texts of middling length is captured, to be timed.
     """
@@ -123,17 +127,29 @@ def estimate(
         read += schedule.disk * tiles
         panel = [batch for row in wanted for batch in batches[row]]
         operations += contraction(shapes, panel, batches[column], trial.outputs, kernel_names(formulas), tiles, wanted == [column])
-    capture_operations = 2.0 * (1 + trial.outputs) * matrices(capturing.model) * all_tokens
+    first, first_operations, in_full = 0.0, Operations(), 0.0
+    if capturing.precision != FULL:
+        lengths = evenly(sorted(text.length for name in rows for text in texts[name]), schedule.loss_texts)
+        few_batches = [(len(part), lengths[part[-1]]) for part in length_sorted_batches(lengths, size)]
+        first = 2.0 * sum(count * length for count, length in few_batches)
+        block = contraction(shapes, few_batches, few_batches, trial.outputs, kernel_names(formulas), 1, own=True)
+        first_operations = block + block
+        in_full = of_rows if drop_noise and set(formulas) != {"sgd"} else 0.0
+    capture_operations = 2.0 * (1 + trial.outputs) * matrices(capturing.model) * (all_tokens + first + in_full)
+    operations_in_all = operations + first_operations
     return Estimate(
         texts=len(every),
         pairs=sum(len(texts[row]) * len(texts[column]) for row, column in pairs),
         capture_operations=capture_operations,
-        contraction_operations=operations.total,
+        contraction_operations=operations_in_all.total,
         factor_bytes=trial.factors / trial.tokens * all_tokens,
         disk=schedule.disk,
         peak=schedule.peak,
-        seconds=seconds * each / tokens + rates.seconds(operations) / copies + read / DISK_RATE,
-        gpu_seconds=(capture_operations + operations.total) / GPU_RATE,
+        seconds=seconds * (each + first + in_full) / tokens
+        + rates.seconds(operations) / copies
+        + rates.seconds(first_operations)
+        + read / DISK_RATE,
+        gpu_seconds=(capture_operations + operations_in_all.total) / GPU_RATE,
         card=schedule.card_peak,
         copies=copies,
     )

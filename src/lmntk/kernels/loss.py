@@ -11,13 +11,13 @@ from torch import Tensor
 
 from lmntk.kernels.capturing import Capturing
 from lmntk.kernels.contraction import SYMMETRIC
-from lmntk.kernels.gram import EVERYTHING, Panel, gram
+from lmntk.kernels.gram import EVERYTHING, TILE_BYTES, Panel, gram
+from lmntk.kernels.schedule import LOSS_TEXTS, evenly
 from lmntk.precision import FULL, Precision, products
 from lmntk.prompts.encoding import EncodedText
 from lmntk.tangents.factors import Tangents
 from lmntk.tangents.noise import noise_coordinates, silence
 
-TEXTS = 16  # of a block
 RIDGE = 0.01  # of the largest eigenvalue, as the ridge solver counts it; a smaller one magnifies the error, a larger one hides it
 
 
@@ -51,14 +51,16 @@ class Loss:
         return {key: _two_digits(value) for key, value in asdict(self).items()}
 
 
-def measured_loss(capturing: Capturing, texts: Sequence[EncodedText], formulas: Sequence[str], drop_noise: bool) -> Loss:
-    """Returns what the precision of ``capturing`` costs on up to 16 of the texts, evenly from all lengths.
+def measured_loss(
+    capturing: Capturing, texts: Sequence[EncodedText], formulas: Sequence[str], drop_noise: bool, most: int = LOSS_TEXTS
+) -> Loss:
+    """Returns what the precision of ``capturing`` costs on up to ``most`` of the texts, evenly from all lengths.
 
-    Cost: the passes of these texts, in both precisions, and the contraction of the block.
+    Cost: the passes of these texts, in both precisions, and the contraction of the block. Memory: their factors in both.
     """
     ordered = sorted(texts, key=lambda text: text.length)
-    count = min(TEXTS, len(ordered))
-    few = [ordered[place * (len(ordered) - 1) // max(1, count - 1)] for place in range(count)]
+    count = min(most, len(ordered))
+    few = evenly(ordered, count)
     batches = [[few[index] for index in chosen] for chosen in capturing.batches(few)]
     exact = [tangents for batch in batches for tangents in capturing.of_batch_in_full(batch)]
     lower = [tangents for batch in batches for tangents in capturing.of_batch(batch)]
@@ -80,7 +82,7 @@ def _block(batches: Sequence[Tangents], masks: Mapping[str, Tensor], formulas: S
     """Returns the kernels [n c, n c] between the batches' texts."""
     panel = Panel([silence(batch, masks) for batch in batches])
     with products(precision):
-        found = gram(panel, panel, formulas)
+        found = gram(panel, panel, formulas, tile_bytes=TILE_BYTES)
     return {name: groups[EVERYTHING].flatten(0, 1).flatten(1) for name, groups in found.items()}
 
 

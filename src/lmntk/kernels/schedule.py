@@ -5,10 +5,10 @@ The numbers come from a trial on the longest texts. They are written down with t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from typing import Any, TypeVar
 
 from lmntk.errors import UserError
 from lmntk.kernels.gram import TILE_BYTES
@@ -20,6 +20,8 @@ DOUBLE = 8
 ROOMY = 1.3
 MOST_COLUMNS = 256  # of a tile: more save little, and are lost together when a run is cut short
 COLUMNS_PER_ROW = 4  # or so many for each row text, whose gradients are made anew for each tile
+LOSS_TEXTS = 16  # on which a lower precision is measured, at most
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Schedule:
 
     On a card with memory of its own ``card_peak`` is what that will hold at most, and row factors that it has no room for lie in the
     host's, ``rows_on_host``, or on disk. ``tile_bytes`` is the size of the contraction's buffers. ``copies`` is the workers that it is for.
+    ``loss_texts`` is how many row texts a lower precision than float32 is measured on; 0 where there is none.
     """
 
     batch_size: int
@@ -62,6 +65,7 @@ class Schedule:
     card_peak: int = 0
     tile_bytes: int = TILE_BYTES
     copies: int = 1
+    loss_texts: int = 0
 
     def has_room(self, memory: int) -> bool:
         """True where freed memory may be kept: pieces of it that nothing fits into stay within the bound."""
@@ -89,6 +93,7 @@ def make_schedule(
     keep_factors: bool = False,
     copies: int = 1,
     weights: int = 0,
+    lower: bool = False,
 ) -> Schedule:
     """Returns the cut that fits into the memory, with the largest tiles.
 
@@ -103,6 +108,7 @@ def make_schedule(
         keep_factors: they have to, and the column texts' too.
         copies: workers that share the memory, each with a model and row factors of its own.
         weights: bytes of the model.
+        lower: the precision is lower than float32, and what that costs is measured first.
 
     Raises:
         UserError: it cannot be done in so little; says the least that works.
@@ -128,7 +134,10 @@ def make_schedule(
     def peak(batch: int, on_disk: bool, chunk: int) -> int:
         capturing = (0 if on_disk else all_rows) + tile(chunk) + passing(batch, chunk)
         contracting = (slab if on_disk else all_rows) + tile(chunk)
-        return int(fixed + copies * max(capturing, contracting))
+        return max(int(fixed + copies * max(capturing, contracting)), measuring(batch, 1) if lower else 0)
+
+    def measuring(batch: int, count: int) -> int:
+        return trial.resident + MARGIN + 2 * TILE_BYTES + loss_bytes(trial, rows, count, batch)
 
     on_disk_first = (False, True) if not keep_factors else (True,)
     for on_disk in on_disk_first:
@@ -143,10 +152,31 @@ def make_schedule(
                 chunk *= 2
             chunk = min(chunk, max(len(columns), 1))
             disk = all_rows + (int(factors * padded_tokens(columns, batch_size)) if keep_factors else 0) if on_disk else 0
-            return Schedule(batch, on_disk, chunk, peak(batch, on_disk, chunk), disk, copies=copies)
+            found = Schedule(batch, on_disk, chunk, peak(batch, on_disk, chunk), disk, copies=copies)
+            if lower:
+                count = most_that_fit(len(rows), partial(measuring, batch), memory)
+                found = replace(found, loss_texts=count, peak=max(found.peak, measuring(batch, count)))
+            return found
     least = peak(1, has_scratch, 1)
     where = "" if has_scratch else ", or name a folder for what does not fit, with --scratch"
     raise UserError(f"memory: {shown_bytes(memory)} is too little for this; the least is {whole_mebibytes(least)}{where}")
+
+
+def evenly(ordered: Sequence[Value], count: int) -> list[Value]:
+    """Returns ``count`` of the values, the first and the last and those evenly between."""
+    return [ordered[place * (len(ordered) - 1) // max(1, count - 1)] for place in range(count)]
+
+
+def loss_bytes(trial: Trial, rows: Sequence[int], count: int, batch_size: int) -> int:
+    """Returns what it takes to measure a lower precision on so many row texts: their factors in both precisions, and a batch's passes."""
+    few = evenly(sorted(rows), count)
+    passing = max(len(batch) * few[batch[-1]] for batch in length_sorted_batches(few, batch_size))
+    return int((2 * trial.factors * padded_tokens(few, batch_size) + trial.working * passing) / trial.tokens)
+
+
+def most_that_fit(rows: int, held: Callable[[int], int], allowed: int) -> int:
+    """Returns on how many of the row texts a lower precision is measured: 16, or as many as fit, and one in any case."""
+    return next((count for count in batch_sizes(min(LOSS_TEXTS, rows)) if held(count) <= allowed), 1)
 
 
 def batch_sizes(most: int) -> list[int]:

@@ -11,8 +11,9 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,27 @@ from lmntk.memory import shown_bytes
 from lmntk.tangents.factors import Tangents
 from lmntk.writing import write_text
 
-SCHEDULE, INDEX = "schedule.json", "factors.json"
+SCHEDULE, INDEX, OWNER = "schedule.json", "factors.json", "owner.json"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose a piece of work is: of an output folder, and what there is computed from it.
+
+    Attributes:
+        out: the output folder.
+        of: what for, such as the names of cells.
+    """
+
+    out: Path
+    of: tuple[str, ...]
+
+    def said_in(self, root: Path) -> dict[str, Any]:
+        """Returns plain data for a scratch folder: the way from there to the output folder, so that both can be moved together."""
+        out, root = self.out.resolve(), root.resolve()
+        with suppress(ValueError):  # two drives of Windows
+            return {"out": Path(os.path.relpath(out, root)).as_posix(), "of": list(self.of)}
+        return {"out": out.as_posix(), "of": list(self.of)}
 
 
 class Scratch:
@@ -62,6 +83,11 @@ class Scratch:
         """Writes the schedule down: what is computed in another order differs in the last bits."""
         with saying_full(self.folder):
             write_text(self.folder / SCHEDULE, json.dumps(schedule, indent=1, sort_keys=True) + "\n")
+
+    def claim(self, owner: Owner) -> None:
+        """Writes down whose the work is, so that ``sweep`` finds it when it is of no use any more."""
+        with saying_full(self.folder):
+            write_text(self.folder / OWNER, json.dumps(owner.said_in(self.root), indent=1) + "\n")
 
     def save_factors(self, group: str, index: int, tangents: Tangents, device: torch.device) -> Tangents:
         """Writes a batch's factors; returns them as they are read back, parameter by parameter, when the first is asked for checked."""
@@ -113,6 +139,8 @@ class Scratch:
     def remove(self, keep_factors: bool = False) -> None:
         """Removes what the work needed while it ran; with ``keep_factors`` the tiles alone."""
         shutil.rmtree(self.folder / "tiles" if keep_factors else self.folder, ignore_errors=True)
+        if keep_factors:
+            (self.folder / OWNER).unlink(missing_ok=True)
         if not keep_factors and self.root.is_dir() and not any(self.root.iterdir()):
             with suppress(OSError):  # not ours to remove, or somebody has just begun work there
                 self.root.rmdir()
@@ -130,6 +158,20 @@ class Scratch:
 
     def _path(self, kind: str, name: str) -> Path:
         return self.folder / kind / f"{name.replace('/', '~')}.safetensors"
+
+
+def sweep(roots: Iterable[Path], owner: Owner) -> None:
+    """Removes what earlier runs began for an owner that is done: under other settings, it would never be found again.
+
+    Work of other output folders stays, work that was for more than the owner's, and factors that were to be kept. Whoever calls it is
+    alone in the output folder.
+    """
+    for root in dict.fromkeys(roots):
+        for path in sorted(root.glob(f"*/{OWNER}")):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                found = json.loads(path.read_text(encoding="utf8"))
+                if found["out"] == owner.said_in(root)["out"] and set(found["of"]) <= set(owner.of):
+                    Scratch(root, path.parent.name).remove(keep_factors=(path.parent / INDEX).exists())
 
 
 def _is_alive(process: str) -> bool:

@@ -15,10 +15,11 @@ from typing import TypedDict, TypeVar
 import torch
 from torch import Tensor
 
-from lmntk.device_memory import DeviceMemory, card_budget
+from lmntk.device_memory import DeviceMemory, device_budget, least_budget, memory_of, saying_full_card
 from lmntk.errors import UserError
 from lmntk.execution.devices import Devices
 from lmntk.execution.local import Executor, Local
+from lmntk.kernels.account import Account
 from lmntk.kernels.calibration import rates_of
 from lmntk.kernels.capturing import Capturing
 from lmntk.kernels.card_schedule import make_card_schedule
@@ -26,8 +27,8 @@ from lmntk.kernels.contraction import kernel_names
 from lmntk.kernels.estimate import Estimate, estimate
 from lmntk.kernels.gram import EVERYTHING, Grouping
 from lmntk.kernels.loss import Loss, measured_loss
-from lmntk.kernels.schedule import Schedule, Trial, make_schedule
-from lmntk.kernels.scratch import Scratch
+from lmntk.kernels.schedule import LOSS_TEXTS, Schedule, Trial, make_schedule
+from lmntk.kernels.scratch import Owner, Scratch, sweep
 from lmntk.kernels.tiles import LOGITS, NOISE, SEPARATOR, Job, Report, TileMaker
 from lmntk.memory import default_memory, shown_bytes
 from lmntk.models.logit_model import LogitModel
@@ -57,6 +58,7 @@ class Settings:
             is measured.
         device_memory: bytes that tensors may take of each card, the weights included; by default most of what is free.
         card: stands in for the device's memory; for tests.
+        owner: whose the scratch files are: what is begun for it and not gone on with is removed by ``finish_all``.
     """
 
     batch_size: int = 32
@@ -70,6 +72,7 @@ class Settings:
     precision: Precision = FULL
     device_memory: int | None = None
     card: DeviceMemory | None = None
+    owner: Owner | None = None
 
     @property
     def copies(self) -> int:
@@ -104,6 +107,7 @@ class Streamed:
 
 
 MACHINE = "machine.json"  # the name of the file with this machine's speed
+SCRATCH = "scratch"  # the name of the folder for scratch files in an output folder
 
 
 def stream_kernels(
@@ -152,8 +156,10 @@ def stream_kernels(
     loss = None
     if settings.precision != FULL:
         capturing.batch_size = schedule.batch_size  # larger ones may not fit
-        loss = measured_loss(capturing, [text for name in row_names for text in texts[name]], formulas, settings.drop_noise)
-    account = _Account(texts, row_names, report)
+        of_rows = [text for name in row_names for text in texts[name]]
+        loss = measured_loss(capturing, of_rows, formulas, settings.drop_noise, schedule.loss_texts or LOSS_TEXTS)
+    jobs = _jobs(texts, pairs, row_names, schedule.chunk)
+    account = Account(texts, row_names, jobs, report)
     maker = TileMaker(
         model,
         trainable,
@@ -171,19 +177,19 @@ def stream_kernels(
         account.told,
         precision=settings.precision,
     )
-    jobs = _jobs(texts, pairs, row_names, schedule.chunk)
     tiles: dict[str, dict[str, Tensor]] = {}
     for job in jobs:
         earlier = None if scratch is None else scratch.tile(job.name)
         if earlier is not None:
             tiles[job.name] = earlier
-            report(job.stop - job.start, sum(len(texts[row]) for row in job.rows) * (job.stop - job.start))
+            account.settle(job, with_rows=False)
     missing = [job for job in jobs if job.name not in tiles]
     for place, tile in _saying_full(settings.executor.run(maker, missing)):
         if scratch is not None:
             scratch.save_tile(missing[place].name, tile)
         tiles[missing[place].name] = tile
         account.settle(missing[place])
+    account.close()
     kernels, logits, noise = _assembled(jobs, tiles, texts)
     if scratch is not None and settings.keep_factors:
         scratch.keep_index(_index(capturing, texts, pairs, jobs, row_names))
@@ -197,36 +203,8 @@ def _saying_full(results: Iterator[Result]) -> Iterator[Result]:
     Raises:
         UserError: the card is full.
     """
-    try:
+    with saying_full_card():
         yield from results
-    except torch.OutOfMemoryError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"device-memory: the card is full ({reason}); name less than it has, with --device-memory") from error
-
-
-class _Account:
-    """What the maker of tiles has told of its work; of a job that another process did, which nobody hears, it is told at the end."""
-
-    def __init__(self, texts: Mapping[str, Sequence[EncodedText]], row_names: Sequence[str], report: Report) -> None:
-        self.texts, self.row_names, self.report = texts, row_names, report
-        self._done: set[str] = set()  # row groups
-        self._owed = [0, 0]  # texts captured and pairs contracted in finished jobs, and not told yet
-
-    def told(self, captured: int, contracted: int) -> None:
-        """Takes a report and passes it on."""
-        self._owed = [self._owed[0] - captured, self._owed[1] - contracted]
-        self.report(captured, contracted)
-
-    def settle(self, job: Job) -> None:
-        """Reports what of a finished job is not told: its texts, row texts that no other job has had, and its pairs."""
-        groups = {*job.rows, job.column} & set(self.row_names) - self._done
-        self._done |= groups
-        own = 0 if job.column in self.row_names else job.stop - job.start
-        self._owed[0] += own + sum(len(self.texts[group]) for group in groups)
-        self._owed[1] += (job.stop - job.start) * sum(len(self.texts[row]) for row in job.rows)
-        left = [max(0, amount) for amount in self._owed]
-        if any(left):
-            self.told(left[0], left[1])
 
 
 def _jobs(texts: Mapping[str, Sequence[EncodedText]], pairs: Sequence[Pair], row_names: Sequence[str], chunk: int) -> list[Job]:
@@ -288,6 +266,13 @@ def finish(settings: Settings, key: str) -> None:
         Scratch(settings.scratch, key).remove(settings.keep_factors)
 
 
+def finish_all(settings: Settings) -> None:
+    """Removes all scratch files of the settings' owner, whose kernels are kept elsewhere now: those begun under other settings too."""
+    if settings.owner is not None:
+        own = settings.owner.out.resolve() / SCRATCH  # where they are, if no folder was named
+        sweep([own, *([] if settings.scratch is None else [settings.scratch])], settings.owner)
+
+
 def plan_kernels(
     model: LogitModel,
     texts: Mapping[str, Sequence[EncodedText]],
@@ -310,7 +295,7 @@ def plan_kernels(
     trial = capturing.try_out()
     schedule = _cut(trial, capturing, texts, pairs, formulas, settings, settings.scratch is not None)
     rates = rates_of(capturing.device, settings.rates, settings.precision)
-    return estimate(capturing, trial, schedule, texts, pairs, formulas, rates, settings.copies)
+    return estimate(capturing, trial, schedule, texts, pairs, formulas, rates, settings.copies, settings.drop_noise)
 
 
 def _cut(
@@ -333,19 +318,32 @@ def _cut(
         settings.batch_size if capturing.coverage.batched else 1,
         settings.memory,
     )
-    may: _May = {"has_scratch": has_scratch, "keep_factors": settings.keep_factors, "copies": settings.copies}
+    may: _May = {
+        "has_scratch": has_scratch,
+        "keep_factors": settings.keep_factors,
+        "copies": settings.copies,
+        "lower": settings.precision != FULL,
+    }
     if capturing.card is not None:
-        return make_card_schedule(*work, card_budget(capturing.card, settings.device_memory), kernels=kernels, **may)
-    if settings.device_memory is not None:
-        raise UserError(f"device-memory: {capturing.device.type} has no memory of its own; bound the process with --memory")
+        card = least_budget(capturing.card, _other_cards(capturing, settings), settings.device_memory)
+        return make_card_schedule(*work, card, kernels=kernels, **may)
+    device_budget(capturing.device, None, settings.device_memory)  # there is none to bound
     weights = sum(parameter.nbytes for parameter in capturing.model.parameters())
     return make_schedule(*work, weights=weights, **may)
+
+
+def _other_cards(capturing: Capturing, settings: Settings) -> list[DeviceMemory]:
+    """Returns the memories of the cards that will get a copy of the model."""
+    devices = settings.executor.devices if isinstance(settings.executor, Devices) else ()
+    found = (memory_of(device) for device in devices if device != capturing.device)
+    return [card for card in found if card is not None]
 
 
 class _May(TypedDict):
     has_scratch: bool
     keep_factors: bool
     copies: int
+    lower: bool
 
 
 def _schedule(
@@ -373,10 +371,12 @@ def _schedule(
     schedule = _cut(trial, capturing, texts, pairs, formulas, settings, scratch is not None)
     if announce is not None:
         rates = rates_of(capturing.device, settings.rates, settings.precision)
-        announce(estimate(capturing, trial, schedule, texts, pairs, formulas, rates, settings.copies))
+        announce(estimate(capturing, trial, schedule, texts, pairs, formulas, rates, settings.copies, settings.drop_noise))
     if scratch is not None:
         if schedule.disk:
             scratch.check_room(schedule.disk)
+        if settings.owner is not None:
+            scratch.claim(settings.owner)
         scratch.keep_schedule(schedule.as_dict())
     return schedule
 
@@ -389,7 +389,8 @@ def _unfit(found: Schedule, capturing: Capturing, settings: Settings) -> str | N
         return f"{found.copies} at work, and there are {settings.copies}"
     if found.peak > settings.memory:
         return f"{shown_bytes(found.peak)} of memory, and {shown_bytes(settings.memory)} are allowed"
-    card = 0 if capturing.card is None else card_budget(capturing.card, settings.device_memory)
+    others = _other_cards(capturing, settings)
+    card = 0 if capturing.card is None else least_budget(capturing.card, others, settings.device_memory, begun=True)
     if found.card_peak > card:
         return f"{shown_bytes(found.card_peak)} of a card's memory, and {shown_bytes(card)} are allowed"
     return None

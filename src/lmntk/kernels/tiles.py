@@ -33,6 +33,7 @@ from lmntk.tangents.noise import NoiseSearch, silence
 from lmntk.tangents.rules import RULES
 
 Report = Callable[[int, int], None]  # texts captured, pairs of texts contracted, since the last call
+Told = Callable[[str, int, int, int], None]  # the same of a group of texts, or of its chunk that starts at this text
 SEPARATOR, NOISE, LOGITS = "\t", "noise", "logits"
 
 
@@ -51,7 +52,7 @@ class Job:
         return f"{self.column}-{self.start:08d}-{self.stop:08d}"
 
 
-def nothing(captured: int, contracted: int) -> None:
+def nothing(group: str, start: int, captured: int, contracted: int) -> None:
     """Takes a report and does nothing."""
 
 
@@ -75,7 +76,7 @@ class TileMaker:
     is_roomy: bool
     scratch: tuple[Path, str] | None
     row_names: Sequence[str] = ()
-    report: Report = nothing
+    report: Told = nothing
     rules: Mapping[Any, Any] = field(default_factory=lambda: dict(RULES))
     precision: Precision = FULL
     _has_worker: bool = False
@@ -189,7 +190,7 @@ class Tiles:
                 place += len(batch)
                 found.append(batch)
             order += chosen
-            self.maker.report(len(chosen), 0)
+            self.maker.report(group, start, len(chosen), 0)
         return _Rows(found, found, order)
 
     def take_rows(self, names: Sequence[str]) -> None:
@@ -218,7 +219,7 @@ class Tiles:
         other = panel if list(rows) == [column] else Panel(columns.batches)
         with products(self.maker.precision):
             found = gram(panel, other, self.formulas, self.maker.grouping, self.maker.schedule.tile_bytes)
-        self.maker.report(0, len(panel) * len(columns.order))
+        self.maker.report(column, start, 0, len(panel) * len(columns.order))
         values = {LOGITS: in_order(torch.cat([batch.logits for batch in columns.batches]), columns.order).double().cpu()}
         offset = 0
         for row in rows:

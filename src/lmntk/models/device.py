@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from lmntk.errors import UserError
 from lmntk.models.loading import Pretrained
@@ -45,8 +46,7 @@ def chosen_devices(device: str = AUTO) -> tuple[torch.device, ...]:
         named = [torch.device(part.strip()) for part in device.split(",")]
         if named == [torch.device("cuda")]:
             named = [torch.device("cuda", index) for index in range(max(1, torch.cuda.device_count()))]
-        for one in named:
-            torch.empty(0, device=one)
+        named = [torch.empty(0, device=one).device for one in named]  # "cuda" among others is one of them, which has a number
     if len({one.type for one in named}) > 1:
         raise UserError(f"device: {device!r} is of several kinds, whose results differ in the last bits; name cards, or cpu")
     if named[0].type != "cpu" and len(set(named)) < len(named):
@@ -63,8 +63,26 @@ def _saying_why(device: str) -> Iterator[None]:
         raise UserError(f"device: {device!r} is not to be had here ({reason}); use cpu, or leave it out") from error
 
 
+class _Taken(TorchFunctionMode):
+    """While the body runs, deep copies of one device's tensors are made on another."""
+
+    def __init__(self, source: torch.device, target: torch.device) -> None:
+        super().__init__()
+        self.source, self.target = source, target
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.Tensor.__deepcopy__ or args[0].device != self.source:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        if id(tensor) not in memo:
+            memo[id(tensor)] = tensor.detach().to(self.target, copy=True).requires_grad_(tensor.requires_grad)
+        return memo[id(tensor)]
+
+
 def copy_to(device: torch.device, model: Model, trainable: Mapping[str, nn.Parameter]) -> tuple[Model, dict[str, nn.Parameter]]:
     """Returns a copy of a model on a device, and its parameters that count; what is shared in the one is shared in the other.
+
+    Tensors that are neither parameters nor buffers, such as what a module has put by, go along if they are where the model is.
 
     Memory: of the model, on that device alone.
     """
@@ -73,5 +91,6 @@ def copy_to(device: torch.device, model: Model, trainable: Mapping[str, nn.Param
         made[id(parameter)] = nn.Parameter(parameter.detach().to(device, copy=True), requires_grad=parameter.requires_grad)
     for buffer in model.buffers():
         made[id(buffer)] = buffer.detach().to(device, copy=True)
-    copied = copy.deepcopy(model, made)
+    with _Taken(next(model.parameters()).device, device):
+        copied = copy.deepcopy(model, made)
     return copied, {name: made[id(parameter)] for name, parameter in trainable.items()}

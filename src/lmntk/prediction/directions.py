@@ -1,4 +1,7 @@
-"""The direction v of a solution, summed over its training texts in bounded memory: v and one batch, whatever the number of texts."""
+"""The direction v of a solution, summed over its training texts in bounded memory: v and one batch, whatever the number of texts.
+
+Of a card with memory of its own the bound is that card's, and the host holds what is written of v.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lmntk.device_memory import saying_full_card
 from lmntk.errors import UserError
 from lmntk.kernels.capturing import Capturing
-from lmntk.kernels.schedule import MARGIN, ROOMY, Trial
+from lmntk.kernels.card_schedule import CARD_MARGIN
+from lmntk.kernels.schedule import MARGIN, ROOMY, Trial, whole_mebibytes
 from lmntk.memory import shown_bytes
 from lmntk.precision import FULL, products
 from lmntk.prompts.encoding import EncodedText
@@ -19,6 +24,7 @@ from lmntk.tangents.direction import add_weighted_sum
 from lmntk.tangents.factors import Tangents
 from lmntk.tangents.noise import NoiseSearch, silence
 
+ALWAYS_LINEAR = ("ridge", "logistic", "svr")  # solvers whose decisions on sgd (ridge: asigngd too) are linear in a text's gradient
 DOUBLE = 8
 SUMS = 3 * DOUBLE  # bytes a coordinate of the largest parameter: its sum so far, one example's part, and both together
 SIGNED = 20  # and a logit, of the gradient whose sign is taken: in float32, in float64, and as the product takes it
@@ -26,11 +32,15 @@ SIGNED = 20  # and a logit, of the gradient whose sign is taken: in float32, in 
 
 @dataclass(frozen=True)
 class Cut:
-    """How directions are summed: texts a batch, directions at once. ``peak`` is what the process will hold at most, in bytes."""
+    """How directions are summed: texts a batch, directions at once.
+
+    ``peak`` is what the process will hold at most, in bytes, and ``card_peak`` the card, where there is one.
+    """
 
     batch_size: int
     at_once: int
     peak: int
+    card_peak: int = 0
 
     def has_room(self, memory: int) -> bool:
         """True where freed memory may be kept: pieces of it that nothing fits into stay within the bound."""
@@ -38,12 +48,19 @@ class Cut:
 
 
 def cut_directions(
-    trial: Trial, trainable: Mapping[str, nn.Parameter], directions: int, batch_size: int, memory: int, signs: bool = True
+    trial: Trial,
+    trainable: Mapping[str, nn.Parameter],
+    directions: int,
+    batch_size: int,
+    memory: int,
+    signs: bool = True,
+    card: int | None = None,
 ) -> Cut:
     """Returns the cut that fits into the memory, with the most directions at once: each further round captures the texts again.
 
     Memory: what there is; v in float64 for each direction of a round, in the model's precision for each other; one batch's capture;
-    one parameter's sum.
+    one parameter's sum. Where tensors may take ``card`` bytes of a card, all of this is there, and of the host ``memory`` bounds what
+    is there and v in the model's precision.
 
     Raises:
         UserError: it cannot be done in so little; says the least that works.
@@ -52,21 +69,40 @@ def cut_directions(
     single = sum(parameter.numel() * parameter.element_size() for parameter in trainable.values())
     largest = max((parameter.numel() for parameter in trainable.values()), default=0)
 
-    def peak(batch: int, at_once: int) -> int:
+    def taken(batch: int, at_once: int) -> float:
         tokens = trial.longest * batch
         part = (SUMS + (SIGNED * trial.outputs if signs else 0)) * largest + 2 * DOUBLE / 4 * trial.largest * tokens / trial.tokens
         held = DOUBLE * coordinates * at_once + single * (directions - at_once)
-        return int(trial.resident + MARGIN + held + part + trial.working * tokens / trial.tokens)
+        return held + part + trial.working * tokens / trial.tokens
+
+    def peaks(batch: int, at_once: int) -> tuple[int, int]:
+        here = trial.resident + MARGIN
+        if card is None:
+            return int(here + taken(batch, at_once)), 0
+        return here + single * directions, int(trial.held + CARD_MARGIN + taken(batch, at_once))
 
     for at_once in range(directions, 0, -1):
         batch = batch_size
         while batch:
-            if peak(batch, at_once) <= memory:
-                return Cut(batch, at_once, peak(batch, at_once))
+            peak, card_peak = peaks(batch, at_once)
+            if peak <= memory and card_peak <= (card or 0):
+                return Cut(batch, at_once, peak, card_peak)
             batch //= 2
+    peak, card_peak = peaks(1, 1)
+    option, allowed, least = ("memory", memory, peak) if peak > memory or card is None else ("device-memory", card, card_peak)
     raise UserError(
-        f"memory: {shown_bytes(memory)} is too little for a solution's direction in float64; the least is {-(-peak(1, 1) // 2**20)}MiB"
+        f"{option}: {shown_bytes(allowed)} is too little for a solution's direction in float64; the least is {whole_mebibytes(least)}"
     )
+
+
+def is_linear(formula: str, solver: str, outputs: int) -> bool:
+    """True where a solver's decisions are linear in a text's gradient, whichever setting is chosen."""
+    return formula != "signgd" and (solver in ALWAYS_LINEAR or (solver == "svc" and outputs == 1))
+
+
+def most_directions(formula: str, solver: str, outputs: int) -> int:
+    """Returns how many directions may stand for a solution, by which setting is chosen: of ``asym`` one a logit, of others one or none."""
+    return outputs if solver == "asym" else int(is_linear(formula, solver, outputs))
 
 
 def count_of(form: LinearForm) -> int:
@@ -75,6 +111,7 @@ def count_of(form: LinearForm) -> int:
     return outputs if form.each_class and outputs > 1 else 1
 
 
+@saying_full_card()
 def directions_of(
     capturing: Capturing,
     texts: Sequence[EncodedText],

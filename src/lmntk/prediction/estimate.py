@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
+from lmntk.device_memory import device_budget
 from lmntk.kernels.calibration import finish_work
 from lmntk.kernels.capturing import Capturing
+from lmntk.kernels.card_schedule import CARD_MARGIN
 from lmntk.kernels.estimate import GPU_RATE, Estimate, matrices
 from lmntk.kernels.schedule import MARGIN, Trial
 from lmntk.memory import resident
@@ -25,10 +27,11 @@ def estimate_predictions(
     trial: Trial,
     train: Sequence[EncodedText],
     tests: Sequence[EncodedText],
-    formulas: Sequence[str],
+    solutions: Sequence[tuple[str, int]],
     memory: int,
     batch_size: int,
     drop_noise: bool = True,
+    device_memory: int | None = None,
 ) -> Estimate:
     """Returns what the predictors of a cell take: of each solution v from the training texts, and its decisions on the test texts.
 
@@ -37,18 +40,24 @@ def estimate_predictions(
         trial: what a few texts took.
         train: the training texts.
         tests: those that are classified; none where predictors are only saved.
-        formulas: of each solution, each with one direction.
+        solutions: of each its formula and how many directions it has, at most.
         memory: bytes that the process may hold.
         batch_size: the most texts in one pass.
         drop_noise: signs leave noise out, which takes a round more over the training texts.
+        device_memory: bytes that tensors may take on a card; by default most of what is free.
 
     Cost: a batch of training texts and one of test texts, to be timed.
     """
     trainable = capturing.trainable
-    cuts = {formula: cut_directions(trial, trainable, 1, batch_size, memory, formula == "asigngd") for formula in set(formulas)}
-    seconds, operations, peak = 0.0, 0.0, max(cut.peak for cut in cuts.values())
+    card = device_budget(capturing.device, capturing.card, device_memory)
+    cuts = {
+        (formula, count): cut_directions(trial, trainable, count, batch_size, memory, formula == "asigngd", card)
+        for formula, count in set(solutions)
+    }
+    seconds, operations = 0.0, 0.0
+    peak, card_peak = max(cut.peak for cut in cuts.values()), max(cut.card_peak for cut in cuts.values())
     forward = 2.0 * matrices(capturing.model)
-    for formula, cut in cuts.items():
+    for (formula, count), cut in cuts.items():
         capturing.batch_size = cut.batch_size
         batches = capturing.batches(train)
         few = [train[index] for index in batches[len(batches) // 2]]
@@ -60,19 +69,27 @@ def estimate_predictions(
             weighted_sum(batch, torch.ones(len(batch), trial.outputs), trainable, formula == "asigngd")
         finish_work(capturing.device)
         total = time.perf_counter() - started
-        rounds = 2 if formula == "asigngd" and drop_noise else 1
+        rounds = -(-count // cut.at_once) + (1 if formula == "asigngd" and drop_noise else 0)
         tokens = _padded(train, batches)
-        times = formulas.count(formula) * tokens / _padded(few, [range(len(few))])
-        seconds += times * (total + (rounds - 1) * capture)
-        operations += formulas.count(formula) * tokens * forward * ((1 + trial.outputs) * rounds + 1)
+        alike = solutions.count((formula, count))
+        seconds += alike * tokens / _padded(few, [range(len(few))]) * (rounds * capture + count * (total - capture))
+        operations += alike * tokens * forward * ((1 + trial.outputs) * rounds + count)
     if tests:
         # v has the weights' shapes, and a pass takes as long whatever is in it: the weights themselves stand for it
-        predictor = Predictor(capturing.model, [dict(trainable)], capturing.pad_id, batch_size=batch_size, memory=memory)
+        predictor = Predictor(
+            capturing.model, [dict(trainable)], capturing.pad_id, batch_size=batch_size, memory=memory, device_memory=device_memory,
+            card=capturing.card,
+        )  # fmt: skip
         with torch.no_grad():
             predictor.batch_size = predictor.texts_at_once(tests)
         longest = max(text.length for text in tests)
         held = sum(parameter.nbytes for parameter in trainable.values())
-        peak = max(peak, int(resident() + MARGIN + held + (predictor.token_bytes or 0) * longest * predictor.batch_size))
+        directions = sum(count for _, count in solutions)
+        taken = held * max(count for _, count in solutions) + int((predictor.token_bytes or 0) * longest * predictor.batch_size)
+        if capturing.card is None:
+            peak = max(peak, resident() + MARGIN + taken)
+        else:
+            card_peak = max(card_peak, capturing.card.held() + CARD_MARGIN + taken)
         capturing.batch_size = predictor.batch_size
         batches = capturing.batches(tests)
         few = [tests[index] for index in batches[len(batches) // 2]]
@@ -81,9 +98,9 @@ def estimate_predictions(
         predictor.evaluate(few)
         timed = time.perf_counter() - started
         scale = _padded(tests, batches) / _padded(few, [range(len(few))])
-        seconds += len(formulas) * scale * timed
-        operations += len(formulas) * _padded(tests, batches) * forward * PASS
-    return Estimate(len(tests), 0, operations, 0.0, 0.0, 0, peak, seconds, operations / GPU_RATE)
+        seconds += directions * scale * timed
+        operations += directions * _padded(tests, batches) * forward * PASS
+    return Estimate(len(tests), 0, operations, 0.0, 0.0, 0, peak, seconds, operations / GPU_RATE, card_peak)
 
 
 def _padded(texts: Sequence[EncodedText], batches: Sequence[Sequence[int]]) -> int:

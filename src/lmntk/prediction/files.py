@@ -50,7 +50,12 @@ def save_predictor(folder: Path, directions: Sequence[Mapping[str, Tensor]], mod
 
 
 def load_predictor(
-    folder: Path, model: str | None = None, batch_size: int = 32, device: str = "auto", memory: int | None = None
+    folder: Path,
+    model: str | None = None,
+    batch_size: int = 32,
+    device: str = "auto",
+    memory: int | None = None,
+    device_memory: int | None = None,
 ) -> LoadedPredictor:
     """Returns the predictor in a folder, with its pre-trained model.
 
@@ -60,6 +65,7 @@ def load_predictor(
         batch_size: texts in one pass.
         device: where to compute.
         memory: bytes that the process may hold; None does not bound it.
+        device_memory: bytes that tensors may take on a card; by default most of what is free.
 
     Raises:
         UserError: no predictor there, or a pre-trained model with other weights than it was made with.
@@ -114,6 +120,7 @@ def load_predictor(
         sharpness=solution["sharpness"],
         batch_size=batch_size,
         memory=memory,
+        device_memory=device_memory,
     )
     return LoadedPredictor(predictor, encoder, labels, description)
 

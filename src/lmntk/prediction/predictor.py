@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmntk.device_memory import DeviceMemory, device_budget, memory_of, saying_full_card
 from lmntk.errors import UserError
-from lmntk.kernels.schedule import MARGIN, ROOMY
+from lmntk.kernels.card_schedule import CARD_MARGIN
+from lmntk.kernels.schedule import MARGIN, ROOMY, whole_mebibytes
 from lmntk.memory import peak_of, resident, return_freed, shown_bytes, trim
 from lmntk.models.logit_model import LogitModel
 from lmntk.models.state import frozen
@@ -32,9 +34,12 @@ class Predictor:
         sharpness: probabilities are the softmax (of one logit, the sigmoid) of this times the decisions.
         batch_size: texts in one pass, at most.
         memory: bytes that the process may hold, the model and v included; None does not bound it.
+        device_memory: bytes that tensors may take on a card, the model and v included; by default most of what is free.
+        card: stands in for the device's memory; for tests.
 
     Attributes:
         token_bytes: what a token of a pass takes; None before the memory was first looked at.
+        looked_at: tokens of the longest text that this is known of.
 
     Cost: about three forward passes a text and direction.
     """
@@ -50,13 +55,18 @@ class Predictor:
         sharpness: float = 1.0,
         batch_size: int = 32,
         memory: int | None = None,
+        device_memory: int | None = None,
+        card: DeviceMemory | None = None,
     ) -> None:
         if len(directions) not in (1, model.outputs):
             raise UserError(f"predictor: {len(directions)} directions for {model.outputs} logits; it was made for another task")
-        self.model = model
+        self.model, self.device = model, next(model.parameters()).device
+        self.card, self.device_memory = memory_of(self.device) if card is None else card, device_memory
+        device_budget(self.device, self.card, device_memory)  # what cannot be had is better said now
         self.linearized = [LinearizedModel(model, direction) for direction in directions]
         self.pad_id, self.batch_size, self.memory = pad_id, batch_size, memory
         self.token_bytes: float | None = None
+        self.looked_at = 0
         self.intercept, self.f0_scale, self.sharpness = intercept, f0_scale, sharpness
         self._keeps_apart: bool | None = None
 
@@ -65,6 +75,7 @@ class Predictor:
         """True once forward mode turned out not to do for the model, which costs twice the time."""
         return any(linearized.backward for linearized in self.linearized)
 
+    @saying_full_card()
     def evaluate(self, texts: Sequence[EncodedText]) -> tuple[Array, Array]:
         """Returns the decisions and the pre-trained logits, each [n, c] float64, in the order of the texts.
 
@@ -83,34 +94,47 @@ class Predictor:
         return decisions, before
 
     def _expansions(self, texts: Sequence[EncodedText]) -> list[tuple[Tensor, Tensor]]:
-        device = next(self.model.parameters()).device
-        batch = {name: t.to(device) for name, t in collate(texts, self.pad_id).items()}
+        batch = {name: t.to(self.device) for name, t in collate(texts, self.pad_id).items()}
         with products(FULL):
             return [linearized.taylor(batch) for linearized in self.linearized]
 
     def texts_at_once(self, texts: Sequence[EncodedText]) -> int:
         """Returns how many of the texts go into one pass: as many as the memory holds of the longest, and one where the model mixes them.
 
-        What a text takes is looked at once, on the two longest of the first texts.
+        What a text takes is looked at on the two longest of the first texts, and again on one that is longer than all before: attention
+        takes more a token, the longer the text.
         """
         size = self.batch_size if self.keeps_apart(texts) else 1
-        if self.memory is None or not texts:
+        if (self.memory is None and self.card is None) or not texts:
             return size
         ordered = sorted(texts, key=lambda text: text.length)
-        if self.token_bytes is None:
+        if ordered[-1].length > self.looked_at:
             few = ordered[-min(2, size) :]
-            self._expansions(few[-1:])  # the first pass compares two ways, and takes more
-            grown, _ = peak_of(lambda: self._expansions(few))
-            self.token_bytes = grown / (len(few) * few[-1].length)
+            if self.token_bytes is None:
+                self._expansions(few[-1:])  # the first pass compares two ways, and takes more
+            else:
+                few = few[-1:]  # of what is not known yet no more than has to be
+            peak = peak_of if self.card is None else self.card.peak_of
+            grown, _ = peak(lambda: self._expansions(few))
+            self.token_bytes = max(self.token_bytes or 0.0, grown / (len(few) * few[-1].length))
+            self.looked_at = few[-1].length
+        assert self.token_bytes is not None
         trim()  # what earlier passes freed is there for the next
-        one, held = self.token_bytes * ordered[-1].length, resident() + MARGIN
-        if held + one > self.memory:
-            least = -(-int(held + one) // 2**20)
-            raise UserError(f"memory: {shown_bytes(self.memory)} is too little for one text and v; the least is {least}MiB")
-        if ROOMY * (held + size * one) > self.memory:
-            return_freed()
-        while held + size * one > self.memory:  # halved: a little more room changes nothing, not even the last bits
-            size //= 2
+        one = self.token_bytes * ordered[-1].length
+        on_card = device_budget(self.device, self.card, self.device_memory)
+        bounds = [("memory", self.memory, resident() + MARGIN, one if on_card is None else 0.0)]
+        if self.card is not None:
+            bounds.append(("device-memory", on_card, self.card.held() + CARD_MARGIN, one))
+        for option, allowed, held, each in bounds:
+            if allowed is None:
+                continue
+            if held + each > allowed:
+                least = whole_mebibytes(int(held + each))
+                raise UserError(f"{option}: {shown_bytes(allowed)} is too little for one text and v; the least is {least}")
+            if option == "memory" and ROOMY * (held + size * each) > allowed:
+                return_freed()
+            while held + size * each > allowed:  # halved: a little more room changes nothing, not even the last bits
+                size //= 2
         return size
 
     def keeps_apart(self, texts: Sequence[EncodedText]) -> bool:
@@ -119,11 +143,11 @@ class Predictor:
             return True
         if self._keeps_apart is None:
             ordered = sorted(texts, key=lambda text: text.length)
-            extremes, device = [ordered[0], ordered[-1]], next(self.model.parameters()).device
+            extremes = [ordered[0], ordered[-1]]
 
             def logits(some: Sequence[EncodedText]) -> Tensor:
                 with frozen(self.model), products(FULL):
-                    found: Tensor = self.model({name: t.to(device) for name, t in collate(some, self.pad_id).items()})
+                    found: Tensor = self.model({name: t.to(self.device) for name, t in collate(some, self.pad_id).items()})
                 return found
 
             together, alone = logits(extremes), torch.cat([logits([text]) for text in extremes])

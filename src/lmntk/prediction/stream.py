@@ -38,6 +38,7 @@ def predict_file(
     batch_size: int = 32,
     device: str = "auto",
     memory: str | None = None,
+    device_memory: str | None = None,
     note: Callable[[str], None] = lambda line: None,
     report: Report = lambda texts: None,
 ) -> dict[str, Any]:
@@ -53,6 +54,7 @@ def predict_file(
         batch_size: texts in one pass.
         device: where to compute.
         memory: that the process may hold, such as ``4GiB``; half of the machine's by default.
+        device_memory: that tensors may take on a card; nine tenths of what is free by default.
         note: told what is worth reading once.
         report: told how many texts are done.
 
@@ -68,10 +70,11 @@ def predict_file(
     if target != STANDARD and source != STANDARD and Path(target).resolve() == Path(source).resolve():
         raise UserError(f"output: {target!r} is the input; name another file")
     budget = default_memory() if memory is None else parse_bytes(memory)
+    card_budget = None if device_memory is None else parse_bytes(device_memory, "device-memory")
     folder, others = find_predictor(model_dir, cell, method)
     if others:
         note(f"{folder.name} of {len(others) + 1} predictors, the best on dev; choose with --cell and --method")
-    loaded = load_predictor(folder, model, batch_size, device, budget)
+    loaded = load_predictor(folder, model, batch_size, device, budget, card_budget)
     started, count = time.monotonic(), 0
     with ExitStack() as stack:
         lines = stack.enter_context(_reading(source))
