@@ -21,6 +21,7 @@ from lmntk.finetuning.files import load_weights, slug
 from lmntk.finetuning.settings import Labelled
 from lmntk.preparation import PreparedTask, label_of
 from lmntk.provenance import content_key
+from lmntk.solvers.grid import SOLVER_VERSION
 from lmntk.unit import Kernels, Unit, forget_unit, kernels_of
 
 Subject = Arm | Given
@@ -99,6 +100,7 @@ def diagnosis_key(context: Context, task: PreparedTask, cell: Cell, subject: Sub
         points=POINTS,
         other=_other_mode(context, task, cell),
         formula=_formula(context, task, cell, subject),
+        solver=SOLVER_VERSION,
     )
 
 

@@ -116,7 +116,7 @@ def test_a_cell(setting, mode):
     found = diagnose_cell(pretrained, task, cell, weights, at_start=start, kernels=kept, training=training, trajectory=trajectory)
     plain = json.loads(json.dumps(found.as_dict("abc"), allow_nan=False))
     assert set(plain) == TOP
-    assert (plain["format"], plain["key"], plain["cell"], plain["mode"]) == ("lmntk diagnosis 1", "abc", cell.name, mode)
+    assert (plain["format"], plain["key"], plain["cell"], plain["mode"]) == ("lmntk diagnosis 2", "abc", cell.name, mode)
     row = next(row for row in json.loads((out / "cells" / f"{cell.name}.json").read_text())["rows"] if row["method"] == "sgd ridge")
     assert plain["numbers"]["kernel"] == pytest.approx(row["test"])
     with at_weights(start.model, weights):

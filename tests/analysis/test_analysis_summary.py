@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lmntk.analysis.summary import task_verdict
-from lmntk.analysis.uncertainty import jackknife
+from lmntk.analysis.uncertainty import error_of_mean
 from lmntk.errors import UserError
 
 PLAIN = {"zero_shot": 0.6, "fine_tuned": 0.9, "kernel": 0.88, "linearized": 0.85, "kernel_distance": 0.4}
@@ -65,14 +65,30 @@ def test_few_test_texts_leave_an_error_that_more_splits_do_not_take_away():
     assert [test.passed for test in few.tests] == [None, True, True]
     assert task_verdict(splits(kernel=0.84)).tests[0].passed is True
     parts = [(1 / 5, one) for one in splits(LABELS[:40], kernel=0.84)]
-    of_texts = jackknife(
-        "accuracy",
-        LABELS[:40],
-        [(sign * w, one["predictions"][name]) for w, one in parts for sign, name in ((1, "kernel"), (-0.9, "fine_tuned"))],
+    of_texts = error_of_mean(
+        "accuracy", LABELS[:40], [[(1.0, one["predictions"]["kernel"]), (-0.9, one["predictions"]["fine_tuned"])] for _, one in parts]
     )
     margins = [one["numbers"]["kernel"] - 0.9 * one["numbers"]["fine_tuned"] for _, one in parts]
     error = float(np.hypot(np.std(margins, ddof=1) / 5**0.5, of_texts))
     assert abs(np.mean(margins)) < error and f"the error of {100 * error:.1f} points over splits and texts" in few.reason
+
+
+def test_a_split_that_is_given_twice_is_no_surer():
+    """Four texts, all right: agreement of few must not pass for certainty."""
+    (one,) = splits(LABELS[:4], zero_shot=0.0, fine_tuned=1.0, kernel=1.0, linearized=1.0)[1:2]
+    assert task_verdict([one, one]).tests[0].passed is None
+
+
+def test_kernels_of_two_formulas_have_no_mean():
+    some = splits()
+    some[2]["formula"] = "asigngd"
+    found = task_verdict(some)
+    assert found.tests[0].passed is None and "some splits have the asigngd and some the sgd kernel" in found.reason
+
+
+def test_no_gain_is_said_to_be_none():
+    found = task_verdict(splits(zero_shot=0.95))
+    assert found.verdict == "undecided" and "gained nothing over 5 splits, from 95.0 % to 90.0 %" in found.reason
 
 
 def test_each_split_with_its_own_test_texts_is_as_good_as_so_many_more_texts():

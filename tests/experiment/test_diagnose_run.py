@@ -95,7 +95,7 @@ def test_a_diagnosis_is_that_of_the_weights_that_fine_tuning_kept(values):
             assert found["numbers"][name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
     assert [point["step"] for point in found["trajectory"]] == [2, 4] and found["emulation"]["steps"] == [0, 2, 4]
     assert found["numbers"]["fine_tuned"] == record["test"] and found["trajectory"][-1]["dev"] == chosen["curve"][-1]["dev"]
-    assert found["format"] == "lmntk diagnosis 1" and found["method"] == "sgd fine-tuning" and found["cell"] == CELL
+    assert found["format"] == "lmntk diagnosis 2" and found["method"] == "sgd fine-tuning" and found["cell"] == CELL
     assert not (values["out"] / "scratch").exists()
 
 

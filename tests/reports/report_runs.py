@@ -145,7 +145,7 @@ def diagnosis(random, method, tests, labels, matrix, outputs, kernel_like):
     ]
     no_reason = "The linearized model recovers 21 % of the gain, below 50 %: made up."
     return {
-        "format": "lmntk diagnosis 1",
+        "format": "lmntk diagnosis 2",
         "method": method,
         "metric": "accuracy",
         "formula": "sgd",

@@ -23,24 +23,24 @@ def standard_error(metric: str, labels: Sequence[int], parts: Sequence[tuple[flo
         labels: true classes [m].
         parts: each method's weight and its predicted classes [m].
     """
+    return error_of_mean(metric, labels, [parts])
+
+
+def error_of_mean(metric: str, labels: Sequence[int], splits: Sequence[Sequence[tuple[float, Sequence[int]]]]) -> float:
+    """Returns ``standard_error`` of the mean over splits of the same weighted sum, of other predictions for the same test texts."""
     truth = np.asarray(labels)
-    m = len(truth)
-    scores = sum((w * (np.asarray(found) == truth) for w, found in parts), np.zeros(m))
-    weights = [w for w, _ in parts]
+    m, n = len(truth), len(splits)
+    every = [(w / n, found) for parts in splits for w, found in parts]
+    scores = sum((w * (np.asarray(found) == truth) for w, found in every), np.zeros(m))
+    weights = [w for w, _ in splits[0]]
     corners = np.array([sum(w for j, w in enumerate(weights) if case >> j & 1) for case in range(2 ** len(weights))])
     share = PSEUDO_TEXTS / len(corners)
     total = m + PSEUDO_TEXTS
     mean = (scores.sum() + share * corners.sum()) / total
     variance = ((scores**2).sum() + share * (corners**2).sum()) / total - mean**2
-    return max(jackknife(metric, labels, parts), float(np.sqrt(max(variance, 0.0) / total)))
-
-
-def jackknife(metric: str, labels: Sequence[int], parts: Sequence[tuple[float, Sequence[int]]]) -> float:
-    """Returns the jackknife's part of ``standard_error`` alone, for many predictions at once. Cost: parts x m."""
-    truth = np.asarray(labels)
-    m = len(truth)
-    left_out = sum((w * _without_each(metric, truth, np.asarray(found)) for w, found in parts), np.zeros(m))
-    return float(np.sqrt((m - 1) / m * ((left_out - left_out.mean()) ** 2).sum()))
+    left_out = sum((w * _without_each(metric, truth, np.asarray(found)) for w, found in every), np.zeros(m))
+    jackknife = float(np.sqrt((m - 1) / m * ((left_out - left_out.mean()) ** 2).sum()))
+    return max(jackknife, float(np.sqrt(max(variance, 0.0) / total)))
 
 
 def _without_each(metric: str, truth: Array, found: Array) -> Array:

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from lmntk.tangents.factors import Tangents
 from lmntk.writing import write_text
 
 SCHEDULE, INDEX, OWNER = "schedule.json", "factors.json", "owner.json"
+IDENTITY = ".lmntk-id"  # in an output folder: a path does not tell it from one of the same name that was moved, or of another machine
+KEY = 24  # letters of a hash that name a folder
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,12 @@ class Owner:
     out: Path
     of: tuple[str, ...]
 
-    def said_in(self, root: Path) -> dict[str, Any]:
-        """Returns plain data for a scratch folder: the way from there to the output folder, so that both can be moved together."""
-        out, root = self.out.resolve(), root.resolve()
-        with suppress(ValueError):  # two drives of Windows
-            return {"out": Path(os.path.relpath(out, root)).as_posix(), "of": list(self.of)}
-        return {"out": out.as_posix(), "of": list(self.of)}
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain data for a scratch folder, with the output folder's identity, which is made once and moves with it."""
+        path = self.out / IDENTITY
+        if not path.is_file():
+            write_text(path, f"{uuid.uuid4().hex}\n")
+        return {"out": path.read_text(encoding="utf8").strip(), "of": list(self.of)}
 
 
 class Scratch:
@@ -59,7 +62,7 @@ class Scratch:
 
     def __init__(self, root: Path, key: str) -> None:
         self.root = root
-        self.folder = root / key[:24]
+        self.folder = root / key[:KEY]
 
     @classmethod
     def of_this_process(cls, root: Path) -> Scratch:
@@ -87,7 +90,7 @@ class Scratch:
     def claim(self, owner: Owner) -> None:
         """Writes down whose the work is, so that ``sweep`` finds it when it is of no use any more."""
         with saying_full(self.folder):
-            write_text(self.folder / OWNER, json.dumps(owner.said_in(self.root), indent=1) + "\n")
+            write_text(self.folder / OWNER, json.dumps(owner.as_dict(), indent=1) + "\n")
 
     def save_factors(self, group: str, index: int, tangents: Tangents, device: torch.device) -> Tangents:
         """Writes a batch's factors; returns them as they are read back, parameter by parameter, when the first is asked for checked."""
@@ -163,14 +166,14 @@ class Scratch:
 def sweep(roots: Iterable[Path], owner: Owner) -> None:
     """Removes what earlier runs began for an owner that is done: under other settings, it would never be found again.
 
-    Work of other output folders stays, work that was for more than the owner's, and factors that were to be kept. Whoever calls it is
-    alone in the output folder.
+    Work of other output folders stays, work that was for more than the owner's, and factors that were kept to the end. Whoever calls it
+    is alone in the output folder. Tiles of formulas that were not asked for this time go as well.
     """
     for root in dict.fromkeys(roots):
-        for path in sorted(root.glob(f"*/{OWNER}")):
+        for path in sorted(root.glob(f"{'?' * KEY}/{OWNER}")):
             with suppress(OSError, ValueError, KeyError, TypeError):
-                found = json.loads(path.read_text(encoding="utf8"))
-                if found["out"] == owner.said_in(root)["out"] and set(found["of"]) <= set(owner.of):
+                found, own = json.loads(path.read_text(encoding="utf8")), owner.as_dict()
+                if found["out"] == own["out"] and set(found["of"]) <= set(own["of"]):
                     Scratch(root, path.parent.name).remove(keep_factors=(path.parent / INDEX).exists())
 
 

@@ -362,6 +362,8 @@ def _schedule(
         with suppress(TypeError):  # of another version
             found = Schedule.of(earlier)
             if (reason := _unfit(found, capturing, settings)) is None:
+                if settings.owner is not None:  # who goes on with it, in a scratch folder of several, is not always who began it
+                    scratch.claim(settings.owner)
                 return found
             note(f"what is begun was cut for {reason}: it begins anew")
         scratch.remove()

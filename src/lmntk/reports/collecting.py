@@ -14,7 +14,7 @@ from lmntk.kernels.kernel import Kernel
 from lmntk.tasks import TASKS
 
 FINETUNING_FORMAT = "lmntk finetuning 1"
-DIAGNOSIS_FORMAT = "lmntk diagnosis 1"
+DIAGNOSIS_FORMAT = "lmntk diagnosis 2"
 LINEARIZED = " (linearized)"
 COMMON = ("cell", "task", "k", "seed", "mode", "method")
 
