@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lmntk.errors import UserError
-from lmntk.kernels.kernel import Kernel
+from lmntk.kernels.kernel import Kernel, provenance_of
 from lmntk.writing import write_text
 
 
@@ -82,6 +82,10 @@ class Store:
     def kernel_path(self, cell: Cell, side: str, formula: str) -> Path:
         """Returns where the kernel of the cell's train texts against ``side`` (train, dev or test) is kept."""
         return self.folder / "kernels" / cell.name / f"{side}-{formula}.safetensors"
+
+    def has_kernel(self, cell: Cell, side: str, formula: str, key: str) -> bool:
+        """True where a kernel with this key is kept; its arrays are not read."""
+        return (provenance_of(self.kernel_path(cell, side, formula)) or {}).get("key") == key
 
     def kernel(self, cell: Cell, side: str, formula: str, key: str) -> Kernel | None:
         """Returns a kept kernel if it has this key."""

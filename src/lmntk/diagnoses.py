@@ -108,7 +108,8 @@ def _formula(context: Context, task: PreparedTask, cell: Cell, subject: Subject)
     """Returns whose kernel is held against a training: of Adam and SignGD A-SignGD's where it was kept on all sides, else SGD's."""
     if isinstance(subject, Given) or subject.settings.optimizer == "sgd" or not _has_run_kernels(subject):
         return "sgd"
-    return "asigngd" if len(_signed(context, task, cell)) == len(SIDES) else "sgd"
+    key = context.key(task, cell)
+    return "asigngd" if all(context.store.has_kernel(cell, side, "asigngd", key) for side in SIDES) else "sgd"
 
 
 def _about(context: Context, task: PreparedTask, cell: Cell, subject: Subject) -> str:

@@ -230,6 +230,24 @@ def test_kernels_alone_show_their_matrix_spectrum_and_groups(tmp_path):
     assert f"The first 7 eigenvectors hold {100 * shares[:7].sum():.0f} % of the centred labels" in text
 
 
+def test_a_kernel_that_is_not_the_cells_or_is_damaged_is_not_drawn(tmp_path):
+    folder = write_run(tmp_path / "run", ks=(8,), seeds=(13,), finetuned=False)
+    heading = "Spectrum and alignment with the labels"
+    path, cell = next((folder / "kernels").glob("*/train-sgd.safetensors")), next((folder / "cells").glob("*.json"))
+    kernel = Kernel.load(path)
+    assert heading in build_page([folder])
+    content = json.loads(cell.read_text())
+    write(cell, content | {"kernels": "of these texts"})
+    assert heading not in build_page([folder])  # of a run over other texts
+    Kernel(kernel.formula, kernel.values, groups=kernel.groups, provenance={"key": "of these texts"}).save(path)
+    assert heading in build_page([folder])
+    values = kernel.values.copy()
+    values[0, :, 1] *= 3
+    Kernel(kernel.formula, values, provenance={"key": "of these texts"}).save(path)
+    text = build_page([folder])
+    assert "is not drawn: " in text and heading not in text
+
+
 def test_a_verdict_over_splits_is_that_of_their_means_by_the_rule_of_verdicts_json(tmp_path):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13, 21, 42))
     paths = sorted((folder / "diagnosis").glob("*sgd*.json"))

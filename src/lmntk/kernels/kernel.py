@@ -68,6 +68,18 @@ class Kernel:
         return cls(metadata["formula"], tensors["values"], tensors.get("values_flipped"), groups, provenance)
 
 
+def provenance_of(path: Path) -> dict[str, Any] | None:
+    """Returns what a kernel's file says of its making, without its arrays; None where there is no such file, or a damaged one."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            found = json.loads((file.metadata() or {}).get("provenance", "null"))
+    except (SafetensorError, OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 24 else f"{text[:16]}..."

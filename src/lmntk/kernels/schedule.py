@@ -163,7 +163,9 @@ def make_schedule(
 
 
 def evenly(ordered: Sequence[Value], count: int) -> list[Value]:
-    """Returns ``count`` of the values, the first and the last and those evenly between."""
+    """Returns ``count`` of the values, the first and the last and those evenly between; one alone is the last."""
+    if count == 1:
+        return list(ordered[-1:])
     return [ordered[place * (len(ordered) - 1) // max(1, count - 1)] for place in range(count)]
 
 

@@ -47,7 +47,7 @@ class Owner:
     def as_dict(self) -> dict[str, Any]:
         """Returns plain data for a scratch folder, with the output folder's identity, which is made once and moves with it."""
         path = self.out / IDENTITY
-        if not path.is_file():
+        if not path.is_file() or path.stat().st_size == 0:
             write_text(path, f"{uuid.uuid4().hex}\n")
         return {"out": path.read_text(encoding="utf8").strip(), "of": list(self.of)}
 

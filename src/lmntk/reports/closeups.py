@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmntk.errors import UserError
 from lmntk.reports.collecting import LINEARIZED, Run
 from lmntk.reports.drawing import Plot
 from lmntk.reports.kernel_facts import facts_of_kernel
@@ -114,9 +115,12 @@ def _plots(one: _Candidate, identity: str, notes: list[str]) -> list[Plot]:
     parts = dict(one.diagnosis)
     if not (parts.get("spectrum") and parts.get("groups") and parts.get("kernels")):
         kernel = one.run.kernel(one.cell)
-        if kernel is not None:
-            known = facts_of_kernel(kernel, one.run.cells.get(one.cell, {}).get("train_labels"))
-            parts = known | {name: value for name, value in parts.items() if value}
+        try:
+            known = {} if kernel is None else facts_of_kernel(kernel, one.run.cells.get(one.cell, {}).get("train_labels"))
+        except UserError as error:
+            known = {}
+            notes.append(f"the kernel of {one.cell} is not drawn: {error}.")
+        parts = known | {name: value for name, value in parts.items() if value}
     metric = str(next((training.get("metric") for _, training in one.trainings), "accuracy"))
     draw: list[tuple[str, Callable[[], Plot | None]]] = [
         ("logits", lambda: logit_plot(f"{identity}-logits", parts["logits"])),

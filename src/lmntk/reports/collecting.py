@@ -55,10 +55,11 @@ class Run:
         return {name: task.title for name, task in TASKS.items()}
 
     def kernel(self, cell: str, formula: str = "sgd") -> Kernel | None:
-        """Returns a cell's kernel among its training texts, where it was kept."""
+        """Returns a cell's kernel among its training texts, where it was kept and is that of the cell's results."""
         path = self.folder / "kernels" / cell / f"train-{formula}.safetensors"
+        of = self.cells.get(cell, {}).get("kernels")
         try:
-            return Kernel.load(path) if path.is_file() else None
+            return Kernel.load(path, None if of is None else {"key": of}) if path.is_file() else None
         except UserError:
             return None
 
@@ -160,7 +161,9 @@ def _files(folder: Path, part: str, is_right: Callable[[Any], bool], notes: list
         if is_right(content):
             found.append((path, content))
         else:
-            notes.append(f"{part}/{path.name} is not a file of this version of lmntk, or is damaged, and was left out.")
+            notes.append(
+                f"{part}/{path.name} is not a file of this version of lmntk, or is damaged, and was left out; run again, it is made anew."
+            )
     return found
 
 

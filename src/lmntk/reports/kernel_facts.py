@@ -11,6 +11,7 @@ from lmntk.analysis.spectrum import group_shares, spectrum
 from lmntk.kernels.kernel import Kernel
 
 MOST = 64  # texts in a picture of a kernel
+MOST_VALUES = 2048  # eigenvalues in a picture: seconds of one core
 
 
 def class_summed(values: np.ndarray) -> np.ndarray:
@@ -22,7 +23,8 @@ def class_summed(values: np.ndarray) -> np.ndarray:
 def facts_of_kernel(kernel: Kernel, labels: Sequence[int] | None) -> dict[str, Any]:
     """Returns what a diagnosis would hold of a training kernel: ``kernels`` (before alone), ``spectrum`` and, of kept groups, ``groups``.
 
-    The spectrum is ``analysis.spectrum``'s, as a diagnosis has it; there is none without labels of two classes. Cost (n c)^3.
+    The spectrum is ``analysis.spectrum``'s, as a diagnosis has it; there is none without labels of two classes, nor
+    above ``MOST_VALUES`` eigenvalues. Cost (n c)^3.
 
     Args:
         kernel: ``sgd``, among training texts.
@@ -40,7 +42,7 @@ def facts_of_kernel(kernel: Kernel, labels: Sequence[int] | None) -> dict[str, A
     found: dict[str, Any] = {
         "kernels": {"before": matrix[np.ix_(order, order)].tolist(), "labels": classes[order].tolist() if known else []}
     }
-    if known and len(set(classes.tolist())) > 1:
+    if known and len(set(classes.tolist())) > 1 and n * kernel.values.shape[1] <= MOST_VALUES:
         spread = spectrum(kernel.values, classes.tolist())
         found["spectrum"] = {"eigenvalues": spread.eigenvalues.tolist(), "alignment": spread.alignment.tolist()}
     if kernel.groups and matrix.trace() > 0:
