@@ -133,9 +133,9 @@ def compute_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) ->
         return
     sides = SIDES[:2] if _one_pass_is_cheaper(unit) else SIDES
     save = context.experiment.save_models
-    if save or "test" not in sides:  # one direction at least has to fit, which is better said before the kernels are computed
+    if save or "test" not in sides:  # the directions of a solution have to fit, which is better said before the kernels are computed
         signs = any(formula == "asigngd" for formula, _ in context.methods)  # they take more, of which sgd has no need
-        unit.cut(1, 1, signs)
+        unit.cut(max([1, *(most_directions(*method, unit.model.outputs) for method in context.methods)]), 1, signs)
     found = _kernels(unit, sides)
     for cell in cells:
         kernels, logits = found[cell.name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,3 +210,13 @@ def test_what_others_have_begun_in_a_scratch_folder_stays(values, tmp_path, monk
     for out, more in (("other", {}), ("out", {"seeds": [13, 42]})):
         run(make_experiment(values | shared | {"out": tmp_path / out} | more))
     assert {path for path in shared["scratch"].rglob("*") if path.is_file()} == kept
+
+
+def test_a_copy_of_an_output_folder_leaves_the_works_of_the_first(values, tmp_path, monkeypatch):
+    shared = {"scratch": tmp_path / "scratch"}
+    begun = make_experiment(values | shared | {"out": tmp_path / "out"})
+    assert killed_at(monkeypatch, EVERYTHING["kernels"], 1, lambda: run(begun))
+    shutil.copytree(tmp_path / "out", tmp_path / "copy")
+    left = {path for path in shared["scratch"].rglob("*") if path.is_file()}
+    run(make_experiment(values | shared | FEWER | {"out": tmp_path / "copy"}))
+    assert {path for path in shared["scratch"].rglob("*") if path.is_file()} == left

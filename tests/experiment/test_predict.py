@@ -322,3 +322,21 @@ def test_whether_one_pass_is_cheaper_does_not_depend_on_what_is_finished(models,
         assert len(found) == 1
         seen |= found
     assert seen == {True, False}
+
+
+def test_there_must_be_room_for_all_directions_before_a_kernel_is_computed(models, values, monkeypatch):
+    """Of asym with two logits that are two; one alone would fit longer, and be refused when the kernels are there."""
+    asked: list[int] = []
+
+    class AskedError(Exception):
+        pass
+
+    def cut(self: Any, directions: int, batch_size: int, signs: bool) -> None:
+        asked.append(directions)
+        raise AskedError
+
+    monkeypatch.setattr(unit.Unit, "cut", cut)
+    for formulas, expected in ((["sgd"], 1), (["sgd", "asigngd"], 2)):
+        with pytest.raises(AskedError):
+            run(make_experiment(values | {"model": str(models / "bert"), "formulas": formulas, "all_logits": True}))
+        assert asked.pop() == expected

@@ -18,7 +18,7 @@ from lmntk.kernels.card_schedule import CARD_MARGIN, make_card_schedule
 from lmntk.kernels.gram import TILE_BYTES
 from lmntk.kernels.kept import KeptFactors
 from lmntk.kernels.loss import measured_loss
-from lmntk.kernels.schedule import LOSS_TEXTS, MARGIN, Trial, loss_bytes, make_schedule
+from lmntk.kernels.schedule import LOSS_TEXTS, MARGIN, Trial, evenly, loss_bytes, make_schedule
 from lmntk.memory import peak_of, return_freed
 from lmntk.precision import _places, check_precision, products
 from lmntk.prompts.batching import collate
@@ -221,6 +221,10 @@ def test_several_workers_in_bfloat16_give_the_same_bits():
     one, two = work(precision="bfloat16"), work(precision="bfloat16", executor=executor)
     assert_same_bits(one, two)
     assert len(blocks(one)) == 16
+
+
+def test_few_texts_stand_for_all_lengths_and_one_for_the_longest():
+    assert evenly([3, 5, 9, 60], 1) == [60] and evenly([3, 5, 9, 60], 2) == [3, 60] and evenly([3, 5, 9, 60], 4) == [3, 5, 9, 60]
 
 
 def test_the_trial_and_the_measured_loss_hold_what_the_cut_says(monkeypatch):

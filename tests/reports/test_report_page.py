@@ -257,6 +257,11 @@ def test_a_verdict_over_splits_is_that_of_their_means_by_the_rule_of_verdicts_js
     text = unescape(build_page([folder]))
     assert expected.verdict == "kernel-like" and f"F{expected.reason[1:]}." in text
     assert "over 3 splits" in text and "2 verdicts: 1 kernel-like, 1 not, 0 undecided." in text
+    content = json.loads(paths[0].read_text())
+    write(paths[0], content | {"numbers": content["numbers"] | {"fine_tuned": None}})  # diverged
+    text = unescape(build_page([folder]))
+    assert "over 2 splits" in text and "1 of 3 splits are left out" in text
+    write(paths[0], content)
     content = json.loads(paths[1].read_text())
     del content["predictions"]
     write(paths[1], content)

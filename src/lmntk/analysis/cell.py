@@ -91,7 +91,6 @@ def diagnose_cell(
     features: Features = "read",
     reduce: Reduce | None = None,
     kernels: Kernels | None = None,
-    kernel_predictions: Sequence[int] | None = None,
     formula: str = "sgd",
     training: Training | None = None,
     trajectory: Iterable[tuple[int, Mapping[str, Tensor]]] = (),
@@ -113,8 +112,7 @@ def diagnose_cell(
         features: the same.
         reduce: the same.
         kernels: by (side, formula), of theta_0, of these texts in this order.
-        kernel_predictions: the test classes of the kernel's solution.
-        formula: of the kernel that is solved.
+        formula: of the kernel whose solution is held against fine-tuning.
         training: how it was trained.
         trajectory: (step, weights) along the training.
         diverged: why there are no weights.
@@ -137,7 +135,6 @@ def diagnose_cell(
         metric=task.metric,
         mode=cell.mode,
         kernels=kernels,
-        kernel_predictions=kernel_predictions,
         formula=formula,
         training=training,
         trajectory=trajectory,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from lmntk.analysis.before import Before, Kernels, look_before
+from lmntk.analysis.before import SIDES, Before, Kernels, look_before
 from lmntk.analysis.chi import mean_chi
 from lmntk.analysis.examples import Examples, fitted, logits_of
 from lmntk.analysis.features import gradient_distance, gradient_norms, kernel_distance, sgd_kernel
@@ -78,7 +78,6 @@ def diagnose(
     metric: str = "accuracy",
     mode: str = "prompt",
     kernels: Kernels | None = None,
-    kernel_predictions: Sequence[int] | None = None,
     formula: str = "sgd",
     solver: str | None = None,
     training: Training | None = None,
@@ -99,7 +98,6 @@ def diagnose(
         metric: ``accuracy`` or ``f1``.
         mode: ``prompt``, or ``head`` where the logits before training are a linear probe's.
         kernels: by (side, formula), those of theta_0 that are there already; sgd kernels that are not are computed.
-        kernel_predictions: the test classes of the kernel's solution; by default it is solved here.
         formula: of the kernel whose solution is held against fine-tuning: the optimizer's own, ``sgd`` or of Adam and SignGD ``asigngd``.
         solver: with which it is solved; by default the formula's usual one.
         training: how it was trained; without it there is no emulation, and the stable rates are the cross-entropy's.
@@ -116,7 +114,7 @@ def diagnose(
         UserError: a side missing, labels that do not fit, a metric that is unknown, a kernel of other texts, or no kernel of the formula.
     """
     settings = settings or Settings()
-    missing = [side for side in ("train", "dev", "test") if side not in examples or side not in labels]
+    missing = [side for side in SIDES if side not in examples or side not in labels]
     if missing:
         raise UserError(f"diagnose: there are no {missing[0]} texts with labels; give train, dev and test")
     trainable = {n: p for n, p in model.named_parameters() if p.requires_grad} if trainable is None else trainable
@@ -127,11 +125,9 @@ def diagnose(
         examples = {side: part.alone() for side, part in examples.items()}
     before = look_before(model, examples, trainable, kernels, settings)
     found = _Findings(model, examples, labels, trainable, metric, before, coverage, settings)
-    if kernel_predictions is None:
-        absent = [side for side in ("train", "dev", "test") if (side, formula) not in before.kernels]
-        if absent:
-            raise UserError(f"diagnose: there is no {formula} kernel of the {absent[0]} texts; give all three, or solve the sgd kernel")
-        kernel_predictions = before.solve(labels, metric, formula, solver).predictions
+    absent = [side for side in SIDES if (side, formula) not in before.kernels]
+    if absent:
+        raise UserError(f"diagnose: there is no {formula} kernel of the {absent[0]} texts; give all three, or solve the sgd kernel")
     numbers: dict[str, float | None] = found.before_training(training, mode, other_mode)
     logits: dict[str, Any] = {"before": before.logits["test"], "fine_tuned": None, "linearized": None, "labels": list(labels["test"])}
     classes: dict[str, Sequence[int] | None] = {"fine_tuned": None, "linearized": None}
@@ -154,7 +150,7 @@ def diagnose(
         metric,
         labels["test"],
         predict_labels(before.logits["test"]).tolist(),
-        kernel_predictions,
+        before.solve(labels, metric, formula, solver).predictions,
         classes["fine_tuned"],
         classes["linearized"],
         numbers.get("kernel_distance"),

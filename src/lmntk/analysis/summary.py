@@ -95,10 +95,8 @@ def _solves(told: Sequence[Mapping[str, Any]]) -> Test:
     margins = kernel - SOLVES * fine_tuned
     error = _whole_error(margins, told, [(1.0, "kernel"), (-SOLVES, "fine_tuned")])
     share, passed = float(kernel.mean() / fine_tuned.mean()), _answer(margins, error)
-    said = (
-        f"the {formulas[0]} kernel's mean of {100 * kernel.mean():.1f} % over {len(told)} splits is {100 * share:.1f} % of fine-tuning's "
-    )
-    said += f"{100 * fine_tuned.mean():.1f} %"
+    said = f"the {formulas[0]} kernel's mean of {100 * kernel.mean():.1f} % over {len(told)} splits is {100 * share:.1f} % of "
+    said += f"fine-tuning's {100 * fine_tuned.mean():.1f} %"
     return Test("solves", share, SOLVES, passed, said + _words(passed, error, f"{100 * SOLVES:.0f} %"))
 
 

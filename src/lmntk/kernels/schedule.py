@@ -166,7 +166,7 @@ def evenly(ordered: Sequence[Value], count: int) -> list[Value]:
     """Returns ``count`` of the values, the first and the last and those evenly between; one alone is the last."""
     if count == 1:
         return list(ordered[-1:])
-    return [ordered[place * (len(ordered) - 1) // max(1, count - 1)] for place in range(count)]
+    return [ordered[place * (len(ordered) - 1) // (count - 1)] for place in range(count)]
 
 
 def loss_bytes(trial: Trial, rows: Sequence[int], count: int, batch_size: int) -> int:

@@ -45,11 +45,11 @@ class Owner:
     of: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns plain data for a scratch folder, with the output folder's identity, which is made once and moves with it."""
+        """Returns plain data for a scratch folder: the output folder's identity, made once, and its place, for a copy has the same."""
         path = self.out / IDENTITY
         if not path.is_file() or path.stat().st_size == 0:
             write_text(path, f"{uuid.uuid4().hex}\n")
-        return {"out": path.read_text(encoding="utf8").strip(), "of": list(self.of)}
+        return {"out": path.read_text(encoding="utf8").strip(), "at": str(self.out.resolve()), "of": list(self.of)}
 
 
 class Scratch:
@@ -166,14 +166,14 @@ class Scratch:
 def sweep(roots: Iterable[Path], owner: Owner) -> None:
     """Removes what earlier runs began for an owner that is done: under other settings, it would never be found again.
 
-    Work of other output folders stays, work that was for more than the owner's, and factors that were kept to the end. Whoever calls it
-    is alone in the output folder. Tiles of formulas that were not asked for this time go as well.
+    Work of other output folders stays, and of this one before it was moved; work that was for more than the owner's; factors that were
+    kept to the end. Whoever calls it is alone in the output folder. Tiles of formulas that were not asked for this time go as well.
     """
     for root in dict.fromkeys(roots):
         for path in sorted(root.glob(f"{'?' * KEY}/{OWNER}")):
             with suppress(OSError, ValueError, KeyError, TypeError):
                 found, own = json.loads(path.read_text(encoding="utf8")), owner.as_dict()
-                if found["out"] == own["out"] and set(found["of"]) <= set(own["of"]):
+                if all(found[name] == own[name] for name in ("out", "at")) and set(found["of"]) <= set(own["of"]):
                     Scratch(root, path.parent.name).remove(keep_factors=(path.parent / INDEX).exists())
 
 

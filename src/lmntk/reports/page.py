@@ -76,8 +76,8 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
     titles = runs[0].titles()
     every_row = _named(runs, "rows")
     rows = [row for row in every_row if row["test"] is not None]  # the others diverged, which the tables and their notes say
-    plotting_notes: list[str] = []
-    judged = verdicts(_named(runs, "diagnoses"), titles, plotting_notes)
+    more_notes: list[str] = []
+    judged = verdicts(_named(runs, "diagnoses"), titles, more_notes)
     diagnosed = {(one.run, one.title, one.mode) for one in judged}
     undiagnosed = [one for one in reached(rows, titles) if (one.run, one.title, one.mode) not in diagnosed]
     with style():
@@ -90,7 +90,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
             )
             for number, (run, task) in enumerate(pairs)
         ]
-        close, close_count = close_ups(runs, titles, plotting_notes)
+        close, close_count = close_ups(runs, titles, more_notes)
     return {
         "title": _title(runs),
         "kicker": "" if len(runs) > 1 else runs[0].folder.resolve().name,
@@ -120,7 +120,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
         "row_notes": sorted(
             {f"{titles.get(row['task'], row['task'])}, {row['method']}: {note}" for row in every_row for note in row.get("notes", ())}
         ),
-        "left_out": [note for run in runs for note in run.notes] + plotting_notes,
+        "left_out": [note for run in runs for note in run.notes] + more_notes,
         "command": f"lmntk report {' '.join(shlex.quote(str(run.folder)) for run in runs)}",
         "version": __version__,
     }

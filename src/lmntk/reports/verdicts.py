@@ -128,7 +128,8 @@ def _verdict(key: tuple[Any, ...], group: Sequence[Mapping[str, Any]], titles: M
         verdict, agreement, reason = said[0], "", str(group[0].get("reason") or "")
     else:
         found = task_verdict(group)
-        verdict, agreement, reason = found.verdict, f"over {len(group)} splits", found.reason
+        told = sum(one["numbers"].get("fine_tuned") is not None for one in group)  # the others diverged, as the reason says
+        verdict, agreement, reason = found.verdict, f"over {told} splits" if told > 1 else "", found.reason
     tests = tuple(_tested(name, group) for name in TESTS)
     splits = tuple((one["seed"], now, str(one.get("reason") or "")) for one, now in zip(group, said, strict=True))
     return Verdict(run, task, titles.get(task, task), k, mode, method, verdict, agreement, reason, tests, _numbers(group), splits)
