@@ -35,6 +35,9 @@ from lmntk.writing import alone_in
 
 __all__ = ["Progress", "Silent", "plan", "run"]
 
+CONFIGURATION = "configuration.json"
+REMEMBERED = 50  # earlier settings of a folder
+
 
 def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[str, Any]]:
     """Returns the rows of ``results.csv``, one a task, k, seed, mode and method, and writes the output folder.
@@ -52,7 +55,7 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
     if this.pretrained.stored_dtype != experiment.dtype:
         progress.note(f"weights stored in {this.pretrained.stored_dtype}, computed with in {experiment.dtype}")
     with alone_in(store.folder):
-        store.write_json("configuration.json", {"experiment": experiment.model_dump(mode="json"), "versions": versions()})
+        store.write_json(CONFIGURATION, _configuration(store, experiment))
         planned = [(task, cell) for task in tasks for cell in task.cells]
         results = this.finished(planned)
         untrained = {cell.name for _, cell in pending(this, planned, results)}
@@ -79,6 +82,20 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
         if missing:
             progress.note(missing)
     return [row for _, cell in planned for row in results[cell.name]["rows"]]
+
+
+def _configuration(store: Store, experiment: Experiment) -> dict[str, Any]:
+    """Returns the settings to write down, with those of earlier runs of the model in the folder, the latest first, each once."""
+    now = experiment.model_dump(mode="json")
+    before = store.read_json(CONFIGURATION)
+    before = before if isinstance(before, dict) else {}
+    others = before.get("earlier")
+    earlier: list[Any] = []
+    for one in [before.get("experiment"), *(others if isinstance(others, list) else [])]:
+        one = one | {"out": now["out"]} if isinstance(one, dict) else {}  # the folder may have been moved
+        if one.get("model") == now["model"] and one not in (now, *earlier):
+            earlier.append(one)
+    return {"experiment": now, "versions": versions(), "earlier": earlier[:REMEMBERED]}
 
 
 def verdicts_of(folder: Path) -> dict[str, Any]:

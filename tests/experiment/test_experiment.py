@@ -92,7 +92,17 @@ def test_a_run_writes_tidy_results_kernels_and_predictions(values):
     html = (out / "report.html").read_text()
     assert f'<span class="mean">{mean:.1f}</span>' in html and html.count("<svg") == 1 + 4 * 2  # accuracy; four cells' matrix and spectrum
     stored = json.loads((out / "configuration.json").read_text())
-    assert stored["experiment"]["k"] == [2, 4] and stored["versions"]["torch"]
+    assert stored["experiment"]["k"] == [2, 4] and stored["versions"]["torch"] and stored["earlier"] == []
+
+
+def test_a_folder_remembers_the_settings_of_earlier_runs(values):
+    small = values | {"k": [2], "seeds": [13], "modes": ["prompt"], "formulas": ["sgd"]}
+    for seeds in ([13], [21], [13], [13, 21]):
+        run(make_experiment(small | {"seeds": seeds}))
+    stored = json.loads((values["out"] / "configuration.json").read_text())
+    assert stored["experiment"]["seeds"] == [13, 21] and [one["seeds"] for one in stored["earlier"]] == [[13], [21]]
+    html = (values["out"] / "report.html").read_text()
+    assert "2 earlier runs of this model" in html and "<code>seeds = [21]\n</code>" in html and "<code>seeds = [13]\n</code>" in html
 
 
 def test_a_run_without_the_libraries_of_the_page_says_so_and_ends_well(values, monkeypatch):

@@ -318,6 +318,19 @@ def test_nested_settings_are_tables_of_their_own():
     assert ("finetuning: steps", "20") in plain and own == [("a", [])] and off == ["finetuning: seed"]
 
 
+def test_settings_of_an_earlier_run_are_shown_as_what_they_change():
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    from lmntk.reports.again import changes
+
+    now = {"k": [16], "test_limit": 300, "data": "d", "finetuning": {"steps": 64, "seed": 3, "loss": "squared"}, "own_tasks": []}
+    before = {"k": [16], "test_limit": None, "data": "d", "finetuning": {"steps": 9, "seed": None, "loss": "squared"}, "modes": ["head"],
+              "own_tasks": [{"name": "a"}]}  # fmt: skip
+    text = changes(now, before)
+    assert tomllib.loads(text) == {"modes": ["head"], "finetuning": {"steps": 9}, "own_tasks": [{"name": "a"}]}
+    assert "# without test_limit\n" in text and "# without finetuning.seed\n" in text and "loss" not in text
+    assert changes(now, now) == ""
+
+
 def test_the_settings_run_again_as_they_are(tmp_path):
     from lmntk.configuration import load_experiment, make_experiment
 

@@ -39,6 +39,23 @@ def _value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
+def changes(settings: Mapping[str, Any], others: Mapping[str, Any]) -> str:
+    """Returns as TOML in what other settings differ from these; what they do not set is a comment."""
+    left_out = []
+    found: dict[str, Any] = {}
+    for name in dict.fromkeys([*settings, *others]):
+        own, other = settings.get(name), others.get(name)
+        if own == other:
+            continue
+        if isinstance(own, dict) and isinstance(other, dict):
+            other = {part: value for part, value in other.items() if own.get(part, ...) != value}
+            left_out += [f"# without {name}.{part}" for part, value in other.items() if value is None]
+        if other is None:
+            left_out.append(f"# without {name}")
+        found[name] = other
+    return "".join(f"{line}\n" for line in left_out) + (as_toml(found).strip("\n") + "\n" if found else "")
+
+
 def is_default(value: Any) -> bool:
     """True for a setting that says nothing: none, off, or an empty list."""
     return value is None or value is False or value == []

@@ -27,6 +27,7 @@ class Run:
         name: the folder's name, another one than those of the runs beside it.
         folder: where it is.
         experiment: the settings, as in configuration.json; empty where there is none.
+        earlier: the settings of other runs of the model in the folder, the latest first.
         versions: of what computed it.
         rows: those of results.csv, of all finished cells.
         cells: the finished cells' results, by name.
@@ -38,6 +39,7 @@ class Run:
     name: str
     folder: Path
     experiment: Mapping[str, Any] = field(default_factory=dict)
+    earlier: Sequence[Mapping[str, Any]] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     rows: Sequence[Mapping[str, Any]] = ()
     cells: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -94,6 +96,7 @@ def _read_run(folder: Path, name: str) -> Run:
     configuration = _read(folder / "configuration.json")
     configuration = configuration if isinstance(configuration, dict) else {}
     experiment = configuration.get("experiment") or {}
+    earlier = [one for one in configuration.get("earlier") or () if isinstance(one, dict)]
     place = _placing(experiment)
     cells = _current(list(_files(folder, "cells", _is_cell, notes)), folder, notes)
     others = {cell["cell"] for _, cell in _files(folder, "cells", _is_cell, [])} - set(cells)
@@ -114,6 +117,7 @@ def _read_run(folder: Path, name: str) -> Run:
         name,
         folder,
         experiment,
+        earlier,
         versions,
         [row for cell in sorted(cells.values(), key=lambda one: place(one["rows"][0])) for row in cell["rows"]],
         cells,

@@ -66,7 +66,7 @@ def render(runs: Sequence[Run]) -> str:
 def contents(runs: Sequence[Run]) -> dict[str, Any]:
     """Returns all that the page shows, as plain data and drawn plots."""
     from lmntk.reports.accuracy_plot import accuracy_plot
-    from lmntk.reports.again import as_toml, settings_rows
+    from lmntk.reports.again import as_toml, changes, settings_rows
     from lmntk.reports.closeups import close_ups
     from lmntk.reports.drawing import style
     from lmntk.reports.tables import result_tables
@@ -101,6 +101,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
                 "full_model": str(run.experiment.get("model", "")),
                 "settings": settings_rows(run.experiment),
                 "toml": as_toml(run.experiment) if run.experiment else "",
+                "earlier": [changes(run.experiment, one) for one in run.earlier] if run.experiment else [],
                 "versions": run.versions,
                 "cells": len(run.cells),
             }
