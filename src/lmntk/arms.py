@@ -19,6 +19,7 @@ from lmntk.finetuning.logits import predictions_of
 from lmntk.finetuning.settings import Labelled, TrainingSettings
 from lmntk.finetuning.subsets import Subset
 from lmntk.finetuning.training import need_accelerate
+from lmntk.kernels.scratch import KEY, Owner, claim, sweep
 from lmntk.models.filters import ParameterFilter, has_adapter
 from lmntk.models.logit_model import LogitModel
 from lmntk.preparation import PreparedTask
@@ -28,6 +29,7 @@ from lmntk.unit import Unit
 
 FORMAT = "lmntk finetuning 1"
 SOLVER = "fine-tuning"
+TRAINING = "finetuning-"  # begins the names of scratch folders
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def _train(unit: Unit, cell: Cell, arm: Arm) -> None:
     texts, labels = unit.texts[cell.name], unit.labels[cell.name]
     train, dev, test = (Labelled(texts[side], labels[side]) for side in SIDES)
     key = key_of(this, task, cell, arm)
-    folder = (this.settings.scratch or this.store.folder / "scratch") / f"finetuning-{key[:24]}"
+    folder = claimed_work(this, TRAINING, key, place := _place(cell, arm))
     sizes = len({min(size, len(train)) for size in arm.batch_sizes})
     this.progress.work(f"{cell.name}: {arm.method}", len(arm.learning_rates) * sizes * arm.settings.steps)
     found = search(
@@ -154,7 +156,6 @@ def _train(unit: Unit, cell: Cell, arm: Arm) -> None:
         metric=task.metric, linearized=arm.linearized, folder=folder, checkpoint_seconds=how.checkpoint_seconds,
         on_step=this.progress.advance,
     )  # fmt: skip
-    place = _place(cell, arm)
     (this.store.folder / f"{place}.json").unlink(missing_ok=True)  # cut short from here on, it would vouch for weights that are not its own
     shutil.rmtree(this.store.folder / place, ignore_errors=True)  # an earlier arm's of this name
     checkpoint = None
@@ -197,14 +198,23 @@ def _train(unit: Unit, cell: Cell, arm: Arm) -> None:
             "versions": versions(),
         },
     )
-    remove_work(folder)
+    remove_work(this, TRAINING, place)
 
 
-def remove_work(folder: Path) -> None:
-    """Removes what an arm needed while it trained, and the scratch folder if nothing else is in it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    if folder.parent.is_dir() and not any(folder.parent.iterdir()):
-        folder.parent.rmdir()
+def claimed_work(context: Context, kind: str, key: str, place: str) -> Path:
+    """Returns the scratch folder of a training with this key, made, which says what it is for: a place in the output folder."""
+    folder = _scratch(context) / f"{kind}{key[:KEY]}"
+    claim(folder, Owner(context.store.folder, (place,)))
+    return folder
+
+
+def remove_work(context: Context, kind: str, place: str) -> None:
+    """Removes what trainings for a place needed while they ran, those that were begun under other settings too."""
+    sweep([_scratch(context)], Owner(context.store.folder, (place,)), kind)
+
+
+def _scratch(context: Context) -> Path:
+    return context.settings.scratch or context.store.folder / "scratch"
 
 
 def _notes(found: Search, arm: Arm, train: Labelled, dev: Labelled, task: PreparedTask) -> list[str]:

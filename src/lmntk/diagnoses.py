@@ -12,7 +12,7 @@ from lmntk.analysis.cell import CellModel, diagnose_cell
 from lmntk.analysis.comparison import Comparison, compare
 from lmntk.analysis.diagnosis import FORMAT, Diagnosis
 from lmntk.analysis.finetuned import load_finetuned
-from lmntk.arms import Arm, arms_of, kept_record, key_of, remove_work
+from lmntk.arms import Arm, arms_of, claimed_work, kept_record, key_of, remove_work
 from lmntk.cells import Cell
 from lmntk.context import SIDES, Context, Given
 from lmntk.courses import POINTS, course_of, training_of
@@ -25,6 +25,7 @@ from lmntk.solvers.grid import SOLVER_VERSION
 from lmntk.unit import Kernels, Unit, forget_unit, kernels_of
 
 Subject = Arm | Given
+COURSE = "diagnosis-"  # begins the names of scratch folders
 
 
 def given_checkpoint(path: Path) -> Given:
@@ -148,12 +149,7 @@ def _write(context: Context, task: PreparedTask, cell: Cell, subject: Subject, f
     context.store.write_json(_place(cell, subject), plain)
     context.progress.note(f"{cell.name}, {subject.method}: {plain['verdict']}")
     if isinstance(subject, Arm):
-        remove_work(_work(context, task, cell, subject))
-
-
-def _work(context: Context, task: PreparedTask, cell: Cell, subject: Subject) -> Path:
-    scratch = context.settings.scratch or context.store.folder / "scratch"
-    return scratch / f"diagnosis-{diagnosis_key(context, task, cell, subject)[:24]}"
+        remove_work(context, COURSE, _place(cell, subject))
 
 
 def _diagnose(context: Context, task: PreparedTask, cell: Cell, subject: Subject, kernels: Kernels | None) -> Diagnosis:
@@ -197,7 +193,7 @@ def _diagnose_arm(unit: Unit, cell: Cell, arm: Arm, how: Mapping[str, Any]) -> D
         this.progress.work(f"{cell.name}: {arm.method}, the way it went", settings.steps)
         course = course_of(
             unit.model, trained.parameters, train, dev, settings, chosen["best_step"], this.pretrained.pad_id, task.metric,
-            _work(this, task, cell, arm), this.progress.advance,
+            claimed_work(this, COURSE, diagnosis_key(this, task, cell, arm), _place(cell, arm)), this.progress.advance,
         )  # fmt: skip
         if (course.best_step, course.dev) != (chosen["best_step"], chosen["dev"]):
             this.progress.note(f"{cell.name}, {arm.method}: trained once more it took another way; on this device training is not exact")

@@ -169,6 +169,20 @@ def test_an_interruption_costs_no_more_than_what_was_at_work(values, monkeypatch
     assert not (values["out"] / "scratch").exists()
 
 
+def test_what_a_diagnosis_of_other_settings_began_is_removed(values, monkeypatch):
+    def stopping(*arguments, **named):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as cut:
+        cut.setattr(diagnoses, "diagnose_cell", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run(make_experiment(values))
+    (begun,) = (values["out"] / "scratch").glob("diagnosis-*")
+    assert (begun / "owner.json").is_file() and list(begun.glob("step-*"))
+    run(make_experiment(changed(values, steps=5)))
+    assert diagnosis(values)["method"] == "sgd fine-tuning" and not (values["out"] / "scratch").exists()
+
+
 def test_a_training_that_diverges_is_undecided_and_the_rest_goes_on(values):
     values = changed(values, learning_rates={"sgd": [1e30], "signgd": [1e-3]}, max_grad_norm=0) | {"finetune": ["sgd", "signgd"]}
     run(make_experiment(values))

@@ -193,6 +193,27 @@ def test_an_interrupted_run_goes_on_in_the_middle_of_a_training(values, tmp_path
     assert not (values["out"] / "scratch").exists() and not list(values["out"].rglob("*.partial"))
 
 
+class Stopping(Watching):
+    def advance(self, amount):
+        super().advance(amount)
+        if self.steps == 3:
+            raise KeyboardInterrupt
+
+
+def test_what_a_training_of_other_settings_began_is_removed(values, tmp_path):
+    shared = {"scratch": tmp_path / "scratch"}
+    other = {"out": tmp_path / "another", "seeds": [21]}
+    for of in ({}, other):
+        with pytest.raises(KeyboardInterrupt):
+            run(make_experiment(changed(values, checkpoint_seconds=0) | shared | of), Stopping())
+    assert len(list(shared["scratch"].glob("finetuning-*/run-0/checkpoint-*"))) == 2
+    run(make_experiment(changed(values, steps=5) | shared))
+    (left,) = shared["scratch"].iterdir()
+    assert json.loads((left / "owner.json").read_text())["at"] == str(tmp_path / "another")
+    run(make_experiment(changed(values, checkpoint_seconds=0) | shared | other))
+    assert not shared["scratch"].exists()
+
+
 def test_a_diverging_rate_is_said_and_the_rest_goes_on(values):
     progress = Watching()
     rows = run(make_experiment(changed(values, learning_rates=[1e38, 1e-2], max_grad_norm=0)), progress)

@@ -89,8 +89,7 @@ class Scratch:
 
     def claim(self, owner: Owner) -> None:
         """Writes down whose the work is, so that ``sweep`` finds it when it is of no use any more."""
-        with saying_full(self.folder):
-            write_text(self.folder / OWNER, json.dumps(owner.as_dict(), indent=1) + "\n")
+        claim(self.folder, owner)
 
     def save_factors(self, group: str, index: int, tangents: Tangents, device: torch.device) -> Tangents:
         """Writes a batch's factors; returns them as they are read back, parameter by parameter, when the first is asked for checked."""
@@ -163,18 +162,27 @@ class Scratch:
         return self.folder / kind / f"{name.replace('/', '~')}.safetensors"
 
 
-def sweep(roots: Iterable[Path], owner: Owner) -> None:
+def claim(folder: Path, owner: Owner) -> None:
+    """Writes down in a scratch folder, made if need be, whose the work is."""
+    with saying_full(folder):
+        write_text(folder / OWNER, json.dumps(owner.as_dict(), indent=1) + "\n")
+
+
+def sweep(roots: Iterable[Path], owner: Owner, prefix: str = "") -> None:
     """Removes what earlier runs began for an owner that is done: under other settings, it would never be found again.
 
     Work of other output folders stays, and of this one before it was moved; work that was for more than the owner's; factors that were
     kept to the end. Whoever calls it is alone in the output folder. Tiles of formulas that were not asked for this time go as well.
+    ``prefix``: what the names of folders of this kind of work begin with.
     """
     for root in dict.fromkeys(roots):
-        for path in sorted(root.glob(f"{'?' * KEY}/{OWNER}")):
+        for path in sorted(root.glob(f"{prefix}{'?' * KEY}/{OWNER}")):
             with suppress(OSError, ValueError, KeyError, TypeError):
                 found, own = json.loads(path.read_text(encoding="utf8")), owner.as_dict()
                 if all(found[name] == own[name] for name in ("out", "at")) and set(found["of"]) <= set(own["of"]):
-                    Scratch(root, path.parent.name).remove(keep_factors=(path.parent / INDEX).exists())
+                    left = Scratch(root, "")
+                    left.folder = path.parent
+                    left.remove(keep_factors=(path.parent / INDEX).exists())
 
 
 def _is_alive(process: str) -> bool:
