@@ -16,7 +16,7 @@ from lmntk.models.loading import Pretrained
 from lmntk.preparation import PreparedTask
 from lmntk.prompts.encoding import TextEncoder
 from lmntk.provenance import content_key, digest_examples
-from lmntk.solvers.grid import SOLVER_VERSION, default_grid
+from lmntk.solvers.grid import SOLVER_VERSION, SOLVERS, default_grid
 
 SIDES = ("train", "dev", "test")
 
@@ -113,9 +113,9 @@ class Context:
         return task.classes == 2 and not self.experiment.all_logits
 
     def result_key(self, task: PreparedTask, cell: Cell) -> str:
-        """Returns the hash of all that the cell's results depend on."""
-        grids = {solver: default_grid(solver) for _, solver in self.methods}
-        return content_key(version=SOLVER_VERSION, kernels=self.key(task, cell), methods=self.methods, grids=grids, metric=task.metric)
+        """Returns the hash of all that a method's results in the cell depend on, whatever other methods are asked for."""
+        grids = {solver: default_grid(solver) for solver in SOLVERS}
+        return content_key(version=SOLVER_VERSION, kernels=self.key(task, cell), grids=grids, metric=task.metric)
 
     def finished(self, planned: Sequence[tuple[PreparedTask, Cell]]) -> dict[str, dict[str, Any]]:
         """Returns the results of the cells that are finished, by name."""
@@ -127,6 +127,8 @@ class Context:
         e, folder = self.experiment, self.store.folder
         if self.methods:
             found = self.store.result(cell, self.result_key(task, cell))
+            if found is None or not set(self.methods) <= {(row["formula"], row["solver"]) for row in found["rows"]}:
+                return None
         else:  # nothing but fine-tuning is asked for, beside whatever kernels there are
             found = self.store.read_json(f"cells/{cell.name}.json")
             if not isinstance(found, dict) or found.get("content") != self.content_key(task, cell):
@@ -136,8 +138,8 @@ class Context:
         paths = [folder / "predictions" / f"{cell.name}.tsv"]
         if e.keep_kernels:
             paths += [self.store.kernel_path(cell, side, formula) for side in SIDES for formula in e.formulas]
-        if e.save_models and self.methods and found is not None:
-            if not found.get("saved_models"):
+        if e.save_models and self.methods:
+            if not set(self.methods) <= set(map(tuple, found["saved_models"])):
                 return None
             paths += [folder / "models" / name / "predictor.json" for name in found["predictors"]]
         return found if all(path.is_file() for path in paths) else None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lmntk.cell_results import keep_results
 from lmntk.cells import Cell
 from lmntk.context import SIDES, Context
 from lmntk.device_memory import device_budget
@@ -155,7 +156,7 @@ def compute_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) ->
             elif save:
                 context.progress.note(f"{outcome.method}: its decisions are not linear in a text's gradient, so no predictor is saved")
         name = "own head" if context.pretrained.kind == "classifier" else BASELINES[cell.mode]
-        yield cell, _keep(unit, cell, [baseline(name, task.metric, logits, labels), *outcomes], saved)
+        yield cell, keep_results(context, task, cell, labels, [baseline(name, task.metric, logits, labels), *outcomes], saved)
 
 
 def kernels_of(context: Context, task: PreparedTask, cells: Sequence[Cell]) -> dict[str, tuple[Kernels, Logits]]:
@@ -171,7 +172,8 @@ def _baseline_alone(unit: Unit, cell: Cell) -> dict[str, Any]:
     this, texts = unit.context, unit.texts[cell.name]
     logits = {side: logits_of(unit.model, texts[side], this.pretrained.pad_id, this.settings.batch_size).numpy() for side in SIDES[1:]}
     name = "own head" if this.pretrained.kind == "classifier" else BASELINES[cell.mode]
-    return _keep(unit, cell, [baseline(name, unit.task.metric, logits, unit.labels[cell.name])], [])
+    labels = unit.labels[cell.name]
+    return keep_results(this, unit.task, cell, labels, [baseline(name, unit.task.metric, logits, labels)], [])
 
 
 def _one_pass_is_cheaper(unit: Unit) -> bool:
@@ -464,33 +466,3 @@ def _save(unit: Unit, cell: Cell, outcome: Outcome, predictor: Predictor, direct
         },
     )  # fmt: skip
     return name
-
-
-def _keep(unit: Unit, cell: Cell, outcomes: Sequence[Outcome], predictors: Sequence[str]) -> dict[str, Any]:
-    """Writes the predictions and results of a cell, and returns the results."""
-    this, labels = unit.context, unit.labels[cell.name]
-    head = {"task": unit.task.name, "k": cell.k, "seed": cell.seed, "mode": cell.mode}
-    sizes = {f"{side}_texts": len(labels[side]) for side in SIDES}
-    assert all(len(outcome.predictions) == len(labels["test"]) for outcome in outcomes)
-    columns: Mapping[str, Sequence[int]] = {outcome.method: outcome.predictions for outcome in outcomes}
-    lines = ["\t".join(["row", "label", *columns])]
-    lines += ["\t".join(map(str, values)) for values in zip(cell.test, labels["test"], *columns.values(), strict=True)]
-    this.store.write_text(f"predictions/{cell.name}.tsv", "\n".join(lines) + "\n")
-    result = {
-        "key": this.result_key(unit.task, cell),
-        "content": this.content_key(unit.task, cell),
-        "kernels": this.key(unit.task, cell),
-        "cell": cell.name,
-        "model": this.pretrained.fingerprint,
-        "classes": unit.task.meaning(),
-        "rows": [head | outcome.as_row() | sizes for outcome in outcomes],
-        "split": {"train": cell.train, "dev": cell.dev, "test": cell.test},
-        "train_labels": labels["train"],
-        "dev_labels": labels["dev"],
-        "test_labels": labels["test"],
-        "predictors": list(predictors),
-        "saved_models": this.experiment.save_models,
-        "versions": versions(),
-    }
-    this.store.write_json(f"cells/{cell.name}.json", result)
-    return result

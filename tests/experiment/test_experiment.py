@@ -95,6 +95,33 @@ def test_a_run_writes_tidy_results_kernels_and_predictions(values):
     assert stored["experiment"]["k"] == [2, 4] and stored["versions"]["torch"] and stored["earlier"] == []
 
 
+def test_what_other_formulas_reached_stays_beside_what_is_asked_for(values, monkeypatch):
+    small = values | {"k": [2], "seeds": [13], "modes": ["prompt"]}
+    cell = values["out"] / "cells" / "films-k2-seed13-prompt.json"
+
+    def methods():
+        titles = (values["out"] / "predictions" / f"{cell.stem}.tsv").read_text().split("\n")[0].split("\t")[2:]
+        found = {row["method"]: row for row in json.loads(cell.read_text())["rows"]}
+        assert sorted(titles) == sorted(found)
+        return found
+
+    run(make_experiment(small | {"formulas": ["signgd"]}))
+    first = methods()
+    rows = run(make_experiment(small | {"formulas": ["sgd", "asigngd"]}))
+    every = methods()
+    assert list(every) == ["zero-shot", "sgd ridge", "asigngd asym", "signgd ridge"] and every["signgd ridge"] == first["signgd ridge"]
+    assert [row["method"] for row in rows] == list(every)
+    whole = run(make_experiment(small | {"out": values["out"] / "whole"}))
+    assert {row["method"]: row for row in json.loads(json.dumps(whole))} == every
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "solve_cell", lambda *a: pytest.fail("solved"))
+        run(make_experiment(small | {"formulas": ["sgd"]}))
+        run(make_experiment(small))
+    assert methods() == every
+    run(make_experiment(small | {"formulas": ["sgd"], "dtype": "float64"}))
+    assert list(methods()) == ["zero-shot", "sgd ridge"]
+
+
 def test_a_folder_remembers_the_settings_of_earlier_runs(values):
     small = values | {"k": [2], "seeds": [13], "modes": ["prompt"], "formulas": ["sgd"]}
     for seeds in ([13], [21], [13], [13, 21]):
@@ -143,7 +170,8 @@ def test_another_solver_uses_the_kernels_that_are_there(values):
     progress = Counting()
     rows = run(make_experiment(values | {"solvers": ["svc"], "formulas": ["sgd", "signgd"]}), progress)
     assert progress.streams == [] and len(progress.cells) == 4
-    assert {row["method"] for row in rows} == {"zero-shot", "sgd svc", "signgd svc"}
+    solved = {"sgd svc", "signgd svc"}
+    assert {row["method"] for row in rows} == {"zero-shot", "sgd ridge", "signgd ridge", "asigngd asym"} | solved
 
 
 def test_a_further_formula_computes_that_alone(values):
