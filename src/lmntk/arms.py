@@ -126,6 +126,12 @@ def key_of(context: Context, task: PreparedTask, cell: Cell, arm: Arm) -> str:
     return content_key(format=FORMAT, cell=context.content_key(task, cell), metric=task.metric, **arm.as_dict())
 
 
+def setup_of(context: Context, task: PreparedTask, mode: str, arm: Arm) -> str:
+    """Returns the hash of what trainings of an arm must share to be splits of one method."""
+    how = {name: value for name, value in arm.as_dict().items() if name not in ("seed", "lora_seed")}
+    return context.setup(task, mode, "training", **{f"arm_{name}": value for name, value in how.items()})
+
+
 def kept_record(context: Context, task: PreparedTask, cell: Cell, arm: Arm) -> dict[str, Any] | None:
     """Returns what is kept of an arm that was trained on a cell before, if all that is wanted of it is there."""
     how, place = context.experiment.finetuning, _place(cell, arm)
@@ -175,6 +181,7 @@ def _train(unit: Unit, cell: Cell, arm: Arm) -> None:
             "format": FORMAT,
             "key": key,
             "content": this.content_key(task, cell),
+            "setup": setup_of(this, task, cell.mode, arm),
             "cell": cell.name,
             "task": task.name,
             "k": cell.k,
@@ -266,7 +273,7 @@ def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     )
     return {
         "method": record["method"], "formula": "", "solver": SOLVER, "metric": record["metric"], "dev": record["dev"],
-        "test": record["test"], "setting": setting, "notes": record["notes"],
+        "test": record["test"], "setting": setting, "notes": record["notes"], "setup": record.get("setup"),
     }  # fmt: skip
 
 

@@ -33,8 +33,13 @@ def keep_results(
     key = context.result_key(task, cell)
     head = {"task": task.name, "k": cell.k, "seed": cell.seed, "mode": cell.mode}
     sizes = {f"{side}_texts": len(labels[side]) for side in SIDES}
+
+    def row(outcome: Outcome) -> dict[str, Any]:
+        setup = context.setup(task, cell.mode, "kernel" if outcome.formula else "baseline")
+        return head | outcome.as_row() | sizes | {"setup": setup}
+
     before = context.store.result(cell, key) or {"rows": [], "predictors": [], "saved_models": []}
-    others = {row["method"] for row in before["rows"] if row["formula"]} - {outcome.method for outcome in outcomes}
+    others = {one["method"] for one in before["rows"] if one["formula"]} - {outcome.method for outcome in outcomes}
     old = _old_predictions(context, cell, others)
     columns = {outcome.method: list(map(str, outcome.predictions)) for outcome in outcomes} | old
     lines = ["\t".join(["row", "label", *columns])]
@@ -48,7 +53,7 @@ def keep_results(
         "cell": cell.name,
         "model": context.pretrained.fingerprint,
         "classes": task.meaning(),
-        "rows": [*(head | outcome.as_row() | sizes for outcome in outcomes), *(row for row in before["rows"] if row["method"] in old)],
+        "rows": [*map(row, outcomes), *(one for one in before["rows"] if one["method"] in old)],
         "split": {"train": cell.train, "dev": cell.dev, "test": cell.test},
         "train_labels": labels["train"],
         "dev_labels": labels["dev"],

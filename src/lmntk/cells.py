@@ -74,11 +74,6 @@ class Store:
         found = self.read_json(f"cells/{cell.name}.json")
         return found if isinstance(found, dict) and found.get("key") == key else None
 
-    def results(self, model: str) -> list[dict[str, Any]]:
-        """Returns all finished cells in the folder whose weights have this fingerprint, in the order of their names."""
-        found = [self.read_json(f"cells/{path.name}") for path in sorted(self.folder.glob("cells/*.json"))]
-        return [one for one in found if isinstance(one, dict) and one.get("model") == model]
-
     def kernel_path(self, cell: Cell, side: str, formula: str) -> Path:
         """Returns where the kernel of the cell's train texts against ``side`` (train, dev or test) is kept."""
         return self.folder / "kernels" / cell.name / f"{side}-{formula}.safetensors"

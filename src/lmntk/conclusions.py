@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lmntk.analysis.comparison import Comparison, over_splits
+from lmntk.analysis.comparison import Comparison, compare, over_splits
 from lmntk.analysis.summary import task_verdict
 
 FILE = "verdicts.json"
@@ -38,6 +38,24 @@ def conclude(
         one = asdict(over_splits([pair["found"] for pair in group], (SIGNGD, ADAMW)))
         compared.append(head | {"title": titles.get(head["task"], head["task"]), "splits": len(group), **one})
     return {"verdicts": verdicts, "comparisons": compared}
+
+
+def comparisons_in(
+    finetunings: Sequence[Mapping[str, Any]], cells: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[Mapping[str, Any], Comparison]]:
+    """Returns SignGD's fine-tuning beside Adam's in each cell where neither diverged, as ``conclude`` wants them.
+
+    Args:
+        finetunings: each as ``finetuning/*.json`` has it.
+        cells: results by the cells' names, with the test labels.
+    """
+    ended = {(one["cell"], one["method"]): one for one in finetunings if one["test"] is not None}
+    pairs = []
+    for name, cell in cells.items():
+        first, second = ended.get((name, SIGNGD)), ended.get((name, ADAMW))
+        if first is not None and second is not None:
+            pairs.append((cell["rows"][0], compare(first, second, cell["test_labels"])))
+    return pairs
 
 
 def sentences(found: Mapping[str, Any]) -> list[str]:

@@ -94,14 +94,32 @@ class Context:
         """Returns the hash of a cell's model, texts and parameters: what its fine-tuning and its baseline depend on."""
         return content_key(**self._content(task, cell))
 
+    def setup(self, task: PreparedTask, mode: str, of: str, **more: Any) -> str:
+        """Returns the hash of what results of a task and mode must share to be splits of one method; see ``setups``.
+
+        Args:
+            task: whose results they are.
+            mode: prompt or head.
+            of: kernel, baseline, or training.
+            more: what they depend on beside the cell's content.
+        """
+        e = self.experiment
+        if of == "kernel":
+            more |= {"keep_noise": e.keep_noise, "precision": e.precision}
+        return content_key(of=of, metric=task.metric, test_limit=e.test_limit, **self._but_texts(task, mode), **more)[:16]
+
     def _content(self, task: PreparedTask, cell: Cell) -> dict[str, Any]:
+        return self._but_texts(task, cell.mode) | {
+            "examples": {side: digest_examples(examples) for side, examples in task.examples(cell).items()}
+        }
+
+    def _but_texts(self, task: PreparedTask, mode: str) -> dict[str, Any]:
         e = self.experiment
         return {
             "weights": self.pretrained.fingerprint,
-            "encoder": self.encoder(task, cell.mode).fingerprint(),
-            "examples": {side: digest_examples(examples) for side, examples in task.examples(cell).items()},
-            "mode": cell.mode,
-            "features": e.features if cell.mode == "head" else None,
+            "encoder": self.encoder(task, mode).fingerprint(),
+            "mode": mode,
+            "features": e.features if mode == "head" else None,
             "difference": self.folds(task),
             "parameters": self.chosen.as_dict(),
             "untied": e.untie_head,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from lmntk.analysis.cell import CellModel, diagnose_cell
 from lmntk.analysis.comparison import Comparison, compare
 from lmntk.analysis.diagnosis import FORMAT, Diagnosis
 from lmntk.analysis.finetuned import load_finetuned
-from lmntk.arms import Arm, arms_of, claimed_work, kept_record, key_of, remove_work
+from lmntk.arms import Arm, arms_of, claimed_work, kept_record, key_of, remove_work, setup_of
 from lmntk.cells import Cell
 from lmntk.context import SIDES, Context, Given
 from lmntk.courses import POINTS, course_of, training_of
@@ -105,6 +105,13 @@ def diagnosis_key(context: Context, task: PreparedTask, cell: Cell, subject: Sub
     )
 
 
+def diagnosis_setup(context: Context, task: PreparedTask, mode: str, subject: Subject) -> str:
+    """Returns the hash of what diagnoses must share to be splits of one verdict."""
+    if isinstance(subject, Given):
+        return context.setup(task, mode, "given", digest=subject.digest)
+    return setup_of(context, task, mode, subject)
+
+
 def _formula(context: Context, task: PreparedTask, cell: Cell, subject: Subject) -> str:
     """Returns whose kernel is held against a training: of Adam and SignGD A-SignGD's where it was kept on all sides, else SGD's."""
     if isinstance(subject, Given) or subject.settings.optimizer == "sgd" or not _has_run_kernels(subject):
@@ -128,12 +135,6 @@ def _other_mode(context: Context, task: PreparedTask, cell: Cell) -> dict[str, A
     return {"encoder": reads, "features": context.experiment.features if mode == "head" else None}
 
 
-def found_diagnoses(context: Context, planned: Iterable[tuple[PreparedTask, Cell]]) -> list[dict[str, Any]]:
-    """Returns the diagnoses of this experiment that are there, in the order of the cells."""
-    kept = (kept_diagnosis(context, task, cell, subject) for task, cell in planned for subject in subjects_of(context, cell))
-    return [one for one in kept if one is not None]
-
-
 def _place(cell: Cell, subject: Subject) -> str:
     return f"diagnosis/{cell.name}-{slug(subject.method)}.json"
 
@@ -145,6 +146,7 @@ def _has_run_kernels(subject: Subject) -> bool:
 
 def _write(context: Context, task: PreparedTask, cell: Cell, subject: Subject, found: Diagnosis) -> None:
     belongs = {"content": context.content_key(task, cell), "about": _about(context, task, cell, subject)}  # by which readers know its cell
+    belongs |= {"setup": diagnosis_setup(context, task, cell.mode, subject)}
     plain = found.as_dict(diagnosis_key(context, task, cell, subject)) | belongs
     context.store.write_json(_place(cell, subject), plain)
     context.progress.note(f"{cell.name}, {subject.method}: {plain['verdict']}")

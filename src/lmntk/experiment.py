@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmntk.arms import check_arms, pending, train_arms, with_rows
+from lmntk.arms import arms_of, check_arms, pending, setup_of, train_arms, with_rows
 from lmntk.cells import Cell, Store
-from lmntk.conclusions import FILE, conclude, sentences
+from lmntk.conclusions import FILE, comparisons_in, conclude, sentences
 from lmntk.configuration import Experiment
 from lmntk.context import Context, Progress, Silent
-from lmntk.diagnoses import check_given, comparison_of, diagnose_unit, found_diagnoses, given_checkpoint
+from lmntk.diagnoses import check_given, diagnose_unit, diagnosis_setup, given_checkpoint
 from lmntk.errors import UserError
 from lmntk.evaluation import methods_of
 from lmntk.execution.local import chosen_executor
@@ -27,9 +27,9 @@ from lmntk.models.loading import load_pretrained
 from lmntk.precision import check_precision
 from lmntk.preparation import PreparedTask, prepare_tasks
 from lmntk.provenance import versions
+from lmntk.reports.collecting import read_run
 from lmntk.reports.page import write_page
 from lmntk.reports.results import write_reports
-from lmntk.tasks import TASKS
 from lmntk.unit import compute_unit, forget_unit, plan_unit
 from lmntk.writing import alone_in
 
@@ -55,7 +55,7 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
     if this.pretrained.stored_dtype != experiment.dtype:
         progress.note(f"weights stored in {this.pretrained.stored_dtype}, computed with in {experiment.dtype}")
     with alone_in(store.folder):
-        store.write_json(CONFIGURATION, _configuration(store, experiment))
+        store.write_json(CONFIGURATION, _configuration(this, tasks))
         planned = [(task, cell) for task in tasks for cell in task.cells]
         results = this.finished(planned)
         untrained = {cell.name for _, cell in pending(this, planned, results)}
@@ -66,28 +66,29 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
                 results[cell.name] = with_rows(this, task, cell, result)
                 if not experiment.finetune:
                     progress.finished(cell, result["rows"])
-                _report(this, tasks, planned, results)
+                _report(this, tasks, planned)
             if this.methods:
                 forget_unit(this, task, unit)
         for task, cell in pending(this, planned, results):
             results[cell.name] = train_arms(this, task, cell, results[cell.name])
             progress.finished(cell, results[cell.name]["rows"])
-            _report(this, tasks, planned, results)
+            _report(this, tasks, planned)
         for task in tasks if experiment.diagnose else ():
             for _, unit in _units(this, [task]):
                 diagnose_unit(this, task, unit)
-            _conclude(this, planned)
-        _report(this, tasks, planned, results)
+            _report(this, tasks, planned)
+        _report(this, tasks, planned)
         missing = write_page(store.folder)
         if missing:
             progress.note(missing)
-    return [row for _, cell in planned for row in results[cell.name]["rows"]]
+    rows = [row for _, cell in planned for row in results[cell.name]["rows"]]
+    return [{name: value for name, value in row.items() if name != "setup"} for row in rows]
 
 
-def _configuration(store: Store, experiment: Experiment) -> dict[str, Any]:
+def _configuration(this: Context, tasks: Sequence[PreparedTask]) -> dict[str, Any]:
     """Returns the settings to write down, with those of earlier runs of the model in the folder, the latest first, each once."""
-    now = experiment.model_dump(mode="json")
-    before = store.read_json(CONFIGURATION)
+    now = this.experiment.model_dump(mode="json")
+    before = this.store.read_json(CONFIGURATION)
     before = before if isinstance(before, dict) else {}
     others = before.get("earlier")
     earlier: list[Any] = []
@@ -95,7 +96,26 @@ def _configuration(store: Store, experiment: Experiment) -> dict[str, Any]:
         one = one | {"out": now["out"]} if isinstance(one, dict) else {}  # the folder may have been moved
         if one.get("model") == now["model"] and one not in (now, *earlier):
             earlier.append(one)
-    return {"experiment": now, "versions": versions(), "earlier": earlier[:REMEMBERED]}
+    said = before.get("setups")
+    return {
+        "experiment": now,
+        "versions": versions(),
+        "weights": this.pretrained.fingerprint,
+        "setups": list(dict.fromkeys([*_setups(this, tasks), *(said if isinstance(said, list) else [])])),
+        "earlier": earlier[:REMEMBERED],
+    }
+
+
+def _setups(this: Context, tasks: Sequence[PreparedTask]) -> Iterable[str]:
+    """Yields the setups of what is asked for; see ``setups``."""
+    for task in tasks:
+        for mode in this.experiment.modes:
+            yield this.setup(task, mode, "baseline")
+            if this.methods:
+                yield this.setup(task, mode, "kernel")
+            yield from (setup_of(this, task, mode, arm) for arm in arms_of(this.experiment, this.chosen, 0))
+            if this.given is not None:
+                yield diagnosis_setup(this, task, mode, this.given)
 
 
 def verdicts_of(folder: Path) -> dict[str, Any]:
@@ -108,16 +128,6 @@ def verdicts_of(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"verdicts: there are none in {str(folder)!r}; run `lmntk diagnose`")
     return found
-
-
-def _conclude(this: Context, planned: Sequence[tuple[PreparedTask, Cell]]) -> None:
-    """Writes the verdicts of the cells that are diagnosed so far."""
-    if not this.experiment.diagnose:
-        return
-    compared = [(task, cell, comparison_of(this, task, cell)) for task, cell in planned]
-    pairs = [({"task": task.name, "k": cell.k, "mode": cell.mode}, found) for task, cell, found in compared if found is not None]
-    titles = {task.name: task.title for task, _ in planned}
-    this.store.write_json(FILE, conclude(found_diagnoses(this, planned), pairs, titles))
 
 
 def plan(experiment: Experiment, progress: Progress | None = None) -> list[tuple[str, Estimate]]:
@@ -192,25 +202,25 @@ def _prepared(experiment: Experiment, progress: Progress) -> tuple[Context, list
     return this, tasks
 
 
-def _report(
-    this: Context, tasks: Sequence[PreparedTask], planned: Sequence[tuple[PreparedTask, Cell]], results: Mapping[str, dict[str, Any]]
-) -> None:
-    names = {cell.name for _, cell in planned}
-    before = [found for found in this.store.results(this.pretrained.fingerprint) if found["cell"] not in names]
-    rows = [row for found in before for row in found["rows"]]
-    rows += [row for _, cell in planned if cell.name in results for row in results[cell.name]["rows"]]
-    titles = {name: task.title for name, task in TASKS.items()} | {task.name: task.title for task in tasks}
-    computed_with = {json.dumps(found["versions"], sort_keys=True) for found in (*before, *results.values())}
+def _report(this: Context, tasks: Sequence[PreparedTask], planned: Sequence[tuple[PreparedTask, Cell]]) -> None:
+    """Writes the tables, and the verdicts where there are diagnoses, of all that the folder holds of this model."""
+    found = read_run(this.store.folder)
+    titles = found.titles() | {task.name: task.title for task in tasks}
+    done = sum(cell.name in found.cells for _, cell in planned)
+    others = len(set(found.cells) - {cell.name for _, cell in planned})
     facts = {
         "model": this.experiment.model,
         "weights": this.pretrained.fingerprint[:16],
         "parameters": this.chosen.describe(),
-        "cells": f"{len(results)} of {len(planned)} finished" + (f", and {len(before)} of earlier runs on this model" if before else ""),
+        "cells": f"{done} of {len(planned)} finished" + (f", and {others} of earlier runs on this model" if others else ""),
     }
     facts |= {f"classes of {task.name}": "; ".join(task.meaning()) for task in tasks}
-    facts |= {"computed with": " and ".join(sorted(computed_with))}
-    found = this.store.read_json(FILE) if this.experiment.diagnose else None
-    write_reports(this.store, rows, titles, facts, sentences(found) if isinstance(found, dict) else [])
+    facts |= {"computed with": " and ".join(sorted({json.dumps(cell["versions"], sort_keys=True) for cell in found.cells.values()}))}
+    facts |= {"left out": " ".join(found.notes)} if found.notes else {}
+    verdicts = conclude(found.diagnoses, comparisons_in(found.finetunings, found.cells), titles)
+    if found.diagnoses or this.experiment.diagnose:
+        this.store.write_json(FILE, verdicts)
+    write_reports(this.store, found.rows, titles, facts, sentences(verdicts) if found.diagnoses else [])
 
 
 def _units(this: Context, tasks: Sequence[PreparedTask]) -> Iterable[tuple[PreparedTask, list[Cell]]]:

@@ -294,7 +294,7 @@ def test_signgd_is_held_against_adam(values, monkeypatch):
     assert numbers[0]["signgd"] == numbers[1]["signgd"] == numbers[1]["fine_tuned"] and numbers[0]["adamw"] == numbers[0]["fine_tuned"]
     assert 0 <= numbers[0]["signgd_adamw_agreement"] <= 1
     said = verdicts_of(values["out"])
-    assert [(one["method"], one["splits"]) for one in said["verdicts"]] == [("signgd fine-tuning", 2), ("adamw fine-tuning", 2)]
+    assert [(one["method"], one["splits"]) for one in said["verdicts"]] == [("adamw fine-tuning", 2), ("signgd fine-tuning", 2)]
     (one,) = said["comparisons"]
     assert one["splits"] == 2 and "over 2 splits" in one["sentence"]
     assert one["sentence"] in (values["out"] / "summary.md").read_text()
@@ -351,7 +351,32 @@ def test_the_command_prints_a_verdict_a_task(values):
     assert printed.exit_code == 0 and "own, k = 2, prompt, signgd fine-tuning (2 splits): " in said
     assert said.count("solves ") == 2 and said.count("fixed features") >= 2 and "signgd fine-tuning has" in said
     found = json.loads(CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False).stdout)
-    assert [one["method"] for one in found["verdicts"]] == ["signgd fine-tuning", "adamw fine-tuning"]
+    assert [one["method"] for one in found["verdicts"]] == ["adamw fine-tuning", "signgd fine-tuning"]
     run_words = ["run", *words[1:], "--formulas", "sgd", "--diagnose"]
     run_words[run_words.index("--optimizers")] = "--finetune"
     assert "own, k = 2, prompt, adamw fine-tuning (2 splits): " in CliRunner().invoke(app, run_words, catch_exceptions=False).stdout
+
+
+def test_verdicts_are_of_all_that_the_folder_holds(values):
+    run(make_experiment(values | {"seeds": [13, 21]}))
+    other = [values["own_tasks"][0] | {"name": "books"}]
+    run(make_experiment(values | {"own_tasks": other}))
+    run(make_experiment(values | {"seeds": [42], "diagnose": False}))
+    found = [(one["task"], one["splits"]) for one in verdicts_of(values["out"])["verdicts"]]
+    assert sorted(found) == [("books", 1), ("films", 2)]
+    summary = (values["out"] / "summary.md").read_text()
+    assert "* films, k = 2, prompt, sgd fine-tuning: **" in summary and "* books, k = 2" in summary
+
+
+def test_splits_of_other_settings_make_no_mean_with_the_last(values):
+    run(make_experiment(values | {"seeds": [13, 42]}))
+    run(make_experiment(changed(values, steps=5) | {"seeds": [21, 42]}))
+    (verdict,) = verdicts_of(values["out"])["verdicts"]
+    assert verdict["splits"] == 2
+    for text in ((values["out"] / name).read_text() for name in ("summary.md", "report.html")):
+        assert "films, sgd fine-tuning: split 13 had other settings than the last run" in text
+    lines = (values["out"] / "results.csv").read_text().splitlines()
+    assert sorted(line.split(",")[2] for line in lines if "sgd fine-tuning" in line) == ["21", "42"]
+    run(make_experiment(values | {"seeds": [13]}))  # the first settings are now the last ones
+    lines = (values["out"] / "results.csv").read_text().splitlines()
+    assert [line.split(",")[2] for line in lines if "sgd fine-tuning" in line] == ["13"]

@@ -11,6 +11,7 @@ from typing import Any
 
 from lmntk.errors import UserError
 from lmntk.kernels.kernel import Kernel
+from lmntk.setups import of_one_setup
 from lmntk.tasks import TASKS
 
 FINETUNING_FORMAT = "lmntk finetuning 1"
@@ -79,6 +80,15 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     return [_read_run(folder, name) for folder, name in zip(folders, _names(resolved), strict=True)]
 
 
+def read_run(folder: Path) -> Run:
+    """Returns the run in a folder.
+
+    Raises:
+        UserError: a folder that is not there, or holds no run.
+    """
+    return _read_run(folder, folder.resolve().name)
+
+
 def _names(folders: Sequence[Path]) -> list[str]:
     """Returns the folders' shortest names that tell them apart."""
     depth = 1
@@ -98,7 +108,9 @@ def _read_run(folder: Path, name: str) -> Run:
     experiment = configuration.get("experiment") or {}
     earlier = [one for one in configuration.get("earlier") or () if isinstance(one, dict)]
     place = _placing(experiment)
-    cells = _current(list(_files(folder, "cells", _is_cell, notes)), folder, notes)
+    latest = configuration.get("setups")
+    latest = latest if isinstance(latest, list) else []
+    cells = _current(list(_files(folder, "cells", _is_cell, notes)), folder, configuration.get("weights"), notes)
     others = {cell["cell"] for _, cell in _files(folder, "cells", _is_cell, [])} - set(cells)
     parts: dict[str, list[dict[str, Any]]] = {}
     for part, form in (("finetuning", FINETUNING_FORMAT), ("diagnosis", DIAGNOSIS_FORMAT)):
@@ -108,23 +120,36 @@ def _read_run(folder: Path, name: str) -> Run:
             notes.append(
                 f"{len(found) - len(current)} of {part} are of other weights, prompts, texts or trainings than the cells now, and left out."
             )
-        parts[part] = sorted(current, key=place)
+        parts[part] = _of_one_setup(sorted(current, key=place), latest, part, notes)
     if not cells and not any(parts.values()):
         raise UserError(f"run: {str(folder)!r} holds no finished cell, fine-tuning or diagnosis; name a folder that `lmntk run` wrote")
     computed = [*cells.values(), *parts["finetuning"], *parts["diagnosis"]]
     versions: dict[str, str] = configuration.get("versions") or next((one["versions"] for one in computed if one.get("versions")), {})
+    rows = [row for cell in sorted(cells.values(), key=lambda one: place(one["rows"][0])) for row in cell["rows"]]
     return Run(
         name,
         folder,
         experiment,
         earlier,
         versions,
-        [row for cell in sorted(cells.values(), key=lambda one: place(one["rows"][0])) for row in cell["rows"]],
+        _of_one_setup(rows, latest, "results", notes),
         cells,
         parts["finetuning"],
         parts["diagnosis"],
         notes,
     )
+
+
+def _of_one_setup(found: Sequence[Mapping[str, Any]], latest: Sequence[str], what: str, notes: list[str]) -> list[Any]:
+    """Returns those of one setup in each group; says which are not."""
+    kept, others = of_one_setup(found, latest)
+    for task, method in dict.fromkeys((one["task"], one["method"]) for one in others):
+        seeds = sorted({str(one["seed"]) for one in others if (one["task"], one["method"]) == (task, method)})
+        notes.append(
+            f"{what}, {task}, {method}: split{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} had other settings than the last run and "
+            "would not make one mean with it; left out."
+        )
+    return kept
 
 
 def _is_of(one: Mapping[str, Any], cell: Mapping[str, Any] | None) -> bool:
@@ -203,11 +228,13 @@ def _has_format(form: str) -> Callable[[Any], bool]:
     return lambda content: isinstance(content, dict) and content.get("format") == form and set(COMMON) <= set(content)
 
 
-def _current(found: Sequence[tuple[Path, dict[str, Any]]], folder: Path, notes: list[str]) -> dict[str, dict[str, Any]]:
+def _current(
+    found: Sequence[tuple[Path, dict[str, Any]]], folder: Path, weights: str | None, notes: list[str]
+) -> dict[str, dict[str, Any]]:
     """Returns the cells of the weights that were used last; those of other weights in the same folder are another run's."""
     if not found:
         return {}
-    newest = max(found, key=lambda one: one[0].stat().st_mtime_ns)[1].get("model")
+    newest = max(found, key=lambda one: (one[1].get("model") == weights, one[0].stat().st_mtime_ns))[1].get("model")
     current = {cell["cell"]: cell for _, cell in found if cell.get("model") == newest}
     if len(current) < len(found):
         notes.append(f"{len(found) - len(current)} cells in {folder.name} are of other weights and were left out.")
