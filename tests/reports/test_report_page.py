@@ -182,7 +182,7 @@ def test_a_part_that_is_missing_leaves_no_hole(tmp_path):
     write(path, {name: content[name] for name in ("format", "cell", "task", "k", "seed", "mode", "method")})
     text = build_page([folder])
     Page(text)
-    assert "? undecided" in text and "No reason is given." in text and "not measured" in text
+    assert "? undecided" in text and "No reason is given." in text and "cannot be told" in text
 
 
 def test_a_damaged_part_is_named_and_the_rest_drawn(tmp_path):
@@ -306,6 +306,46 @@ def test_a_run_that_diverged_does_not_flatten_the_others(tmp_path):
         write(path, content)
     text = build_page([folder])
     assert "1 of 4 runs diverged." in text and "Faint: 4 other settings" in text and "1e30" not in text
+
+
+def test_a_diagnosed_training_that_diverged_and_an_emulation_without_bound(tmp_path):
+    folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,), kernels=False)
+    for path in (folder / "diagnosis").glob("*.json"):
+        content = json.loads(path.read_text())
+        emulated = content["emulation"]["emulated"]
+        emulated[-1] = [[None] * len(one) for one in emulated[-1]]
+        content["emulation"]["error"] = None
+        content["logits"] |= {"fine_tuned": None, "linearized": None}
+        write(path, content)
+        last = content["emulation"]["steps"][-1]
+    text = build_page([folder])
+    assert f"by the kernel training grows without bound, from step {last:g} on beyond any number." in text
+    assert "nan" not in text and "Left out" not in text and "logit of the linearized model" not in text
+
+
+def test_the_marks_of_the_tests_are_those_of_the_verdict_and_splits_are_counted(tmp_path):
+    from lmntk.reports.verdicts import Tested
+
+    def tested(passed, *alone):
+        one = Tested("solves", "95.0 %", "", "", passed, alone)
+        return one.state, one.split, one.outcome
+
+    assert tested(True, True, True) == ("yes", "", "passed")
+    assert tested(None, False, None, True) == ("unclear", "1 of 3", "cannot be told; alone 1 passed, 1 failed, 1 cannot be told")
+    assert tested(True, False, None, None) == ("yes", "0 of 3", "passed; alone 1 failed, 2 cannot be told")
+    assert tested(False, False) == ("no", "", "failed")
+
+
+def test_a_mean_over_fewer_splits_says_so(tmp_path):
+    folder = write_run(tmp_path / "run", ks=(4,), seeds=(13, 21), kernels=False)
+    path = next((folder / "cells").glob("*seed13*.json"))
+    content = json.loads(path.read_text())
+    content["rows"] = [one | {"test": None} if one["method"] == "sgd fine-tuning" else one for one in content["rows"]]
+    write(path, content)
+    text = build_page([folder])
+    assert text.count('<sup class="few">1</sup>') == 1 and "over so many splits alone" in text and "over 2 splits, bars" not in text
+    whole = build_page([write_run(tmp_path / "whole", ks=(4,), seeds=(13, 21), kernels=False)])
+    assert '<sup class="few">' not in whole and "over so many splits alone" not in whole
 
 
 def test_nested_settings_are_tables_of_their_own():

@@ -77,5 +77,5 @@ def _caption(rows: Sequence[Mapping[str, Any]], k: int) -> str:
     if before is not None and best[0] != "zero-shot":
         parts.append(f"zero-shot, the dashed line, is at {before.mean:.1f}")
     splits = len({row["seed"] for row in here})
-    what = f"Diamonds are means over {splits} splits, bars their standard deviation, dots the splits." if splits > 1 else "One split."
+    what = "Diamonds are means over the splits, bars their standard deviation, dots the splits." if splits > 1 else "One split."
     return f"{'; '.join(parts)}. {what}"

@@ -80,6 +80,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
     judged = verdicts(_named(runs, "diagnoses"), titles, more_notes)
     diagnosed = {(one.run, one.title, one.mode) for one in judged}
     undiagnosed = [one for one in reached(rows, titles) if (one.run, one.title, one.mode) not in diagnosed]
+    tables = result_tables(every_row, titles)
     with style():
         pairs = list(dict.fromkeys((row.get("run", ""), row["task"]) for row in rows))
         accuracy = [
@@ -114,7 +115,11 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
         "thresholds": thresholds(judged),
         "undiagnosed": undiagnosed,
         "has_gains": any(one.gain is not None for one in undiagnosed),
-        "tables": result_tables(every_row, titles),
+        "tables": tables,
+        "splits": sorted({seed for table in tables for seed in table.splits}),
+        "has_few": any(
+            entry is not None and entry.few for table in tables for block in table.blocks for line in block.lines for entry in line.entries
+        ),
         "accuracy": accuracy,
         "close_ups": close,
         "close_ups_of": close_count,

@@ -14,11 +14,19 @@ BASELINE_NAMES = ("zero-shot", "linear probe", "own head")
 
 @dataclass(frozen=True)
 class Entry:
-    """One method's summary on one task, in per cent, and whether it is the best of its column or cannot be told from it."""
+    """One method's summary on one task, in per cent.
+
+    Attributes:
+        summary: over the splits.
+        best: it is the best of its column.
+        near: it cannot be told from the best.
+        few: the number of its splits, where the table has more: in others it was not run, or diverged; else 0.
+    """
 
     summary: Summary
     best: bool
     near: bool
+    few: int = 0
 
     @property
     def mean(self) -> str:
@@ -62,11 +70,9 @@ class Table:
     splits: tuple[int, ...]
 
 
-def method_order(method: str, formula: str = "") -> tuple[int, str]:
+def method_order(method: str) -> int:
     """Sorts baselines first, then kernels, then fine-tunings, each in the order in which they came."""
-    if method in BASELINE_NAMES:
-        return 0, ""
-    return (2 if "fine-tuning" in method else 1), ""
+    return 0 if method in BASELINE_NAMES else 2 if "fine-tuning" in method else 1
 
 
 def ordered_methods(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -87,6 +93,11 @@ def result_tables(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) 
         metrics = {row["task"]: METRIC_NAMES.get(row["metric"], str(row["metric"])) for row in here}
         summaries = summarise_rows(here)
         marks = _marks(summaries)
+        seeds = tuple(sorted({row["seed"] for row in here}))
+
+        def few(one: Summary, most: int = len(seeds)) -> int:
+            return one.splits if one.splits < most else 0
+
         blocks = []
         for key in dict.fromkeys((row.get("run", ""), row["mode"]) for row in here):
             own = [row for row in here if (row.get("run", ""), row["mode"]) == key]
@@ -94,11 +105,11 @@ def result_tables(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) 
             for method in ordered_methods(own):
                 found = [summaries.get((*key, method, task)) for task in metrics]
                 pairs = zip(metrics, found, strict=True)
-                entries = (None if one is None else Entry(one, *marks[(*key, method, task)]) for task, one in pairs)
+                entries = (None if one is None else Entry(one, *marks[(*key, method, task)], few(one)) for task, one in pairs)
                 lines.append(Line(method, tuple(entries)))
             blocks.append(Block(" · ".join(part for part in key if part), tuple(lines)))
         columns = tuple((titles.get(task, task), metric) for task, metric in metrics.items())
-        tables.append(Table(k, columns, tuple(blocks), tuple(sorted({row["seed"] for row in here}))))
+        tables.append(Table(k, columns, tuple(blocks), seeds))
     return tables
 
 

@@ -14,8 +14,13 @@ MOST_EMULATED = 6
 DASHED = (0, (4, 2))
 
 
-def logit_plot(identity: str, logits: Mapping[str, Any]) -> Plot:
-    """Returns the scatter of linearized against real logits [m, c] after fine-tuning, a colour a class, with the diagonal."""
+def logit_plot(identity: str, logits: Mapping[str, Any]) -> Plot | None:
+    """Returns the scatter of linearized against real logits [m, c] after fine-tuning, a colour a class, with the diagonal.
+
+    None of a training that diverged.
+    """
+    if logits.get("fine_tuned") is None:
+        return None
     real, linear = (np.asarray(logits[name], dtype=float).reshape(len(logits[name]), -1) for name in ("fine_tuned", "linearized"))
     m, c = real.shape
     labels = np.asarray(logits.get("labels") or [0] * m)
@@ -124,9 +129,13 @@ def emulation_plot(identity: str, emulation: Mapping[str, Any]) -> Plot:
     add_key(figure, handles, 0.6)
     panel.set_xlabel("step")
     panel.set_ylabel("logit")
-    worst = np.abs(emulated - real)[:, kept].max()
-    caption = f"{len(kept)} logits of dev texts, a colour each: of these the emulation is never further than {figure_text(worst)} from real"
-    caption += " training"
+    caption = f"{len(kept)} logits of dev texts, a colour each: "
+    lost = ~np.isfinite(emulated).all(1)
+    if lost.any():
+        caption += f"by the kernel training grows without bound, from step {steps[lost.argmax()]:g} on beyond any number"
+    else:
+        worst = np.abs(emulated - real)[:, kept].max()
+        caption += f"of these the emulation is never further than {figure_text(worst)} from real training"
     if isinstance(error := emulation.get("error"), float):
         caption += f"; of all {emulation.get('texts', 'the')} dev texts never further than {100 * error:.1f} % of their logits' range"
     caption += "."

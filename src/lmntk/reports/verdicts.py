@@ -24,31 +24,43 @@ SYMBOLS = {"kernel-like": "✓", "not": "✗", "undecided": "?"}
 
 @dataclass(frozen=True)
 class Tested:
-    """One test over the splits: its mean value and deviation, its threshold, and how many splits passed."""
+    """One test over the splits.
+
+    Attributes:
+        name: of the test.
+        value: of the means over the splits, as the verdict takes it.
+        deviation: of the splits' own values.
+        threshold: in words.
+        passed: whether the means pass; None where it cannot be told.
+        alone: whether each split does alone.
+    """
 
     name: str
     value: str
     deviation: str
     threshold: str
-    passed: int
-    measured: int
-    splits: int
+    passed: bool | None
+    alone: tuple[bool | None, ...]
 
     @property
     def outcome(self) -> str:
-        """How many splits passed, in words."""
-        if not self.measured:
-            return "not measured" if self.value == "–" else "cannot be told"
-        if self.splits == 1:
-            return "passed" if self.passed else "failed"
-        return f"{self.passed} of {self.splits}"
+        """What the test came to, and alone in how many splits, in words."""
+        words = {True: "passed", False: "failed", None: "cannot be told"}
+        counts = {answer: self.alone.count(answer) for answer in words}
+        if len(self.alone) < 2 or counts[self.passed] == len(self.alone):
+            return words[self.passed]
+        return f"{words[self.passed]}; alone " + ", ".join(f"{count} {words[answer]}" for answer, count in counts.items() if count)
 
     @property
     def state(self) -> str:
         """``yes``, ``no`` or ``unclear``: for the mark beside the words."""
-        if self.measured and self.passed == self.splits:
-            return "yes"
-        return "no" if self.measured and self.passed == 0 else "unclear"
+        return {True: "yes", False: "no", None: "unclear"}[self.passed]
+
+    @property
+    def split(self) -> str:
+        """How many splits alone come to the same, where not all do."""
+        same = self.alone.count(self.passed)
+        return f"{same} of {len(self.alone)}" if same < len(self.alone) else ""
 
 
 @dataclass(frozen=True)
@@ -124,13 +136,15 @@ def thresholds(judged: Sequence[Verdict]) -> dict[str, str]:
 def _verdict(key: tuple[Any, ...], group: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> Verdict:
     run, task, k, mode, method = key
     said = [one["verdict"] if one.get("verdict") in SYMBOLS else "undecided" for one in group]
+    over: dict[str, Mapping[str, Any]] = {}  # the tests on the means over the splits
     if len(group) == 1:
         verdict, agreement, reason = said[0], "", str(group[0].get("reason") or "")
     else:
         found = task_verdict(group)
         told = sum(one["numbers"].get("fine_tuned") is not None for one in group)  # the others diverged, as the reason says
         verdict, agreement, reason = found.verdict, f"over {told} splits" if told > 1 else "", found.reason
-    tests = tuple(_tested(name, group) for name in TESTS)
+        over = {test.name: {"value": test.value, "passed": test.passed} for test in found.tests}
+    tests = tuple(_tested(name, group, over.get(name)) for name in TESTS)
     splits = tuple((one["seed"], now, str(one.get("reason") or "")) for one, now in zip(group, said, strict=True))
     return Verdict(run, task, titles.get(task, task), k, mode, method, verdict, agreement, reason, tests, _numbers(group), splits)
 
@@ -140,19 +154,19 @@ def _test(one: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     return next((test for test in found if isinstance(test, dict) and test.get("name") == name), None) if isinstance(found, list) else None
 
 
-def _tested(name: str, group: Sequence[Mapping[str, Any]]) -> Tested:
+def _tested(name: str, group: Sequence[Mapping[str, Any]], over: Mapping[str, Any] | None) -> Tested:
     found = [test for one in group if (test := _test(one, name)) is not None]
+    over = over or (found[0] if len(found) == 1 else {})
     values = [test["value"] for test in found if isinstance(test.get("value"), int | float)]
     thresholds = dict.fromkeys(test["threshold"] for test in found if isinstance(test.get("threshold"), int | float))
     spread = _spread(values)
     return Tested(
         name,
-        "–" if spread is None else _shown(name, spread[0]),
+        _shown(name, over["value"]) if isinstance(over.get("value"), int | float) else "–",
         "" if spread is None or len(values) < 2 else f"({_shown(name, spread[1]).removesuffix(' %')})",
         " or ".join(f"{'≥' if name in PERCENT else '<'} {_threshold(name, one)}" for one in thresholds),
-        sum(test.get("passed") is True for test in found),
-        sum(test.get("passed") is not None for test in found),
-        len(group),
+        over.get("passed"),
+        tuple(None if (test := _test(one, name)) is None else test.get("passed") for one in group),
     )
 
 
