@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ def conclude(
     pairs = [dict(head) | {"found": found} for head, found in comparisons]
     for group in _grouped(pairs, GROUP[:3]):
         head = {name: group[0][name] for name in GROUP[:3]}
-        one = asdict(over_splits([pair["found"] for pair in group], (SIGNGD, ADAMW)))
+        one = over_splits([pair["found"] for pair in group], (SIGNGD, ADAMW)).as_dict()
         compared.append(head | {"title": titles.get(head["task"], head["task"]), "splits": len(group), **one})
     return {"verdicts": verdicts, "comparisons": compared}
 

@@ -19,6 +19,8 @@ Formula = Literal["sgd", "signgd", "asigngd"]
 Optimizer = Literal["sgd", "adamw", "signgd"]
 Solver = Literal["ridge", "logistic", "row-logistic", "svc", "svr", "asym"]
 
+FILTERS = ("without_embeddings", "without_head", "biases_only", "include", "exclude")  # fields that choose parameters
+
 
 def _parts(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
@@ -75,7 +77,7 @@ class FineTuning(BaseModel):
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
         dropout: as the checkpoint has it; False trains without.
         linearized: train the linearized model as well.
-        lora_rank: train a fresh LoRA of this rank.
+        lora_rank: train a fresh LoRA of this rank; the experiment's filters of parameters do not go with it.
         lora_alpha: its scale is alpha / rank.
         freeze_layers: the embeddings and so many bottom layers do not train.
         seed: of the texts' order, dropout and LoRA; without, the cell's.
@@ -242,6 +244,9 @@ class Experiment(BaseModel):
             raise ValueError("diagnose: it is fine-tuning that is diagnosed; add finetune, such as sgd")
         if self.finetuned is not None and not self.diagnose:
             raise ValueError("finetuned: a checkpoint is there to be diagnosed; add diagnose, or use lmntk diagnose")
+        filters = [name for name in FILTERS if getattr(self, name)]
+        if self.finetune and self.finetuning.lora_rank is not None and filters:
+            raise ValueError(f"{filters[0]}: LoRA trains what it adds, unfiltered; leave out {', '.join(filters)}, or lora_rank")
         if (self.template or self.label_words) and len(self.tasks) + len(self.own_tasks) > 1:
             raise ValueError("template: one prompt for several tasks; set it on one task, or run them apart")
         names = [*self.tasks, *(task.name for task in self.own_tasks)]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lmntk.analysis.comparison import compare, over_splits
 from lmntk.analysis.summary import task_verdict
 from lmntk.analysis.uncertainty import error_of_mean
+from lmntk.conclusions import conclude
 from lmntk.errors import UserError
+from lmntk.tasks.metrics import score
 
 PLAIN = {"zero_shot": 0.6, "fine_tuned": 0.9, "kernel": 0.88, "linearized": 0.85, "kernel_distance": 0.4}
 WOBBLE = (-0.02, 0.0, 0.01, 0.02, -0.01)
@@ -121,16 +124,43 @@ def test_mistakes_are_said():
         task_verdict([some[0], some[1] | {"mode": "head"}])
 
 
-def test_two_fine_tunings_over_splits():
-    from lmntk.analysis.comparison import Comparison, over_splits
+def compared(first, second, labels=LABELS, metric="accuracy"):
+    """Returns two fine-tunings of one split, of which these shares of the test texts are right."""
+    each = [predicted(share, labels) for share in (first, second)]
+    results = [
+        {"cell": "a", "metric": metric, "method": name, "test": score(metric, labels, found), "predictions": found}
+        for name, found in zip(("one", "other"), each, strict=True)
+    ]
+    return compare(*results, labels)
 
-    splits = [Comparison(first, second, 0.1, 0.5, False, "of one") for first, second in ((0.8, 0.7), (0.9, 0.7), (0.7, 0.6))]
+
+def test_two_fine_tunings_over_splits():
+    splits = [compared(first, second) for first, second in ((0.8, 0.7), (0.9, 0.7), (0.7, 0.6))]
     found = over_splits(splits, ("one", "other"))
-    assert (found.first, found.second, found.agreement) == pytest.approx((0.8, 2 / 3, 0.5))
-    assert (
-        found.error == pytest.approx(np.std([0.1, 0.2, 0.1], ddof=1) / 3**0.5) and found.differs and "3 splits, more than" in found.sentence
-    )
-    assert not over_splits([splits[0], splits[0], Comparison(0.5, 0.7, 0.1, 0.5, False, "")], ("one", "other")).differs
+    assert (found.first, found.second, found.agreement) == pytest.approx((0.8, 2 / 3, 1 - 0.4 / 3))
+    pairs = [[(1.0, one.seen.first), (-1.0, one.seen.second)] for one in splits]
+    texts = error_of_mean("accuracy", LABELS, pairs)
+    assert 0 < texts < 0.01 and found.error == pytest.approx(np.hypot(np.std([0.1, 0.2, 0.1], ddof=1) / 3**0.5, texts))
+    assert found.differs and "3 splits, more than" in found.sentence
+    assert not over_splits([splits[0], splits[0], compared(0.5, 0.7)], ("one", "other")).differs
     assert over_splits(splits[:1], ("one", "other")) is splits[0]
     with pytest.raises(UserError, match="no split"):
         over_splits([], ("one", "other"))
+    with pytest.raises(UserError, match="give the comparison of each split"):
+        over_splits([found, found], ("one", "other"))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1"])
+def test_splits_that_differ_by_the_same_text_are_no_surer_than_its_error(metric):
+    """80 test texts, one of which one fine-tuning gets right and the other wrong, in both splits: the splits agree, the texts are few."""
+    one = compared(49 / 80, 48 / 80, LABELS[:80], metric)
+    found = over_splits([one, one], ("one", "other"))
+    assert found.first - found.second == pytest.approx(one.first - one.second) and found.first != found.second
+    assert found.error >= 1 / 80 and not found.differs and "within twice the error of" in found.sentence
+
+
+def test_comparisons_stand_in_the_verdicts_without_their_texts():
+    head = {"task": "films", "k": 4, "mode": "prompt"}
+    for count in (1, 2):
+        (one,) = conclude([], [(head, compared(0.8, 0.7))] * count, {})["comparisons"]
+        assert set(one) == {*head, "title", "splits", "first", "second", "error", "agreement", "differs", "sentence"}

@@ -356,12 +356,22 @@ def test_mistakes_are_found_before_anything_is_trained(values, model, tmp_path, 
         ({"finetuning": {"learning_rate": [1e-3]}}, "no such field"),
         ({"finetuning": {"freeze_layers": 9}}, "9 of the network's 2 layers"),
         ({"finetuning": {"freeze_layers": 1, "lora_rank": 2}}, "one of the two"),
+        ({"finetuning": {"lora_rank": 2}, "biases_only": True}, "biases_only: LoRA .*leave out biases_only, or lora_rank"),
+        ({"finetuning": {"lora_rank": 2}, "include": ["*layer.1*"]}, "leave out include, or lora_rank"),
+        ({"finetuning": {"lora_rank": 2}, "without_head": True, "exclude": ["a"]}, "leave out without_head, exclude, or lora_rank"),
         ({"finetuning": {"lora_rank": 2}, "model": adapter}, "is an adapter already"),
         ({"finetuning": {"export": True}, "model": adapter}, "an adapter cannot be exported"),
     ]:
         with pytest.raises(UserError, match=words) as caught:
             run(make_experiment(values | change))
         assert "\n" not in str(caught.value)
+
+
+def test_a_filter_is_the_kernels_where_nothing_trains(values):
+    experiment = make_experiment(
+        values | {"finetune": [], "formulas": ["sgd"], "biases_only": True, "finetuning": {"lora_rank": 2}, "diagnose": False}
+    )
+    assert experiment.biases_only and experiment.finetuning.lora_rank == 2
 
 
 def test_rates_by_optimizer_and_flags_over_a_file(tmp_path, values):

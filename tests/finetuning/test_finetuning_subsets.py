@@ -67,6 +67,13 @@ def test_lora_goes_where_peft_puts_it_and_its_scale_is_alpha_over_rank():
     torch.testing.assert_close(merged[key] - dict(model.named_parameters())[key].detach(), change.expand(8, 8))
 
 
+def test_lora_trains_the_head_that_was_put_on_and_not_a_classifiers_own():
+    for name, expected in (("bert-head-mode", True), ("bert-classifier", False)):
+        with Subset(lora_rank=2).chosen(TABLE[name].model(1)) as trained:
+            own = [key for key in trained.parameters if ".lora_" not in key]
+        assert bool(own) == expected and all(key.startswith("head.") for key in own)
+
+
 def test_lora_of_a_seed_is_the_same_each_time():
     model = TABLE["bert"].model(1)
     draws = []
@@ -117,6 +124,8 @@ def test_names_and_settings():
         ("bert", Subset(freeze_layers=3), "3 of the network's 2 layers"),
         ("bert", Subset(ParameterFilter(include=("*embeddings*",)), freeze_layers=1), "nothing is left to train"),
         ("bert", Subset(lora_rank=2, freeze_layers=1), "give one of the two"),
+        ("bert", Subset(ParameterFilter(biases_only=True), lora_rank=2), r"leave out the filter \(biases only\), or lora-rank"),
+        ("bert", Subset(ParameterFilter(head=False, include=("*layer.1*",)), lora_rank=2), "without head; only"),
         ("gpt2-lora", Subset(lora_rank=2), "is an adapter already"),
     ],
 )

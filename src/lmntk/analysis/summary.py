@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lmntk.analysis.uncertainty import error_of_mean, standard_error
+from lmntk.analysis.uncertainty import error_over_splits
 from lmntk.analysis.verdict import FIXED, NEAR, RECOVERS, SOLVES, SURE, Answer, Test, Verdict
 from lmntk.errors import UserError
 from lmntk.solvers.inputs import Array
@@ -58,18 +58,9 @@ def _error(values: Array) -> float:
 
 
 def _whole_error(margins: Array, told: Sequence[Mapping[str, Any]], parts: Parts) -> float:
-    """Returns the standard error of a mean margin, over the splits and the test texts.
-
-    Of one test set, whose luck all splits share, their squares are added; what texts do differently in every split is in both, so that
-    the error is rather too large. Test texts of each split's own are in the spread over the splits already: the larger of the two counts.
-    """
-    metric, spread = str(told[0]["metric"]), _error(margins)
-    labels = [found["logits"]["labels"] for found in told]
+    """Returns the standard error of a mean margin, over the splits and the test texts."""
     own = [[(weight, found["predictions"][name]) for weight, name in parts] for found in told]
-    if all(one == labels[0] for one in labels):
-        return float(np.hypot(spread, error_of_mean(metric, labels[0], own)))
-    each = [standard_error(metric, truth, some) / len(told) for truth, some in zip(labels, own, strict=True)]
-    return max(spread, float(np.linalg.norm(each)))
+    return error_over_splits(str(told[0]["metric"]), margins, [found["logits"]["labels"] for found in told], own)
 
 
 def _answer(margins: Array, error: float) -> bool | None:

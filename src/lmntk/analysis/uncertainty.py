@@ -43,6 +43,27 @@ def error_of_mean(metric: str, labels: Sequence[int], splits: Sequence[Sequence[
     return max(jackknife, float(np.sqrt(max(variance, 0.0) / total)))
 
 
+def error_over_splits(
+    metric: str, margins: Array, labels: Sequence[Sequence[int]], splits: Sequence[Sequence[tuple[float, Sequence[int]]]]
+) -> float:
+    """Returns the standard error of the mean over two splits or more of weighted sums of metrics, over the splits and the test texts.
+
+    Of one test set, whose luck all splits share, their squares are added; what texts do differently in every split is in both, so that
+    the error is rather too large. Test texts of each split's own are in the spread over the splits already: the larger of the two counts.
+
+    Args:
+        metric: ``accuracy`` or ``f1``.
+        margins: each split's weighted sum.
+        labels: of each split's test texts.
+        splits: each split's weights and predicted classes, as ``standard_error`` has them.
+    """
+    spread = float(margins.std(ddof=1) / np.sqrt(len(margins)))
+    if all(one == labels[0] for one in labels):
+        return float(np.hypot(spread, error_of_mean(metric, labels[0], splits)))
+    each = [standard_error(metric, truth, some) / len(margins) for truth, some in zip(labels, splits, strict=True)]
+    return max(spread, float(np.linalg.norm(each)))
+
+
 def _without_each(metric: str, truth: Array, found: Array) -> Array:
     """Returns the metric [m] without each text in turn."""
     m = len(truth)

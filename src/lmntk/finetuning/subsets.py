@@ -24,9 +24,10 @@ class Subset:
     """A choice of what trains.
 
     Attributes:
-        parameters: of the model as it is.
+        parameters: of the model as it is; with LoRA all, for there is nothing to choose from.
         freeze_layers: the embeddings and so many bottom layers do not train.
-        lora_rank: train a fresh LoRA of this rank, and in head mode the head; None trains the parameters themselves.
+        lora_rank: train a fresh LoRA of this rank, and a head that was put on the network; a classifier's own head, which is the
+            network's, stays as it is. None trains the parameters themselves.
         lora_alpha: its scale is alpha / rank.
         seed: of LoRA's random A.
     """
@@ -59,7 +60,7 @@ class Subset:
         """Yields what trains; with LoRA the network has its layers while the body runs, and afterwards its own again.
 
         Raises:
-            UserError: nothing is left, or LoRA on a network that has an adapter already.
+            UserError: nothing is left, or LoRA with a filter, with frozen layers, or on a network that has an adapter already.
         """
         if self.lora_rank is None:
             found = self.parameters.select(model)
@@ -67,6 +68,9 @@ class Subset:
             return
         if self.freeze_layers:
             raise UserError("freeze-layers: LoRA leaves all of the network's own parameters as they are; give one of the two")
+        if self.parameters != ParameterFilter():
+            what = self.parameters.describe()
+            raise UserError(f"lora-rank: LoRA trains what it adds, unfiltered; leave out the filter ({what}), or lora-rank")
         with lora(model, self.lora_rank, self.lora_alpha, self.seed) as trained:
             yield trained
 
