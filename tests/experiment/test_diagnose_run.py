@@ -193,6 +193,24 @@ def test_a_training_that_diverges_is_undecided_and_the_rest_goes_on(values):
     assert build_page([values["out"]])
 
 
+def test_of_train_texts_of_one_class_the_kernel_is_not_solved_and_the_rest_goes_on(values, tmp_path):
+    for seed, labels in ((13, "1111"), (21, "0101")):  # ready-made splits: nothing else lets such a train set pass
+        (folder := tmp_path / "sst-2" / f"2-{seed}").mkdir(parents=True)
+        for part, those in (("train", labels), ("dev", "0101"), ("test", "00101101")):
+            lines = [f"{'good' if label == '1' else 'bad'} film {place}\t{label}" for place, label in enumerate(those)]
+            (folder / f"{part}.tsv").write_text("\n".join(["sentence\tlabel", *lines]) + "\n")
+    prompt = {name: values["own_tasks"][0][name] for name in ("template", "label_words")}
+    run(make_experiment(values | prompt | {"own_tasks": [], "tasks": ["sst-2"], "data": str(tmp_path), "seeds": [13, 21]}))
+    found = diagnosis(values, cell="sst-2-k2-seed13-prompt")
+    assert found["tests"][0]["passed"] is None and "not solved: all 4 train texts are of one class" in found["tests"][0]["sentence"]
+    assert found["numbers"]["kernel"] is None and found["predictions"]["kernel"] is None and found["spectrum"] is None
+    assert found["numbers"]["kernel_distance"] is not None and found["emulation"] is not None and found["verdict"] != "kernel-like"
+    assert diagnosis(values, cell="sst-2-k2-seed21-prompt")["numbers"]["kernel"] is not None
+    (verdict,) = verdicts_of(values["out"])["verdicts"]
+    assert verdict["splits"] == 2 and "was not solved in every split" in verdict["tests"][0]["sentence"]
+    assert "was not solved in every split" in build_page([values["out"]])
+
+
 @pytest.mark.parametrize("change", [{"lora_rank": 2}, {"freeze_layers": 1}])
 def test_of_a_subset_its_own_kernels_are_taken(values, change):
     values = changed(values, **change)

@@ -110,6 +110,8 @@ def diagnose(
     Cost: the kernels; three forward passes a test text; 64 train texts' gradients twice; for each step of the trajectory four forward
     passes a dev text and 16 train texts' gradients. Memory: the model, twice the weights, and what ``settings`` bounds.
 
+    Where all train texts are of one class nothing is solved, and the kernel's spectrum has no labels to be held against.
+
     Raises:
         UserError: a side missing, labels that do not fit, a metric that is unknown, a kernel of other texts, or no kernel of the formula.
     """
@@ -146,24 +148,26 @@ def diagnose(
         else:
             diverged = "the fine-tuned model's logits are not finite"
             logits["fine_tuned"] = logits["linearized"] = None
+    unsolved = f"all {len(labels['train'])} train texts are of one class" if len(set(labels["train"])) < 2 else ""
     evidence = Evidence(
         metric,
         labels["test"],
         predict_labels(before.logits["test"]).tolist(),
-        before.solve(labels, metric, formula, solver).predictions,
+        None if unsolved else before.solve(labels, metric, formula, solver).predictions,
         classes["fine_tuned"],
         classes["linearized"],
         numbers.get("kernel_distance"),
         diverged,
         numbers.get("kernel_distance_median"),
         formula,
+        unsolved,
     )
     scored = {name: evidence.score(getattr(evidence, name)) for name in ("zero_shot", "fine_tuned", "kernel", "linearized")}
     numbers = scored | numbers
     steps, curves = found.along(trajectory, None if diverged else weights, training)
-    spread = spectrum(before.kernels["train", "sgd"].values, labels["train"])
+    spread = None if unsolved else spectrum(before.kernels["train", "sgd"].values, labels["train"])  # against labels that differ
     emulation = found.emulation(training, curves)
-    numbers |= {"target_alignment": spread.target_alignment, "effective_rank": spread.effective_rank}
+    numbers |= {name: None if spread is None else getattr(spread, name) for name in ("target_alignment", "effective_rank")}
     numbers["emulation_error"] = None if emulation is None else emulation["error"]
     return Diagnosis(
         identity={**(identity or {}), "mode": mode, "metric": metric, "formula": formula},
@@ -173,7 +177,7 @@ def diagnose(
         logits=logits,
         predictions={name: getattr(evidence, name) for name in scored},
         emulation=emulation,
-        spectrum={"eigenvalues": spread.eigenvalues, "alignment": spread.alignment},
+        spectrum=None if spread is None else {"eigenvalues": spread.eigenvalues, "alignment": spread.alignment},
         groups=found.groups(),
         kernels=pictures,
     )

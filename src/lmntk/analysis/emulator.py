@@ -86,7 +86,7 @@ class SquaredLossTraining:
     def of_labels(cls, kernel: Array, labels: Sequence[int], f0: Array) -> SquaredLossTraining:
         """Returns the training on labels: targets -1, +1 for one logit, one-hot for several."""
         outputs = as_train_kernel(kernel).shape[1]
-        return cls(kernel, target_matrix(encode_labels(labels, outputs), outputs), f0)
+        return cls(kernel, target_matrix(encode_labels(labels, outputs, what="emulated"), outputs), f0)
 
     def flow(self, time: float) -> Array:
         """Returns the coefficients A [n, c] of gradient flow at a time: A = U phi U^T (f0 - y) / n, phi = (1 - exp(-t lambda)) / lambda.
@@ -160,7 +160,7 @@ def descend(
     kernel = as_train_kernel(kernel)
     n, c = kernel.shape[:2]
     matrix, start = flatten(kernel), as_logits(f0, (n, c), "f0")
-    indices = encode_labels(labels, c)
+    indices = encode_labels(labels, c, what="emulated")
     if batches is not None and len(batches) < len(rates):
         raise UserError(f"{len(batches)} batches for {len(rates)} steps; give one for each step")
     steps = [len(rates)] if steps is None else steps
@@ -217,7 +217,7 @@ def sign_descend(
     if len(order) < len(rates):
         raise UserError(f"{len(order)} texts for {len(rates)} steps; give one for each step")
     matrix, logits = flatten(kernel), as_logits(f0, (n, 1), "f0").copy()
-    indices = encode_labels(labels, 1)
+    indices = encode_labels(labels, 1, what="emulated")
     steps = [len(rates)] if steps is None else steps
     wanted = _checked_steps(steps, len(rates))
     coefficients = np.zeros((n, 1))

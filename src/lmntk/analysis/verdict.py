@@ -69,6 +69,7 @@ class Evidence:
         diverged: why there is no fine-tuned model; empty if there is one.
         median: the median of the same distances, said where a few entries near zero decide the mean.
         formula: of the kernel that was solved.
+        unsolved: why it was not.
     """
 
     metric: str
@@ -81,6 +82,7 @@ class Evidence:
     diverged: str = ""
     median: float | None = None
     formula: str = "sgd"
+    unsolved: str = ""
 
     def score(self, predictions: Sequence[int] | None) -> float | None:
         """Returns the metric of predicted classes, None for none."""
@@ -110,7 +112,7 @@ def _solves(e: Evidence) -> Test:
     if fine_tuned is None or e.fine_tuned is None:
         return Test("solves", None, SOLVES, None, "there is no fine-tuned model whose metric the kernel's could be held against")
     if kernel is None or e.kernel is None:
-        return Test("solves", None, SOLVES, None, "the kernel was not solved")
+        return Test("solves", None, SOLVES, None, "the kernel was not solved" + (f": {e.unsolved}" if e.unsolved else ""))
     if fine_tuned == 0:
         return Test("solves", None, SOLVES, None, f"fine-tuning's {e.metric} is 0, so the kernel's {_percent(kernel)} has no share of it")
     share = kernel / fine_tuned
