@@ -46,6 +46,7 @@ def print_kernels(written: dict[str, Any], as_json: bool) -> None:
 SHOWN = {
     "rate": "learning rate", "largest_stable_rate": "largest stable one", "logit_error": "logit error",
     "kernel_distance_median": "median kernel distance", "gradient_distance": "gradient distance", "emulation_error": "emulation error",
+    "emulation_move_error": "of the move",
     "chi_with_prompt": "|chi| with prompt", "chi_without_prompt": "without",
 }  # fmt: skip
 PASSED = {True: "passed", False: "failed", None: "cannot be told"}

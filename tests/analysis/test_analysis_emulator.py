@@ -16,6 +16,7 @@ from lmntk.analysis.emulator import (
     learning_rates,
     sign_descend,
 )
+from lmntk.analysis.training import compared
 from lmntk.errors import UserError
 from lmntk.kernels.streaming import Settings, stream_kernels, whole
 from lmntk.prompts.batching import collate
@@ -172,3 +173,15 @@ def test_mistakes_are_said():
         SquaredLossTraining.of_labels(kernel, labels, f0).flow(-1.0)
     with pytest.raises(UserError, match="not one of cross-entropy, squared"):
         descend(kernel, labels, f0, np.ones(3), loss="hinge")
+
+
+def test_an_emulation_in_which_nothing_moves_is_not_flattered_by_how_far_apart_the_texts_are():
+    f0 = np.array([[-50.0], [50.0]])
+    real = np.stack([f0, f0 + 0.5, f0 + np.array([[0.6], [-0.8]])])
+    still = compared((0, 1, 2), real, np.stack([f0] * 3))
+    assert still.error < 0.01 and still.move_error == pytest.approx(1.0)
+    half = compared((0, 1, 2), real, np.stack([f0, f0, f0 + np.array([[0.6], [-0.3]])]))
+    assert half.move_error == pytest.approx(0.5) and half.as_dict(2)["move_error"] == half.move_error
+    assert compared((0, 1, 2), real, real).move_error == 0
+    assert compared((1, 2), real[1:], real[1:]).move_error is None
+    assert np.isnan(compared((0, 1), np.stack([f0, f0]), np.stack([f0, f0])).move_error)

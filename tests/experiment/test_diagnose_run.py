@@ -91,7 +91,7 @@ def test_a_diagnosis_is_that_of_the_weights_that_fine_tuning_kept(values):
     ).as_dict()  # fmt: skip
     assert found["verdict"] == again["verdict"] and found["numbers"].keys() == again["numbers"].keys()
     for name, value in again["numbers"].items():
-        if name != "emulation_error":  # which looks at more steps along the way
+        if not name.startswith("emulation_"):  # which look at more steps along the way
             assert found["numbers"][name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
     assert [point["step"] for point in found["trajectory"]] == [2, 4] and found["emulation"]["steps"] == [0, 2, 4]
     assert found["numbers"]["fine_tuned"] == record["test"] and found["trajectory"][-1]["dev"] == chosen["curve"][-1]["dev"]
@@ -191,6 +191,19 @@ def test_a_training_that_diverges_is_undecided_and_the_rest_goes_on(values):
     assert found["numbers"]["fine_tuned"] is None and found["numbers"]["kernel"] is not None and found["spectrum"]
     assert diagnosis(values, "signgd-fine-tuning")["numbers"]["fine_tuned"] is not None
     assert build_page([values["out"]])
+
+
+def test_a_diagnosis_of_before_the_emulation_had_a_move_error_is_read(values):
+    run(make_experiment(values))
+    (path,) = (values["out"] / "diagnosis").glob("*.json")
+    old = json.loads(path.read_text())
+    assert 0 < old["numbers"].pop("emulation_move_error") == old["emulation"].pop("move_error")
+    path.write_text(json.dumps(old))
+    run(make_experiment(values))
+    assert json.loads(path.read_text()) == old  # and not made anew
+    (verdict,) = verdicts_of(values["out"])["verdicts"]
+    assert "emulation_error" in verdict["numbers"] and "emulation_move_error" not in verdict["numbers"]
+    assert "emulation" in build_page([values["out"]])
 
 
 def test_of_train_texts_of_one_class_the_kernel_is_not_solved_and_the_rest_goes_on(values, tmp_path):

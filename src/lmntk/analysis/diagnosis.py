@@ -107,8 +107,10 @@ def diagnose(
         identity: cell, task, k, seed, method; written as they are.
         settings: batch size, memory, scratch folder.
 
-    Cost: the kernels; three forward passes a test text; 64 train texts' gradients twice; for each step of the trajectory four forward
-    passes a dev text and 16 train texts' gradients. Memory: the model, twice the weights, and what ``settings`` bounds.
+    Cost: the kernels; four forward passes a test text, beside that of its logits before training; 64 train texts' gradients three
+    times (before and after for their distance, which takes them batch by batch and keeps none, and after for the kernel), and once more
+    where given kernels have no readable groups; for each step of the trajectory four forward passes a dev text and 16 train texts'
+    gradients three times. Memory: the model, twice the weights, and what ``settings`` bounds.
 
     Where all train texts are of one class nothing is solved, and the kernel's spectrum has no labels to be held against.
 
@@ -168,7 +170,7 @@ def diagnose(
     spread = None if unsolved else spectrum(before.kernels["train", "sgd"].values, labels["train"])  # against labels that differ
     emulation = found.emulation(training, curves)
     numbers |= {name: None if spread is None else getattr(spread, name) for name in ("target_alignment", "effective_rank")}
-    numbers["emulation_error"] = None if emulation is None else emulation["error"]
+    numbers |= {f"emulation_{name}": None if emulation is None else emulation[name] for name in ("error", "move_error")}
     return Diagnosis(
         identity={**(identity or {}), "mode": mode, "metric": metric, "formula": formula},
         verdict=decide(evidence),

@@ -155,7 +155,7 @@ def descend(
         batches: the training texts' numbers that each step sees, in the order of a real training; by default all, every step.
         clip: the largest norm of a step's gradient, as ``clip_grad_norm_`` has it; the norm is sqrt(a K a), a = chi_B / |B|.
 
-    Cost: 2 (n c)^2 operations a step, twice that with ``clip``; no network.
+    Cost: 2 (n c)^2 operations a step, with ``clip`` or without (the norm is read off how the logits move); no network.
     """
     kernel = as_train_kernel(kernel)
     n, c = kernel.shape[:2]

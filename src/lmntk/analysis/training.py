@@ -18,6 +18,7 @@ from lmntk.analysis.emulator import (
     learning_rates,
     sign_descend,
 )
+from lmntk.analysis.linearization import logit_error
 from lmntk.kernels.kernel import Kernel
 from lmntk.solvers.inputs import Array
 
@@ -61,15 +62,21 @@ class Training:
 
 @dataclass(frozen=True, eq=False)
 class Emulation:
-    """Logits [steps, m, c] of some texts in real training and in its emulation by the kernel, and ``emulation_error``."""
+    """Logits [steps, m, c] of some texts in real training and in its emulation by the kernel.
+
+    ``error`` is ``emulation_error``, whose range is that of all texts at all steps, before training too. ``move_error`` is
+    ``logit_error`` at the last step, ||real - emulated|| / ||real - f0||: 0 is exact, 1 no better than saying that nothing moved; None
+    where the steps do not begin with 0.
+    """
 
     steps: tuple[int, ...]
     real: Array
     emulated: Array
     error: float
+    move_error: float | None
 
     def as_dict(self, texts: int) -> dict[str, Any]:
-        """Returns plain data of at most so many texts, spread evenly over them, and so over the classes; the error stays that of all."""
+        """Returns plain data of at most so many texts, spread evenly over them, and so over the classes; the errors stay those of all."""
         count = self.real.shape[1]
         few = np.s_[:, np.unique(np.linspace(0, count - 1, min(texts, count)).round().astype(int))]
         return {
@@ -77,6 +84,7 @@ class Emulation:
             "real": self.real[few].tolist(),
             "emulated": self.emulated[few].tolist(),
             "error": self.error,
+            "move_error": self.move_error,
             "texts": count,
         }
 
@@ -122,5 +130,6 @@ def emulate(
 
 
 def compared(steps: Sequence[int], real: Array, emulated: Array) -> Emulation:
-    """Returns both with their error."""
-    return Emulation(tuple(steps), real, emulated, emulation_error(real, emulated))
+    """Returns both with their errors."""
+    move_error = logit_error(real[0], real[-1], emulated[-1]) if steps[0] == 0 and len(steps) > 1 else None
+    return Emulation(tuple(steps), real, emulated, emulation_error(real, emulated), move_error)
