@@ -20,6 +20,7 @@ from lmntk.finetuning.settings import Labelled, TrainingSettings
 from lmntk.finetuning.subsets import Subset
 from lmntk.finetuning.training import need_accelerate
 from lmntk.kernels.scratch import KEY, Owner, claim, sweep
+from lmntk.kernels.streaming import SCRATCH
 from lmntk.models.filters import ParameterFilter, has_adapter
 from lmntk.models.logit_model import LogitModel
 from lmntk.preparation import PreparedTask
@@ -217,11 +218,11 @@ def claimed_work(context: Context, kind: str, key: str, place: str) -> Path:
 
 def remove_work(context: Context, kind: str, place: str) -> None:
     """Removes what trainings for a place needed while they ran, those that were begun under other settings too."""
-    sweep([_scratch(context)], Owner(context.store.folder, (place,)), kind)
+    sweep([context.store.folder / SCRATCH, _scratch(context)], Owner(context.store.folder, (place,)), kind)
 
 
 def _scratch(context: Context) -> Path:
-    return context.settings.scratch or context.store.folder / "scratch"
+    return context.settings.scratch or context.store.folder / SCRATCH
 
 
 def _notes(found: Search, arm: Arm, train: Labelled, dev: Labelled, task: PreparedTask) -> list[str]:

@@ -80,7 +80,8 @@ def _grouped(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[li
 
 
 def _means(group: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Returns each number's mean over the splits that have it."""
+    """Returns each number's mean over the splits that have it, of those that the verdict is over: whose training ended."""
+    group = [one for one in group if one["numbers"].get("fine_tuned") is not None] or group
     names = dict.fromkeys(name for one in group for name in one["numbers"])
     values = {name: [one["numbers"][name] for one in group if one["numbers"].get(name) is not None] for name in names}
     return {name: float(np.mean(found)) if found else None for name, found in values.items()}

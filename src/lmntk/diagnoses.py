@@ -107,9 +107,8 @@ def diagnosis_key(context: Context, task: PreparedTask, cell: Cell, subject: Sub
 
 def diagnosis_setup(context: Context, task: PreparedTask, mode: str, subject: Subject) -> str:
     """Returns the hash of what diagnoses must share to be splits of one verdict."""
-    if isinstance(subject, Given):
-        return context.setup(task, mode, "given", digest=subject.digest)
-    return setup_of(context, task, mode, subject)
+    about = subject.digest if isinstance(subject, Given) else setup_of(context, task, mode, subject)
+    return context.setup(task, mode, "kernel", about=about)
 
 
 def _formula(context: Context, task: PreparedTask, cell: Cell, subject: Subject) -> str:

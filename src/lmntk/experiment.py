@@ -113,9 +113,9 @@ def _setups(this: Context, tasks: Sequence[PreparedTask]) -> Iterable[str]:
             yield this.setup(task, mode, "baseline")
             if this.methods:
                 yield this.setup(task, mode, "kernel")
-            yield from (setup_of(this, task, mode, arm) for arm in arms_of(this.experiment, this.chosen, 0))
-            if this.given is not None:
-                yield diagnosis_setup(this, task, mode, this.given)
+            arms = arms_of(this.experiment, this.chosen, 0)
+            yield from (setup_of(this, task, mode, arm) for arm in arms)
+            yield from (diagnosis_setup(this, task, mode, one) for one in (*arms, this.given) if one is not None)
 
 
 def verdicts_of(folder: Path) -> dict[str, Any]:

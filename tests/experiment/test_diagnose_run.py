@@ -411,3 +411,13 @@ def test_splits_of_other_settings_make_no_mean_with_the_last(values):
     run(make_experiment(values | {"seeds": [13]}))  # the first settings are now the last ones
     lines = (values["out"] / "results.csv").read_text().splitlines()
     assert [line.split(",")[2] for line in lines if "sgd fine-tuning" in line] == ["13"]
+
+
+def test_verdicts_do_not_mix_kernels_of_other_precision(values):
+    run(make_experiment(values | {"seeds": [13], "precision": "bfloat16"}))
+    run(make_experiment(values | {"seeds": [21]}))
+    (verdict,) = verdicts_of(values["out"])["verdicts"]
+    assert (
+        verdict["splits"] == 1
+        and "diagnosis, films, sgd fine-tuning: split 13 had other settings" in (values["out"] / "summary.md").read_text()
+    )

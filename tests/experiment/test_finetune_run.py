@@ -200,6 +200,14 @@ class Stopping(Watching):
             raise KeyboardInterrupt
 
 
+def test_what_was_begun_in_another_scratch_folder_is_removed(values, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(make_experiment(changed(values, checkpoint_seconds=0)), Stopping())
+    assert list((values["out"] / "scratch").glob("finetuning-*"))
+    run(make_experiment(changed(values, checkpoint_seconds=0) | {"scratch": tmp_path / "fast"}))
+    assert not (values["out"] / "scratch").exists() and not (tmp_path / "fast").exists()
+
+
 def test_what_a_training_of_other_settings_began_is_removed(values, tmp_path):
     shared = {"scratch": tmp_path / "scratch"}
     other = {"out": tmp_path / "another", "seeds": [21]}

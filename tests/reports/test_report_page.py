@@ -369,6 +369,7 @@ def test_settings_of_an_earlier_run_are_shown_as_what_they_change():
     assert tomllib.loads(text) == {"modes": ["head"], "finetuning": {"steps": 9}, "own_tasks": [{"name": "a"}]}
     assert "# without test_limit\n" in text and "# without finetuning.seed\n" in text and "loss" not in text
     assert changes(now, now) == ""
+    assert changes(now, now | {"finetuning": {"steps": 64, "seed": 3}}) == "# without finetuning.loss\n"
 
 
 def test_the_settings_run_again_as_they_are(tmp_path):

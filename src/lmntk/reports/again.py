@@ -48,11 +48,13 @@ def changes(settings: Mapping[str, Any], others: Mapping[str, Any]) -> str:
         if own == other:
             continue
         if isinstance(own, dict) and isinstance(other, dict):
-            other = {part: value for part, value in other.items() if own.get(part, ...) != value}
-            left_out += [f"# without {name}.{part}" for part, value in other.items() if value is None]
-        if other is None:
+            changed = {part: other.get(part) for part in dict.fromkeys([*own, *other]) if own.get(part) != other.get(part)}
+            left_out += [f"# without {name}.{part}" for part, value in changed.items() if value is None]
+            other = {part: value for part, value in changed.items() if value is not None}
+        elif other is None:
             left_out.append(f"# without {name}")
-        found[name] = other
+        if other not in (None, {}):
+            found[name] = other
     return "".join(f"{line}\n" for line in left_out) + (as_toml(found).strip("\n") + "\n" if found else "")
 
 

@@ -16,6 +16,7 @@ PERCENT = ("solves", "linearization")  # shares; the third test is a distance, a
 NUMBERS = {
     "zero_shot": ("zero-shot", 100), "fine_tuned": ("fine-tuned", 100), "kernel": ("kernel", 100), "linearized": ("linearized", 100),
     "kernel_distance": ("kernel distance", 1), "gradient_distance": ("gradient distance", 1), "logit_error": ("logit error", 1),
+    "emulation_error": ("emulation error", 1), "emulation_move_error": ("of the move", 1),
     "chi_with_prompt": ("|χ| with prompt", 1), "chi_without_prompt": ("|χ| without prompt", 1),
     "largest_stable_rate": ("largest stable rate", 1), "rate": ("rate used", 1),
 }  # fmt: skip
@@ -188,13 +189,15 @@ def _threshold(name: str, value: float) -> str:
 
 def _numbers(group: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     shown = {}
+    numbers = [one["numbers"] for one in group if isinstance(one.get("numbers"), dict)]
+    numbers = [one for one in numbers if one.get("fine_tuned") is not None] or numbers  # the verdict is over those whose training ended
     for name, (title, scale) in NUMBERS.items():
-        found = [one["numbers"].get(name) for one in group if isinstance(one.get("numbers"), dict)]
-        spread = _spread([value for value in found if isinstance(value, int | float)])
+        values = [one[name] for one in numbers if isinstance(one.get(name), int | float)]
+        spread = _spread(values)
         if spread is not None:
             mean, deviation = spread[0], spread[1] if spread[1] > 1e-9 * abs(spread[0]) else 0.0  # equal numbers, but for rounding
             form = ".1f" if scale == 100 else ".3g"
-            shown[title] = f"{scale * mean:{form}}" + (f" ({scale * deviation:{form}})" if len(group) > 1 else "")
+            shown[title] = f"{scale * mean:{form}}" + (f" ({scale * deviation:{form}})" if len(values) > 1 else "")
     return shown
 
 
