@@ -243,7 +243,9 @@ def test_kernels_once_more_from_kept_factors(folder, tmp_path):
     low = lmntk("kernel", "--factors", scratch, "--formulas", "sgd", "--lora-rank", "4", "--out", tmp_path / "c", "--json")
     assert json.loads(low.stdout)["provenance"]["parameters"]["lora_rank"] == 4
     kept = ["kernel", "--factors", scratch]
-    assert_mistake(lmntk(*kept, "--model", folder / "model", "--out", tmp_path / "d"), "--model: the factors have it")
+    assert_mistake(lmntk(*kept, "--model", folder / "model", "--out", tmp_path / "d"), "--model: the factors are as they were taken")
+    for ignored in (["--without-embeddings"], ["--dtype", "float64"], ["--memory", "1GiB"], ["--all-logits"]):
+        assert_mistake(lmntk(*kept, *ignored, "--out", tmp_path / "d"), f"{ignored[0]}: the factors are as they were taken; leave it out")
     assert_mistake(lmntk(*kept, "--out", tmp_path / "b"), "is there already; name another folder")
     assert_mistake(lmntk(*kept, "--pair", "a,b", "--out", tmp_path / "d"), "is not there; there are train,eval")
     assert_mistake(lmntk("kernel", *kernel_flags(folder, out=tmp_path / "d"), "--lora-rank", "2"), "give their folder with --factors")

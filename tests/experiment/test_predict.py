@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from tiny import write_adapter, write_bart, write_classifier, write_gpt2, write_
 from lmntk import cli, unit
 from lmntk.configuration import make_experiment
 from lmntk.context import Silent
+from lmntk.errors import UserError
 from lmntk.experiment import _prepared, run
 from lmntk.prediction.files import load_predictor
 from lmntk.prediction.predictor import Predictor, fit_sharpness
@@ -180,6 +183,35 @@ def test_a_run_without_kernels_classifies_its_test_texts_in_one_pass(models, val
 def solved(models: Path, values: dict[str, Any]) -> Path:
     run(make_experiment(values | {"model": str(models / "bert"), "formulas": ["sgd"], "solvers": ["ridge", "logistic"], "seeds": [13, 21]}))
     return Path(values["out"])
+
+
+def test_what_is_no_regular_file_is_written_to_and_links_are_followed(solved, lmntk, tmp_path):
+    flags = ["--model-dir", solved, "--cell", "films-k4-seed21-prompt", "--method", "sgd ridge", "--input", tmp_path / "test.jsonl"]
+    whole = tmp_path / "whole.jsonl"
+    assert lmntk("predict", *flags, "--output", whole)[0] == 0
+    (tmp_path / "real.jsonl").write_text("old")
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "real.jsonl")
+    assert lmntk("predict", *flags, "--output", tmp_path / "link.jsonl")[0] == 0
+    assert (tmp_path / "link.jsonl").is_symlink() and (tmp_path / "real.jsonl").read_text() == whole.read_text()
+    os.mkfifo(tmp_path / "pipe")
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()), daemon=True)
+    reader.start()
+    assert lmntk("predict", *flags, "--output", tmp_path / "pipe")[0] == 0
+    reader.join(10)
+    assert read == [whole.read_text()] and (tmp_path / "pipe").is_fifo()
+
+
+def test_a_predictor_cut_short_while_saved_again_is_none(solved, models, values, monkeypatch):
+    again = values | {"model": str(models / "bert"), "formulas": ["sgd"], "solvers": ["ridge", "logistic"], "seeds": [13, 21]}
+    again["own_tasks"] = [values["own_tasks"][0] | {"template": "it is {mask}: {a}"}]
+    written = "lmntk.prediction.files.write_text"
+    monkeypatch.setattr(written, lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(make_experiment(again))
+    assert (solved / "models" / "films-k4-seed13-prompt-sgd-ridge" / "direction.safetensors").is_file()
+    with pytest.raises(UserError):
+        load_predictor(solved / "models" / "films-k4-seed13-prompt-sgd-ridge")
 
 
 def test_streams_of_any_kind(solved, lmntk, tmp_path, monkeypatch):

@@ -65,8 +65,8 @@ def test_row_factors_that_live_elsewhere(tmp_path, monkeypatch, where):
     here = work("bert", torch.float64, "cuda:0")
     away = Schedule(3, where == "rows_on_disk", 4, 0, 0, rows_on_host=where == "rows_on_host", card_peak=1)
     monkeypatch.setattr(streaming, "make_card_schedule", lambda *a, **k: away)
-    for _ in range(5):  # copies beside arithmetic: a race need not show the first time
-        there = work("bert", torch.float64, "cuda:0", scratch=tmp_path)
+    for attempt in range(5):  # copies beside arithmetic: a race need not show the first time
+        there = work("bert", torch.float64, "cuda:0", scratch=tmp_path / str(attempt))
         for label, values in blocks(here).items():
             torch.testing.assert_close(blocks(there)[label], values, rtol=1e-9, atol=1e-9 * float(values.abs().max()))
 

@@ -383,3 +383,12 @@ def test_kept_factors_that_are_not_there(tmp_path):
     work(tmp_path / "s", key="f" * 32, keep=True)
     with pytest.raises(UserError, match="holds 2 pieces of work; name one"):
         KeptFactors(tmp_path / "s")
+
+
+def test_factors_that_no_schedule_tells_of_are_not_taken(tmp_path):
+    work(tmp_path / "kept", chunk=2, keep=True)
+    (folder,) = (tmp_path / "kept").iterdir()
+    (folder / "schedule.json").unlink()
+    assert list((folder / "factors").glob("c-00000002*"))
+    other = work(tmp_path / "kept", chunk=4, keep=True)
+    assert same_bits(other, work(tmp_path / "whole", chunk=4, keep=True))

@@ -60,13 +60,20 @@ def kernel(
     computing |= {name: tuple(listed(computing[name] or "")) for name in ("include", "exclude")}
     chosen_formulas = given(formulas=formulas and listed(formulas))
     if factors is not None:
-        unwanted = given(model=model, train=train, eval=evaluate, template=template or None, label_words=label_words)
+        taken = {name: computing.pop(name) for name in ("groups", "keep_noise", "include", "exclude", "biases_only")}
+        unwanted = given(
+            model=model, train=train, eval=evaluate, template=template or None, label_words=label_words, kind=kind, revision=revision,
+            base=base, label_words_reduce=label_words_reduce, max_length=max_length, dtype=dtype, **computing,
+        )  # fmt: skip
         if unwanted or out is None:
-            what = f"--{next(iter(unwanted)).replace('_', '-')}: the factors have it; leave it out" if unwanted else "--out missing"
+            what = (
+                f"--{next(iter(unwanted)).replace('_', '-')}: the factors are as they were taken; leave it out"
+                if unwanted
+                else "--out missing"
+            )
             raise UserError(f"kernel: {what}")
         from lmntk.kernels.command import kernels_of_factors
 
-        taken = {name: computing[name] for name in ("groups", "keep_noise", "include", "exclude", "biases_only")}
         made = kernels_of_factors(factors, out, pair=listed(pair or ""), lora_rank=lora_rank, seed=seed, **taken, **chosen_formulas)
         print_kernels(made, as_json)
         return

@@ -366,7 +366,8 @@ def _schedule(
                     scratch.claim(settings.owner)
                 return found
             note(f"what is begun was cut for {reason}: it begins anew")
-        scratch.remove()
+    if scratch is not None:
+        scratch.remove()  # factors of another cut, or of one that nobody knows any more, are of other texts
     if settings.keep_factors and scratch is None:
         raise UserError("keep-factors: there is no folder for them; name one with --scratch")
     trial = capturing.try_out()

@@ -189,6 +189,7 @@ class Tiles:
                     batch = transfers.parked(batch)
                 place += len(batch)
                 found.append(batch)
+            batches.clear()  # what lies on disk, or parked, is not held beside the next
             order += chosen
             self.maker.report(group, start, len(chosen), 0)
         return _Rows(found, found, order)

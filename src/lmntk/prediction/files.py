@@ -38,13 +38,14 @@ class LoadedPredictor:
 
 
 def save_predictor(folder: Path, directions: Sequence[Mapping[str, Tensor]], model: LogitModel, description: Mapping[str, Any]) -> None:
-    """Writes both files, the description last: a folder without one is no predictor.
+    """Writes both files, the description last: a folder without one is no predictor, nor is one between an earlier and this.
 
     ``description`` is plain data with the entries that ``load_predictor`` reads: model, prompt, solution, labels.
     """
     tensors = {f"{index}:{name}": tensor for index, direction in enumerate(directions) for name, tensor in direction.items()}
     if isinstance(model, HeadModel):
         tensors |= {f"{_HEAD}{name}": parameter.detach() for name, parameter in model.head.named_parameters()}
+    (folder / DESCRIPTION).unlink(missing_ok=True)
     save_tensors(folder / DIRECTION, {name: tensor.cpu().numpy() for name, tensor in tensors.items()}, {"format": FORMAT})
     write_text(folder / DESCRIPTION, json.dumps({"format": FORMAT, **description}, indent=1, sort_keys=True) + "\n")
 

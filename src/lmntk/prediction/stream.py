@@ -128,7 +128,9 @@ def _reading(source: str) -> Iterator[IO[str]]:
 
 @contextmanager
 def _writing(target: str) -> Iterator[IO[str]]:
-    with nullcontext(None) if target == STANDARD else replacing(Path(target)) as temporary:
+    place = Path(target).resolve()  # of a link, what it points to
+    is_pipe = target != STANDARD and place.exists() and not place.is_file()  # or a device: written to, not replaced
+    with nullcontext(place if is_pipe else None) if target == STANDARD or is_pipe else replacing(place) as temporary:
         if temporary is None:
             yield sys.stdout
             return
