@@ -117,3 +117,14 @@ def test_a_panel_in_which_nothing_has_a_gradient():
     empty = Panel([Tangents(torch.zeros(2, 1), {})])
     with pytest.raises(ModelError, match="nothing to contract"):
         gram(empty, empty, ["sgd"])
+
+
+def test_a_group_that_no_column_text_uses_has_a_kernel_of_zeros():
+    def tangents(names, count):
+        return Tangents(torch.zeros(count, 1), {name: DenseFactors(torch.randn(1, count, 3)) for name in names})
+
+    rows, columns = Panel([tangents("ab", 2)]), Panel([tangents("a", 3)])
+    found = gram(rows, columns, ["sgd", "signgd"], grouping=lambda name: name)
+    for groups in found.values():
+        assert set(groups) == {"a", "b"} and groups["a"].abs().sum() > 0
+        assert torch.equal(groups["b"], torch.zeros(2, 1, 3, 1, dtype=torch.float64))

@@ -91,7 +91,8 @@ def test_the_first_batch_may_be_of_one():
     torch.testing.assert_close(torch.as_tensor(found.kernels["sgd"].values), kernel, rtol=1e-10, atol=1e-10)
 
 
-def test_gradients_that_are_not_finite_are_an_error():
+@pytest.mark.parametrize("formulas", [["sgd"], ["signgd"]])
+def test_gradients_that_are_not_finite_are_an_error(formulas):
     """The square root of zero: a sound logit, and an infinite slope."""
 
     class Root(Network):
@@ -99,13 +100,13 @@ def test_gradients_that_are_not_finite_are_an_error():
             return torch.sqrt(super().forward(batch).abs() * (batch["x"][:, :1] != 0))
 
     train, evaluate = batches(3), batches(2)
-    assert module_kernels(Root(), train, evaluate, ["sgd"])
+    assert module_kernels(Root(), train, evaluate, formulas)
     train[0]["x"][1, 0] = 0.0  # not one that the check looks at
     with pytest.raises(ModelError, match=r"gradients are not finite, in first\.weight"):
-        module_kernels(Root(), train, evaluate, ["sgd"])
+        module_kernels(Root(), train, evaluate, formulas)
     evaluate[0]["x"][:, 0] = 0.0
     with pytest.raises(ModelError, match=r"gradients are not finite, in first\.weight"):
-        module_kernels(Root(), evaluate, evaluate, ["sgd"])
+        module_kernels(Root(), evaluate, evaluate, formulas)
 
 
 def test_a_parameter_that_only_some_texts_use_is_not_passed_over():

@@ -95,14 +95,14 @@ def gram(
     for parameter in parameters:
         left = list(rows.of(parameter))
         right = left if rows is columns else list(columns.of(parameter))
-        if not right:
-            continue
         group = EVERYTHING if grouping is None else grouping(parameter)
         sums = {}
         for name in names:
             if group not in totals[name]:
                 totals[name][group] = torch.zeros(c, n, d, m, dtype=torch.float64, device=device)
             sums[name] = totals[name][group]
+        if not right:  # no column text uses it: zeros
+            continue
         for left_part, right_part in _stacked_pairs(left, right):
             _add(left_part, right_part, names, sums, buffers, waiting)
             if not held:
@@ -111,14 +111,21 @@ def gram(
     if not parameters:
         raise ModelError("no parameter has a gradient: nothing to contract")
     if not all(bool(torch.isfinite(total).all()) for groups in totals.values() for total in groups.values()):
-        raise ModelError(f"the gradients are not finite{_first_not_finite(rows, columns)}: try another dtype or attention implementation")
+        raise not_finite(first_not_finite(rows, columns))
+    if names == ["signgd"] and held and (where := first_not_finite(rows, columns)):  # whose signs are zeros, which a sum does not show
+        raise not_finite(where)
     if mirrored:
         totals[FLIPPED] = {group: total.permute(2, 3, 0, 1) for group, total in totals["asigngd"].items()}
     return {name: {group: total.permute(1, 0, 3, 2).contiguous() for group, total in groups.items()} for name, groups in totals.items()}
 
 
-def _first_not_finite(*panels: Panel) -> str:
-    """Returns in which parameter, if one batch's factors tell."""
+def not_finite(where: str) -> ModelError:
+    """Returns the error of gradients that are no numbers."""
+    return ModelError(f"the gradients are not finite{where}: try another dtype or attention implementation")
+
+
+def first_not_finite(*panels: Panel) -> str:
+    """Returns in which parameter, if one batch's factors tell; nothing where all are finite."""
     for panel in panels:
         for batch in panel.batches:
             for name, factors in batch.factors.items():

@@ -19,7 +19,7 @@ from torch import Tensor
 from lmntk.errors import UserError
 from lmntk.kernels.capturing import Capturing
 from lmntk.kernels.factor_files import DamagedFileError
-from lmntk.kernels.gram import Grouping, Panel, gram
+from lmntk.kernels.gram import Grouping, Panel, first_not_finite, gram, not_finite
 from lmntk.kernels.schedule import Schedule
 from lmntk.kernels.scratch import Scratch
 from lmntk.memory import keep_freed, trim
@@ -180,6 +180,8 @@ class Tiles:
                 for batch in batches if self.maker.precision == FULL else self.capturing.of_batch_in_full(part):
                     search.add(batch)
             for batch in batches:
+                if batch is not stored and list(self.formulas) == ["signgd"] and (where := first_not_finite(Panel([batch]))):
+                    raise not_finite(where)  # other kernels show it themselves; the sign of no number is zero
                 if on_disk and batch is not stored:
                     assert self.scratch is not None
                     batch = self.scratch.save_factors(group, place, batch, read_to)

@@ -32,7 +32,8 @@ class NoiseSearch:
         for name, factors in batch.factors.items():
             if isinstance(factors, DenseFactors) and factors.cancellation is not None:
                 seen = self._largest.get(name)
-                self._largest[name] = factors.cancellation if seen is None else torch.maximum(seen, factors.cancellation)
+                found = factors.cancellation if seen is None else factors.cancellation.to(seen.device)  # one from disk is not on the card
+                self._largest[name] = found if seen is None else torch.maximum(seen, found)
 
     def masks(self) -> dict[str, Tensor]:
         """Returns, for each parameter that has any, the mask [p] of its coordinates that are rounding noise in every batch."""
