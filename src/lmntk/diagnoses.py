@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from lmntk.analysis.cell import CellModel, diagnose_cell
-from lmntk.analysis.comparison import Comparison, compare
 from lmntk.analysis.diagnosis import FORMAT, Diagnosis
 from lmntk.analysis.finetuned import load_finetuned
 from lmntk.arms import Arm, arms_of, claimed_work, kept_record, key_of, remove_work, setup_of
@@ -19,7 +18,7 @@ from lmntk.courses import POINTS, course_of, training_of
 from lmntk.errors import UserError
 from lmntk.finetuning.files import load_weights, slug
 from lmntk.finetuning.settings import Labelled
-from lmntk.preparation import PreparedTask, label_of
+from lmntk.preparation import PreparedTask
 from lmntk.provenance import content_key
 from lmntk.solvers.grid import SOLVER_VERSION
 from lmntk.unit import Kernels, Unit, forget_unit, kernels_of
@@ -81,8 +80,6 @@ def diagnose_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) -
             _write(context, task, cell, subject, _diagnose(context, task, cell, subject, own))
     if whole:
         forget_unit(asked, task, cells)
-    for cell in cells:
-        _write_comparisons(context, task, cell)
 
 
 def kept_diagnosis(context: Context, task: PreparedTask, cell: Cell, subject: Subject) -> dict[str, Any] | None:
@@ -207,29 +204,3 @@ def _diagnose_arm(unit: Unit, cell: Cell, arm: Arm, how: Mapping[str, Any]) -> D
         return diagnose_cell(
             this.pretrained, task, cell, weights, trainable=trained.parameters, training=training, trajectory=course.along(), **how
         )
-
-
-def comparison_of(context: Context, task: PreparedTask, cell: Cell) -> Comparison | None:
-    """Returns SignGD's fine-tuning beside Adam's where both were trained and neither diverged. No text is encoded for it."""
-    records: dict[str, dict[str, Any]] = {}
-    for arm in (one for one in subjects_of(context, cell) if isinstance(one, Arm)):
-        record = kept_record(context, task, cell, arm)
-        if record is not None and record["test"] is not None:
-            records[arm.settings.optimizer] = record
-    if not {"signgd", "adamw"} <= set(records):
-        return None
-    labels = [label_of(example, task.name) for example in task.examples(cell)["test"]]
-    return compare(records["signgd"], records["adamw"], labels)
-
-
-def _write_comparisons(context: Context, task: PreparedTask, cell: Cell) -> None:
-    """Puts how SignGD and Adam compare into the diagnoses of both, which do not depend on each other."""
-    found = comparison_of(context, task, cell)
-    if found is None:
-        return
-    numbers = {"signgd": found.first, "adamw": found.second, "signgd_adamw_error": found.error, "signgd_adamw_agreement": found.agreement}
-    for subject in subjects_of(context, cell):
-        if isinstance(subject, Arm) and subject.settings.optimizer in ("signgd", "adamw"):
-            kept = kept_diagnosis(context, task, cell, subject)
-            if kept is not None and kept["numbers"] != (more := kept["numbers"] | numbers):
-                context.store.write_json(_place(cell, subject), kept | {"numbers": more})
