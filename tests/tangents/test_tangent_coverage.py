@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from model_table import TABLE, pad_id, random_texts
@@ -9,6 +11,7 @@ from torch import nn
 
 from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.streaming import Settings, stream_kernels, whole
+from lmntk.memory import peak_of, return_freed
 from lmntk.prompts.batching import collate
 from lmntk.prompts.encoding import EncodedText
 from lmntk.tangents.capture import capture
@@ -357,6 +360,66 @@ def test_a_wrong_rule_is_found_and_passed_over(fault):
 
     coverage = assert_right(Toy(Scale()), batched=True, fallback=["middle.gain"])
     assert coverage.wrong == ("middle.gain",)
+
+
+class OneEach(nn.Module):
+    """A gain for each logit, which the other logit does not depend on."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = Scale(), Scale()
+        self.double()
+
+    def forward(self, batch):
+        x = torch.nn.functional.one_hot(batch["input_ids"] % 4, 4).double().sum(1)
+        return torch.stack([self.first(x).sum(-1), self.second(x).sum(-1)], 1)
+
+
+@pytest.mark.usefixtures("rules")
+@pytest.mark.parametrize("right", [True, False])
+def test_a_logit_that_does_not_depend_on_a_parameter_has_no_gradient_there(right):
+    @register_rule(Scale)
+    def scale(use):
+        terms = use.output_gradients * use.inputs
+        yield use.module.gain, sum_over_uses(terms if right else terms + terms.flip(0) * 0.01)
+
+    coverage = assert_right(OneEach(), batched=True, fallback=() if right else ("first.gain", "second.gain"))
+    assert coverage.wrong == (() if right else ("first.gain", "second.gain"))
+
+
+def test_the_check_leaves_gradients_that_are_there_alone():
+    model = Toy()
+    model.table.weight.grad = torch.ones(6, 4).double()
+    check_coverage(model, BATCH, dict(model.named_parameters()))
+    assert torch.equal(model.table.weight.grad, torch.ones(6, 4).double())
+    assert model.out.weight.grad is None
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not any(parameter._post_accumulate_grad_hooks for parameter in model.parameters())
+
+
+def test_a_parameter_of_no_axes():
+    class Gain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, x):
+            return x * self.gain
+
+    assert_right(Toy(Gain()), batched=True, fallback=["middle.gain"])
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="only Linux starts its count of memory anew")
+def test_the_check_holds_no_gradient_of_the_whole_network():
+    """Of 12 logits and two texts those would be 24 times the weights."""
+    model, wide = Toy(), 1500
+    model.table, model.out = nn.Embedding(6, wide), nn.Linear(wide, 12)
+    model.middle = nn.Sequential(*(nn.Linear(wide, wide) for _ in range(4)))
+    return_freed()
+    grown, coverage = peak_of(lambda: check_coverage(model, BATCH, dict(model.named_parameters())))
+    assert coverage.fallback == ()
+    assert grown < 1.5 * sum(parameter.nbytes for parameter in model.parameters())
 
 
 @pytest.mark.usefixtures("rules")

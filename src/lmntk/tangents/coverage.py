@@ -8,8 +8,9 @@ is named: at its module alone if that can be cut into examples, else through the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from lmntk.tangents.factors import Tangents
 
 # of a parameter's largest gradient entry; float64 models of the Llama kind compute their norms in float32
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-3}
+BLOCK = 2**20  # entries of a difference that are held at once
 
 
 @dataclass(frozen=True)
@@ -73,23 +75,103 @@ def _largest_entry(values: Tensor) -> float:
     return float(torch.maximum(-smallest, largest))
 
 
-def _errors(tangents: Tangents, index: int, expected: Mapping[str, Tensor | None], floor: float) -> dict[str, float]:
-    """Returns each parameter's error; a gradient below ``floor`` everywhere is rounding noise and counts as zero.
+def _largest_difference(one: Tensor, other: Tensor) -> float:
+    """Returns the largest absolute difference, NaN if there is one, a block at a time: a table's difference would be a third table."""
+    if not one.numel():
+        return 0.0
+    one, other = one.reshape(-1, *one.shape[1:]), other.reshape(-1, *other.shape[1:])  # a parameter may have no axes
+    rows = max(1, BLOCK * len(one) // one.numel())
+    parts = [_largest_entry(here - there) for here, there in zip(torch.split(one, rows), torch.split(other, rows), strict=True)]
+    return math.nan if any(math.isnan(part) for part in parts) else max(parts)
+
+
+def _visit_gradients(
+    model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter], visit: Callable[[int, str, Tensor], None]
+) -> None:
+    """Calls ``visit(logit, name, gradient)`` for what plain autograd finds of one example, parameter by parameter as it is found.
+
+    None is kept: the gradients of a whole network are as large as its weights, once a logit.
+    """
+    parameters = list(trainable.values())
+    before = [parameter.grad for parameter in parameters]
+    handles = []
+    try:
+        with frozen(model, parameters), torch.enable_grad():
+            logits = model(batch)[0]
+            at = 0
+
+            def hook(name: str, parameter: Tensor) -> None:
+                found, parameter.grad = parameter.grad, None
+                assert found is not None
+                with torch.no_grad():
+                    visit(at, name, found)
+
+            for name, parameter in trainable.items():
+                parameter.grad = None
+                handles.append(parameter.register_post_accumulate_grad_hook(partial(hook, name)))  # type: ignore[no-untyped-call]
+            for at, logit in enumerate(logits):  # the hook reads it
+                logit.backward(retain_graph=at + 1 < len(logits))  # type: ignore[no-untyped-call]
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter, gradient in zip(parameters, before, strict=True):
+            parameter.grad = gradient
+
+
+@dataclass
+class _Largest:
+    """Of one parameter and example, over all logits: the largest entries by autograd, as captured, and of the difference."""
+
+    reference: float = 0.0
+    captured: float = 0.0
+    difference: float = 0.0
+
+    def add(self, reference: Tensor, captured: Tensor | None) -> None:
+        """Takes one logit's gradient in; one that was not caught is infinitely far off, even where it happens to vanish."""
+        self.reference = _worse(self.reference, _largest_entry(reference))
+        self.captured = _worse(self.captured, math.inf if captured is None else _largest_entry(captured))
+        self.difference = _worse(self.difference, math.inf if captured is None else _largest_difference(captured, reference))
+
+
+def _compare(
+    model: nn.Module, example: Batch, tangents: Tangents, index: int, trainable: Mapping[str, nn.Parameter]
+) -> dict[str, _Largest]:
+    """Returns, for the parameters that take part in one example's logits, how the example's factors in a batch compare with autograd."""
+    found: dict[str, _Largest] = {}
+
+    reached: set[tuple[str, int]] = set()
+
+    def captured(logit: int, name: str) -> Tensor | None:
+        factors = tangents.factors.get(name)
+        return None if factors is None else factors.of_example(index).of_logit(logit).gradients(trainable[name].shape)[0, 0]
+
+    def visit(logit: int, name: str, reference: Tensor) -> None:
+        reached.add((name, logit))
+        found.setdefault(name, _Largest()).add(reference, captured(logit, name))
+
+    _visit_gradients(model, example, trainable, visit)
+    for name in found:  # a logit that does not depend on a parameter of another has no gradient there, and should have none captured
+        for logit in range(tangents.logits.shape[1]):
+            if (name, logit) not in reached:
+                found[name].add(torch.zeros_like(trainable[name]), captured(logit, name))
+    infinite = [name for name in trainable if name in found and not math.isfinite(found[name].reference)]
+    if infinite:
+        raise ModelError(f"the gradients are not finite, in {infinite[0]}: try another dtype or attention implementation")
+    return found
+
+
+def _errors(found: Mapping[str, _Largest], names: Iterable[str], precision: float) -> dict[str, float]:
+    """Returns each parameter's error; a gradient below rounding noise everywhere counts as zero.
 
     What takes part in the logits and is not caught has an infinite error, even where its gradient happens to vanish.
     """
+    floor = 1e3 * precision * max((each.reference for each in found.values()), default=0.0)
     errors = {}
-    for name, reference in expected.items():
-        if reference is None:  # a module that was never called has no factors
-            errors[name] = 0.0
-        elif name not in tangents.factors:
-            errors[name] = float("inf")
-        else:
-            found = tangents.factors[name].of_example(index).gradients(reference.shape[1:])[:, 0]
-            scale = _largest_entry(reference)
-            noise = scale <= floor and _largest_entry(found) <= floor
-            difference = 0.0 if noise else _largest_entry(found - reference)
-            errors[name] = difference / scale if scale > 0 else difference
+    for name in names:
+        each = found.get(name, _Largest())  # a module that was never called has no factors
+        noise = each.reference <= floor and each.captured <= floor
+        difference = 0.0 if noise else each.difference
+        errors[name] = difference / each.reference if each.reference > 0 else difference
     return errors
 
 
@@ -100,22 +182,19 @@ def _example(batch: Batch, index: int) -> dict[str, Tensor]:
 def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter]) -> Coverage:
     """Returns how to capture this model's gradients, after comparing up to two examples with plain autograd.
 
-    Cost: three forward and 3 c backward passes where all is well, else up to nine. Memory: the full gradients of two examples.
+    Cost: three forward and 3 c backward passes where all is well, else up to nine. Memory: two examples' factors, and of one parameter
+    at a time the gradient of one logit, by autograd and from the factors.
     """
     count = next(iter(batch.values())).shape[0]
     dtype = next(iter(trainable.values())).dtype
-    tolerance = TOLERANCE.get(dtype, 2e-2)
-    expected: dict[int, dict[str, Tensor | None]] = {}  # two, for one example may hide what another shows
-    floors: dict[int, float] = {}
-    for index in sorted({0, count - 1}):
-        expected[index] = autograd_gradients(model, _example(batch, index), trainable)
-        entries = {name: _largest_entry(gradient) for name, gradient in expected[index].items() if gradient is not None}
-        infinite = [name for name, entry in entries.items() if not math.isfinite(entry)]
-        if infinite:
-            raise ModelError(f"the gradients are not finite, in {infinite[0]}: try another dtype or attention implementation")
-        largest = max(entries.values(), default=0.0)
-        floors[index] = 1e3 * torch.finfo(dtype).eps * largest
-    unused = tuple(name for name in trainable if not any((g := each[name]) is not None and g.any() for each in expected.values()))
+    tolerance, precision = TOLERANCE.get(dtype, 2e-2), torch.finfo(dtype).eps
+    chosen = sorted({0, count - 1})  # two, for one example may hide what another shows
+    used: set[str] = set()
+
+    def errors_of(tangents: Tangents, place: int, index: int) -> dict[str, float]:
+        found = _compare(model, _example(batch, index), tangents, place, trainable)
+        used.update(name for name, each in found.items() if each.reference > 0)
+        return _errors(found, trainable, precision)
 
     def together(fallback: tuple[str, ...]) -> tuple[dict[str, float], str]:
         """Returns the errors of the batch's examples, or none and why there are none."""
@@ -123,12 +202,14 @@ def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Pa
             tangents = capture(model, batch, trainable, fallback)
         except RuntimeError as lost:
             return {}, " ".join(str(lost).split())[:200] or type(lost).__name__
-        return _largest(_errors(tangents, index, reference, floors[index]) for index, reference in expected.items()), ""
+        return _largest(errors_of(tangents, index, index) for index in chosen), ""
 
     def singly(fallback: tuple[str, ...]) -> dict[str, float]:
         """Returns the errors of the examples, each in a batch of its own."""
-        singles = ((capture(model, _example(batch, index), trainable, fallback), index) for index in expected)
-        return _largest(_errors(tangents, 0, expected[index], floors[index]) for tangents, index in singles)
+        return _largest(errors_of(capture(model, _example(batch, index), trainable, fallback), 0, index) for index in chosen)
+
+    def unused() -> tuple[str, ...]:
+        return tuple(name for name in trainable if name not in used)
 
     def is_right(errors: Mapping[str, float]) -> bool:
         return bool(errors) and all(error <= tolerance for error in errors.values())
@@ -136,7 +217,7 @@ def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Pa
     uncovered = without_rule(model, trainable)  # a text that is not looked at may use what these two do not
     errors, lost = together(uncovered)
     if is_right(errors):
-        return Coverage(True, uncovered, unused, max(errors.values()))
+        return Coverage(True, uncovered, unused(), max(errors.values()))
     # something is wrong: with the rules, or with the batch?
     apart = [name for name, error in errors.items() if not error <= tolerance]
     failed: tuple[str, ...] = ()
@@ -151,17 +232,17 @@ def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Pa
     wrong = tuple(name for name in fallback if name in wrong or name in failed)
     if set(fallback) == set(uncovered):
         reason = f"the batch axis is lost ({lost})" if lost else f"{len(apart)} parameters' gradients lose the batch axis ({apart[0]})"
-        return Coverage(False, fallback, unused, max(errors.values()), reason)
+        return Coverage(False, fallback, unused(), max(errors.values()), reason)
     errors, lost = together(fallback)
     if is_right(errors):
-        return Coverage(True, fallback, unused, max(errors.values()), wrong=wrong)
+        return Coverage(True, fallback, unused(), max(errors.values()), wrong=wrong)
     errors = singly(fallback)
     if not is_right(errors):
         name = max(errors, key=lambda key: errors[key])
         raise ModelError(
             f"parameter {name!r}: its captured gradient differs from autograd's by {errors[name]:.1e}; register a right rule for its module"
         )
-    return Coverage(False, fallback, unused, max(errors.values()), lost or "plain autograd has no batch here", wrong)
+    return Coverage(False, fallback, unused(), max(errors.values()), lost or "plain autograd has no batch here", wrong)
 
 
 def _largest(several: Iterable[dict[str, float]]) -> dict[str, float]:
@@ -169,6 +250,10 @@ def _largest(several: Iterable[dict[str, float]]) -> dict[str, float]:
     largest: dict[str, float] = {}
     for errors in several:
         for name, error in errors.items():
-            before = largest.get(name, 0.0)
-            largest[name] = before if error <= before or math.isnan(before) else error
+            largest[name] = _worse(largest.get(name, 0.0), error)
     return largest
+
+
+def _worse(one: float, other: float) -> float:
+    """Returns the larger; NaN counts as larger than anything."""
+    return one if other <= one or math.isnan(one) else other

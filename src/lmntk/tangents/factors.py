@@ -48,6 +48,10 @@ class OuterFactors:
         """Returns one example's factors, views."""
         return replace(self, inputs=self.inputs[index : index + 1], output_gradients=self.output_gradients[:, index : index + 1])
 
+    def of_logit(self, index: int) -> OuterFactors:
+        """Returns one logit's factors, views."""
+        return replace(self, output_gradients=self.output_gradients[index : index + 1])
+
     def tensors(self) -> tuple[Tensor, ...]:
         """Returns the tensors that hold memory."""
         return self.inputs, self.output_gradients
@@ -74,6 +78,10 @@ class RowFactors:
         """Returns one example's factors, views."""
         return RowFactors(self.ids[index : index + 1], self.values[:, index : index + 1])
 
+    def of_logit(self, index: int) -> RowFactors:
+        """Returns one logit's factors, views."""
+        return RowFactors(self.ids, self.values[index : index + 1])
+
     def tensors(self) -> tuple[Tensor, ...]:
         """Returns the tensors that hold memory."""
         return self.ids, self.values
@@ -98,6 +106,10 @@ class DenseFactors:
     def of_example(self, index: int) -> DenseFactors:
         """Returns one example's factors, views."""
         return replace(self, values=self.values[:, index : index + 1])
+
+    def of_logit(self, index: int) -> DenseFactors:
+        """Returns one logit's factors, views."""
+        return replace(self, values=self.values[index : index + 1])
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Returns the tensors that hold memory."""
@@ -126,6 +138,10 @@ class StackedFactors:
     def of_example(self, index: int) -> StackedFactors:
         """Returns one example's factors, views."""
         return StackedFactors(tuple(None if part is None else part.of_example(index) for part in self.parts))
+
+    def of_logit(self, index: int) -> StackedFactors:
+        """Returns one logit's factors, views."""
+        return StackedFactors(tuple(None if part is None else part.of_logit(index) for part in self.parts))
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Returns the tensors that hold memory."""
