@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from model_table import TABLE, pad_id, random_texts
+from model_table import TABLE, pad_id, plain_logits, random_texts
 
 from lmntk.errors import UserError
 from lmntk.execution.local import Local
@@ -336,18 +336,19 @@ def test_a_choice_of_parameters_of_kept_factors(tmp_path):
         kept.kernels(("a", "c"), ["sgd"], Choice(include=("nobody",)))
 
 
-def test_low_rank_kernels_are_those_of_peft_at_its_start(tmp_path):
+@pytest.mark.parametrize("name", ["bert", "bert-untied", "llama-tied", "llama"])
+def test_low_rank_kernels_are_those_of_peft_at_its_start(tmp_path, name):
     """LoRA with our A on every linear map, B = 0: the gradient of B is G A^T, up to LoRA's own scale of one."""
-    work(tmp_path, keep=True)
-    kept = KeptFactors(tmp_path)
-    low_rank = LowRank(3, seed=5)
-    row = TABLE["bert"]
-    model = row.model(2).float()
+    row = TABLE[name]
+    model = row.model(2)
     texts = random_texts(row, [5, 4, 6], 0)
+    settings = Settings(scratch=tmp_path, keep_factors=True)
+    stream_kernels(model, {"a": texts}, [("a", "a")], ["sgd"], row.parameters.select(model), pad_id(model), settings, key=KEY)
+    kept, low_rank = KeptFactors(tmp_path), LowRank(3, seed=5)
     weights = {name: dict(model.named_parameters())[name] for name in kept.index["adaptable"]}
     features = []
     for text in texts:
-        logits = model(collate([text], pad_id(model)))[0]
+        logits = plain_logits(model, collate([text], pad_id(model)))
         rows = [torch.autograd.grad(logit, list(weights.values()), retain_graph=True) for logit in logits]
         projected = [
             torch.cat([(g @ low_rank.matrix(n, g.shape[1], g).T).flatten() for n, g in zip(weights, part, strict=True)]) for part in rows
@@ -355,7 +356,26 @@ def test_low_rank_kernels_are_those_of_peft_at_its_start(tmp_path):
         features.append(torch.stack(projected))
     stacked = torch.stack(features)
     found, _ = kept.kernels(("a", "a"), ["sgd"], Choice(low_rank=low_rank))
-    torch.testing.assert_close(found["sgd"]["all"].float(), torch.einsum("ncp,mdp->ncmd", stacked, stacked), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found["sgd"]["all"], torch.einsum("ncp,mdp->ncmd", stacked, stacked), rtol=1e-6, atol=1e-8)
+
+
+def test_a_gradient_that_came_by_autograd_has_no_low_rank_kernel(tmp_path):
+    class Doubled(torch.nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    row = TABLE["bert"]
+    model = row.model(2)
+    query = model.network.bert.encoder.layer[0].attention.self.query
+    query.__class__ = Doubled
+    settings = Settings(scratch=tmp_path, keep_factors=True)
+    stream_kernels(model, {"a": random_texts(row, [5, 4], 0)}, [("a", "a")], ["sgd"], row.parameters.select(model), 0, settings, key=KEY)
+    kept = KeptFactors(tmp_path)
+    name = "network.bert.encoder.layer.0.attention.self.query.weight"
+    with pytest.raises(UserError, match=f"lora-rank: the gradients of '{name}' came by plain autograd, .*--exclude {name}$"):
+        kept.kernels(("a", "a"), ["sgd"], Choice(low_rank=LowRank(2)))
+    found, _ = kept.kernels(("a", "a"), ["sgd"], Choice(exclude=(name,), low_rank=LowRank(2)))
+    assert found["sgd"]["all"].any()
 
 
 def test_the_mean_of_low_rank_kernels_is_the_kernel_of_the_adapted_weights(tmp_path):

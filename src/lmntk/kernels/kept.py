@@ -24,7 +24,7 @@ from lmntk.kernels.gram import Grouping, Panel, gram
 from lmntk.kernels.scratch import INDEX, Scratch
 from lmntk.kernels.tiles import in_order
 from lmntk.precision import FULL, products
-from lmntk.tangents.factors import Factors, OuterFactors, StackedFactors, Tangents
+from lmntk.tangents.factors import Factors, OuterFactors, RowFactors, StackedFactors, Tangents
 from lmntk.tangents.noise import noise_coordinates, silence
 
 
@@ -42,14 +42,20 @@ class LowRank:
         drawn: Tensor = torch.randn(self.rank, width, generator=generator, dtype=torch.float64) / self.rank**0.5
         return drawn.to(like)
 
-    def of(self, name: str, factors: Factors) -> Factors | None:
-        """Returns the factors of B's gradient, G A^T; None where there is no linear map to adapt."""
+    def of(self, name: str, factors: Factors) -> Factors:
+        """Returns the factors of B's gradient, G A^T.
+
+        Raises:
+            UserError: G is there as a vector, whose rows are not known: it came by plain autograd.
+        """
         if isinstance(factors, OuterFactors):
             return replace(factors, inputs=factors.inputs @ self.matrix(name, factors.inputs.shape[-1], factors.inputs).T)
+        if isinstance(factors, RowFactors):  # an output layer of which few rows are read
+            return replace(factors, values=factors.values @ self.matrix(name, factors.values.shape[-1], factors.values).T)
         if isinstance(factors, StackedFactors):
             parts = (None if part is None else self.of(f"{name} {index}", part) for index, part in enumerate(factors.parts))
             return StackedFactors(tuple(part if isinstance(part, OuterFactors) else None for part in parts))
-        return None
+        raise UserError(f"lora-rank: the gradients of {name!r} came by plain autograd, as vectors; leave it out: --exclude {name}")
 
 
 @dataclass(frozen=True)
@@ -81,9 +87,7 @@ class _Chosen(Mapping[str, Factors]):
         if name not in self.names:
             raise KeyError(name)
         found = self.factors[name]
-        made = found if self.choice.low_rank is None else self.choice.low_rank.of(name, found)
-        assert made is not None
-        return made
+        return found if self.choice.low_rank is None else self.choice.low_rank.of(name, found)
 
     def __contains__(self, name: object) -> bool:
         return name in self.names
