@@ -336,6 +336,28 @@ def test_the_marks_of_the_tests_are_those_of_the_verdict_and_splits_are_counted(
     assert tested(False, False) == ("no", "", "failed")
 
 
+def test_a_method_whose_trainings_all_diverged_is_marked_and_fewer_splits_are_not_compared(tmp_path):
+    from lmntk.reports.tables import DIVERGED, result_tables
+
+    def row(method, seed, test):
+        return {"task": "sst-2", "k": 16, "seed": seed, "mode": "prompt", "method": method, "metric": "accuracy", "test": test}
+
+    rows = [row("sgd ridge", 13, 0.6), row("sgd ridge", 21, 0.6), row("adamw fine-tuning", 13, 0.9), row("adamw fine-tuning", 21, None)]
+    rows += [row("sgd fine-tuning", seed, None) for seed in (13, 21)] + [row("sgd ridge", seed, 0.5) | {"task": "mr"} for seed in (13, 21)]
+    (table,) = result_tables(rows, {})
+    entries = {line.method: line.entries for line in table.blocks[0].lines}
+    ridge, sgd, adamw = (entries[method] for method in ("sgd ridge", "sgd fine-tuning", "adamw fine-tuning"))
+    assert sgd == (DIVERGED, None)  # on mr it was not run
+    assert ridge[0].best and not adamw[0].best and not adamw[0].near and adamw[0].few == 1
+
+    folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,), kernels=False)
+    path = next((folder / "cells").glob("*.json"))
+    content = json.loads(path.read_text())
+    content["rows"] = [one | {"test": None} if one["method"] == "sgd fine-tuning" else one for one in content["rows"]]
+    write(path, content)
+    assert '<span class="state no">diverged</span>' in build_page([folder])
+
+
 def test_a_mean_over_fewer_splits_says_so(tmp_path):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13, 21), kernels=False)
     path = next((folder / "cells").glob("*seed13*.json"))

@@ -69,7 +69,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
     from lmntk.reports.again import as_toml, changes, settings_rows
     from lmntk.reports.closeups import close_ups
     from lmntk.reports.drawing import style
-    from lmntk.reports.tables import result_tables
+    from lmntk.reports.tables import Entry, result_tables
     from lmntk.reports.verdicts import at_largest_k, counted, reached, thresholds, verdicts
 
     runs = [replace(run, notes=list(run.notes)) for run in runs]
@@ -118,7 +118,11 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
         "tables": tables,
         "splits": sorted({seed for table in tables for seed in table.splits}),
         "has_few": any(
-            entry is not None and entry.few for table in tables for block in table.blocks for line in block.lines for entry in line.entries
+            isinstance(entry, Entry) and entry.few
+            for table in tables
+            for block in table.blocks
+            for line in block.lines
+            for entry in line.entries
         ),
         "accuracy": accuracy,
         "close_ups": close,

@@ -10,6 +10,7 @@ from lmntk.reports.results import METRIC_NAMES
 from lmntk.solvers.selection import Summary, aggregate
 
 BASELINE_NAMES = ("zero-shot", "linear probe", "own head")
+DIVERGED = "diverged"
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class Entry:
 
     Attributes:
         summary: over the splits.
-        best: it is the best of its column.
-        near: it cannot be told from the best.
+        best: it is the best of its column, among those over as many splits as any.
+        near: it cannot be told from the best, over as many splits.
         few: the number of its splits, where the table has more: in others it was not run, or diverged; else 0.
     """
 
@@ -46,10 +47,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Line:
-    """One method's entries, one a column; None where it was not computed."""
+    """One method's entries, one a column; None where it was not computed, ``DIVERGED`` where all its trainings were."""
 
     method: str
-    entries: tuple[Entry | None, ...]
+    entries: tuple[Entry | str | None, ...]
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def result_tables(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) 
     tables = []
     for k in sorted({row["k"] for row in rows}):
         here = [row for row in rows if row["k"] == k]
+        every = {(row.get("run", ""), row["mode"], row["method"], row["task"]) for row in here}
         metrics = {row["task"]: METRIC_NAMES.get(row["metric"], str(row["metric"])) for row in here}
         summaries = summarise_rows(here)
         marks = _marks(summaries)
@@ -103,9 +105,15 @@ def result_tables(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) 
             own = [row for row in here if (row.get("run", ""), row["mode"]) == key]
             lines = []
             for method in ordered_methods(own):
-                found = [summaries.get((*key, method, task)) for task in metrics]
-                pairs = zip(metrics, found, strict=True)
-                entries = (None if one is None else Entry(one, *marks[(*key, method, task)], few(one)) for task, one in pairs)
+                places = [(*key, method, task) for task in metrics]
+                entries = (
+                    Entry(summaries[place], *marks[place], few(summaries[place]))
+                    if place in summaries
+                    else DIVERGED
+                    if place in every
+                    else None
+                    for place in places
+                )
                 lines.append(Line(method, tuple(entries)))
             blocks.append(Block(" · ".join(part for part in key if part), tuple(lines)))
         columns = tuple((titles.get(task, task), metric) for task, metric in metrics.items())
@@ -124,11 +132,15 @@ def summarise_rows(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, st
 
 
 def _marks(summaries: Mapping[tuple[str, str, str, str], Summary]) -> dict[tuple[str, str, str, str], tuple[bool, bool]]:
-    """Returns, for each entry, whether it is its column's best mean as printed, and whether it is within the best's deviation of it."""
+    """Returns, for each entry, whether it is its column's best mean as printed, and whether it is within the best's deviation of it.
+
+    A mean over fewer splits than others of the column is of other texts, and is not compared.
+    """
     marks = {}
     for key, own in summaries.items():
         column = [one for other, one in summaries.items() if other[3] == key[3]]
-        best = max(column, key=lambda one: one.mean)
+        most = max(one.splits for one in column)
+        best = max((one for one in column if one.splits == most), key=lambda one: one.mean)
         is_best = round(own.mean, 1) == round(best.mean, 1)
-        marks[key] = is_best, not is_best and own.mean >= best.mean - best.std
+        marks[key] = own.splits == most and is_best, own.splits == most and not is_best and own.mean >= best.mean - best.std
     return marks
