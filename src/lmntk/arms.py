@@ -15,7 +15,6 @@ from lmntk.errors import UserError
 from lmntk.finetuning import optimizers
 from lmntk.finetuning.files import MODEL, WEIGHTS, export, save_weights, slug
 from lmntk.finetuning.grid import Search, search
-from lmntk.finetuning.logits import predictions_of
 from lmntk.finetuning.settings import Labelled, TrainingSettings
 from lmntk.finetuning.subsets import Subset
 from lmntk.finetuning.training import need_accelerate
@@ -25,6 +24,7 @@ from lmntk.models.filters import ParameterFilter, has_adapter
 from lmntk.models.logit_model import LogitModel
 from lmntk.preparation import PreparedTask
 from lmntk.provenance import content_key, versions
+from lmntk.solvers.selection import predict_labels
 from lmntk.tasks.metrics import score
 from lmntk.unit import Unit
 
@@ -172,7 +172,7 @@ def _train(unit: Unit, cell: Cell, arm: Arm) -> None:
         save_weights(this.store.folder / checkpoint, found.weights, facts)
         if how.export and not arm.linearized:
             export(this.store.folder / place / MODEL, unit.model, this.pretrained, found.weights)
-    predictions = predictions_of(found.logits["test"]) if "test" in found.logits else []
+    predictions = predict_labels(found.logits["test"]).tolist() if "test" in found.logits else []
     notes = _notes(found, arm, train, dev, task)
     if any(run["status"] == "diverged" for run in found.runs):
         this.progress.note(f"{cell.name}, {arm.method}: {notes[0]}")

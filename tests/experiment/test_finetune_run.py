@@ -263,7 +263,7 @@ def test_weights_that_were_put_in_the_place_of_others_are_not_taken_for_them(val
     def cut_short(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "predictions_of", cut_short)  # after the weights are written, before the word of them
+    monkeypatch.setattr(module, "predict_labels", cut_short)  # after the weights are written, before the word of them
     with pytest.raises(KeyboardInterrupt):
         run(make_experiment(changed(values, save_weights=True, learning_rates=[5e-2])))
     monkeypatch.undo()

@@ -200,6 +200,11 @@ def test_what_is_no_regular_file_is_written_to_and_links_are_followed(solved, lm
     assert lmntk("predict", *flags, "--output", tmp_path / "pipe")[0] == 0
     reader.join(10)
     assert read == [whole.read_text()] and (tmp_path / "pipe").is_fifo()
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_text((tmp_path / "test.jsonl").read_text()), daemon=True)
+    writer.start()
+    assert lmntk("predict", *flags[:-1], tmp_path / "pipe", "--output", tmp_path / "piped.jsonl")[0] == 0
+    writer.join(10)
+    assert (tmp_path / "piped.jsonl").read_text() == whole.read_text()
 
 
 def test_a_predictor_cut_short_while_saved_again_is_none(solved, models, values, monkeypatch):

@@ -25,9 +25,3 @@ def logits_of(model: nn.Module, texts: Sequence[EncodedText], pad_id: int, batch
     restored = torch.empty_like(logits)
     restored[[i for chosen in order for i in chosen]] = logits
     return restored
-
-
-def predictions_of(logits: Tensor) -> list[int]:
-    """Returns the classes of logits [n, c]: f > 0 for one logit, the largest for several."""
-    found = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
-    return [int(label) for label in found]

@@ -20,11 +20,12 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from lmntk.finetuning.logits import logits_of, predictions_of
+from lmntk.finetuning.logits import logits_of
 from lmntk.finetuning.losses import mean_loss
 from lmntk.finetuning.optimizers import make_optimizer
 from lmntk.finetuning.settings import Labelled, Look, TrainingSettings, batch_order
 from lmntk.prompts.batching import collate
+from lmntk.solvers.selection import predict_labels
 from lmntk.tasks.metrics import score
 from lmntk.writing import write_text
 
@@ -137,7 +138,7 @@ class Loop(Trainer):  # type: ignore[misc]
             logits = logits_of(self.model, self.dev.texts, self.pad_id)
             if not bool(torch.isfinite(logits).all()):
                 raise DivergedError(f"the logits are no numbers after step {step}")
-            dev = score(self.metric, self.dev.labels, predictions_of(logits))
+            dev = score(self.metric, self.dev.labels, predict_labels(logits).tolist())
             loss = float(self.loss_sum) / self.loss_steps if self.loss_steps else None
             self.loss_sum.zero_()
             self.loss_steps = 0

@@ -47,7 +47,7 @@ def predict_file(
     Args:
         model_dir: a run's folder, or one predictor's.
         source: JSON lines with ``text_a`` (or ``text``) and perhaps ``text_b``; also with ``.gz``; ``-`` is stdin.
-        target: where the lines go; a file appears whole, at the end; ``-`` is stdout, line by line.
+        target: where the lines go; a file appears whole, at the end; ``-`` is stdout, window by window.
         model: where the pre-trained model is now, if it has moved.
         cell: of a run's folder; the best on dev by default.
         method: of a run's folder, such as ``sgd ridge``.
@@ -63,7 +63,7 @@ def predict_file(
     Raises:
         UserError: no predictor, another model, a line that is no text; the target is not written then.
     """
-    if source != STANDARD and not Path(source).is_file():
+    if source != STANDARD and (not Path(source).exists() or Path(source).is_dir()):  # a pipe is read as it comes
         raise UserError(f"input: {missing(Path(source))}")
     if target != STANDARD and Path(target).is_dir():
         raise UserError(f"output: {target!r} is a folder; name a file")
