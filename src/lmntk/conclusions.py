@@ -13,6 +13,7 @@ from lmntk.analysis.summary import task_verdict
 FILE = "verdicts.json"
 GROUP = ("task", "k", "mode", "method")
 SIGNGD, ADAMW = "signgd fine-tuning", "adamw fine-tuning"
+ENDING = "ending"  # of a method's name: which of the weights were trained, and whether linearized
 
 
 def conclude(
@@ -22,7 +23,7 @@ def conclude(
 
     Args:
         diagnoses: each as ``diagnosis/*.json`` has it.
-        comparisons: of SignGD and Adam, each with the ``task``, ``k`` and ``mode`` of its cell.
+        comparisons: of SignGD and Adam, each with the ``task``, ``k`` and ``mode`` of its cell, and what the methods' names end in.
         titles: the tasks' names in print.
     """
     verdicts = []
@@ -32,9 +33,10 @@ def conclude(
         verdicts.append(head | {"title": titles.get(head["task"], head["task"]), "splits": len(group), **said, "numbers": _means(group)})
     compared = []
     pairs = [dict(head) | {"found": found} for head, found in comparisons]
-    for group in _grouped(pairs, GROUP[:3]):
+    for group in _grouped([{ENDING: "", **pair} for pair in pairs], (*GROUP[:3], ENDING)):
         head = {name: group[0][name] for name in GROUP[:3]}
-        one = over_splits([pair["found"] for pair in group], (SIGNGD, ADAMW)).as_dict()
+        names = (SIGNGD + group[0][ENDING], ADAMW + group[0][ENDING])
+        one = over_splits([pair["found"] for pair in group], names).as_dict()
         compared.append(head | {"title": titles.get(head["task"], head["task"]), "splits": len(group), **one})
     return {"verdicts": verdicts, "comparisons": compared}
 
@@ -42,18 +44,20 @@ def conclude(
 def comparisons_in(
     finetunings: Sequence[Mapping[str, Any]], cells: Mapping[str, Mapping[str, Any]]
 ) -> list[tuple[Mapping[str, Any], Comparison]]:
-    """Returns SignGD's fine-tuning beside Adam's in each cell where neither diverged, as ``conclude`` wants them.
+    """Returns SignGD's fine-tuning beside Adam's of the same weights in each cell where neither diverged, as ``conclude`` wants them.
 
     Args:
         finetunings: each as ``finetuning/*.json`` has it.
         cells: results by the cells' names, with the test labels.
     """
     ended = {(one["cell"], one["method"]): one for one in finetunings if one["test"] is not None}
-    pairs = []
-    for name, cell in cells.items():
-        first, second = ended.get((name, SIGNGD)), ended.get((name, ADAMW))
-        if first is not None and second is not None:
-            pairs.append((cell["rows"][0], compare(first, second, cell["test_labels"])))
+    pairs: list[tuple[Mapping[str, Any], Comparison]] = []
+    for (name, method), first in ended.items():
+        ending = method.removeprefix(SIGNGD)
+        second = ended.get((name, ADAMW + ending))
+        labels = cells.get(name, {}).get("test_labels") or ()
+        if ending != method and second is not None and all(len(one.get("predictions") or ()) == len(labels) > 0 for one in (first, second)):
+            pairs.append(({**cells[name]["rows"][0], ENDING: ending}, compare(first, second, labels)))
     return pairs
 
 

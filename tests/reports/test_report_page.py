@@ -358,6 +358,32 @@ def test_a_method_whose_trainings_all_diverged_is_marked_and_fewer_splits_are_no
     assert '<span class="state no">diverged</span>' in build_page([folder])
 
 
+def test_signgd_stands_beside_adam_of_the_same_weights(tmp_path):
+    folder = write_run(tmp_path / "run", ks=(4,), seeds=(13, 21), kernels=False)
+    assert "SignGD beside Adam" not in build_page([folder])
+    for path in (folder / "cells").glob("*.json"):
+        write(path, json.loads(path.read_text()) | {"test_labels": [0, 1, 1, 0]})
+    for path in (folder / "finetuning").glob("*adamw*.json"):
+        content = json.loads(path.read_text())
+        for method, predictions, test in (
+            ("adamw fine-tuning", [0, 1, 1, 1], 0.75),
+            ("signgd fine-tuning", [0, 1, 1, 0], 1.0),
+            ("adamw fine-tuning (lora)", [0, 1, 1, 0], 1.0),
+            ("signgd fine-tuning (lora)", [0, 1, 1, 0], 1.0),
+            ("signgd fine-tuning (linearized)", [0, 1, 1, 0], 1.0),
+        ):
+            mine = content | {"method": method, "predictions": predictions, "test": test}
+            write(path.with_name(f"{content['cell']}-{method.replace(' ', '-')}.json"), mine)
+    text = build_page([folder])
+    section = text[text.index("SignGD beside Adam") :]
+    section = section[: section.index("</section>")]
+    assert section.count("<li>") == 2 and "(linearized)" not in section
+    assert (
+        "Signgd fine-tuning has 100.0 % and adamw fine-tuning 75.0 % over 2 splits" in section and "on 75.0 % of the test texts" in section
+    )
+    assert "Signgd fine-tuning (lora) has 100.0 % and adamw fine-tuning (lora) 100.0 % over 2 splits" in section
+
+
 def test_a_mean_over_fewer_splits_says_so(tmp_path):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13, 21), kernels=False)
     path = next((folder / "cells").glob("*seed13*.json"))

@@ -65,6 +65,7 @@ def render(runs: Sequence[Run]) -> str:
 
 def contents(runs: Sequence[Run]) -> dict[str, Any]:
     """Returns all that the page shows, as plain data and drawn plots."""
+    from lmntk.conclusions import comparisons_in, conclude
     from lmntk.reports.accuracy_plot import accuracy_plot
     from lmntk.reports.again import as_toml, changes, settings_rows
     from lmntk.reports.closeups import close_ups
@@ -113,6 +114,11 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
         "first_verdicts": at_largest_k(judged),
         "counted": counted(at_largest_k(judged)),
         "thresholds": thresholds(judged),
+        "comparisons": [
+            one | {"run": run.name if len(runs) > 1 else ""}
+            for run in runs
+            for one in conclude([], comparisons_in(run.finetunings, run.cells), titles)["comparisons"]
+        ],
         "undiagnosed": undiagnosed,
         "has_gains": any(one.gain is not None for one in undiagnosed),
         "tables": tables,
