@@ -56,9 +56,10 @@ def test_every_point_is_trained_and_the_first_best_on_dev_is_chosen():
             assert torch.equal(found.logits[side], logits_of(model, data.texts, pad_id(model)))
 
 
-def test_where_all_diverge_none_is_chosen():
-    found = run(case(torch.float32), rates=(1e38,))
+def test_where_all_diverge_none_is_chosen(tmp_path):
+    found = run(case(torch.float32), rates=(1e38,), folder=tmp_path)
     assert found.chosen is None and found.dev is None and found.weights == {} and found.logits == {} and found.trained > 0
+    assert plain(run(case(torch.float32), rates=(1e38,), folder=tmp_path)) == plain(found)  # from what the folder holds
 
 
 def test_ties_go_to_the_first():

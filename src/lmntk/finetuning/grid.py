@@ -103,7 +103,8 @@ def search(
         runs = []
     if on_step is not None and runs:
         on_step(settings.steps * len(runs))
-    count = 0 if best is None else best.trained
+    with subset.chosen(model) as trained:
+        count = sum(parameter.numel() for parameter in trained.parameters.values())
     for index, (rate, size) in enumerate(points[len(runs) :], len(runs)):
         how = replace(settings, learning_rate=rate, batch_size=size)
         place = None if folder is None else folder / f"run-{index}"
@@ -114,10 +115,10 @@ def search(
                 metric=metric, checkpoints=place, checkpoint_seconds=checkpoint_seconds,
                 on_step=None if on_step is None else partial(on_step, 1),
             )  # fmt: skip
-            run, count = found.as_dict(), found.trained
+            run = found.as_dict()
             if found.dev is not None and found.status == "finished" and (best is None or found.dev > best.dev):
                 assert found.dev_logits is not None
-                best = _Best(index, found.dev, count, trained.own(found.weights), found.dev_logits)
+                best = _Best(index, found.dev, trained.own(found.weights), found.dev_logits)
                 _save_best(folder, best)
         runs.append(run)
         if place is not None:  # after the weights: what is written down as finished needs them
@@ -146,11 +147,10 @@ def logits_at(model: LogitModel, weights: Mapping[str, Tensor], texts: Sequence[
 
 @dataclass(frozen=True)
 class _Best:
-    """The best training so far: its number, dev metric, how many parameters it trains, its weights and dev logits."""
+    """The best training so far: its number, dev metric, weights and dev logits."""
 
     index: int
     dev: float
-    trained: int
     weights: Mapping[str, Tensor]
     dev_logits: Tensor
 
@@ -158,7 +158,7 @@ class _Best:
 def _save_best(folder: Path | None, best: _Best) -> None:
     if folder is None:
         return
-    facts = {"index": best.index, "dev": best.dev, "trained": best.trained}
+    facts = {"index": best.index, "dev": best.dev}
     with replacing(folder / BEST) as temporary:
         contents = {name: value.contiguous() for name, value in best.weights.items()} | {_LOGITS: best.dev_logits}
         save_file(contents, temporary, {"facts": json.dumps(facts)})
@@ -172,7 +172,7 @@ def _load_best(folder: Path | None, runs: Sequence[Mapping[str, Any]]) -> _Best 
                 facts = json.loads((file.metadata() or {})["facts"])
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if facts["index"] in (best_of(runs), len(runs)):
-                return _Best(facts["index"], facts["dev"], facts["trained"], weights, weights.pop(_LOGITS))
+                return _Best(facts["index"], facts["dev"], weights, weights.pop(_LOGITS))
     return None
 
 
