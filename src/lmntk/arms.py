@@ -96,7 +96,9 @@ def check_arms(context: Context, model: LogitModel) -> None:
         with arm.subset.chosen(model):
             pass
     if context.experiment.finetune and how.export and has_adapter(model):
-        raise UserError("save: an adapter cannot be exported as a model's folder; use --save-weights")
+        raise UserError(
+            "save: an adapter cannot be exported as a model's folder; keep its weights with `lmntk run --finetune ... --save-weights`"
+        )
 
 
 def is_trained(context: Context, task: PreparedTask, cell: Cell, result: Mapping[str, Any]) -> bool:
