@@ -309,7 +309,7 @@ def _cut(
 ) -> Schedule:
     rows = list(dict.fromkeys(row for row, _ in pairs))
     columns = [column for column in dict.fromkeys(column for _, column in pairs) if column not in rows]
-    kernels = len(kernel_names(formulas)) * _groups(settings.grouping, capturing.trainable)
+    kernels = len(kernel_names(formulas)) * groups_of(settings.grouping, capturing.trainable)
     work = (
         trial,
         [[text.length for text in texts[name]] for name in rows],
@@ -332,9 +332,9 @@ def _cut(
     return make_schedule(*work, weights=weights, **may)
 
 
-def _groups(grouping: Grouping | None, trainable: Mapping[str, torch.nn.Parameter]) -> int:
-    """Returns how many groups of parameters have kernels of their own; one where all are summed."""
-    return 1 if grouping is None else len({grouping(name) for name in trainable})
+def groups_of(grouping: Grouping | None, trainable: Mapping[str, torch.nn.Parameter], alone: int = 1) -> int:
+    """Returns how many groups of parameters have kernels of their own; ``alone`` where all are summed."""
+    return alone if grouping is None else len({grouping(name) for name in trainable})
 
 
 def _other_cards(capturing: Capturing, settings: Settings) -> list[DeviceMemory]:
