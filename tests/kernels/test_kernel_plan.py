@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -12,11 +15,14 @@ import torch
 from lmntk.errors import UserError
 from lmntk.kernels import streaming
 from lmntk.kernels.capturing import Capturing
-from lmntk.kernels.card_schedule import make_card_schedule
+from lmntk.kernels.card_schedule import STREAMED, make_card_schedule
+from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.schedule import DOUBLE, MARGIN, Trial, make_schedule
 from lmntk.kernels.streaming import Settings, stream_kernels, whole
+from lmntk.kernels.transfers import Fetched, Transfers
 from lmntk.memory import peak_of, resident, return_freed
 from lmntk.prompts.encoding import EncodedText
+from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors, Tangents
 
 LINUX = pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="only Linux starts its count of memory anew")
 MEBI = 2**20
@@ -140,3 +146,40 @@ def test_tiles_are_counted_as_they_are_cut(chunk):
 
     assert of_tile(columns).chunk == min(chunk, 3)
     assert (of_tile(columns).peak - of_tile([]).peak) == most * MEBI
+
+
+class Elsewhere(Mapping[str, Factors]):
+    """Factors that are made when they are asked for, as those on disk are; says of how many parameters some are alive."""
+
+    def __init__(self, count: int, alive: list[tuple[str, weakref.ref[torch.Tensor]]]) -> None:
+        self.names, self.alive, self.most = [f"p{i}" for i in range(count)], alive, 0
+
+    def __getitem__(self, name: str) -> Factors:
+        made = DenseFactors(torch.ones(1, 2, 3)) if name in ("p0", "p3") else OuterFactors(torch.ones(2, 4, 3), torch.ones(1, 2, 4, 3))
+        self.alive += [(name, weakref.ref(tensor)) for tensor in made.tensors()]
+        self.most = max(self.most, len({name for name, tensor in self.alive if tensor() is not None}))
+        return made
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@pytest.mark.parametrize("formulas", [["sgd"], ["sgd", "asigngd"]])
+@pytest.mark.parametrize(("fetched", "most"), [(False, 1), (True, STREAMED)])
+def test_of_factors_that_live_elsewhere_as_many_parameters_are_held_as_a_plan_counts(formulas, fetched, most):
+    """One that is read from disk; on a card the one at hand and the next."""
+    alive: list[tuple[str, weakref.ref[torch.Tensor]]] = []
+    batches = [Elsewhere(6, alive) for _ in range(3)]
+    transfers = Transfers(torch.device("cpu"))
+    rows = Panel([Tangents(torch.zeros(2, 1), Fetched(batch, transfers) if fetched else batch) for batch in batches])
+    columns = Panel([Tangents(torch.zeros(2, 1), dict(Elsewhere(6, [])))])
+    for other in (rows, columns):
+        gram(rows, other, formulas)
+        gc.collect()
+    assert max(batch.most for batch in batches) == most
