@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -43,12 +43,36 @@ def shown_bytes(size: float) -> str:
     return f"{max(1, round(size / 2**20)):,} MiB"
 
 
-def total_memory() -> int:
-    """Returns the memory that this process may use, in bytes: the machine's, or its container's."""
+def total_memory(system: Path = Path("/")) -> int:
+    """Returns the memory that this process may use, in bytes: the machine's, or the least that a control group allows that it is in.
+
+    ``system`` is where the system's files are.
+    """
     amounts = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    with suppress(OSError, ValueError):  # no container, or "max"
-        amounts.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    for path in _limits(system):
+        with suppress(OSError, ValueError):  # no such group seen from here, or "max"
+            amounts.append(int(path.read_text()))
     return min(amounts)
+
+
+def _limits(system: Path) -> Iterator[Path]:
+    """Yields the files that may bound this process's memory: of its control groups and of those around them, of either version.
+
+    A container often sees its own group at the root, and in ``/proc`` the path that it has outside: the root is looked at in any case.
+    """
+    groups = system / "sys/fs/cgroup"
+    found = {"0::/", "0:memory:/"}
+    with suppress(OSError, ValueError):
+        found |= set((system / "proc/self/cgroup").read_text().splitlines())
+    for _, controllers, path in (line.split(":", 2) for line in found if line.count(":") >= 2):
+        if not controllers:
+            root, name = groups, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = groups / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        place = Path(path.lstrip("/"))
+        yield from (root / part / name for part in (place, *place.parents))
 
 
 def default_memory() -> int:

@@ -21,9 +21,9 @@ from lmntk.kernels.capturing import Capturing
 from lmntk.kernels.contraction import FORMULAS, kernel_names
 from lmntk.kernels.estimate import Estimate
 from lmntk.kernels.kernel import Kernel, load_tensors, save_tensors
-from lmntk.kernels.schedule import Trial
+from lmntk.kernels.schedule import DOUBLE, MARGIN, Trial
 from lmntk.kernels.scratch import Owner
-from lmntk.kernels.streaming import finish, finish_all, plan_kernels, stream_kernels, whole
+from lmntk.kernels.streaming import finish, finish_all, groups_of, plan_kernels, stream_kernels, whole
 from lmntk.memory import return_freed
 from lmntk.models.building import head_model, own_head_model, prompt_model
 from lmntk.models.logit_model import LogitModel
@@ -119,9 +119,32 @@ class Unit:
         """What a few of the longest training texts take."""
         return self.capturing.try_out()
 
-    def cut(self, directions: int, batch_size: int, signs: bool) -> Cut:
-        """Returns how the directions of a solution are summed in the memory that there is; see ``cut_directions``."""
-        settings, trial = self.context.settings, self.trial
+    def trial_beside(self, coming: int) -> Trial:
+        """Returns the trial with what is held now, and so many bytes more."""
+        now = self.capturing.held_now(self.trial)
+        return replace(now, resident=now.resident + coming)
+
+    def kernel_bytes(self, sides: Sequence[str]) -> int:
+        """Returns the bytes of all cells' kernels, each group of parameters its own, which are held until the cells are solved."""
+        formulas, settings = self.context.experiment.formulas, self.context.settings
+        results = len(kernel_names(formulas)) + len(formulas) * groups_of(settings.grouping, self.capturing.trainable, alone=0)
+        sizes = ({side: len(part) for side, part in of_cell.items()} for of_cell in self.texts.values())
+        return DOUBLE * results * self.model.outputs**2 * sum(size["train"] * size[side] for size in sizes for side in sides)
+
+    def check_directions(self, sides: Sequence[str]) -> None:
+        """Refuses directions of solutions that would not fit beside the kernels, before those are computed.
+
+        Raises:
+            UserError: it cannot be done in so little; says the least that works.
+        """
+        methods = self.context.methods
+        signs = any(formula == "asigngd" for formula, _ in methods)  # they take more, of which sgd has no need
+        most = max([1, *(most_directions(*method, self.model.outputs) for method in methods)])
+        self.cut(most, 1, signs, self.kernel_bytes(sides) + MARGIN)  # what the margin is for is held by then, and counted once more
+
+    def cut(self, directions: int, batch_size: int, signs: bool, coming: int = 0) -> Cut:
+        """Returns how the directions of a solution are summed beside what is held now and ``coming`` bytes; see ``cut_directions``."""
+        settings, trial = self.context.settings, self.trial_beside(coming)
         card = device_budget(self.capturing.device, self.capturing.card, settings.device_memory)
         return cut_directions(trial, self.capturing.trainable, directions, batch_size, settings.memory, signs, card)
 
@@ -135,8 +158,7 @@ def compute_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) ->
     sides = SIDES[:2] if _one_pass_is_cheaper(unit) else SIDES
     save = context.experiment.save_models
     if save or "test" not in sides:  # the directions of a solution have to fit, which is better said before the kernels are computed
-        signs = any(formula == "asigngd" for formula, _ in context.methods)  # they take more, of which sgd has no need
-        unit.cut(max([1, *(most_directions(*method, unit.model.outputs) for method in context.methods)]), 1, signs)
+        unit.check_directions(sides)
     found = _kernels(unit, sides)
     for cell in cells:
         kernels, logits = found[cell.name]
@@ -299,16 +321,19 @@ def plan_unit(context: Context, task: PreparedTask, cells: Sequence[Cell]) -> Es
     """Returns what ``compute_unit`` would take, were all of its kernels missing."""
     unit, settings, formulas = Unit(context, task, list(cells)), context.settings, context.experiment.formulas
     in_one_pass = _one_pass_is_cheaper(unit)
-    texts, pairs, _ = _work(unit, cells, SIDES[:2] if in_one_pass else SIDES)
+    sides = SIDES[:2] if in_one_pass else SIDES
+    texts, pairs, _ = _work(unit, cells, sides)
     trainable = context.chosen.select(unit.model)
     found = plan_kernels(unit.model, texts, pairs, formulas, trainable, context.pretrained.pad_id, settings)
     solved = [(method[0], most_directions(*method, unit.model.outputs)) for method in context.methods]
     solved = [(formula, count) for formula, count in solved if count]
-    if solved and (in_one_pass or context.experiment.save_models):
-        for cell in cells:
+    if context.methods and (in_one_pass or context.experiment.save_models):
+        unit.check_directions(sides)
+        trial = unit.trial_beside(unit.kernel_bytes(sides))
+        for cell in cells if solved else ():
             train, tests = (unit.texts[cell.name][side] for side in ("train", "test"))
             found += estimate_predictions(
-                unit.capturing, unit.trial, train, tests if in_one_pass else [], solved, settings.memory, settings.batch_size,
+                unit.capturing, trial, train, tests if in_one_pass else [], solved, settings.memory, settings.batch_size,
                 settings.drop_noise, settings.device_memory,
             )  # fmt: skip
     return found

@@ -23,7 +23,7 @@ from lmntk import cli, unit
 from lmntk.configuration import make_experiment
 from lmntk.context import Silent
 from lmntk.errors import UserError
-from lmntk.experiment import _prepared, run
+from lmntk.experiment import _prepared, plan, run
 from lmntk.prediction.files import load_predictor
 from lmntk.prediction.predictor import Predictor, fit_sharpness
 from lmntk.prompts.encoding import EncodedText
@@ -368,7 +368,7 @@ def test_there_must_be_room_for_all_directions_before_a_kernel_is_computed(model
     class AskedError(Exception):
         pass
 
-    def cut(self: Any, directions: int, batch_size: int, signs: bool) -> None:
+    def cut(self: Any, directions: int, batch_size: int, signs: bool, coming: int) -> None:
         asked.append(directions)
         raise AskedError
 
@@ -377,3 +377,31 @@ def test_there_must_be_room_for_all_directions_before_a_kernel_is_computed(model
         with pytest.raises(AskedError):
             run(make_experiment(values | {"model": str(models / "bert"), "formulas": formulas, "all_logits": True}))
         assert asked.pop() == expected
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="only Linux says what is held now")
+def test_directions_are_cut_beside_what_is_held_by_then(models, values):
+    """Kernels come between the trial and the directions: those that are there are measured, those that will come are counted."""
+    this, (task,) = _prepared(make_experiment(values | {"model": str(models / "bert"), "formulas": ["sgd", "asigngd"]}), Silent())
+    one = unit.Unit(this, task, task.cells)
+    before, coming = one.cut(1, 4, False).peak, 2**28
+    assert abs(one.cut(1, 4, False, coming).peak - before - coming) < 2**24
+    kernels = torch.ones(coming // 4)
+    assert abs(one.cut(1, 4, False).peak - before - coming) < 2**24
+    del kernels
+    pairs = 8 * (8 + 8 + 20)  # four a class
+    assert one.kernel_bytes(("train", "dev", "test")) == 8 * pairs * 3  # asigngd both ways round
+    grouped = unit.Unit(replace(this, settings=replace(this.settings, grouping=lambda name: name[-4:])), task, task.cells)
+    groups = len({name[-4:] for name in one.capturing.trainable})
+    assert grouped.kernel_bytes(("train", "dev", "test")) == 8 * pairs * (3 + 2 * groups)
+
+
+def test_directions_that_would_not_fit_beside_the_kernels_are_refused_before_these_are_computed(models, values, monkeypatch):
+    """By a plan as by a run."""
+    values |= {"model": str(models / "bert"), "formulas": ["sgd"], "k": [4], "solvers": ["ridge"]}
+    with monkeypatch.context() as patched:
+        patched.setattr(unit.Unit, "kernel_bytes", lambda self, sides: 2**33)
+        patched.setattr(unit, "_kernels", lambda *a: pytest.fail("computes"))
+        for doing in (plan, run):
+            with pytest.raises(UserError, match=r"too little for a solution's direction in float64; the least is \d+MiB$"):
+                doing(make_experiment(values | {"memory": "8GiB"}))

@@ -31,7 +31,7 @@ TRIAL = Trial(tokens=400, longest=100, factors=400 * MEBI, largest=20 * MEBI, wo
 
 def schedule(card, memory=64 * GIBI, rows=32, columns=1000, trial=TRIAL, **more):
     more = {"has_scratch": True, "kernels": 1} | more
-    return make_card_schedule(trial, [100] * rows, [100] * columns, rows * columns, 32, memory, card, **more)
+    return make_card_schedule(trial, [[100] * rows], [[100] * columns], rows * columns, 32, memory, card, **more)
 
 
 def test_schedules_fit_and_use_the_card():
@@ -103,7 +103,7 @@ def test_copies_on_a_processor_share_its_memory():
 
     def cut(memory, copies):
         return make_schedule(
-            trial, [100] * 32, [100] * 1000, 32_000, 32, memory, has_scratch=True, copies=copies, weights=400 * MEBI
+            trial, [[100] * 32], [[100] * 1000], 32_000, 32, memory, has_scratch=True, copies=copies, weights=400 * MEBI
         )  # fmt: skip
 
     one, two = cut(400 * GIBI, 1), cut(400 * GIBI, 2)

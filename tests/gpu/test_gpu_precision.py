@@ -245,7 +245,7 @@ def test_the_measured_loss_is_in_the_cut(card):
     trial = Trial(400, 100, 400 * MEBI, 20 * MEBI, 800 * MEBI, 500 * MEBI, held=400 * MEBI)
 
     def cut(memory, lower=True):
-        lengths = [100] * 32, [100] * 1000
+        lengths = [[100] * 32], [[100] * 1000]
         if card:
             return make_card_schedule(trial, *lengths, 32_000, 32, 2**40, memory, kernels=1, has_scratch=True, lower=lower)
         return make_schedule(trial, *lengths, 32_000, 32, memory, has_scratch=True, lower=lower)

@@ -248,7 +248,7 @@ TRIAL = Trial(tokens=400, longest=100, factors=400 * 2**20, largest=20 * 2**20, 
 
 def schedule(memory, rows=32, columns=1000, **more):
     more = {"has_scratch": True} | more
-    return make_schedule(TRIAL, [100] * rows, [100] * columns, 10_000, 32, memory, **more)
+    return make_schedule(TRIAL, [[100] * rows], [[100] * columns], 10_000, 32, memory, **more)
 
 
 def test_schedules_fit_and_use_the_memory():

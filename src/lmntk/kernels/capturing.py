@@ -107,9 +107,12 @@ class Capturing:
         padded = few[-1].length * len(few)
         outputs = int(found[0].logits.shape[1])
         del found
+        return self.held_now(Trial(padded, few[-1].length, factors, largest, max(grown, factors), 0, outputs))
+
+    def held_now(self, trial: Trial) -> Trial:
+        """Returns a trial with what is held now, which may be more than when it was made: kernels have been computed since."""
         trim()
-        held = 0 if self.card is None else self.card.held()
-        return Trial(padded, few[-1].length, factors, largest, max(grown, factors), resident(), outputs, held)
+        return replace(trial, resident=resident(), held=0 if self.card is None else self.card.held())
 
     def _tried(self, few: Sequence[EncodedText]) -> list[Tangents]:
         found = self.of_batch(few)

@@ -13,7 +13,7 @@ from lmntk.kernels.calibration import Rates, finish_work
 from lmntk.kernels.capturing import Capturing
 from lmntk.kernels.contraction import kernel_names
 from lmntk.kernels.cost import Operations, contraction, shapes_of
-from lmntk.kernels.schedule import Schedule, Trial, evenly
+from lmntk.kernels.schedule import Schedule, Trial, evenly, spans
 from lmntk.memory import shown_bytes
 from lmntk.precision import FULL
 from lmntk.prompts.batching import length_sorted_batches
@@ -123,7 +123,7 @@ def estimate(
     operations, read = Operations(), 0.0
     for column in dict.fromkeys(column for _, column in pairs):
         wanted = [row for row, other in pairs if other == column]
-        tiles = 1 if column in rows else -(-len(texts[column]) // schedule.chunk)
+        tiles = 1 if column in rows else len(spans(len(texts[column]), schedule.chunk))
         read += schedule.disk * tiles
         panel = [batch for row in wanted for batch in batches[row]]
         operations += contraction(shapes, panel, batches[column], trial.outputs, kernel_names(formulas), tiles, wanted == [column])

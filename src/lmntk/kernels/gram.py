@@ -93,20 +93,13 @@ def gram(
     waiting: list[_Inner] = []
     held = all(isinstance(batch.factors, dict) for batch in (*rows.batches, *columns.batches))  # what is read when needed shares nothing
     for parameter in parameters:
-        left = list(rows.of(parameter))
-        right = left if rows is columns else list(columns.of(parameter))
         group = EVERYTHING if grouping is None else grouping(parameter)
         sums = {}
         for name in names:
             if group not in totals[name]:
                 totals[name][group] = torch.zeros(c, n, d, m, dtype=torch.float64, device=device)
             sums[name] = totals[name][group]
-        if not right:  # no column text uses it: zeros
-            continue
-        for left_part, right_part in _stacked_pairs(left, right):
-            _add(left_part, right_part, names, sums, buffers, waiting)
-            if not held:
-                _add_inner(waiting)
+        _add_parameter(parameter, rows, columns, names, sums, buffers, waiting, held)
     _add_inner(waiting)
     if not parameters:
         raise ModelError("no parameter has a gradient: nothing to contract")
@@ -135,6 +128,29 @@ def first_not_finite(*panels: Panel) -> str:
 
 
 Placed = Sequence[tuple[slice, Factors]]
+
+
+def _add_parameter(
+    parameter: str,
+    rows: Panel,
+    columns: Panel,
+    names: Sequence[str],
+    sums: Mapping[str, Tensor],
+    buffers: _Buffers,
+    waiting: list[_Inner],
+    held: bool,
+) -> None:
+    """Adds the named kernels of one parameter to the sums [c, n, d, m]; see ``_add``.
+
+    Unless factors are ``held`` anyway, what is read for them is let go of at the end: it is not held beside the next parameter's.
+    """
+    left = list(rows.of(parameter))
+    right = left if rows is columns else list(columns.of(parameter))
+    if right:  # else no column text uses it: zeros
+        for left_part, right_part in _stacked_pairs(left, right):
+            _add(left_part, right_part, names, sums, buffers, waiting)
+            if not held:
+                _add_inner(waiting)
 
 
 def _stacked_pairs(left: Placed, right: Placed) -> Iterator[tuple[Placed, Placed]]:

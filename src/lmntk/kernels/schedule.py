@@ -22,6 +22,7 @@ MOST_COLUMNS = 256  # of a tile: more save little, and are lost together when a 
 COLUMNS_PER_ROW = 4  # or so many for each row text, whose gradients are made anew for each tile
 LOSS_TEXTS = 16  # on which a lower precision is measured, at most
 Value = TypeVar("Value")
+Groups = Sequence[Sequence[int]]  # texts' lengths in tokens, by the group that they are batched in
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ class Schedule:
 
 def make_schedule(
     trial: Trial,
-    rows: Sequence[int],
-    columns: Sequence[int],
+    rows: Groups,
+    columns: Groups,
     blocks: int,
     batch_size: int,
     memory: int,
@@ -99,9 +100,9 @@ def make_schedule(
 
     Args:
         trial: what a few texts took.
-        rows: the row texts' lengths in tokens.
-        columns: the lengths of the column texts that are not rows too.
-        blocks: pairs of texts of all kernels of the work.
+        rows: the row texts' lengths in tokens, by group.
+        columns: the lengths of the column texts that are not rows too, by group.
+        blocks: pairs of texts of all kernels of the work, of each group of parameters its own.
         batch_size: the most texts in one forward pass.
         memory: bytes that the process may hold, the model included.
         has_scratch: the row factors may go to disk.
@@ -114,30 +115,36 @@ def make_schedule(
         UserError: it cannot be done in so little; says the least that works.
     """
     factors, working = trial.factors / trial.tokens, trial.working / trial.tokens  # bytes a token
-    all_rows = int(factors * padded_tokens(rows, batch_size))
+    every_row = [length for group in rows for length in group]
     fixed = trial.resident + MARGIN + copies * 2 * TILE_BYTES + 2 * DOUBLE * blocks * trial.outputs**2 + (copies - 1) * weights
-    slab = int(all_rows * trial.largest / max(trial.factors, 1))  # rows on disk are read a parameter at a time
     batches = batch_sizes(batch_size)
 
     @cache
-    def tile(chunk: int) -> float:
+    def all_rows(batch: int) -> int:
+        return int(factors * tokens_of(rows, batch))
+
+    def slab(batch: int) -> int:
+        """What of rows on disk is there at a time: one parameter's."""
+        return int(all_rows(batch) * trial.largest / max(trial.factors, 1))
+
+    @cache
+    def tile(batch: int, chunk: int) -> float:
         """The factors of the chunk with the most tokens."""
-        chunks = (columns[start : start + chunk] for start in range(0, len(columns), chunk))
-        return factors * max((padded_tokens(part, batch_size) for part in chunks), default=0)
+        return factors * tile_tokens(columns, chunk, batch)
 
     @cache
     def passing(batch: int, chunk: int) -> float:
         """What the passes of the batch with the most tokens take."""
-        parts = [rows, *(columns[start : start + chunk] for start in range(0, len(columns), chunk))]
+        parts = [*rows, *chunks_of(columns, chunk)]
         return working * max(len(one) * part[one[-1]] for part in parts if part for one in length_sorted_batches(part, batch))
 
     def peak(batch: int, on_disk: bool, chunk: int) -> int:
-        capturing = (0 if on_disk else all_rows) + tile(chunk) + passing(batch, chunk)
-        contracting = (slab if on_disk else all_rows) + tile(chunk)
+        capturing = (0 if on_disk else all_rows(batch)) + tile(batch, chunk) + passing(batch, chunk)
+        contracting = (slab(batch) if on_disk else all_rows(batch)) + tile(batch, chunk)
         return max(int(fixed + copies * max(capturing, contracting)), measuring(batch, 1) if lower else 0)
 
     def measuring(batch: int, count: int) -> int:
-        return trial.resident + MARGIN + 2 * TILE_BYTES + loss_bytes(trial, rows, count, batch)
+        return trial.resident + MARGIN + 2 * TILE_BYTES + loss_bytes(trial, every_row, count, batch)
 
     on_disk_first = (False, True) if not keep_factors else (True,)
     for on_disk in on_disk_first:
@@ -147,14 +154,15 @@ def make_schedule(
             if batch < min(batch_size, 8) and not on_disk and has_scratch:
                 continue  # tiny batches are slower than a disk
             chunk = batch
-            most = max(MOST_COLUMNS, COLUMNS_PER_ROW * len(rows))
+            most = max(MOST_COLUMNS, COLUMNS_PER_ROW * len(every_row))
             while 2 * chunk <= most and peak(batch, on_disk, 2 * chunk) <= memory:  # doubled: a little more room changes nothing
                 chunk *= 2
-            chunk = min(chunk, max(len(columns), 1))
-            disk = all_rows + (int(factors * padded_tokens(columns, batch_size)) if keep_factors else 0) if on_disk else 0
+            chunk = min(chunk, largest_of(columns))
+            kept = int(factors * tokens_of(columns, batch)) if keep_factors else 0
+            disk = all_rows(batch) + kept if on_disk else 0
             found = Schedule(batch, on_disk, chunk, peak(batch, on_disk, chunk), disk, copies=copies)
             if lower:
-                count = most_that_fit(len(rows), partial(measuring, batch), memory)
+                count = most_that_fit(len(every_row), partial(measuring, batch), memory)
                 found = replace(found, loss_texts=count, peak=max(found.peak, measuring(batch, count)))
             return found
     least = peak(1, has_scratch, 1)
@@ -189,6 +197,31 @@ def batch_sizes(most: int) -> list[int]:
 def padded_tokens(lengths: Sequence[int], batch_size: int) -> int:
     """Returns the tokens of texts with the padding of their batches."""
     return sum(len(batch) * lengths[batch[-1]] for batch in length_sorted_batches(lengths, batch_size))
+
+
+def tokens_of(groups: Groups, batch_size: int) -> int:
+    """Returns the tokens of groups of texts with the padding of their batches, in which no two groups meet."""
+    return sum(padded_tokens(group, batch_size) for group in groups)
+
+
+def largest_of(groups: Groups) -> int:
+    """Returns the number of texts in the largest group, and at least one."""
+    return max((len(group) for group in groups), default=0) or 1
+
+
+def spans(texts: int, chunk: int) -> list[tuple[int, int]]:
+    """Returns the first text of each tile that a group of column texts is cut into, and the one after its last."""
+    return [(start, min(start + chunk, texts)) for start in range(0, texts, chunk)]
+
+
+def chunks_of(groups: Groups, chunk: int) -> list[Sequence[int]]:
+    """Returns the lengths of each tile's column texts."""
+    return [group[start:stop] for group in groups for start, stop in spans(len(group), chunk)]
+
+
+def tile_tokens(columns: Groups, chunk: int, batch_size: int) -> int:
+    """Returns the tokens of the tile with the most, with the padding of its batches."""
+    return max((padded_tokens(part, batch_size) for part in chunks_of(columns, chunk)), default=0)
 
 
 def whole_mebibytes(size: int) -> str:

@@ -27,7 +27,7 @@ from lmntk.kernels.contraction import kernel_names
 from lmntk.kernels.estimate import Estimate, estimate
 from lmntk.kernels.gram import EVERYTHING, Grouping
 from lmntk.kernels.loss import Loss, measured_loss
-from lmntk.kernels.schedule import LOSS_TEXTS, Schedule, Trial, make_schedule
+from lmntk.kernels.schedule import LOSS_TEXTS, Schedule, Trial, make_schedule, spans
 from lmntk.kernels.scratch import Owner, Scratch, sweep
 from lmntk.kernels.tiles import LOGITS, NOISE, SEPARATOR, Job, Report, TileMaker
 from lmntk.memory import default_memory, shown_bytes
@@ -212,8 +212,8 @@ def _jobs(texts: Mapping[str, Sequence[EncodedText]], pairs: Sequence[Pair], row
     jobs = []
     for column in dict.fromkeys(column for _, column in pairs):
         rows = tuple(row for row in row_names if (row, column) in set(pairs))
-        size = len(texts[column]) if column in row_names else chunk
-        jobs += [Job(rows, column, start, min(start + size, len(texts[column]))) for start in range(0, len(texts[column]), size)]
+        size = len(texts[column])
+        jobs += [Job(rows, column, *span) for span in ([(0, size)] if column in row_names else spans(size, chunk))]
     return jobs
 
 
@@ -309,11 +309,11 @@ def _cut(
 ) -> Schedule:
     rows = list(dict.fromkeys(row for row, _ in pairs))
     columns = [column for column in dict.fromkeys(column for _, column in pairs) if column not in rows]
-    kernels = len(kernel_names(formulas))
+    kernels = len(kernel_names(formulas)) * groups_of(settings.grouping, capturing.trainable)
     work = (
         trial,
-        [text.length for name in rows for text in texts[name]],
-        [text.length for name in columns for text in texts[name]],
+        [[text.length for text in texts[name]] for name in rows],
+        [[text.length for text in texts[name]] for name in columns],
         kernels * sum(len(texts[row]) * len(texts[column]) for row, column in pairs),
         settings.batch_size if capturing.coverage.batched else 1,
         settings.memory,
@@ -330,6 +330,11 @@ def _cut(
     device_budget(capturing.device, None, settings.device_memory)  # there is none to bound
     weights = sum(parameter.nbytes for parameter in capturing.model.parameters())
     return make_schedule(*work, weights=weights, **may)
+
+
+def groups_of(grouping: Grouping | None, trainable: Mapping[str, torch.nn.Parameter], alone: int = 1) -> int:
+    """Returns how many groups of parameters have kernels of their own; ``alone`` where all are summed."""
+    return alone if grouping is None else len({grouping(name) for name in trainable})
 
 
 def _other_cards(capturing: Capturing, settings: Settings) -> list[DeviceMemory]:
@@ -400,5 +405,11 @@ def _unfit(found: Schedule, capturing: Capturing, settings: Settings) -> str | N
 
 
 def whole(groups: Mapping[str, Tensor]) -> Tensor:
-    """Returns a kernel's values, summed over its parameter groups."""
-    return groups[EVERYTHING] if set(groups) == {EVERYTHING} else torch.stack(list(groups.values())).sum(0)
+    """Returns a kernel's values, summed over its parameter groups. Memory: the sum."""
+    if set(groups) == {EVERYTHING}:
+        return groups[EVERYTHING]
+    first, *others = groups.values()
+    total = first.clone()
+    for part in others:
+        total += part
+    return total

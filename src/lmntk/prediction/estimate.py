@@ -37,7 +37,7 @@ def estimate_predictions(
 
     Args:
         capturing: of the model.
-        trial: what a few texts took.
+        trial: what a few texts took, and what will be held beside the predictors.
         train: the training texts.
         tests: those that are classified; none where predictors are only saved.
         solutions: of each its formula and how many directions it has, at most.
@@ -87,7 +87,7 @@ def estimate_predictions(
         directions = sum(count for _, count in solutions)
         taken = held * max(count for _, count in solutions) + int((predictor.token_bytes or 0) * longest * predictor.batch_size)
         if capturing.card is None:
-            peak = max(peak, resident() + MARGIN + taken)
+            peak = max(peak, max(resident(), trial.resident) + MARGIN + taken)
         else:
             card_peak = max(card_peak, capturing.card.held() + CARD_MARGIN + taken)
         capturing.batch_size = predictor.batch_size
