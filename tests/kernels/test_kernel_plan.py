@@ -183,3 +183,37 @@ def test_of_factors_that_live_elsewhere_as_many_parameters_are_held_as_a_plan_co
         gram(rows, other, formulas)
         gc.collect()
     assert max(batch.most for batch in batches) == most
+
+
+def test_the_check_of_the_captured_gradients_is_counted():
+    """It is over before a plan is made, so that all a plan can do is to refuse a bound that it did not keep to."""
+    texts, pairs = {"a": texts_of([3, 4])}, [("a", "a")]
+    checked = replace(TRIAL, factors=0, checked=900 * MEBI, card_checked=800 * MEBI)
+    assert cut(texts, pairs, checked).peak == 900 * MEBI
+    with pytest.raises(UserError, match="the least is 900MiB"):
+        cut(texts, pairs, checked, memory=899 * MEBI)
+    assert make_card_schedule(checked, [[3, 4]], [], 4, 32, 2**40, 2**40, kernels=1, has_scratch=False).card_peak == 800 * MEBI
+    with pytest.raises(UserError, match=r"device-memory: .* the least is 800MiB"):
+        make_card_schedule(checked, [[3, 4]], [], 4, 32, 2**40, 799 * MEBI, kernels=1, has_scratch=False)
+
+
+@LINUX
+def test_what_the_check_holds_is_measured():
+    class Wide(torch.nn.Module):
+        outputs = 1
+
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = torch.nn.Embedding(9, 3000), torch.nn.Linear(3000, 3000)
+
+        def forward(self, batch):
+            return self.head(self.table(batch["input_ids"])).mean((1, 2))[:, None]
+
+    return_freed()
+    model = Wide()
+    before = resident()
+    capturing = Capturing(model, dict(model.named_parameters()), 0, texts_of([3, 4]), 2)
+    one = model.head.weight.nbytes  # a gradient by autograd, and one from the factors, are held at once
+    assert one < capturing.checked - before < 6 * one
+    assert capturing.try_out().checked == capturing.checked
+    assert Capturing(model, dict(model.named_parameters()), 0, texts_of([3]), 2, capturing.coverage).try_out().checked == 0

@@ -11,7 +11,7 @@ from torch import Tensor
 from lmntk.device_memory import DeviceMemory, memory_of
 from lmntk.kernels.schedule import Trial
 from lmntk.kernels.transfers import Batch, Transfers
-from lmntk.memory import peak_of, resident, trim
+from lmntk.memory import Result, peak_of, resident, trim
 from lmntk.models.logit_model import LogitModel
 from lmntk.precision import FULL, Precision, passes_dtype, products
 from lmntk.prompts.batching import collate, length_sorted_batches
@@ -55,9 +55,17 @@ class Capturing:
         self._coming: list[tuple[Sequence[EncodedText], Batch]] = []
         self.longest = sorted(texts, key=lambda text: text.length)
         extremes = [self.longest[0], self.longest[-1]][: len(self.longest)]
-        with products(FULL):
-            self.coverage = coverage or check_coverage(model, self._batch(extremes), trainable)
         self.batch_size = batch_size
+        self.checked = self.card_checked = 0  # the most that was held while the captured gradients were checked
+        if coverage is None:
+            with products(FULL):
+                grown, (card_grown, coverage) = peak_of(
+                    lambda: self._peak_of(lambda: check_coverage(model, self._batch(extremes), trainable))
+                )
+            trim()
+            self.checked = resident() + grown
+            self.card_checked = 0 if self.card is None else self.card.held() + card_grown
+        self.coverage = coverage
 
     def _batch(self, texts: Sequence[EncodedText]) -> dict[str, Tensor]:
         for place, (expected, started) in enumerate(self._coming):
@@ -107,7 +115,8 @@ class Capturing:
         padded = few[-1].length * len(few)
         outputs = int(found[0].logits.shape[1])
         del found
-        return self.held_now(Trial(padded, few[-1].length, factors, largest, max(grown, factors), 0, outputs))
+        trial = Trial(padded, few[-1].length, factors, largest, max(grown, factors), 0, outputs)
+        return self.held_now(replace(trial, checked=self.checked, card_checked=self.card_checked))
 
     def held_now(self, trial: Trial) -> Trial:
         """Returns a trial with what is held now, which may be more than when it was made: kernels have been computed since."""
@@ -120,5 +129,5 @@ class Capturing:
             self.of_batch_in_full(few)
         return found
 
-    def _peak_of(self, body: Callable[[], list[Tangents]]) -> tuple[int, list[Tangents]]:
+    def _peak_of(self, body: Callable[[], Result]) -> tuple[int, Result]:
         return (0, body()) if self.card is None else self.card.peak_of(body)

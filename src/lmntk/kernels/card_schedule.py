@@ -92,14 +92,15 @@ def make_card_schedule(
         # columns that are rows too come whole: a tile may be as wide as a group. The result is there twice while its axes turn
         result = 2 * DOUBLE * kernels * len(every_row) * max(chunk, largest_of(rows)) * c * c
         contracting = (here or STREAMED * slab(batch)) + tile(batch, chunk) + BUFFERS * tile_bytes + result
-        return max(int(trial.held + CARD_MARGIN + max(capturing, contracting)), measuring(batch, 1) if lower else 0)
+        least = max(measuring(batch, 1) if lower else 0, trial.card_checked)
+        return max(int(trial.held + CARD_MARGIN + max(capturing, contracting)), least)
 
     def measuring(batch: int, count: int) -> int:
         return trial.held + CARD_MARGIN + BUFFERS * TILE_BYTES + loss_bytes(trial, every_row, count, batch)
 
     def on_host(where: str, batch: int) -> int:
         rows_there = {ON_CARD: 0, ON_HOST: PINNED * all_rows(batch), ON_DISK: PINNED * STREAMED * slab(batch)}[where]
-        return int(trial.resident + MARGIN + 2 * DOUBLE * blocks * c * c + copies * rows_there)
+        return max(int(trial.resident + MARGIN + 2 * DOUBLE * blocks * c * c + copies * rows_there), trial.checked)
 
     places = [ON_DISK] if keep_factors else [ON_CARD, ON_HOST, *([ON_DISK] if has_scratch else [])]
     for where in places:

@@ -36,6 +36,7 @@ class Trial:
         resident: bytes that the process holds without them.
         outputs: logits a text.
         held: of a card with memory of its own, on which then factors and working lie: what it holds without them. Else 0.
+        checked: the most that the process held in the check of the captured gradients that came first, and ``card_checked`` the card.
     """
 
     tokens: int
@@ -46,6 +47,8 @@ class Trial:
     resident: int
     outputs: int = 1
     held: int = 0
+    checked: int = 0
+    card_checked: int = 0
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ def make_schedule(
     def peak(batch: int, on_disk: bool, chunk: int) -> int:
         capturing = (0 if on_disk else all_rows(batch)) + tile(batch, chunk) + passing(batch, chunk)
         contracting = (slab(batch) if on_disk else all_rows(batch)) + tile(batch, chunk)
-        return max(int(fixed + copies * max(capturing, contracting)), measuring(batch, 1) if lower else 0)
+        return max(int(fixed + copies * max(capturing, contracting)), measuring(batch, 1) if lower else 0, trial.checked)
 
     def measuring(batch: int, count: int) -> int:
         return trial.resident + MARGIN + 2 * TILE_BYTES + loss_bytes(trial, every_row, count, batch)
