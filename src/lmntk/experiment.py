@@ -18,7 +18,7 @@ from lmntk.evaluation import methods_of
 from lmntk.execution.local import chosen_executor
 from lmntk.kernels.estimate import Estimate
 from lmntk.kernels.groups import group_of_layer
-from lmntk.kernels.streaming import MACHINE, SCRATCH, Settings
+from lmntk.kernels.streaming import MACHINE, NOT_KEPT, SCRATCH, Settings
 from lmntk.memory import default_memory, parse_bytes
 from lmntk.models.building import any_model, own_head_model, untie
 from lmntk.models.device import chosen_devices, place
@@ -62,6 +62,8 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
         progress.start(len(planned), len(planned) - len(untrained))
         for task, unit in _units(this, tasks):
             left = [cell for cell in unit if cell.name not in results]
+            if not left and this.methods and experiment.keep_factors:
+                progress.note(NOT_KEPT)
             for cell, result in compute_unit(this, task, left) if left else ():
                 results[cell.name] = with_rows(this, task, cell, result)
                 if not experiment.finetune:

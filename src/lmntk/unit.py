@@ -23,7 +23,7 @@ from lmntk.kernels.estimate import Estimate
 from lmntk.kernels.kernel import Kernel, load_tensors, save_tensors
 from lmntk.kernels.schedule import DOUBLE, MARGIN, Trial
 from lmntk.kernels.scratch import Owner
-from lmntk.kernels.streaming import finish, finish_all, groups_of, plan_kernels, stream_kernels, whole
+from lmntk.kernels.streaming import NOT_KEPT, finish, finish_all, groups_of, plan_kernels, stream_kernels, whole
 from lmntk.memory import return_freed
 from lmntk.models.building import head_model, own_head_model, prompt_model
 from lmntk.models.logit_model import LogitModel
@@ -224,6 +224,8 @@ def _kernels(unit: Unit, sides: Sequence[str]) -> dict[str, tuple[Kernels, Logit
     new = _new_pieces(unit, found, pieces, sides)
     if new:
         begun.write([*pieces, *new])
+    if unit.context.settings.keep_factors and not pieces and not new:
+        unit.context.progress.note(NOT_KEPT)
     for piece in (*pieces, *new):
         for name, (kernels, logits) in _stream(_unit_of(unit, piece), piece, sides).items():
             if name in found:

@@ -234,6 +234,9 @@ def test_kernels_once_more_from_kept_factors(folder, tmp_path):
     first = lmntk("kernel", *kernel_flags(folder, out=tmp_path / "a"), "--keep-factors")
     assert first.returncode == 0, first.stderr
     scratch = tmp_path / "a" / "scratch"
+    assert "keep-factors" not in first.stderr
+    late = lmntk("kernel", *kernel_flags(folder, out=tmp_path / "a"), "--keep-factors")
+    assert "keep-factors: none were kept, for the kernels are there already; name a new folder with --out" in " ".join(late.stderr.split())
     again = lmntk("kernel", "--factors", scratch, "--out", tmp_path / "b")
     assert again.returncode == 0, again.stderr
     for formula in ("sgd", "signgd", "asigngd"):

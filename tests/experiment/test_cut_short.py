@@ -220,3 +220,18 @@ def test_a_copy_of_an_output_folder_leaves_the_works_of_the_first(values, tmp_pa
     left = {path for path in shared["scratch"].rglob("*") if path.is_file()}
     run(make_experiment(values | shared | FEWER | {"out": tmp_path / "copy"}))
     assert {path for path in shared["scratch"].rglob("*") if path.is_file()} == left
+
+
+def test_that_no_factors_are_kept_of_kernels_that_are_there_is_said(values, tmp_path):
+    """Of cells that are finished, and of cells whose kernels are all there and other solutions are asked for."""
+    first = values | {"out": tmp_path / "out"}
+    run(make_experiment(first))
+    for more in ({}, {"solvers": ["logistic"], "formulas": ["sgd"]}):
+        notes = Notes()
+        run(make_experiment(first | more | {"keep_factors": True}), notes)
+        assert {line for line in notes.lines if "keep-factors" in line} == {streaming.NOT_KEPT}
+        assert not list((tmp_path / "out").rglob("factors"))
+    notes = Notes()
+    run(make_experiment(values | {"out": tmp_path / "new", "keep_factors": True}), notes)
+    assert not [line for line in notes.lines if "keep-factors" in line]
+    assert list((tmp_path / "new").rglob("factors"))

@@ -15,7 +15,7 @@ from lmntk.kernels.groups import group_of_layer
 from lmntk.kernels.kept import Choice, KeptFactors, LowRank
 from lmntk.kernels.kernel import Kernel, save_tensors
 from lmntk.kernels.scratch import Owner
-from lmntk.kernels.streaming import MACHINE, SCRATCH, Settings, finish, finish_all
+from lmntk.kernels.streaming import MACHINE, NOT_KEPT, SCRATCH, Settings, finish, finish_all
 from lmntk.memory import default_memory, parse_bytes
 from lmntk.models.building import untie
 from lmntk.models.device import chosen_devices, place
@@ -175,6 +175,8 @@ def compute_to_folder(
         [] if logits_path.exists() else list(formulas)
     )
     if not formulas:
+        if keep_factors:
+            progress.note(NOT_KEPT)
         if any(root.is_dir() for root in (out / SCRATCH, settings.scratch) if root is not None):  # of a run that was cut short at its end
             with alone_in(out):
                 finish_all(settings)

@@ -107,6 +107,7 @@ class Streamed:
 
 
 MACHINE = "machine.json"  # the name of the file with this machine's speed
+NOT_KEPT = "keep-factors: none were kept, for the kernels are there already; name a new folder with --out"
 SCRATCH = "scratch"  # the name of the folder for scratch files in an output folder
 
 
