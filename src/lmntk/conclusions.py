@@ -56,7 +56,9 @@ def comparisons_in(
         ending = method.removeprefix(SIGNGD)
         second = ended.get((name, ADAMW + ending))
         labels = cells.get(name, {}).get("test_labels") or ()
-        if ending != method and second is not None and all(len(one.get("predictions") or ()) == len(labels) > 0 for one in (first, second)):
+        if ending == method or second is None or first.get("metric") != second.get("metric"):
+            continue
+        if all(len(one.get("predictions") or ()) == len(labels) > 0 for one in (first, second)):
             pairs.append(({**cells[name]["rows"][0], ENDING: ending}, compare(first, second, labels)))
     return pairs
 

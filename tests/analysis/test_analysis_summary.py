@@ -8,7 +8,7 @@ import pytest
 from lmntk.analysis.comparison import compare, over_splits
 from lmntk.analysis.summary import task_verdict
 from lmntk.analysis.uncertainty import error_of_mean
-from lmntk.conclusions import conclude
+from lmntk.conclusions import comparisons_in, conclude
 from lmntk.errors import UserError
 from lmntk.tasks.metrics import score
 
@@ -164,3 +164,14 @@ def test_comparisons_stand_in_the_verdicts_without_their_texts():
     for count in (1, 2):
         (one,) = conclude([], [(head, compared(0.8, 0.7))] * count, {})["comparisons"]
         assert set(one) == {*head, "title", "splits", "first", "second", "error", "agreement", "differs", "sentence"}
+
+
+def test_two_trainings_by_different_metrics_are_not_compared():
+    cell = {"rows": [{"task": "films", "k": 4, "mode": "prompt"}], "test_labels": [0, 1]}
+    both = [
+        {"cell": "c", "method": f"{name} fine-tuning", "metric": "accuracy", "test": 0.5, "predictions": [0, 1]}
+        for name in ("signgd", "adamw")
+    ]
+    assert len(comparisons_in(both, {"c": cell})) == 1
+    assert comparisons_in([both[0], both[1] | {"metric": "f1"}], {"c": cell}) == []
+    assert comparisons_in([both[0], both[1] | {"predictions": [0]}], {"c": cell}) == []

@@ -17,7 +17,7 @@ from lmntk.kernels import streaming
 from lmntk.kernels.capturing import Capturing
 from lmntk.kernels.card_schedule import STREAMED, make_card_schedule
 from lmntk.kernels.gram import Panel, gram
-from lmntk.kernels.schedule import DOUBLE, MARGIN, Trial, make_schedule
+from lmntk.kernels.schedule import DOUBLE, MARGIN, Trial, make_schedule, padded_tokens
 from lmntk.kernels.streaming import Settings, stream_kernels, whole
 from lmntk.kernels.transfers import Fetched, Transfers
 from lmntk.memory import peak_of, resident, return_freed
@@ -217,3 +217,13 @@ def test_what_the_check_holds_is_measured():
     assert one < capturing.checked - before < 6 * one
     assert capturing.try_out().checked == capturing.checked
     assert Capturing(model, dict(model.named_parameters()), 0, texts_of([3]), 2, capturing.coverage).try_out().checked == 0
+
+
+def test_kept_columns_are_counted_in_the_tiles_that_they_are_batched_in():
+    lengths = ([8] * 15 + [512]) * 5  # one long text makes a whole batch of its tile long; all five together are in one batch
+    found = make_schedule(
+        replace(TRIAL, working=100 * MEBI), [[100] * 4], [lengths], 4, 8, 9000 * MEBI, has_scratch=True, keep_factors=True
+    )
+    assert found.batch_size == 8 and found.chunk < 80
+    written = sum(padded_tokens(lengths[start : start + found.chunk], found.batch_size) for start in range(0, 80, found.chunk))
+    assert found.disk == MEBI * (400 + written) and written > 1.5 * padded_tokens(lengths, found.batch_size)

@@ -58,12 +58,13 @@ class Capturing:
         self.batch_size = batch_size
         self.checked = self.card_checked = 0  # the most that was held while the captured gradients were checked
         if coverage is None:
+            trim()
+            before = resident()
             with products(FULL):
                 grown, (card_grown, coverage) = peak_of(
                     lambda: self._peak_of(lambda: check_coverage(model, self._batch(extremes), trainable))
                 )
-            trim()
-            self.checked = resident() + grown
+            self.checked = before + grown
             self.card_checked = 0 if self.card is None else self.card.held() + card_grown
         self.coverage = coverage
 

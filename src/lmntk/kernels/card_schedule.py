@@ -18,6 +18,7 @@ from lmntk.kernels.schedule import (
     Schedule,
     Trial,
     batch_sizes,
+    chunks_of,
     largest_of,
     loss_bytes,
     most_that_fit,
@@ -117,7 +118,7 @@ def make_card_schedule(
             while 2 * tile_bytes <= GPU_TILE_BYTES and on_card(where, batch, chunk, 2 * tile_bytes) <= card:
                 tile_bytes *= 2
             measured = most_that_fit(len(every_row), partial(measuring, batch), card) if lower else 0
-            kept = int(factors * tokens_of(columns, batch)) if keep_factors else 0
+            kept = int(factors * tokens_of(chunks_of(columns, chunk), batch)) if keep_factors else 0
             return Schedule(
                 batch,
                 where == ON_DISK,

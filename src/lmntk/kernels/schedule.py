@@ -161,7 +161,7 @@ def make_schedule(
             while 2 * chunk <= most and peak(batch, on_disk, 2 * chunk) <= memory:  # doubled: a little more room changes nothing
                 chunk *= 2
             chunk = min(chunk, largest_of(columns))
-            kept = int(factors * tokens_of(columns, batch)) if keep_factors else 0
+            kept = int(factors * tokens_of(chunks_of(columns, chunk), batch)) if keep_factors else 0
             disk = all_rows(batch) + kept if on_disk else 0
             found = Schedule(batch, on_disk, chunk, peak(batch, on_disk, chunk), disk, copies=copies)
             if lower:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -90,32 +89,33 @@ def _visit_gradients(
 ) -> None:
     """Calls ``visit(logit, name, gradient)`` for what plain autograd finds of one example, parameter by parameter as it is found.
 
-    None is kept: the gradients of a whole network are as large as its weights, once a logit.
+    None is kept: the gradients of a whole network are as large as its weights, once a logit. The user's own hooks do not run.
     """
-    parameters = list(trainable.values())
-    before = [parameter.grad for parameter in parameters]
-    handles = []
+    names: dict[nn.Parameter, list[str]] = {}  # one may have several
+    for name, parameter in trainable.items():
+        names.setdefault(parameter, []).append(name)
+    before = {parameter: (parameter.grad, parameter._post_accumulate_grad_hooks) for parameter in names}
     try:
-        with frozen(model, parameters), torch.enable_grad():
+        with frozen(model, list(names)), torch.enable_grad():
             logits = model(batch)[0]
             at = 0
 
-            def hook(name: str, parameter: Tensor) -> None:
+            def hook(parameter: nn.Parameter) -> None:
                 found, parameter.grad = parameter.grad, None
                 assert found is not None
                 with torch.no_grad():
-                    visit(at, name, found)
+                    for name in names[parameter]:
+                        visit(at, name, found)
 
-            for name, parameter in trainable.items():
+            for parameter in names:
                 parameter.grad = None
-                handles.append(parameter.register_post_accumulate_grad_hook(partial(hook, name)))  # type: ignore[no-untyped-call]
+                parameter._post_accumulate_grad_hooks = None  # type: ignore[assignment]
+                parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
             for at, logit in enumerate(logits):  # the hook reads it
-                logit.backward(retain_graph=at + 1 < len(logits))  # type: ignore[no-untyped-call]
+                logit.backward(retain_graph=at + 1 < len(logits), inputs=list(names))
     finally:
-        for handle in handles:
-            handle.remove()
-        for parameter, gradient in zip(parameters, before, strict=True):
-            parameter.grad = gradient
+        for parameter, (gradient, hooks) in before.items():
+            parameter.grad, parameter._post_accumulate_grad_hooks = gradient, hooks
 
 
 @dataclass
