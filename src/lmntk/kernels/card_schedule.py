@@ -21,6 +21,7 @@ from lmntk.kernels.schedule import (
     loss_bytes,
     most_that_fit,
     padded_tokens,
+    too_little,
     whole_mebibytes,
 )
 from lmntk.memory import shown_bytes
@@ -46,6 +47,7 @@ def make_card_schedule(
     has_scratch: bool,
     keep_factors: bool = False,
     copies: int = 1,
+    processes: int = 1,
     lower: bool = False,
 ) -> Schedule:
     """Returns the cut that fits into both memories: row factors as near as they can be, then the largest batches and tiles.
@@ -62,6 +64,7 @@ def make_card_schedule(
         has_scratch: the row factors may go to disk.
         keep_factors: they have to, and the column texts' too.
         copies: cards, each with row factors of its own.
+        processes: that each have so much of the host's memory, as in ``make_schedule``.
         lower: the precision is lower than float32, and what that costs is measured first.
 
     Raises:
@@ -122,7 +125,7 @@ def make_card_schedule(
             )
     host = min(on_host(where) for where in places)
     if host > memory:
-        raise UserError(f"memory: {shown_bytes(memory)} is too little for this; the least is {whole_mebibytes(host)}")
+        raise too_little(memory, host, processes)
     possible = [where for where in places if on_host(where) <= memory]
     least = min(on_card(where, 1, 1, TILE_BYTES) for where in possible)
     raise UserError(f"device-memory: {shown_bytes(card)} is too little for this; the least is {whole_mebibytes(least)}")
