@@ -184,7 +184,7 @@ def _prepared(experiment: Experiment, progress: Progress) -> tuple[Context, list
         group_of_layer if experiment.groups else None,
         (experiment.scratch or experiment.out / SCRATCH).resolve(),
         experiment.keep_factors,
-        chosen_executor(experiment.engine, experiment.address, experiment.workers, devices),
+        chosen_executor(experiment.engine, experiment.address, experiment.workers, devices, experiment.device),
         experiment.out / MACHINE,
         precision,
         None if experiment.device_memory is None else parse_bytes(experiment.device_memory, "device-memory"),

@@ -28,7 +28,7 @@ FormulasOption = Annotated[str | None, typer.Option(help="of sgd, signgd, asigng
 DtypeOption = Annotated[str | None, typer.Option(help="float32 or float64  [default: float32]")]
 AttentionOption = Annotated[str | None, typer.Option(help="attention implementation: sdpa, eager")]
 BatchOption = Annotated[int | None, typer.Option(help="texts in one forward pass  [default: 32]")]
-MemoryOption = Annotated[str | None, typer.Option(help="of the whole process, such as 4GiB  [default: half of the machine's]")]
+MemoryOption = Annotated[str | None, typer.Option(help="of the process, or a Ray machine's: 4GiB  [default: half of the machine's]")]
 ScratchOption = Annotated[Path | None, typer.Option(help="folder for finished tiles and what memory does not hold  [default: OUT/scratch]")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda:1, cuda for all cards, cuda:0,cuda:2  [default: a card if there is one]")]
 DeviceMemoryOption = Annotated[str | None, typer.Option(help="of each card, such as 60GiB  [default: nine tenths of what is free]")]

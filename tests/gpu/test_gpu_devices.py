@@ -133,7 +133,7 @@ def test_devices_as_they_are_named():
     assert chosen_devices("cpu, cpu") == (CPU, CPU)
     assert chosen_executor("local", devices=(CPU, CPU)) == TWO
     assert isinstance(chosen_executor("local", devices=(CPU,)), Local)
-    assert isinstance(chosen_executor("ray", devices=(CPU, CPU)), RayCluster)
+    assert isinstance(chosen_executor("ray", devices=(CPU,)), RayCluster)
     with pytest.raises(UserError, match="'abacus' is not to be had here"):
         chosen_devices("abacus")
     with pytest.raises(UserError, match=r"'cpu,meta' is of several kinds"):

@@ -222,7 +222,7 @@ def test_what_the_check_holds_is_measured():
 def test_kept_columns_are_counted_in_the_tiles_that_they_are_batched_in():
     lengths = ([8] * 15 + [512]) * 5  # one long text makes a whole batch of its tile long; all five together are in one batch
     found = make_schedule(
-        replace(TRIAL, working=100 * MEBI), [[100] * 4], [lengths], 4, 8, 9000 * MEBI, has_scratch=True, keep_factors=True
+        replace(TRIAL, working=100 * MEBI), [[100] * 4], [lengths], 4, 8, 8500 * MEBI, has_scratch=True, keep_factors=True
     )
     assert found.batch_size == 8 and found.chunk < 80
     written = sum(padded_tokens(lengths[start : start + found.chunk], found.batch_size) for start in range(0, 80, found.chunk))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import signal
-import threading
+import socket
+import subprocess
+import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -66,21 +69,50 @@ def test_the_same_bits_as_here(cluster, tmp_path, name, on_disk):
 
 
 class Doing:
-    """A job that says which process did it, and may take its time; the first time some jobs kill their process."""
+    """A job that says which process did it, and may take its time; some jobs kill their process, so many times."""
 
-    def __init__(self, folder, killing=()):
-        self.folder, self.killing = folder, killing
+    def __init__(self, folder, killing=(), times=1, in_the_beginning=0):
+        self.folder, self.killing, self.times, self.in_the_beginning = folder, killing, times, in_the_beginning
 
     def __call__(self):
+        self.die("beginning", self.in_the_beginning)
         return self.do
 
-    def do(self, job):
-        mark = self.folder / f"killed-{job}"
-        if job in self.killing and not mark.exists():
-            mark.touch()
+    def die(self, what, times):
+        if len(list(self.folder.glob(f"killed-{what}-*"))) < times:
+            (self.folder / f"killed-{what}-{os.getpid()}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def do(self, job):
+        if job in self.killing:
+            self.die(job, self.times)
         time.sleep(0.02)
         return job * 10, os.getpid()
+
+
+@dataclass
+class Dying:
+    """A cluster whose workers die of tiles of some name, so many times, before they hand them back."""
+
+    cluster: RayCluster
+    name: str
+    died: Path
+    times: int
+
+    def run(self, make_worker, jobs):
+        return self.cluster.run(partial(self.mortal, make_worker), jobs)
+
+    def mortal(self, make_worker):
+        worker = make_worker()
+
+        def make(job):
+            tile = worker(job)
+            if job.name.startswith(self.name) and len(list(self.died.iterdir())) < self.times:
+                (self.died / str(os.getpid())).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return tile
+
+        return make
 
 
 def test_jobs_of_killed_workers_are_done_again(cluster, tmp_path):
@@ -90,28 +122,34 @@ def test_jobs_of_killed_workers_are_done_again(cluster, tmp_path):
     assert len({process for _, process in done.values()}) >= 2
 
 
+def test_a_job_that_kills_two_workers_is_done_by_the_third(cluster, tmp_path):
+    done = dict(cluster.run(Doing(tmp_path, killing=(1,), times=2), [0, 1]))
+    assert {place: result for place, (result, _) in done.items()} == {0: 0, 1: 10}
+    assert len(list(tmp_path.glob("killed-1-*"))) == 2
+
+
+def test_a_tile_that_kills_three_workers_ends_the_run_and_what_is_finished_is_kept(cluster, tmp_path):
+    (tmp_path / "died").mkdir()
+    here = work("bert", Local(), tmp_path / "here")
+    line = r"^engine: 3 workers died, one after the other, of the job 'c-00000004-00000006': .*memory.*--workers.*what is finished is kept"
+    with pytest.raises(UserError, match=line) as caught:
+        work("bert", Dying(cluster, "c-00000004", tmp_path / "died", times=99), tmp_path / "there")
+    assert "\n" not in str(caught.value)
+    assert len(list((tmp_path / "died").iterdir())) == 3
+    assert len(list((tmp_path / "there").rglob("tiles/*.safetensors"))) >= 2
+    assert same_bits(work("bert", cluster, tmp_path / "there"), here)
+
+
+def test_workers_that_die_before_any_job_end_the_run(cluster, tmp_path):
+    assert [found for _, (found, _) in cluster.run(Doing(tmp_path, in_the_beginning=1), [4])] == [40]
+    with pytest.raises(UserError, match=r"^engine: \d workers died, one after the other, of loading the model: "):
+        list(cluster.run(Doing(tmp_path, in_the_beginning=99), [4]))
+
+
 def test_a_worker_killed_in_the_middle_of_a_run(cluster, tmp_path):
     here = work("bert", Local(), batch=1)
-    killed = []
-
-    def kill_one():
-        until = time.monotonic() + 60
-        while time.monotonic() < until and not killed:
-            for folder in Path("/proc").glob("[0-9]*"):
-                try:
-                    if b"ray::_Actor.work" in (folder / "cmdline").read_bytes():
-                        os.kill(int(folder.name), signal.SIGKILL)
-                        killed.append(folder.name)
-                        return
-                except OSError:
-                    continue
-            time.sleep(0.005)
-
-    thread = threading.Thread(target=kill_one)
-    thread.start()
-    there = work("bert", cluster, batch=1)
-    thread.join()
-    assert killed, "no worker was seen at work"
+    there = work("bert", Dying(cluster, "c-00000002", tmp_path, times=2), batch=1)
+    assert len(list(tmp_path.iterdir())) == 2
     assert same_bits(here, there)
 
 
@@ -216,6 +254,9 @@ class Failing:
     def __call__(self):
         return self.fail
 
+    def begin(self):
+        raise UserError("device: Ray gave a worker no card")
+
     def fail(self, job):
         raise ModelError("the gradients are not finite, in first.weight")
 
@@ -223,6 +264,38 @@ class Failing:
 def test_what_a_worker_raises_is_raised_here(cluster):
     with pytest.raises(ModelError, match="not finite, in first"):
         list(cluster.run(Failing(), [1, 2, 3]))
+    with pytest.raises(UserError, match=r"^device: Ray gave a worker no card"):
+        list(cluster.run(Failing().begin, [1]))
+
+
+@pytest.mark.parametrize("lost", [ray.exceptions.RaySystemError("its store\nis full"), ConnectionError("its store\nis full")])
+def test_what_goes_wrong_in_ray_is_one_line(cluster, lost):
+    with patch.object(ray, "wait", side_effect=lost), pytest.raises(UserError, match=r"^engine: Ray failed \(\w+: .*its store is full"):
+        list(cluster.run(Failing(), [1]))
+
+
+def test_an_address_where_nobody_answers_is_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    begun = time.monotonic()
+    code = f"from lmntk.execution.ray_cluster import RayCluster; RayCluster('127.0.0.1:{port}', 1, 1).sharing"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100)
+    assert f"UserError: address: no Ray cluster at '127.0.0.1:{port}' (ConnectionRefusedError: " in found.stderr.splitlines()[-1]
+    assert time.monotonic() - begun < 60  # Ray's own tries take minutes
+
+
+def test_processes_of_a_machine_share_its_memory(cluster):
+    assert cluster.sharing == 3  # two workers, and the driver
+    settings = Settings(executor=cluster, memory=600)
+    assert (settings.processes, settings.share) == (3, 200)
+    assert Settings(memory=600).share == 600
+    row = TABLE["bert"]
+    model = row.model(2).float()
+    texts = {group: random_texts(row, [5], 0) for group in "ab"}
+    little = replace(settings, memory=9 * 2**20)
+    line = r"^memory: 9 MiB for the 3 processes of a machine is too little for this; the least is \d+MiB.*, or give fewer --workers$"
+    with pytest.raises(UserError, match=line):
+        stream_kernels(model, texts, [("a", "b")], ["sgd"], row.parameters.select(model), pad_id(model), little)
 
 
 def test_mistakes():
@@ -230,4 +303,8 @@ def test_mistakes():
         chosen_executor("local", "auto")
     with pytest.raises(UserError, match="'spark' is not one of local, ray"):
         chosen_executor("spark")
+    with pytest.raises(UserError, match=r"^device: 'cuda:1' is of this machine, and a Ray worker takes the card that Ray gives it"):
+        chosen_executor("ray", devices=(torch.device("cuda:1"),), device="cuda:1")
+    assert chosen_executor("ray", devices=(torch.device("cuda:0"), torch.device("cuda:1")), device="cuda").takes_cards
+    assert not chosen_executor("ray", devices=(torch.device("cpu"),)).takes_cards
     assert list(RayCluster().run(Doing(Path()), [])) == []

@@ -43,18 +43,30 @@ def close(worker: Worker) -> None:
     getattr(worker, "close", lambda: None)()
 
 
-def chosen_executor(engine: str, address: str | None = None, workers: int | None = None, devices: Sequence[Any] = ()) -> Executor:
+def chosen_executor(
+    engine: str, address: str | None = None, workers: int | None = None, devices: Sequence[Any] = (), device: str = "auto"
+) -> Executor:
     """Returns the executor of an engine's name; on several devices one that uses them all (a cluster's workers have their own).
 
+    Args:
+        engine: local or ray.
+        address: of a cluster.
+        workers: on a cluster.
+        devices: that ``device`` means on this machine.
+        device: as it was named.
+
     Raises:
-        UserError: there is no such engine, or it takes no address or workers.
+        UserError: there is no such engine, or it takes no address, workers or devices of these names.
     """
     if engine == "ray":
         import torch
 
         from lmntk.execution.ray_cluster import RayCluster
 
-        return RayCluster(address, workers, None if workers is None and address is None else torch.get_num_threads())
+        if device not in ("auto", "cpu", "cuda"):
+            raise UserError(f"device: {device!r} is of this machine, and a Ray worker takes the card that Ray gives it; write cuda, or cpu")
+        takes_cards = any(one.type == "cuda" for one in devices)
+        return RayCluster(address, workers, None if workers is None and address is None else torch.get_num_threads(), takes_cards)
     if engine != "local":
         raise UserError(f"engine: {engine!r} is not one of local, ray")
     if address is not None or workers is not None:

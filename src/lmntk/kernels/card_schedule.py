@@ -24,6 +24,7 @@ from lmntk.kernels.schedule import (
     most_that_fit,
     tile_tokens,
     tokens_of,
+    too_little,
     whole_mebibytes,
 )
 from lmntk.memory import shown_bytes
@@ -49,6 +50,7 @@ def make_card_schedule(
     has_scratch: bool,
     keep_factors: bool = False,
     copies: int = 1,
+    processes: int = 1,
     lower: bool = False,
 ) -> Schedule:
     """Returns the cut that fits into both memories: row factors as near as they can be, then the largest batches and tiles.
@@ -65,6 +67,7 @@ def make_card_schedule(
         has_scratch: the row factors may go to disk.
         keep_factors: they have to, and the column texts' too.
         copies: cards, each with row factors of its own.
+        processes: that each have so much of the host's memory, as in ``make_schedule``.
         lower: the precision is lower than float32, and what that costs is measured first.
 
     Raises:
@@ -133,7 +136,7 @@ def make_card_schedule(
             )
     host = min(on_host(where, 1) for where in places)
     if host > memory:
-        raise UserError(f"memory: {shown_bytes(memory)} is too little for this; the least is {whole_mebibytes(host)}")
+        raise too_little(memory, host, processes)
     possible = [where for where in places if on_host(where, 1) <= memory]
     least = min(on_card(where, 1, 1, TILE_BYTES) for where in possible)
     raise UserError(f"device-memory: {shown_bytes(card)} is too little for this; the least is {whole_mebibytes(least)}")

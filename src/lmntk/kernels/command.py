@@ -146,7 +146,7 @@ def compute_to_folder(
         reduce=label_words_reduce,
     )
     grouping = group_of_layer if groups else None
-    executor = chosen_executor(engine, address, workers, devices)
+    executor = chosen_executor(engine, address, workers, devices, device)
     settings = Settings(
         batch_size,
         budget,

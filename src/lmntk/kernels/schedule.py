@@ -96,6 +96,7 @@ def make_schedule(
     has_scratch: bool,
     keep_factors: bool = False,
     copies: int = 1,
+    processes: int = 1,
     weights: int = 0,
     lower: bool = False,
 ) -> Schedule:
@@ -111,6 +112,7 @@ def make_schedule(
         has_scratch: the row factors may go to disk.
         keep_factors: they have to, and the column texts' too.
         copies: workers that share the memory, each with a model and row factors of its own.
+        processes: that each have so much memory, on a machine that has so many times as much: an error says what to give the machine.
         weights: bytes of the model.
         lower: the precision is lower than float32, and what that costs is measured first.
 
@@ -170,7 +172,15 @@ def make_schedule(
             return found
     least = peak(1, has_scratch, 1)
     where = "" if has_scratch else ", or name a folder for what does not fit, with --scratch"
-    raise UserError(f"memory: {shown_bytes(memory)} is too little for this; the least is {whole_mebibytes(least)}{where}")
+    raise too_little(memory, least, processes, where)
+
+
+def too_little(memory: int, least: int, processes: int, where: str = "") -> UserError:
+    """Returns the error of processes that share a machine's memory, each of which has ``memory`` and needs ``least``."""
+    whose = "" if processes == 1 else f" for the {processes} processes of a machine"
+    fewer = "" if processes == 1 else ", or give fewer --workers"
+    size, enough = shown_bytes(memory * processes), whole_mebibytes(least * processes)
+    return UserError(f"memory: {size}{whose} is too little for this; the least is {enough}{where}{fewer}")
 
 
 def evenly(ordered: Sequence[Value], count: int) -> list[Value]:

@@ -47,7 +47,7 @@ class Settings:
 
     Attributes:
         batch_size: the most texts in one forward pass.
-        memory: bytes that the process may hold, the model included.
+        memory: bytes that lmntk may hold on one machine, the model included: this process, and a cluster's workers there.
         drop_noise: leave coordinates that are rounding noise out of the sign kernels.
         grouping: from a parameter's name to its group, for per-group values.
         scratch: a folder for row factors that do not fit into memory, and for finished tiles; without one there is neither.
@@ -78,6 +78,16 @@ class Settings:
     def copies(self) -> int:
         """Workers in this process, each with a model and row factors of its own."""
         return len(self.executor.devices) if isinstance(self.executor, Devices) else 1
+
+    @property
+    def processes(self) -> int:
+        """Processes that share the memory of one machine: the workers that a cluster has on one, and this one."""
+        return int(getattr(self.executor, "sharing", 1))
+
+    @property
+    def share(self) -> int:
+        """Bytes that each of them may hold."""
+        return self.memory // self.processes
 
     def cut(self) -> dict[str, object]:
         """Returns what the cut of the work depends on, and so its numbers' last bits; not the memory: a cut that fits is kept to."""
@@ -172,7 +182,7 @@ def stream_kernels(
         settings.drop_noise,
         settings.grouping,
         settings.keep_factors,
-        schedule.has_room(settings.memory),
+        schedule.has_room(settings.share),
         None if scratch is None or settings.scratch is None else (settings.scratch, key),
         row_names,
         account.told,
@@ -317,12 +327,13 @@ def _cut(
         [[text.length for text in texts[name]] for name in columns],
         kernels * sum(len(texts[row]) * len(texts[column]) for row, column in pairs),
         settings.batch_size if capturing.coverage.batched else 1,
-        settings.memory,
+        settings.share,
     )
     may: _May = {
         "has_scratch": has_scratch,
         "keep_factors": settings.keep_factors,
         "copies": settings.copies,
+        "processes": settings.processes,
         "lower": settings.precision != FULL,
     }
     if capturing.card is not None:
@@ -349,6 +360,7 @@ class _May(TypedDict):
     has_scratch: bool
     keep_factors: bool
     copies: int
+    processes: int
     lower: bool
 
 
@@ -396,8 +408,9 @@ def _unfit(found: Schedule, capturing: Capturing, settings: Settings) -> str | N
         return f"{'a card' if found.card_peak else 'a processor'}, and this is {capturing.device.type}"
     if found.copies < settings.copies:  # each holds row factors of its own
         return f"{found.copies} at work, and there are {settings.copies}"
-    if found.peak > settings.memory:
-        return f"{shown_bytes(found.peak)} of memory, and {shown_bytes(settings.memory)} are allowed"
+    if found.peak > settings.share:
+        each = "" if settings.processes == 1 else f" each of {settings.processes} processes"
+        return f"{shown_bytes(found.peak)} of memory, and {shown_bytes(settings.share)} are allowed{each}"
     others = _other_cards(capturing, settings)
     card = 0 if capturing.card is None else least_budget(capturing.card, others, settings.device_memory, begun=True)
     if found.card_peak > card:

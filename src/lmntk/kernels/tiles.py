@@ -34,6 +34,7 @@ from lmntk.tangents.rules import RULES
 
 Report = Callable[[int, int], None]  # texts captured, pairs of texts contracted, since the last call
 Told = Callable[[str, int, int, int], None]  # the same of a group of texts, or of its chunk that starts at this text
+HOST = torch.device("cpu")
 SEPARATOR, NOISE, LOGITS = "\t", "noise", "logits"
 
 
@@ -97,7 +98,10 @@ class TileMaker:
         return taken or next(self.model.parameters()).device != device
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "report": nothing}  # it tells this process
+        model, trainable = self.model, self.trainable
+        if next(model.parameters()).device != HOST:  # who gets it may have no card, or another
+            model, trainable = copy_to(HOST, model, trainable)
+        return {**self.__dict__, "model": model, "trainable": trainable, "report": nothing, "_has_worker": False}  # it tells this process
 
 
 @dataclass

@@ -1,0 +1,68 @@
+"""What a Ray cluster has, how many workers that makes, how many of them share a machine, and which card is a worker's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lmntk.errors import UserError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What one machine lends to a cluster."""
+
+    processors: int
+    cards: int = 0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """So many ``workers`` of so many ``threads``, and at most so many ``together`` on one machine."""
+
+    workers: int
+    threads: int
+    together: int
+
+
+def machines_of(nodes: Sequence[Mapping[str, Any]]) -> list[Machine]:
+    """Returns the machines of ``ray.nodes()`` that are up and lend processors."""
+    lent = [node["Resources"] for node in nodes if node["Alive"]]
+    return [Machine(int(one["CPU"]), int(one.get("GPU", 0))) for one in lent if one.get("CPU", 0) >= 1]
+
+
+def laid_out(machines: Sequence[Machine], workers: int | None, threads: int | None, takes_cards: bool) -> Layout:
+    """Returns the workers of a cluster: as many as asked for, or one a card, or as many as ``threads`` goes into the processors.
+
+    Raises:
+        UserError: no machine has that many processors, or workers are to take cards and there are none.
+    """
+    processors, largest = sum(one.processors for one in machines), max((one.processors for one in machines), default=0)
+    cards = sum(one.cards for one in machines) if takes_cards else 0
+    if takes_cards and not cards:
+        raise UserError("device: the cluster has no card; start its machines with `ray start --num-gpus`, or give --device cpu")
+    each = threads or max(1, min(processors // (workers or cards or 2), largest))
+    if each > largest:
+        raise UserError(f"threads: {each} for a worker, and no machine of the cluster has more than {largest} processors; give fewer")
+    count = workers or cards or max(1, processors // each)
+    room = max(min(one.processors // each, one.cards if takes_cards else count) for one in machines)
+    return Layout(count, each, min(count, room))
+
+
+def own_card(assigned: Sequence[Any], visible: str | None) -> str:
+    """Returns the device of the card that Ray gave a worker, as PyTorch numbers it in that process.
+
+    Args:
+        assigned: ``ray.get_gpu_ids()``: numbers or names among the machine's cards.
+        visible: ``CUDA_VISIBLE_DEVICES``, which Ray narrows to what is assigned unless it is told not to; None where there is none.
+
+    Raises:
+        UserError: it gave none, or one that the process does not see.
+    """
+    if not assigned:
+        raise UserError("device: Ray gave a worker no card; give --device cpu, or look at `ray status`")
+    seen = None if visible is None else [part.strip() for part in visible.split(",")]
+    if seen is not None and str(assigned[0]) not in seen:
+        raise UserError(f"device: Ray gave a worker the card {assigned[0]}, and it has CUDA_VISIBLE_DEVICES={visible}; leave that to Ray")
+    return f"cuda:{assigned[0] if seen is None else seen.index(str(assigned[0]))}"

@@ -1,0 +1,71 @@
+"""Where a cluster's workers are, how many share a machine, and which card is whose: without a cluster, and without a card."""
+
+from __future__ import annotations
+
+import pickle
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import nn
+
+from lmntk.errors import UserError
+from lmntk.execution.ray_places import Layout, Machine, laid_out, machines_of, own_card
+from lmntk.kernels import tiles
+from lmntk.kernels.tiles import TileMaker
+
+
+@pytest.mark.parametrize(
+    ("machines", "workers", "threads", "takes_cards", "found"),
+    [
+        ([Machine(2)], None, None, False, Layout(2, 1, 2)),
+        ([Machine(8)], 2, 1, False, Layout(2, 1, 2)),
+        ([Machine(8), Machine(4)], 6, 2, False, Layout(6, 2, 4)),  # four on the larger one, at most
+        ([Machine(8, 2), Machine(8, 2)], None, None, False, Layout(2, 8, 1)),  # cards that nobody asked for change nothing
+        ([Machine(8, 2), Machine(8, 2)], None, None, True, Layout(4, 4, 2)),
+        ([Machine(8, 2), Machine(8)], None, 2, True, Layout(2, 2, 2)),
+        ([Machine(4)] * 10, None, None, False, Layout(10, 4, 1)),  # a worker is on one machine
+    ],
+)
+def test_workers_and_how_many_are_together(machines, workers, threads, takes_cards, found):
+    assert laid_out(machines, workers, threads, takes_cards) == found
+
+
+def test_a_cluster_that_has_not_what_is_asked_for():
+    with pytest.raises(UserError, match=r"^threads: 8 for a worker, and no machine of the cluster has more than 4 processors; give fewer$"):
+        laid_out([Machine(4), Machine(4)], 1, 8, False)
+    with pytest.raises(UserError, match=r"^device: the cluster has no card; .*--device cpu$"):
+        laid_out([Machine(4)], None, None, True)
+
+
+def test_machines_that_are_up_and_lend_processors():
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0, "memory": 9.0}},
+        {"Alive": False, "Resources": {"CPU": 8.0}},
+        {"Alive": True, "Resources": {"memory": 9.0}},
+    ]
+    assert machines_of(nodes) == [Machine(4, 1)]
+
+
+def test_a_worker_takes_the_card_that_ray_gave_it():
+    assert own_card([1], "1") == "cuda:0"  # as Ray does it: the process sees that card alone
+    assert own_card(["3"], "2,3") == "cuda:1"  # Ray was told to leave the variable alone
+    assert own_card([2], None) == "cuda:2"
+    assert own_card(["GPU-5a"], "GPU-4b, GPU-5a") == "cuda:1"
+    with pytest.raises(UserError, match=r"^device: Ray gave a worker no card; give --device cpu"):
+        own_card([], "0")
+    with pytest.raises(UserError, match=r"^device: Ray gave a worker the card 4, and it has CUDA_VISIBLE_DEVICES=0,1; leave that to Ray"):
+        own_card([4], "0,1")
+
+
+def test_a_model_travels_without_its_device():
+    model = nn.Sequential(nn.Linear(2, 2))
+    maker = TileMaker(model, {"one": model[0].weight}, 0, {}, [], None, None, False, None, False, False, None)
+    maker._has_worker = True
+    with patch.object(tiles, "HOST", torch.device("meta")):  # the model is not there
+        state = maker.__getstate__()
+    assert state["model"][0].weight.is_meta
+    assert state["trainable"]["one"] is state["model"][0].weight
+    assert not state["_has_worker"]
+    assert maker.__getstate__()["model"] is model
+    assert torch.equal(pickle.loads(pickle.dumps(maker)).model[0].weight, model[0].weight)
