@@ -404,6 +404,8 @@ def test_the_users_own_hooks_do_not_run():
     hooks = dict(model.out.weight._post_accumulate_grad_hooks)
     check_coverage(model, BATCH, dict(model.named_parameters()))
     assert ran == [] and dict(model.out.weight._post_accumulate_grad_hooks) == hooks
+    model(BATCH).sum().backward()
+    assert len(ran) == 1 and all(parameter.grad is not None for parameter in model.parameters())  # nor do those of the check any more
 
 
 def test_what_is_no_parameter_gets_no_gradient():

@@ -94,7 +94,10 @@ def _visit_gradients(
     names: dict[nn.Parameter, list[str]] = {}  # one may have several
     for name, parameter in trainable.items():
         names.setdefault(parameter, []).append(name)
-    before = {parameter: (parameter.grad, parameter._post_accumulate_grad_hooks) for parameter in names}
+    gradients = {parameter: parameter.grad for parameter in names}
+    # emptied and filled again, not replaced: torch goes on calling those of a table that is taken away
+    tables = [(table, dict(table)) for parameter in names if (table := parameter._post_accumulate_grad_hooks)]
+    handles = []
     try:
         with frozen(model, list(names)), torch.enable_grad():
             logits = model(batch)[0]
@@ -107,15 +110,20 @@ def _visit_gradients(
                     for name in names[parameter]:
                         visit(at, name, found)
 
+            for table, _ in tables:
+                table.clear()
             for parameter in names:
                 parameter.grad = None
-                parameter._post_accumulate_grad_hooks = None  # type: ignore[assignment]
-                parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+                handles.append(parameter.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
             for at, logit in enumerate(logits):  # the hook reads it
                 logit.backward(retain_graph=at + 1 < len(logits), inputs=list(names))
     finally:
-        for parameter, (gradient, hooks) in before.items():
-            parameter.grad, parameter._post_accumulate_grad_hooks = gradient, hooks
+        for handle in handles:
+            handle.remove()
+        for table, hooks in tables:
+            table.update(hooks)
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
 
 
 @dataclass
