@@ -20,7 +20,7 @@ from lmntk.execution.local import Worker, close
 from lmntk.execution.ray_places import Layout, Machine, laid_out, machines_of, own_card
 
 DEATHS = 3  # of workers on one job: machines go down now and then, but not three times in a row at the same tile
-PATIENCE = 120  # seconds to find a place for one worker
+PATIENCE = 600  # seconds for one worker to find a place and load the model: on a busy machine 120 were too few
 KNOCK = 10  # seconds for a cluster's door to open
 PARTING = 10  # seconds for workers to put away what they have
 KEPT = "what is finished is kept, and the same command goes on from there"
@@ -129,7 +129,7 @@ class RayCluster:
                 done, _ = ray.wait([*coming, *running], num_returns=1, timeout=None if running else PATIENCE)
                 if not done:
                     raise UserError(
-                        f"engine: no worker of {layout.threads} processors found a place in {PATIENCE} s; give fewer --workers, or wait"
+                        f"engine: no worker of {layout.threads} processors found a place and had the model in {PATIENCE} s; give fewer --workers, or wait"
                     )
                 if (started := coming.pop(done[0], None)) is not None:
                     if _result(ray, done[0]) is not LOST:
