@@ -129,7 +129,7 @@ class RayCluster:
                 done, _ = ray.wait([*coming, *running], num_returns=1, timeout=None if running else PATIENCE)
                 if not done:
                     raise UserError(
-                        f"engine: no worker of {layout.threads} processors had a place and the model in {PATIENCE} s; give fewer --workers, or wait"
+                        f"engine: no worker of {layout.threads} processors came up in {PATIENCE} s; give fewer --workers, or wait"
                     )
                 if (started := coming.pop(done[0], None)) is not None:
                     if _result(ray, done[0]) is not LOST:
