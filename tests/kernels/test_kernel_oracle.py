@@ -40,7 +40,8 @@ def test_every_family_equals_plain_autograd(name, outputs):
     known = row.noise_masks(trainable)
     assert {parameter for parameter, mask in noise.items() if mask.any()} == set(known)
     assert all(torch.equal(noise[parameter], mask & some[parameter]) for parameter, mask in known.items())
-    assert -4 <= sum(int(mask.sum()) for mask in noise.values()) - streamed.noise["train"] <= 4
+    zeros = sum(int((mask & ~some[parameter]).sum()) for parameter, mask in known.items())  # here, but perhaps not as captured
+    assert -zeros <= sum(int(mask.sum()) for mask in noise.values()) - streamed.noise["train"] <= 2
 
     rows, columns = flat(jacobian["train"], noise), flat(jacobian["eval"])
     for kernel, groups in streamed.kernels["train", "eval"].items():
