@@ -6,9 +6,10 @@ import os
 
 import pytest
 import torch
-from model_table import TABLE, pad_id, random_texts
+from model_table import FAMILIES, TABLE, pad_id, random_texts
 from torch import nn
 
+from lmntk.errors import ModelError
 from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.streaming import Settings, stream_kernels, whole
 from lmntk.memory import peak_of, return_freed
@@ -360,6 +361,40 @@ def test_a_wrong_rule_is_found_and_passed_over(fault):
 
     coverage = assert_right(Toy(Scale()), batched=True, fallback=["middle.gain"])
     assert coverage.wrong == ("middle.gain",)
+
+
+HALF = [torch.bfloat16, torch.float16]
+
+
+@pytest.mark.usefixtures("rules")
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("fault", [lambda use: 2 * use.inputs, lambda use: -use.inputs, lambda use: use.inputs.flip(1)])
+def test_a_wrong_rule_is_found_in_half_precision_too(fault, dtype):
+    @register_rule(Scale)
+    def scale(use):
+        yield use.module.gain, sum_over_uses(use.output_gradients * fault(use))
+
+    model = Toy(Scale()).to(dtype)
+    coverage = check_coverage(model, BATCH, dict(model.named_parameters()))
+    assert (coverage.batched, coverage.fallback, coverage.wrong) == (True, ("middle.gain",), ("middle.gain",))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_rule_passes_the_check_in_half_precision(name, dtype):
+    row = TABLE[name]
+    model = row.model(2, dtype=dtype)
+    trainable = row.parameters.select(model)
+    coverage = check_coverage(model, collate(random_texts(row, [6, 3, 8], 1), pad_id(model)), trainable)
+    assert coverage.batched is row.batched
+    assert set(coverage.fallback) == {name for name in trainable if row.goes_by_autograd(name)}
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules")
+def test_weights_that_have_no_gradient_in_floats_are_refused():
+    model = Toy().to(torch.complex64)
+    with pytest.raises(ModelError, match=r"weights of type torch.complex64: .*; convert the model"):
+        check_coverage(model, BATCH, dict(model.named_parameters()))
 
 
 class OneEach(nn.Module):

@@ -20,7 +20,10 @@ from lmntk.tangents.capture import RuleFailedError, capture, without_rule
 from lmntk.tangents.factors import Tangents
 
 # of a parameter's largest gradient entry; float64 models of the Llama kind compute their norms in float32
-TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-3}
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
+# times the precision, of the network's largest entry: below it a gradient may be rounding noise alone. Half precision leaves no room for
+# as wide a margin: measured on the tests' table of families, all that is larger agrees with autograd to a third in bfloat16.
+NOISE = {torch.float64: 1e3, torch.float32: 1e3, torch.float16: 16.0, torch.bfloat16: 16.0}
 BLOCK = 2**20  # entries of a difference that are held at once
 
 
@@ -168,12 +171,12 @@ def _compare(
     return found
 
 
-def _errors(found: Mapping[str, _Largest], names: Iterable[str], precision: float) -> dict[str, float]:
+def _errors(found: Mapping[str, _Largest], names: Iterable[str], noise_level: float) -> dict[str, float]:
     """Returns each parameter's error; a gradient below rounding noise everywhere counts as zero.
 
     What takes part in the logits and is not caught has an infinite error, even where its gradient happens to vanish.
     """
-    floor = 1e3 * precision * max((each.reference for each in found.values()), default=0.0)
+    floor = noise_level * max((each.reference for each in found.values()), default=0.0)
     errors = {}
     for name in names:
         each = found.get(name, _Largest())  # a module that was never called has no factors
@@ -195,14 +198,16 @@ def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Pa
     """
     count = next(iter(batch.values())).shape[0]
     dtype = next(iter(trainable.values())).dtype
-    tolerance, precision = TOLERANCE.get(dtype, 2e-2), torch.finfo(dtype).eps
+    if dtype not in TOLERANCE:
+        raise ModelError(f"weights of type {dtype}: gradients are computed in float64, float32, bfloat16 and float16; convert the model")
+    tolerance, noise_level = TOLERANCE[dtype], NOISE[dtype] * torch.finfo(dtype).eps
     chosen = sorted({0, count - 1})  # two, for one example may hide what another shows
     used: set[str] = set()
 
     def errors_of(tangents: Tangents, place: int, index: int) -> dict[str, float]:
         found = _compare(model, _example(batch, index), tangents, place, trainable)
         used.update(name for name, each in found.items() if each.reference > 0)
-        return _errors(found, trainable, precision)
+        return _errors(found, trainable, noise_level)
 
     def together(fallback: tuple[str, ...]) -> tuple[dict[str, float], str]:
         """Returns the errors of the batch's examples, or none and why there are none."""
