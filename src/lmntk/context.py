@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os.path import abspath
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,7 +57,11 @@ class Given:
 
     path: Path
     digest: str
-    method = "given fine-tuning"
+
+    @property
+    def method(self) -> str:
+        """How it is called beside other ways of fine-tuning, of other checkpoints too: the end of its path tells them apart."""
+        return f"given fine-tuning ({'/'.join(Path(abspath(self.path)).parts[-2:])[-80:]})"
 
 
 @dataclass

@@ -275,9 +275,12 @@ def test_the_users_own_checkpoint_is_diagnosed_without_training(values, tmp_path
     values = values | {"finetune": [], "finetuned": str(checkpoint), "out": tmp_path / "other"}
     monkeypatch.setattr(arms, "search", lambda *a, **k: pytest.fail("trained a grid"))
     run(make_experiment(values))
-    found = diagnosis(values, "given-fine-tuning")
-    assert found["method"] == "given fine-tuning" and found["numbers"]["fine_tuned"] == pytest.approx(test)
+    found = diagnosis(values, f"given-fine-tuning-{tmp_path.name}-mine")
+    assert found["method"] == f"given fine-tuning ({tmp_path.name}/mine)" and found["numbers"]["fine_tuned"] == pytest.approx(test)
     assert found["emulation"] is None and found["numbers"]["rate"] is None
+    shutil.copytree(checkpoint, tmp_path / "another")
+    run(make_experiment(values | {"finetuned": str(tmp_path / "another")}))  # beside the first, not in its place
+    assert [one["method"].split("/")[1] for one in verdicts_of(values["out"])["verdicts"]] == ["another)", "mine)"]
     nothing_is_computed(monkeypatch)
     run(make_experiment(values))
     (checkpoint / "model.safetensors").write_bytes((tmp_path / "other" / "kernels" / CELL / "logits.safetensors").read_bytes())
