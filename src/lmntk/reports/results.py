@@ -40,19 +40,16 @@ def results_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 def summarise(rows: Sequence[Mapping[str, Any]], medians: bool = False) -> dict[tuple[int, str, str], dict[str, str]]:
     """Returns, for each (k, mode, method), by task the mean (population std), or median, of the test metric over the splits, x 100.
 
-    Splits in which a method diverged are left out; where it has fewer than others, their number is said.
+    Splits in which a method diverged are left out; where that leaves fewer than there are anywhere, their number is said.
     """
     show = _median if medians else _mean
     collected: dict[tuple[int, str, str], dict[str, list[float]]] = {}
     for row in rows:
         line = collected.setdefault((row["k"], row["mode"], row["method"]), {})
         line.setdefault(row["task"], []).extend([] if row["test"] is None else [row["test"]])
-    most: dict[tuple[int, str], int] = {}  # splits of a task at a k
-    for (k, _, _), line in collected.items():
-        for task, values in line.items():
-            most[k, task] = max(len(values), most.get((k, task), 0))
+    most = len({row["seed"] for row in rows})
     return {
-        key: {task: (show(values) + _few(len(values), most[key[0], task])) if values else "diverged" for task, values in line.items()}
+        key: {task: (show(values) + _few(len(values), most)) if values else "diverged" for task, values in line.items()}
         for key, line in collected.items()
     }
 
