@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lmntk.analysis.uncertainty import error_over_splits
-from lmntk.analysis.verdict import FIXED, NEAR, RECOVERS, SOLVES, SURE, Answer, Test, Verdict
+from lmntk.analysis.verdict import FIXED, NEAR, RECOVERS, SOLVES, SURE, Test, Verdict, concluded
 from lmntk.errors import UserError
 from lmntk.solvers.inputs import Array
 
@@ -40,12 +40,7 @@ def task_verdict(diagnoses: Sequence[Mapping[str, Any]]) -> Verdict:
         (one,) = told or diagnoses[:1]
         tests = tuple(Test(**test) for test in one["tests"])
         return Verdict(one["verdict"], one["reason"] + (note if told else f"; so in all {lost} splits" if lost > 1 else ""), tests)
-    tests = (_solves(told), _recovers(told), _fixed(told))
-    failed, unknown = [t for t in tests if t.passed is False], [t for t in tests if t.passed is None]
-    answer: Answer = "not" if failed else "undecided" if unknown else "kernel-like"
-    start = {"not": "fine-tuning does not behave like its kernel", "undecided": "it cannot be told"}
-    reason = start.get(answer, "fine-tuning behaves like its kernel")
-    return Verdict(answer, f"{reason}: {'; '.join(t.sentence for t in failed or unknown or tests)}{note}", tests)
+    return concluded((_solves(told), _recovers(told), _fixed(told)), note)
 
 
 def _numbers(told: Sequence[Mapping[str, Any]], name: str) -> Array | None:

@@ -26,6 +26,11 @@ SURE = 2.0  # standard errors that a gain must have to be one: 95 %
 NEAR = 1.0  # standard errors within which a number is not told from its threshold: 84 % on the one side
 
 Answer = Literal["kernel-like", "not", "undecided"]
+REASONS: dict[Answer, str] = {
+    "kernel-like": "fine-tuning behaves like its kernel",
+    "not": "fine-tuning does not behave like its kernel",
+    "undecided": "it cannot be told",
+}
 
 
 @dataclass(frozen=True)
@@ -96,15 +101,16 @@ class Evidence:
 def decide(evidence: Evidence) -> Verdict:
     """Returns the verdict on one fine-tuning."""
     tests = (_solves(evidence), _recovers(evidence), _fixed(evidence))
-    failed = [test for test in tests if test.passed is False]
-    open_ones = [test for test in tests if test.passed is None]
-    if failed:
-        return Verdict("not", "fine-tuning does not behave like its kernel: " + "; ".join(test.sentence for test in failed), tests)
-    if evidence.diverged:
+    if evidence.diverged and all(test.passed is not False for test in tests):
         return Verdict("undecided", f"fine-tuning diverged, so there is nothing to compare the kernel with: {evidence.diverged}", tests)
-    if open_ones:
-        return Verdict("undecided", "it cannot be told: " + "; ".join(test.sentence for test in open_ones), tests)
-    return Verdict("kernel-like", "fine-tuning behaves like its kernel: " + "; ".join(test.sentence for test in tests), tests)
+    return concluded(tests)
+
+
+def concluded(tests: tuple[Test, ...], note: str = "") -> Verdict:
+    """Returns what tests come to, with the sentences of those that decide it, and a note at the end."""
+    failed, open_ones = [test for test in tests if test.passed is False], [test for test in tests if test.passed is None]
+    verdict: Answer = "not" if failed else "undecided" if open_ones else "kernel-like"
+    return Verdict(verdict, f"{REASONS[verdict]}: {'; '.join(test.sentence for test in failed or open_ones or tests)}{note}", tests)
 
 
 def _solves(e: Evidence) -> Test:
