@@ -60,8 +60,8 @@ class Given:
 
     @property
     def method(self) -> str:
-        """How it is called beside other ways of fine-tuning, of other checkpoints too: the end of its path tells them apart."""
-        return f"given fine-tuning ({'/'.join(Path(abspath(self.path)).parts[-2:])[-80:]})"
+        """How it is called beside other ways of fine-tuning, of other checkpoints too: many paths end alike, contents do not."""
+        return f"given fine-tuning ({'/'.join(Path(abspath(self.path)).parts[-2:])[-80:]}, {self.digest[:8]})"
 
 
 @dataclass

@@ -132,7 +132,8 @@ def _other_mode(context: Context, task: PreparedTask, cell: Cell) -> dict[str, A
 
 
 def _place(cell: Cell, subject: Subject) -> str:
-    return f"diagnosis/{cell.name}-{slug(subject.method)}.json"
+    name = f"given-fine-tuning-{subject.digest[:12]}" if isinstance(subject, Given) else slug(subject.method)
+    return f"diagnosis/{cell.name}-{name}.json"
 
 
 def _has_run_kernels(subject: Subject) -> bool:

@@ -7,6 +7,7 @@ import json
 import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny import write_adapter, write_gpt2, write_model, write_rows
 from typer.testing import CliRunner
 
@@ -16,6 +17,7 @@ from lmntk.analysis.training import Training
 from lmntk.cli import app
 from lmntk.configuration import make_experiment
 from lmntk.courses import looks, points
+from lmntk.diagnoses import given_checkpoint
 from lmntk.errors import UserError
 from lmntk.experiment import Silent, run, verdicts_of
 from lmntk.finetuning.files import load_weights
@@ -275,14 +277,24 @@ def test_the_users_own_checkpoint_is_diagnosed_without_training(values, tmp_path
     values = values | {"finetune": [], "finetuned": str(checkpoint), "out": tmp_path / "other"}
     monkeypatch.setattr(arms, "search", lambda *a, **k: pytest.fail("trained a grid"))
     run(make_experiment(values))
-    found = diagnosis(values, f"given-fine-tuning-{tmp_path.name}-mine")
-    assert found["method"] == f"given fine-tuning ({tmp_path.name}/mine)" and found["numbers"]["fine_tuned"] == pytest.approx(test)
+    digest = given_checkpoint(checkpoint).digest
+    found = diagnosis(values, f"given-fine-tuning-{digest[:12]}")
+    assert found["method"] == f"given fine-tuning ({tmp_path.name}/mine, {digest[:8]})" and found["numbers"]["fine_tuned"] == pytest.approx(
+        test
+    )
     assert found["emulation"] is None and found["numbers"]["rate"] is None
-    shutil.copytree(checkpoint, tmp_path / "another")
-    run(make_experiment(values | {"finetuned": str(tmp_path / "another")}))  # beside the first, not in its place
-    assert [one["method"].split("/")[1] for one in verdicts_of(values["out"])["verdicts"]] == ["another)", "mine)"]
+    another = tmp_path / "other seed" / tmp_path.name / "mine"  # its path ends as the first one's does
+    shutil.copytree(checkpoint, another)
+    weights = load_file(another / "model.safetensors")
+    save_file({name: value * 1.01 for name, value in weights.items()}, another / "model.safetensors", {"format": "pt"})
+    run(make_experiment(values | {"finetuned": str(another)}))  # beside the first, not in its place
+    digests = {digest[:8], given_checkpoint(another).digest[:8]}
+    assert {one["method"].split(", ")[1] for one in verdicts_of(values["out"])["verdicts"]} == {f"{digest})" for digest in digests}
     nothing_is_computed(monkeypatch)
     run(make_experiment(values))
+    moved = checkpoint.rename(tmp_path / "moved")  # is the same checkpoint
+    run(make_experiment(values | {"finetuned": str(moved)}))
+    checkpoint = moved.rename(checkpoint)
     (checkpoint / "model.safetensors").write_bytes((tmp_path / "other" / "kernels" / CELL / "logits.safetensors").read_bytes())
     with pytest.raises(UserError):  # another content is another checkpoint
         run(make_experiment(values))

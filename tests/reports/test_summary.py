@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from lmntk.reports.results import summary_markdown
+from lmntk.reports.tables import result_tables
 
 
-def row(task, seed, test, method="sgd ridge"):
+def row(task, seed, test, method="sgd ridge", k=16):
     known = {"task": task, "seed": seed, "test": test, "method": method}
-    return {"k": 16, "mode": "prompt", "metric": "accuracy", "notes": [], **known}
+    return {"k": k, "mode": "prompt", "metric": "accuracy", "notes": [], **known}
 
 
 def test_a_mean_over_fewer_splits_than_are_named_says_so():
@@ -17,3 +18,10 @@ def test_a_mean_over_fewer_splits_than_are_named_says_so():
     assert "over the splits 13, 21, 42;" in page
     assert "| 16 | prompt | sgd ridge | 70.0 (16.3) | 40.0, 1 split |" in page
     assert "| 16 | prompt | sgd fine-tuning | 25.0, 1 split | - |" in page
+
+
+def test_so_does_one_of_another_k_and_the_page_says_the_same():
+    """Both name the splits once, for all k."""
+    rows = [row("mr", seed, 0.5) for seed in (13, 21, 42)] + [row("mr", seed, 0.7, k=64) for seed in (13, 21)]
+    assert "| 64 | prompt | sgd ridge | 70.0 (0.0), 2 splits |" in summary_markdown(rows, {"mr": "MR"}, {})
+    assert [table.blocks[0].lines[0].entries[0].few for table in result_tables(rows, {"mr": "MR"})] == [0, 2]

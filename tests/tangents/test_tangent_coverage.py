@@ -379,6 +379,26 @@ def test_a_wrong_rule_is_found_in_half_precision_too(fault, dtype):
     assert (coverage.batched, coverage.fallback, coverage.wrong) == (True, ("middle.gain",), ("middle.gain",))
 
 
+@pytest.mark.usefixtures("rules")
+@pytest.mark.parametrize("dtype", HALF)
+def test_what_is_too_faint_to_compare_is_said(dtype):
+    """A wrong rule passes where its gradients lie below the noise; that it was not looked at is no secret."""
+
+    @register_rule(Scale)
+    def scale(use):
+        yield use.module.gain, sum_over_uses(0 * use.output_gradients * use.inputs)
+
+    model = Toy(Scale()).to(dtype)
+    with torch.no_grad():
+        for parameter in model.out.parameters():
+            parameter *= torch.finfo(dtype).eps  # the gain's gradients are so much smaller than the output's
+    coverage = check_coverage(model, BATCH, dict(model.named_parameters()))
+    assert set(coverage.faint) == {"middle.gain", "table.weight"} and coverage.wrong == ()
+    assert "2 parameters' are too near to rounding noise to compare" in coverage.describe()
+    coverage = check_coverage(model.double(), BATCH, dict(model.named_parameters()))
+    assert coverage.faint == () and coverage.wrong == ("middle.gain",) and "noise" not in coverage.describe()
+
+
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_rule_passes_the_check_in_half_precision(name, dtype):

@@ -25,7 +25,7 @@ WEIGHTS, MODEL = "weights.safetensors", "model"
 
 def slug(method: str) -> str:
     """Returns a method as it stands in names of files: ``sgd fine-tuning (lora)`` is ``sgd-fine-tuning-lora``."""
-    return re.sub(r"[ ()/\\]+", "-", method).strip("-")
+    return re.sub(r"[ ()]+", "-", method).strip("-")
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:

@@ -89,6 +89,7 @@ def result_tables(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) 
         titles: tasks' names in print.
     """
     tables = []
+    most = len({row["seed"] for row in rows})  # the page's heading names them, for all k
     for k in sorted({row["k"] for row in rows}):
         here = [row for row in rows if row["k"] == k]
         every = {(row.get("run", ""), row["mode"], row["method"], row["task"]) for row in here}
@@ -97,7 +98,7 @@ def result_tables(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) 
         marks = _marks(summaries)
         seeds = tuple(sorted({row["seed"] for row in here}))
 
-        def few(one: Summary, most: int = len(seeds)) -> int:
+        def few(one: Summary) -> int:
             return one.splits if one.splits < most else 0
 
         blocks = []
