@@ -4,7 +4,7 @@
     python benchmarks/contraction.py --tiles              # and tiles of 4 to 64 MiB, over one block of RoBERTa-base's layers
     python benchmarks/contraction.py --quick --json f.json
 
-Which is faster, and is it the one that `inner_is_cheaper` picks? Factors are random. Both ways go through
+Which is faster, and is it the one that `inner_columns` picks? Factors are random. Both ways go through
 `lmntk.kernels.gram.gram` with its choice overruled, so what is timed is what runs. Ways are timed in turn, and the smallest of
 the repeats counts, the one least disturbed by whatever else the machine does. Nothing here checks speed: a choice is "wrong" in
 the table when the other way took less time, and the last column says how much was lost.
@@ -25,7 +25,7 @@ from measuring import describe_machine, machine, print_table, seconds, write_jso
 from torch import Tensor
 
 from lmntk.kernels import gram as gram_module
-from lmntk.kernels.contraction import MEMORY_BOUND_FACTOR, inner_is_cheaper
+from lmntk.kernels.contraction import MEMORY_BOUND_FACTOR, inner_columns
 from lmntk.kernels.gram import TILE_BYTES, Panel, gram
 from lmntk.tangents.factors import OuterFactors, Tangents
 
@@ -49,7 +49,7 @@ def panel(count: int, batch_size: int, tokens: int, layers: Sequence[tuple[int, 
 
 def timed_gram(rows: Panel, columns: Panel, by_inner: bool, tile_bytes: int = TILE_BYTES) -> tuple[float, Tensor]:
     """Returns the seconds of one contraction in the given way, and its result."""
-    with patch.object(gram_module, "inner_is_cheaper", lambda *sizes: by_inner):
+    with patch.object(gram_module, "inner_columns", lambda rows, columns, *sizes, **how: [by_inner] * len(columns)):
         time, found = seconds(lambda: gram(rows, columns, ["sgd"], tile_bytes=tile_bytes))
     return time, found["sgd"]["all"]
 
@@ -60,7 +60,7 @@ def compare_ways(arguments: argparse.Namespace, tokens: int, layer: tuple[int, i
     columns = panel(arguments.columns, arguments.batch_size, tokens, [layer], arguments.outputs)
     left, right = (part.batches[0].factors["layer0"] for part in (rows, columns))
     sides = ([(len(panel), part.inputs.shape[1])] for panel, part in ((rows, left), (columns, right)))
-    chosen = inner_is_cheaper(*sides, left.inputs.shape[-1], left.output_gradients.shape[-1], arguments.outputs)
+    (chosen,) = inner_columns(*sides, left.inputs.shape[-1], left.output_gradients.shape[-1], arguments.outputs)
     taken: dict[bool, list[float]] = {True: [], False: []}
     results = {}
     for repeat in range(arguments.repeats + 1):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import product
 from unittest.mock import patch
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from model_table import TABLE, pad_id, random_texts
 
 from lmntk.errors import UserError
@@ -24,20 +27,17 @@ from lmntk.tangents.factors import DenseFactors, OuterFactors, Tangents
 
 def panel(batches, tokens, i, o, c):
     found = []
-    for count in batches:
+    for count, terms in zip(batches, tokens, strict=True):
         factors = {
-            "w": OuterFactors(torch.randn(count, tokens, i), torch.randn(c, count, tokens, o)),
+            "w": OuterFactors(torch.randn(count, terms, i), torch.randn(c, count, terms, o)),
             "b": DenseFactors(torch.randn(c, count, o)),
         }
         found.append(Tangents(torch.zeros(count, c), factors))
     return Panel(found)
 
 
-@pytest.mark.parametrize("formulas", [["sgd"], ["signgd"], ["sgd", "signgd", "asigngd"]])
-@pytest.mark.parametrize("tokens", [1, 2, 30])
-@pytest.mark.parametrize("c", [1, 3])
-def test_operations_are_those_that_are_done(formulas, tokens, c):
-    """Every product is counted as it is done, beside what the shapes say."""
+def counted(rows, columns, formulas, c):
+    """Returns the operations that are done: every product is counted as it is done, beside what the shapes say."""
     done: Counter[str] = Counter()
 
     def making(factors, block, out):
@@ -58,9 +58,17 @@ def test_operations_are_those_that_are_done(formulas, tokens, c):
         return by_inner(rows, columns, names, shared)
 
     materialise, tile_products, by_inner = gram.materialise, gram.tile_products, gram.inner
-    rows, columns = panel([4, 3], tokens, 12, 8, c), panel([5, 5, 1], tokens, 12, 8, c)
     with patch.object(gram, "materialise", making), patch.object(gram, "tile_products", products), patch.object(gram, "inner", inner):
         gram.gram(rows, columns, formulas)
+    return done
+
+
+@pytest.mark.parametrize("formulas", [["sgd"], ["signgd"], ["sgd", "signgd", "asigngd"]])
+@pytest.mark.parametrize("tokens", [1, 2, 30])
+@pytest.mark.parametrize("c", [1, 3])
+def test_operations_are_those_that_are_done(formulas, tokens, c):
+    rows, columns = panel([4, 3], [tokens] * 2, 12, 8, c), panel([5, 5, 1], [tokens] * 3, 12, 8, c)
+    done = counted(rows, columns, formulas, c)
     shapes = shapes_of(rows.batches[0], tokens)
     assert shapes == [Shape(tokens, 12, 8, tokens), Shape(0, 8, 1, tokens)]
     expected = operations_of(shapes, [(4, tokens), (3, tokens)], [(5, tokens), (5, tokens), (1, tokens)], c, kernel_names(formulas), 1)
@@ -68,6 +76,38 @@ def test_operations_are_those_that_are_done(formulas, tokens, c):
     assert expected.sign_products == done["sign_products"]
     assert expected.inner == pytest.approx(done["inner"])
     assert expected.making == pytest.approx(done["making"], rel=0.15)  # a bias has nothing to make; the last chunk may be its own
+
+
+@pytest.mark.parametrize("c", [1, 3])
+def test_short_texts_go_one_way_and_long_ones_the_other(c):
+    """By the inner contraction and materialised, of one weight; and both are counted."""
+    sizes = [(5, 2), (4, 3), (5, 40), (1, 60)]
+    rows, columns = panel([4, 3], [10, 10], 48, 40, c), panel(*zip(*sizes, strict=True), 48, 40, c)
+    done = counted(rows, columns, ["sgd"], c)
+    expected = operations_of(shapes_of(rows.batches[0], 10), [(4, 10), (3, 10)], sizes, c, ["sgd"], 1)
+    assert done["inner"] == pytest.approx(expected.inner) and done["products"] == expected.products and expected.making > 0
+    assert expected.inner == 2 * 70 * (5 * 2 + 4 * 3) * (48 + c * c * (40 + contraction.MEMORY_BOUND_FACTOR))
+    assert expected.products == 2 * c * c * 7 * (6 * 48 * 40 + 15 * 40)  # the bias's, which has no terms, is made of all
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 60)), min_size=1, max_size=3),
+    columns=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 60)), min_size=1, max_size=6),
+    sizes=st.tuples(st.sampled_from([8, 64, 768]), st.sampled_from([8, 64, 3072]), st.integers(1, 3)),
+)
+def test_no_other_choice_of_columns_is_cheaper(rows, columns, sizes):
+    i, o, c = sizes
+
+    def cost(chosen):
+        gradient, terms = 2 * c * i * o / contraction.TILE_RATE, sum(count * uses for count, uses in rows)
+        found = 0.0 if all(chosen) else gradient * terms
+        for inner, (count, uses) in zip(chosen, columns, strict=True):
+            contracted = 2 * terms * count * uses * (i + c * c * o + contraction.MEMORY_BOUND_FACTOR * c * c)
+            found += contracted if inner else gradient * count * (uses + c * sum(texts for texts, _ in rows))
+        return found
+
+    best = min(cost(chosen) for chosen in product([True, False], repeat=len(columns)))
+    assert cost(contraction.inner_columns(rows, columns, i, o, c)) == pytest.approx(best)
 
 
 def test_rates_are_measured_once_a_machine(tmp_path):

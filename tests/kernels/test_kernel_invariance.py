@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import cycle
 from unittest.mock import patch
 
 import pytest
@@ -67,9 +68,16 @@ def test_batches_padding_order_and_tiles(name, data):
     batches = [order[start : start + size] for start in range(0, len(order), size)]
     pad_to = data.draw(st.sampled_from([None, 9, 12])) if coverage.batched else None
     tile_bytes = data.draw(st.sampled_from([1, 3000, 20_000, gram_module.TILE_BYTES]))
-    forced = data.draw(st.sampled_from([None, True, False]))
-    choice = gram_module.inner_is_cheaper if forced is None else lambda *arguments: forced
-    with patch.object(gram_module, "inner_is_cheaper", choice):
+    forced = data.draw(st.sampled_from([None, [True], [False], [True, False], [False, True]]))
+
+    own_choice = gram_module.inner_columns
+
+    def choice(rows, columns, *sizes, together):
+        if forced is None:
+            return own_choice(rows, columns, *sizes, together=together)
+        return [forced[0]] * len(columns) if together else [which for which, _ in zip(cycle(forced), columns, strict=False)]
+
+    with patch.object(gram_module, "inner_columns", choice):
         found = compute(model, trainable, coverage, texts, batches, pad_to, tile_bytes)
     assert_same(found, expected, max(ROUNDING, TABLE[name].tolerance))
 

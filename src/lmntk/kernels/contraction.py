@@ -63,17 +63,23 @@ def inner_applies(parts: Sequence[Factors], names: Sequence[str]) -> bool:
 Uses = Sequence[tuple[float, float]]  # batches of examples: how many, and the terms of each
 
 
-def inner_is_cheaper(rows: Uses, columns: Uses, i: int, o: int, c: int, made_anyway: bool = False) -> bool:
-    """True when the inner contraction of a weight [o, i] takes less time than materialised gradients do, over all batches.
+def inner_columns(rows: Uses, columns: Uses, i: int, o: int, c: int, made_anyway: bool = False, together: bool = False) -> list[bool]:
+    """Returns for which batches of columns the inner contraction of a weight [o, i] takes less time than materialised gradients do.
 
-    ``made_anyway``: another kernel needs the gradients, so only the matrix product is saved.
+    It is for short texts, for its cost grows with the terms of both sides. Where any batch is materialised, so are the rows, once.
+    ``made_anyway``: another kernel needs the gradients, so only the matrix product is saved, if all batches go one way.
+    ``together``: the columns are the rows, and stay whole.
     """
-    terms, other_terms = (sum(count * uses for count, uses in side) for side in (rows, columns))
-    examples, others = (sum(count for count, _ in side) for side in (rows, columns))
-    contracted = 2 * terms * other_terms * (i + c * c * o + MEMORY_BOUND_FACTOR * c * c)
-    multiplied = 2 * c * c * i * o * examples * others
-    made = 0.0 if made_anyway else 2 * c * i * o * (terms + other_terms)
-    return contracted < (multiplied + made) / TILE_RATE
+    examples, terms = (sum(count for count, _ in rows), sum(count * uses for count, uses in rows))
+    gradient = 2 * c * i * o / TILE_RATE  # one term of an example made, or one example multiplied with another's logit
+    contracted = [2 * terms * count * uses * (i + c * c * o + MEMORY_BOUND_FACTOR * c * c) for count, uses in columns]
+    materialised = [gradient * count * (c * examples + (0 if made_anyway else uses)) for count, uses in columns]
+    made = 0 if made_anyway else gradient * terms
+    if made_anyway or together:
+        return [sum(contracted) < sum(materialised) + made] * len(columns)
+    if sum(contracted) < sum(map(min, contracted, materialised)) + made:
+        return [True] * len(columns)
+    return [one < other for one, other in zip(contracted, materialised, strict=True)]
 
 
 def inner(rows: Factors, columns: Factors, names: Sequence[str], shared: dict[str, Tensor] | None = None) -> dict[str, Tensor]:

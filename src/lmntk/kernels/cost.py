@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lmntk.kernels.contraction import MEMORY_BOUND_FACTOR, SIGNS, inner_is_cheaper
+from lmntk.kernels.contraction import MEMORY_BOUND_FACTOR, SIGNS, inner_columns
 from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors, RowFactors, StackedFactors, Tangents
 
 
@@ -104,25 +104,32 @@ def contraction(
     for shape in shapes:
         row_uses, column_uses = ([(count, shape.uses_at(tokens)) for count, tokens in side] for side in (rows, columns))
         row_terms, column_terms = (sum(count * uses for count, uses in side) for side in (row_uses, column_uses))
-        left = list(names)
+        work = [(list(names), m, column_terms)]  # kernels to be materialised, of how many columns, of how many terms
         if shape.uses:
-            all_inner = shape.uses == 1 or left == ["sgd"]
+            all_inner = shape.uses == 1 or list(names) == ["sgd"]
+            by_inner = list(names) if all_inner else [name for name in names if name == "sgd"]
             chunk = [(count / tiles, uses) for count, uses in column_uses]
-            by_inner = left if all_inner else ["sgd"]
-            fits = all_inner or "sgd" in left
-            if fits and inner_is_cheaper(row_uses, chunk, shape.inputs, shape.outputs, c, not all_inner):
-                per_pair = 2.0 * (shape.inputs + c * c * (shape.outputs + MEMORY_BOUND_FACTOR))
-                total += Operations(inner=per_pair * row_terms * column_terms * len(by_inner) * shape.copies * share)
-                left = [name for name in left if name not in by_inner]
-        if not left:
-            continue
-        made = (n * tiles + (0 if own else m)) * c
-        both = [name for name in left if SIGNS[name] == (True, True)]
-        size = 2.0 * c * c * n * m * shape.coordinates
-        total += Operations(
-            making=2.0 * c * (row_terms * tiles + (0.0 if own else column_terms)) * shape.coordinates,
-            products=size * sum(share if name == "sgd" else 1.0 for name in left if name not in both),
-            sign_products=size * share * len(both),
-            signed=float(made * shape.coordinates) if any(name != "sgd" for name in left) else 0.0,
-        )
+            chosen = (
+                inner_columns(row_uses, chunk, shape.inputs, shape.outputs, c, not all_inner, own) if by_inner else [False] * len(chunk)
+            )
+            short, long = ([use for use, inner in zip(column_uses, chosen, strict=True) if inner is which] for which in (True, False))
+            per_pair = 2.0 * (shape.inputs + c * c * (shape.outputs + MEMORY_BOUND_FACTOR))
+            short_terms = sum(count * uses for count, uses in short)
+            total += Operations(inner=per_pair * row_terms * short_terms * len(by_inner) * shape.copies * share)
+            work = [
+                ([name for name in names if name not in by_inner], sum(count for count, _ in short), short_terms),
+                (list(names), sum(count for count, _ in long), column_terms - short_terms),
+            ]
+        for left, others, other_terms in work:
+            if not left or not others:
+                continue
+            made = (n * tiles + (0 if own else others)) * c
+            both = [name for name in left if SIGNS[name] == (True, True)]
+            size = 2.0 * c * c * n * others * shape.coordinates
+            total += Operations(
+                making=2.0 * c * (row_terms * tiles + (0.0 if own else other_terms)) * shape.coordinates,
+                products=size * sum(share if name == "sgd" else 1.0 for name in left if name not in both),
+                sign_products=size * share * len(both),
+                signed=float(made * shape.coordinates) if any(name != "sgd" for name in left) else 0.0,
+            )
     return total

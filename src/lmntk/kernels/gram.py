@@ -19,7 +19,7 @@ from lmntk.kernels.contraction import (
     coordinates_in,
     inner,
     inner_applies,
-    inner_is_cheaper,
+    inner_columns,
     kernel_names,
     materialise,
     own_products,
@@ -198,15 +198,17 @@ def _add(left: Placed, right: Placed, names: Sequence[str], sums: Mapping[str, T
 
     What goes by the inner contraction waits for parameters with the same inputs, until ``_add_inner``.
     """
-    by_inner = _inner_names(left, right, names)
-    if by_inner:
-        work = _Inner(left, right, by_inner, sums)
+    by_inner, short, long = _by_inner(left, right, names)
+    if by_inner and short:
+        work = _Inner(left, short, by_inner, sums)
         if waiting and waiting[0].inputs != work.inputs:
             _add_inner(waiting)
         waiting.append(work)
     by_tiles = [name for name in names if name not in by_inner]
-    if by_tiles:
-        _add_tiles(left, right, by_tiles, sums, buffers)
+    if by_tiles and short:
+        _add_tiles(left, short, by_tiles, sums, buffers)
+    if long:
+        _add_tiles(left, long, names, sums, buffers)
 
 
 def _add_inner(waiting: list[_Inner]) -> None:
@@ -228,8 +230,8 @@ def _add_inner(waiting: list[_Inner]) -> None:
     waiting.clear()
 
 
-def _inner_names(left: Placed, right: Placed, names: Sequence[str]) -> list[str]:
-    """Returns the kernels of a parameter that the inner contraction shall compute."""
+def _by_inner(left: Placed, right: Placed, names: Sequence[str]) -> tuple[list[str], Placed, Placed]:
+    """Returns the kernels of a parameter that the inner contraction shall compute, of which columns, and the columns that are left."""
     parts = [part for _, part in (*left, *right)]
     for wanted, made_anyway in ((list(names), False), (["sgd"], True)):
         if set(wanted) <= set(names) and inner_applies(parts, wanted):
@@ -237,11 +239,13 @@ def _inner_names(left: Placed, right: Placed, names: Sequence[str]) -> list[str]
                 [(len(part.inputs), part.inputs.shape[1]) for _, part in side if isinstance(part, OuterFactors)] for side in (left, right)
             )
             if not rows:  # a table's rows
-                return wanted
+                return wanted, right, []
             first = next(part for part in parts if isinstance(part, OuterFactors))
             (c, _, _, o), i = first.output_gradients.shape, first.inputs.shape[-1]
-            return wanted if inner_is_cheaper(rows, columns, i, o, c, made_anyway) else []
-    return []
+            chosen = inner_columns(rows, columns, i, o, c, made_anyway, together=left is right)
+            short, long = ([batch for batch, inner in zip(right, chosen, strict=True) if inner is which] for which in (True, False))
+            return wanted, right if all(chosen) else short, right if not any(chosen) else long
+    return [], [], right
 
 
 class _Buffers:
