@@ -14,7 +14,7 @@ from model_table import kernel_of
 from lmntk.errors import ModelError
 from lmntk.kernels import contraction
 from lmntk.kernels import gram as gram_module
-from lmntk.kernels.contraction import FORMULAS, SIGNS, Tile, inner, inner_applies, kernel_names, tile_products
+from lmntk.kernels.contraction import FORMULAS, SIGNS, Tile, inner, inner_applies, kernel_names, tile_products, without_padding
 from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.streaming import whole
 from lmntk.tangents.factors import DenseFactors, OuterFactors, Tangents, coalesce
@@ -51,6 +51,54 @@ def test_inner_equals_the_full_gradients_wherever_it_applies(kind, n, m, t, s):
     rows, columns = (part.gradients(SHAPES[kind]).flatten(2).transpose(0, 1) for part in (left, right))
     for name, block in inner(left, right, names).items():
         torch.testing.assert_close(block.permute(1, 0, 3, 2), kernel_of(name, rows, columns), rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.lists(st.integers(0, 4), min_size=1, max_size=4),
+    columns=st.lists(st.integers(0, 4), min_size=1, max_size=4),
+    budget=st.sampled_from([0, 500, 2**20]),
+)
+def test_padding_is_left_out_and_nothing_else(rows, columns, budget):
+    """Two weights with the same inputs, one of which has fewer terms than the other; texts of any lengths, none at all too."""
+
+    def side(lengths, seed):
+        one = random_factors("outer", len(lengths), 4, seed)
+        other = random_factors("outer", len(lengths), 4, seed + 1)
+        for index, length in enumerate(lengths):
+            one.output_gradients[:, index, length:] = 0
+            other.output_gradients[:, index, max(0, length - 1) :] = 0
+        return {"one": one, "other": OuterFactors(one.inputs, other.output_gradients)}
+
+    left, right = side(rows, 1), side(columns, 5)
+    terms = without_padding([left["one"], left["other"]])
+    kept = len(rows) * 4 if min(rows) == 4 else sum(rows)
+    assert [len(each.inputs) for each in terms] == [kept, kept] and (terms[0].owners is None) == (min(rows) == 4)
+    seen = []
+
+    def watched(*arguments):
+        seen.append(arguments[0].owners is not None)
+        return inner(*arguments)
+
+    panels = [Panel([Tangents(torch.zeros(len(part["one"].inputs), C, dtype=torch.float64), part)]) for part in (left, right)]
+    with (
+        patch.object(gram_module, "COPY_BYTES", budget),
+        patch.object(gram_module, "inner", watched if budget == 2**20 else inner),
+        patch.object(gram_module, "inner_columns", lambda rows, columns, *sizes, together: [True] * len(columns)),
+    ):
+        found = gram(*panels, ["sgd"], grouping=str)["sgd"]
+    assert seen == ([min(rows) < 4] * 2 if budget == 2**20 else [])
+    for name, values in found.items():
+        full = [part[name].gradients(SHAPES["outer"]).flatten(2).transpose(0, 1) for part in (left, right)]
+        torch.testing.assert_close(values, kernel_of("sgd", *full), rtol=1e-12, atol=1e-12)
+
+
+def test_a_term_that_is_no_number_is_not_taken_for_padding():
+    factors = random_factors("outer", 2, 3, 1)
+    factors.output_gradients[0, 1, 2] = torch.nan
+    factors.output_gradients[:, 0, 1:] = 0
+    (terms,) = without_padding([factors])
+    assert len(terms.inputs) == 4 and bool(terms.output_gradients.isnan().any())
 
 
 @settings(max_examples=15, deadline=None)

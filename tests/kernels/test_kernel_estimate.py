@@ -52,9 +52,8 @@ def counted(rows, columns, formulas, c):
         return tile_products(rows, columns, names)
 
     def inner(rows, columns, names, shared):
-        n, t, i = rows.inputs.shape
-        m, s, _ = columns.inputs.shape
-        done["inner"] += len(names) * 2 * n * t * m * s * (i + c * c * (rows.output_gradients.shape[-1] + contraction.MEMORY_BOUND_FACTOR))
+        (r, i), (s, _) = rows.inputs.shape, columns.inputs.shape
+        done["inner"] += len(names) * 2 * r * s * (i + c * c * (rows.output_gradients.shape[-1] + contraction.MEMORY_BOUND_FACTOR))
         return by_inner(rows, columns, names, shared)
 
     materialise, tile_products, by_inner = gram.materialise, gram.tile_products, gram.inner

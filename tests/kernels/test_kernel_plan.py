@@ -68,7 +68,7 @@ def cut(texts, pairs, trial=TRIAL, formulas=("sgd",), **settings):
 
 def tokens_held(found):
     """Returns how many tokens' factors the peak is of, where the kernels of a few texts are next to nothing."""
-    return round((found.peak - cut({"a": texts_of([1])}, [("a", "a")], replace(TRIAL, factors=0)).peak) / MEBI)
+    return round((found.peak - cut({"a": texts_of([1])}, [("a", "a")], replace(TRIAL, factors=0, largest=0)).peak) / MEBI)
 
 
 @pytest.mark.parametrize("formulas", [["sgd"], ["sgd", "signgd", "asigngd"]])
@@ -128,7 +128,18 @@ def test_rows_are_counted_in_the_batches_that_they_are_held_in(batch_size):
     rows = held[1:]  # after the trial
     assert len(rows) == 16 // min(batch_size, 2)
     assert streamed.schedule.batch_size == batch_size
-    assert tokens_held(cut(texts, pairs, batch_size=batch_size)) == sum(rows)
+    assert tokens_held(cut(texts, pairs, replace(TRIAL, largest=0), batch_size=batch_size)) == sum(rows)
+
+
+def test_a_parameters_factors_without_padding_are_counted():
+    """Beside all factors while they are contracted, of rows and of one batch of columns; a batch of one text has no padding."""
+    texts = {"a": texts_of([5, 50] * 4), "b": texts_of([5] * 40)}
+    trial = replace(TRIAL, largest=TRIAL.factors // 10)
+    beside = [
+        cut(texts, [("a", "b")], trial, batch_size=size).peak - cut(texts, [("a", "b")], replace(trial, largest=0), batch_size=size).peak
+        for size in (8, 1)
+    ]
+    assert [round(size / MEBI) for size in beside] == [(8 * 50 + 8 * 50) // 10, 0]  # the largest batch is the rows'
 
 
 @pytest.mark.parametrize("chunk", [2, 4, 8])

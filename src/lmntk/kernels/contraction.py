@@ -4,8 +4,9 @@
 
     <G, G'> = sum_ts (x_t . x'_s) (g_t . g'_s)        2 T T' (i + c d o) operations a pair of examples
 
-so no gradient is built. For a table the first factor is "the same row". Signs go through it only where each coordinate is a
-single product: tables (their rows are summed per token beforehand) and rank-one gradients, sign(g x^T) = sign(g) sign(x)^T.
+so no gradient is built. Padding, whose g_t are zero, is left out. For a table the first factor is "the same row". Signs go through it
+only where each coordinate is a single product: tables (their rows are summed per token beforehand) and rank-one gradients,
+sign(g x^T) = sign(g) sign(x)^T.
 
 *materialise*: tiles of rows of G for all examples in a reused buffer, then one matrix product a formula.
 
@@ -40,7 +41,8 @@ LONGEST_SUM = 2**15
 EXACT_FLOAT32_INTEGERS = 2**24  # a sum of fewer +-1 than this is exact in float32
 MEMORY_BOUND_FACTOR = 8  # an elementwise multiply-add costs about this many of a matrix product's
 PAIR_NUMBERS = 2**22  # gathered from tables at once
-TILE_RATE = 0.6  # measured: materialised tiles run at this share of the inner contraction's rate
+WORTH_A_COPY = 0.01  # of the terms: if fewer are padding they stay
+TILE_RATE = 0.5  # measured: materialised tiles run at this share of the inner contraction's rate, which leaves padding out
 
 
 def kernel_names(formulas: Sequence[str]) -> list[str]:
@@ -82,33 +84,80 @@ def inner_columns(rows: Uses, columns: Uses, i: int, o: int, c: int, made_anyway
     return [one < other for one, other in zip(contracted, materialised, strict=True)]
 
 
-def inner(rows: Factors, columns: Factors, names: Sequence[str], shared: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Terms:
+    """The terms of n examples' gradients, one below the other.
+
+    ``owners`` [n, r] has a one where a term is an example's; without it every example has as many terms, in order.
+    """
+
+    inputs: Tensor  # (r, i)
+    output_gradients: Tensor  # (c, r, o)
+    count: int
+    owners: Tensor | None = None
+
+    @classmethod
+    def of(cls, factors: OuterFactors) -> Terms:
+        """Returns all terms of a batch, padding too, in the factors' own memory."""
+        return cls(factors.inputs.flatten(0, 1), factors.output_gradients.flatten(1, 2), len(factors.inputs))
+
+
+def without_padding(several: Sequence[OuterFactors]) -> list[Terms]:
+    """Returns the terms of parameters with the same inputs in a batch, but for those that are zero for all of them: padding's.
+
+    Memory: a copy of the factors, where more than a hundredth of the terms goes.
+    """
+    first = several[0]
+    n, t, _ = first.inputs.shape
+    there = torch.zeros(n, t, dtype=torch.bool, device=first.inputs.device)
+    for factors in several:
+        there |= (factors.output_gradients != 0).any(3).any(0)
+    kept = there.flatten().nonzero().flatten()
+    if len(kept) > (1 - WORTH_A_COPY) * n * t:
+        return [Terms.of(factors) for factors in several]
+    owners = first.inputs.new_zeros(n, len(kept))
+    owners[kept // t, torch.arange(len(kept), device=kept.device)] = 1
+    inputs = first.inputs.flatten(0, 1)[kept]
+    return [Terms(inputs, factors.output_gradients.flatten(1, 2)[:, kept], n, owners) for factors in several]
+
+
+def inner(
+    rows: Factors | Terms, columns: Factors | Terms, names: Sequence[str], shared: dict[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """Returns the Gram block [c, n, d, m] of every named kernel, by the inner contraction.
 
     ``shared`` holds the inputs' products of a parameter that has the same inputs, by kernel, and gets those that it lacks: query, key and
     value have one input.
 
-    Memory: n t m s numbers; of tables, of which examples share few rows, less.
+    Memory: a number for each pair of terms; of tables, of which examples share few rows, less.
     """
     if isinstance(rows, RowFactors) and isinstance(columns, RowFactors):
         by_rows = _aligned_rows if _are_aligned(rows, columns) else _common_rows
         return by_rows(rows, columns, names)
-    if isinstance(rows, OuterFactors) and isinstance(columns, OuterFactors):
-        left = {} if shared is None else shared
-        left |= {name: _products(rows.inputs, columns.inputs, *SIGNS[name]) for name in names if name not in left}
-        row_terms, column_terms = rows.output_gradients, columns.output_gradients
-    else:
+    rows, columns = (Terms.of(side) if isinstance(side, OuterFactors) else side for side in (rows, columns))
+    if not isinstance(rows, Terms) or not isinstance(columns, Terms):
         raise TypeError(f"inner contraction of {type(rows).__name__} with {type(columns).__name__}")
+    left = {} if shared is None else shared
+    left |= {name: _products(rows.inputs, columns.inputs, *SIGNS[name]) for name in names if name not in left}
     blocks = {}
     for name in names:
         row_sign, column_sign = SIGNS[name]
-        block = row_terms.new_empty(row_terms.shape[0], row_terms.shape[1], column_terms.shape[0], column_terms.shape[1])
-        for c, row_term in enumerate(row_terms):
-            for d, column_term in enumerate(column_terms):
-                terms = _products(row_term, column_term, row_sign, column_sign)  # (n, t, m, s)
-                block[c, :, d] = terms.mul_(left[name]).sum((1, 3))
+        block = rows.inputs.new_empty(len(rows.output_gradients), rows.count, len(columns.output_gradients), columns.count)
+        for c, row_terms in enumerate(rows.output_gradients):
+            for d, column_terms in enumerate(columns.output_gradients):
+                products = _products(row_terms, column_terms, row_sign, column_sign)
+                block[c, :, d] = _summed(products.mul_(left[name]), rows, columns)
         blocks[name] = block
     return blocks
+
+
+def _summed(products: Tensor, rows: Terms, columns: Terms) -> Tensor:
+    """Returns the sums [n, m] over both examples' terms of products [r, s]."""
+    if rows.owners is None and columns.owners is None:
+        return products.view(rows.count, -1, columns.count, products.shape[1] // columns.count).sum((1, 3))
+    of_column = columns.owners
+    found = products.view(len(products), columns.count, -1).sum(2) if of_column is None else products @ of_column.T
+    return found.view(rows.count, -1, columns.count).sum(1) if rows.owners is None else rows.owners @ found
 
 
 def _are_aligned(rows: RowFactors, columns: RowFactors) -> bool:
@@ -153,10 +202,8 @@ def _common_rows(rows: RowFactors, columns: RowFactors, names: Sequence[str]) ->
 
 
 def _products(rows: Tensor, columns: Tensor, row_sign: bool, column_sign: bool) -> Tensor:
-    """Returns all products [n, t, m, s] of vectors rows [n, t, i] and columns [m, s, i], signs taken as asked."""
-    rows = rows.sign() if row_sign else rows
-    columns = columns.sign() if column_sign else columns
-    return (rows.flatten(0, 1) @ columns.flatten(0, 1).T).view(*rows.shape[:2], *columns.shape[:2])
+    """Returns all products [r, s] of vectors rows [r, i] and columns [s, i], signs taken as asked."""
+    return (rows.sign() if row_sign else rows) @ (columns.sign() if column_sign else columns).T
 
 
 Block = tuple[slice, slice]  # of a weight's outputs and inputs; of any other gradient of its coordinates, the second being all

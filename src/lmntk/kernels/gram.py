@@ -14,6 +14,7 @@ from lmntk.kernels.contraction import (
     LONGEST_SUM,
     SYMMETRIC,
     Block,
+    Terms,
     Tile,
     blocks_of,
     coordinates_in,
@@ -24,10 +25,12 @@ from lmntk.kernels.contraction import (
     materialise,
     own_products,
     tile_products,
+    without_padding,
 )
 from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors, StackedFactors, Tangents
 
 TILE_BYTES = 16 * 2**20  # rows and columns of one tile together; measured best of 4 to 32 MiB with a cache of 32
+COPY_BYTES = 64 * 2**20  # of one parameter's factors without padding
 GPU_TILE_BYTES = 512 * 2**20  # a GPU has no cache to stay in, and small products leave it idle
 EVERYTHING = "all"
 FLIPPED = "asigngd_flipped"
@@ -215,19 +218,38 @@ def _add_inner(waiting: list[_Inner]) -> None:
     """Adds what waits, of parameters with the same inputs, batch by batch, so that the inputs' products are made once; none is left."""
     if not waiting:
         return
-    for index, (row_place, _) in enumerate(waiting[0].left):
-        for other, (column_place, _) in enumerate(waiting[0].right):
+    rows = _batches([work.left for work in waiting])
+    for other, (column_place, _) in enumerate(waiting[0].right):
+        (columns,) = _batches([work.right[other : other + 1] for work in waiting])
+        for index, (row_place, _) in enumerate(waiting[0].left):
             shared: dict[str, Tensor] = {}
-            for work in waiting:
+            for work, row_part, column_part in zip(waiting, rows[index], columns, strict=True):
                 symmetric = [name for name in work.names if work.left is work.right and name in SYMMETRIC]
                 wanted = [name for name in work.names if name not in symmetric or index <= other]
                 if not wanted:
                     continue
-                for name, block in inner(work.left[index][1], work.right[other][1], wanted, shared).items():
+                for name, block in inner(row_part, column_part, wanted, shared).items():
                     work.sums[name][:, row_place, :, column_place] += block
                     if name in symmetric and index < other:
                         work.sums[name][:, column_place, :, row_place] += block.permute(2, 3, 0, 1)
     waiting.clear()
+
+
+def _batches(sides: Sequence[Placed]) -> list[list[Factors | Terms]]:
+    """Returns, batch by batch, one side's factors of parameters with the same inputs; as long as copies are small without padding."""
+    found: list[list[Factors | Terms]] = []
+    copied = 0
+    for index in range(len(sides[0])):
+        batch = [placed[index][1] for placed in sides]
+        outer = [part for part in batch if isinstance(part, OuterFactors)]
+        size = sum(part.output_gradients.nbytes for part in outer) + (outer[0].inputs.nbytes if outer else 0)
+        if outer and outer[0].inputs.device.type == "cpu" and copied + size <= COPY_BYTES:
+            terms = without_padding(outer)
+            copied += 0 if terms[0].owners is None else size
+            found.append([*terms])
+        else:
+            found.append([*batch])
+    return found
 
 
 def _by_inner(left: Placed, right: Placed, names: Sequence[str]) -> tuple[list[str], Placed, Placed]:

@@ -11,7 +11,7 @@ from functools import cache, partial
 from typing import Any, TypeVar
 
 from lmntk.errors import UserError
-from lmntk.kernels.gram import TILE_BYTES
+from lmntk.kernels.gram import COPY_BYTES, TILE_BYTES
 from lmntk.memory import shown_bytes
 from lmntk.prompts.batching import length_sorted_batches
 
@@ -138,14 +138,19 @@ def make_schedule(
         return factors * tile_tokens(columns, chunk, batch)
 
     @cache
-    def passing(batch: int, chunk: int) -> float:
-        """What the passes of the batch with the most tokens take."""
+    def most_tokens(batch: int, chunk: int) -> int:
+        """The tokens of the batch with the most."""
         parts = [*rows, *chunks_of(columns, chunk)]
-        return working * max(len(one) * part[one[-1]] for part in parts if part for one in length_sorted_batches(part, batch))
+        return max(len(one) * part[one[-1]] for part in parts if part for one in length_sorted_batches(part, batch))
+
+    def copied(batch: int, chunk: int) -> int:
+        """What one parameter's factors without padding take: of the rows, and of one batch of columns."""
+        of_batch = int(trial.largest * most_tokens(batch, chunk) / trial.tokens)
+        return min(COPY_BYTES, slab(batch)) + min(COPY_BYTES, of_batch) if batch > 1 else 0
 
     def peak(batch: int, on_disk: bool, chunk: int) -> int:
-        capturing = (0 if on_disk else all_rows(batch)) + tile(batch, chunk) + passing(batch, chunk)
-        contracting = (slab(batch) if on_disk else all_rows(batch)) + tile(batch, chunk)
+        capturing = (0 if on_disk else all_rows(batch)) + tile(batch, chunk) + working * most_tokens(batch, chunk)
+        contracting = (slab(batch) if on_disk else all_rows(batch)) + tile(batch, chunk) + copied(batch, chunk)
         return max(int(fixed + copies * max(capturing, contracting)), measuring(batch, 1) if lower else 0, trial.checked)
 
     def measuring(batch: int, count: int) -> int:
