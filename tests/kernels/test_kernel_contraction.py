@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from model_table import kernel_of
 
@@ -59,6 +59,8 @@ def test_inner_equals_the_full_gradients_wherever_it_applies(kind, n, m, t, s):
     columns=st.lists(st.integers(0, 4), min_size=1, max_size=4),
     budget=st.sampled_from([0, 500, 2**20]),
 )
+@example(rows=[0, 0], columns=[4, 4], budget=2**20)  # no term at all: a text that no expert of a kind reads
+@example(rows=[4], columns=[0], budget=2**20)
 def test_padding_is_left_out_and_nothing_else(rows, columns, budget):
     """Two weights with the same inputs, one of which has fewer terms than the other; texts of any lengths, none at all too."""
 

@@ -153,11 +153,12 @@ def inner(
 
 def _summed(products: Tensor, rows: Terms, columns: Terms) -> Tensor:
     """Returns the sums [n, m] over both examples' terms of products [r, s]."""
+    r, s = products.shape
     if rows.owners is None and columns.owners is None:
-        return products.view(rows.count, -1, columns.count, products.shape[1] // columns.count).sum((1, 3))
-    of_column = columns.owners
-    found = products.view(len(products), columns.count, -1).sum(2) if of_column is None else products @ of_column.T
-    return found.view(rows.count, -1, columns.count).sum(1) if rows.owners is None else rows.owners @ found
+        return products.view(rows.count, r // rows.count, columns.count, s // columns.count).sum((1, 3))
+    by_column = columns.owners
+    found = products.view(r, columns.count, s // columns.count).sum(2) if by_column is None else products @ by_column.T
+    return found.view(rows.count, r // rows.count, columns.count).sum(1) if rows.owners is None else rows.owners @ found
 
 
 def _are_aligned(rows: RowFactors, columns: RowFactors) -> bool:
