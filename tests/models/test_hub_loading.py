@@ -17,6 +17,8 @@ from hub_server import HubServer
 from saved_models import GPT2, LLAMA, adapted, save
 from tiny import write_model
 
+from lmntk.errors import UserError
+from lmntk.models.hub import locate
 from lmntk.models.loading import load_pretrained
 
 OLD, NEW = "a" * 40, "b" * 40
@@ -167,6 +169,25 @@ def test_the_cache_is_enough_offline(world):
 def test_offline_and_not_in_the_cache(world):
     assert_one_line(world.offline[4], "'owner/uncached'", "not in the cache", "offline mode is on", "unset HF_HUB_OFFLINE")
     assert_one_line(world.offline[5], "'owner/bert'", f"at revision '{'c' * 40}'", "offline mode is on")
+
+
+def test_an_answer_that_breaks_off_is_no_answer(world, monkeypatch):
+    """What is in the cache is taken then too; the library itself goes there only where nothing listens."""
+    import huggingface_hub
+
+    found = huggingface_hub.snapshot_download
+
+    def broken(*names, local_files_only=False, **how):
+        if not local_files_only:
+            raise ConnectionResetError("Connection reset by peer")
+        return found(*names, local_files_only=True, cache_dir=world.root / "cache" / "hub", **how)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", broken)
+    assert locate("owner/bert").revision == NEW and locate("owner/bert", OLD).revision == OLD
+    for name, revision in (("owner/uncached", None), ("owner/bert", "c" * 40)):
+        with pytest.raises(UserError) as caught:
+            locate(name, revision)
+        assert_one_line(str(caught.value), repr(name), "not in the cache")  # tests are offline, so not which of the two reasons
 
 
 def test_the_network_is_down(world):

@@ -7,8 +7,11 @@ local files. Pickles are not even downloaded.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lmntk.errors import UserError
 
@@ -54,10 +57,17 @@ def locate(name: str, revision: str | None = None, shown: str | None = None) -> 
 
     quiet = are_progress_bars_disabled()
     disable_progress_bars()
+    fetch = partial(snapshot_download, name, revision=revision, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED))
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)))
+        folder = Path(fetch())
     except Exception as error:  # the library raises its own, the transport's and the system's
-        raise UserError(f"{shown} {_reason(error, revision)}") from error
+        cached = None
+        if _is_out_of_reach(error):  # the library looks into its cache where nothing answers, but not where an answer breaks off
+            with suppress(Exception):
+                cached = Path(fetch(local_files_only=True))
+        if cached is None:
+            raise UserError(f"{shown} {_reason(error, revision)}") from error
+        folder = cached
     finally:
         if not quiet:
             enable_progress_bars()
@@ -68,7 +78,7 @@ def _reason(error: BaseException, revision: str | None) -> str:
     """Returns why the hub gave no files, and what to do: one line without addresses."""
     from huggingface_hub import constants
 
-    names = {kind.__name__ for link in _chain(error) for kind in type(link).__mro__}
+    names = _names(error)
     if "HFValidationError" in names:
         return "is neither a folder here nor a hub name; check the path, or the spelling of the name"
     if "GatedRepoError" in names:
@@ -80,12 +90,27 @@ def _reason(error: BaseException, revision: str | None) -> str:
     wanted = "" if revision is None else f" at revision {revision!r}"
     if constants.HF_HUB_OFFLINE:
         return f"is no folder here and not in the cache{wanted}, and offline mode is on; unset HF_HUB_OFFLINE once, or give a folder"
-    response = next((found for link in _chain(error) if (found := getattr(link, "response", None)) is not None), None)
+    response = _response(error)
     if response is not None:
         return f"cannot be had from the hub, which answered {response.status_code}; try again later, or give a folder"
-    if names & {"HTTPError", "ConnectionError", "TimeoutError", "LocalEntryNotFoundError"}:
+    if _is_out_of_reach(error):
         return f"is no folder here and not in the cache{wanted}, and the hub cannot be reached; check the network, or give a folder"
     return f"cannot be had from the hub: {' '.join(str(error).split())[:200]}"
+
+
+def _is_out_of_reach(error: BaseException) -> bool:
+    """True where the hub gave no answer, or none that ended."""
+    return _response(error) is None and bool(_names(error) & {"HTTPError", "ConnectionError", "TimeoutError", "LocalEntryNotFoundError"})
+
+
+def _names(error: BaseException) -> set[str]:
+    """Returns the names of all kinds that an error and its causes are of."""
+    return {kind.__name__ for link in _chain(error) for kind in type(link).__mro__}
+
+
+def _response(error: BaseException) -> Any:
+    """Returns the hub's answer in an error or its causes, if there is one."""
+    return next((found for link in _chain(error) if (found := getattr(link, "response", None)) is not None), None)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
