@@ -14,7 +14,7 @@ from model_table import kernel_of
 from lmntk.errors import ModelError
 from lmntk.kernels import contraction
 from lmntk.kernels import gram as gram_module
-from lmntk.kernels.contraction import FORMULAS, SIGNS, Tile, inner, inner_applies, kernel_names, tile_products, without_padding
+from lmntk.kernels.contraction import FORMULAS, SIGNS, Terms, Tile, inner, inner_applies, kernel_names, tile_products, without_padding
 from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.streaming import whole
 from lmntk.tangents.factors import DenseFactors, OuterFactors, Tangents, coalesce
@@ -93,6 +93,35 @@ def test_padding_is_left_out_and_nothing_else(rows, columns, budget):
     for name, values in found.items():
         full = [part[name].gradients(SHAPES["outer"]).flatten(2).transpose(0, 1) for part in (left, right)]
         torch.testing.assert_close(values, kernel_of("sgd", *full), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("room", "stripped"), [(0, 0), (1, 1), (2, 2), (3, 3)])
+def test_copies_without_padding_stay_within_their_bound(room, stripped):
+    """Of three batches of rows with as many terms each; and where the columns are the rows nothing is copied twice."""
+    parts = [random_factors("outer", 2, 4, seed) for seed in range(3)]
+    for part in parts:
+        part.output_gradients[:, 1, 2:] = 0
+    panel = Panel([Tangents(torch.zeros(2, C, dtype=torch.float64), {"w": part}) for part in parts])
+    size, after = parts[0].inputs.nbytes + parts[0].output_gradients.nbytes, (4 + 2) / (4 + 4)
+    budget = int(size + (room - 1) * size * after) if room else size - 1
+    rows, blocks, made = {}, [], []
+
+    def watched(left, right, *others):
+        rows[id(left)] = isinstance(left, Terms) and left.owners is not None
+        blocks.append(1)
+        return inner(left, right, *others)
+
+    with (
+        patch.object(gram_module, "COPY_BYTES", budget),
+        patch.object(gram_module, "inner", watched),
+        patch.object(gram_module, "without_padding", lambda several: made.append(1) or without_padding(several)),
+        patch.object(gram_module, "inner_columns", lambda rows, columns, *sizes, together: [True] * len(columns)),
+    ):
+        found = whole(gram(panel, panel, ["sgd"])["sgd"])
+    assert sum(rows.values()) == stripped == len(made)
+    assert len(blocks) == 6  # of nine, three are others' mirrors
+    full = torch.cat([part.gradients(SHAPES["outer"]).flatten(2).transpose(0, 1) for part in parts])
+    torch.testing.assert_close(found, kernel_of("sgd", full, full), rtol=1e-12, atol=1e-12)
 
 
 def test_a_term_that_is_no_number_is_not_taken_for_padding():

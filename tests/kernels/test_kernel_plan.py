@@ -134,7 +134,7 @@ def test_rows_are_counted_in_the_batches_that_they_are_held_in(batch_size):
 def test_a_parameters_factors_without_padding_are_counted():
     """Beside all factors while they are contracted, of rows and of one batch of columns; a batch of one text has no padding."""
     texts = {"a": texts_of([5, 50] * 4), "b": texts_of([5] * 40)}
-    trial = replace(TRIAL, largest=TRIAL.factors // 10)
+    trial = replace(TRIAL, largest=TRIAL.factors // 20)
     beside = [
         cut(texts, [("a", "b")], trial, batch_size=size).peak - cut(texts, [("a", "b")], replace(trial, largest=0), batch_size=size).peak
         for size in (8, 1)

@@ -4,9 +4,9 @@
 
     <G, G'> = sum_ts (x_t . x'_s) (g_t . g'_s)        2 T T' (i + c d o) operations a pair of examples
 
-so no gradient is built. Padding, whose g_t are zero, is left out. For a table the first factor is "the same row". Signs go through it
-only where each coordinate is a single product: tables (their rows are summed per token beforehand) and rank-one gradients,
-sign(g x^T) = sign(g) sign(x)^T.
+so no gradient is built. Padding, whose g_t are zero, is left out on a processor. For a table the first factor is "the same row". Signs
+go through it only where each coordinate is a single product: tables (their rows are summed per token beforehand) and rank-one
+gradients, sign(g x^T) = sign(g) sign(x)^T.
 
 *materialise*: tiles of rows of G for all examples in a reused buffer, then one matrix product a formula.
 
@@ -24,7 +24,7 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-from lmntk.tangents.factors import NO_ROW, DenseFactors, Factors, OuterFactors, RowFactors
+from lmntk.tangents.factors import NO_ROW, DenseFactors, Factors, OuterFactors, RowFactors, alive_uses
 
 FORMULAS = ("sgd", "signgd", "asigngd")
 # kernel name -> (sign on the row side, sign on the column side)
@@ -105,13 +105,13 @@ class Terms:
 def without_padding(several: Sequence[OuterFactors]) -> list[Terms]:
     """Returns the terms of parameters with the same inputs in a batch, but for those that are zero for all of them: padding's.
 
-    Memory: a copy of the factors, where more than a hundredth of the terms goes.
+    What a zero is multiplied with is not looked at. Memory: a copy of the factors, where more than a hundredth of the terms goes.
     """
     first = several[0]
     n, t, _ = first.inputs.shape
-    there = torch.zeros(n, t, dtype=torch.bool, device=first.inputs.device)
-    for factors in several:
-        there |= (factors.output_gradients != 0).any(3).any(0)
+    there = alive_uses(first.output_gradients)
+    for factors in several[1:]:
+        there |= alive_uses(factors.output_gradients)
     kept = there.flatten().nonzero().flatten()
     if len(kept) > (1 - WORTH_A_COPY) * n * t:
         return [Terms.of(factors) for factors in several]

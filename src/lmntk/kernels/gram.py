@@ -30,7 +30,7 @@ from lmntk.kernels.contraction import (
 from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors, StackedFactors, Tangents
 
 TILE_BYTES = 16 * 2**20  # rows and columns of one tile together; measured best of 4 to 32 MiB with a cache of 32
-COPY_BYTES = 64 * 2**20  # of one parameter's factors without padding
+COPY_BYTES = 64 * 2**20  # at most, of the factors of parameters with the same inputs that are copied without padding, of each side
 GPU_TILE_BYTES = 512 * 2**20  # a GPU has no cache to stay in, and small products leave it idle
 EVERYTHING = "all"
 FLIPPED = "asigngd_flipped"
@@ -82,7 +82,7 @@ def gram(
         tile_bytes: how large the reused buffers may be; by default what suits the device.
 
     Cost: a pair of examples takes 2 c d P operations a kernel, materialising (n + m) c 2 T P once; or less, where the
-    inner contraction wins. Memory: the result and ``tile_bytes``.
+    inner contraction wins. Memory: the result, ``tile_bytes``, and on a processor what is copied without padding: ``COPY_BYTES`` a side.
     """
     names = kernel_names(formulas)
     mirrored = rows is columns and FLIPPED in names  # <g_n, sign g_m> is then <sign g_m, g_n>
@@ -219,36 +219,48 @@ def _add_inner(waiting: list[_Inner]) -> None:
     if not waiting:
         return
     rows = _batches([work.left for work in waiting])
-    for other, (column_place, _) in enumerate(waiting[0].right):
-        (columns,) = _batches([work.right[other : other + 1] for work in waiting])
-        for index, (row_place, _) in enumerate(waiting[0].left):
-            shared: dict[str, Tensor] = {}
-            for work, row_part, column_part in zip(waiting, rows[index], columns, strict=True):
-                symmetric = [name for name in work.names if work.left is work.right and name in SYMMETRIC]
-                wanted = [name for name in work.names if name not in symmetric or index <= other]
-                if not wanted:
-                    continue
-                for name, block in inner(row_part, column_part, wanted, shared).items():
-                    work.sums[name][:, row_place, :, column_place] += block
-                    if name in symmetric and index < other:
-                        work.sums[name][:, column_place, :, row_place] += block.permute(2, 3, 0, 1)
+    own = all(work.left is work.right for work in waiting)
+    for other in range(len(waiting[0].right)):
+        columns = rows[other] if own else _batches([work.right[other : other + 1] for work in waiting])[0]
+        _add_inner_columns(waiting, rows, columns, other)
+        del columns  # before the next copy
     waiting.clear()
 
 
-def _batches(sides: Sequence[Placed]) -> list[list[Factors | Terms]]:
-    """Returns, batch by batch, one side's factors of parameters with the same inputs; as long as copies are small without padding."""
-    found: list[list[Factors | Terms]] = []
+Batch = Sequence[Factors | Terms]  # of several parameters
+
+
+def _add_inner_columns(waiting: Sequence[_Inner], rows: Sequence[Batch], columns: Batch, other: int) -> None:
+    """Adds what waits, of all batches of rows with the batch ``other`` of columns."""
+    column_place, _ = waiting[0].right[other]
+    for index, (row_place, _) in enumerate(waiting[0].left):
+        shared: dict[str, Tensor] = {}
+        for work, row_part, column_part in zip(waiting, rows[index], columns, strict=True):
+            symmetric = [name for name in work.names if work.left is work.right and name in SYMMETRIC]
+            wanted = [name for name in work.names if name not in symmetric or index <= other]
+            if not wanted:
+                continue
+            for name, block in inner(row_part, column_part, wanted, shared).items():
+                work.sums[name][:, row_place, :, column_place] += block
+                if name in symmetric and index < other:
+                    work.sums[name][:, column_place, :, row_place] += block.permute(2, 3, 0, 1)
+
+
+def _batches(sides: Sequence[Placed]) -> list[Batch]:
+    """Returns, batch by batch, one side's factors of parameters with the same inputs, without padding as long as the copies are small."""
+    found: list[Batch] = []
     copied = 0
     for index in range(len(sides[0])):
         batch = [placed[index][1] for placed in sides]
         outer = [part for part in batch if isinstance(part, OuterFactors)]
-        size = sum(part.output_gradients.nbytes for part in outer) + (outer[0].inputs.nbytes if outer else 0)
-        if outer and outer[0].inputs.device.type == "cpu" and copied + size <= COPY_BYTES:
+        most = sum(part.output_gradients.nbytes for part in outer) + (outer[0].inputs.nbytes if outer else 0)
+        if outer and outer[0].inputs.device.type == "cpu" and copied + most <= COPY_BYTES:
             terms = without_padding(outer)
-            copied += 0 if terms[0].owners is None else size
-            found.append([*terms])
+            if terms[0].owners is not None:
+                copied += sum(each.output_gradients.nbytes for each in terms) + terms[0].inputs.nbytes
+            found.append(terms)
         else:
-            found.append([*batch])
+            found.append(batch)
     return found
 
 

@@ -144,9 +144,9 @@ def make_schedule(
         return max(len(one) * part[one[-1]] for part in parts if part for one in length_sorted_batches(part, batch))
 
     def copied(batch: int, chunk: int) -> int:
-        """What one parameter's factors without padding take: of the rows, and of one batch of columns."""
+        """What factors without padding take, of rows and of one batch of columns: of two of the largest parameters, as gate and up are."""
         of_batch = int(trial.largest * most_tokens(batch, chunk) / trial.tokens)
-        return min(COPY_BYTES, slab(batch)) + min(COPY_BYTES, of_batch) if batch > 1 else 0
+        return min(COPY_BYTES, 2 * slab(batch)) + min(COPY_BYTES, 2 * of_batch) if batch > 1 else 0
 
     def peak(batch: int, on_disk: bool, chunk: int) -> int:
         capturing = (0 if on_disk else all_rows(batch)) + tile(batch, chunk) + working * most_tokens(batch, chunk)
@@ -154,7 +154,7 @@ def make_schedule(
         return max(int(fixed + copies * max(capturing, contracting)), measuring(batch, 1) if lower else 0, trial.checked)
 
     def measuring(batch: int, count: int) -> int:
-        return trial.resident + MARGIN + 2 * TILE_BYTES + loss_bytes(trial, every_row, count, batch)
+        return trial.resident + MARGIN + 2 * TILE_BYTES + loss_bytes(trial, every_row, count, batch) + copied(batch, 1)
 
     on_disk_first = (False, True) if not keep_factors else (True,)
     for on_disk in on_disk_first:
