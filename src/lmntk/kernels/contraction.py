@@ -42,7 +42,7 @@ EXACT_FLOAT32_INTEGERS = 2**24  # a sum of fewer +-1 than this is exact in float
 MEMORY_BOUND_FACTOR = 8  # an elementwise multiply-add costs about this many of a matrix product's
 PAIR_NUMBERS = 2**22  # gathered from tables at once
 WORTH_A_COPY = 0.01  # of the terms: if fewer are padding they stay
-TILE_RATE = 0.5  # measured: materialised tiles run at this share of the inner contraction's rate, which leaves padding out
+TILE_RATE = 0.5  # measured: materialised tiles run at this share of the inner contraction's rate, which leaves padding out (not on a card)
 
 
 def kernel_names(formulas: Sequence[str]) -> list[str]:

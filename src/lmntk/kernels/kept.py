@@ -138,7 +138,8 @@ class KeptFactors:
     ) -> tuple[dict[str, dict[str, Tensor]], int]:
         """Returns ``{kernel name: {group: [n, c, m, d]}}`` of a pair, in the texts' order, and how many coordinates were left out as noise.
 
-        Cost: the contraction alone; see ``gram``. Memory: the factors of one parameter, of all texts of the pair.
+        Cost: the contraction alone; see ``gram``. Memory: the factors of one parameter, of all texts
+        of the pair, and what ``gram`` copies of them.
 
         Raises:
             UserError: no such pair, nothing left of the choice, a damaged file, or signs of passes in low precision.
