@@ -26,12 +26,13 @@ from measuring import describe_machine, machine, print_table, seconds, write_jso
 from scaling import QUICK, SMALL, Problem, network, texts_of
 from torch import Tensor
 
-from lmntk.execution.local import Executor, Local
-from lmntk.execution.ray_cluster import RayCluster
-from lmntk.kernels import schedule
-from lmntk.kernels.streaming import Settings, stream_kernels, whole
-from lmntk.memory import parse_bytes
+from lmntk.engine import budget as schedule
+from lmntk.engine.stream import Settings, stream_kernels, whole
 from lmntk.models.filters import ParameterFilter
+from lmntk.system.executors.base import Executor
+from lmntk.system.executors.local import Local
+from lmntk.system.executors.ray_cluster import RayCluster
+from lmntk.system.memory import parse_bytes
 
 
 def timed(problem: Problem, executor: Executor) -> tuple[float, Tensor]:

@@ -23,15 +23,15 @@ from typing import Any
 import torch
 from measuring import describe_machine, machine, print_table, seconds, write_json
 
+from lmntk.engine.stream import Settings, Streamed, stream_kernels, whole
 from lmntk.errors import UserError
-from lmntk.execution.local import chosen_executor
-from lmntk.kernels.streaming import Settings, Streamed, stream_kernels, whole
-from lmntk.memory import parse_bytes, shown_bytes
-from lmntk.models.device import chosen_devices, place
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.logit_model import LogitModel, PromptModel
-from lmntk.precision import AMPERE, PRECISIONS, check_precision
 from lmntk.prompts.encoding import EncodedText
+from lmntk.system.devices import chosen_devices, place
+from lmntk.system.executors.choose import chosen_executor
+from lmntk.system.memory import parse_bytes, shown_bytes
+from lmntk.system.precision import AMPERE, PRECISIONS, check_precision
 
 LENGTHS = (8, 11, 14, 17, 20, 23, 26, 30, 35, 45, 60)  # tokens of SST-2's prompted test texts: its tenths
 TEMPLATE, WORDS = "{a} It was {mask}.", "terrible,great"
@@ -77,7 +77,7 @@ def random_work(rows: int, columns: int, quick: bool, device: torch.device) -> W
 
 
 def real_work(folder: str, path: Path, rows: int, columns: int, template: str, words: str, device: str) -> Work:
-    from lmntk.models.building import prompt_model
+    from lmntk.models.build import prompt_model
     from lmntk.models.loading import load_pretrained
     from lmntk.prompts.encoding import PromptEncoder
     from lmntk.tasks import read_jsonl

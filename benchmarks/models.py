@@ -48,8 +48,9 @@ import transformers as hf
 from measuring import describe_machine, machine, print_table, write_json
 from torch import Tensor, nn
 
-from lmntk.kernels import capturing, tiles
-from lmntk.kernels.streaming import Settings, Streamed, stream_kernels, whole
+from lmntk.engine import batches as capturing
+from lmntk.engine import tiles
+from lmntk.engine.stream import Settings, Streamed, stream_kernels, whole
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.logit_model import PromptModel
 from lmntk.models.state import frozen

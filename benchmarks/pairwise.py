@@ -41,8 +41,8 @@ from torch import Tensor
 from torch.func import functional_call, jvp, vjp
 from transformers import RobertaConfig, RobertaForMaskedLM
 
-from lmntk.configuration import parse_bytes
-from lmntk.kernels.streaming import Settings, default_memory, stream_kernels, whole
+from lmntk.engine.stream import Settings, default_memory, stream_kernels, whole
+from lmntk.experiment.configuration import parse_bytes
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.logit_model import PromptModel
 from lmntk.prompts.encoding import EncodedText

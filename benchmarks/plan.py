@@ -46,13 +46,13 @@ def measured(name: str, quick: bool) -> dict[str, Any]:
     import torch
     from transformers import RobertaConfig, RobertaForMaskedLM
 
+    from lmntk.engine.estimate import Estimate
+    from lmntk.engine.stream import Settings, stream_kernels
     from lmntk.errors import UserError
-    from lmntk.kernels.estimate import Estimate
-    from lmntk.kernels.streaming import Settings, stream_kernels
-    from lmntk.memory import parse_bytes, peak
     from lmntk.models.filters import ParameterFilter
     from lmntk.models.logit_model import PromptModel
     from lmntk.prompts.encoding import EncodedText
+    from lmntk.system.memory import parse_bytes, peak
 
     hidden, layers, vocabulary, n, m, c, formulas, memory = (QUICK if quick else ROWS | MEMORIES)[name]
     torch.manual_seed(0)

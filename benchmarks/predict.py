@@ -21,12 +21,12 @@ import torch
 from measuring import describe_machine, machine, print_table, seconds, write_json
 from scaling import QUICK, Problem, network, texts_of
 
-from lmntk.memory import resident
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.state import frozen
 from lmntk.prediction.predictor import Predictor
 from lmntk.prediction.stream import WINDOW
 from lmntk.prompts.batching import collate, length_sorted_batches
+from lmntk.system.memory import resident
 
 BATCH = 32
 

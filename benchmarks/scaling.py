@@ -37,13 +37,13 @@ from torch import Tensor
 from torch.func import functional_call, jacrev
 from transformers import RobertaConfig, RobertaForMaskedLM
 
-from lmntk.kernels.streaming import Settings, plan_kernels, stream_kernels, whole
-from lmntk.memory import parse_bytes
+from lmntk.engine.stream import Settings, plan_kernels, stream_kernels, whole
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.logit_model import PromptModel
 from lmntk.models.state import frozen
 from lmntk.prompts.batching import collate
 from lmntk.prompts.encoding import EncodedText
+from lmntk.system.memory import parse_bytes
 
 # tokens of SST-2's prompted test texts: its tenths
 LENGTHS = (8, 11, 14, 17, 20, 23, 26, 30, 35, 45, 60)

@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Example": "lmntk.tasks",
-    "Experiment": "lmntk.configuration",
+    "Experiment": "lmntk.experiment.configuration",
     "ClassifierModel": "lmntk.models.logit_model",
     "EnsembleEncoder": "lmntk.prompts",
     "HeadEncoder": "lmntk.prompts",
@@ -30,14 +30,14 @@ _HOMES = {
     "PromptEncoder": "lmntk.prompts",
     "PromptModel": "lmntk.models.logit_model",
     "UserError": "lmntk.errors",
-    "compute_kernels": "lmntk.kernels.compute",
+    "compute_kernels": "lmntk.engine.compute",
     "load_pretrained": "lmntk.models.loading",
-    "module_kernels": "lmntk.kernels.compute",
+    "module_kernels": "lmntk.engine.compute",
     "read_data": "lmntk.tasks",
     "register_rule": "lmntk.tangents.rules",
-    "run": "lmntk.experiment",
+    "run": "lmntk.experiment.run",
     "solve_grid": "lmntk.solvers",
-    "stream_kernels": "lmntk.kernels.streaming",
+    "stream_kernels": "lmntk.engine.stream",
 }
 
 __all__ = ["__version__", *_HOMES]

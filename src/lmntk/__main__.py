@@ -1,6 +1,6 @@
 """``python -m lmntk``."""
 
-from lmntk.cli import main
+from lmntk.cli.app import main
 
 if __name__ == "__main__":
     main()

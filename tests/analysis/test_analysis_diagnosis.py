@@ -13,22 +13,22 @@ from model_table import TABLE, pad_id, random_texts
 from tiny import write_model, write_rows
 from toys import Mlp, clusters, train
 
-from lmntk.analysis.before import look_before
-from lmntk.analysis.cell import cell_model, diagnose_cell
-from lmntk.analysis.diagnosis import diagnose
-from lmntk.analysis.examples import Examples, logits_of
-from lmntk.analysis.features import gradient_distance, kernel_distance, sgd_kernel
-from lmntk.analysis.linearization import linearized_logits, logit_error
-from lmntk.analysis.spectrum import group_shares
-from lmntk.analysis.training import Training
-from lmntk.configuration import make_experiment
+from lmntk.diagnosis.before import look_before
+from lmntk.diagnosis.diagnosis import diagnose
+from lmntk.diagnosis.examples import Examples, logits_of
+from lmntk.diagnosis.features import gradient_distance, kernel_distance, sgd_kernel
+from lmntk.diagnosis.linearization import linearized_logits, logit_error
+from lmntk.diagnosis.spectrum import group_shares
+from lmntk.diagnosis.training import Training
 from lmntk.errors import UserError
-from lmntk.experiment import run
+from lmntk.experiment.configuration import make_experiment
+from lmntk.experiment.preparation import prepare_tasks
+from lmntk.experiment.run import run
+from lmntk.experiment.steps.diagnose_cell import cell_model, diagnose_cell
 from lmntk.kernels.kernel import Kernel
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import load_pretrained
 from lmntk.models.weights import at_weights
-from lmntk.preparation import prepare_tasks
 from lmntk.prompts.batching import collate
 
 TOP = {
@@ -202,7 +202,7 @@ def test_part_of_the_parameters(setting):
 
 def test_sign_descent_is_emulated():
     """One logit, one text a step, signs: the wide network follows its asymmetric kernel."""
-    from lmntk.kernels.compute import module_kernels
+    from lmntk.engine.compute import module_kernels
 
     model = Mlp(4096, 1)
     parts = {"train": clusters(8, 2, 1), "dev": clusters(6, 2, 2), "test": clusters(40, 2, 3)}

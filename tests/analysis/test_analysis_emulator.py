@@ -8,7 +8,7 @@ import torch
 from model_table import TABLE, pad_id, random_texts
 from toys import mean_loss
 
-from lmntk.analysis.emulator import (
+from lmntk.diagnosis.emulator import (
     SquaredLossTraining,
     descend,
     emulated_logits,
@@ -16,9 +16,9 @@ from lmntk.analysis.emulator import (
     learning_rates,
     sign_descend,
 )
-from lmntk.analysis.training import compared
+from lmntk.diagnosis.training import compared
+from lmntk.engine.stream import Settings, stream_kernels, whole
 from lmntk.errors import UserError
-from lmntk.kernels.streaming import Settings, stream_kernels, whole
 from lmntk.prompts.batching import collate
 from lmntk.tangents.linearized import LinearizedModel
 

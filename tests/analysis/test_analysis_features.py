@@ -10,11 +10,11 @@ import torch
 from model_table import TABLE, alone, flat, oracle, pad_id, random_texts
 from torch.func import functional_call, jvp
 
-from lmntk.analysis.examples import Examples, logits_of
-from lmntk.analysis.features import gradient_distance, kernel_distance, sgd_kernel
-from lmntk.analysis.linearization import change_of, linearized_logits, logit_error, recovered_share
+from lmntk.diagnosis.examples import Examples, logits_of
+from lmntk.diagnosis.features import gradient_distance, kernel_distance, sgd_kernel
+from lmntk.diagnosis.linearization import change_of, linearized_logits, logit_error, recovered_share
+from lmntk.engine.stream import Settings
 from lmntk.errors import ModelError, UserError
-from lmntk.kernels.streaming import Settings
 from lmntk.models.weights import at_weights
 from lmntk.prompts.batching import collate
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny import write_adapter, write_classifier, write_gpt2, write_model, write_t5
 from torch import nn
 
-from lmntk.analysis.finetuned import load_finetuned
+from lmntk.diagnosis.checkpoint import load_finetuned
 from lmntk.errors import UserError
 from lmntk.models.loading import load_pretrained
 from lmntk.models.logit_model import ClassifierModel, HeadModel, PromptModel, untie_head

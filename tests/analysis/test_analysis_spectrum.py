@@ -9,8 +9,8 @@ from model_table import TABLE
 from scipy.special import softmax
 from toys import Mlp
 
-from lmntk.analysis.chi import mean_chi, output_derivative
-from lmntk.analysis.spectrum import group_shares, readable_groups, spectrum
+from lmntk.diagnosis.chi import mean_chi, output_derivative
+from lmntk.diagnosis.spectrum import group_shares, readable_groups, spectrum
 from lmntk.errors import UserError
 
 

@@ -10,8 +10,8 @@ import torch
 from scipy.special import expit, softmax
 from toys import mean_loss
 
-from lmntk.analysis.emulator import SquaredLossTraining, descend, emulated_logits
-from lmntk.analysis.stability import stable_rates
+from lmntk.diagnosis.emulator import SquaredLossTraining, descend, emulated_logits
+from lmntk.diagnosis.stability import stable_rates
 from lmntk.errors import UserError
 
 N = 8

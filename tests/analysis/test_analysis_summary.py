@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lmntk.analysis.comparison import compare, over_splits
-from lmntk.analysis.summary import task_verdict
-from lmntk.analysis.uncertainty import error_of_mean
-from lmntk.conclusions import comparisons_in, conclude
+from lmntk.diagnosis.comparison import compare, over_splits
+from lmntk.diagnosis.conclusions import comparisons_in, conclude
+from lmntk.diagnosis.over_splits import task_verdict
+from lmntk.diagnosis.uncertainty import error_of_mean
 from lmntk.errors import UserError
 from lmntk.tasks.metrics import score
 

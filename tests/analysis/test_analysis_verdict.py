@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lmntk.analysis.comparison import compare
-from lmntk.analysis.uncertainty import standard_error
-from lmntk.analysis.verdict import Evidence, decide
+from lmntk.diagnosis.comparison import compare
+from lmntk.diagnosis.uncertainty import standard_error
+from lmntk.diagnosis.verdict import Evidence, decide
 from lmntk.errors import UserError
 from lmntk.tasks.metrics import score
 

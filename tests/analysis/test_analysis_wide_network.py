@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from toys import Mlp, clusters, mean_loss, train
 
-from lmntk.analysis.before import look_before
-from lmntk.analysis.diagnosis import diagnose
-from lmntk.analysis.examples import Examples
-from lmntk.analysis.stability import stable_rates
-from lmntk.analysis.training import Training, compared, emulate
+from lmntk.diagnosis.before import look_before
+from lmntk.diagnosis.diagnosis import diagnose
+from lmntk.diagnosis.examples import Examples
+from lmntk.diagnosis.stability import stable_rates
+from lmntk.diagnosis.training import Training, compared, emulate
 
 WIDTH, STEPS = 4096, 40
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lmntk.analysis.examples import Examples
+from lmntk.diagnosis.examples import Examples
 
 INPUTS = 6
 

@@ -16,7 +16,8 @@ from torch import nn
 from transformers import AutoTokenizer
 
 import lmntk.checkup.examine as doctor
-from lmntk import cli, load_pretrained
+from lmntk import load_pretrained
+from lmntk.cli import app as cli
 from lmntk.tangents.factors import OuterFactors, sum_over_uses
 from lmntk.tangents.rules import RULES, register_rule
 
@@ -378,7 +379,7 @@ def test_a_frozen_adapter(check, plant, mode):
 def test_help_has_an_example_and_imports_nothing_heavy():
     code = (
         "import sys; sys.argv = ['lmntk', 'check', '--help']\n"
-        "from lmntk.cli import main\n"
+        "from lmntk.cli.app import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'transformers', 'sklearn', 'numpy'} & set(sys.modules)\n"

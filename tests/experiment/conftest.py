@@ -11,8 +11,8 @@ import transformers as hf
 from every_kind import Command
 from tiny import write_adapter, write_bart, write_classifier, write_gpt2, write_llama, write_model, write_rows, write_t5
 
-from lmntk import unit as unit_module
-from lmntk.kernels import compute
+from lmntk.engine import compute
+from lmntk.experiment.steps import shared_model as unit_module
 
 
 @pytest.fixture(scope="session")

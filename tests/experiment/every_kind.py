@@ -20,7 +20,7 @@ import torch
 import transformers as hf
 from torch import Tensor
 
-from lmntk.cli import main
+from lmntk.cli.app import main
 
 SPLIT = ["--k", "2", "--seeds", "13", "--formulas", "sgd", "--dtype", "float64"]
 EXACT, LOOSE = 1e-10, 1e-6  # loose where the library computes norms in float32, and where a probe is fitted

@@ -199,7 +199,7 @@ def test_ctrl_c_leaves_a_folder_that_resumes(folder, tmp_path):
 def test_every_help_has_an_example_and_imports_nothing_heavy(command):
     code = (
         "import sys; sys.argv = ['lmntk', *sys.argv[1:]]\n"
-        "from lmntk.cli import main\n"
+        "from lmntk.cli.app import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'sklearn', 'pandas', 'scipy', 'numpy'} & set(sys.modules)\n"

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import pytest
 import typer
 
-from lmntk.cli import app
-from lmntk.options import JsonOption, computing, with_computing
+from lmntk.cli.app import app
+from lmntk.cli.options import JsonOption, computing, with_computing
 
 COMMANDS = {command.callback.__name__: command.callback for command in app.registered_commands if command.callback is not None}
 SHARED = list(inspect.signature(computing).parameters)
@@ -47,5 +47,5 @@ def test_every_command_has_an_example_and_prints_json(name):
 
 
 def test_no_command_imports_what_is_heavy():
-    script = "import sys, lmntk.cli; print(*(set(sys.modules) & {'torch', 'transformers', 'numpy', 'pydantic', 'pandas', 'sklearn'}))"
+    script = "import sys, lmntk.cli.app; print(*(set(sys.modules) & {'torch', 'transformers', 'numpy', 'pydantic', 'pandas', 'sklearn'}))"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split() == []

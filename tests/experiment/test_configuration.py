@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lmntk.configuration import load_experiment, make_experiment
 from lmntk.errors import UserError
-from lmntk.memory import parse_bytes
+from lmntk.experiment.configuration import load_experiment, make_experiment
+from lmntk.system.memory import parse_bytes
 
 GOOD = {"model": "m", "data": "d", "tasks": "sst-2"}
 

@@ -13,11 +13,12 @@ import pytest
 from safetensors.torch import load_file
 from tiny import write_model, write_rows
 
-from lmntk.configuration import make_experiment
-from lmntk.context import Silent
-from lmntk.experiment import run
-from lmntk.kernels import calibration, streaming
-from lmntk.kernels.capturing import Capturing
+from lmntk.engine import rates as calibration
+from lmntk.engine import stream as streaming
+from lmntk.engine.batches import Capturing
+from lmntk.experiment.configuration import make_experiment
+from lmntk.experiment.run import run
+from lmntk.experiment.session import Silent
 
 METHODS = {"formulas": ["sgd", "asigngd"], "solvers": ["ridge"]}
 
@@ -122,7 +123,7 @@ def test_killed_between_any_two_files_it_ends_in_the_same_bits(values, tmp_path,
 def test_what_is_left_of_finished_cells_is_removed(values, tmp_path, monkeypatch):
     again = make_experiment(values | {"out": tmp_path / "out", "keep_kernels": False})
     with monkeypatch.context() as patched:
-        patched.setattr("lmntk.experiment.forget_unit", lambda *arguments: (_ for _ in ()).throw(KilledError))
+        patched.setattr("lmntk.experiment.run.forget_unit", lambda *arguments: (_ for _ in ()).throw(KilledError))
         with pytest.raises(KilledError):
             run(again)
     assert list((tmp_path / "out" / "scratch").rglob("tiles/*"))
@@ -135,7 +136,7 @@ def test_what_is_left_of_finished_cells_is_removed(values, tmp_path, monkeypatch
 def test_a_formula_more_computes_that_alone(values, tmp_path, monkeypatch):
     asked: list[tuple[str, ...]] = []
     stream = streaming.stream_kernels
-    monkeypatch.setattr("lmntk.unit.stream_kernels", lambda *a, **k: asked.append(tuple(a[3])) or stream(*a, **k))
+    monkeypatch.setattr("lmntk.experiment.steps.shared_model.stream_kernels", lambda *a, **k: asked.append(tuple(a[3])) or stream(*a, **k))
     for formulas in (["sgd"], ["sgd", "asigngd"]):
         run(make_experiment(values | {"out": tmp_path / "out", "formulas": formulas}))
     assert asked == [("sgd",), ("asigngd",)]

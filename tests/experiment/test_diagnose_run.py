@@ -11,20 +11,23 @@ from safetensors.torch import load_file, save_file
 from tiny import write_adapter, write_gpt2, write_model, write_rows
 from typer.testing import CliRunner
 
-from lmntk import arms, courses, diagnoses, unit
-from lmntk.analysis.cell import cell_model, diagnose_cell
-from lmntk.analysis.training import Training
-from lmntk.cli import app
-from lmntk.configuration import make_experiment
-from lmntk.courses import looks, points
-from lmntk.diagnoses import given_checkpoint
+from lmntk.cli.app import app
+from lmntk.diagnosis.training import Training
 from lmntk.errors import UserError
-from lmntk.experiment import Silent, run, verdicts_of
+from lmntk.experiment.configuration import make_experiment
+from lmntk.experiment.preparation import prepare_tasks
+from lmntk.experiment.run import Silent, run, verdicts_of
+from lmntk.experiment.steps import diagnose as diagnoses
+from lmntk.experiment.steps import finetune as arms
+from lmntk.experiment.steps import shared_model as unit
+from lmntk.experiment.steps.diagnose import given_checkpoint
+from lmntk.experiment.steps.diagnose_cell import cell_model, diagnose_cell
+from lmntk.finetuning import replay as courses
 from lmntk.finetuning.files import load_weights
+from lmntk.finetuning.replay import looks, points
 from lmntk.finetuning.settings import TrainingSettings, batch_order
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import load_pretrained
-from lmntk.preparation import prepare_tasks
 from lmntk.reports.page import build_page
 
 CELL = "films-k2-seed13-prompt"
@@ -374,8 +377,8 @@ def test_a_file_with_a_checkpoint_trains_nothing(values, monkeypatch, tmp_path):
     path = tmp_path / "given.toml"
     path.write_text(f'model = {values["model"]!r}\nfinetuned = "mine"\n')
     asked = []
-    monkeypatch.setattr("lmntk.experiment.run", lambda experiment, progress: asked.append(experiment) or [])
-    monkeypatch.setattr("lmntk.experiment.verdicts_of", lambda folder: {"verdicts": [], "comparisons": []})
+    monkeypatch.setattr("lmntk.experiment.run.run", lambda experiment, progress: asked.append(experiment) or [])
+    monkeypatch.setattr("lmntk.experiment.run.verdicts_of", lambda folder: {"verdicts": [], "comparisons": []})
     task = values["own_tasks"][0]
     words = ["diagnose", str(path), "--train", task["train"], "--test", task["test"], "--text-column", "text_a"]
     words += ["--template", task["template"], "--label-words", "terrible,great"]

@@ -15,10 +15,10 @@ from sklearn.linear_model import LogisticRegression
 from tiny import write_model, write_rows
 from transformers import AutoModel, AutoTokenizer
 
-from lmntk import unit as module
-from lmntk.configuration import make_experiment
 from lmntk.errors import UserError
-from lmntk.experiment import Silent, run
+from lmntk.experiment.configuration import make_experiment
+from lmntk.experiment.run import Silent, run
+from lmntk.experiment.steps import shared_model as module
 from lmntk.kernels.kernel import Kernel, load_tensors
 from lmntk.reports import page
 from lmntk.tasks import read_jsonl

@@ -12,14 +12,14 @@ import transformers as hf
 from tiny import write_adapter, write_classifier, write_gpt2, write_llama, write_model, write_rows, write_t5
 from typer.testing import CliRunner
 
-from lmntk import arms as module
-from lmntk import unit
-from lmntk.cli import app
-from lmntk.configuration import load_experiment, make_experiment
+from lmntk.cli.app import app
 from lmntk.errors import UserError
-from lmntk.experiment import Silent, run
+from lmntk.experiment.configuration import load_experiment, make_experiment
+from lmntk.experiment.run import Silent, run
+from lmntk.experiment.steps import finetune as module
+from lmntk.experiment.steps import shared_model as unit
 from lmntk.finetuning.files import load_weights, slug
-from lmntk.models.building import prompt_model
+from lmntk.models.build import prompt_model
 from lmntk.models.loading import fingerprint, load_pretrained
 
 CELL = "films-k2-seed13-prompt"

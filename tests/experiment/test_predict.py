@@ -19,11 +19,12 @@ import torch
 from safetensors.torch import load_file
 from tiny import write_adapter, write_bart, write_classifier, write_gpt2, write_model, write_rows, write_t5
 
-from lmntk import cli, unit
-from lmntk.configuration import make_experiment
-from lmntk.context import Silent
+from lmntk.cli import app as cli
 from lmntk.errors import UserError
-from lmntk.experiment import _prepared, plan, run
+from lmntk.experiment.configuration import make_experiment
+from lmntk.experiment.run import _prepared, plan, run
+from lmntk.experiment.session import Silent
+from lmntk.experiment.steps import shared_model as unit
 from lmntk.prediction.files import load_predictor
 from lmntk.prediction.predictor import Predictor, fit_sharpness
 from lmntk.prompts.encoding import EncodedText
@@ -146,7 +147,7 @@ def test_asymmetric_solutions_of_mixture_one_are_linear_class_by_class(models, v
         results = arguments[0]
         return selection.select_on_dev([one for one in results if one.setting["mixture"] == 1.0], *arguments[1:])
 
-    monkeypatch.setattr("lmntk.evaluation.select_on_dev", only_omega)
+    monkeypatch.setattr("lmntk.solvers.outcome.select_on_dev", only_omega)
     run(make_experiment(values | {"model": str(models / "bert"), "formulas": ["asigngd"], "all_logits": True}))
     loaded = load_predictor(tmp_path / "out" / "models" / "films-k4-seed13-prompt-asigngd-asym")
     assert len(loaded.predictor.linearized) == 2
@@ -330,9 +331,7 @@ def test_a_run_cut_short_between_its_cells_kernels_goes_on_with_its_tiles(models
             run(make_experiment(values | {"out": tmp_path / "cut"}))
     captured: list[int] = []
     of_batch = unit.stream_kernels.__globals__["Capturing"].of_batch
-    monkeypatch.setattr(
-        "lmntk.kernels.capturing.Capturing.of_batch", lambda self, texts: captured.append(len(texts)) or of_batch(self, texts)
-    )
+    monkeypatch.setattr("lmntk.engine.batches.Capturing.of_batch", lambda self, texts: captured.append(len(texts)) or of_batch(self, texts))
     run(make_experiment(values | {"out": tmp_path / "cut"}))
     assert captured == []
     for path in (tmp_path / "whole" / "kernels").rglob("*.safetensors"):

@@ -9,10 +9,10 @@ import pytest
 from tiny import write_model, write_rows
 from typer.testing import CliRunner
 
-from lmntk.cli import app
-from lmntk.configuration import load_experiment
+from lmntk.bundled.experiments import names, place_of
+from lmntk.cli.app import app
 from lmntk.errors import UserError
-from lmntk.experiments import names, place_of
+from lmntk.experiment.configuration import load_experiment
 from lmntk.tasks import SEEDS, TASKS
 
 SMALL = ["--k", "2", "--seeds", "13", "--test-limit", "6", "--learning-rates", "1e-3", "--batch-sizes", "4", "--steps", "2", "--json"]
@@ -59,7 +59,7 @@ def test_prompts_of_one_task_stand_side_by_side(places, tmp_path):
         CliRunner().invoke(app, words, catch_exceptions=False)
     own = [task for task in load_experiment(path, {"model": "m", "data": "d"}).own_tasks if "red" not in (task.label_words or ())]
     assert len(tasks) == 6 and len(own) == 5
-    from lmntk.experiment import run
+    from lmntk.experiment.run import run
 
     how = {"learning_rates": [1e-3], "batch_sizes": [4], "steps": 2}
     change = {"model": places[1], "data": places[3], "out": tmp_path / "out", "k": [2], "seeds": [13], "own_tasks": own[:2]}

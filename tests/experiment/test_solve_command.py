@@ -11,11 +11,11 @@ import torch
 from tiny import write_model, write_rows
 from typer.testing import CliRunner
 
-from lmntk.cli import app
-from lmntk.configuration import make_experiment
+from lmntk.cli.app import app
 from lmntk.errors import UserError
-from lmntk.experiment import run
-from lmntk.kernel_folders import SIDES, read_folder, solve_folder
+from lmntk.experiment.configuration import make_experiment
+from lmntk.experiment.run import run
+from lmntk.experiment.solve_folder import SIDES, read_folder, solve_folder
 
 CELL = "films-k4-seed13-prompt"
 SAME = ("method", "formula", "solver", "metric", "dev", "test", "setting")

@@ -9,13 +9,13 @@ import torch
 from model_table import TABLE, alone, pad_id, random_texts
 from torch import nn
 
-from lmntk.analysis.chi import output_derivative
+from lmntk.diagnosis.chi import output_derivative
+from lmntk.engine.stream import Settings, stream_kernels, whole
 from lmntk.finetuning.logits import logits_of
 from lmntk.finetuning.losses import mean_loss
 from lmntk.finetuning.settings import Labelled, TrainingSettings, batch_order
 from lmntk.finetuning.training import fine_tune, fine_tune_linearized
 from lmntk.kernels.contraction import FORMULAS
-from lmntk.kernels.streaming import Settings, stream_kernels, whole
 from lmntk.models.weights import at_weights
 from lmntk.prompts.batching import collate
 

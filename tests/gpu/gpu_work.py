@@ -6,7 +6,7 @@ import pytest
 import torch
 from model_table import TABLE, pad_id, random_texts
 
-from lmntk.kernels.streaming import Settings, Streamed, stream_kernels
+from lmntk.engine.stream import Settings, Streamed, stream_kernels
 
 FORMULAS = ["sgd", "signgd", "asigngd"]
 PAIRS = [("a", "a"), ("b", "a"), ("a", "c"), ("b", "c")]

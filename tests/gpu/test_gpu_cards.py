@@ -7,14 +7,14 @@ import torch
 from gpu_work import FORMULAS, MEBI, assert_same_bits, blocks, largest_error, needs_card, needs_two_cards, work
 from model_table import TABLE, pad_id, random_texts
 
-from lmntk.device_memory import CardMemory
+from lmntk.engine import stream as streaming
+from lmntk.engine.budget import Schedule
+from lmntk.engine.stream import Settings, stream_kernels
 from lmntk.errors import UserError
-from lmntk.execution.devices import Devices
-from lmntk.kernels import streaming
-from lmntk.kernels.schedule import Schedule
-from lmntk.kernels.streaming import Settings, stream_kernels
-from lmntk.models.device import chosen_devices
-from lmntk.precision import AMPERE, check_precision
+from lmntk.system.device_memory import CardMemory
+from lmntk.system.devices import chosen_devices
+from lmntk.system.executors.threads import Devices
+from lmntk.system.precision import AMPERE, check_precision
 
 pytestmark = needs_card
 FAMILIES = ["bert", "roberta", "gpt2", "t5", "llama", "mixtral", "deberta-shared-keys", "bert-lora-at-start", "albert"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import BAD, GOOD, write_model
 
-from lmntk.cli import app, main
+from lmntk.cli.app import app, main
 from lmntk.kernels.kernel import Kernel
 
 
@@ -85,7 +85,7 @@ def test_a_kernel_leaves_nothing_of_what_was_begun_with_another_batch_size(folde
     out, scratch = tmp_path / "out", tmp_path / "out" / "scratch"
     for name, size in (("save_tensors", "4"), ("finish", "2")):
         with monkeypatch.context() as patched:
-            patched.setattr(f"lmntk.kernels.command.{name}", killing)
+            patched.setattr(f"lmntk.experiment.kernel_files.{name}", killing)
             with pytest.raises(KilledError):
                 command(*kernel(folder, out, "--batch-size", size))
         assert list(scratch.rglob("tiles/*"))

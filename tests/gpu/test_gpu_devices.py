@@ -10,12 +10,14 @@ import torch
 from gpu_work import assert_same_bits, work
 from model_table import TABLE, random_texts
 
+from lmntk.engine import stream as streaming
+from lmntk.engine import tiles
 from lmntk.errors import ModelError, UserError
-from lmntk.execution.devices import Devices
-from lmntk.execution.local import Local, chosen_executor
-from lmntk.execution.ray_cluster import RayCluster
-from lmntk.kernels import streaming, tiles
-from lmntk.models.device import chosen_devices, copy_to
+from lmntk.system.devices import chosen_devices, copy_to
+from lmntk.system.executors.choose import chosen_executor
+from lmntk.system.executors.local import Local
+from lmntk.system.executors.ray_cluster import RayCluster
+from lmntk.system.executors.threads import Devices
 
 CPU = torch.device("cpu")
 TWO = Devices((CPU, CPU))

@@ -11,12 +11,12 @@ from gpu_work import MEBI, PretendedCard
 from model_table import TABLE, pad_id, random_texts
 from tiny import write_model, write_rows
 
-from lmntk.configuration import make_experiment
+from lmntk.engine import rates as calibration
+from lmntk.engine.budget import MARGIN, Trial
+from lmntk.engine.card_schedule import CARD_MARGIN
 from lmntk.errors import UserError
-from lmntk.experiment import plan, run
-from lmntk.kernels import calibration
-from lmntk.kernels.card_schedule import CARD_MARGIN
-from lmntk.kernels.schedule import MARGIN, Trial
+from lmntk.experiment.configuration import make_experiment
+from lmntk.experiment.run import plan, run
 from lmntk.prediction.directions import cut_directions
 from lmntk.prediction.predictor import Predictor
 
@@ -90,7 +90,7 @@ def test_a_full_card_is_one_line(monkeypatch):
 def test_a_run_keeps_its_solutions_to_the_card(tmp_path, monkeypatch):
     """What fits is planned and done; what does not is refused before the kernels are computed."""
     monkeypatch.setattr(calibration, "measure_rates", lambda device: calibration.Rates(1e9, 1e9, 1e9, 1e9, 1e9, "some machine"))
-    for module in ("lmntk.kernels.capturing", "lmntk.prediction.predictor"):
+    for module in ("lmntk.engine.batches", "lmntk.prediction.predictor"):
         monkeypatch.setattr(f"{module}.memory_of", lambda device: PretendedCard(4000 * MEBI, 20 * MEBI, 40 * MEBI))
     asked: list[int | None] = []
     make = Predictor.__init__
@@ -112,7 +112,7 @@ def test_a_run_keeps_its_solutions_to_the_card(tmp_path, monkeypatch):
     assert 0 < planned.card <= 300 * MEBI
     assert run(make_experiment(values))
     assert asked == [300 * MEBI]
-    monkeypatch.setattr("lmntk.unit.stream_kernels", lambda *a, **k: pytest.fail("computes kernels"))
+    monkeypatch.setattr("lmntk.experiment.steps.shared_model.stream_kernels", lambda *a, **k: pytest.fail("computes kernels"))
     with pytest.raises(
         UserError, match=r"^device-memory: 125 MiB is too little for a solution's direction in float64; the least is \d+MiB"
     ):

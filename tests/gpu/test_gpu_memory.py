@@ -12,16 +12,17 @@ import torch
 from gpu_work import FORMULAS, LENGTHS, MEBI, PAIRS, PretendedCard, assert_same_bits, blocks, work
 from model_table import TABLE, pad_id, random_texts
 
-from lmntk.device_memory import SHARE, card_budget, memory_of
+from lmntk.engine import stream as streaming
+from lmntk.engine import tiles
+from lmntk.engine.budget import MARGIN, Schedule, Trial, make_schedule
+from lmntk.engine.card_schedule import BUFFERS, CARD_MARGIN, make_card_schedule
+from lmntk.engine.stream import Settings
+from lmntk.engine.transfers import Fetched, Transfers
 from lmntk.errors import UserError
-from lmntk.execution.devices import Devices
-from lmntk.kernels import streaming, tiles
-from lmntk.kernels.card_schedule import BUFFERS, CARD_MARGIN, make_card_schedule
 from lmntk.kernels.gram import GPU_TILE_BYTES, TILE_BYTES
-from lmntk.kernels.schedule import MARGIN, Schedule, Trial, make_schedule
-from lmntk.kernels.streaming import Settings
-from lmntk.kernels.transfers import Fetched, Transfers
-from lmntk.memory import shown_bytes
+from lmntk.system.device_memory import SHARE, card_budget, memory_of
+from lmntk.system.executors.threads import Devices
+from lmntk.system.memory import shown_bytes
 from lmntk.tangents.factors import DenseFactors, OuterFactors, RowFactors, StackedFactors, Tangents
 
 GIBI = 2**30
@@ -243,7 +244,7 @@ def test_a_full_card_is_one_line_that_says_what_to_do(monkeypatch):
 
 
 def test_a_batch_that_was_expected_is_not_collated_again(monkeypatch):
-    from lmntk.kernels import capturing
+    from lmntk.engine import batches as capturing
 
     collated = []
     collate = capturing.collate

@@ -11,18 +11,19 @@ import torch
 from gpu_work import FORMULAS, MEBI, assert_same_bits, blocks, largest_error, work
 from model_table import TABLE, pad_id, random_texts
 
+from lmntk.engine import rates as calibration
+from lmntk.engine import stream as streaming
+from lmntk.engine.batches import Capturing
+from lmntk.engine.budget import LOSS_TEXTS, MARGIN, Trial, evenly, loss_bytes, make_schedule
+from lmntk.engine.card_schedule import CARD_MARGIN, make_card_schedule
+from lmntk.engine.precision_loss import measured_loss
+from lmntk.engine.stored_factors import KeptFactors
 from lmntk.errors import UserError
-from lmntk.kernels import calibration, streaming
-from lmntk.kernels.capturing import Capturing
-from lmntk.kernels.card_schedule import CARD_MARGIN, make_card_schedule
 from lmntk.kernels.gram import TILE_BYTES
-from lmntk.kernels.kept import KeptFactors
-from lmntk.kernels.loss import measured_loss
-from lmntk.kernels.schedule import LOSS_TEXTS, MARGIN, Trial, evenly, loss_bytes, make_schedule
-from lmntk.memory import peak_of, return_freed
-from lmntk.precision import _places, check_precision, products
 from lmntk.prompts.batching import collate
 from lmntk.prompts.encoding import EncodedText
+from lmntk.system.memory import peak_of, return_freed
+from lmntk.system.precision import _places, check_precision, products
 from lmntk.tangents.capture import capture
 from lmntk.tangents.coverage import autograd_gradients, check_coverage
 
@@ -215,7 +216,7 @@ def test_mistakes(precision, dtype, message):
 
 
 def test_several_workers_in_bfloat16_give_the_same_bits():
-    from lmntk.execution.devices import Devices
+    from lmntk.system.executors.threads import Devices
 
     executor = Devices((torch.device("cpu"),) * 2)
     one, two = work(precision="bfloat16"), work(precision="bfloat16", executor=executor)

@@ -11,12 +11,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from model_table import kernel_of
 
+from lmntk.engine.stream import whole
 from lmntk.errors import ModelError
 from lmntk.kernels import contraction
 from lmntk.kernels import gram as gram_module
 from lmntk.kernels.contraction import FORMULAS, SIGNS, Terms, Tile, inner, inner_applies, kernel_names, tile_products, without_padding
 from lmntk.kernels.gram import Panel, gram
-from lmntk.kernels.streaming import whole
 from lmntk.tangents.factors import DenseFactors, OuterFactors, Tangents, coalesce
 
 C, WIDTH, OUT, V = 2, 5, 4, 6

@@ -13,15 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_table import TABLE, pad_id, random_texts
 
+from lmntk.engine import rates as calibration
+from lmntk.engine.cost import Operations, Shape, shapes_of
+from lmntk.engine.cost import contraction as operations_of
+from lmntk.engine.estimate import shown_count, shown_time
+from lmntk.engine.rates import Rates, measure_rates, rates_of
+from lmntk.engine.stream import Settings, plan_kernels
 from lmntk.errors import UserError
-from lmntk.kernels import calibration, contraction, gram
-from lmntk.kernels.calibration import Rates, measure_rates, rates_of
+from lmntk.kernels import contraction, gram
 from lmntk.kernels.contraction import kernel_names
-from lmntk.kernels.cost import Operations, Shape, shapes_of
-from lmntk.kernels.cost import contraction as operations_of
-from lmntk.kernels.estimate import shown_count, shown_time
 from lmntk.kernels.gram import Panel
-from lmntk.kernels.streaming import Settings, plan_kernels
 from lmntk.tangents.factors import DenseFactors, OuterFactors, Tangents
 
 

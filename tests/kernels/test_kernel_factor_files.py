@@ -8,11 +8,11 @@ import pytest
 import torch
 from model_table import TABLE, pad_id, random_texts
 
-from lmntk.kernels.factor_files import DamagedFileError, open_tangents, save_tangents
+from lmntk.engine.factor_files import DamagedFileError, open_tangents, save_tangents
+from lmntk.engine.stream import whole
 from lmntk.kernels.gram import Panel, gram
-from lmntk.kernels.streaming import whole
-from lmntk.memory import resident
 from lmntk.prompts.batching import collate
+from lmntk.system.memory import resident
 from lmntk.tangents.capture import capture
 from lmntk.tangents.coverage import check_coverage
 from lmntk.tangents.factors import DenseFactors, Tangents

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_table import FAMILIES, MASKED, TABLE, pad_id, random_texts, relative_distance
 
+from lmntk.engine import stream as streaming
+from lmntk.engine.budget import Schedule
+from lmntk.engine.stream import Settings, stream_kernels, whole
 from lmntk.kernels import gram as gram_module
-from lmntk.kernels import streaming
 from lmntk.kernels.contraction import FORMULAS
 from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.groups import group_of_layer
-from lmntk.kernels.schedule import Schedule
-from lmntk.kernels.streaming import Settings, stream_kernels, whole
 from lmntk.prompts.batching import collate
 from lmntk.tangents.capture import capture
 from lmntk.tangents.coverage import check_coverage

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from lmntk import UserError, module_kernels, register_rule
+from lmntk.engine.stream import Settings, stream_kernels, whole
 from lmntk.errors import ModelError
-from lmntk.kernels.streaming import Settings, stream_kernels, whole
 from lmntk.prompts.encoding import EncodedText
 from lmntk.tangents.factors import sum_over_uses
 from lmntk.tangents.rules import RULES

@@ -6,9 +6,9 @@ import pytest
 import torch
 from model_table import FAMILIES, TABLE, alone, flat, kernel_of, oracle, pad_id, plain_logits, random_texts, relative_distance
 
+from lmntk.engine.stream import Settings, stream_kernels, whole
 from lmntk.kernels.contraction import FORMULAS
 from lmntk.kernels.gram import Panel, gram
-from lmntk.kernels.streaming import Settings, stream_kernels, whole
 from lmntk.prompts.batching import collate
 from lmntk.tangents.capture import capture
 from lmntk.tangents.coverage import check_coverage

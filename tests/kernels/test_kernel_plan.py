@@ -12,16 +12,16 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from lmntk.engine import stream as streaming
+from lmntk.engine.batches import Capturing
+from lmntk.engine.budget import DOUBLE, MARGIN, Trial, make_schedule, padded_tokens
+from lmntk.engine.card_schedule import STREAMED, make_card_schedule
+from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.engine.transfers import Fetched, Transfers
 from lmntk.errors import UserError
-from lmntk.kernels import streaming
-from lmntk.kernels.capturing import Capturing
-from lmntk.kernels.card_schedule import STREAMED, make_card_schedule
 from lmntk.kernels.gram import Panel, gram
-from lmntk.kernels.schedule import DOUBLE, MARGIN, Trial, make_schedule, padded_tokens
-from lmntk.kernels.streaming import Settings, stream_kernels, whole
-from lmntk.kernels.transfers import Fetched, Transfers
-from lmntk.memory import peak_of, resident, return_freed
 from lmntk.prompts.encoding import EncodedText
+from lmntk.system.memory import peak_of, resident, return_freed
 from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors, Tangents
 
 LINUX = pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="only Linux starts its count of memory anew")
@@ -152,7 +152,7 @@ def test_tiles_are_counted_as_they_are_cut(chunk):
     most = max(sum(text.length for text in texts[job.column][job.start : job.stop]) for job in jobs if job.column != "a")
 
     def of_tile(columns):
-        with patch.multiple("lmntk.kernels.schedule", MOST_COLUMNS=chunk, COLUMNS_PER_ROW=1):
+        with patch.multiple("lmntk.engine.budget", MOST_COLUMNS=chunk, COLUMNS_PER_ROW=1):
             return make_schedule(TRIAL, [[1]], columns, 1, 1, 2**50, has_scratch=True)
 
     assert of_tile(columns).chunk == min(chunk, 3)

@@ -19,17 +19,18 @@ import torch
 from model_table import TABLE, pad_id, random_texts
 from torch import nn
 
+from lmntk.engine import stream as streaming
+from lmntk.engine.budget import Schedule
+from lmntk.engine.stream import Settings, stream_kernels
 from lmntk.errors import ModelError, UserError
-from lmntk.execution.local import Local, chosen_executor
-from lmntk.kernels import streaming
-from lmntk.kernels.schedule import Schedule
-from lmntk.kernels.streaming import Settings, stream_kernels
+from lmntk.system.executors.choose import chosen_executor
+from lmntk.system.executors.local import Local
 from lmntk.tangents.factors import sum_over_uses
 from lmntk.tangents.rules import RULES, register_rule
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'lmntk[ray]'")
 
-from lmntk.execution.ray_cluster import RayCluster  # noqa: E402
+from lmntk.system.executors.ray_cluster import RayCluster  # noqa: E402
 
 FORMULAS = ["sgd", "signgd", "asigngd"]
 PAIRS = [("a", "a"), ("a", "c"), ("b", "c")]
@@ -278,7 +279,7 @@ def test_an_address_where_nobody_answers_is_one_line():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     begun = time.monotonic()
-    code = f"from lmntk.execution.ray_cluster import RayCluster; RayCluster('127.0.0.1:{port}', 1, 1).sharing"
+    code = f"from lmntk.system.executors.ray_cluster import RayCluster; RayCluster('127.0.0.1:{port}', 1, 1).sharing"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100)
     assert f"UserError: address: no Ray cluster at '127.0.0.1:{port}' (ConnectionRefusedError: " in found.stderr.splitlines()[-1]
     assert time.monotonic() - begun < 60  # Ray's own tries take minutes

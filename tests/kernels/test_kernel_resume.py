@@ -11,16 +11,17 @@ import pytest
 import torch
 from model_table import TABLE, pad_id, plain_logits, random_texts
 
+from lmntk.engine import stream as streaming
+from lmntk.engine import tiles
+from lmntk.engine.budget import MARGIN, Schedule, Trial, make_schedule
+from lmntk.engine.stored_factors import Choice, KeptFactors, LowRank
+from lmntk.engine.stream import Settings, finish, stream_kernels
+from lmntk.engine.work import Scratch
 from lmntk.errors import UserError
-from lmntk.execution.local import Local
-from lmntk.kernels import streaming, tiles
-from lmntk.kernels.kept import Choice, KeptFactors, LowRank
-from lmntk.kernels.schedule import MARGIN, Schedule, Trial, make_schedule
-from lmntk.kernels.scratch import Scratch
-from lmntk.kernels.streaming import Settings, finish, stream_kernels
-from lmntk.memory import peak_of, resident
 from lmntk.models.filters import ParameterFilter
 from lmntk.prompts.batching import collate
+from lmntk.system.executors.local import Local
+from lmntk.system.memory import peak_of, resident
 
 FORMULAS = ["sgd", "signgd", "asigngd"]
 PAIRS = [("a", "a"), ("a", "c"), ("b", "c"), ("b", "b")]
@@ -156,7 +157,7 @@ def test_row_factors_damaged_while_the_work_goes_on_are_made_anew(tmp_path, dama
 
 
 def test_files_are_checked_once_and_not_at_each_tile(tmp_path):
-    from lmntk.kernels import factor_files
+    from lmntk.engine import factor_files
 
     checksum, counted = factor_files._checksum, []
 
@@ -222,7 +223,7 @@ def test_finishing_removes_what_is_not_to_be_kept(tmp_path):
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path):
     """A file system of a few kilobytes, in place of one with holes: os.replace never happens, as on a real one."""
-    from lmntk.kernels import factor_files
+    from lmntk.engine import factor_files
 
     whole = work(tmp_path / "whole")
     save, written = factor_files.save_checked, []
@@ -235,7 +236,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path):
 
     with (
         patch.object(factor_files, "save_checked", full),
-        patch("lmntk.kernels.scratch.save_checked", full),
+        patch("lmntk.engine.work.save_checked", full),
         pytest.raises(UserError, match=r"the disk is full.*what is finished is kept"),
     ):
         work(tmp_path / "full")

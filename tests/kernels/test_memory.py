@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from lmntk.memory import total_memory
+from lmntk.system.memory import total_memory
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 GROUPS = "sys/fs/cgroup/"

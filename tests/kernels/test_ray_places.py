@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from lmntk.engine import tiles
+from lmntk.engine.tiles import TileMaker
 from lmntk.errors import UserError
-from lmntk.execution.ray_places import Layout, Machine, laid_out, machines_of, own_card
-from lmntk.kernels import tiles
-from lmntk.kernels.tiles import TileMaker
+from lmntk.system.executors.ray_layout import Layout, Machine, laid_out, machines_of, own_card
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from model_table import FAMILIES, TABLE, random_texts
 from sklearn.linear_model import LogisticRegression
 
 from lmntk.errors import UserError
+from lmntk.models.hidden_states import without_wrapper
 from lmntk.models.logit_model import HeadModel
 from lmntk.models.probe import frozen_features, linear_probe
-from lmntk.models.reading import without_wrapper
 from lmntk.prompts.batching import collate
 
 

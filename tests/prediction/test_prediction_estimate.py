@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from tiny import write_model, write_rows
 
-from lmntk import unit
-from lmntk.configuration import make_experiment
-from lmntk.experiment import plan, run
-from lmntk.kernels import calibration
-from lmntk.memory import resident
+from lmntk.engine import rates as calibration
+from lmntk.experiment.configuration import make_experiment
+from lmntk.experiment.run import plan, run
+from lmntk.experiment.steps import shared_model as unit
 from lmntk.prediction import estimate as prediction
+from lmntk.system.memory import resident
 from lmntk.tangents.linearized import LinearizedModel
 
 

@@ -13,17 +13,17 @@ import pytest
 import torch
 from model_table import TABLE, pad_id, random_texts
 
+from lmntk.engine.batches import Capturing
+from lmntk.engine.budget import MARGIN, Trial
 from lmntk.errors import UserError
-from lmntk.kernels.capturing import Capturing
-from lmntk.kernels.schedule import MARGIN, Trial
-from lmntk.memory import peak_of, resident, return_freed
 from lmntk.prediction import directions
 from lmntk.prediction.directions import cut_directions, directions_of
 from lmntk.prediction.predictor import Predictor
 from lmntk.prompts.encoding import EncodedText
 from lmntk.solvers.linear_form import LinearForm
-from lmntk.tangents.direction import weighted_sum
+from lmntk.system.memory import peak_of, resident, return_freed
 from lmntk.tangents.noise import noise_coordinates, silence
+from lmntk.tangents.weighted_sum import weighted_sum
 
 LINUX = pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="only Linux starts its count of memory anew")
 TEXTS = [EncodedText((1 + i, 2, 8 - i), 0, None) for i in range(6)]

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 from lmntk.errors import UserError
 from lmntk.prompts import HeadEncoder, PromptEncoder, collate
 from lmntk.prompts.assembly import share_length
-from lmntk.prompts.pieces import PieceEncoder, Space
+from lmntk.prompts.tokenization import PieceEncoder, Space
 from lmntk.tasks.example import Example
 
 SENTIMENT = ("{a} It was {mask}.", "*cls**sent_0*_It_was*mask*.*sep+*")

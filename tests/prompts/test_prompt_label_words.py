@@ -4,7 +4,7 @@ from prompts_tokenizers import CAUSAL_KINDS, KINDS, small_tokenizer
 
 from lmntk.errors import UserError
 from lmntk.prompts import LabelWords, PromptEncoder
-from lmntk.prompts.pieces import PieceEncoder, Space
+from lmntk.prompts.tokenization import PieceEncoder, Space
 
 
 def ids_of(kind: str, word: str) -> list[int]:

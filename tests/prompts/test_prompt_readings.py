@@ -7,8 +7,8 @@ from prompts_tokenizers import CAUSAL_KINDS, KINDS, SENTENCES, small_tokenizer
 
 from lmntk.errors import UserError
 from lmntk.prompts import EncodedText, HeadEncoder, PromptEncoder, collate, parse_template
-from lmntk.prompts.pieces import PieceEncoder, Space
-from lmntk.prompts.reading import ending_at_mask
+from lmntk.prompts.layout import ending_at_mask
+from lmntk.prompts.tokenization import PieceEncoder, Space
 from lmntk.tasks import TASKS
 from lmntk.tasks.example import Example
 

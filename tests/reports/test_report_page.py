@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from report_runs import VERSIONS, row, write, write_run
 
-from lmntk.analysis.summary import task_verdict
+from lmntk.diagnosis.over_splits import task_verdict
 from lmntk.errors import UserError
 from lmntk.kernels.kernel import Kernel
 from lmntk.reports import page as module
@@ -421,7 +421,7 @@ def test_settings_of_an_earlier_run_are_shown_as_what_they_change():
 
 
 def test_the_settings_run_again_as_they_are(tmp_path):
-    from lmntk.configuration import load_experiment, make_experiment
+    from lmntk.experiment.configuration import load_experiment, make_experiment
 
     own = {"name": "mine", "train": 'a "quoted" \\ path.csv', "template": "{a} ü\x7f {mask}", "label_words": ["a", "b"]}
     experiment = make_experiment({"model": "m", "own_tasks": [own], "k": [4], "memory": "1GiB", "groups": True, "out": tmp_path})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmntk.setups import of_one_setup
+from lmntk.runs.setups import of_one_setup
 
 
 def one(seed, setup, method="sgd ridge", task="films"):

@@ -10,12 +10,12 @@ from coverage_models import BATCH, Around, BroadcastTable, Coupled, Scale, Share
 from model_table import FAMILIES, TABLE, pad_id, random_texts
 from torch import nn
 
+from lmntk.engine.stream import Settings, stream_kernels, whole
 from lmntk.errors import ModelError
 from lmntk.kernels.gram import Panel, gram
-from lmntk.kernels.streaming import Settings, stream_kernels, whole
-from lmntk.memory import peak_of, return_freed
 from lmntk.prompts.batching import collate
 from lmntk.prompts.encoding import EncodedText
+from lmntk.system.memory import peak_of, return_freed
 from lmntk.tangents.capture import capture
 from lmntk.tangents.coverage import check_coverage
 from lmntk.tangents.factors import sum_over_uses

@@ -12,8 +12,8 @@ from lmntk.models.state import frozen
 from lmntk.prompts.batching import collate
 from lmntk.tangents.capture import capture
 from lmntk.tangents.coverage import check_coverage
-from lmntk.tangents.direction import weighted_sum
 from lmntk.tangents.linearized import LinearizedModel
+from lmntk.tangents.weighted_sum import weighted_sum
 
 BY_BACKWARD = {"bloom", "mobilebert"}  # a function of its own without a forward-mode rule; a weight used past its module
 

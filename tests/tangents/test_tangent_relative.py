@@ -14,7 +14,7 @@ from lmntk.prompts.batching import collate
 from lmntk.tangents.capture import capture
 from lmntk.tangents.coverage import check_coverage
 from lmntk.tangents.factors import NO_ROW, OuterFactors, RowFactors
-from lmntk.tangents.relative import is_disentangled, is_distance_owner, relative_positions_watched
+from lmntk.tangents.relative_positions import is_disentangled, is_distance_owner, relative_positions_watched
 from lmntk.tangents.watching import Watch
 
 NO_PLACES = {"position_biased_input": False, "type_vocab_size": 0}  # so that padding on the left changes nothing

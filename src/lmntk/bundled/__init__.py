@@ -5,12 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from lmntk.configuration import Experiment
 
 FOLDER = Path(__file__).parent
 MODEL = FOLDER / "model"
@@ -20,49 +15,3 @@ PROMPTS = {
     "reviews": ("{a} It was {mask}.", ("terrible", "great")),
     "topics": ("{a} This article is about {mask} news.", ("world", "sports", "business", "music")),
 }
-
-
-def demo_experiment(out: Path, seeds: Sequence[int]) -> Experiment:
-    """Returns the demonstration: both bundled tasks at k = 8, prompt and head, all three formulas."""
-    from lmntk.configuration import make_experiment
-
-    tasks = [
-        {
-            "name": name,
-            "train": str(EXAMPLES / name / "train.jsonl"),
-            "test": str(EXAMPLES / name / "test.jsonl"),
-            "text_column": "text_a",
-            "template": template,
-            "label_words": words,
-        }
-        for name, (template, words) in PROMPTS.items()
-    ]
-    values = {
-        "model": str(MODEL),
-        "own_tasks": tasks,
-        "k": [SHOTS],
-        "seeds": list(seeds),
-        "modes": ["prompt", "head"],
-        "test_limit": 80,
-        "out": out,
-    }
-    return make_experiment(values)
-
-
-def explain(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns what the demonstration's table says, in words a newcomer understands."""
-    lines = []
-    for task in dict.fromkeys(row["task"] for row in rows):
-        means = {}
-        for mode, method in dict.fromkeys((row["mode"], row["method"]) for row in rows if row["task"] == task):
-            found = [row["test"] for row in rows if (row["task"], row["mode"], row["method"]) == (task, mode, method)]
-            means[mode, method] = 100 * sum(found) / len(found)
-        best = max(means, key=lambda key: means[key])
-        lines.append(
-            f"{task}: without training the prompt alone gets {means['prompt', 'zero-shot']:.0f} % of the test texts right; "
-            f"what fine-tuning would learn from {SHOTS} texts a class, predicted by its kernel without any training, "
-            f"gets {means['prompt', 'sgd ridge']:.0f} % (sgd), {means['prompt', 'signgd ridge']:.0f} % (signgd) and "
-            f"{means['prompt', 'asigngd asym']:.0f} % (asigngd, Adam's early steps); a linear probe gets "
-            f"{means['head', 'linear probe']:.0f} %. Best here: {best[1]} in {best[0]} mode, {means[best]:.0f} %."
-        )
-    return "\n".join(lines)

@@ -16,7 +16,7 @@ from lmntk.checkup.gradients import check_error, check_gradients, check_noise
 from lmntk.checkup.prompt import check_accuracy, check_label_words
 from lmntk.checkup.ties import check_ties
 from lmntk.errors import UserError
-from lmntk.models.building import own_head_model, prompt_model
+from lmntk.models.build import own_head_model, prompt_model
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import Pretrained, load_pretrained
 from lmntk.models.logit_model import HeadModel, LogitModel, PromptModel

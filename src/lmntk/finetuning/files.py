@@ -17,7 +17,7 @@ from lmntk.models.filters import has_adapter
 from lmntk.models.loading import Pretrained
 from lmntk.models.logit_model import LogitModel
 from lmntk.models.weights import at_weights
-from lmntk.writing import replacing
+from lmntk.system.files import replacing
 
 FORMAT = "lmntk weights 1"
 WEIGHTS, MODEL = "weights.safetensors", "model"

@@ -22,8 +22,8 @@ from lmntk.finetuning.training import CHECKPOINT_SECONDS, fine_tune, fine_tune_l
 from lmntk.models.logit_model import LogitModel
 from lmntk.models.weights import at_weights
 from lmntk.prompts.encoded_text import EncodedText
+from lmntk.system.files import replacing, write_text
 from lmntk.tangents.linearized import LinearizedModel
-from lmntk.writing import replacing, write_text
 
 BEST = "best.safetensors"
 _LOGITS = "dev logits"  # no parameter's name

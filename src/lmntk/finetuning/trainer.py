@@ -26,8 +26,8 @@ from lmntk.finetuning.optimizers import make_optimizer
 from lmntk.finetuning.settings import Labelled, Look, TrainingSettings, batch_order
 from lmntk.prompts.batching import collate
 from lmntk.solvers.selection import predict_labels
+from lmntk.system.files import write_text
 from lmntk.tasks.metrics import score
-from lmntk.writing import write_text
 
 TRAINED, BEST, RECORD = "trained.safetensors", "best.safetensors", "record.json"  # the record is written last: without it nothing is whole
 GPU_LOOKS = 16  # steps between two looks at the loss on an accelerator, which has to be waited for

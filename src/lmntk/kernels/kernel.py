@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from lmntk.errors import UserError
-from lmntk.writing import replacing
+from lmntk.system.files import replacing
 
 FORMAT = "lmntk-kernel-1"
 KERNEL_VERSION = 1  # counts up when what a kernel is changes, so that old ones are not reused

@@ -14,9 +14,9 @@ from lmntk.errors import UserError
 from lmntk.models.adapters import CONFIG_FILE, find_base, read_adapter
 from lmntk.models.checkpoint import Checkpoint, loading
 from lmntk.models.fingerprint import fingerprint
+from lmntk.models.hidden_states import is_decoder_only
 from lmntk.models.hub import Place, locate, looks_local
 from lmntk.models.kinds import check_kind, reading_of
-from lmntk.models.reading import is_decoder_only
 
 __all__ = ["DTYPES", "Pretrained", "fingerprint", "load_pretrained"]
 

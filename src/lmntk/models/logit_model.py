@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lmntk.errors import UserError
-from lmntk.models.reading import (
+from lmntk.models.hidden_states import (
     EncoderDecoder,
     computing_rows,
     is_encoder_decoder,

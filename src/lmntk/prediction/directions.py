@@ -11,18 +11,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lmntk.device_memory import saying_full_card
+from lmntk.engine.batches import Capturing
+from lmntk.engine.budget import MARGIN, ROOMY, Trial, whole_mebibytes
+from lmntk.engine.card_schedule import CARD_MARGIN
 from lmntk.errors import UserError
-from lmntk.kernels.capturing import Capturing
-from lmntk.kernels.card_schedule import CARD_MARGIN
-from lmntk.kernels.schedule import MARGIN, ROOMY, Trial, whole_mebibytes
-from lmntk.memory import shown_bytes
-from lmntk.precision import FULL, products
 from lmntk.prompts.encoding import EncodedText
 from lmntk.solvers.linear_form import LinearForm
-from lmntk.tangents.direction import add_weighted_sum
+from lmntk.system.device_memory import saying_full_card
+from lmntk.system.memory import shown_bytes
+from lmntk.system.precision import FULL, products
 from lmntk.tangents.factors import Tangents
 from lmntk.tangents.noise import NoiseSearch, silence
+from lmntk.tangents.weighted_sum import add_weighted_sum
 
 ALWAYS_LINEAR = ("ridge", "logistic", "svr")  # solvers whose decisions on sgd (ridge: asigngd too) are linear in a text's gradient
 DOUBLE = 8

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 
 import torch
 
-from lmntk.device_memory import device_budget
-from lmntk.kernels.calibration import finish_work
-from lmntk.kernels.capturing import Capturing
-from lmntk.kernels.card_schedule import CARD_MARGIN
-from lmntk.kernels.estimate import GPU_RATE, Estimate, matrices
-from lmntk.kernels.schedule import MARGIN, Trial
-from lmntk.memory import resident
+from lmntk.engine.batches import Capturing
+from lmntk.engine.budget import MARGIN, Trial
+from lmntk.engine.card_schedule import CARD_MARGIN
+from lmntk.engine.estimate import GPU_RATE, Estimate, matrices
+from lmntk.engine.rates import finish_work
 from lmntk.prediction.directions import cut_directions
 from lmntk.prediction.predictor import Predictor
 from lmntk.prompts.encoding import EncodedText
-from lmntk.tangents.direction import weighted_sum
+from lmntk.system.device_memory import device_budget
+from lmntk.system.memory import resident
+from lmntk.tangents.weighted_sum import weighted_sum
 
 PASS = 3  # forward passes that a linearized prediction takes, for each direction
 

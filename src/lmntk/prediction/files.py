@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from lmntk.errors import UserError
 from lmntk.kernels.kernel import load_tensors, save_tensors
-from lmntk.models.building import own_head_model, prompt_model, untie
-from lmntk.models.device import place
+from lmntk.models.build import own_head_model, prompt_model, untie
 from lmntk.models.loading import load_pretrained
 from lmntk.models.logit_model import HeadModel, LogitModel
 from lmntk.prediction.predictor import Predictor
 from lmntk.prompts.encoding import HeadEncoder, TextEncoder
 from lmntk.prompts.ensemble import make_prompt_encoder
-from lmntk.writing import write_text
+from lmntk.system.devices import place
+from lmntk.system.files import write_text
 
 FORMAT = "lmntk predictor 1"
 DESCRIPTION, DIRECTION = "predictor.json", "direction.safetensors"

@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmntk.device_memory import DeviceMemory, device_budget, memory_of, saying_full_card
+from lmntk.engine.budget import MARGIN, ROOMY, whole_mebibytes
+from lmntk.engine.card_schedule import CARD_MARGIN
 from lmntk.errors import UserError
-from lmntk.kernels.card_schedule import CARD_MARGIN
-from lmntk.kernels.schedule import MARGIN, ROOMY, whole_mebibytes
-from lmntk.memory import peak_of, resident, return_freed, shown_bytes, trim
 from lmntk.models.logit_model import LogitModel
 from lmntk.models.state import frozen
-from lmntk.precision import FULL, products
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText
 from lmntk.solvers.inputs import Array, Labels
+from lmntk.system.device_memory import DeviceMemory, device_budget, memory_of, saying_full_card
+from lmntk.system.memory import peak_of, resident, return_freed, shown_bytes, trim
+from lmntk.system.precision import FULL, products
 from lmntk.tangents.linearized import LinearizedModel
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from lmntk.errors import UserError
-from lmntk.memory import default_memory, parse_bytes
 from lmntk.prediction.files import LoadedPredictor, find_predictor, load_predictor
 from lmntk.solvers.selection import predict_labels
+from lmntk.system.files import replacing
+from lmntk.system.memory import default_memory, parse_bytes
 from lmntk.tasks.example import Example
 from lmntk.tasks.rows import Row, missing
-from lmntk.writing import replacing
 
 WINDOW = 64  # batches that are sorted by length together, and held at once
 STANDARD = "-"  # stdin, stdout

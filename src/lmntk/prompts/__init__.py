@@ -5,7 +5,7 @@ from lmntk.prompts.encoded_text import EncodedText
 from lmntk.prompts.encoding import HeadEncoder, PromptEncoder, TextEncoder
 from lmntk.prompts.ensemble import EnsembleEncoder, make_prompt_encoder
 from lmntk.prompts.label_words import LabelWords, Reduce
-from lmntk.prompts.reading import READINGS, Reading
+from lmntk.prompts.layout import READINGS, Reading
 from lmntk.prompts.template import Template, parse_template
 
 __all__ = [

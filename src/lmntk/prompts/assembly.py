@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from lmntk.errors import UserError
 from lmntk.prompts.encoded_text import EncodedText
-from lmntk.prompts.pieces import PieceEncoder, Space
-from lmntk.prompts.reading import Layout
+from lmntk.prompts.layout import Layout
 from lmntk.prompts.template import Literal, Mask, Separator, Text
+from lmntk.prompts.tokenization import PieceEncoder, Space
 
 if TYPE_CHECKING:
     from lmntk.tasks.example import Example

@@ -11,9 +11,9 @@ from lmntk.errors import UserError
 from lmntk.prompts.assembly import Assembly
 from lmntk.prompts.encoded_text import EncodedText
 from lmntk.prompts.label_words import LabelWords, Reduce
-from lmntk.prompts.pieces import PieceEncoder, Space
-from lmntk.prompts.reading import Layout, Reading, needed_start, prompt_layout
+from lmntk.prompts.layout import Layout, Reading, needed_start, prompt_layout
 from lmntk.prompts.template import Template, parse_template
+from lmntk.prompts.tokenization import PieceEncoder, Space
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,7 +10,7 @@ from lmntk.errors import UserError
 from lmntk.prompts.encoded_text import EncodedText
 from lmntk.prompts.encoding import PromptEncoder, sha256_of
 from lmntk.prompts.label_words import Reduce
-from lmntk.prompts.reading import Reading
+from lmntk.prompts.layout import Reading
 from lmntk.prompts.template import Template
 
 if TYPE_CHECKING:

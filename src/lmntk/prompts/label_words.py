@@ -16,7 +16,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from lmntk.errors import UserError
-from lmntk.prompts.pieces import PieceEncoder, Space
+from lmntk.prompts.tokenization import PieceEncoder, Space
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

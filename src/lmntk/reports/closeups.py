@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmntk.errors import UserError
-from lmntk.reports.collecting import LINEARIZED, Run
 from lmntk.reports.drawing import Plot
 from lmntk.reports.kernel_facts import facts_of_kernel
 from lmntk.reports.kernel_plots import group_plot, matrix_plot, spectrum_plot
 from lmntk.reports.training_plots import curve_plot, emulation_plot, logit_plot, trajectory_plot
+from lmntk.runs.reading import LINEARIZED, Run
 
 MOST = 16  # cells close up on one page: 16 times some 80 kB
 

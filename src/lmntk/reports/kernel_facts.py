@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lmntk.analysis.spectrum import group_shares, spectrum
+from lmntk.diagnosis.spectrum import group_shares, spectrum
 from lmntk.kernels.kernel import Kernel
 
 MOST = 64  # texts in a picture of a kernel

@@ -11,8 +11,8 @@ from typing import Any
 
 from lmntk import __version__
 from lmntk.errors import UserError
-from lmntk.reports.collecting import Run, read_runs
-from lmntk.writing import write_text
+from lmntk.runs.reading import Run, read_runs
+from lmntk.system.files import write_text
 
 PAGE = "report.html"
 NEEDED = ("matplotlib", "jinja2")
@@ -65,7 +65,7 @@ def render(runs: Sequence[Run]) -> str:
 
 def contents(runs: Sequence[Run]) -> dict[str, Any]:
     """Returns all that the page shows, as plain data and drawn plots."""
-    from lmntk.conclusions import comparisons_in, conclude
+    from lmntk.diagnosis.conclusions import comparisons_in, conclude
     from lmntk.reports.accuracy_plot import accuracy_plot
     from lmntk.reports.again import as_toml, changes, settings_rows
     from lmntk.reports.closeups import close_ups

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lmntk.analysis.summary import task_verdict
+from lmntk.diagnosis.over_splits import task_verdict
 from lmntk.reports.tables import BASELINE_NAMES, ordered_methods
 from lmntk.solvers.selection import Summary, aggregate
 

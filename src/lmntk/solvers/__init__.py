@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 _MODULE_OF = {
     "AsymmetricPath": "asymmetric",
     "AsymmetricSVM": "asymmetric",
-    "GridResult": "grid",
+    "GridResult": "result",
     "KernelLogistic": "logistic",
     "KernelRidge": "ridge",
     "KernelSVC": "support_vector",
@@ -39,9 +39,10 @@ _MODULE_OF = {
 
 if TYPE_CHECKING:
     from lmntk.solvers.asymmetric import AsymmetricPath, AsymmetricSVM
-    from lmntk.solvers.grid import SOLVERS, GridResult, Solver, default_grid, solve_grid
+    from lmntk.solvers.grid import SOLVERS, Solver, default_grid, solve_grid
     from lmntk.solvers.inputs import KernelWarning, SolverInputs
     from lmntk.solvers.logistic import KernelLogistic
+    from lmntk.solvers.result import GridResult
     from lmntk.solvers.ridge import KernelRidge
     from lmntk.solvers.ridge_path import RidgePath
     from lmntk.solvers.row_logistic import RowLogistic

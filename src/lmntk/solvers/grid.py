@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import numpy as np
 from lmntk.errors import UserError
 from lmntk.solvers.inputs import FORMULAS, Array, SolverInputs, flatten, offset
 from lmntk.solvers.linear_form import LinearForm
+from lmntk.solvers.result import GridResult
 
 if TYPE_CHECKING:
     from lmntk.solvers.asymmetric import F0Fit
@@ -26,30 +27,6 @@ F0_SCALES = (10.0, 100.0, 1000.0, 10000.0, float("inf"))
 GAMMAS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)  # the last two are ours: K is scaled to norm 1, the reference's is not
 MIXTURES = (0.0, 0.5, 1.0)
 COSTS = (1.0, 10.0, 100.0)  # not the reference's, which leaves 1; costs act on a kernel of mean diagonal 1
-
-
-@dataclass(frozen=True, eq=False)
-class GridResult:
-    """One setting: its decisions on every eval set, the leave-one-out decisions on train if asked for, and figures on the solve.
-
-    ``linear`` is there where decisions are linear in the gradient of the text to classify.
-    """
-
-    setting: Mapping[str, float]
-    decisions: Mapping[str, Array]  # name -> (m, c)
-    loo: Array | None = None  # (n, c)
-    diagnostics: Mapping[str, float] = field(default_factory=dict)
-    linear: LinearForm | None = None
-
-    @property
-    def dev_decision(self) -> Array:
-        """Decisions [M, C] on "dev"."""
-        return self.decisions["dev"]
-
-    @property
-    def test_decision(self) -> Array:
-        """Decisions [M, C] on "test"."""
-        return self.decisions["test"]
 
 
 @dataclass(frozen=True)

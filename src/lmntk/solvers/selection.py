@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lmntk.errors import UserError
 from lmntk.solvers.inputs import Array, Labels, encode_labels
-
-if TYPE_CHECKING:
-    from lmntk.solvers.grid import GridResult
+from lmntk.solvers.result import GridResult
 
 Scorer = Callable[[Labels, Labels], float]
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from lmntk.errors import ModelError
 from lmntk.models.state import Batch, frozen
-from lmntk.precision import autocast
+from lmntk.system.precision import autocast
 from lmntk.tangents.factors import DenseFactors, Factors, Tangents, merge
-from lmntk.tangents.local import BatchAxisLostError, local_gradients
-from lmntk.tangents.relative import is_bias_owner, relative_positions_watched
-from lmntk.tangents.rules import Use, relative_table, rule_of
+from lmntk.tangents.fallback import BatchAxisLostError, local_gradients
+from lmntk.tangents.relative_positions import is_bias_owner, relative_positions_watched
+from lmntk.tangents.rules import relative_table, rule_of
+from lmntk.tangents.use import Use
 from lmntk.tangents.watching import Record, Watch, watched
 
 CONTAINERS = (nn.ParameterDict, nn.ParameterList, nn.ModuleDict, nn.ModuleList)  # never called: their parent uses them

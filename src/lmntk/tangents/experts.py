@@ -10,16 +10,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors, StackedFactors, alive_uses, drop_empty_uses, sum_over_uses
-
-if TYPE_CHECKING:
-    from lmntk.tangents.rules import Use
+from lmntk.tangents.use import Use
 
 NOBODY = -1  # the expert of a token that no logit depends on
 

@@ -10,31 +10,16 @@ A rule is a function from one ``Use`` to (parameter, factors) pairs. A new kind 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from lmntk.tangents.experts import is_router, is_stacked, router, stacked_experts
 from lmntk.tangents.factors import NO_ROW, DenseFactors, Factors, OuterFactors, RowFactors, drop_empty_uses, sum_over_uses
-
-
-@dataclass(frozen=True)
-class Use:
-    """One call of a module on a batch: what went in, and the gradient of every logit with respect to what came out."""
-
-    module: Any  # the nn.Module; rules know its attributes
-    inputs: Tensor  # (n, t, i), or (n, t) for ids
-    output_gradients: Tensor  # (c, n, t, o)
-    selected_rows: Tensor | None = None  # the module computed only these output rows
-    arguments: tuple[Any, ...] = ()  # the call as it was, for rules that repeat it
-    keywords: dict[str, Any] = field(default_factory=dict)
-    # (c, *shape) each, in the order of the module's floating-point outputs; the first is ``output_gradients``, as it came
-    every_gradient: tuple[Tensor, ...] = ()
-
+from lmntk.tangents.use import Use
 
 Rule = Callable[[Use], Iterator[tuple[nn.Parameter, Factors]]]
 RULES: dict[type[nn.Module], Rule] = {}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from lmntk.system.hashing import content_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,3 +15,8 @@ class Example:
     text_a: str
     text_b: str | None = None
     label: int | None = None
+
+
+def digest_examples(examples: Iterable[Example]) -> str:
+    """Returns a sha256 of texts and labels, in their order."""
+    return content_key(examples=[(e.text_a, e.text_b, e.label) for e in examples])

@@ -1,0 +1,64 @@
+"""What a person sees while an experiment runs: on stderr, so that stdout stays the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lmntk.runs.store import Cell
+
+
+class Bars(AbstractContextManager["Bars"]):
+    """Progress bars with the time left: one over the cells, one over the work at hand."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        self._bars = Progress(*columns, console=console, transient=True)
+        self._console = console
+        self._cells: TaskID | None = None
+        self._work: TaskID | None = None
+        self._said: set[str] = set()
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bars.live.is_started:
+            self._bars.stop()
+
+    def start(self, cells: int, finished: int) -> None:
+        """Shows the cells' bar."""
+        self._bars.start()
+        self._cells = self._bars.add_task("cells", total=cells, completed=finished)
+        if finished:
+            self._console.print(f"{finished} of {cells} cells were finished before and are not computed again", highlight=False)
+
+    def work(self, description: str, total: float | None) -> None:
+        """Shows a new bar for the work at hand."""
+        self._bars.start()
+        if self._work is not None:
+            self._bars.remove_task(self._work)
+        self._work = self._bars.add_task(description, total=total)
+
+    def advance(self, amount: float) -> None:
+        """Moves the bar of the work at hand."""
+        if self._work is not None:
+            self._bars.advance(self._work, amount)
+
+    def finished(self, cell: Cell, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Prints a finished cell in one line and moves the cells' bar."""
+        if self._cells is not None:
+            self._bars.advance(self._cells)
+        shown = ", ".join(f"{row['method']} {'diverged' if row['test'] is None else format(100 * row['test'], '.1f')}" for row in rows)
+        self._console.print(f"{cell.name}: {shown}", highlight=False)
+
+    def note(self, line: str) -> None:
+        """Prints a line, once."""
+        if line not in self._said:
+            self._said.add(line)
+            self._console.print(line, style="dim", highlight=False)

@@ -1,0 +1,49 @@
+"""``lmntk predict``: any number of texts through a solved model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lmntk.cli.options import DeviceMemoryOption, DeviceOption, JsonOption, MemoryOption, ModelOption
+from lmntk.cli.printing import with_bars
+
+
+def predict(
+    model_dir: Annotated[Path, typer.Option(help="a run's folder, or one of its models/*")],
+    source: Annotated[str, typer.Option("--input", help="JSON lines with text_a, and text_b for pairs; - is stdin")],
+    target: Annotated[str, typer.Option("--output", help="a line a text: class, label, probabilities, decisions; - is stdout")] = "-",
+    model: ModelOption = None,
+    cell: Annotated[str | None, typer.Option(help="of a run's folder  [default: the best on dev]")] = None,
+    method: Annotated[str | None, typer.Option(help='of a run\'s folder, such as "sgd ridge"')] = None,
+    batch_size: Annotated[int, typer.Option(help="texts in one pass", min=1)] = 32,
+    memory: MemoryOption = None,
+    device: DeviceOption = None,
+    device_memory: DeviceMemoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify any number of texts with a solved model, one pass each, without training texts or kernels.
+
+    Of runs with --save-models. --model says where the pre-trained model is now, if it has moved.
+
+    Example: lmntk predict --model-dir runs/sst-2 --input texts.jsonl --output classes.jsonl
+    """
+    from lmntk.prediction.stream import STANDARD, predict_file
+
+    def work(progress: Any) -> dict[str, Any]:
+        progress.work("texts", None)
+        return predict_file(
+            model_dir, source, target, model=model, cell=cell, method=method, batch_size=batch_size,
+            device=device or "auto", memory=memory, device_memory=device_memory, note=progress.note, report=progress.advance,
+        )  # fmt: skip
+
+    done = with_bars(work)
+    if target == STANDARD:
+        return  # stdout is the result
+    if as_json:
+        print(json.dumps(done, indent=1))
+    else:
+        print(f"{done['texts']} texts classified into {target} ({done['texts_per_second']:.1f} a second)")

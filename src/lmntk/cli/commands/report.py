@@ -1,0 +1,43 @@
+"""``lmntk report``: the page of runs, built anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lmntk.cli.options import JsonOption
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders that lmntk run wrote")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="the page  [default: RUN/report.html; of several runs, report.html here]")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The page of a run, report.html, built anew; or one page of several runs side by side.
+
+    Verdicts, tables, plots, settings and how to run it again, in one file that needs nothing but a browser.
+
+    Example: lmntk report runs/sst-2
+    """
+    import json
+
+    from lmntk.errors import UserError
+    from lmntk.reports.page import PAGE, build_page
+    from lmntk.system.files import write_text
+
+    target = out if out is not None else runs[0] / PAGE if len(runs) == 1 else Path(PAGE)
+    if target.is_dir():
+        raise UserError(f"out: {str(target)!r} is a folder; name a file, such as {str(target / PAGE)!r}")
+    page = build_page(runs)
+    try:
+        write_text(target, page)
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise UserError(f"out: cannot write {str(target)!r} ({error.strerror}); name another file") from error
+    if as_json:
+        print(json.dumps({"page": str(target), "runs": [str(run) for run in runs], "bytes": len(page.encode())}, indent=1))
+    else:
+        print(f"Written to {target}")

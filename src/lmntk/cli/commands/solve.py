@@ -1,0 +1,57 @@
+"""``lmntk solve``: kernels that are there already, solved."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lmntk.cli.options import JsonOption, listed
+
+
+def solve(
+    kernels: Annotated[
+        Path, typer.Option(help="a run's folder, or one with {train,dev,test}_kernels_TASK.pt, as the paper's code saves them")
+    ],
+    task: Annotated[str, typer.Option(help="the task as in the files' names, or one cell of a run")],
+    formulas: Annotated[
+        str | None, typer.Option(help="of sgd, signgd, asigngd  [default: what is there; sgd, where the file does not say]")
+    ] = None,
+    solvers: Annotated[
+        str | None, typer.Option(help="of ridge, asym, logistic, row-logistic, svc, svr  [default: ridge; asym for asigngd]")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="accuracy or f1, of a task that is none of the 14")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Solve kernels that are there already: the grids of a run, each setting chosen on dev; a table of dev and test.
+
+    Files of the paper's code are read as tensors alone: no code in them runs.
+
+    Example: lmntk solve --kernels downloads/sst-2-16-13 --task sst-2 --solvers ridge,logistic,svc
+    """
+    from lmntk.errors import UserError
+    from lmntk.experiment.solve_folder import solve_folder
+    from lmntk.kernels.contraction import FORMULAS
+    from lmntk.reports.results import markdown_table
+    from lmntk.solvers.grid import SOLVERS
+
+    chosen = {"formulas": formulas and listed(formulas), "solvers": solvers and listed(solvers)}
+    for name, known in (("formulas", FORMULAS), ("solvers", SOLVERS)):
+        unknown = [one for one in chosen[name] or () if one not in known]
+        if unknown:
+            raise UserError(f"{name}: {unknown[0]!r} is not one of {', '.join(known)}")
+    if metric not in (None, "accuracy", "f1"):
+        raise UserError(f"metric: {metric!r} is neither accuracy nor f1")
+    rows = solve_folder(kernels, task, chosen["formulas"] or None, chosen["solvers"] or None, metric)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    lines = []
+    for row in rows:
+        setting = ", ".join(f"{name} {value if isinstance(value, str) else format(value, 'g')}" for name, value in row["setting"].items())
+        lines.append([row["cell"], row["method"], row["metric"], f"{100 * row['dev']:.1f}", f"{100 * row['test']:.1f}", setting])
+    print(markdown_table(["cell", "method", "metric", "dev", "test", "setting"], lines))
+    for note in dict.fromkeys(f"{row['cell']}, {row['method']}: {note}" for row in rows for note in row["notes"]):
+        print(f"* {note}")

@@ -1,0 +1,97 @@
+"""What commands print: on stdout tables and lists, in the width of a terminal or, into a pipe, as they are; on stderr bars."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from lmntk.cli.bars import Bars
+
+Result = TypeVar("Result")
+
+
+def print_summary(rows: list[dict[str, Any]]) -> None:
+    """Prints the table of mean (deviation) by k, mode and method."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from lmntk.reports.results import markdown_table, summary_table
+    from lmntk.tasks import TASKS
+
+    titles = {name: task.title for name, task in TASKS.items()}
+    if not sys.stdout.isatty():  # a pipe has no width to fit
+        print(markdown_table(*summary_table(rows, titles)))
+        return
+    header, lines = summary_table(rows, titles)
+    table = Table(*header)
+    for line in lines:
+        table.add_row(*line)
+    Console().print(table)
+
+
+def print_kernels(written: dict[str, Any], as_json: bool) -> None:
+    """Prints the kernels' files with their shapes."""
+    if as_json:
+        print(json.dumps(written, indent=1))
+    else:
+        for file, shape in written["files"].items():
+            print(f"{file}  {shape}")
+        print(written["coverage"])
+
+
+SHOWN = {
+    "rate": "learning rate", "largest_stable_rate": "largest stable one", "logit_error": "logit error",
+    "kernel_distance_median": "median kernel distance", "gradient_distance": "gradient distance", "emulation_error": "emulation error",
+    "emulation_move_error": "of the move",
+    "chi_with_prompt": "|chi| with prompt", "chi_without_prompt": "without",
+}  # fmt: skip
+PASSED = {True: "passed", False: "failed", None: "cannot be told"}
+
+
+def print_verdicts(found: dict[str, Any]) -> None:
+    """Prints each verdict of ``conclusions.conclude``: its reason, the three tests, and the numbers beside them."""
+    from lmntk.diagnosis.conclusions import heading
+
+    for one in found["verdicts"]:
+        splits = f" ({one['splits']} splits)" if one["splits"] > 1 else ""
+        print(f"{heading(one)}{splits}: {one['verdict']}")
+        print_wrapped(f"  {one['reason']}", 2)
+        for test in one["tests"]:
+            value = "-" if test["value"] is None else f"{test['value']:.2f}"
+            bound = f"{'below' if test['name'] == 'fixed features' else 'at least'} {test['threshold']:g}"
+            print(f"  {test['name']:<15}{value:>6}  ({bound}): {PASSED[test['passed']]}")
+        numbers = [f"{title} {one['numbers'][name]:.3g}" for name, title in SHOWN.items() if one["numbers"].get(name) is not None]
+        print_wrapped(f"  {', '.join(numbers)}", 2)
+    for one in found["comparisons"]:
+        print_wrapped(f"{one['title']}, k = {one['k']}, {one['mode']}: {one['sentence']}", 2)
+
+
+def print_written(folder: Path) -> None:
+    """Prints what a run left in its folder."""
+    names = ("report.html", "verdicts.json", "results.csv", "summary.md", "kernels", "finetuning", "diagnosis", "models", "predictions")
+    print(f"Written to {folder}: {', '.join(name for name in names if (folder / name).exists())}")
+
+
+def print_wrapped(line: str, indent: int) -> None:
+    """Prints a line, at a terminal in its width and with the later rows indented; a pipe has no width to fit."""
+    if sys.stdout.isatty():
+        import shutil
+        import textwrap
+
+        width = max(shutil.get_terminal_size().columns, 4 * indent)
+        line = textwrap.fill(line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    print(line)
+
+
+def with_bars(action: Callable[[Bars], Result]) -> Result:
+    """Returns what an action returns, which is shown at work on stderr."""
+    from rich.console import Console
+
+    from lmntk.cli.bars import Bars
+
+    with Bars(Console(stderr=True)) as bars:
+        return action(bars)

@@ -1,0 +1,219 @@
+"""Fixed features: how far the gradients, and the kernel that they make, move in fine-tuning.
+
+Two distances go by the name, and both are here, by name: the *kernel distance*, mean |K_after - K_before| / |K_before|, element by element,
+and the *gradient distance*, mean ||g_after - g_before|| / ||g_before||, text by text and logit by logit. The first is that of the
+paper's test; both are 0 where features are fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lmntk.diagnosis.examples import Examples, device_of, fitted
+from lmntk.engine.stream import Pair, Settings, Streamed, finish, stream_kernels, whole
+from lmntk.errors import UserError
+from lmntk.kernels.gram import Grouping, Panel, gram
+from lmntk.models.fingerprint import fingerprint
+from lmntk.models.logit_model import LogitModel
+from lmntk.models.weights import at_weights
+from lmntk.prompts.encoding import EncodedText
+from lmntk.solvers.inputs import Array
+from lmntk.system.hashing import content_key
+from lmntk.tangents.capture import capture
+from lmntk.tangents.coverage import Coverage
+from lmntk.tangents.factors import Tangents
+
+# |K| below this part of ||g|| ||g'|| is what rounding leaves of zero: kernels of float32 gradients are good to 3e-7.
+SIZE_ZERO = 1e-6
+
+
+@dataclass(frozen=True)
+class KernelDistance:
+    """How far a kernel moved.
+
+    Attributes:
+        elementwise: mean of |K_after - K_before| / |K_before| over the entries whose K_before is not of size zero.
+        median: the median of the same, which a few small entries do not decide.
+        left_out: the share of entries of size zero: |K_before| <= 1e-6 sqrt(K_before[a, a] K_before[b, b]), where a ratio is one of
+            rounding errors (across classes of a linear head it is 0 / 0).
+        frobenius: ||K_after - K_before||_F / ||K_before||_F, over all entries.
+        cosine: <K_after, K_before> / (||K_after||_F ||K_before||_F), 1 where the kernel only grew or shrank as a whole.
+    """
+
+    elementwise: float
+    median: float
+    left_out: float
+    frobenius: float
+    cosine: float
+
+
+def kernel_distance(before: Array, after: Array) -> KernelDistance:
+    """Returns the distances between two train kernels [n, c, n, c] of the same texts.
+
+    Raises:
+        UserError: kernels of other shapes, or one that is zero before.
+    """
+    before, after = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    if before.shape != after.shape or before.ndim != 4 or before.shape[:2] != before.shape[2:]:
+        raise UserError(f"kernels of the shapes {before.shape} and {after.shape} have no distance; give two [n, c, n, c] of the same texts")
+    n, c = before.shape[:2]
+    first, second = before.reshape(n * c, n * c), after.reshape(n * c, n * c)
+    sizes = np.sqrt(np.diag(first).clip(min=0))
+    counted = np.abs(first) > SIZE_ZERO * np.outer(sizes, sizes)
+    if not counted.any():
+        raise UserError("the kernel before fine-tuning is zero, so nothing can be said of how it moved; look at `lmntk check`")
+    ratios = np.abs(second - first)[counted] / np.abs(first)[counted]
+    norms = float(np.linalg.norm(first)), float(np.linalg.norm(second))
+    return KernelDistance(
+        elementwise=float(ratios.mean()),
+        median=float(np.median(ratios)),
+        left_out=float(1 - counted.mean()),
+        frobenius=float(np.linalg.norm(second - first)) / norms[0],
+        cosine=float((first * second).sum()) / (norms[0] * norms[1]) if norms[1] > 0 else 0.0,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class GradientDistance:
+    """How far each gradient g_c(x_n) moved.
+
+    Attributes:
+        relative: [n, c], ||g_after - g_before|| / ||g_before||; nan where g_before is zero.
+        cosine: [n, c], of g_after and g_before; nan where one is zero.
+    """
+
+    relative: Array
+    cosine: Array
+
+    @property
+    def mean(self) -> float:
+        """The mean relative distance over texts and logits that have one; nan if none has."""
+        known = self.relative[np.isfinite(self.relative)]
+        return float(known.mean()) if known.size else float("nan")
+
+
+def gradient_distance(
+    model: nn.Module,
+    examples: Examples,
+    weights: Mapping[str, Tensor],
+    trainable: Mapping[str, nn.Parameter],
+    coverage: Coverage | None = None,
+) -> GradientDistance:
+    """Returns how far every text's gradients move from theta_0 to the fine-tuned weights.
+
+        ||g_a - g_b||^2 = <g_a, g_a> - 2 <g_a, g_b> + <g_b, g_b>,   three diagonals of Gram matrices of captured factors
+
+    Args:
+        model: at theta_0.
+        examples: n of them.
+        weights: the fine-tuned weights, by name.
+        trainable: the parameters whose gradients count.
+        coverage: how gradients are captured at theta_0, if that was looked at before.
+
+    Cost: two forward and 2 c backward passes a text. Memory: the factors of one batch, twice, and a copy of the weights. The subtraction
+    loses digits where g hardly moved: in float32 a distance below 1e-3 is rounding.
+    """
+    if coverage is None:
+        examples, coverage = fitted(model, examples, trainable)
+    elif not coverage.batched:
+        examples = examples.alone()
+    count = len(examples)
+    found: dict[int, tuple[Array, Array]] = {}
+    for places, batch in examples.on(device_of(model)):
+        before = capture(model, batch, trainable, coverage.fallback)
+        with at_weights(model, weights):
+            after = capture(model, batch, trainable, coverage.fallback)
+        bb, aa, ab = _own_products(before, before), _own_products(after, after), _own_products(after, before)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = np.sqrt((aa - 2 * ab + bb).clip(min=0)) / np.sqrt(bb)
+            cosine = ab / np.sqrt(aa * bb)
+        relative[bb == 0] = np.nan
+        found.update({place: (relative[row], cosine[row]) for row, place in enumerate(places)})
+    return GradientDistance(*(np.stack([found[place][part] for place in range(count)]) for part in (0, 1)))
+
+
+def gradient_norms(
+    model: nn.Module, examples: Examples, trainable: Mapping[str, nn.Parameter], grouping: Grouping, coverage: Coverage | None = None
+) -> dict[str, float]:
+    """Returns, by parameter group, sum_nc ||g_c(x_n)||^2: the trace of the group's sgd kernel, without the kernel.
+
+    Cost: a forward and c backward passes a text. Memory: the factors of one batch.
+    """
+    if coverage is None:
+        examples, coverage = fitted(model, examples, trainable)
+    elif not coverage.batched:
+        examples = examples.alone()
+    totals: dict[str, float] = {}
+    for _, batch in examples.on(device_of(model)):
+        tangents = capture(model, batch, trainable, coverage.fallback)
+        for row in range(len(tangents)):
+            one = _text(tangents, row)
+            for group, values in gram(Panel([one]), Panel([one]), ["sgd"], grouping)["sgd"].items():
+                totals[group] = totals.get(group, 0.0) + float(values[0, :, 0].trace())
+    return totals
+
+
+def _own_products(left: Tangents, right: Tangents) -> Array:
+    """Returns <g_c(x_n), g'_c(x_n)> [n, c] of each text with itself, by the same summation for any two sides."""
+    products = np.zeros(tuple(left.logits.shape))
+    for row in range(len(left)):
+        values = whole(gram(Panel([_text(left, row)]), Panel([_text(right, row)]), ["sgd"])["sgd"])[0, :, 0]  # (c, d)
+        products[row] = values.diagonal().cpu().numpy()
+    return products
+
+
+def _text(tangents: Tangents, row: int) -> Tangents:
+    """Returns one text's tangents, views."""
+    return Tangents(tangents.logits[row : row + 1], {name: factors.of_example(row) for name, factors in tangents.factors.items()})
+
+
+def stream_sgd(
+    model: LogitModel,
+    texts: Mapping[str, Sequence[EncodedText]],
+    pairs: Sequence[Pair],
+    trainable: Mapping[str, nn.Parameter],
+    pad_id: int,
+    settings: Settings,
+) -> Streamed:
+    """Returns sgd kernels between groups of texts at the weights that the model has now; see ``stream_kernels``.
+
+    Factors that do not fit into memory go to the settings' scratch folder, under a name of all that they depend on, and are removed.
+    """
+    key = ""
+    if settings.scratch is not None:
+        own = {name: buffer.tolist() for name, buffer in model.named_buffers(recurse=False)}  # label words, which no state has
+        reads = [type(model).__name__, own, model.difference, getattr(model, "kind", None)]
+        shown = {name: [repr(text) for text in part] for name, part in texts.items()}
+        cut = [sorted(trainable), settings.cut(), settings.drop_noise, settings.grouping is not None]
+        key = content_key(weights=fingerprint(model), reads=reads, texts=shown, pairs=pairs, cut=cut, pad_id=pad_id)
+    streamed = stream_kernels(model, texts, pairs, ["sgd"], trainable, pad_id, settings, key=key)
+    finish(settings, key)
+    return streamed
+
+
+def sgd_kernel(
+    model: nn.Module,
+    examples: Examples,
+    trainable: Mapping[str, nn.Parameter],
+    settings: Settings | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> dict[str, Array]:
+    """Returns the sgd kernel [n, c, n, c] of examples with themselves by parameter group, at theta_0 or at other weights.
+
+    Texts of a ``LogitModel`` stream in bounded memory (``stream_kernels``); of ready batches all factors are kept.
+    """
+    settings = settings or Settings()
+    with at_weights(model, weights or {}):
+        if examples.texts is not None and isinstance(model, LogitModel):
+            streamed = stream_sgd(model, {"all": examples.texts}, [("all", "all")], trainable, examples.pad_id, settings)
+            return {name: part.numpy() for name, part in streamed.kernels["all", "all"]["sgd"].items()}
+        examples, coverage = fitted(model, examples, trainable)
+        panel = Panel([capture(model, batch, trainable, coverage.fallback) for _, batch in examples.on(device_of(model))])
+        order = torch.tensor([place for places in examples.places for place in places]).argsort()
+        found = gram(panel, panel, ["sgd"], settings.grouping)["sgd"]
+        return {name: part.cpu()[order][:, :, order].numpy() for name, part in found.items()}

@@ -1,0 +1,209 @@
+"""Kernels between two lists of labelled texts, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lmntk.engine.precision_loss import Loss
+from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.engine.tiles import Report
+from lmntk.errors import UserError
+from lmntk.kernels.gram import Panel, gram
+from lmntk.kernels.kernel import KERNEL_VERSION, Kernel
+from lmntk.models.build import prompt_model
+from lmntk.models.filters import ParameterFilter
+from lmntk.models.fingerprint import fingerprint
+from lmntk.models.loading import Pretrained
+from lmntk.models.state import Batch
+from lmntk.prompts.encoding import PromptEncoder
+from lmntk.prompts.ensemble import EnsembleEncoder
+from lmntk.system.hashing import content_key, versions
+from lmntk.system.precision import FULL, products
+from lmntk.tangents.capture import capture
+from lmntk.tangents.coverage import Coverage, check_coverage
+from lmntk.tangents.factors import Tangents
+from lmntk.tangents.noise import noise_coordinates, silence
+from lmntk.tasks import Example
+from lmntk.tasks.example import digest_examples
+
+
+@dataclass(frozen=True)
+class Computed:
+    """Kernels by formula, pre-trained logits [n, c] of ``train`` and ``eval``, how the gradients were captured, what a low precision costs.
+
+    ``work`` is the name of the scratch files, if the settings have a folder for them: ``finish(settings, work)`` removes them once the
+    kernels are kept.
+    """
+
+    kernels: dict[str, Kernel]
+    logits: dict[str, np.ndarray]
+    coverage: Coverage
+    work: str = ""
+    loss: Loss | None = None
+
+
+def origin(
+    pretrained: Pretrained,
+    encoder: PromptEncoder | EnsembleEncoder,
+    train: Sequence[Example],
+    evaluate: Sequence[Example],
+    *,
+    all_logits: bool = False,
+    parameters: ParameterFilter | None = None,
+    settings: Settings | None = None,
+) -> dict[str, Any]:
+    """Returns all that a kernel's values depend on, hashed where it is long: two kernels of one origin are the same."""
+    network = pretrained.network
+    return {
+        "model": pretrained.fingerprint,
+        "prompt": encoder.fingerprint(),
+        "templates": [str(template) for template in encoder.templates],
+        "label_words": list(encoder.label_words),
+        "difference": encoder.classes == 2 and not all_logits,
+        "tied": getattr(network.get_output_embeddings(), "weight", None) is network.get_input_embeddings().weight,
+        "parameters": (parameters or ParameterFilter()).as_dict(),
+        "drop_noise": (settings or Settings()).drop_noise,
+        "precision": (settings or Settings()).precision,
+        "dtype": str(next(network.parameters()).dtype).removeprefix("torch."),
+        "train": digest_examples(train),
+        "eval": digest_examples(evaluate),
+    }
+
+
+def compute_kernels(
+    pretrained: Pretrained,
+    encoder: PromptEncoder | EnsembleEncoder,
+    train: Sequence[Example],
+    evaluate: Sequence[Example],
+    formulas: Sequence[str] = ("sgd", "signgd", "asigngd"),
+    *,
+    all_logits: bool = False,
+    parameters: ParameterFilter | None = None,
+    settings: Settings | None = None,
+    report: Report = lambda captured, contracted: None,
+) -> Computed:
+    """Returns the tangent kernels [n, c, m, c] between training and evaluation texts of a prompted language model.
+
+    Args:
+        pretrained: what ``load_pretrained`` returned.
+        encoder: the prompt: template, label words, limits.
+        train: n texts.
+        evaluate: m texts.
+        formulas: of ``sgd``, ``signgd``, ``asigngd``.
+        all_logits: keep both logits of a two-class prompt; by default they are folded into their difference, c = 1.
+        parameters: which parameters count; all by default.
+        settings: batch size, memory, noise, groups.
+        report: called with the texts captured and the pairs contracted since the last call.
+
+    Cost: (n + m) forward and c (n + m) backward passes, and 2 n m c^2 P operations a kernel. See ``stream_kernels``.
+
+    Example:
+        >>> pretrained = load_pretrained("path/to/model")  # doctest: +SKIP
+        >>> encoder = PromptEncoder(pretrained.tokenizer, "{a} It was {mask}.", ["terrible", "great"])  # doctest: +SKIP
+        >>> compute_kernels(pretrained, encoder, train, test).kernels["sgd"].values.shape  # doctest: +SKIP
+        (32, 1, 872, 1)
+    """
+    chosen = parameters or ParameterFilter()
+    model = prompt_model(pretrained, encoder, encoder.classes == 2 and not all_logits)
+    texts = {"train": [encoder.encode(e) for e in train], "eval": [encoder.encode(e) for e in evaluate]}
+    settings = settings or Settings()
+    came_from = origin(pretrained, encoder, train, evaluate, all_logits=all_logits, parameters=chosen, settings=settings)
+    groups = settings.grouping is not None
+    grouped = {name: settings.grouping(name) for name in chosen.select(model)} if settings.grouping is not None else None
+    work = content_key(origin=came_from, formulas=list(formulas), groups=grouped, version=KERNEL_VERSION, settings=settings.cut())
+    trainable, pairs = chosen.select(model), [("train", "eval")]
+    streamed = stream_kernels(model, texts, pairs, formulas, trainable, pretrained.pad_id, settings, report, work)
+    provenance = {
+        **came_from,
+        "model_name": pretrained.name,
+        "noise_coordinates_left_out": streamed.noise.get("train", 0),
+        **({} if streamed.loss is None else {"precision_loss": streamed.loss.as_dict()}),
+        "versions": versions(),
+    }
+    kernels = as_kernels(streamed.kernels["train", "eval"], formulas, groups, provenance)
+    return Computed(kernels, {side: streamed.logits[side].numpy() for side in ("train", "eval")}, streamed.coverage, work, streamed.loss)
+
+
+def module_kernels(
+    module: nn.Module,
+    train: Sequence[Batch],
+    evaluate: Sequence[Batch],
+    formulas: Sequence[str] = ("sgd", "signgd", "asigngd"),
+    *,
+    trainable: Mapping[str, nn.Parameter] | None = None,
+    settings: Settings | None = None,
+) -> Computed:
+    """Returns the tangent kernels [n, c, m, c] of any module from a batch to logits [b, c], on batches of the user's own.
+
+    Args:
+        module: called with one batch.
+        train: batches of n examples in all: mappings of tensors whose first axis is the example.
+        evaluate: batches of m examples in all.
+        formulas: of ``sgd``, ``signgd``, ``asigngd``.
+        trainable: the parameters that count, by name; by default those that require a gradient.
+        settings: noise and groups; batches are taken as they are, and all their factors are kept.
+
+    Memory: the factors of all examples; ``stream_kernels`` bounds it, for encoded texts.
+
+    Raises:
+        UserError: no parameter counts, or no example.
+
+    Example:
+        >>> module_kernels(my_module, [{"x": x_train}], [{"x": x_test}]).kernels["sgd"].values.shape  # doctest: +SKIP
+        (32, 1, 872, 1)
+    """
+    settings = settings or Settings()
+    chosen = {n: p for n, p in module.named_parameters() if p.requires_grad} if trainable is None else dict(trainable)
+    if settings.precision != FULL:
+        raise UserError(f"precision: {settings.precision} is of encoded texts; for batches of your own leave it at {FULL}")
+    if not chosen:
+        raise UserError(f"parameters: nothing in {type(module).__name__} requires a gradient; name what counts in trainable")
+    if not train or not evaluate:
+        raise UserError("module_kernels: no examples; give at least one batch to train and to evaluate")
+    first = max((*train, *evaluate), key=_count)  # two examples show whether the module keeps them apart
+    count = _count(first)
+    with products(FULL):
+        coverage = check_coverage(module, {name: tensor[[0, count - 1][:count]] for name, tensor in first.items()}, chosen)
+
+    def captured(batches: Sequence[Batch]) -> list[Tangents]:
+        parts = batches if coverage.batched else [part for batch in batches for part in _examples(batch)]
+        with products(FULL):
+            return [capture(module, part, chosen, coverage.fallback) for part in parts]
+
+    rows, columns = captured(train), Panel(captured(evaluate))
+    masks = noise_coordinates(rows) if settings.drop_noise else {}
+    with products(FULL):
+        found = gram(Panel([silence(batch, masks) for batch in rows]), columns, formulas, settings.grouping)
+    provenance = {"module": type(module).__name__, "model": fingerprint(module), "parameters": sorted(chosen), "versions": versions()}
+    return Computed(
+        as_kernels(found, formulas, settings.grouping is not None, provenance),
+        {side: torch.cat([b.logits for b in part]).double().cpu().numpy() for side, part in (("train", rows), ("eval", columns.batches))},
+        coverage,
+    )
+
+
+def _count(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
+
+
+def _examples(batch: Batch) -> list[dict[str, Tensor]]:
+    return [{name: tensor[i : i + 1] for name, tensor in batch.items()} for i in range(_count(batch))]
+
+
+def as_kernels(
+    found: Mapping[str, Mapping[str, Tensor]], formulas: Sequence[str], grouped: bool, provenance: dict[str, Any]
+) -> dict[str, Kernel]:
+    """Returns the kernels of Gram values by name and parameter group; ``grouped`` keeps the groups' parts too."""
+    kernels = {}
+    for formula in formulas:
+        flipped, groups = found.get(f"{formula}_flipped"), found[formula]
+        parts = {name: values.cpu().numpy() for name, values in groups.items()} if grouped else {}
+        values = None if flipped is None else whole(flipped).cpu().numpy()
+        kernels[formula] = Kernel(formula, whole(groups).cpu().numpy(), values, parts, provenance)
+    return kernels

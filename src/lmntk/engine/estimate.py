@@ -1,0 +1,179 @@
+"""What a piece of work will take: operations, bytes, memory, disk, time here, and time on one large GPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from lmntk.engine.batches import Capturing
+from lmntk.engine.budget import Schedule, Trial, evenly, spans
+from lmntk.engine.cost import Operations, contraction, shapes_of
+from lmntk.engine.rates import Rates, finish_work
+from lmntk.kernels.contraction import kernel_names
+from lmntk.prompts.batching import length_sorted_batches
+from lmntk.prompts.encoding import EncodedText
+from lmntk.system.memory import shown_bytes
+from lmntk.system.precision import FULL
+
+GPU_RATE = 10e12  # operations a second: half of what an 80 GB A100 does in float32 (19.5e12, its data sheet), without tensor cores
+DISK_RATE = 1e9  # bytes a second, of row factors read once a tile: of a file that was just written, mostly from the system's cache
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The figures of one piece of work, or of several.
+
+    Attributes:
+        texts: texts captured.
+        pairs: pairs of texts contracted, each for all kernels.
+        capture_operations: of forward and backward passes.
+        contraction_operations: of the Gram matrices.
+        factor_bytes: of all texts' factors, most of which are never there at once.
+        disk: bytes of factors on disk at a time.
+        peak: bytes that the process will hold at most.
+        seconds: on this machine.
+        gpu_seconds: on one 80 GB GPU.
+        card: bytes that a card of this machine will hold at most; 0 where the processor computes.
+        copies: devices that share the work.
+    """
+
+    texts: int
+    pairs: int
+    capture_operations: float
+    contraction_operations: float
+    factor_bytes: float
+    disk: int
+    peak: int
+    seconds: float
+    gpu_seconds: float
+    card: int = 0
+    copies: int = 1
+
+    def __add__(self, other: Estimate) -> Estimate:
+        """Returns what both take, one after the other."""
+        return Estimate(
+            self.texts + other.texts,
+            self.pairs + other.pairs,
+            self.capture_operations + other.capture_operations,
+            self.contraction_operations + other.contraction_operations,
+            self.factor_bytes + other.factor_bytes,
+            max(self.disk, other.disk),
+            max(self.peak, other.peak),
+            self.seconds + other.seconds,
+            self.gpu_seconds + other.gpu_seconds,
+            max(self.card, other.card),
+            max(self.copies, other.copies),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain data."""
+        return dict(self.__dict__)
+
+    def describe(self) -> str:
+        """Returns one line."""
+        operations = self.capture_operations + self.contraction_operations
+        line = (
+            f"{self.texts:,} texts, {self.pairs:,} pairs: {shown_count(operations)} operations, {shown_bytes(self.peak)} of memory at most"
+        )
+        line += f", {shown_bytes(self.card)} on {'the card' if self.copies == 1 else f'each of {self.copies} cards'}" if self.card else ""
+        line += f", {shown_bytes(self.disk)} on disk" if self.disk else ""
+        return f"{line}, about {shown_time(self.seconds)} here, {shown_time(self.gpu_seconds)} on one 80 GB GPU"
+
+
+def estimate(
+    capturing: Capturing,
+    trial: Trial,
+    schedule: Schedule,
+    texts: Mapping[str, Sequence[EncodedText]],
+    pairs: Sequence[tuple[str, str]],
+    formulas: Sequence[str],
+    rates: Rates,
+    copies: int = 1,
+    drop_noise: bool = True,
+) -> Estimate:
+    """Returns what ``stream_kernels`` will take with this schedule.
+
+    Operations of forward and backward passes are those of the matrices that tokens pass, without the attention's own products. Of
+    several devices, ``copies``, each captures the row texts for itself, and the rest is shared out. In a lower precision than float32
+    a few row texts are captured and contracted in both first, and for signs (``drop_noise``) all of them once more in full.
+
+    Cost: one batch of texts of middling length is captured, to be timed.
+    """
+    capturing.batch_size = schedule.batch_size
+    groups = dict.fromkeys(name for pair in pairs for name in pair)
+    batches = {name: [(len(part), max(texts[name][i].length for i in part)) for part in capturing.batches(texts[name])] for name in groups}
+    every = sorted((text for name in groups for text in texts[name]), key=lambda text: text.length)
+    size = schedule.batch_size if capturing.coverage.batched else 1
+    middle = max(0, len(every) // 2 - size // 2)
+    few = every[middle : middle + size]
+    started = time.perf_counter()
+    found = capturing.of_batch(few)
+    finish_work(capturing.device)
+    seconds = time.perf_counter() - started
+    tokens = few[-1].length * len(few)
+    shapes = shapes_of(found[0], few[-1].length)
+    all_tokens = sum(count * length for name in groups for count, length in batches[name])  # padding is computed too
+    rows = {row for row, _ in pairs}
+    of_rows = sum(count * length for name in groups if name in rows for count, length in batches[name])
+    each = of_rows + (all_tokens - of_rows) / copies
+    operations, read = Operations(), 0.0
+    for column in dict.fromkeys(column for _, column in pairs):
+        wanted = [row for row, other in pairs if other == column]
+        tiles = 1 if column in rows else len(spans(len(texts[column]), schedule.chunk))
+        read += schedule.disk * tiles
+        panel = [batch for row in wanted for batch in batches[row]]
+        operations += contraction(shapes, panel, batches[column], trial.outputs, kernel_names(formulas), tiles, wanted == [column])
+    first, first_operations, in_full = 0.0, Operations(), 0.0
+    if capturing.precision != FULL:
+        lengths = evenly(sorted(text.length for name in rows for text in texts[name]), schedule.loss_texts)
+        few_batches = [(len(part), lengths[part[-1]]) for part in length_sorted_batches(lengths, size)]
+        first = 2.0 * sum(count * length for count, length in few_batches)
+        block = contraction(shapes, few_batches, few_batches, trial.outputs, kernel_names(formulas), 1, own=True)
+        first_operations = block + block
+        in_full = of_rows if drop_noise and set(formulas) != {"sgd"} else 0.0
+    capture_operations = 2.0 * (1 + trial.outputs) * matrices(capturing.model) * (all_tokens + first + in_full)
+    operations_in_all = operations + first_operations
+    return Estimate(
+        texts=len(every),
+        pairs=sum(len(texts[row]) * len(texts[column]) for row, column in pairs),
+        capture_operations=capture_operations,
+        contraction_operations=operations_in_all.total,
+        factor_bytes=trial.factors / trial.tokens * all_tokens,
+        disk=schedule.disk,
+        peak=schedule.peak,
+        seconds=seconds * (each + first + in_full) / tokens
+        + rates.seconds(operations) / copies
+        + rates.seconds(first_operations)
+        + read / DISK_RATE,
+        gpu_seconds=(capture_operations + operations_in_all.total) / GPU_RATE,
+        card=schedule.card_peak,
+        copies=copies,
+    )
+
+
+def matrices(model: nn.Module) -> int:
+    """Returns the coordinates of the matrices that every token passes: not of tables, and not of a vocabulary's head."""
+    tables = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters(recurse=False)}
+    heads = {p for module in getattr(model, "selected_rows", dict)() for p in module.parameters(recurse=False)}
+    return sum(p.numel() for p in model.parameters() if p.dim() > 1 and p not in tables and p not in heads)
+
+
+def shown_time(seconds: float) -> str:
+    """Returns a time as people say it: 40 s, 3 min, 2.5 h, 4 days."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.0f} days"
+
+
+def shown_count(operations: float) -> str:
+    """Returns a number of operations: 3.2 T, 1.5 P."""
+    for power, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
+        if operations >= power:
+            return f"{operations / power:.1f} {letter}"
+    return f"{operations / 1e6:.1f} M"

@@ -1,0 +1,186 @@
+"""Kernels from factors that an earlier run left on disk: any formula, any choice of parameters, LoRA of any rank, without the model.
+
+LoRA at its start (B = 0, A random with variance 1 / r) has the kernel of the projected gradients: K_LoRA = sum over the adapted weights of
+<G A^T, G' A^T>, which is K of those weights in the mean, with a spread of about 1 / sqrt(r). A gradient sum_t g_t x_t^T becomes
+sum_t g_t (A x_t)^T: the inputs alone change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmntk.engine.factor_files import DamagedFileError, open_tangents
+from lmntk.engine.tiles import in_order
+from lmntk.engine.work import INDEX, Scratch
+from lmntk.errors import UserError
+from lmntk.kernels.gram import Grouping, Panel, gram
+from lmntk.system.precision import FULL, products
+from lmntk.tangents.factors import Factors, OuterFactors, RowFactors, StackedFactors, Tangents
+from lmntk.tangents.noise import noise_coordinates, silence
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """LoRA's random start: rank r, and the seed of A."""
+
+    rank: int
+    seed: int = 0
+
+    def matrix(self, name: str, width: int, like: Tensor) -> Tensor:
+        """Returns A [r, i] of a parameter, the same whatever else is adapted."""
+        start = int.from_bytes(hashlib.sha256(f"{self.seed} {name}".encode()).digest()[:7], "big")
+        generator = torch.Generator().manual_seed(start)
+        drawn: Tensor = torch.randn(self.rank, width, generator=generator, dtype=torch.float64) / self.rank**0.5
+        return drawn.to(like)
+
+    def of(self, name: str, factors: Factors) -> Factors:
+        """Returns the factors of B's gradient, G A^T.
+
+        Raises:
+            UserError: G is there as a vector, whose rows are not known: it came by plain autograd.
+        """
+        if isinstance(factors, OuterFactors):
+            return replace(factors, inputs=factors.inputs @ self.matrix(name, factors.inputs.shape[-1], factors.inputs).T)
+        if isinstance(factors, RowFactors):  # an output layer of which few rows are read
+            return replace(factors, values=factors.values @ self.matrix(name, factors.values.shape[-1], factors.values).T)
+        if isinstance(factors, StackedFactors):
+            parts = (None if part is None else self.of(f"{name} {index}", part) for index, part in enumerate(factors.parts))
+            return StackedFactors(tuple(part if isinstance(part, OuterFactors) else None for part in parts))
+        raise UserError(f"lora-rank: the gradients of {name!r} came by plain autograd, as vectors; leave it out: --exclude {name}")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which parameters' factors count, by name; ``low_rank`` puts LoRA on their linear maps and leaves all else out."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    biases_only: bool = False
+    low_rank: LowRank | None = None
+
+    def takes(self, name: str) -> bool:
+        """True for a parameter that counts."""
+        return (
+            (not self.biases_only or name.rsplit(".", 1)[-1] == "bias")
+            and (not self.include or any(fnmatchcase(name, pattern) for pattern in self.include))
+            and not any(fnmatchcase(name, pattern) for pattern in self.exclude)
+        )
+
+
+class _Chosen(Mapping[str, Factors]):
+    """The factors that count, made when they are asked for."""
+
+    def __init__(self, factors: Mapping[str, Factors], choice: Choice, adapted: Sequence[str]) -> None:
+        self.factors, self.choice = factors, choice
+        self.names = [name for name in factors if choice.takes(name) and (choice.low_rank is None or name in adapted)]
+
+    def __getitem__(self, name: str) -> Factors:
+        if name not in self.names:
+            raise KeyError(name)
+        found = self.factors[name]
+        return found if self.choice.low_rank is None else self.choice.low_rank.of(name, found)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class KeptFactors:
+    """A folder of factors.
+
+    Args:
+        folder: that ``keep_factors`` left: the scratch folder, or the one piece of work in it.
+
+    Raises:
+        UserError: no factors there, or those of several pieces of work.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        found = [folder] if (folder / INDEX).is_file() else sorted(path.parent for path in folder.glob(f"*/{INDEX}"))
+        if not found:
+            raise UserError(f"factors: {str(folder)!r} holds none; keep some with `lmntk kernel ... --keep-factors`")
+        if len(found) > 1:
+            raise UserError(f"factors: {str(folder)!r} holds {len(found)} pieces of work; name one: {', '.join(p.name for p in found[:4])}")
+        self.folder = found[0]
+        self.index: dict[str, Any] = json.loads((self.folder / INDEX).read_text(encoding="utf8"))
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The pairs of groups of texts whose kernels the work was about."""
+        return [(row, column) for row, column in self.index["pairs"]]
+
+    @property
+    def precision(self) -> str:
+        """What the passes were in that the factors come from."""
+        return str(self.index.get("precision", FULL))
+
+    def kernels(
+        self,
+        pair: tuple[str, str],
+        formulas: Sequence[str],
+        choice: Choice | None = None,
+        grouping: Grouping | None = None,
+        drop_noise: bool = True,
+    ) -> tuple[dict[str, dict[str, Tensor]], int]:
+        """Returns ``{kernel name: {group: [n, c, m, d]}}`` of a pair, in the texts' order, and how many coordinates were left out as noise.
+
+        Cost: the contraction alone; see ``gram``. Memory: the factors of one parameter, of all texts
+        of the pair, and what ``gram`` copies of them.
+
+        Raises:
+            UserError: no such pair, nothing left of the choice, a damaged file, or signs of passes in low precision.
+        """
+        choice = choice or Choice()
+        if pair not in self.pairs:
+            raise UserError(f"pair: {','.join(pair)!r} is not there; there are {'; '.join(','.join(one) for one in self.pairs)}")
+        if self.precision != FULL and drop_noise and set(formulas) != {"sgd"}:
+            raise UserError(f"factors: taken in {self.precision}, in which noise cannot be told; ask for sgd alone, or add --keep-noise")
+        sides = [self._batches(group, choice) for group in pair]
+        (rows, row_order), (columns, column_order) = sides
+        masks = noise_coordinates(rows) if drop_noise and set(formulas) != {"sgd"} else {}
+        silenced = Panel([silence(batch, masks) for batch in rows])
+        with products(FULL):
+            found = gram(silenced, silenced if pair[0] == pair[1] else Panel(columns), formulas, grouping)
+        placed = {
+            name: {
+                group: in_order(in_order(block, row_order).transpose(0, 2), column_order).transpose(0, 2) for group, block in groups.items()
+            }
+            for name, groups in found.items()
+        }
+        return placed, sum(int(mask.sum()) for mask in masks.values())
+
+    def logits(self, group: str) -> Tensor:
+        """Returns the pre-trained logits [n, c] of a group of texts."""
+        batches, order = self._batches(group, Choice())
+        return in_order(torch.cat([batch.logits for batch in batches]), order).double()
+
+    def _batches(self, group: str, choice: Choice) -> tuple[list[Tangents], list[int]]:
+        facts = self.index["groups"][group]
+        found = []
+        for path in Scratch.files_of(self.folder, group):
+            try:
+                batch = open_tangents(path)
+            except DamagedFileError as error:
+                raise UserError(f"factors: {error}; compute them again with --keep-factors") from error
+            chosen = _Chosen(batch.factors, choice, self.index["adaptable"])
+            if not chosen and batch.factors:
+                raise UserError(f"parameters: nothing is left of the choice; names look like {next(iter(batch.factors))!r}")
+            found.append(replace(batch, factors=chosen))
+        order = list(facts["order"])
+        if sum(map(len, found)) != len(order):
+            raise UserError(f"factors: files of {group!r} are missing in {str(self.folder)!r}; compute them again with --keep-factors")
+        return found, order

@@ -1,0 +1,95 @@
+"""Where a network computes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from lmntk.errors import UserError
+
+AUTO = "auto"
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def place(pretrained: Any, device: str = AUTO) -> torch.device:
+    """Moves a network to a device, in place, and returns it; "auto" is the first GPU, or the processor where there is none.
+
+    Of several devices it is the first.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    found = chosen_devices(device)[0]
+    with _saying_why(device):
+        pretrained.network.to(found)
+    return found
+
+
+def chosen_devices(device: str = AUTO) -> tuple[torch.device, ...]:
+    """Returns the devices that are meant: of "cuda" all cards of this machine, of "cuda:0,cuda:2" those two.
+
+    "cpu,cpu" are two workers on the processor, each with a copy of the model: for tests, for one with more threads is faster.
+
+    Raises:
+        UserError: there is no such device here, a card is named twice, or the devices are of several kinds.
+    """
+    if device == AUTO:
+        return (torch.device("cuda:0" if torch.cuda.is_available() else "cpu"),)
+    with _saying_why(device):
+        named = [torch.device(part.strip()) for part in device.split(",")]
+        if named == [torch.device("cuda")]:
+            named = [torch.device("cuda", index) for index in range(max(1, torch.cuda.device_count()))]
+        named = [torch.empty(0, device=one).device for one in named]  # "cuda" among others is one of them, which has a number
+    if len({one.type for one in named}) > 1:
+        raise UserError(f"device: {device!r} is of several kinds, whose results differ in the last bits; name cards, or cpu")
+    if named[0].type != "cpu" and len(set(named)) < len(named):
+        raise UserError(f"device: {device!r} names one twice; name each once")
+    return tuple(named)
+
+
+@contextmanager
+def _saying_why(device: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"device: {device!r} is not to be had here ({reason}); use cpu, or leave it out") from error
+
+
+class _Taken(TorchFunctionMode):
+    """While the body runs, deep copies of one device's tensors are made on another."""
+
+    def __init__(self, source: torch.device, target: torch.device) -> None:
+        super().__init__()
+        self.source, self.target = source, target
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.Tensor.__deepcopy__ or args[0].device != self.source:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        if id(tensor) not in memo:
+            memo[id(tensor)] = tensor.detach().to(self.target, copy=True).requires_grad_(tensor.requires_grad)
+        return memo[id(tensor)]
+
+
+def copy_to(device: torch.device, model: Model, trainable: Mapping[str, nn.Parameter]) -> tuple[Model, dict[str, nn.Parameter]]:
+    """Returns a copy of a model on a device, and its parameters that count; what is shared in the one is shared in the other.
+
+    Tensors that are neither parameters nor buffers, such as what a module has put by, go along if they are where the model is.
+
+    Memory: of the model, on that device alone.
+    """
+    made: dict[int, Any] = {}
+    for parameter in model.parameters():
+        made[id(parameter)] = nn.Parameter(parameter.detach().to(device, copy=True), requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        made[id(buffer)] = buffer.detach().to(device, copy=True)
+    with _Taken(next(model.parameters()).device, device):
+        copied = copy.deepcopy(model, made)
+    return copied, {name: made[id(parameter)] for name, parameter in trainable.items()}
