@@ -40,7 +40,9 @@ def timed(problem: Problem, executor: Executor) -> tuple[float, Tensor]:
     texts, trainable = texts_of(problem), ParameterFilter().select(model)
     settings = Settings(memory=parse_bytes(problem.memory), executor=executor)
     with patch.multiple(schedule, MOST_COLUMNS=128, COLUMNS_PER_ROW=2):
-        taken, found = seconds(lambda: stream_kernels(model, texts, [("train", "eval")], ["sgd"], trainable, 1, settings))
+        taken, found = seconds(
+            lambda: stream_kernels(model, texts, [("train", "eval")], ["sgd"], trainable, 1, settings)
+        )
     return taken, whole(found.kernels["train", "eval"]["sgd"])
 
 
@@ -57,7 +59,9 @@ def kill_one_worker(after: float) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="a tiny network; the figures mean nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     arguments = parser.parse_args()
@@ -68,7 +72,11 @@ def main() -> int:
     folder = str(Path(__file__).parent)
     places = os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])
     ray.init(
-        num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False, runtime_env={"env_vars": {"PYTHONPATH": places}}
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+        runtime_env={"env_vars": {"PYTHONPATH": places}},
     )
     timed(replace(problem, evaluation=8), RayCluster(workers=2, threads=1))
     found: dict[str, Any] = {}
@@ -86,7 +94,11 @@ def main() -> int:
         if thread is not None:
             thread.join()
         expected = kernel if expected is None else expected
-        found[name] = {"seconds": taken, "texts_per_second": problem.evaluation / taken, "same_bits": torch.equal(kernel, expected)}
+        found[name] = {
+            "seconds": taken,
+            "texts_per_second": problem.evaluation / taken,
+            "same_bits": torch.equal(kernel, expected),
+        }
         print(f"{name}: {taken:.1f} s", file=sys.stderr)
     ray.shutdown()
     print(describe_machine(about), end="\n\n")

@@ -47,9 +47,13 @@ def panel(count: int, batch_size: int, tokens: int, layers: Sequence[tuple[int, 
     return Panel(batches)
 
 
-def timed_gram(rows: Panel, columns: Panel, by_inner: bool, tile_bytes: int = TILE_BYTES) -> tuple[float, Tensor]:
+def timed_gram(
+    rows: Panel, columns: Panel, by_inner: bool, tile_bytes: int = TILE_BYTES
+) -> tuple[float, Tensor]:
     """Returns the seconds of one contraction in the given way, and its result."""
-    with patch.object(gram_module, "inner_columns", lambda rows, columns, *sizes, **how: [by_inner] * len(columns)):
+    with patch.object(
+        gram_module, "inner_columns", lambda rows, columns, *sizes, **how: [by_inner] * len(columns)
+    ):
         time, found = seconds(lambda: gram(rows, columns, ["sgd"], tile_bytes=tile_bytes))
     return time, found["sgd"]["all"]
 
@@ -60,7 +64,9 @@ def compare_ways(arguments: argparse.Namespace, tokens: int, layer: tuple[int, i
     columns = panel(arguments.columns, arguments.batch_size, tokens, [layer], arguments.outputs)
     left, right = (part.batches[0].factors["layer0"] for part in (rows, columns))
     sides = ([(len(panel), part.inputs.shape[1])] for panel, part in ((rows, left), (columns, right)))
-    (chosen,) = inner_columns(*sides, left.inputs.shape[-1], left.output_gradients.shape[-1], arguments.outputs)
+    (chosen,) = inner_columns(
+        *sides, left.inputs.shape[-1], left.output_gradients.shape[-1], arguments.outputs
+    )
     taken: dict[bool, list[float]] = {True: [], False: []}
     results = {}
     for repeat in range(arguments.repeats + 1):
@@ -80,7 +86,9 @@ def compare_ways(arguments: argparse.Namespace, tokens: int, layer: tuple[int, i
         "faster": "inner" if inner_ms < materialise_ms else "materialise",
         "right": picked == best,
         "lost": picked / best - 1,
-        "relative_difference": float((results[True] - results[False]).abs().max() / results[False].abs().max()),
+        "relative_difference": float(
+            (results[True] - results[False]).abs().max() / results[False].abs().max()
+        ),
     }
 
 
@@ -97,24 +105,45 @@ def compare_tiles(arguments: argparse.Namespace, layers: Sequence[tuple[int, int
     pairs, texts, weights = len(rows) * len(columns), len(rows) + len(columns), sum(i * o for i, o in layers)
     operations = 2 * weights * arguments.outputs * (texts * arguments.tile_tokens + pairs * arguments.outputs)
     return [
-        {"tile_mib": size, "ms": 1e3 * min(times), "gigaflops": operations / min(times) / 1e9, "is_default": size * MEBIBYTE == TILE_BYTES}
+        {
+            "tile_mib": size,
+            "ms": 1e3 * min(times),
+            "gigaflops": operations / min(times) / 1e9,
+            "is_default": size * MEBIBYTE == TILE_BYTES,
+        }
         for size, times in taken.items()
     ]
 
 
 def arguments_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=32, help="training texts (32)")
     parser.add_argument("--columns", type=int, default=128, help="evaluation texts (128)")
     parser.add_argument("--outputs", type=int, default=1, help="logits (1)")
     parser.add_argument("--batch-size", type=int, default=32, help="texts in one batch of factors (32)")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[1, 8, 16, 32, 64, 128], help="text lengths (1 8 16 32 64 128)")
-    parser.add_argument("--tiles", type=float, nargs="*", metavar="MIB", help="also tile sizes; without numbers: 4 8 16 32 64")
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        nargs="+",
+        default=[1, 8, 16, 32, 64, 128],
+        help="text lengths (1 8 16 32 64 128)",
+    )
+    parser.add_argument(
+        "--tiles", type=float, nargs="*", metavar="MIB", help="also tile sizes; without numbers: 4 8 16 32 64"
+    )
     parser.add_argument("--tile-tokens", type=int, default=40, help="text length for --tiles (40)")
-    parser.add_argument("--repeats", type=int, default=5, help="after one that warms up; the smallest counts (5)")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="after one that warms up; the smallest counts (5)"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads (all cores)")
     parser.add_argument("--seed", type=int, default=0, help="of the random factors (0)")
-    parser.add_argument("--quick", action="store_true", help="layers of width 16, 4 x 6 texts: does it run? The times mean nothing")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="layers of width 16, 4 x 6 texts: does it run? The times mean nothing",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     return parser
 
@@ -123,7 +152,13 @@ def main() -> int:
     arguments = arguments_parser().parse_args()
     layers, block = LAYERS, BLOCK
     if arguments.quick:
-        arguments.rows, arguments.columns, arguments.tokens, arguments.repeats, arguments.batch_size = 4, 6, [1, 8], 1, 4
+        arguments.rows, arguments.columns, arguments.tokens, arguments.repeats, arguments.batch_size = (
+            4,
+            6,
+            [1, 8],
+            1,
+            4,
+        )
         layers, block = ((16, 16), (16, 64)), ((16, 16), (16, 64), (64, 16))
     if arguments.tiles is not None and not arguments.tiles:
         arguments.tiles = [4.0, 8.0, 16.0, 32.0, 64.0]
@@ -131,8 +166,13 @@ def main() -> int:
     torch.manual_seed(arguments.seed)
     found = machine()
 
-    print(f"sgd, {arguments.rows} x {arguments.columns} texts in batches of {arguments.batch_size}, {arguments.outputs} outputs, one layer")
-    print(f"{describe_machine(found)}; memory-bound factor {MEMORY_BOUND_FACTOR}, tiles {TILE_BYTES / MEBIBYTE:g} MiB", end="\n\n")
+    print(
+        f"sgd, {arguments.rows} x {arguments.columns} texts in batches of {arguments.batch_size}, {arguments.outputs} outputs, one layer"
+    )
+    print(
+        f"{describe_machine(found)}; memory-bound factor {MEMORY_BOUND_FACTOR}, tiles {TILE_BYTES / MEBIBYTE:g} MiB",
+        end="\n\n",
+    )
     ways = [compare_ways(arguments, tokens, layer) for layer in layers for tokens in arguments.tokens]
     rows = [
         [
@@ -156,7 +196,14 @@ def main() -> int:
         print(f"\nmaterialising one block of {len(block)} layers, {arguments.tile_tokens} tokens")
         print_table(
             ["tile", "ms", "GF/s"],
-            [[f"{t['tile_mib']:g} MiB{' (default)' if t['is_default'] else ''}", f"{t['ms']:.1f}", f"{t['gigaflops']:.0f}"] for t in tiles],
+            [
+                [
+                    f"{t['tile_mib']:g} MiB{' (default)' if t['is_default'] else ''}",
+                    f"{t['ms']:.1f}",
+                    f"{t['gigaflops']:.0f}",
+                ]
+                for t in tiles
+            ],
         )
     write_json(
         arguments.json,

@@ -70,13 +70,19 @@ def random_work(rows: int, columns: int, quick: bool, device: torch.device) -> W
         for _ in range(count):
             tenth = chance.randrange(len(LENGTHS) - 1)
             length = chance.randint(LENGTHS[tenth], LENGTHS[tenth + 1])
-            found.append(EncodedText(tuple(chance.randrange(20, vocabulary) for _ in range(length)), length - 2, None))
+            found.append(
+                EncodedText(tuple(chance.randrange(20, vocabulary) for _ in range(length)), length - 2, None)
+            )
         return found
 
-    return Work(model, 1, {"train": texts(rows), "eval": texts(columns)}, [1.0 - 2.0 * (n % 2) for n in range(rows)])
+    return Work(
+        model, 1, {"train": texts(rows), "eval": texts(columns)}, [1.0 - 2.0 * (n % 2) for n in range(rows)]
+    )
 
 
-def real_work(folder: str, path: Path, rows: int, columns: int, template: str, words: str, device: str) -> Work:
+def real_work(
+    folder: str, path: Path, rows: int, columns: int, template: str, words: str, device: str
+) -> Work:
     from lmntk.models.build import prompt_model
     from lmntk.models.loading import load_pretrained
     from lmntk.prompts.encoding import PromptEncoder
@@ -85,13 +91,25 @@ def real_work(folder: str, path: Path, rows: int, columns: int, template: str, w
     pretrained = load_pretrained(folder)
     place(pretrained, device)
     reading: Any = pretrained.reading("prompt")
-    encoder = PromptEncoder(pretrained.tokenizer, template, words.split(","), 128, reading=reading, decoder_start=pretrained.decoder_start)
+    encoder = PromptEncoder(
+        pretrained.tokenizer,
+        template,
+        words.split(","),
+        128,
+        reading=reading,
+        decoder_start=pretrained.decoder_start,
+    )
     examples = read_jsonl(path)[: rows + columns]
     if len(examples) < rows + columns:
         raise UserError(f"texts: {path} has {len(examples)}; --rows and --columns ask for {rows + columns}")
     encoded = [encoder.encode(example) for example in examples]
     labels = [2.0 * (example.label or 0) - 1.0 for example in examples[:rows]]
-    return Work(prompt_model(pretrained, encoder, True), pretrained.pad_id, {"train": encoded[:rows], "eval": encoded[rows:]}, labels)
+    return Work(
+        prompt_model(pretrained, encoder, True),
+        pretrained.pad_id,
+        {"train": encoded[:rows], "eval": encoded[rows:]},
+        labels,
+    )
 
 
 def peak_on(devices: tuple[torch.device, ...], reset: bool = False) -> int:
@@ -113,18 +131,32 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-def errors(found: Streamed, exact: Streamed, formulas: list[str], labels: list[float]) -> dict[str, dict[str, float]]:
+def errors(
+    found: Streamed, exact: Streamed, formulas: list[str], labels: list[float]
+) -> dict[str, dict[str, float]]:
     pair = ("train", "eval")
     kernels = {f: relative(whole(found.kernels[pair][f]), whole(exact.kernels[pair][f])) for f in formulas}
     symmetric = [f for f in formulas if f != "asigngd"]
-    return {"kernels": kernels, "coefficients": {f: relative(solved(found, f, labels), solved(exact, f, labels)) for f in symmetric}}
+    return {
+        "kernels": kernels,
+        "coefficients": {f: relative(solved(found, f, labels), solved(exact, f, labels)) for f in symmetric},
+    }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="as lmntk's: cpu, cuda, cuda:0,cuda:1")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="as lmntk's: cpu, cuda, cuda:0,cuda:1",
+    )
     parser.add_argument("--device-memory", metavar="SIZE", help="of each card")
-    parser.add_argument("--precisions", help="of float32, tf32, bfloat16; float32 is always there  [default: what the device has]")
+    parser.add_argument(
+        "--precisions",
+        help="of float32, tf32, bfloat16; float32 is always there  [default: what the device has]",
+    )
     parser.add_argument("--formulas", default="sgd,signgd,asigngd")
     parser.add_argument("--rows", type=int, help="training texts  [default: 32]")
     parser.add_argument("--columns", type=int, help="evaluation texts  [default: 1000]")
@@ -132,7 +164,9 @@ def main() -> int:
     parser.add_argument("--texts", type=Path, help="JSONL with text_a and label, for --model")
     parser.add_argument("--template", default=TEMPLATE)
     parser.add_argument("--label-words", default=WORDS)
-    parser.add_argument("--repeats", type=int, default=3, help="of which the median time is shown; one more warms up")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="of which the median time is shown; one more warms up"
+    )
     parser.add_argument("--threads", type=int, help="of the processor")
     parser.add_argument("--quick", action="store_true", help="a tiny network; the times mean nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
@@ -153,13 +187,17 @@ def measured(given: argparse.Namespace) -> int:
     is_card = devices[0].type == "cuda"
     recent = is_card and torch.cuda.get_device_capability(devices[0])[0] >= AMPERE
     able = PRECISIONS if recent else ("float32",) if is_card else ("float32", "bfloat16")
-    precisions = list(dict.fromkeys(["float32", *(given.precisions.split(",") if given.precisions else able)]))
+    precisions = list(
+        dict.fromkeys(["float32", *(given.precisions.split(",") if given.precisions else able)])
+    )
     for precision in precisions:
         check_precision(precision, "float32", devices)
     formulas = given.formulas.split(",")
     rows, columns = given.rows or (8 if given.quick else 32), given.columns or (24 if given.quick else 1000)
     if given.model:
-        work = real_work(given.model, given.texts, rows, columns, given.template, given.label_words, given.device)
+        work = real_work(
+            given.model, given.texts, rows, columns, given.template, given.label_words, given.device
+        )
     else:
         work = random_work(rows, columns, given.quick, devices[0])
     budget = None if given.device_memory is None else parse_bytes(given.device_memory)
@@ -168,7 +206,9 @@ def measured(given: argparse.Namespace) -> int:
     found: dict[str, dict[str, Any]] = {}
     exact: Streamed | None = None
     for precision in precisions:
-        settings = Settings(executor=chosen_executor("local", devices=devices), device_memory=budget, precision=precision)
+        settings = Settings(
+            executor=chosen_executor("local", devices=devices), device_memory=budget, precision=precision
+        )
 
         def body(settings: Settings = settings) -> Streamed:
             pairs = [("train", "train"), ("train", "eval")]
@@ -193,7 +233,9 @@ def measured(given: argparse.Namespace) -> int:
             "said": None if streamed.loss is None else streamed.loss.as_dict(),
         }
         print(f"{precision}: {found[precision]['seconds']:.1f} s", file=sys.stderr)
-    print(f"{describe_machine(about)}\n{', '.join(cards) or 'no card: the processor'}; {rows} x {columns} texts\n")
+    print(
+        f"{describe_machine(about)}\n{', '.join(cards) or 'no card: the processor'}; {rows} x {columns} texts\n"
+    )
     lines = []
     for precision, figures in found.items():
         said = figures["said"]

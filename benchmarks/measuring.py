@@ -49,7 +49,9 @@ def describe_machine(found: dict[str, Any]) -> str:
     return f"{found['cpu']}, {found['cores']} cores, {found['threads']} threads, torch {found['torch']}{load}"
 
 
-Clock = Callable[[], float]  # time.perf_counter, or time.process_time, which other work on the machine hardly touches
+Clock = Callable[
+    [], float
+]  # time.perf_counter, or time.process_time, which other work on the machine hardly touches
 
 
 def seconds(body: Callable[[], Any], clock: Clock = time.perf_counter) -> tuple[float, Any]:
@@ -65,8 +67,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in (header, *rows):
         print(
             "  ".join(
-                cell.ljust(width) if column == 0 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+                split.ljust(width) if column == 0 else split.rjust(width)
+                for column, (split, width) in enumerate(zip(row, widths, strict=True))
             )
         )
 

@@ -82,7 +82,9 @@ class Size:
     seed: int = 0
 
 
-QUICK = Size(hidden=32, layers=2, heads=4, mlp=64, vocabulary=64, tokens=8, train=4, evaluation=6, batch_size=4)
+QUICK = Size(
+    hidden=32, layers=2, heads=4, mlp=64, vocabulary=64, tokens=8, train=4, evaluation=6, batch_size=4
+)
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,15 @@ class Family:
 
         def text() -> EncodedText:
             ids = tuple(chance.randrange(FIRST_ID, size.vocabulary) for _ in range(size.tokens))
-            position = {"mask": chance.randrange(size.tokens), "last": size.tokens - 1, "decoder": 0}[self.reading]
+            position = {"mask": chance.randrange(size.tokens), "last": size.tokens - 1, "decoder": 0}[
+                self.reading
+            ]
             return EncodedText(ids, position, None, decoder_ids=(2,) if self.reading == "decoder" else None)
 
-        return {"train": [text() for _ in range(size.train)], "eval": [text() for _ in range(size.evaluation)]}
+        return {
+            "train": [text() for _ in range(size.train)],
+            "eval": [text() for _ in range(size.evaluation)],
+        }
 
 
 SPECIAL = {"pad_token_id": PAD_ID, "bos_token_id": 1, "eos_token_id": 2}
@@ -135,29 +142,63 @@ def grouped(size: Size) -> dict[str, Any]:
 
 
 def gpt2(size: Size) -> dict[str, Any]:
-    shape = {"n_embd": size.hidden, "n_layer": size.layers, "n_head": size.heads, "n_positions": 2 * size.tokens, "n_inner": size.mlp}
+    shape = {
+        "n_embd": size.hidden,
+        "n_layer": size.layers,
+        "n_head": size.heads,
+        "n_positions": 2 * size.tokens,
+        "n_inner": size.mlp,
+    }
     return SPECIAL | shape | {"vocab_size": size.vocabulary}
 
 
 def t5(size: Size) -> dict[str, Any]:
-    shape = {"d_model": size.hidden, "d_kv": size.hidden // size.heads, "d_ff": size.mlp, "num_heads": size.heads}
+    shape = {
+        "d_model": size.hidden,
+        "d_kv": size.hidden // size.heads,
+        "d_ff": size.mlp,
+        "num_heads": size.heads,
+    }
     layers = {"num_layers": size.layers // 2, "num_decoder_layers": size.layers // 2}
-    return shape | layers | {"vocab_size": size.vocabulary, "pad_token_id": PAD_ID, "eos_token_id": 1, "decoder_start_token_id": 2}
+    return (
+        shape
+        | layers
+        | {
+            "vocab_size": size.vocabulary,
+            "pad_token_id": PAD_ID,
+            "eos_token_id": 1,
+            "decoder_start_token_id": 2,
+        }
+    )
 
 
 def bart(size: Size) -> dict[str, Any]:
-    shape = {"d_model": size.hidden, "vocab_size": size.vocabulary, "max_position_embeddings": 2 * size.tokens}
+    shape = {
+        "d_model": size.hidden,
+        "vocab_size": size.vocabulary,
+        "max_position_embeddings": 2 * size.tokens,
+    }
     for part in ("encoder", "decoder"):
-        shape |= {f"{part}_layers": size.layers // 2, f"{part}_attention_heads": size.heads, f"{part}_ffn_dim": size.mlp}
+        shape |= {
+            f"{part}_layers": size.layers // 2,
+            f"{part}_attention_heads": size.heads,
+            f"{part}_ffn_dim": size.mlp,
+        }
     return SPECIAL | shape | {"decoder_start_token_id": 2}
 
 
 def lora() -> Any:
-    return peft.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    return peft.LoraConfig(
+        r=8, lora_alpha=16, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"
+    )
 
 
 def ia3() -> Any:
-    return peft.IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM")
+    return peft.IA3Config(
+        target_modules=["k_proj", "v_proj", "down_proj"],
+        feedforward_modules=["down_proj"],
+        task_type="CAUSAL_LM",
+    )
 
 
 def plus(settings: Callable[[Size], dict[str, Any]], **more: Any) -> Callable[[Size], dict[str, Any]]:
@@ -166,24 +207,44 @@ def plus(settings: Callable[[Size], dict[str, Any]], **more: Any) -> Callable[[S
 
 def deberta(size: Size) -> dict[str, Any]:
     """DeBERTa-v3-base's attention."""
-    relative = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "norm_rel_ebd": "layer_norm", "share_att_key": True}
-    return encoder(size) | relative | {"position_buckets": size.tokens // 2, "position_biased_input": False, "type_vocab_size": 0}
+    relative = {
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+    }
+    return (
+        encoder(size)
+        | relative
+        | {"position_buckets": size.tokens // 2, "position_biased_input": False, "type_vocab_size": 0}
+    )
 
 
 FAMILIES: dict[str, Family] = {
     "bert": Family(hf.BertConfig, hf.BertForMaskedLM, encoder),
     "roberta": Family(hf.RobertaConfig, hf.RobertaForMaskedLM, encoder),
-    "albert": Family(hf.AlbertConfig, hf.AlbertForMaskedLM, lambda size: encoder(size) | {"embedding_size": size.hidden // 2}),
-    "modernbert": Family(hf.ModernBertConfig, hf.ModernBertForMaskedLM, plus(encoder, cls_token_id=1, sep_token_id=2)),
+    "albert": Family(
+        hf.AlbertConfig,
+        hf.AlbertForMaskedLM,
+        lambda size: encoder(size) | {"embedding_size": size.hidden // 2},
+    ),
+    "modernbert": Family(
+        hf.ModernBertConfig, hf.ModernBertForMaskedLM, plus(encoder, cls_token_id=1, sep_token_id=2)
+    ),
     "deberta-v2": Family(hf.DebertaV2Config, hf.DebertaV2ForMaskedLM, deberta),
     "gpt2": Family(hf.GPT2Config, hf.GPT2LMHeadModel, gpt2, "last"),
     "opt": Family(
-        hf.OPTConfig, hf.OPTForCausalLM, lambda size: encoder(size) | {"ffn_dim": size.mlp, "word_embed_proj_dim": size.hidden}, "last"
+        hf.OPTConfig,
+        hf.OPTForCausalLM,
+        lambda size: encoder(size) | {"ffn_dim": size.mlp, "word_embed_proj_dim": size.hidden},
+        "last",
     ),
     "gpt-neox": Family(hf.GPTNeoXConfig, hf.GPTNeoXForCausalLM, encoder, "last"),
     "llama": Family(hf.LlamaConfig, hf.LlamaForCausalLM, grouped, "last"),
     "qwen3": Family(hf.Qwen3Config, hf.Qwen3ForCausalLM, grouped, "last"),
-    "gemma3": Family(hf.Gemma3TextConfig, hf.Gemma3ForCausalLM, plus(grouped, query_pre_attn_scalar=32), "last"),
+    "gemma3": Family(
+        hf.Gemma3TextConfig, hf.Gemma3ForCausalLM, plus(grouped, query_pre_attn_scalar=32), "last"
+    ),
     "mixtral": Family(hf.MixtralConfig, hf.MixtralForCausalLM, plus(grouped, num_local_experts=4), "last"),
     "t5": Family(hf.T5Config, hf.T5ForConditionalGeneration, t5, "decoder"),
     "bart": Family(hf.BartConfig, hf.BartForConditionalGeneration, bart, "decoder"),
@@ -217,7 +278,9 @@ class Case:
     def lmntk(self, texts: Mapping[str, Sequence[EncodedText]]) -> Streamed:
         """Returns the kernel [train, eval] and what comes with it: the whole call, as a user makes it."""
         settings = Settings(self.size.batch_size)
-        return stream_kernels(self.model, texts, [("train", "eval")], ["sgd"], self.trainable, PAD_ID, settings)
+        return stream_kernels(
+            self.model, texts, [("train", "eval")], ["sgd"], self.trainable, PAD_ID, settings
+        )
 
     def gradient(self, text: EncodedText) -> list[Tensor]:
         """Returns the output's gradient of one text, from the network as it is: all its tokens, the whole vocabulary."""
@@ -233,12 +296,16 @@ class Case:
 
     def difference(self, kernel: Tensor) -> float:
         """Returns how far some entries are from plain autograd's, of their root mean square: single ones may be nearly zero."""
-        rows, columns = ([self.gradient(text) for text in self.texts[group][-CHECKED:]] for group in ("train", "eval"))
+        rows, columns = (
+            [self.gradient(text) for text in self.texts[group][-CHECKED:]] for group in ("train", "eval")
+        )
 
         def entry(row: list[Tensor], column: list[Tensor]) -> float:
             return sum(float((a.double() * b.double()).sum()) for a, b in zip(row, column, strict=True))
 
-        expected = torch.tensor([[entry(row, column) for column in columns] for row in rows], dtype=torch.float64)
+        expected = torch.tensor(
+            [[entry(row, column) for column in columns] for row in rows], dtype=torch.float64
+        )
         return float((kernel[-CHECKED:, -CHECKED:] - expected).abs().max() / expected.square().mean().sqrt())
 
 
@@ -296,7 +363,11 @@ def measure(name: str, size: Size, repeats: int, clock: Clock) -> dict[str, Any]
     return {
         "parameters": case.parameters,
         "plain": {"seconds": plain, "all_seconds": plain_seconds},
-        "lmntk": {"seconds": lmntk, "all_seconds": lmntk_seconds, "parts": {p: statistics.median(times) for p, times in parts.items()}},
+        "lmntk": {
+            "seconds": lmntk,
+            "all_seconds": lmntk_seconds,
+            "parts": {p: statistics.median(times) for p, times in parts.items()},
+        },
         "ratio": lmntk / plain,
         "ratio_without_check": (lmntk - check) / plain,
         "above": lmntk / plain > CLAIM,
@@ -308,14 +379,35 @@ def measure(name: str, size: Size, repeats: int, clock: Clock) -> dict[str, Any]
 
 
 def arguments_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--families", default=",".join(FAMILIES), metavar="A,B", help=f"of {', '.join(FAMILIES)} (all)")
-    parser.add_argument("--width", type=int, help="of the hidden states, heads of 32, an MLP four times as wide (256; quick: 32)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--families", default=",".join(FAMILIES), metavar="A,B", help=f"of {', '.join(FAMILIES)} (all)"
+    )
+    parser.add_argument(
+        "--width",
+        type=int,
+        help="of the hidden states, heads of 32, an MLP four times as wide (256; quick: 32)",
+    )
     parser.add_argument("--repeats", type=int, default=3, help="of both; the medians count (3)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of both (all cores)")
-    parser.add_argument("--cpu-time", action="store_true", help="processor time, not wall time: where other work runs beside it")
-    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help=f"the largest relative difference allowed ({TOLERANCE:.0e})")
-    parser.add_argument("--quick", action="store_true", help="2 layers of width 32, 4 x 6 texts: does it run? The times mean nothing")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="processor time, not wall time: where other work runs beside it",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=TOLERANCE,
+        help=f"the largest relative difference allowed ({TOLERANCE:.0e})",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="2 layers of width 32, 4 x 6 texts: does it run? The times mean nothing",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     return parser
 
@@ -337,10 +429,21 @@ def print_report(found: Mapping[str, Mapping[str, Any]], repeats: int) -> None:
                 f"{figures['relative_difference']:.0e}",
             ]
         )
-    header = ["", "parameters M", "plain s", "lmntk s", "ratio  ", "without check", *(f"{part} s" for part in PARTS), "difference"]
+    header = [
+        "",
+        "parameters M",
+        "plain s",
+        "lmntk s",
+        "ratio  ",
+        "without check",
+        *(f"{part} s" for part in PARTS),
+        "difference",
+    ]
     print_table(header, rows)
     above = [name for name, figures in found.items() if figures["above"]]
-    print(f"\n!: above {CLAIM:g} times plain forward and backward: {', '.join(above) or 'none'}; medians of {repeats}, taken in turn")
+    print(
+        f"\n!: above {CLAIM:g} times plain forward and backward: {', '.join(above) or 'none'}; medians of {repeats}, taken in turn"
+    )
     print("difference: the largest of nine entries from plain autograd's, of their root mean square")
     for name, figures in found.items():
         if figures["fallback"] or not figures["batched"]:
@@ -353,7 +456,9 @@ def main() -> int:
     names = [name for name in arguments.families.split(",") if name]
     unknown = [name for name in names if name not in FAMILIES]
     if unknown or not names:
-        parser.error(f"--families: no family {', '.join(unknown) or 'given'}; there are {', '.join(FAMILIES)}")
+        parser.error(
+            f"--families: no family {', '.join(unknown) or 'given'}; there are {', '.join(FAMILIES)}"
+        )
     if arguments.repeats < 1:
         parser.error("--repeats: at least 1")
     size = QUICK if arguments.quick else Size()
@@ -365,12 +470,20 @@ def main() -> int:
     about = machine()
     found = {}
     for name in names:
-        found[name] = measure(name, size, arguments.repeats, time.process_time if arguments.cpu_time else time.perf_counter)
+        found[name] = measure(
+            name, size, arguments.repeats, time.process_time if arguments.cpu_time else time.perf_counter
+        )
         print(f"{name}: {found[name]['ratio']:.2f}", file=sys.stderr)
     worst = max(figures["relative_difference"] for figures in found.values())
 
-    print(f"sgd kernel of {size.train} x {size.evaluation} texts of {size.tokens} tokens, one output, ", end="")
-    print("tiny networks: the times mean nothing" if arguments.quick else f"width {size.hidden}, {size.layers} layers, random weights")
+    print(
+        f"sgd kernel of {size.train} x {size.evaluation} texts of {size.tokens} tokens, one output, ", end=""
+    )
+    print(
+        "tiny networks: the times mean nothing"
+        if arguments.quick
+        else f"width {size.hidden}, {size.layers} layers, random weights"
+    )
     print(f"{describe_machine(about)}; {'processor' if arguments.cpu_time else 'wall'} time", end="\n\n")
     print_report(found, arguments.repeats)
     write_json(
@@ -378,7 +491,8 @@ def main() -> int:
         {
             "benchmark": "models",
             "machine": about,
-            "problem": asdict(size) | {"quick": arguments.quick, "repeats": arguments.repeats, "cpu_time": arguments.cpu_time},
+            "problem": asdict(size)
+            | {"quick": arguments.quick, "repeats": arguments.repeats, "cpu_time": arguments.cpu_time},
             "claim": CLAIM,
             "families": found,
             "above": [name for name, figures in found.items() if figures["above"]],
@@ -386,10 +500,15 @@ def main() -> int:
             "tolerance": arguments.tolerance,
         },
     )
-    wrong = [name for name, figures in found.items() if not figures["relative_difference"] <= arguments.tolerance]
+    wrong = [
+        name for name, figures in found.items() if not figures["relative_difference"] <= arguments.tolerance
+    ]
     if wrong:
         limit = f"{arguments.tolerance:.0e}; the timings mean nothing"
-        print(f"FAILED: {', '.join(wrong)} differ from plain autograd by up to {worst:.1e}, more than {limit}", file=sys.stderr)
+        print(
+            f"FAILED: {', '.join(wrong)} differ from plain autograd by up to {worst:.1e}, more than {limit}",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

@@ -70,7 +70,11 @@ class Problem:
     def network(self, attention: str) -> RobertaForMaskedLM:
         """Returns the same random network whatever its attention; decoder and embedding are tied, as RoBERTa's are."""
         torch.manual_seed(self.seed)
-        small = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256} if self.quick else {}
+        small = (
+            {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256}
+            if self.quick
+            else {}
+        )
         network = RobertaForMaskedLM(RobertaConfig(**small)).eval()
         network.set_attn_implementation(attention)
         return network
@@ -87,7 +91,10 @@ class Problem:
             ids[position] = 50264
             return EncodedText(tuple(ids), position, None)
 
-        return {"train": [text() for _ in range(self.train)], "eval": [text() for _ in range(self.evaluation)]}
+        return {
+            "train": [text() for _ in range(self.train)],
+            "eval": [text() for _ in range(self.evaluation)],
+        }
 
 
 def run_lmntk(model: PromptModel, texts: dict[str, list[EncodedText]], settings: Settings) -> Tensor:
@@ -95,7 +102,9 @@ def run_lmntk(model: PromptModel, texts: dict[str, list[EncodedText]], settings:
     with tempfile.TemporaryDirectory() as folder:
         settings = replace(settings, scratch=Path(folder) / "scratch")
         trainable = ParameterFilter().select(model)
-        streamed = stream_kernels(model, texts, [("train", "eval")], ["sgd"], trainable, pad_id=1, settings=settings, key="pairwise")
+        streamed = stream_kernels(
+            model, texts, [("train", "eval")], ["sgd"], trainable, pad_id=1, settings=settings, key="pairwise"
+        )
     return whole(streamed.kernels["train", "eval"]["sgd"])[:, 0, :, 0]
 
 
@@ -104,12 +113,16 @@ class Pairwise:
 
     def __init__(self, network: RobertaForMaskedLM) -> None:
         self.network = network
-        self.parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}  # a tied one once
+        self.parameters = {
+            name: parameter.detach() for name, parameter in network.named_parameters()
+        }  # a tied one once
         self.words = torch.tensor(LABEL_IDS)
 
     def output(self, parameters: dict[str, Tensor], text: EncodedText) -> Tensor:
         """Returns f_1 - f_0 [] of one text, as a function of the parameters."""
-        return functional_call(_Difference(self.network, self.words), {f"network.{k}": v for k, v in parameters.items()}, (text,))
+        return functional_call(
+            _Difference(self.network, self.words), {f"network.{k}": v for k, v in parameters.items()}, (text,)
+        )
 
     def tangent(self, text: EncodedText) -> dict[str, Tensor]:
         """Returns a training text's Jacobian, parameter by parameter."""
@@ -167,19 +180,26 @@ def time_pairwise(problem: Problem, sample: int, warm_ups: int) -> dict[str, Any
     }
 
 
-def time_lmntk(problem: Problem, batch_size: int, memory: dict[str, int], repeats: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def time_lmntk(
+    problem: Problem, batch_size: int, memory: dict[str, int], repeats: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Returns every memory setting's times, taken in turn, and its kernel."""
     texts = problem.texts()
     model = PromptModel(problem.network("sdpa"), LABEL_IDS, difference=True)
-    run_lmntk(model, {name: group[:2] for name, group in texts.items()}, Settings(batch_size))  # imports, thread pools
+    run_lmntk(
+        model, {name: group[:2] for name, group in texts.items()}, Settings(batch_size)
+    )  # imports, thread pools
     taken: dict[str, list[float]] = {name: [] for name in memory}
     kernels = {}
     for _ in range(repeats):
         for name, size in memory.items():
-            time, kernels[name] = seconds(lambda size=size: run_lmntk(model, texts, Settings(batch_size, size)))
+            time, kernels[name] = seconds(
+                lambda size=size: run_lmntk(model, texts, Settings(batch_size, size))
+            )
             taken[name].append(time)
     return {
-        name: {"memory": memory[name], "all_seconds": times, "seconds": statistics.median(times)} for name, times in taken.items()
+        name: {"memory": memory[name], "all_seconds": times, "seconds": statistics.median(times)}
+        for name, times in taken.items()
     }, kernels
 
 
@@ -216,20 +236,47 @@ def one_call(problem: Problem, batch_size: int, memory: int) -> dict[str, int]:
 
 
 def arguments_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--train", type=int, help="training texts (32; quick: 4)")
     parser.add_argument("--eval", type=int, help="evaluation texts (128; quick: 6)")
-    parser.add_argument("--tokens", type=int, help="tokens in every text (40; quick: 12); 0: as long as SST-2's")
-    parser.add_argument("--pairs", type=int, default=12, help="pairs on which the pairwise algorithm is timed (12)")
+    parser.add_argument(
+        "--tokens", type=int, help="tokens in every text (40; quick: 12); 0: as long as SST-2's"
+    )
+    parser.add_argument(
+        "--pairs", type=int, default=12, help="pairs on which the pairwise algorithm is timed (12)"
+    )
     parser.add_argument("--warm-ups", type=int, default=2, help="pairs before those (2)")
-    parser.add_argument("--repeats", type=int, default=3, help="lmntk calls with each memory setting; the median counts (3)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="lmntk calls with each memory setting; the median counts (3)"
+    )
     parser.add_argument("--batch-size", type=int, default=32, help="lmntk's texts in one forward pass (32)")
-    parser.add_argument("--memory", default="2GiB", help="the second memory setting, beside lmntk's default of half the machine's (2GiB)")
-    parser.add_argument("--speed-only", action="store_true", help="the default memory setting alone, and no peak memory")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of both algorithms (all cores)")
-    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help=f"the largest relative difference allowed ({TOLERANCE:.0e})")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, the texts and the sampled pairs (0)")
-    parser.add_argument("--quick", action="store_true", help="2 layers of width 64, 4 x 6 texts: does it run? The times mean nothing")
+    parser.add_argument(
+        "--memory",
+        default="2GiB",
+        help="the second memory setting, beside lmntk's default of half the machine's (2GiB)",
+    )
+    parser.add_argument(
+        "--speed-only", action="store_true", help="the default memory setting alone, and no peak memory"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="threads of both algorithms (all cores)"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=TOLERANCE,
+        help=f"the largest relative difference allowed ({TOLERANCE:.0e})",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the weights, the texts and the sampled pairs (0)"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="2 layers of width 64, 4 x 6 texts: does it run? The times mean nothing",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--memory-of-one-call", type=int, metavar="BYTES", help=argparse.SUPPRESS)
     return parser
@@ -248,8 +295,14 @@ def main() -> int:
         return 0
 
     found = machine()
-    memory = {"default": default_memory()} | ({} if arguments.speed_only else {arguments.memory: parse_bytes(arguments.memory)})
-    peaks = {} if arguments.speed_only else {name: measure_memory(arguments, size) for name, size in memory.items()}
+    memory = {"default": default_memory()} | (
+        {} if arguments.speed_only else {arguments.memory: parse_bytes(arguments.memory)}
+    )
+    peaks = (
+        {}
+        if arguments.speed_only
+        else {name: measure_memory(arguments, size) for name, size in memory.items()}
+    )
     lmntk, kernels = time_lmntk(problem, arguments.batch_size, memory, arguments.repeats)
     pairwise = time_pairwise(problem, arguments.pairs, arguments.warm_ups)
 
@@ -260,7 +313,9 @@ def main() -> int:
         lmntk[name]["values"] = values.tolist()
         lmntk[name]["ratio"] = pairwise["seconds"] / lmntk[name]["seconds"]
         # of the sampled entries' root mean square: single entries may be nearly zero
-        lmntk[name]["relative_difference"] = float((values - expected).abs().max() / expected.square().mean().sqrt())
+        lmntk[name]["relative_difference"] = float(
+            (values - expected).abs().max() / expected.square().mean().sqrt()
+        )
     worst = max(part["relative_difference"] for part in lmntk.values())
 
     lengths = f"of {problem.tokens} tokens" if problem.tokens else "as long as SST-2's"
@@ -278,10 +333,22 @@ def main() -> int:
         ]
         for name, part in lmntk.items()
     ]
-    rows.append(["pairwise, extrapolated", f"{pairwise['seconds']:.1f}", f"{1e3 * pairwise['seconds'] / problem.pairs:.1f}", "1.0", "", ""])
+    rows.append(
+        [
+            "pairwise, extrapolated",
+            f"{pairwise['seconds']:.1f}",
+            f"{1e3 * pairwise['seconds'] / problem.pairs:.1f}",
+            "1.0",
+            "",
+            "",
+        ]
+    )
     print_table(["", "seconds", "ms per pair", "times faster", "difference", "peak GiB"], rows)
     spread = ", ".join(f"{min(p['all_seconds']):.2f}-{max(p['all_seconds']):.2f}" for p in lmntk.values())
-    print(f"\nlmntk: medians of {arguments.repeats} whole calls ({spread} s)", end="\n" if arguments.speed_only else "; ")
+    print(
+        f"\nlmntk: medians of {arguments.repeats} whole calls ({spread} s)",
+        end="\n" if arguments.speed_only else "; ",
+    )
     if peaks:
         imports = next(iter(peaks.values()))["rss_after_imports"] / GIBIBYTE
         print(f"peaks of a process each, of which imports {imports:.2f} GiB")
@@ -296,7 +363,13 @@ def main() -> int:
         {
             "benchmark": "pairwise",
             "machine": found,
-            "problem": {"train": problem.train, "eval": problem.evaluation, "tokens": problem.tokens, "quick": small, "seed": problem.seed},
+            "problem": {
+                "train": problem.train,
+                "eval": problem.evaluation,
+                "tokens": problem.tokens,
+                "quick": small,
+                "seed": problem.seed,
+            },
             "lmntk": lmntk,
             "pairwise": pairwise,
             "relative_difference": worst,
@@ -304,7 +377,10 @@ def main() -> int:
         },
     )
     if not worst <= arguments.tolerance:
-        print(f"FAILED: the results differ by {worst:.1e}, more than {arguments.tolerance:.0e}; the timings mean nothing", file=sys.stderr)
+        print(
+            f"FAILED: the results differ by {worst:.1e}, more than {arguments.tolerance:.0e}; the timings mean nothing",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

@@ -35,7 +35,10 @@ ROWS: dict[str, tuple[int, int, int, int, int, int, str, str]] = {
     "small, six logits, 48 x 200": (384, 6, 30522, 48, 200, 6, "sgd", "6GiB"),
 }
 # RoBERTa-base's shape, 96 x 96 texts; the least that works is not known beforehand
-MEMORIES = {f"at {memory}": (768, 12, 50265, 96, 96, 1, "sgd", memory) for memory in ("1GiB", "2GiB", "4GiB", "8GiB", "16GiB")}
+MEMORIES = {
+    f"at {memory}": (768, 12, 50265, 96, 96, 1, "sgd", memory)
+    for memory in ("1GiB", "2GiB", "4GiB", "8GiB", "16GiB")
+}
 QUICK = {"tiny": (32, 2, 100, 8, 40, 1, "sgd,signgd,asigngd", "2GiB")}
 # tokens of SST-2's prompted test texts: its tenths
 LENGTHS = (8, 11, 14, 17, 20, 23, 26, 30, 35, 45, 60)
@@ -74,7 +77,9 @@ def measured(name: str, quick: bool) -> dict[str, Any]:
         for _ in range(count):
             place = chance.randrange(len(LENGTHS) - 1)
             length = chance.randint(LENGTHS[place], LENGTHS[place + 1])
-            found.append(EncodedText(tuple(chance.randrange(20, vocabulary) for _ in range(length)), length - 2, None))
+            found.append(
+                EncodedText(tuple(chance.randrange(20, vocabulary) for _ in range(length)), length - 2, None)
+            )
         return found
 
     groups = {"train": texts(n), "eval": texts(m)}
@@ -89,17 +94,34 @@ def measured(name: str, quick: bool) -> dict[str, Any]:
         settings = Settings(memory=parse_bytes(memory), scratch=Path(folder) / "scratch")
         trainable, pairs = ParameterFilter().select(model), [("train", "eval")]
         try:
-            stream_kernels(model, groups, pairs, formulas.split(","), trainable, 1, settings, key="k" * 32, announce=announce)
+            stream_kernels(
+                model,
+                groups,
+                pairs,
+                formulas.split(","),
+                trainable,
+                1,
+                settings,
+                key="k" * 32,
+                announce=announce,
+            )
         except UserError as error:
             return {"refused": str(error)}
         seconds = time.perf_counter() - announced[0]
     status = Path("/proc/self/status")
     highest = peak() if status.exists() else 0
-    return {"predicted": said[0].as_dict(), "seconds": seconds, "peak": highest, "memory": parse_bytes(memory)}
+    return {
+        "predicted": said[0].as_dict(),
+        "seconds": seconds,
+        "peak": highest,
+        "memory": parse_bytes(memory),
+    }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="a tiny network; the figures mean nothing")
     parser.add_argument("--memories", action="store_true", help="one piece of work at several memories")
     parser.add_argument("--rows", metavar="A;B", help=f"of {'; '.join(ROWS)}")
@@ -144,7 +166,20 @@ def main() -> int:
                 f"{predicted['disk'] / 2**20:.0f}",
             ]
         )
-    print_table(["", "predicted s", "measured s", "ratio", "allowed MiB", "predicted MiB", "peak MiB", "ratio", "disk MiB"], lines)
+    print_table(
+        [
+            "",
+            "predicted s",
+            "measured s",
+            "ratio",
+            "allowed MiB",
+            "predicted MiB",
+            "peak MiB",
+            "ratio",
+            "disk MiB",
+        ],
+        lines,
+    )
     write_json(arguments.json, {"benchmark": "plan", "machine": about, "rows": found})
     return 0
 

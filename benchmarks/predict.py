@@ -32,7 +32,9 @@ BATCH = 32
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--texts", type=int, default=20_000, help="of the stream (20,000)")
     parser.add_argument("--repeats", type=int, default=5, help="of the comparison; the medians count (5)")
     parser.add_argument("--outputs", type=int, default=1, help="logits (1: a difference)")
@@ -62,18 +64,28 @@ def main() -> int:
     medians = {name: statistics.median(part) for name, part in times.items()}
     about = machine()
     print(describe_machine(about), end="\n\n")
-    rows = [[name, f"{len(few) / taken:.1f}", f"{taken / medians['plain']:.2f}"] for name, taken in medians.items()]
+    rows = [
+        [name, f"{len(few) / taken:.1f}", f"{taken / medians['plain']:.2f}"]
+        for name, taken in medians.items()
+    ]
     print_table(["", "texts a second", "times plain's time"], rows)
 
     window, held, done = WINDOW * BATCH, [], 0
     while done < arguments.texts:
-        part = [texts["eval"][(done + i) % len(texts["eval"])] for i in range(min(window, arguments.texts - done))]
+        part = [
+            texts["eval"][(done + i) % len(texts["eval"])] for i in range(min(window, arguments.texts - done))
+        ]
         predictor.evaluate(part)
         done += len(part)
         held.append(resident())
         print(f"{done} texts, {held[-1] / 2**20:.0f} MiB", file=sys.stderr)
-    print(f"\n{done:,} texts in one stream: {held[0] / 2**20:.0f} MiB after the first window, {max(held) / 2**20:.0f} MiB at most")
-    write_json(arguments.json, {"benchmark": "predict", "machine": about, "times": times, "medians": medians, "resident": held})
+    print(
+        f"\n{done:,} texts in one stream: {held[0] / 2**20:.0f} MiB after the first window, {max(held) / 2**20:.0f} MiB at most"
+    )
+    write_json(
+        arguments.json,
+        {"benchmark": "predict", "machine": about, "times": times, "medians": medians, "resident": held},
+    )
     return 0
 
 

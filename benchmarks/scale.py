@@ -15,7 +15,9 @@ from measuring import print_table
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, value, words in (
         ("texts", 100_000, "N, all against all"),
         ("tokens", 128, "T"),
@@ -69,7 +71,11 @@ def main() -> int:
             f"{2 * factors / 1e12:.0f} TB",
             f"{2 * factors / a.gpus / a.disk / 3600:.2f} h",
         ],
-        ["the kernel, float64", f"{8 * a.texts**2 / 1e9:.0f} GB", f"{8 * a.texts**2 / 1e9:.0f} GB a GPU before the sum"],
+        [
+            "the kernel, float64",
+            f"{8 * a.texts**2 / 1e9:.0f} GB",
+            f"{8 * a.texts**2 / 1e9:.0f} GB a GPU before the sum",
+        ],
         [
             "one eigendecomposition, 9 N^3",
             f"{9.0 * a.texts**3:.1e} operations",
@@ -80,7 +86,11 @@ def main() -> int:
             f"{4.0 * a.sketch * a.texts / 1e9:.1f} GB",
             f"{factors / (4.0 * a.sketch * a.texts):,.0f} times less",
         ],
-        ["its products", f"{2.0 * a.sketch * pairs:.1e} operations", f"{products / (2.0 * a.sketch * pairs):,.0f} times fewer"],
+        [
+            "its products",
+            f"{2.0 * a.sketch * pairs:.1e} operations",
+            f"{products / (2.0 * a.sketch * pairs):,.0f} times fewer",
+        ],
         ["its error of an entry, of |g||g'|", f"{a.sketch**-0.5:.4f}", ""],
     ]
     print_table([f"{a.texts:,} x {a.texts:,} texts of {a.tokens} tokens, {a.gpus} GPUs", "", ""], rows)

@@ -105,17 +105,26 @@ def texts_of(problem: Problem) -> dict[str, list[EncodedText]]:
     def text() -> EncodedText:
         place = chance.randrange(len(LENGTHS) - 1)
         length = problem.tokens or chance.randint(LENGTHS[place], LENGTHS[place + 1])
-        return EncodedText(tuple(chance.randrange(20, problem.vocabulary) for _ in range(length)), max(0, length - 2), None)
+        return EncodedText(
+            tuple(chance.randrange(20, problem.vocabulary) for _ in range(length)), max(0, length - 2), None
+        )
 
-    return {"train": [text() for _ in range(problem.train)], "eval": [text() for _ in range(problem.evaluation)]}
+    return {
+        "train": [text() for _ in range(problem.train)],
+        "eval": [text() for _ in range(problem.evaluation)],
+    }
 
 
-def timed(problem: Problem, model: PromptModel | None = None, clock: Clock = time.perf_counter) -> tuple[float, Tensor]:
+def timed(
+    problem: Problem, model: PromptModel | None = None, clock: Clock = time.perf_counter
+) -> tuple[float, Tensor]:
     """Returns the time of ``stream_kernels``, and the `sgd` kernel."""
     model = model or network(problem)
     trainable, settings = ParameterFilter().select(model), Settings(memory=parse_bytes(problem.memory))
     texts, pairs = texts_of(problem), [("train", "eval")]
-    taken, found = seconds(lambda: stream_kernels(model, texts, pairs, problem.formulas, trainable, 1, settings), clock)
+    taken, found = seconds(
+        lambda: stream_kernels(model, texts, pairs, problem.formulas, trainable, 1, settings), clock
+    )
     return taken, whole(found.kernels["train", "eval"]["sgd"])
 
 
@@ -149,7 +158,13 @@ def floors(quick: bool, repeats: int, clock: Clock, only: Sequence[str] = ()) ->
         }  # fmt: skip
         print(f"{name}: {taken:.1f} s", file=sys.stderr)
     rows = [
-        [name, f"{one['seconds']:.1f}", f"{one['floor_seconds']:.1f}", f"{one['matmul_rate'] / 1e9:.0f}", f"{100 * one['share']:.0f} %"]
+        [
+            name,
+            f"{one['seconds']:.1f}",
+            f"{one['floor_seconds']:.1f}",
+            f"{one['matmul_rate'] / 1e9:.0f}",
+            f"{100 * one['share']:.0f} %",
+        ]
         for name, one in found.items()
     ]
     print_table(["RoBERTa-base's shape", "seconds", "floor s", "matmul GF/s", "of the floor"], rows)
@@ -161,7 +176,9 @@ def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
     half = max(2, (len(sizes) + 1) // 2)
     x, y = ([math.log(value) for value in part[-half:]] for part in (sizes, values))
     mean_x, mean_y = sum(x) / half, sum(y) / half
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
+    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum(
+        (a - mean_x) ** 2 for a in x
+    )
 
 
 def curves(quick: bool, repeats: int, clock: Clock) -> dict[str, Any]:
@@ -205,8 +222,13 @@ def ways(quick: bool, repeats: int, clock: Clock) -> dict[str, Any]:
 
     def by_autograd() -> Tensor:
         def gradient(text: EncodedText) -> Tensor:
-            rows = torch.autograd.grad(model(collate([text], 1))[0, 0], list(parameters.values()), allow_unused=True)
-            parts = [torch.zeros_like(p) if g is None else g for g, p in zip(rows, parameters.values(), strict=True)]
+            rows = torch.autograd.grad(
+                model(collate([text], 1))[0, 0], list(parameters.values()), allow_unused=True
+            )
+            parts = [
+                torch.zeros_like(p) if g is None else g
+                for g, p in zip(rows, parameters.values(), strict=True)
+            ]
             return torch.cat([part.flatten() for part in parts])
 
         with frozen(model, list(parameters.values())):
@@ -216,7 +238,9 @@ def ways(quick: bool, repeats: int, clock: Clock) -> dict[str, Any]:
     def by_jacrev() -> Tensor:
         def jacobian(text: EncodedText) -> Tensor:
             batch = collate([text], 1)
-            found = jacrev(lambda chosen: functional_call(model, chosen, (batch,), tie_weights=True)[0])(detached)
+            found = jacrev(lambda chosen: functional_call(model, chosen, (batch,), tie_weights=True)[0])(
+                detached
+            )
             return torch.cat([part.flatten() for part in found.values()])
 
         detached = {name: parameter.detach() for name, parameter in parameters.items()}
@@ -226,7 +250,11 @@ def ways(quick: bool, repeats: int, clock: Clock) -> dict[str, Any]:
     expected: Tensor | None = None
     found: dict[str, Any] = {}
     timed(problem, model)
-    for name, way in (("plain autograd, text by text", by_autograd), ("torch.func.jacrev, text by text", by_jacrev), ("lmntk", None)):
+    for name, way in (
+        ("plain autograd, text by text", by_autograd),
+        ("torch.func.jacrev, text by text", by_jacrev),
+        ("lmntk", None),
+    ):
         times = []
         for _ in range(repeats):
             started = clock()
@@ -236,9 +264,18 @@ def ways(quick: bool, repeats: int, clock: Clock) -> dict[str, Any]:
         error = float((kernel - expected).abs().max() / expected.abs().max())
         found[name] = {"seconds": statistics.median(times), "all_seconds": times, "difference": error}
     last = found["lmntk"]["seconds"]
-    rows = [[name, f"{one['seconds']:.2f}", f"{one['seconds'] / last:.1f}", f"{one['difference']:.0e}"] for name, one in found.items()]
+    rows = [
+        [name, f"{one['seconds']:.2f}", f"{one['seconds'] / last:.1f}", f"{one['difference']:.0e}"]
+        for name, one in found.items()
+    ]
     print_table(
-        [f"{problem.train} x {problem.evaluation} texts of {problem.tokens} tokens", "seconds", "times lmntk's", "difference"], rows
+        [
+            f"{problem.train} x {problem.evaluation} texts of {problem.tokens} tokens",
+            "seconds",
+            "times lmntk's",
+            "difference",
+        ],
+        rows,
     )
     if max(one["difference"] for one in found.values()) > 1e-4:
         print("FAILED: the ways differ by more than 1e-4; the timings mean nothing", file=sys.stderr)
@@ -247,12 +284,18 @@ def ways(quick: bool, repeats: int, clock: Clock) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("floor", "curves", "ways"):
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--only", metavar="A;B", help=f"of --floor: {'; '.join(FLOORS)}")
     parser.add_argument("--repeats", type=int, default=3, help="of each; the medians count (3)")
-    parser.add_argument("--cpu-time", action="store_true", help="processor time, not wall time: where other work runs beside it")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="processor time, not wall time: where other work runs beside it",
+    )
     parser.add_argument("--quick", action="store_true", help="tiny networks; the times mean nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     arguments = parser.parse_args()

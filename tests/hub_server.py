@@ -66,7 +66,9 @@ class HubServer:
         """Returns the status, headers and content for a path: /api/models/... or /owner/model/resolve/revision/file."""
         api = path.startswith("/api/models/")
         rest = path.removeprefix("/api/models/").strip("/")
-        name = next((found for found in self.repositories if rest == found or rest.startswith(f"{found}/")), None)
+        name = next(
+            (found for found in self.repositories if rest == found or rest.startswith(f"{found}/")), None
+        )
         if name is None:
             return _refusal("RepoNotFound")
         if name in self.gated:
@@ -82,10 +84,24 @@ class HubServer:
         files = sorted(str(found.relative_to(folder)) for found in folder.rglob("*") if found.is_file())
         if action == "tree":
             rows = [
-                {"type": "file", "path": found, "size": (folder / found).stat().st_size, "oid": _etag(folder / found)} for found in files
+                {
+                    "type": "file",
+                    "path": found,
+                    "size": (folder / found).stat().st_size,
+                    "oid": _etag(folder / found),
+                }
+                for found in files
             ]
             return _json(rows, commit)
-        return _json({"id": name, "modelId": name, "sha": commit, "siblings": [{"rfilename": found} for found in files]}, commit)
+        return _json(
+            {
+                "id": name,
+                "modelId": name,
+                "sha": commit,
+                "siblings": [{"rfilename": found} for found in files],
+            },
+            commit,
+        )
 
     def commit(self, name, revision):
         commits = self.repositories[name]
@@ -95,7 +111,11 @@ class HubServer:
         path = folder / name
         if not path.is_file():
             return _refusal("EntryNotFound", commit)
-        return 200, {"ETag": f'"{_etag(path)}"', "X-Repo-Commit": commit, "Content-Type": "application/octet-stream"}, path.read_bytes()
+        return (
+            200,
+            {"ETag": f'"{_etag(path)}"', "X-Repo-Commit": commit, "Content-Type": "application/octet-stream"},
+            path.read_bytes(),
+        )
 
 
 def _etag(path):
@@ -107,5 +127,9 @@ def _json(value, commit):
 
 
 def _refusal(code, commit=None):
-    headers = {"X-Error-Code": code, "X-Error-Message": f"{code}, says the test's hub", "Content-Type": "text/plain"}
+    headers = {
+        "X-Error-Code": code,
+        "X-Error-Message": f"{code}, says the test's hub",
+        "Content-Type": "text/plain",
+    }
     return REPOSITORY[code], headers | ({} if commit is None else {"X-Repo-Commit": commit}), b"refused"

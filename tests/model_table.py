@@ -77,7 +77,9 @@ class Row:
     adapter: Callable[[], Any] | None = None  # a peft configuration
     trained: bool = True  # the adapter is moved away from its start, where B = 0
     parameters: ParameterFilter = field(default_factory=ParameterFilter)
-    noise: Mapping[str, Noise] = field(default_factory=lambda: {"*.key.bias": whole, "*.k_lin.bias": whole})  # names' patterns
+    noise: Mapping[str, Noise] = field(
+        default_factory=lambda: {"*.key.bias": whole, "*.k_lin.bias": whole}
+    )  # names' patterns
     relative_positions: bool = False  # so that padding on the left leaves the function as it is
     batched: bool = True
     fallback: tuple[str, ...] = ()  # patterns of names that go by plain autograd
@@ -120,7 +122,11 @@ class Row:
         """Returns the masks [p] of the coordinates that are known to be rounding noise."""
         found = {}
         for name, parameter in trainable.items():
-            masks = [make(parameter.detach().flatten()) for pattern, make in self.noise.items() if fnmatchcase(name, pattern)]
+            masks = [
+                make(parameter.detach().flatten())
+                for pattern, make in self.noise.items()
+                if fnmatchcase(name, pattern)
+            ]
             if masks:
                 found[name] = masks[0]
         return found
@@ -129,16 +135,29 @@ class Row:
         return any(fnmatchcase(name, pattern) for pattern in self.fallback)
 
 
-def family(config: Callable[..., Any], settings: dict[str, Any] | None, network: type[nn.Module], **known: Any) -> Callable[..., Row]:
+def family(
+    config: Callable[..., Any], settings: dict[str, Any] | None, network: type[nn.Module], **known: Any
+) -> Callable[..., Row]:
     """Returns what makes rows of a family, each with its own changes."""
-    return partial(Row, config=config, network=network, **known, **({} if settings is None else {"settings": settings}))
+    return partial(
+        Row, config=config, network=network, **known, **({} if settings is None else {"settings": settings})
+    )
 
 
 bert = family(hf.BertConfig, SMALL, hf.BertForMaskedLM, token_types=True)
-roberta = family(hf.RobertaConfig, SMALL, hf.RobertaForMaskedLM, relative_positions=True)  # positions count from the first token
+roberta = family(
+    hf.RobertaConfig, SMALL, hf.RobertaForMaskedLM, relative_positions=True
+)  # positions count from the first token
 distilbert = family(
     hf.DistilBertConfig,
-    {"vocab_size": VOCABULARY, "dim": 8, "n_layers": 2, "n_heads": 2, "hidden_dim": 12, "max_position_embeddings": 24},
+    {
+        "vocab_size": VOCABULARY,
+        "dim": 8,
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_dim": 12,
+        "max_position_embeddings": 24,
+    },
     hf.DistilBertForMaskedLM,
 )
 albert = family(hf.AlbertConfig, SMALL | {"embedding_size": 6}, hf.AlbertForMaskedLM, token_types=True)
@@ -159,7 +178,9 @@ modern = family(hf.ModernBertConfig, None, hf.ModernBertForMaskedLM, noise={})
 DECODER = SMALL | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 GROUPED = DECODER | {"num_key_value_heads": 1, "head_dim": 4}
 causal = partial(family, reading="last", relative_positions=True, noise={})
-in_float32 = partial(causal, tolerance=1e-6)  # RMSNorm and the rotary angles are float32, whatever the weights are
+in_float32 = partial(
+    causal, tolerance=1e-6
+)  # RMSNorm and the rotary angles are float32, whatever the weights are
 KEYS = {"*.k_proj.bias": whole}
 gpt2 = causal(
     hf.GPT2Config,
@@ -188,7 +209,12 @@ neox = causal(
 llama = in_float32(hf.LlamaConfig, GROUPED, hf.LlamaForCausalLM)
 qwen2 = in_float32(hf.Qwen2Config, GROUPED, hf.Qwen2ForCausalLM)
 # their only implementation in float64 on the CPU is the eager one
-MIXTURE = GROUPED | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 6, "experts_implementation": "eager"}
+MIXTURE = GROUPED | {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 6,
+    "experts_implementation": "eager",
+}
 GEMMA = GROUPED | {"query_pre_attn_scalar": 4, "sliding_window": 4}
 
 ENCODER_DECODER = {
@@ -202,7 +228,15 @@ T5 = {
     "vocab_size": VOCABULARY, "d_model": 8, "d_kv": 4, "d_ff": 12, "num_layers": 2, "num_heads": 2, "relative_attention_num_buckets": 8,
     "relative_attention_max_distance": 16, "pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0,
 }  # fmt: skip
-t5 = family(hf.T5Config, T5, hf.T5ForConditionalGeneration, reading="decoder", noise={}, relative_positions=True, tolerance=1e-6)
+t5 = family(
+    hf.T5Config,
+    T5,
+    hf.T5ForConditionalGeneration,
+    reading="decoder",
+    noise={},
+    relative_positions=True,
+    tolerance=1e-6,
+)
 
 
 def lora(**settings: Any) -> Callable[[], Any]:
@@ -210,7 +244,9 @@ def lora(**settings: Any) -> Callable[[], Any]:
 
 
 def ia3(targets: Sequence[str], feedforward: Sequence[str]) -> Callable[[], Any]:
-    return partial(peft.IA3Config, target_modules=[*targets, *feedforward], feedforward_modules=[*feedforward])
+    return partial(
+        peft.IA3Config, target_modules=[*targets, *feedforward], feedforward_modules=[*feedforward]
+    )
 
 
 TABLE: dict[str, Row] = {
@@ -223,7 +259,9 @@ TABLE: dict[str, Row] = {
     "bert-classifier": bert(network=hf.BertForSequenceClassification, classifier=True),
     "roberta": roberta(),
     "roberta-untied-without-embeddings": roberta(untied=True, parameters=ParameterFilter(embeddings=False)),
-    "roberta-top-layer": roberta(parameters=ParameterFilter(include=("*.layer.1.*",), exclude=("*.layer.1.output.dense.bias",))),
+    "roberta-top-layer": roberta(
+        parameters=ParameterFilter(include=("*.layer.1.*",), exclude=("*.layer.1.output.dense.bias",))
+    ),
     "distilbert": distilbert(),
     "distilbert-without-head": distilbert(parameters=ParameterFilter(head=False)),
     "albert": albert(),
@@ -231,19 +269,31 @@ TABLE: dict[str, Row] = {
     "electra": electra(),
     "electra-untied": electra(untied=True),
     "deberta-shared-keys": deberta(
-        settings=DEBERTA | {"share_att_key": True, "position_buckets": 4, "position_biased_input": False, "type_vocab_size": 0},
+        settings=DEBERTA
+        | {
+            "share_att_key": True,
+            "position_buckets": 4,
+            "position_biased_input": False,
+            "type_vocab_size": 0,
+        },
         noise={},
         relative_positions=True,
     ),
     "deberta-own-keys-convolution": deberta(
-        settings=DEBERTA | {"share_att_key": False, "conv_kernel_size": 3, "conv_act": "gelu"}, noise={"*.pos_key_proj.bias": whole}
+        settings=DEBERTA | {"share_att_key": False, "conv_kernel_size": 3, "conv_act": "gelu"},
+        noise={"*.pos_key_proj.bias": whole},
     ),
     "deberta-without-embeddings": deberta(
-        settings=DEBERTA | {"share_att_key": True}, untied=True, noise={}, parameters=ParameterFilter(embeddings=False)
+        settings=DEBERTA | {"share_att_key": True},
+        untied=True,
+        noise={},
+        parameters=ParameterFilter(embeddings=False),
     ),
     "modernbert": modern(settings=MODERN),
     "modernbert-with-biases": modern(
-        settings=MODERN | {"attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True}, untied=True
+        settings=MODERN
+        | {"attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True},
+        untied=True,
     ),
     # uses its decoder's weight without calling the decoder
     "mobilebert": family(
@@ -252,20 +302,33 @@ TABLE: dict[str, Row] = {
         hf.MobileBertForMaskedLM,
         token_types=True,
         batched=False,
-        fallback=("network.mobilebert.*.LayerNorm.*", "*.cls.predictions.bias", "*.word_embeddings.weight", "*.predictions.dense.weight"),
+        fallback=(
+            "network.mobilebert.*.LayerNorm.*",
+            "*.cls.predictions.bias",
+            "*.word_embeddings.weight",
+            "*.predictions.dense.weight",
+        ),
         tolerance=1e-9,
     )(),
     # adds a bias to its decoder's output itself
-    "esm": family(hf.EsmConfig, SMALL | {"pad_token_id": 0, "mask_token_id": 3}, hf.EsmForMaskedLM, fallback=("*.lm_head.bias",))(),
+    "esm": family(
+        hf.EsmConfig,
+        SMALL | {"pad_token_id": 0, "mask_token_id": 3},
+        hf.EsmForMaskedLM,
+        fallback=("*.lm_head.bias",),
+    )(),
     # its relative positions have no batch axis
-    "mpnet": family(hf.MPNetConfig, SMALL, hf.MPNetForMaskedLM, batched=False, noise={"*.attn.k.bias": whole})(),
+    "mpnet": family(
+        hf.MPNetConfig, SMALL, hf.MPNetForMaskedLM, batched=False, noise={"*.attn.k.bias": whole}
+    )(),
     "gpt2": gpt2(),
     "gpt2-untied": gpt2(untied=True),
     "gpt2-head-mode": gpt2(head_mode=True),
     "gpt2-classifier": gpt2(network=hf.GPT2ForSequenceClassification, classifier=True),
     "gpt-neo": causal(
         hf.GPTNeoConfig,
-        DECODER | {"num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]], "window_size": 4},
+        DECODER
+        | {"num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]], "window_size": 4},
         hf.GPTNeoForCausalLM,
         attentions=("eager",),
         tolerance=1e-6,
@@ -306,7 +369,9 @@ TABLE: dict[str, Row] = {
     "qwen2": qwen2(),
     "qwen3": in_float32(hf.Qwen3Config, GROUPED, hf.Qwen3ForCausalLM)(),
     "gemma": in_float32(hf.GemmaConfig, GROUPED, hf.GemmaForCausalLM)(),
-    "gemma2": in_float32(hf.Gemma2Config, GEMMA | {"sliding_window": 24}, hf.Gemma2ForCausalLM, attentions=("eager",))(),
+    "gemma2": in_float32(
+        hf.Gemma2Config, GEMMA | {"sliding_window": 24}, hf.Gemma2ForCausalLM, attentions=("eager",)
+    )(),
     "gemma3": in_float32(hf.Gemma3TextConfig, GEMMA, hf.Gemma3ForCausalLM, attentions=("sdpa",))(),
     "phi": in_float32(hf.PhiConfig, DECODER, hf.PhiForCausalLM, noise={"*.k_proj.bias": unrotated_halves})(),
     "phi3": in_float32(hf.Phi3Config, DECODER, hf.Phi3ForCausalLM)(),
@@ -315,11 +380,17 @@ TABLE: dict[str, Row] = {
     "falcon": in_float32(hf.FalconConfig, DECODER, hf.FalconForCausalLM)(),
     "cohere": in_float32(hf.CohereConfig, DECODER | {"use_qk_norm": True}, hf.CohereForCausalLM)(),
     "mixtral": in_float32(hf.MixtralConfig, MIXTURE | {"num_local_experts": 3}, hf.MixtralForCausalLM)(),
-    "qwen2-moe": in_float32(hf.Qwen2MoeConfig, MIXTURE | {"shared_expert_intermediate_size": 6}, hf.Qwen2MoeForCausalLM)(),
+    "qwen2-moe": in_float32(
+        hf.Qwen2MoeConfig, MIXTURE | {"shared_expert_intermediate_size": 6}, hf.Qwen2MoeForCausalLM
+    )(),
     "qwen3-moe": in_float32(hf.Qwen3MoeConfig, MIXTURE | {"norm_topk_prob": True}, hf.Qwen3MoeForCausalLM)(),
     "olmoe": in_float32(hf.OlmoeConfig, MIXTURE, hf.OlmoeForCausalLM)(),
     "gpt-oss": in_float32(
-        hf.GptOssConfig, MIXTURE | {"num_local_experts": 4}, hf.GptOssForCausalLM, attentions=("eager",), fallback=("*.sinks",)
+        hf.GptOssConfig,
+        MIXTURE | {"num_local_experts": 4},
+        hf.GptOssForCausalLM,
+        attentions=("eager",),
+        fallback=("*.sinks",),
     )(),
     "t5": t5(),
     "t5-gated-untied": t5(settings=T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
@@ -337,17 +408,30 @@ TABLE: dict[str, Row] = {
     "llama-lora-on-the-vocabulary": llama(
         adapter=lora(target_modules=["embed_tokens", "lm_head", "v_proj"]), fallback=("*.lora_embedding_*",)
     ),
-    "llama-lora-and-whole-modules": llama(adapter=lora(target_modules=["q_proj"], modules_to_save=["lm_head"])),
+    "llama-lora-and-whole-modules": llama(
+        adapter=lora(target_modules=["q_proj"], modules_to_save=["lm_head"])
+    ),
     "llama-dora": llama(adapter=lora(target_modules=["q_proj", "down_proj"], use_dora=True)),
     "llama-ia3": llama(adapter=ia3(["k_proj", "v_proj"], ["down_proj"])),
     "gpt2-ia3": gpt2(adapter=ia3(["c_attn"], ["mlp.c_proj"])),
     "t5-lora": t5(adapter=lora(target_modules=["q", "v"])),
     "llama-classifier-lora": llama(
-        network=hf.LlamaForSequenceClassification, classifier=True, adapter=lora(target_modules=["q_proj"], task_type="SEQ_CLS")
+        network=hf.LlamaForSequenceClassification,
+        classifier=True,
+        adapter=lora(target_modules=["q_proj"], task_type="SEQ_CLS"),
     ),
 }
 # one row a family, for what need not be shown for every variant
-MASKED = ["bert", "roberta", "distilbert", "albert", "electra", "deberta-shared-keys", "deberta-own-keys-convolution", "modernbert"]
+MASKED = [
+    "bert",
+    "roberta",
+    "distilbert",
+    "albert",
+    "electra",
+    "deberta-shared-keys",
+    "deberta-own-keys-convolution",
+    "modernbert",
+]
 FAMILIES = [*MASKED, "gpt2", "opt", "llama", "gemma3", "mixtral", "t5", "bart", "gpt2-lora", "llama-dora"]
 
 
@@ -369,7 +453,9 @@ def random_texts(row: Row, lengths: Sequence[int], seed: int) -> list[EncodedTex
         types = draw(0, 2, length) if row.token_types else None
         ids = draw(FIRST_ID, 18, length - 1)
         # the last token differs: without absolute positions, equal tokens make attention uniform and its gradients noise
-        position = {"last": length - 1, "decoder": len(prefix or ()) - 1}.get(row.reading, draw(0, length, 1)[0])
+        position = {"last": length - 1, "decoder": len(prefix or ()) - 1}.get(
+            row.reading, draw(0, length, 1)[0]
+        )
         texts.append(EncodedText((*ids, 20), position, types, decoder_ids=prefix))
     return texts
 
@@ -381,7 +467,11 @@ def plain_logits(model: LogitModel, batch: Mapping[str, Tensor]) -> Tensor:
     network: Any = model.network
     if isinstance(model, HeadModel):
         output = network(**inputs)
-        features = {"read": lambda: output[0][0, position], "mean": lambda: output[0][0].mean(0), "pooled": lambda: output.pooler_output[0]}
+        features = {
+            "read": lambda: output[0][0, position],
+            "mean": lambda: output[0][0].mean(0),
+            "pooled": lambda: output.pooler_output[0],
+        }
         logits = nn.functional.linear(features[model.kind](), model.head.weight, model.head.bias)
     elif isinstance(model, ClassifierModel):
         logits = network(**inputs).logits[0]
@@ -402,12 +492,17 @@ def _without_rounding(name: str, gradient: Tensor) -> Tensor:
     return torch.where(sizes < 1e-5 * sizes.max(), 0.0, gradient)
 
 
-def oracle(model: LogitModel, batches: Sequence[Mapping[str, Tensor]], trainable: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+def oracle(
+    model: LogitModel, batches: Sequence[Mapping[str, Tensor]], trainable: Mapping[str, nn.Parameter]
+) -> dict[str, Tensor]:
     """Returns the Jacobian {name: [n, c, p]} by ``torch.autograd.grad``, one text and logit at a time."""
     rows: dict[str, list[Tensor]] = {name: [] for name in trainable}
     for batch in batches:
         logits = plain_logits(model, batch)
-        found = [torch.autograd.grad(f, list(trainable.values()), retain_graph=True, allow_unused=True) for f in logits]
+        found = [
+            torch.autograd.grad(f, list(trainable.values()), retain_graph=True, allow_unused=True)
+            for f in logits
+        ]
         for index, (name, parameter) in enumerate(trainable.items()):
             parts = [torch.zeros_like(parameter) if each[index] is None else each[index] for each in found]
             rows[name].append(torch.stack([_without_rounding(name, part).flatten() for part in parts]))
@@ -422,17 +517,26 @@ def alone(model: LogitModel, texts: Sequence[EncodedText]) -> list[dict[str, Ten
 def flat(jacobian: Mapping[str, Tensor], without: Mapping[str, Tensor] | None = None) -> Tensor:
     """Returns the Jacobian [n, c, p] with the masked coordinates set to zero."""
     masks = without or {}
-    return torch.cat([torch.where(masks[name], 0.0, part) if name in masks else part for name, part in jacobian.items()], 2)
+    return torch.cat(
+        [torch.where(masks[name], 0.0, part) if name in masks else part for name, part in jacobian.items()], 2
+    )
 
 
 # kernel -> (sign of the rows' gradient, sign of the columns'), as SPEC defines them; not the library's own table
-ORACLE_SIGNS = {"sgd": (False, False), "signgd": (True, True), "asigngd": (True, False), "asigngd_flipped": (False, True)}
+ORACLE_SIGNS = {
+    "sgd": (False, False),
+    "signgd": (True, True),
+    "asigngd": (True, False),
+    "asigngd_flipped": (False, True),
+}
 
 
 def kernel_of(name: str, rows: Tensor, columns: Tensor) -> Tensor:
     """Returns the named kernel [n, c, m, d] of two Jacobians, by the definition."""
     row_sign, column_sign = ORACLE_SIGNS[name]
-    return torch.einsum("ncp,mdp->ncmd", rows.sign() if row_sign else rows, columns.sign() if column_sign else columns)
+    return torch.einsum(
+        "ncp,mdp->ncmd", rows.sign() if row_sign else rows, columns.sign() if column_sign else columns
+    )
 
 
 def relative_distance(found: Tensor, expected: Tensor) -> float:

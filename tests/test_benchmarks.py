@@ -12,7 +12,13 @@ MACHINE_FIELDS = {"cpu", "cores", "threads", "torch", "load_at_start"}
 
 
 def run(script, *flags):
-    return subprocess.run([sys.executable, str(BENCHMARKS / script), *flags], capture_output=True, text=True, check=False, timeout=600)
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
 
 
 def figures_of(script, tmp_path, *flags):
@@ -48,7 +54,12 @@ def test_pairwise_fails_when_the_results_differ(tmp_path):
 def test_contraction_ways_agree(tmp_path):
     figures, shown = figures_of("contraction.py", tmp_path, "--tiles", "0.01", "1")
     assert set(figures["machine"]) == MACHINE_FIELDS
-    assert [(way["tokens"], way["outputs"]) for way in figures["ways"]] == [(1, 16), (8, 16), (1, 64), (8, 64)]
+    assert [(way["tokens"], way["outputs"]) for way in figures["ways"]] == [
+        (1, 16),
+        (8, 16),
+        (1, 64),
+        (8, 64),
+    ]
     for way in figures["ways"]:
         assert {"inner_ms", "materialise_ms", "lost"} <= set(way)
         assert way["picked"] in ("inner", "materialise")
@@ -59,7 +70,9 @@ def test_contraction_ways_agree(tmp_path):
 
 
 def test_models_agree_and_say_what_goes_by_autograd(tmp_path):
-    figures, shown = figures_of("models.py", tmp_path, "--families", "bert,mixtral,llama-lora", "--repeats", "2")
+    figures, shown = figures_of(
+        "models.py", tmp_path, "--families", "bert,mixtral,llama-lora", "--repeats", "2"
+    )
     assert set(figures["machine"]) == MACHINE_FIELDS
     assert list(figures["families"]) == ["bert", "mixtral", "llama-lora"]
     for family in figures["families"].values():
@@ -72,7 +85,9 @@ def test_models_agree_and_say_what_goes_by_autograd(tmp_path):
         assert all(time > 0 for time in family["lmntk"]["parts"].values())
     assert figures["above"] == [name for name, family in figures["families"].items() if family["above"]]
     assert figures["families"]["llama-lora"]["parameters"] < figures["families"]["bert"]["parameters"]
-    for name, family in figures["families"].items():  # what no rule covers is named, whatever the rules cover today
+    for name, family in figures[
+        "families"
+    ].items():  # what no rule covers is named, whatever the rules cover today
         assert (f"{name}: {family['coverage']}" in shown) == bool(family["fallback"] or not family["batched"])
 
 
@@ -84,7 +99,9 @@ def test_models_refuses_an_unknown_family():
 
 @pytest.mark.slow
 def test_models_fails_when_the_results_differ():
-    done = run("models.py", "--quick", "--threads", "1", "--families", "t5", "--repeats", "1", "--tolerance", "1e-15")
+    done = run(
+        "models.py", "--quick", "--threads", "1", "--families", "t5", "--repeats", "1", "--tolerance", "1e-15"
+    )
     assert done.returncode == 1
     assert "FAILED: t5 differ from plain autograd" in done.stderr
 

@@ -9,7 +9,12 @@ from importlib.resources import files
 import pytest
 
 CLASSES = {"reviews": 2, "topics": 4}
-ROWS = {("reviews", "train"): 200, ("reviews", "test"): 120, ("topics", "train"): 160, ("topics", "test"): 120}
+ROWS = {
+    ("reviews", "train"): 200,
+    ("reviews", "test"): 120,
+    ("topics", "train"): 160,
+    ("topics", "test"): 120,
+}
 
 
 def read(task: str, part: str) -> list[dict[str, object]]:

@@ -16,7 +16,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 MODEL = SHARED / "models" / "minilm-mlm"
 DATA = SHARED / "data"
 
-needs_model = pytest.mark.skipif(not MODEL.is_dir(), reason="no ../shared/models/minilm-mlm beside the checkout")
+needs_model = pytest.mark.skipif(
+    not MODEL.is_dir(), reason="no ../shared/models/minilm-mlm beside the checkout"
+)
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data beside the checkout")
 
 
@@ -29,7 +31,14 @@ def test_kernels_of_a_trained_model_equal_autograd_in_float64(task, all_logits):
     train, evaluate = data.train[:2], data.test[:2]
     pretrained = load_pretrained(str(MODEL), "float64")
     encoder = PromptEncoder(pretrained.tokenizer, known.template, known.label_words, known.max_length)
-    found = compute_kernels(pretrained, encoder, train, evaluate, all_logits=all_logits, settings=Settings(batch_size=3, drop_noise=False))
+    found = compute_kernels(
+        pretrained,
+        encoder,
+        train,
+        evaluate,
+        all_logits=all_logits,
+        settings=Settings(batch_size=3, drop_noise=False),
+    )
     parameters = dict(pretrained.network.named_parameters())
 
     def gradients(example):
@@ -38,15 +47,31 @@ def test_kernels_of_a_trained_model_equal_autograd_in_float64(task, all_logits):
         read = {"input_ids": torch.tensor([text.ids]), "token_type_ids": torch.tensor([text.token_type_ids])}
         logits = pretrained.network(**read).logits[0, text.read_position][list(encoder.label_ids)]
         outputs = logits if all_logits else (logits[1] - logits[0])[None]
-        return [torch.autograd.grad(output, list(parameters.values()), retain_graph=True, allow_unused=True) for output in outputs]
+        return [
+            torch.autograd.grad(output, list(parameters.values()), retain_graph=True, allow_unused=True)
+            for output in outputs
+        ]
 
     left, right = ([gradients(example) for example in part] for part in (train, evaluate))
-    largest = max(float(gradient.abs().max()) for rows in left for row in rows for gradient in row if gradient is not None)
+    largest = max(
+        float(gradient.abs().max())
+        for rows in left
+        for row in rows
+        for gradient in row
+        if gradient is not None
+    )
     expected = dict.fromkeys(("sgd", "asigngd", "asigngd flipped", "signgd"), 0.0)
-    for place, (name, parameter) in enumerate(parameters.items()):  # a parameter at a time: together they are gigabytes
+    for place, (name, parameter) in enumerate(
+        parameters.items()
+    ):  # a parameter at a time: together they are gigabytes
         zero = torch.zeros_like(parameter)
         a, b = (
-            torch.stack([torch.stack([(zero if row[place] is None else row[place]).flatten() for row in rows]) for rows in texts])
+            torch.stack(
+                [
+                    torch.stack([(zero if row[place] is None else row[place]).flatten() for row in rows])
+                    for rows in texts
+                ]
+            )
             for texts in (left, right)
         )
         is_key = ".key.bias" in name
@@ -62,14 +87,22 @@ def test_kernels_of_a_trained_model_equal_autograd_in_float64(task, all_logits):
     }
     for formula, own in values.items():
         assert np.abs(own - expected[formula]).max() <= 1e-10 * np.abs(expected[formula]).max(), formula
-    silenced = compute_kernels(pretrained, encoder, train, evaluate, ["signgd"], all_logits=all_logits).kernels["signgd"].values
+    silenced = (
+        compute_kernels(pretrained, encoder, train, evaluate, ["signgd"], all_logits=all_logits)
+        .kernels["signgd"]
+        .values
+    )
     # a handful of coordinates other than the key biases may lie at their rounding floor
     assert np.abs(silenced - expected["signgd"]).max() <= 20 < 1e-5 * np.abs(expected["signgd"]).max()
 
 
 @needs_model
 def test_float32_is_close_to_float64():
-    texts = read_data(DATA, TASKS["mr"]).train[:6] if DATA.is_dir() else pytest.skip("no ../shared/data beside the checkout")
+    texts = (
+        read_data(DATA, TASKS["mr"]).train[:6]
+        if DATA.is_dir()
+        else pytest.skip("no ../shared/data beside the checkout")
+    )
     values = {}
     for dtype in ("float32", "float64"):
         pretrained = load_pretrained(str(MODEL), dtype)
@@ -89,7 +122,9 @@ def test_every_benchmark_reads_and_splits(task):
     classes = len(known.labels)
     assert {example.label for example in data.train} == set(range(classes))
     assert all((example.text_b is not None) == known.pair for example in data.train)
-    split = k_shot_split([example.label for example in data.train], len(data.test), 16, 13, csv_style=known.csv_style)
+    split = k_shot_split(
+        [example.label for example in data.train], len(data.test), 16, 13, csv_style=known.csv_style
+    )
     assert len(split.train) == len(split.dev) == 16 * classes
     assert split.test == tuple(range(len(data.test)))
 
@@ -100,7 +135,9 @@ def test_every_benchmark_reads_and_splits(task):
 def test_every_prompt_fits_a_wordpiece_model(task):
     known = TASKS[task]
     pretrained = load_pretrained(str(MODEL))
-    encoder = PromptEncoder(pretrained.tokenizer, known.template, known.label_words, known.max_length, known.text_a_limit)
+    encoder = PromptEncoder(
+        pretrained.tokenizer, known.template, known.label_words, known.max_length, known.text_a_limit
+    )
     model = PromptModel(pretrained.network, encoder.label_ids, difference=len(known.labels) == 2)
     assert ParameterFilter().select(model)
     for example in read_data(DATA, known).test[:50]:

@@ -12,11 +12,44 @@ import transformers as hf
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-WORDS = ["the", "a", "film", "book", "was", "is", "good", "bad", "great", "terrible", "dull", "fun", "it", "very", "not", "sad"]
+WORDS = [
+    "the",
+    "a",
+    "film",
+    "book",
+    "was",
+    "is",
+    "good",
+    "bad",
+    "great",
+    "terrible",
+    "dull",
+    "fun",
+    "it",
+    "very",
+    "not",
+    "sad",
+]
 WORDS += ["happy", "story", "and", ".", ",", "?", "no", "yes", "maybe"]
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-GOOD = ["a great film", "the story was good", "a fun and happy book", "very good", "it is great fun", "a happy story", "the film is fun"]
-BAD = ["a terrible film", "the story was dull", "a sad and bad book", "very bad", "it is not good", "a dull story", "the film is sad"]
+GOOD = [
+    "a great film",
+    "the story was good",
+    "a fun and happy book",
+    "very good",
+    "it is great fun",
+    "a happy story",
+    "the film is fun",
+]
+BAD = [
+    "a terrible film",
+    "the story was dull",
+    "a sad and bad book",
+    "very bad",
+    "it is not good",
+    "a dull story",
+    "the film is sad",
+]
 
 
 def write_model(folder: Path, seed: int = 0) -> Path:
@@ -28,7 +61,10 @@ def write_model(folder: Path, seed: int = 0) -> Path:
 def write_classifier(folder: Path, names: tuple[str, ...] = ("negative", "positive"), seed: int = 0) -> Path:
     """Writes a BERT with a head of its own for the named classes, as a fine-tuned one has."""
     tokenizer = _word_piece()
-    named: dict[str, Any] = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    named: dict[str, Any] = {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
     return _write(hf.BertForSequenceClassification, _bert_config(tokenizer, **named), tokenizer, folder, seed)
 
 
@@ -36,7 +72,15 @@ def write_gpt2(folder: Path, seed: int = 0, network: Any = hf.GPT2LMHeadModel) -
     """Writes a GPT-2, its head tied, and its byte-level BPE, which puts nothing around a text; or the classifier on it."""
     vocabulary, merges = _byte_pairs(["<|endoftext|>"])
     tokenizer = hf.GPT2Tokenizer(vocab=vocabulary, merges=merges, model_max_length=64)
-    config = hf.GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=2, n_head=2, n_positions=64, bos_token_id=0, eos_token_id=0)
+    config = hf.GPT2Config(
+        vocab_size=len(tokenizer),
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        n_positions=64,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     return _write(network, config, tokenizer, folder, seed)
 
 
@@ -45,10 +89,18 @@ def write_llama(folder: Path, seed: int = 0) -> Path:
     from tokenizers.processors import TemplateProcessing
 
     specials = ["<unk>", "<s>", "</s>"]
-    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate([*specials, *WORDS, "..", "..."])}, unk_token="<unk>"))
+    backend = Tokenizer(
+        models.WordLevel(
+            {word: index for index, word in enumerate([*specials, *WORDS, "..", "..."])}, unk_token="<unk>"
+        )
+    )
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A $B:1", special_tokens=[("<s>", 1)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>", model_max_length=64)
+    backend.post_processor = TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B:1", special_tokens=[("<s>", 1)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>", model_max_length=64
+    )
     config = hf.LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,
@@ -69,7 +121,14 @@ def write_t5(folder: Path, seed: int = 0) -> Path:
     pieces += [(f"<extra_id_{index}>", 0.0) for index in (2, 1, 0)]
     tokenizer = hf.T5Tokenizer(vocab=pieces, extra_ids=3, model_max_length=64)
     config = hf.T5Config(
-        vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0, pad_token_id=0
+        vocab_size=len(tokenizer),
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=2,
+        num_heads=2,
+        decoder_start_token_id=0,
+        pad_token_id=0,
     )
     return _write(hf.T5ForConditionalGeneration, config, tokenizer, folder, seed)
 
@@ -98,11 +157,19 @@ def write_adapter(folder: Path, base: Path, task: str | None = None, seed: int =
 
     ``settings`` are further ones of the adapter, such as ``target_modules`` or ``modules_to_save``.
     """
-    loaders = {"CAUSAL_LM": hf.AutoModelForCausalLM, "SEQ_CLS": hf.AutoModelForSequenceClassification, None: hf.AutoModelForMaskedLM}
+    loaders = {
+        "CAUSAL_LM": hf.AutoModelForCausalLM,
+        "SEQ_CLS": hf.AutoModelForSequenceClassification,
+        None: hf.AutoModelForMaskedLM,
+    }
     targets = ["c_attn"] if task == "CAUSAL_LM" else ["query", "value"]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        settings = {"target_modules": targets, "task_type": task, "fan_in_fan_out": task == "CAUSAL_LM"} | settings
+        settings = {
+            "target_modules": targets,
+            "task_type": task,
+            "fan_in_fan_out": task == "CAUSAL_LM",
+        } | settings
         config = peft.LoraConfig(r=2, lora_alpha=4, **settings)
         adapted = peft.get_peft_model(loaders[task].from_pretrained(base), config)
         with torch.no_grad():
@@ -133,7 +200,9 @@ def _word_piece() -> PreTrainedTokenizerFast:
     from tokenizers.processors import TemplateProcessing
 
     backend.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -163,7 +232,9 @@ def _byte_pairs(specials: list[str]) -> tuple[dict[str, int], list[tuple[str, ..
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=1000, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=1000, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
     backend.train_from_iterator([*WORDS, *(f" {word}" for word in WORDS), " super"] * 3, trainer)
     trained = json.loads(backend.to_str())["model"]
     return trained["vocab"], [tuple(merge) for merge in trained["merges"]]
@@ -174,7 +245,10 @@ def write_rows(path: Path, count: int, offset: int = 0) -> Path:
     rows = []
     for index in range(count):
         words = (GOOD, BAD)[index % 2]
-        first, second = words[(index // 2 + offset) % len(words)], words[(index // 2 + 3 * offset + 2) % len(words)]
+        first, second = (
+            words[(index // 2 + offset) % len(words)],
+            words[(index // 2 + 3 * offset + 2) % len(words)],
+        )
         rows.append({"text_a": f"{first} , {second} {'.' * (1 + index % 3)}", "label": 1 - index % 2})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")

@@ -22,23 +22,33 @@ from lmntk.models.logit_model import PromptModel
 from lmntk.prompts import PromptEncoder, collate, length_sorted_batches
 from lmntk.tasks import get_task, read_data
 
-EXAMPLES = ("The movie was<mask>.", "What a waste of time, it was<mask>.", "The<mask> said on Monday that profits fell.")
+EXAMPLES = (
+    "The movie was<mask>.",
+    "What a waste of time, it was<mask>.",
+    "The<mask> said on Monday that profits fell.",
+)
 
 
 def zero_shot(pretrained, task: str, data: Path) -> dict[str, float]:
     """Return the accuracy of f > 0 and of f > median(f) on a task's test texts, and their number."""
     known = get_task(task)
     examples = read_data(data, known).test
-    encoder = PromptEncoder(pretrained.tokenizer, known.template, known.label_words, known.max_length, known.text_a_limit)
+    encoder = PromptEncoder(
+        pretrained.tokenizer, known.template, known.label_words, known.max_length, known.text_a_limit
+    )
     model = PromptModel(pretrained.network, encoder.label_ids, difference=True)
     texts = [encoder.encode(example) for example in examples]
     logits = torch.empty(len(texts))
     with torch.no_grad():
         for chosen in length_sorted_batches([len(text.ids) for text in texts], 64):
-            logits[chosen] = model(collate([texts[i] for i in chosen], pretrained.tokenizer.pad_token_id))[:, 0]
+            logits[chosen] = model(collate([texts[i] for i in chosen], pretrained.tokenizer.pad_token_id))[
+                :, 0
+            ]
     labels = torch.tensor([example.label for example in examples])
     right = {"sign": logits > 0, "median": logits > logits.median()}
-    return {name: float((found == (labels == 1)).float().mean()) for name, found in right.items()} | {"texts": len(texts)}
+    return {name: float((found == (labels == 1)).float().mean()) for name, found in right.items()} | {
+        "texts": len(texts)
+    }
 
 
 def fill(pretrained, text: str) -> str:
@@ -53,17 +63,26 @@ def fill(pretrained, text: str) -> str:
 
 def main() -> None:
     """Measure, print and write the card."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pretraining", type=Path, required=True, help="the working folder of tools/pretrain.py")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--pretraining", type=Path, required=True, help="the working folder of tools/pretrain.py"
+    )
     parser.add_argument("--history", default="", help="how the training went, in words")
     parser.add_argument("--data", type=Path, required=True, help="folder of the tasks' texts")
-    parser.add_argument("--model", type=Path, required=True, help="the exported model; the card is written beside it")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="the exported model; the card is written beside it"
+    )
     args = parser.parse_args()
     pretrained = load_pretrained(str(args.model))
     arrays = {length: np.load(args.pretraining / f"chunks-{length}.npy", mmap_mode="r") for length in LENGTHS}
     loss = held_out_loss(pretrained.network, arrays)
     pretrained.network.eval()
-    tokens = {length: counts["tokens"] for length, counts in json.loads((args.pretraining / "prepared.json").read_text()).items()}
+    tokens = {
+        length: counts["tokens"]
+        for length, counts in json.loads((args.pretraining / "prepared.json").read_text()).items()
+    }
     steps = json.loads((args.pretraining / "log.jsonl").read_text().splitlines()[-1])["step"]
     lines = [
         "# The bundled masked language model",
@@ -81,9 +100,20 @@ def main() -> None:
     ]
     for task in ("sst-2", "mr"):
         found = zero_shot(pretrained, task, args.data)
-        lines.append(f"| {get_task(task).title} | {found['texts']} | {found['sign']:.3f} | {found['median']:.3f} |")
-    lines += ["", "What it fills in:", "", *(f'* "{text}" -> {fill(pretrained, text)}' for text in EXAMPLES), ""]
-    lines += ["It knows film reviews and little else; it is here so that the demonstration and the tests need no network.", ""]
+        lines.append(
+            f"| {get_task(task).title} | {found['texts']} | {found['sign']:.3f} | {found['median']:.3f} |"
+        )
+    lines += [
+        "",
+        "What it fills in:",
+        "",
+        *(f'* "{text}" -> {fill(pretrained, text)}' for text in EXAMPLES),
+        "",
+    ]
+    lines += [
+        "It knows film reviews and little else; it is here so that the demonstration and the tests need no network.",
+        "",
+    ]
     card = "\n".join(lines)
     print(card)
     (args.model / "README.md").write_text(card, encoding="utf8")

@@ -36,7 +36,9 @@ CHARACTERS_PER_TOKEN = 4.2  # of an 8k byte-BPE on this corpus; only decides whe
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 HELD_OUT_CHUNKS = 512  # a length; never trained on
 STRESSED_SHARE = 0.5
-UNSTRESSED_SHARE = 0.06  # of the other words, while training dwells on the stressed ones: they are what is read
+UNSTRESSED_SHARE = (
+    0.06  # of the other words, while training dwells on the stressed ones: they are what is read
+)
 STRESS_WORDS = (
     "great good excellent wonderful brilliant amazing fantastic superb perfect beautiful best fun funny enjoyable loved love "
     "terrible bad awful horrible boring stupid poor dull worst ridiculous annoying lame waste disappointing hated weak"
@@ -78,15 +80,24 @@ def prepare(corpus: Path, out: Path, vocabulary_size: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     random.shuffle(documents)
     tokenizer = ByteLevelBPETokenizer()
-    tokenizer.train_from_iterator(documents[:40_000], vocabulary_size, min_frequency=2, special_tokens=SPECIAL_TOKENS)
+    tokenizer.train_from_iterator(
+        documents[:40_000], vocabulary_size, min_frequency=2, special_tokens=SPECIAL_TOKENS
+    )
     tokenizer.save_model(str(out))
-    RobertaTokenizer(vocab=str(out / "vocab.json"), merges=str(out / "merges.txt"), model_max_length=max(LENGTHS)).save_pretrained(out)
+    RobertaTokenizer(
+        vocab=str(out / "vocab.json"), merges=str(out / "merges.txt"), model_max_length=max(LENGTHS)
+    ).save_pretrained(out)
     fast = AutoTokenizer.from_pretrained(out)
 
     counts = {}
     targets = random.choice(LENGTHS, size=len(documents), p=(0.3, 0.4, 0.3))
     for length in LENGTHS:
-        chunks = [c for d, t in zip(documents, targets, strict=True) if t == length for c in cut_into_chunks(d, length)]
+        chunks = [
+            c
+            for d, t in zip(documents, targets, strict=True)
+            if t == length
+            for c in cut_into_chunks(d, length)
+        ]
         random.shuffle(chunks)
         rows = np.full((len(chunks), length), fast.pad_token_id, dtype=np.uint16)
         for start in range(0, len(chunks), 10_000):
@@ -95,7 +106,10 @@ def prepare(corpus: Path, out: Path, vocabulary_size: int, seed: int) -> None:
                 rows[start + offset, : len(ids)] = ids
         np.save(out / f"chunks-{length}.npy", rows)
         counts[length] = {"chunks": len(chunks), "tokens": int((rows != fast.pad_token_id).sum())}
-        print(f"{length:4d} tokens: {counts[length]['chunks']:,} chunks, {counts[length]['tokens']:,} tokens", flush=True)
+        print(
+            f"{length:4d} tokens: {counts[length]['chunks']:,} chunks, {counts[length]['tokens']:,} tokens",
+            flush=True,
+        )
     (out / "prepared.json").write_text(json.dumps(counts))
 
 
@@ -109,7 +123,9 @@ def build_model(vocabulary_size: int, layers: int, width: int) -> RobertaForMask
     return RobertaForMaskedLM(config)
 
 
-def mask_tokens(ids: torch.Tensor, shares: torch.Tensor, mask_id: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def mask_tokens(
+    ids: torch.Tensor, shares: torch.Tensor, mask_id: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the ids [b, t] with each token replaced by the mask at its own share, shares[id], and where [b, t]."""
     chosen = (torch.rand(ids.shape, generator=generator) < shares[ids.cpu()]).to(ids.device)
     return torch.where(chosen, mask_id, ids), chosen
@@ -123,7 +139,9 @@ def mask_shares(vocabulary_size: int, share: float, stressed: Sequence[int] = ()
     return shares
 
 
-def masked_loss(model: RobertaForMaskedLM, ids: torch.Tensor, shares: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def masked_loss(
+    model: RobertaForMaskedLM, ids: torch.Tensor, shares: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
     """Returns the mean cross-entropy, in nats, of the masked tokens of a batch [b, t]."""
     masked, chosen = mask_tokens(ids, shares, SPECIAL_TOKENS.index("<mask>"), generator)
     hidden = model.roberta(masked, attention_mask=(ids != model.config.pad_token_id).long()).last_hidden_state
@@ -143,7 +161,9 @@ def optimizers_of(model: RobertaForMaskedLM, rate: float) -> list[torch.optim.Op
     ]
 
 
-def save_checkpoint(path: Path, step: int, model: torch.nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
+def save_checkpoint(
+    path: Path, step: int, model: torch.nn.Module, optimizers: list[torch.optim.Optimizer]
+) -> None:
     """Writes model and optimizer state as one safetensors file, atomically."""
     tensors = {f"model.{n}": p.detach().contiguous() for n, p in model.named_parameters()}
     for index, optimizer in enumerate(optimizers):
@@ -189,7 +209,9 @@ def held_out_loss(model: RobertaForMaskedLM, arrays: dict[int, np.ndarray], shar
     losses = []
     for rows in arrays.values():
         for start in range(0, HELD_OUT_CHUNKS, 128):
-            ids = torch.from_numpy(rows[start : min(start + 128, HELD_OUT_CHUNKS)].astype(np.int64)).to(model.device)
+            ids = torch.from_numpy(rows[start : min(start + 128, HELD_OUT_CHUNKS)].astype(np.int64)).to(
+                model.device
+            )
             losses.append(masked_loss(model, ids, shares, generator).item())
     model.train()
     return float(np.mean(losses))
@@ -206,13 +228,21 @@ def train(args: argparse.Namespace) -> None:
     optimizers = optimizers_of(model, args.rate)
     checkpoint = args.out / "checkpoint.safetensors"
     first = load_checkpoint(checkpoint, model, optimizers)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, from step {first} to {args.steps} on {device}", flush=True)
+    print(
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, from step {first} to {args.steps} on {device}",
+        flush=True,
+    )
     tokenizer = AutoTokenizer.from_pretrained(args.out)
-    pieces = [tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in args.stress_words.split()]
+    pieces = [
+        tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in args.stress_words.split()
+    ]
     stressed = [ids[0] for ids in pieces if len(ids) == 1]
     with_stress = {length: np.flatnonzero(np.isin(rows, stressed).any(1)) for length, rows in arrays.items()}
     with_stress = {length: found[found >= HELD_OUT_CHUNKS] for length, found in with_stress.items()}
-    plain, dwelling = mask_shares(args.vocabulary, args.mask_share), mask_shares(args.vocabulary, UNSTRESSED_SHARE, stressed)
+    plain, dwelling = (
+        mask_shares(args.vocabulary, args.mask_share),
+        mask_shares(args.vocabulary, UNSTRESSED_SHARE, stressed),
+    )
     log = args.out / "log.jsonl"
     started, smooth = time.time(), None
     for step in range(first, args.steps):
@@ -220,8 +250,14 @@ def train(args: argparse.Namespace) -> None:
         generator = torch.Generator().manual_seed(int(random.integers(2**62)))
         length = int(random.choice(LENGTHS, p=(0.3, 0.4, 0.3)))
         size = args.batch_tokens // length
-        dwells = args.stress_from is not None and step >= args.stress_from and random.random() < args.stress_share
-        rows = random.choice(with_stress[length], size) if dwells else random.integers(HELD_OUT_CHUNKS, len(arrays[length]), size=size)
+        dwells = (
+            args.stress_from is not None and step >= args.stress_from and random.random() < args.stress_share
+        )
+        rows = (
+            random.choice(with_stress[length], size)
+            if dwells
+            else random.integers(HELD_OUT_CHUNKS, len(arrays[length]), size=size)
+        )
         ids = torch.from_numpy(arrays[length][np.sort(rows)].astype(np.int64)).to(device)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -262,18 +298,30 @@ def export(args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Parses the command line and trains, or exports."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, default=Path("../shared/corpus"), help="folder of *.txt or *.txt.xz")
-    parser.add_argument("--out", type=Path, required=True, help="working folder: tokenizer, chunks, checkpoint, log")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--corpus", type=Path, default=Path("../shared/corpus"), help="folder of *.txt or *.txt.xz"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="working folder: tokenizer, chunks, checkpoint, log"
+    )
     parser.add_argument("--export", type=Path, help="write the trained model here and stop")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--warmup", type=int, default=200)
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate, of Muon and of AdamW")
     parser.add_argument("--mask-share", type=float, default=0.25)
-    parser.add_argument("--stress-from", type=int, help="the step from which training dwells on the stressed words")
-    parser.add_argument("--stress-share", type=float, default=1.0, help="of the batches from then on, the share that dwells")
-    parser.add_argument("--stress-words", default=STRESS_WORDS, help="separated by spaces; those that are one token count")
+    parser.add_argument(
+        "--stress-from", type=int, help="the step from which training dwells on the stressed words"
+    )
+    parser.add_argument(
+        "--stress-share", type=float, default=1.0, help="of the batches from then on, the share that dwells"
+    )
+    parser.add_argument(
+        "--stress-words", default=STRESS_WORDS, help="separated by spaces; those that are one token count"
+    )
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--vocabulary", type=int, default=8192)

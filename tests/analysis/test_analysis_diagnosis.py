@@ -1,4 +1,4 @@
-"""Diagnoses of language models' fine-tuning: a cell of a run, whose parts are those of the modules below, and the JSON that is written."""
+"""Diagnoses of language models' fine-tuning: a split of a run, whose parts are those of the modules below, and the JSON that is written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lmntk.errors import UserError
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.preparation import prepare_tasks
 from lmntk.experiment.run import run
-from lmntk.experiment.steps.diagnose_cell import cell_model, diagnose_cell
+from lmntk.experiment.steps.diagnose_split import cell_model, diagnose_split
 from lmntk.kernels.kernel import Kernel
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import load_pretrained
@@ -88,7 +88,9 @@ def fine_tune(start, pad, rate, steps):
     for step in range(steps):
         i = (3 * step) % len(labels)
         order.append([i])
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(model(collate([start.texts["train"][i]], pad))[:, 0], labels[[i]])
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            model(collate([start.texts["train"][i]], pad))[:, 0], labels[[i]]
+        )
         parameters = list(model.parameters())
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         with torch.no_grad():
@@ -103,28 +105,48 @@ def fine_tune(start, pad, rate, steps):
 @pytest.mark.parametrize("mode", ["prompt", "head"])
 def test_a_cell(setting, mode):
     out, pretrained, task = setting
-    cell = next(cell for cell in task.cells if cell.mode == mode)
-    start = cell_model(pretrained, task, cell)
+    split = next(split for split in task.splits if split.mode == mode)
+    start = cell_model(pretrained, task, split)
     trajectory, order = fine_tune(start, pretrained.pad_id, 1e-3, 8)
     weights = trajectory[-1][1]
     training = Training("sgd", 1e-3, 8, batch_size=1, batches=order)
     kept = {
-        (side, formula): Kernel.load(out / "kernels" / cell.name / f"{side}-{formula}.safetensors")
+        (side, formula): Kernel.load(out / "kernels" / split.name / f"{side}-{formula}.safetensors")
         for side in ("train", "dev", "test")
         for formula in ("sgd", "asigngd")
     }
-    found = diagnose_cell(pretrained, task, cell, weights, at_start=start, kernels=kept, training=training, trajectory=trajectory)
+    found = diagnose_split(
+        pretrained,
+        task,
+        split,
+        weights,
+        at_start=start,
+        kernels=kept,
+        training=training,
+        trajectory=trajectory,
+    )
     plain = json.loads(json.dumps(found.as_dict("abc"), allow_nan=False))
     assert set(plain) == TOP
-    assert (plain["format"], plain["key"], plain["cell"], plain["mode"]) == ("lmntk diagnosis 2", "abc", cell.name, mode)
-    row = next(row for row in json.loads((out / "cells" / f"{cell.name}.json").read_text())["rows"] if row["method"] == "sgd ridge")
+    assert (plain["format"], plain["key"], plain["cell"], plain["mode"]) == (
+        "lmntk diagnosis 2",
+        "abc",
+        split.name,
+        mode,
+    )
+    row = next(
+        row
+        for row in json.loads((out / "cells" / f"{split.name}.json").read_text())["rows"]
+        if row["method"] == "sgd ridge"
+    )
     assert plain["numbers"]["kernel"] == pytest.approx(row["test"])
     with at_weights(start.model, weights):
         test = Examples.of_texts(start.texts["test"], pretrained.pad_id, 1)
         np.testing.assert_allclose(plain["logits"]["fine_tuned"], logits_of(start.model, test), rtol=1e-9)
     lines = linearized_logits(start.model, test, weights)
     np.testing.assert_allclose(plain["logits"]["linearized"], lines.after, rtol=1e-9)
-    assert plain["numbers"]["logit_error"] == pytest.approx(logit_error(lines.before, np.array(plain["logits"]["fine_tuned"]), lines.after))
+    assert plain["numbers"]["logit_error"] == pytest.approx(
+        logit_error(lines.before, np.array(plain["logits"]["fine_tuned"]), lines.after)
+    )
     # a rate this small is lazy, whatever the model, and the emulator knows the order of the texts
     assert plain["emulation"]["steps"] == [0, 4, 8]
     assert plain["emulation"]["error"] < 0.01
@@ -144,16 +166,22 @@ def test_a_cell(setting, mode):
     chi = plain["numbers"]["chi_with_prompt"], plain["numbers"]["chi_without_prompt"]
     assert all(0 < each < 1 for each in chi) and chi[0] != chi[1]
     assert sum(plain["spectrum"]["alignment"]) == pytest.approx(1)
-    again = look_before(start.model, {side: Examples.of_texts(part, pretrained.pad_id) for side, part in start.texts.items()}, parameters)
-    assert plain["groups"] == pytest.approx(group_shares(again.kernels["train", "sgd"].groups))  # the run kept none
+    again = look_before(
+        start.model,
+        {side: Examples.of_texts(part, pretrained.pad_id) for side, part in start.texts.items()},
+        parameters,
+    )
+    assert plain["groups"] == pytest.approx(
+        group_shares(again.kernels["train", "sgd"].groups)
+    )  # the run kept none
 
 
 def test_a_cell_whose_kernels_are_not_there(setting):
     _, pretrained, task = setting
-    cell = task.cells[0]
-    start = cell_model(pretrained, task, cell)
+    split = task.splits[0]
+    start = cell_model(pretrained, task, split)
     trajectory, _ = fine_tune(start, pretrained.pad_id, 1e-3, 4)
-    found = diagnose_cell(pretrained, task, cell, trajectory[-1][1]).as_dict()
+    found = diagnose_split(pretrained, task, split, trajectory[-1][1]).as_dict()
     assert sum(found["groups"].values()) == pytest.approx(1)
     assert set(found["groups"]) == {"embeddings", "layer 0", "layer 1", "head"}
     assert found["emulation"] is None and found["trajectory"] is None and found["numbers"]["rate"] is None
@@ -161,7 +189,10 @@ def test_a_cell_whose_kernels_are_not_there(setting):
 
 def test_the_order_of_the_two_modes_agrees_about_chi(setting):
     _, pretrained, task = setting
-    found = {cell.mode: diagnose_cell(pretrained, task, cell, None, diverged="nan").as_dict()["numbers"] for cell in task.cells}
+    found = {
+        split.mode: diagnose_split(pretrained, task, split, None, diverged="nan").as_dict()["numbers"]
+        for split in task.splits
+    }
     for name in ("chi_with_prompt", "chi_without_prompt"):
         assert found["prompt"][name] == pytest.approx(found["head"][name])
 
@@ -169,18 +200,22 @@ def test_the_order_of_the_two_modes_agrees_about_chi(setting):
 @pytest.mark.parametrize("how", ["said", "nan weights", "infinite logits"])
 def test_training_that_diverged(setting, how):
     _, pretrained, task = setting
-    cell = task.cells[0]
-    start = cell_model(pretrained, task, cell)
+    split = task.splits[0]
+    start = cell_model(pretrained, task, split)
     weights = {name: p.detach().clone() for name, p in start.model.named_parameters()}
     name = "network.bert.encoder.layer.1.output.dense.bias"
     weights[name] = weights[name] * (math.nan if how == "nan weights" else 1e308)
     training = Training("sgd", 1.0, 10)
     given = (None, "the loss was nan at step 3") if how == "said" else (weights, "")
     bad = weights if how == "nan weights" else {**weights, name: weights[name] * math.inf}
-    found = diagnose_cell(pretrained, task, cell, given[0], diverged=given[1], training=training, trajectory=[(5, bad)]).as_dict()
+    found = diagnose_split(
+        pretrained, task, split, given[0], diverged=given[1], training=training, trajectory=[(5, bad)]
+    ).as_dict()
     assert found["verdict"] == "undecided" and found["reason"].startswith("fine-tuning diverged")
     assert found["numbers"]["fine_tuned"] is None and found["numbers"]["kernel"] is not None
-    assert found["logits"]["fine_tuned"] is None and found["trajectory"] is None and found["emulation"] is None
+    assert (
+        found["logits"]["fine_tuned"] is None and found["trajectory"] is None and found["emulation"] is None
+    )
     json.dumps(found, allow_nan=False)
     if how == "nan weights":
         assert name in found["reason"]
@@ -189,11 +224,11 @@ def test_training_that_diverged(setting, how):
 def test_part_of_the_parameters(setting):
     """A filter's weights alone, as BitFit leaves them."""
     _, pretrained, task = setting
-    cell = task.cells[0]
-    start = cell_model(pretrained, task, cell)
+    split = task.splits[0]
+    start = cell_model(pretrained, task, split)
     chosen = ParameterFilter(biases_only=True)
     weights = {name: p.detach() + 0.01 for name, p in chosen.select(start.model).items()}
-    found = diagnose_cell(pretrained, task, cell, weights, at_start=start, parameters=chosen)
+    found = diagnose_split(pretrained, task, split, weights, at_start=start, parameters=chosen)
     texts = Examples.of_texts(start.texts["train"], pretrained.pad_id)
     assert found.numbers["gradient_distance"] == pytest.approx(
         gradient_distance(start.model, texts, weights, chosen.select(start.model)).mean
@@ -210,37 +245,50 @@ def test_sign_descent_is_emulated():
     batches = {side: [{"x": part[2]}] for side, part in parts.items()}
     kernels = {}
     for side in parts:
-        for formula, kernel in module_kernels(model, batches["train"], batches[side], ["sgd", "asigngd"]).kernels.items():
+        for formula, kernel in module_kernels(
+            model, batches["train"], batches[side], ["sgd", "asigngd"]
+        ).kernels.items():
             kernels[side, formula] = kernel
     rate, steps, order = 2e-4, 12, [[i % 8] for i in range(12)]
     tuned = copy.deepcopy(model)
     for (i,) in order:
         loss = torch.nn.functional.binary_cross_entropy_with_logits(
-            tuned({"x": parts["train"][2][[i]]})[:, 0], torch.tensor([float(labels["train"][i])], dtype=torch.float64)
+            tuned({"x": parts["train"][2][[i]]})[:, 0],
+            torch.tensor([float(labels["train"][i])], dtype=torch.float64),
         )
         with torch.no_grad():
-            for p, g in zip(tuned.parameters(), torch.autograd.grad(loss, list(tuned.parameters())), strict=True):
+            for p, g in zip(
+                tuned.parameters(), torch.autograd.grad(loss, list(tuned.parameters())), strict=True
+            ):
                 p -= rate * g.sign()
     weights = {name: p.detach() for name, p in tuned.named_parameters()}
     training = Training("signgd", rate, steps, decay="constant", batch_size=1, batches=order)
     found = diagnose(model, examples, labels, weights, kernels=kernels, training=training)
     assert found.numbers["emulation_error"] < 0.02
     assert np.ptp(np.array(found.emulation["real"])[:, 0]) > 0.01
-    unknown = diagnose(model, examples, labels, weights, kernels=kernels, training=Training("adamw", rate, steps))
+    unknown = diagnose(
+        model, examples, labels, weights, kernels=kernels, training=Training("adamw", rate, steps)
+    )
     assert unknown.emulation is None
 
 
 def test_kernels_of_batches_and_of_texts_are_the_same():
     row = TABLE["bert"]
     model = row.model(2)
-    texts = {side: random_texts(row, [5, 4, 6, 5], seed) for seed, side in enumerate(("train", "dev", "test"))}
+    texts = {
+        side: random_texts(row, [5, 4, 6, 5], seed) for seed, side in enumerate(("train", "dev", "test"))
+    }
     parameters = dict(model.named_parameters())
-    by_texts = look_before(model, {side: Examples.of_texts(part, pad_id(model), 2) for side, part in texts.items()}, parameters)
+    by_texts = look_before(
+        model, {side: Examples.of_texts(part, pad_id(model), 2) for side, part in texts.items()}, parameters
+    )
     ready = {side: Examples.of_batches([collate(part, pad_id(model))]) for side, part in texts.items()}
     by_batches = look_before(model, ready, parameters)
     for side in texts:
         first, second = by_texts.kernels[side, "sgd"], by_batches.kernels[side, "sgd"]
-        np.testing.assert_allclose(first.values, second.values, rtol=1e-8, atol=1e-8 * np.abs(first.values).max())
+        np.testing.assert_allclose(
+            first.values, second.values, rtol=1e-8, atol=1e-8 * np.abs(first.values).max()
+        )
         assert set(first.groups) == set(second.groups)
         np.testing.assert_allclose(sum(first.groups.values()), first.values, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(by_texts.logits[side], by_batches.logits[side], rtol=1e-9)

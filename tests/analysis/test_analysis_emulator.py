@@ -49,7 +49,9 @@ def by_hand(train, other, labels, f0, g0, rates, loss, batches=None, clip=None):
     for step, rate in enumerate(rates):
         batch = list(range(N)) if batches is None else batches[step]
         f = f0 + train @ theta
-        gradient = np.einsum("nc,ncp->p", derivative(f[batch], [labels[i] for i in batch], loss) / len(batch), train[batch])
+        gradient = np.einsum(
+            "nc,ncp->p", derivative(f[batch], [labels[i] for i in batch], loss) / len(batch), train[batch]
+        )
         if clip is not None:
             gradient = gradient * min(1.0, clip / (np.linalg.norm(gradient) + 1e-6))
         theta = theta - rate * gradient
@@ -67,9 +69,21 @@ def test_descent_is_that_of_the_parameters(c, loss, decay, kind):
     batches = [[step % N, (step + 2) % N] for step in range(9)] if kind == "batches" else None
     clip = 0.7 if kind == "clipped" else None
     curve = by_hand(train, other, labels, f0, g0, rates, loss, batches, clip)
-    found = descend(gram(train, train), labels, f0, rates, loss=loss, steps=[0, 3, 9], batches=batches, clip=clip)
-    np.testing.assert_allclose(emulated_logits(found, gram(train, train), f0), [curve[s][0] for s in (0, 3, 9)], rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(emulated_logits(found, gram(train, other), g0), [curve[s][1] for s in (0, 3, 9)], rtol=1e-10, atol=1e-10)
+    found = descend(
+        gram(train, train), labels, f0, rates, loss=loss, steps=[0, 3, 9], batches=batches, clip=clip
+    )
+    np.testing.assert_allclose(
+        emulated_logits(found, gram(train, train), f0),
+        [curve[s][0] for s in (0, 3, 9)],
+        rtol=1e-10,
+        atol=1e-10,
+    )
+    np.testing.assert_allclose(
+        emulated_logits(found, gram(train, other), g0),
+        [curve[s][1] for s in (0, 3, 9)],
+        rtol=1e-10,
+        atol=1e-10,
+    )
 
 
 @pytest.mark.parametrize("c", [1, 2, 3])
@@ -95,7 +109,10 @@ def test_the_closed_form_is_descent(c, p, decay):
 def test_gradient_flow_is_many_tiny_steps(p):
     train, other, labels, f0, g0 = problem(2, p)
     closed = SquaredLossTraining.of_labels(gram(train, train), labels, f0)
-    coarse, fine = (emulated_logits(closed.descent(np.full(steps, 1.3 / steps)), gram(train, other), g0) for steps in (20_000, 40_000))
+    coarse, fine = (
+        emulated_logits(closed.descent(np.full(steps, 1.3 / steps)), gram(train, other), g0)
+        for steps in (20_000, 40_000)
+    )
     flow = emulated_logits(closed.flow(1.3), gram(train, other), g0)
     np.testing.assert_allclose(flow, 2 * fine - coarse, atol=1e-7)  # the error of a step is linear in it
     assert np.abs(closed.flow(0.0)).max() == 0
@@ -108,7 +125,9 @@ def test_gradient_flow_without_end_interpolates():
     targets = np.where(np.array(labels) == 1, 1.0, -1.0)[:, None]
     np.testing.assert_allclose(emulated_logits(closed.flow(np.inf), kernel, f0), targets, atol=1e-9)
     theta = np.linalg.lstsq(train[:, 0], (targets - f0)[:, 0], rcond=None)[0]  # the nearest solution
-    np.testing.assert_allclose(emulated_logits(closed.flow(np.inf), gram(train, other), g0), g0 + other @ theta, atol=1e-9)
+    np.testing.assert_allclose(
+        emulated_logits(closed.flow(np.inf), gram(train, other), g0), g0 + other @ theta, atol=1e-9
+    )
 
 
 def test_sign_descent_is_that_of_the_parameters():
@@ -119,7 +138,9 @@ def test_sign_descent_is_that_of_the_parameters():
         gradient = derivative((f0 + train @ theta)[[i]], [labels[i]], "cross-entropy")[0, 0] * train[i, 0]
         theta = theta - rate * np.sign(gradient)
     found = sign_descend(gram(np.sign(train), train), labels, f0, rates, order)
-    np.testing.assert_allclose(emulated_logits(found[0], gram(np.sign(train), other), g0), g0 + other @ theta, atol=1e-12)
+    np.testing.assert_allclose(
+        emulated_logits(found[0], gram(np.sign(train), other), g0), g0 + other @ theta, atol=1e-12
+    )
     with pytest.raises(UserError, match="one logit and one text a step, not 2"):
         sign_descend(gram(*[problem(2)[0]] * 2), labels, np.zeros((N, 2)), rates, order)
 
@@ -134,7 +155,13 @@ def test_real_descent_on_a_linearized_model(name, outputs, loss):
     texts = {"train": random_texts(row, [5, 4, 6, 5, 3, 4], 1), "other": random_texts(row, [4, 6], 2)}
     labels = [i % max(outputs, 2) for i in range(6)]
     streamed = stream_kernels(
-        model, texts, [("train", "train"), ("train", "other")], ["sgd"], parameters, pad_id(model), Settings(drop_noise=False)
+        model,
+        texts,
+        [("train", "train"), ("train", "other")],
+        ["sgd"],
+        parameters,
+        pad_id(model),
+        Settings(drop_noise=False),
     )
     kernels = {side: whole(streamed.kernels["train", side]["sgd"]).numpy() for side in texts}
     rate = 0.5 * 2 * 6 / float(np.linalg.eigvalsh(kernels["train"].reshape(6 * outputs, -1))[-1])
@@ -150,7 +177,9 @@ def test_real_descent_on_a_linearized_model(name, outputs, loss):
     f0 = {side: value.numpy() for side, value in streamed.logits.items()}
     found = descend(kernels["train"], labels, f0["train"], np.full(4, rate), loss=loss)[0]
     tolerance = 1e-8 if row.tolerance < 1e-8 else 1e-5  # T5's norms are float32 inside
-    np.testing.assert_allclose(emulated_logits(found, kernels["other"], f0["other"]), real, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(
+        emulated_logits(found, kernels["other"], f0["other"]), real, rtol=tolerance, atol=tolerance
+    )
     assert np.abs(real - f0["other"]).max() > 1e-3
 
 

@@ -19,12 +19,25 @@ from lmntk.models.weights import at_weights
 from lmntk.prompts.batching import collate
 
 LENGTHS = [5, 4, 6, 5, 3]
-NAMES = ["bert", "gpt2", "t5", "bert-head-mode", "gpt2-lora", "bert-lora-at-start", "mpnet", "mixtral", "albert"]
+NAMES = [
+    "bert",
+    "gpt2",
+    "t5",
+    "bert-head-mode",
+    "gpt2-lora",
+    "bert-lora-at-start",
+    "mpnet",
+    "mixtral",
+    "albert",
+]
 
 
 def moved(parameters, size=0.05, seed=7):
     generator = torch.Generator().manual_seed(seed)
-    return {name: p.detach() + size * torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in parameters.items()}
+    return {
+        name: p.detach() + size * torch.randn(p.shape, generator=generator, dtype=p.dtype)
+        for name, p in parameters.items()
+    }
 
 
 def setting(name, outputs):
@@ -58,11 +71,17 @@ def test_distances_are_those_of_plain_autograd(name, outputs):
     distance = kernel_distance(*kernels)
     sizes = np.sqrt(np.einsum("ncnc->nc", first)).ravel()
     counted = np.abs(first).reshape(len(sizes), -1) > 1e-6 * np.outer(sizes, sizes)
-    ratios = (np.abs(second - first) / np.where(first == 0, 1, np.abs(first))).reshape(len(sizes), -1)[counted]
+    ratios = (np.abs(second - first) / np.where(first == 0, 1, np.abs(first))).reshape(len(sizes), -1)[
+        counted
+    ]
     assert distance.elementwise == pytest.approx(ratios.mean(), rel=1e-3)
     assert distance.median == pytest.approx(np.median(ratios), rel=1e-3)
-    assert distance.frobenius == pytest.approx(np.linalg.norm(second - first) / np.linalg.norm(first), rel=1e-5)
-    assert distance.cosine == pytest.approx((first * second).sum() / np.linalg.norm(first) / np.linalg.norm(second), rel=1e-5)
+    assert distance.frobenius == pytest.approx(
+        np.linalg.norm(second - first) / np.linalg.norm(first), rel=1e-5
+    )
+    assert distance.cosine == pytest.approx(
+        (first * second).sum() / np.linalg.norm(first) / np.linalg.norm(second), rel=1e-5
+    )
     assert distance.left_out == pytest.approx(1 - counted.mean())
 
 
@@ -99,11 +118,17 @@ def test_batches_padding_and_order_change_nothing(name):
     kernel = sgd_kernel(model, reference, parameters, None, weights)["all"]
     for examples, places in variants:
         places = list(places)
-        np.testing.assert_allclose(gradient_distance(model, examples, weights, parameters).relative, distance[places], **tolerance)
-        np.testing.assert_allclose(linearized_logits(model, examples, weights).after, lines.after[places], **tolerance)
+        np.testing.assert_allclose(
+            gradient_distance(model, examples, weights, parameters).relative, distance[places], **tolerance
+        )
+        np.testing.assert_allclose(
+            linearized_logits(model, examples, weights).after, lines.after[places], **tolerance
+        )
         np.testing.assert_allclose(logits_of(model, examples), lines.before[places], **tolerance)
         found = sgd_kernel(model, examples, parameters, Settings(batch_size=3), weights)["all"]
-        np.testing.assert_allclose(found, kernel[places][:, :, places], rtol=tolerance["rtol"], atol=1e-6 * np.abs(kernel).max())
+        np.testing.assert_allclose(
+            found, kernel[places][:, :, places], rtol=tolerance["rtol"], atol=1e-6 * np.abs(kernel).max()
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -112,12 +137,20 @@ def test_linearized_logits_are_dot_products(name, outputs):
     row, model, parameters, texts = setting(name, outputs)
     weights = moved(parameters)
     gradients = oracle(model, alone(model, texts), parameters)
-    slopes = sum(torch.einsum("ncp,p->nc", gradients[key], (weights[key] - p.detach()).flatten()) for key, p in parameters.items())
+    slopes = sum(
+        torch.einsum("ncp,p->nc", gradients[key], (weights[key] - p.detach()).flatten())
+        for key, p in parameters.items()
+    )
     before = torch.cat([model(batch) for batch in alone(model, texts)]).detach()
     found = linearized_logits(model, Examples.of_texts(texts, pad_id(model), 3), weights)
     tolerance = max(1e-9, 2 * row.tolerance)
     np.testing.assert_allclose(found.before, before.numpy(), rtol=tolerance, atol=tolerance)
-    np.testing.assert_allclose(found.after, (before + slopes).numpy(), rtol=10 * tolerance, atol=10 * tolerance * float(slopes.abs().max()))
+    np.testing.assert_allclose(
+        found.after,
+        (before + slopes).numpy(),
+        rtol=10 * tolerance,
+        atol=10 * tolerance * float(slopes.abs().max()),
+    )
 
 
 def test_linearized_logits_are_torchs_jvp():
@@ -130,7 +163,11 @@ def test_linearized_logits_are_torchs_jvp():
     batch = collate(texts, pad_id(model))
     model.prepare(batch)
     start = {key: p.detach() for key, p in parameters.items()}
-    logits, slopes = jvp(lambda p: functional_call(model, p, (batch,), tie_weights=True), (start,), (change_of(model, weights),))
+    logits, slopes = jvp(
+        lambda p: functional_call(model, p, (batch,), tie_weights=True),
+        (start,),
+        (change_of(model, weights),),
+    )
     np.testing.assert_allclose(found.after, (logits + slopes).detach().numpy(), rtol=1e-10, atol=1e-10)
 
 

@@ -55,9 +55,9 @@ def test_a_checkpoint_gives_its_own_logits(writer, tmp_path):
 
     def model_of(path):
         pretrained = load_pretrained(str(path))
-        return pretrained, ClassifierModel(pretrained.network) if pretrained.kind == "classifier" else PromptModel(
-            pretrained.network, [7, 8]
-        )
+        return pretrained, ClassifierModel(
+            pretrained.network
+        ) if pretrained.kind == "classifier" else PromptModel(pretrained.network, [7, 8])
 
     pretrained, model = model_of(base)
     for file in base.glob("*token*"):
@@ -91,14 +91,18 @@ def test_a_lora_adapter_is_merged_into_the_base(base, tmp_path):
     assert set(weights) == {name for name, _ in model.named_parameters()}
     torch.testing.assert_close(logits(model, weights), logits(there))
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, weights[name])}
-    assert moved == {name for name, _ in model.named_parameters() if name.endswith(("query.weight", "value.weight"))}
+    assert moved == {
+        name for name, _ in model.named_parameters() if name.endswith(("query.weight", "value.weight"))
+    }
 
 
 def test_an_adapter_that_brings_whole_modules(base, tmp_path):
     folder = write_adapter(tmp_path / "adapter", base, modules_to_save=["LayerNorm"])
     pretrained, adapted = load_pretrained(str(base)), load_pretrained(str(folder), base=str(base))
     model = PromptModel(pretrained.network, [7, 8])
-    torch.testing.assert_close(logits(model, load_finetuned(folder, pretrained, model)), logits(PromptModel(adapted.network, [7, 8])))
+    torch.testing.assert_close(
+        logits(model, load_finetuned(folder, pretrained, model)), logits(PromptModel(adapted.network, [7, 8]))
+    )
 
 
 def test_a_file_of_weights_with_a_head(base, tmp_path):
@@ -128,11 +132,15 @@ def test_ties(base, tmp_path):
     model = PromptModel(pretrained.network, [7, 8])
     apart = copy.deepcopy(pretrained.network)
     untie_head(apart)
-    apart.cls.predictions.decoder.bias = nn.Parameter(apart.cls.predictions.decoder.bias.detach().clone())  # transformers ties it as well
+    apart.cls.predictions.decoder.bias = nn.Parameter(
+        apart.cls.predictions.decoder.bias.detach().clone()
+    )  # transformers ties it as well
     with torch.no_grad():
         apart.get_output_embeddings().weight.add_(torch.randn(apart.get_output_embeddings().weight.shape))
     apart.save_pretrained(tmp_path / "apart")
-    with pytest.raises(UserError, match=r"apart, which are one weight in .*; load the base with its head untied"):
+    with pytest.raises(
+        UserError, match=r"apart, which are one weight in .*; load the base with its head untied"
+    ):
         load_finetuned(tmp_path / "apart", pretrained, model)
     untie_head(pretrained.network)
     untied = PromptModel(pretrained.network, [7, 8])
@@ -155,7 +163,10 @@ def altered(folder, base, **settings):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"intermediate_size": 20}, r"'bert\.encoder\.layer\.0\.intermediate\.dense\.weight' is \(20, 16\), and \(32, 16\) in the base"),
+        (
+            {"intermediate_size": 20},
+            r"'bert\.encoder\.layer\.0\.intermediate\.dense\.weight' is \(20, 16\), and \(32, 16\) in the base",
+        ),
         ({"num_hidden_layers": 3}, r"it has 'bert\.encoder\.layer\.2\.[a-z.A-Z]+', which the base has not"),
         ({"num_attention_heads": 4}, "its configuration has another num_attention_heads"),
     ],
@@ -163,19 +174,29 @@ def altered(folder, base, **settings):
 def test_another_architecture_is_said(settings, message, base, tmp_path):
     pretrained = load_pretrained(str(base))
     with pytest.raises(UserError, match=message):
-        load_finetuned(altered(tmp_path / "other", base, **settings), pretrained, PromptModel(pretrained.network, [7, 8]))
+        load_finetuned(
+            altered(tmp_path / "other", base, **settings), pretrained, PromptModel(pretrained.network, [7, 8])
+        )
 
 
 def test_fewer_layers_are_said(base, tmp_path):
     pretrained = load_pretrained(str(base))
     with pytest.raises(UserError, match="num_hidden_layers"):
-        load_finetuned(altered(tmp_path / "other", base, num_hidden_layers=1), pretrained, PromptModel(pretrained.network, [7, 8]))
+        load_finetuned(
+            altered(tmp_path / "other", base, num_hidden_layers=1),
+            pretrained,
+            PromptModel(pretrained.network, [7, 8]),
+        )
 
 
 def test_another_kind_of_model_is_said(base, tmp_path):
     pretrained = load_pretrained(str(base))
     with pytest.raises(UserError, match="which has no masked-language-model head"):
-        load_finetuned(tuned(tmp_path / "gpt", write_gpt2(tmp_path / "base")), pretrained, PromptModel(pretrained.network, [7, 8]))
+        load_finetuned(
+            tuned(tmp_path / "gpt", write_gpt2(tmp_path / "base")),
+            pretrained,
+            PromptModel(pretrained.network, [7, 8]),
+        )
 
 
 def test_another_tokenizer_is_said(base, tmp_path):

@@ -19,5 +19,9 @@ def test_the_example_prints_what_the_page_says(capsys):
     found, expected = capsys.readouterr().out.splitlines(), said.splitlines()
     number = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?")
     assert [number.sub("#", line) for line in found] == [number.sub("#", line) for line in expected]
-    for line, as_said in zip(found, expected, strict=True):  # float32 on another machine: the same to a hundredth, or a text in 80
-        assert [float(x) for x in number.findall(line)] == pytest.approx([float(x) for x in number.findall(as_said)], rel=0.05)
+    for line, as_said in zip(
+        found, expected, strict=True
+    ):  # float32 on another machine: the same to a hundredth, or a text in 80
+        assert [float(x) for x in number.findall(line)] == pytest.approx(
+            [float(x) for x in number.findall(as_said)], rel=0.05
+        )

@@ -72,4 +72,6 @@ def test_chi():
     folded = two[:, 1:] - two[:, :1]
     np.testing.assert_allclose(output_derivative(folded, classes), output_derivative(two, classes)[:, 1:])
     assert mean_chi(folded, classes) == pytest.approx(mean_chi(two, classes))
-    assert mean_chi(np.array([[50.0], [-50.0]]), [1, 0]) < 1e-20 and mean_chi(np.array([[50.0], [-50.0]]), [0, 1]) == pytest.approx(1)
+    assert mean_chi(np.array([[50.0], [-50.0]]), [1, 0]) < 1e-20 and mean_chi(
+        np.array([[50.0], [-50.0]]), [0, 1]
+    ) == pytest.approx(1)

@@ -20,7 +20,11 @@ N = 8
 def kernel_of(c, seed=0, p=60):
     generator = np.random.default_rng(seed)
     gradients = generator.normal(size=(N, c, p)) * np.linspace(0.5, 2, N)[:, None, None]
-    return np.einsum("ncp,mdp->ncmd", gradients, gradients), generator.normal(size=(N, c)), [i % max(c, 2) for i in range(N)]
+    return (
+        np.einsum("ncp,mdp->ncmd", gradients, gradients),
+        generator.normal(size=(N, c)),
+        [i % max(c, 2) for i in range(N)],
+    )
 
 
 @pytest.mark.parametrize("c", [1, 2, 3])
@@ -59,12 +63,16 @@ def test_cross_entropy_at_its_minimum(c):
     minimum = np.zeros((len(labels), c))
     rate = stable_rates(kernel, minimum, "cross-entropy").full_batch
     assert rate == pytest.approx(2 / sharpness(kernel, minimum, c), rel=1e-6)
-    push = np.einsum("ncmd,nc->md", kernel, np.random.default_rng(0).normal(size=minimum.shape))  # where training can go
+    push = np.einsum(
+        "ncmd,nc->md", kernel, np.random.default_rng(0).normal(size=minimum.shape)
+    )  # where training can go
     start = 1e-6 * push / np.linalg.norm(push)
 
     def distance(share, steps):
         f = emulated_logits(descend(kernel, labels, start, np.full(steps, share * rate))[0], kernel, start)
-        return float(np.linalg.norm(f - f.mean(1, keepdims=True) * (c > 1)))  # what all logits share changes no probability
+        return float(
+            np.linalg.norm(f - f.mean(1, keepdims=True) * (c > 1))
+        )  # what all logits share changes no probability
 
     assert distance(0.95, 600) < 1e-2 * distance(0.95, 0)
     assert distance(1.05, 120) > 10 * distance(1.05, 60) > 1e-6
@@ -78,7 +86,9 @@ def test_below_the_bound_for_every_f_no_step_raises_the_loss(c):
     assert rates.for_every_f <= rates.full_batch * (1 + 1e-9)
     for start in (f0, 10 * f0, 0 * f0):
         steps = list(range(60))
-        found = emulated_logits(descend(kernel, labels, start, np.full(60, rates.for_every_f), steps=steps), kernel, start)
+        found = emulated_logits(
+            descend(kernel, labels, start, np.full(60, rates.for_every_f), steps=steps), kernel, start
+        )
         losses = [float(mean_loss(torch.tensor(f), labels, "cross-entropy")) for f in found]
         assert all(after <= before + 1e-12 for before, after in pairwise(losses))
 
@@ -110,5 +120,9 @@ def test_mistakes_are_said():
 
 def test_the_smaller_last_batch_of_a_pass_is_a_minibatch_too():
     kernel = np.diag([10.0, 1.0, 1.0])[:, None, :, None]
-    assert stable_rates(kernel, loss="squared", batch_size=2).every_minibatch == pytest.approx(2 * 1 / 10)  # the first text alone
-    assert stable_rates(kernel[:2, :, :2], loss="squared", batch_size=2).every_minibatch == pytest.approx(2 * 2 / 10)
+    assert stable_rates(kernel, loss="squared", batch_size=2).every_minibatch == pytest.approx(
+        2 * 1 / 10
+    )  # the first text alone
+    assert stable_rates(kernel[:2, :, :2], loss="squared", batch_size=2).every_minibatch == pytest.approx(
+        2 * 2 / 10
+    )

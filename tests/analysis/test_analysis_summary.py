@@ -27,19 +27,36 @@ def splits(labels=LABELS, **changes):
     numbers = PLAIN | changes
     found = []
     for seed, shift in enumerate(WOBBLE):
-        own = {n: None if v is None else v[seed] if isinstance(v, list) else v + shift for n, v in numbers.items()}
+        own = {
+            n: None if v is None else v[seed] if isinstance(v, list) else v + shift
+            for n, v in numbers.items()
+        }
         tests = [{"name": "solves", "value": 1.0, "threshold": 0.9, "passed": None, "sentence": "nothing"}]
-        head = {"task": "films", "k": 4, "mode": "prompt", "metric": "accuracy", "method": "sgd fine-tuning", "seed": seed}
-        classes = {n: None if own[n] is None else predicted(own[n], labels) for n in ("zero_shot", "fine_tuned", "kernel", "linearized")}
+        head = {
+            "task": "films",
+            "k": 4,
+            "mode": "prompt",
+            "metric": "accuracy",
+            "method": "sgd fine-tuning",
+            "seed": seed,
+        }
+        classes = {
+            n: None if own[n] is None else predicted(own[n], labels)
+            for n in ("zero_shot", "fine_tuned", "kernel", "linearized")
+        }
         more = {"formula": "sgd", "logits": {"labels": list(labels)}, "predictions": classes}
-        found.append(head | more | {"verdict": "undecided", "reason": f"split {seed}", "tests": tests, "numbers": own})
+        found.append(
+            head | more | {"verdict": "undecided", "reason": f"split {seed}", "tests": tests, "numbers": own}
+        )
     return found
 
 
 def test_means_decide():
     found = task_verdict(splits())
     assert found.verdict == "kernel-like" and [test.passed for test in found.tests] == [True] * 3
-    assert found.tests[0].value == pytest.approx(0.88 / 0.9) and found.tests[1].value == pytest.approx(0.25 / 0.3)
+    assert found.tests[0].value == pytest.approx(0.88 / 0.9) and found.tests[1].value == pytest.approx(
+        0.25 / 0.3
+    )
     assert "88.0 % over 5 splits is 97.8 % of fine-tuning's 90.0 %" in found.reason
 
 
@@ -49,7 +66,12 @@ def test_means_decide():
         ({"kernel": 0.7}, [False, True, True], "not", "is 77.8 % of fine-tuning's 90.0 %, less than 90 %"),
         ({"linearized": 0.65}, [True, False, True], "not", "recovers 16.7 %"),
         ({"kernel_distance": 3.0}, [True, True, False], "not", "3.00 times their size"),
-        ({"kernel_distance": [1.0, 3.5, 1.2, 2.5, 1.9]}, [True, True, None], "undecided", "within the splits' error of"),
+        (
+            {"kernel_distance": [1.0, 3.5, 1.2, 2.5, 1.9]},
+            [True, True, None],
+            "undecided",
+            "within the splits' error of",
+        ),
         ({"zero_shot": [0.9, 0.8, 0.95, 0.99, 0.8]}, [True, None, True], "undecided", "gained 1.2 points"),
         ({"kernel": [0.6, 0.9, 0.9, 0.9, 0.76]}, [None, True, True], "undecided", "the error of"),
         ({"kernel": None}, [None, True, True], "undecided", "was not solved"),
@@ -69,11 +91,16 @@ def test_few_test_texts_leave_an_error_that_more_splits_do_not_take_away():
     assert task_verdict(splits(kernel=0.84)).tests[0].passed is True
     parts = [(1 / 5, one) for one in splits(LABELS[:40], kernel=0.84)]
     of_texts = error_of_mean(
-        "accuracy", LABELS[:40], [[(1.0, one["predictions"]["kernel"]), (-0.9, one["predictions"]["fine_tuned"])] for _, one in parts]
+        "accuracy",
+        LABELS[:40],
+        [[(1.0, one["predictions"]["kernel"]), (-0.9, one["predictions"]["fine_tuned"])] for _, one in parts],
     )
     margins = [one["numbers"]["kernel"] - 0.9 * one["numbers"]["fine_tuned"] for _, one in parts]
     error = float(np.hypot(np.std(margins, ddof=1) / 5**0.5, of_texts))
-    assert abs(np.mean(margins)) < error and f"the error of {100 * error:.1f} points over splits and texts" in few.reason
+    assert (
+        abs(np.mean(margins)) < error
+        and f"the error of {100 * error:.1f} points over splits and texts" in few.reason
+    )
 
 
 def test_a_split_that_is_given_twice_is_no_surer():
@@ -86,12 +113,17 @@ def test_kernels_of_two_formulas_have_no_mean():
     some = splits()
     some[2]["formula"] = "asigngd"
     found = task_verdict(some)
-    assert found.tests[0].passed is None and "some splits have the asigngd and some the sgd kernel" in found.reason
+    assert (
+        found.tests[0].passed is None
+        and "some splits have the asigngd and some the sgd kernel" in found.reason
+    )
 
 
 def test_no_gain_is_said_to_be_none():
     found = task_verdict(splits(zero_shot=0.95))
-    assert found.verdict == "undecided" and "gained nothing over 5 splits, from 95.0 % to 90.0 %" in found.reason
+    assert (
+        found.verdict == "undecided" and "gained nothing over 5 splits, from 95.0 % to 90.0 %" in found.reason
+    )
 
 
 def test_each_split_with_its_own_test_texts_is_as_good_as_so_many_more_texts():
@@ -109,7 +141,9 @@ def test_splits_that_diverged_are_left_out_and_counted():
     some = splits(fine_tuned=[None, 0.9, 0.91, 0.92, 0.89])
     found = task_verdict(some)
     assert found.verdict == "kernel-like" and "1 of 5 splits are left out" in found.reason
-    assert found.tests[0].value == pytest.approx((0.88 + np.mean(WOBBLE[1:])) / np.mean([0.9, 0.91, 0.92, 0.89]))
+    assert found.tests[0].value == pytest.approx(
+        (0.88 + np.mean(WOBBLE[1:])) / np.mean([0.9, 0.91, 0.92, 0.89])
+    )
     one = task_verdict(splits(fine_tuned=[None, 0.9, None, None, None]))
     assert one.verdict == "undecided" and one.reason.startswith("split 1") and "4 of 5" in one.reason
     none = task_verdict(splits(fine_tuned=None))
@@ -128,7 +162,13 @@ def compared(first, second, labels=LABELS, metric="accuracy"):
     """Returns two fine-tunings of one split, of which these shares of the test texts are right."""
     each = [predicted(share, labels) for share in (first, second)]
     results = [
-        {"cell": "a", "metric": metric, "method": name, "test": score(metric, labels, found), "predictions": found}
+        {
+            "cell": "a",
+            "metric": metric,
+            "method": name,
+            "test": score(metric, labels, found),
+            "predictions": found,
+        }
         for name, found in zip(("one", "other"), each, strict=True)
     ]
     return compare(*results, labels)
@@ -140,7 +180,9 @@ def test_two_fine_tunings_over_splits():
     assert (found.first, found.second, found.agreement) == pytest.approx((0.8, 2 / 3, 1 - 0.4 / 3))
     pairs = [[(1.0, one.seen.first), (-1.0, one.seen.second)] for one in splits]
     texts = error_of_mean("accuracy", LABELS, pairs)
-    assert 0 < texts < 0.01 and found.error == pytest.approx(np.hypot(np.std([0.1, 0.2, 0.1], ddof=1) / 3**0.5, texts))
+    assert 0 < texts < 0.01 and found.error == pytest.approx(
+        np.hypot(np.std([0.1, 0.2, 0.1], ddof=1) / 3**0.5, texts)
+    )
     assert found.differs and "3 splits, more than" in found.sentence
     assert not over_splits([splits[0], splits[0], compared(0.5, 0.7)], ("one", "other")).differs
     assert over_splits(splits[:1], ("one", "other")) is splits[0]
@@ -163,15 +205,31 @@ def test_comparisons_stand_in_the_verdicts_without_their_texts():
     head = {"task": "films", "k": 4, "mode": "prompt"}
     for count in (1, 2):
         (one,) = conclude([], [(head, compared(0.8, 0.7))] * count, {})["comparisons"]
-        assert set(one) == {*head, "title", "splits", "first", "second", "error", "agreement", "differs", "sentence"}
+        assert set(one) == {
+            *head,
+            "title",
+            "splits",
+            "first",
+            "second",
+            "error",
+            "agreement",
+            "differs",
+            "sentence",
+        }
 
 
 def test_two_trainings_by_different_metrics_are_not_compared():
-    cell = {"rows": [{"task": "films", "k": 4, "mode": "prompt"}], "test_labels": [0, 1]}
+    split = {"rows": [{"task": "films", "k": 4, "mode": "prompt"}], "test_labels": [0, 1]}
     both = [
-        {"cell": "c", "method": f"{name} fine-tuning", "metric": "accuracy", "test": 0.5, "predictions": [0, 1]}
+        {
+            "cell": "c",
+            "method": f"{name} fine-tuning",
+            "metric": "accuracy",
+            "test": 0.5,
+            "predictions": [0, 1],
+        }
         for name in ("signgd", "adamw")
     ]
-    assert len(comparisons_in(both, {"c": cell})) == 1
-    assert comparisons_in([both[0], both[1] | {"metric": "f1"}], {"c": cell}) == []
-    assert comparisons_in([both[0], both[1] | {"predictions": [0]}], {"c": cell}) == []
+    assert len(comparisons_in(both, {"c": split})) == 1
+    assert comparisons_in([both[0], both[1] | {"metric": "f1"}], {"c": split}) == []
+    assert comparisons_in([both[0], both[1] | {"predictions": [0]}], {"c": split}) == []

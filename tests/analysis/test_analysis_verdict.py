@@ -32,7 +32,10 @@ def test_kernel_like():
     assert (found.verdict, [test.passed for test in found.tests]) == ("kernel-like", [True, True, True])
     assert [test.name for test in found.tests] == ["solves", "linearization", "fixed features"]
     assert [test.threshold for test in found.tests] == [0.9, 0.5, 2.0]
-    assert found.tests[0].value == pytest.approx(0.88 / 0.9) and "88.0 % is 97.8 % of fine-tuning's 90.0 %" in found.reason
+    assert (
+        found.tests[0].value == pytest.approx(0.88 / 0.9)
+        and "88.0 % is 97.8 % of fine-tuning's 90.0 %" in found.reason
+    )
     assert (
         found.tests[1].value == pytest.approx(0.25 / 0.3)
         and "85.0 %, recovers 83.3 % of fine-tuning's gain from 60.0 % to 90.0 %" in found.reason
@@ -62,7 +65,11 @@ def test_one_that_fails_is_enough(changes, failing, named):
 @pytest.mark.parametrize(
     ("changes", "open_test", "named"),
     [
-        ({"kernel": right(0.81)}, 0, "1000 test texts leave an error of 0.9 points, too much to tell it from the 90 % asked for"),
+        (
+            {"kernel": right(0.81)},
+            0,
+            "1000 test texts leave an error of 0.9 points, too much to tell it from the 90 % asked for",
+        ),
         ({"linearized": right(0.75)}, 1, "recovers 50.0 % of fine-tuning's gain"),
         ({"zero_shot": right(0.9)}, 1, "gained nothing, from 90.0 % to 90.0 %"),
         ({"zero_shot": right(0.93)}, 1, "gained nothing, from 93.0 % to 90.0 %"),
@@ -75,7 +82,9 @@ def test_one_that_fails_is_enough(changes, failing, named):
 def test_what_cannot_be_told_is_not_decided(changes, open_test, named):
     found = decide(evidence(**changes))
     assert found.verdict == "undecided"
-    assert [test.passed for test in found.tests] == [None if index == open_test else True for index in range(3)]
+    assert [test.passed for test in found.tests] == [
+        None if index == open_test else True for index in range(3)
+    ]
     assert named in found.tests[open_test].sentence and named in found.reason
 
 
@@ -84,7 +93,9 @@ def test_what_fails_outweighs_what_cannot_be_told():
 
 
 def test_training_that_diverged():
-    found = decide(evidence(fine_tuned=None, linearized=None, distance=None, diverged="the loss was nan at step 12"))
+    found = decide(
+        evidence(fine_tuned=None, linearized=None, distance=None, diverged="the loss was nan at step 12")
+    )
     assert found.verdict == "undecided" and [test.passed for test in found.tests] == [None] * 3
     assert found.reason.endswith("the loss was nan at step 12")
 
@@ -117,7 +128,9 @@ def test_the_error_is_that_of_drawing_test_sets(metric):
     def draw(m=300):
         labels = (generator.random(m) < 0.4).astype(int)
         hard = generator.random(m)
-        predictions = [np.where(hard + 0.2 * generator.random(m) < share, labels, 1 - labels) for share in (0.95, 0.8)]
+        predictions = [
+            np.where(hard + 0.2 * generator.random(m) < share, labels, 1 - labels) for share in (0.95, 0.8)
+        ]
         return labels, predictions
 
     differences, errors = [], []
@@ -144,11 +157,17 @@ def result(method, predictions, labels, **changes):
 
 
 def test_comparison_of_signgd_and_adam():
-    signgd, adam = result("signgd fine-tuning", right(0.9), LABELS), result("adamw fine-tuning", right(0.905), LABELS)
+    signgd, adam = (
+        result("signgd fine-tuning", right(0.9), LABELS),
+        result("adamw fine-tuning", right(0.905), LABELS),
+    )
     close = compare(signgd, adam, LABELS)
     assert (close.first, close.second, close.agreement) == (0.9, 0.905, pytest.approx(0.995))
     far = compare(signgd, result("adamw fine-tuning", right(0.8), LABELS), LABELS)
-    assert far.differs and "signgd fine-tuning has 90.0 % and adamw fine-tuning 80.0 %, more than" in far.sentence
+    assert (
+        far.differs
+        and "signgd fine-tuning has 90.0 % and adamw fine-tuning 80.0 %, more than" in far.sentence
+    )
     with pytest.raises(UserError, match="'a' and 'b' are not the same"):
         compare(signgd, adam | {"cell": "b"}, LABELS)
     with pytest.raises(UserError, match="did it diverge"):

@@ -22,7 +22,11 @@ WIDTH, STEPS = 4096, 40
 def setting(outputs, width=WIDTH, test=80, hidden=1):
     classes = max(outputs, 2)
     model = Mlp(width, outputs, hidden=hidden)
-    parts = {"train": clusters(12, classes, 1), "dev": clusters(12, classes, 2), "test": clusters(test, classes, 3)}
+    parts = {
+        "train": clusters(12, classes, 1),
+        "dev": clusters(12, classes, 2),
+        "test": clusters(test, classes, 3),
+    }
     examples, labels = ({side: part[i] for side, part in parts.items()} for i in (0, 1))
     return model, examples, labels, {side: part[2] for side, part in parts.items()}
 
@@ -36,7 +40,9 @@ def rate_of(before, loss, share):
     return share * (rates.full_batch if loss == "squared" else rates.for_every_f)
 
 
-@pytest.mark.parametrize(("outputs", "loss"), [(1, "squared"), (2, "squared"), (1, "cross-entropy"), (2, "cross-entropy")])
+@pytest.mark.parametrize(
+    ("outputs", "loss"), [(1, "squared"), (2, "squared"), (1, "cross-entropy"), (2, "cross-entropy")]
+)
 def test_a_wide_network_is_kernel_like_and_emulated_within_a_hundredth(outputs, loss):
     model, examples, labels, x = setting(outputs)
     before = look_before(model, examples, dict(model.named_parameters()))
@@ -76,7 +82,9 @@ def test_the_largest_stable_rate_is_that_of_real_training_within_a_factor_of_two
     def is_stable(rate):
         losses = [
             float(mean_loss(f, labels["train"], "squared"))
-            for f in train(copy.deepcopy(model), x["train"], labels["train"], rate, STEPS, "squared", x["train"])
+            for f in train(
+                copy.deepcopy(model), x["train"], labels["train"], rate, STEPS, "squared", x["train"]
+            )
         ]
         return np.isfinite(losses).all() and max(losses) <= 1.5 * losses[0]
 
@@ -94,7 +102,13 @@ def test_a_narrow_network_at_a_large_rate_is_not_kernel_like():
     tuned = copy.deepcopy(model)
     rate = rate_of(before, "squared", 1.5)
     train(tuned, x["train"], labels["train"], rate, 200, "squared")
-    found = diagnose(model, examples, labels, weights_of(tuned), training=Training("sgd", rate, 200, "squared", decay="constant"))
+    found = diagnose(
+        model,
+        examples,
+        labels,
+        weights_of(tuned),
+        training=Training("sgd", rate, 200, "squared", decay="constant"),
+    )
     assert found.verdict.verdict == "not", found.verdict.reason
     assert found.numbers["rate"] > found.numbers["largest_stable_rate"]
     assert found.numbers["logit_error"] > 0.3
@@ -131,7 +145,9 @@ def test_a_fresh_head_on_features_that_must_move_is_not_kernel_like():
     examples, labels = ({side: part[i] for side, part in parts.items()} for i in (0, 1))
     tuned = copy.deepcopy(model)
     with torch.no_grad():  # symmetry must break before features can move
-        tuned.head.weight.add_(1e-2 * torch.randn(2, 16, generator=torch.Generator().manual_seed(5), dtype=torch.float64))
+        tuned.head.weight.add_(
+            1e-2 * torch.randn(2, 16, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+        )
     train(tuned, parts["train"][2], labels["train"], 0.8, 1500, "cross-entropy")
     found = diagnose(model, examples, labels, weights_of(tuned))
     assert found.verdict.verdict == "not"

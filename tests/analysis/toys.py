@@ -44,14 +44,26 @@ def mean_loss(logits: Tensor, labels: list[int], loss: str) -> Tensor:
     outputs = logits.shape[1]
     truth = torch.tensor(labels)
     if loss == "squared":
-        targets = (2.0 * truth[:, None] - 1).to(logits) if outputs == 1 else nn.functional.one_hot(truth, outputs).to(logits)
+        targets = (
+            (2.0 * truth[:, None] - 1).to(logits)
+            if outputs == 1
+            else nn.functional.one_hot(truth, outputs).to(logits)
+        )
         return 0.5 * ((logits - targets) ** 2).sum(1).mean()
     if outputs == 1:
         return nn.functional.binary_cross_entropy_with_logits(logits[:, 0], truth.to(logits))
     return nn.functional.cross_entropy(logits, truth)
 
 
-def train(model: nn.Module, x: Tensor, labels: list[int], rate: float, steps: int, loss: str, watch: Tensor | None = None) -> list[Tensor]:
+def train(
+    model: nn.Module,
+    x: Tensor,
+    labels: list[int],
+    rate: float,
+    steps: int,
+    loss: str,
+    watch: Tensor | None = None,
+) -> list[Tensor]:
     """Full-batch gradient descent in place; returns the logits of ``watch`` before each step and after the last."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     curve = []

@@ -21,7 +21,13 @@ from lmntk.cli import app as cli
 from lmntk.tangents.factors import OuterFactors, sum_over_uses
 from lmntk.tangents.rules import RULES, register_rule
 
-SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
 T5 = {
     "d_model": 16,
@@ -35,7 +41,9 @@ T5 = {
 }
 BART = {"d_model": 16, "max_position_embeddings": 64, "decoder_start_token_id": 3, **SPECIAL}
 BART |= {
-    f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 32))
+    f"{side}_{name}": value
+    for side in ("encoder", "decoder")
+    for name, value in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 32))
 }
 GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, **SPECIAL}
 WORDS = ["--label-words", "terrible,great"]
@@ -66,7 +74,9 @@ def folder(tmp_path_factory):
     deberta = hf.DebertaV2Config(**size, **SMALL, relative_attention=True, pos_att_type=["p2c", "c2p"])
     write("deberta", hf.DebertaV2ForMaskedLM(deberta))
     network = hf.BertForMaskedLM.from_pretrained(base / "bert")
-    peft.get_peft_model(network, peft.LoraConfig(r=2, target_modules=["query", "value"])).save_pretrained(base / "lora")
+    peft.get_peft_model(network, peft.LoraConfig(r=2, target_modules=["query", "value"])).save_pretrained(
+        base / "lora"
+    )
     return base
 
 
@@ -75,7 +85,11 @@ def check(folder, capsys, monkeypatch):
     """Runs ``lmntk check`` on a model of the folder; returns its exit code and what it printed, as JSON wherever there is some."""
 
     def run(model, *options, as_json=True):
-        monkeypatch.setattr(sys, "argv", ["lmntk", "check", str(folder / model), *map(str, options), *(["--json"] if as_json else [])])
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            ["lmntk", "check", str(folder / model), *map(str, options), *(["--json"] if as_json else [])],
+        )
         with pytest.raises(SystemExit) as left:
             cli.main()
         printed = capsys.readouterr()
@@ -120,12 +134,21 @@ def finding_of(report, name):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("model", ["bert", "gpt2", "llama", "t5", "bart", "classifier", "three-classes", "deberta", "lora"])
+@pytest.mark.parametrize(
+    "model", ["bert", "gpt2", "llama", "t5", "bart", "classifier", "three-classes", "deberta", "lora"]
+)
 def test_a_sound_model_exits_with_zero(folder, check, model, dtype):
     code, report = check(model, "--dtype", dtype, "--texts", folder / "rows.jsonl")
     assert (code, report["all_is_well"], faults(report)) == (0, True, {})
     names = [finding["check"] for finding in report["findings"]]
-    assert names[:2] == ["model", "input"] and {"batch", "coverage", "error", "gradients", "noise", "accuracy"} <= set(names)
+    assert names[:2] == ["model", "input"] and {
+        "batch",
+        "coverage",
+        "error",
+        "gradients",
+        "noise",
+        "accuracy",
+    } <= set(names)
     assert ("label words" in names) == ("class" not in model)
 
 
@@ -144,18 +167,27 @@ def test_text_is_a_line_a_finding(check):
     assert all(line[:7] in ("ok     ", "note   ") for line in lines[:-1])
     assert lines[1] == "ok     input: 120 bundled reviews, '{a} It was {mask}.' with terrible, great"
     keys = "network.bert.encoder.layer.*.attention.self.key.bias x 2"
-    assert f"noise: 32 coordinates with a gradient that is rounding noise, left out of the sign kernels: {keys}" in printed
+    assert (
+        f"noise: 32 coordinates with a gradient that is rounding noise, left out of the sign kernels: {keys}"
+        in printed
+    )
 
 
 def test_ties_and_noise_of_bert(check):
     _, report = check("bert")
-    table, decoder = "network.bert.embeddings.word_embeddings.weight", "network.cls.predictions.decoder.weight"
+    table, decoder = (
+        "network.bert.embeddings.word_embeddings.weight",
+        "network.cls.predictions.decoder.weight",
+    )
     assert [table, decoder] in finding_of(report, "ties")["tied"]
     assert finding_of(report, "noise")["by_parameter"] == {
-        f"network.bert.encoder.layer.{layer}.attention.self.key.bias": SMALL["hidden_size"] for layer in range(2)
+        f"network.bert.encoder.layer.{layer}.attention.self.key.bias": SMALL["hidden_size"]
+        for layer in range(2)
     }
     network = hf.BertForMaskedLM.from_pretrained(report["model"])
-    assert finding_of(report, "coverage")["entries"] == sum(parameter.numel() for parameter in network.parameters())
+    assert finding_of(report, "coverage")["entries"] == sum(
+        parameter.numel() for parameter in network.parameters()
+    )
 
 
 def plain_logits(folder, words=("terrible", "great")):
@@ -176,7 +208,9 @@ def test_ranks_are_those_of_a_plain_computation(folder, check):
     _, report = check("bert", "--texts", folder / "rows.jsonl")
     logits, ids, _ = plain_logits(folder)
     found = finding_of(report, "label words")
-    assert [word["id"] for word in found["words"]] == ids and [word["classes"] for word in found["words"]] == [[0], [1]]
+    assert [word["id"] for word in found["words"]] == ids and [
+        word["classes"] for word in found["words"]
+    ] == [[0], [1]]
     for word, token in zip(found["words"], ids, strict=True):
         ranks = [sorted(row, reverse=True).index(row[token]) + 1 for row in logits]
         assert word["median_rank"] == statistics.median_low(ranks)
@@ -194,7 +228,9 @@ def test_accuracy_is_that_of_a_plain_computation(folder, check):
     right = [int(difference > 0) == label for difference, label in zip(differences, labels, strict=True)]
     assert found["accuracy"] == pytest.approx(sum(right) / 24) and 0 < sum(right) < 24
     middle = statistics.median(differences)
-    centred = [int(difference > middle) == label for difference, label in zip(differences, labels, strict=True)]
+    centred = [
+        int(difference > middle) == label for difference, label in zip(differences, labels, strict=True)
+    ]
     assert found["accuracy_with_the_median_as_threshold"] == pytest.approx(sum(centred) / 24)
     assert (found["commonest_class"], found["texts"]) == (0.5, 24)
 
@@ -218,7 +254,10 @@ def test_default_label_words_of_several_tokens_are_a_note(check, monkeypatch):
     code, report = check("bert")
     found = finding_of(report, "label words")
     assert code == 0 and found["level"] == "note" and "'superb' is 2 tokens" in found["line"]
-    assert finding_of(report, "input")["mode"] == "head" and finding_of(report, "coverage")["covered_by_rules"] == 39
+    assert (
+        finding_of(report, "input")["mode"] == "head"
+        and finding_of(report, "coverage")["covered_by_rules"] == 39
+    )
     assert check("bert", *WORDS)[0] == 0
 
 
@@ -226,7 +265,10 @@ def test_a_tasks_label_words_that_do_not_suit_are_a_fault(folder, check):
     write_rows(folder / "data" / "subj" / "train.jsonl", 8)
     write_rows(folder / "data" / "subj" / "test.jsonl", 8)
     code, report = check("bert", "--task", "subj", "--data", folder / "data")
-    assert code == 1 and "subj's subjective, objective do not suit this model" in faults(report)["label words"]["line"]
+    assert (
+        code == 1
+        and "subj's subjective, objective do not suit this model" in faults(report)["label words"]["line"]
+    )
     assert "gradients" in {finding["check"] for finding in report["findings"]}
 
 
@@ -254,7 +296,10 @@ def test_mistakes_of_models_and_labels(folder, check):
     assert "config.json" in check("nothing")[1]
     assert "a classifier reads its own head" in check("classifier", *WORDS)[1]
     (folder / "third.jsonl").write_text('{"text_a": "a film", "label": 2}\n')
-    assert "there are 2 classes (0 to 1); give --label-words" in check("bert", "--texts", folder / "third.jsonl")[1]
+    assert (
+        "there are 2 classes (0 to 1); give --label-words"
+        in check("bert", "--texts", folder / "third.jsonl")[1]
+    )
     assert "use a classifier of these classes" in check("classifier", "--texts", folder / "third.jsonl")[1]
     assert check("three-classes", "--texts", folder / "third.jsonl")[0] == 0
 
@@ -267,7 +312,11 @@ def test_a_rule_removed(check, rules):
     assert "network.bert.encoder.layer.*.attention.self.query.weight (Linear) x 2" in fault["line"]
     assert "network.bert.encoder.layer.1.output.dense.bias" in fault["names"]
     code, printed = check("bert", as_json=False)
-    assert code == 1 and "FAULT  rules: no rule covers" in printed and printed.splitlines()[-1] == "not all is well: 1 fault"
+    assert (
+        code == 1
+        and "FAULT  rules: no rule covers" in printed
+        and printed.splitlines()[-1] == "not all is well: 1 fault"
+    )
 
 
 def test_a_wrong_rule(check, rules):
@@ -279,14 +328,20 @@ def test_a_wrong_rule(check, rules):
 
     code, report = check("classifier", "--dtype", "float64")
     fault = faults(report)["rules"]
-    assert code == 1 and "the rule is wrong for" in fault["line"] and "network.classifier.weight" in fault["names"]
+    assert (
+        code == 1
+        and "the rule is wrong for" in fault["line"]
+        and "network.classifier.weight" in fault["names"]
+    )
     assert all(name.endswith("weight") for name in fault["names"])
 
 
 def test_a_tied_weight_doubled_with_equal_values(folder, check):
     network = hf.BertForMaskedLM.from_pretrained(folder / "bert")
     network.config.tie_word_embeddings = False
-    network.cls.predictions.decoder.weight = nn.Parameter(network.bert.embeddings.word_embeddings.weight.detach().clone())
+    network.cls.predictions.decoder.weight = nn.Parameter(
+        network.bert.embeddings.word_embeddings.weight.detach().clone()
+    )
     network.cls.predictions.decoder.bias = nn.Parameter(network.cls.predictions.bias.detach().clone())
     network.save_pretrained(folder / "doubled")
     AutoTokenizer.from_pretrained(folder / "bert").save_pretrained(folder / "doubled")
@@ -334,7 +389,10 @@ class Centred(nn.Linear):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda dense: WithNorm(dense, track_running_stats=False), "network.bert.encoder.layer.1.output.dense.norm (BatchNorm1d)"),
+        (
+            lambda dense: WithNorm(dense, track_running_stats=False),
+            "network.bert.encoder.layer.1.output.dense.norm (BatchNorm1d)",
+        ),
         (lambda dense: WithNorm(dense), "network.bert.encoder.layer.1.output.dense.norm (BatchNorm1d)"),
         (lambda dense: Centred(32, 16), "network.bert.encoder.layer.1.output.dense (Centred)"),
     ],
@@ -348,18 +406,24 @@ def test_a_layer_that_couples_the_batch(check, plant, change, named):
 
     plant(couple)
     code, report = check("bert")
-    assert code == 1 and faults(report)["batch"]["module"] == named and named in faults(report)["batch"]["line"]
+    assert (
+        code == 1 and faults(report)["batch"]["module"] == named and named in faults(report)["batch"]["line"]
+    )
 
 
 def test_padding_that_is_not_masked(check, plant):
     def unmask(network):
         attention = network.bert.encoder.layer[0].attention.self
         forward = attention.forward
-        attention.forward = lambda hidden, **keywords: forward(hidden, **(keywords | {"attention_mask": None}))
+        attention.forward = lambda hidden, **keywords: forward(
+            hidden, **(keywords | {"attention_mask": None})
+        )
 
     plant(unmask)
     code, report = check("bert")
-    assert code == 1 and faults(report)["batch"]["module"].startswith("network.bert.encoder.layer.0.attention.self ")
+    assert code == 1 and faults(report)["batch"]["module"].startswith(
+        "network.bert.encoder.layer.0.attention.self "
+    )
 
 
 def test_parameters_that_are_not_numbers(check, plant):

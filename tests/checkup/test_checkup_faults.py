@@ -22,7 +22,10 @@ TEXTS = [[1, 2, 3, 1, 4], [4, 1, 5], [5, 5, 1, 3], [2, 3]]
 def padded(texts):
     length = max(map(len, texts))
     ids = torch.tensor([text + [PAD] * (length - len(text)) for text in texts])
-    return {"input_ids": ids, "attention_mask": torch.tensor([[1] * len(text) + [0] * (length - len(text)) for text in texts])}
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.tensor([[1] * len(text) + [0] * (length - len(text)) for text in texts]),
+    }
 
 
 class Toy(nn.Module):
@@ -39,7 +42,9 @@ class Toy(nn.Module):
 
     def forward(self, batch):
         hidden = torch.tanh(self.middle(self.table(batch["input_ids"])))
-        mask = batch["attention_mask"][:, :, None].to(hidden.dtype) if self.masked else torch.ones_like(hidden)
+        mask = (
+            batch["attention_mask"][:, :, None].to(hidden.dtype) if self.masked else torch.ones_like(hidden)
+        )
         return self.out((hidden * mask).sum(1) / mask.sum(1))
 
 
@@ -78,7 +83,9 @@ class Pooled(Toy):
 
 
 def findings_of(model, texts=TEXTS, trainable=None):
-    return examine(model, padded(texts), [padded([text]) for text in texts], trainable or dict(model.named_parameters()))
+    return examine(
+        model, padded(texts), [padded([text]) for text in texts], trainable or dict(model.named_parameters())
+    )
 
 
 def faults(found):
@@ -106,12 +113,18 @@ def test_sound_families_have_no_fault_but_missing_rules(name):
     model = row.model(2)
     texts = random_texts(row, [7, 5, 6, 3], 1)
     trainable = row.parameters.select(model)
-    found = examine(model, collate(texts, pad_id(model)), [collate([text], pad_id(model)) for text in texts], trainable)
+    found = examine(
+        model, collate(texts, pad_id(model)), [collate([text], pad_id(model)) for text in texts], trainable
+    )
     unruled = {name for finding in found if finding.check == "rules" for name in finding.details["names"]}
     assert unruled == {name for name in trainable if row.goes_by_autograd(name)}
-    assert [line for check, finding in faults(found).items() if check != "rules" for line in [finding.line]] == []
+    assert [
+        line for check, finding in faults(found).items() if check != "rules" for line in [finding.line]
+    ] == []
     [noise] = [finding for finding in found if finding.check == "noise"]
-    assert noise.details["coordinates"] == sum(int(mask.sum()) for mask in row.noise_masks(trainable).values())
+    assert noise.details["coordinates"] == sum(
+        int(mask.sum()) for mask in row.noise_masks(trainable).values()
+    )
 
 
 def test_a_rule_removed(rules):
@@ -168,7 +181,10 @@ def test_a_rule_that_is_wrong_for_a_small_parameter_only(rules):
     @register_rule(nn.Linear)
     def linear(use):
         yield use.module.weight, OuterFactors(use.inputs, use.output_gradients, False)
-        yield use.module.bias, sum_over_uses(use.output_gradients * (1.001 if use.module.out_features == 8 else 1.0))
+        yield (
+            use.module.bias,
+            sum_over_uses(use.output_gradients * (1.001 if use.module.out_features == 8 else 1.0)),
+        )
 
     model = Toy()
     with torch.no_grad():
@@ -206,7 +222,9 @@ def test_a_gradient_that_is_not_a_number(rules):
 
     model = Toy()
     blind = Coverage(True, (), (), 0.0)
-    found = check_error(model, padded(TEXTS), [padded([text]) for text in TEXTS], dict(model.named_parameters()), blind)
+    found = check_error(
+        model, padded(TEXTS), [padded([text]) for text in TEXTS], dict(model.named_parameters()), blind
+    )
     assert found.level == "fault" and found.as_dict()["relative_errors"] == [None] * 4
 
 
@@ -220,7 +238,9 @@ def test_a_doubled_weight():
     model.middle.weight = model.table.weight
     found = findings_of(model)
     assert is_well(found)
-    assert [finding.details["tied"] for finding in found if finding.check == "ties"] == [[["table.weight", "middle.weight"]]]
+    assert [finding.details["tied"] for finding in found if finding.check == "ties"] == [
+        [["table.weight", "middle.weight"]]
+    ]
 
 
 def test_a_tied_parameter_with_one_use_that_has_no_rule(rules):
@@ -272,7 +292,10 @@ def test_batch_norm_that_refuses_a_text_alone():
 
 def test_batch_norm_with_running_statistics_mixes_texts_in_training():
     found = faults(findings_of(Toy(Normed(nn.BatchNorm1d(8)))))
-    assert found["batch"].details["module"] == "middle.norm (BatchNorm1d)" and "in training" in found["batch"].line
+    assert (
+        found["batch"].details["module"] == "middle.norm (BatchNorm1d)"
+        and "in training" in found["batch"].line
+    )
     assert "middle.norm.weight (BatchNorm1d)" in found["rules"].line
 
 
@@ -311,7 +334,9 @@ def test_a_single_text_is_said_to_show_nothing_of_batches():
     assert is_well(found) and (found[0].check, found[0].level) == ("batch", "note")
 
 
-@pytest.mark.parametrize("middle", [None, Normed(nn.BatchNorm1d(8)), Around(lambda x: x - x.mean(0)), Around(lambda x: x.log())])
+@pytest.mark.parametrize(
+    "middle", [None, Normed(nn.BatchNorm1d(8)), Around(lambda x: x - x.mean(0)), Around(lambda x: x.log())]
+)
 def test_the_model_is_left_as_it_was(middle):
     model = Toy(middle).train()
     model.out.eval()
@@ -322,18 +347,31 @@ def test_the_model_is_left_as_it_was(middle):
     assert all(not getattr(module, name) for module in model.modules() for name in hooks)
     assert all("forward" not in vars(module) for module in model.modules())
     assert [name for name, module in model.named_modules() if not module.training] == ["out"]
-    assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == ["table.weight"]
+    assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == [
+        "table.weight"
+    ]
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 
 
 def test_names_that_differ_in_a_layer_number_are_one():
-    names = [f"h.{layer}.bias" for layer in range(4)] + ["out.bias", "out.weight", "in.0.weight", "in.1.weight"]
+    names = [f"h.{layer}.bias" for layer in range(4)] + [
+        "out.bias",
+        "out.weight",
+        "in.0.weight",
+        "in.1.weight",
+    ]
     assert some(names, 2) == "h.*.bias x 4, out.bias and 3 more"
     assert some(["h.0.bias"]) == "h.0.bias"
 
 
 def test_a_finding_as_plain_data():
     finding = Finding("error", "fault", "off", {"errors": [float("nan"), 1.0], "inner": {"x": float("inf")}})
-    assert finding.as_dict() == {"check": "error", "level": "fault", "line": "off", "errors": [None, 1.0], "inner": {"x": None}}
+    assert finding.as_dict() == {
+        "check": "error",
+        "level": "fault",
+        "line": "off",
+        "errors": [None, 1.0],
+        "inner": {"x": None},
+    }
     assert finding.as_text() == "FAULT  error: off"

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 import transformers as hf
 from every_kind import Command
-from tiny import write_adapter, write_bart, write_classifier, write_gpt2, write_llama, write_model, write_rows, write_t5
+from tiny import (
+    write_adapter,
+    write_bart,
+    write_classifier,
+    write_gpt2,
+    write_llama,
+    write_model,
+    write_rows,
+    write_t5,
+)
 
 from lmntk.engine import compute
 from lmntk.experiment.steps import shared_model as unit_module
@@ -42,7 +51,9 @@ def lmntk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     made = Command(monkeypatch, capsys)
     for module in (unit_module, compute):
 
-        def counted(*arguments: Any, wrapped: Callable[..., Any] = module.stream_kernels, **named: Any) -> Any:
+        def counted(
+            *arguments: Any, wrapped: Callable[..., Any] = module.stream_kernels, **named: Any
+        ) -> Any:
             made.streams += 1
             return wrapped(*arguments, **named)
 

@@ -57,7 +57,9 @@ class Command:
         assert self.streams == before
 
 
-def kernel_flags(folder: Path, model: str, templates: Sequence[str], words: str, out: Path, *more: str) -> list[object]:
+def kernel_flags(
+    folder: Path, model: str, templates: Sequence[str], words: str, out: Path, *more: str
+) -> list[object]:
     prompts = [part for template in templates for part in ("--template", template)]
     texts = ["--train", folder / "few.jsonl", "--eval", folder / "other.jsonl"]
     fixed = ["--label-words", words, "--formulas", "sgd", "--dtype", "float64", "--out", out]
@@ -83,7 +85,11 @@ def base_of(model: str) -> str:
 
 def network_of(folder: Path, model: str) -> Any:
     """Returns a folder's network in float64, an adapter's as a ``PeftModel`` in which only the adapter is trained."""
-    kinds = {"gpt2": hf.AutoModelForCausalLM, "llama": hf.AutoModelForCausalLM, "bert": hf.AutoModelForMaskedLM}
+    kinds = {
+        "gpt2": hf.AutoModelForCausalLM,
+        "llama": hf.AutoModelForCausalLM,
+        "bert": hf.AutoModelForMaskedLM,
+    }
     kinds |= {"t5": hf.AutoModelForSeq2SeqLM, "bart": hf.AutoModelForSeq2SeqLM}
     kinds |= dict.fromkeys(("classifier", "gpt2-classifier"), hf.AutoModelForSequenceClassification)
     base = base_of(model)
@@ -102,7 +108,14 @@ def autograd(network: torch.nn.Module, logits: Sequence[Tensor], extra: Sequence
     for of_text in logits:
         for value in of_text:
             found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-            rows.append(torch.cat([torch.zeros(p.numel()) if g is None else g.flatten() for g, p in zip(found, parameters, strict=True)]))
+            rows.append(
+                torch.cat(
+                    [
+                        torch.zeros(p.numel()) if g is None else g.flatten()
+                        for g, p in zip(found, parameters, strict=True)
+                    ]
+                )
+            )
     return torch.stack(rows).reshape(len(logits), len(logits[0]), -1)
 
 

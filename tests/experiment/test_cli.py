@@ -21,7 +21,14 @@ PROMPT = ["--template", "{a} it was {mask}.", "--label-words", "terrible,great"]
 
 def lmntk(*arguments, **options):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=300, **options)
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        **options,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +60,10 @@ def assert_mistake(result, words):
 
 def test_kernel_writes_float64_tensors_of_the_right_shapes(folder, tmp_path):
     result = lmntk(
-        "kernel", *kernel_flags(folder, out=tmp_path / "k", formulas="sgd,signgd,asigngd", dtype="float64"), "--all-logits", "--json"
+        "kernel",
+        *kernel_flags(folder, out=tmp_path / "k", formulas="sgd,signgd,asigngd", dtype="float64"),
+        "--all-logits",
+        "--json",
     )
     assert result.returncode == 0, result.stderr
     printed = json.loads(result.stdout)
@@ -62,20 +72,32 @@ def test_kernel_writes_float64_tensors_of_the_right_shapes(folder, tmp_path):
         with safe_open(tmp_path / "k" / f"{formula}.safetensors", "pt") as file:
             names = {"values", "values_flipped"} if formula == "asigngd" else {"values"}
             assert set(file.keys()) == names
-            assert all(file.get_tensor(n).shape == (12, 2, 7, 2) and file.get_tensor(n).dtype == torch.float64 for n in names)
+            assert all(
+                file.get_tensor(n).shape == (12, 2, 7, 2) and file.get_tensor(n).dtype == torch.float64
+                for n in names
+            )
     with safe_open(tmp_path / "k" / "logits.safetensors", "pt") as file:
         assert file.get_tensor("train").shape == (12, 2) and file.get_tensor("eval").shape == (7, 2)
         assert file.get_tensor("train").dtype == torch.float64
 
 
 def test_two_label_words_fold_into_their_difference(folder, tmp_path):
-    both = lmntk("kernel", *kernel_flags(folder, out=tmp_path / "both", formulas="sgd", dtype="float64"), "--all-logits")
+    both = lmntk(
+        "kernel",
+        *kernel_flags(folder, out=tmp_path / "both", formulas="sgd", dtype="float64"),
+        "--all-logits",
+    )
     one = lmntk("kernel", *kernel_flags(folder, out=tmp_path / "one", formulas="sgd", dtype="float64"))
     assert both.returncode == one.returncode == 0, both.stderr + one.stderr
-    with safe_open(tmp_path / "both" / "sgd.safetensors", "pt") as a, safe_open(tmp_path / "one" / "sgd.safetensors", "pt") as b:
+    with (
+        safe_open(tmp_path / "both" / "sgd.safetensors", "pt") as a,
+        safe_open(tmp_path / "one" / "sgd.safetensors", "pt") as b,
+    ):
         full, folded = a.get_tensor("values"), b.get_tensor("values")
     sign = torch.tensor([-1.0, 1.0], dtype=torch.float64)
-    torch.testing.assert_close(torch.einsum("c,ncmd,d->nm", sign, full, sign), folded[:, 0, :, 0], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        torch.einsum("c,ncmd,d->nm", sign, full, sign), folded[:, 0, :, 0], rtol=1e-10, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,7 +117,11 @@ def test_two_label_words_fold_into_their_difference(folder, tmp_path):
         ({"memory": "-1GiB"}, "'-1GiB' is not a size"),
         ({"memory": "100"}, "is too little for this; the least is"),
     ],
-    ids=lambda value: next(iter(value)) + "-" + str(next(iter(value.values())))[:12].replace("/", "") if isinstance(value, dict) else "",
+    ids=lambda value: (
+        next(iter(value)) + "-" + str(next(iter(value.values())))[:12].replace("/", "")
+        if isinstance(value, dict)
+        else ""
+    ),
 )
 def test_mistakes_in_flags(folder, tmp_path, changes, words):
     assert_mistake(lmntk("kernel", *kernel_flags(folder, **({"out": tmp_path / "k"} | changes))), words)
@@ -103,8 +129,12 @@ def test_mistakes_in_flags(folder, tmp_path, changes, words):
 
 
 def test_mistakes_in_files(folder, tmp_path):
-    assert_mistake(lmntk("kernel", *kernel_flags(folder, train=folder / "empty.jsonl")), "empty.jsonl: the file is empty")
-    assert_mistake(lmntk("kernel", *kernel_flags(folder, train=folder / "broken.jsonl")), "broken.jsonl line 2")
+    assert_mistake(
+        lmntk("kernel", *kernel_flags(folder, train=folder / "empty.jsonl")), "empty.jsonl: the file is empty"
+    )
+    assert_mistake(
+        lmntk("kernel", *kernel_flags(folder, train=folder / "broken.jsonl")), "broken.jsonl line 2"
+    )
 
 
 def test_a_model_without_a_masked_word_head(folder, tmp_path):
@@ -112,7 +142,10 @@ def test_a_model_without_a_masked_word_head(folder, tmp_path):
 
     BertModel.from_pretrained(folder / "model").save_pretrained(tmp_path / "base")
     AutoTokenizer.from_pretrained(folder / "model").save_pretrained(tmp_path / "base")
-    assert_mistake(lmntk("kernel", *kernel_flags(folder, model=tmp_path / "base", out=tmp_path / "k")), "has no masked-language-model head")
+    assert_mistake(
+        lmntk("kernel", *kernel_flags(folder, model=tmp_path / "base", out=tmp_path / "k")),
+        "has no masked-language-model head",
+    )
 
 
 def test_a_kernel_of_another_model_is_refused_and_the_same_one_kept(folder, tmp_path):
@@ -141,18 +174,31 @@ def test_split_prints_row_numbers(folder, tmp_path):
     result = lmntk("split", "--task", "mr", "--data", tmp_path, "--k", 3, "--seed", 21)
     parts = json.loads(result.stdout)
     assert [len(parts[name]) for name in ("train", "dev", "test")] == [6, 6, 9]
-    assert_mistake(lmntk("split", "--task", "mr", "--data", tmp_path, "--k", 16, "--seed", 21), "fewer than k = 16")
+    assert_mistake(
+        lmntk("split", "--task", "mr", "--data", tmp_path, "--k", 16, "--seed", 21), "fewer than k = 16"
+    )
 
 
 def run_flags(folder, out):
-    own = ["--train", folder / "train.jsonl", "--test", folder / "eval.jsonl", "--text-column", "text_a", "--name", "films"]
+    own = [
+        "--train",
+        folder / "train.jsonl",
+        "--test",
+        folder / "eval.jsonl",
+        "--text-column",
+        "text_a",
+        "--name",
+        "films",
+    ]
     return ["run", "--model", folder / "model", *own, *PROMPT, "--k", "2", "--seeds", "13,21", "--out", out]
 
 
 def test_run_prints_a_table_and_json(folder, tmp_path):
     result = lmntk(*run_flags(folder, tmp_path / "out"))
     assert result.returncode == 0, result.stderr
-    assert "zero-shot" in result.stdout and "films (acc.)" in result.stdout and "asigngd asym" in result.stdout
+    assert (
+        "zero-shot" in result.stdout and "films (acc.)" in result.stdout and "asigngd asym" in result.stdout
+    )
     rows = json.loads(lmntk(*run_flags(folder, tmp_path / "out"), "--json").stdout)
     assert len(rows) == 8 and {row["seed"] for row in rows} == {13, 21}
 
@@ -179,9 +225,19 @@ def test_mistakes_in_run(folder, tmp_path):
 def test_ctrl_c_leaves_a_folder_that_resumes(folder, tmp_path):
     flags = [*run_flags(folder, tmp_path / "out"), "--modes", "head", "--seeds", "13,21,42,87,100"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*COMMAND, *map(str, flags)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, flags)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "out").glob("cells/*.json")) and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not list((tmp_path / "out").glob("cells/*.json"))
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -191,11 +247,15 @@ def test_ctrl_c_leaves_a_folder_that_resumes(folder, tmp_path):
     done = len(list((tmp_path / "out").glob("cells/*.json")))
     result = lmntk(*flags)
     assert result.returncode == 0, result.stderr
-    assert f"{done} of 5 cells were finished before" in result.stderr
+    assert f"{done} of 5 splits were finished before" in result.stderr
     assert len((tmp_path / "out" / "results.csv").read_text().splitlines()) == 1 + 5 * 4
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["kernel"], ["split"], ["demo"]], ids=lambda command: command[0] if command else "lmntk")
+@pytest.mark.parametrize(
+    "command",
+    [[], ["run"], ["kernel"], ["split"], ["demo"]],
+    ids=lambda command: command[0] if command else "lmntk",
+)
 def test_every_help_has_an_example_and_imports_nothing_heavy(command):
     code = (
         "import sys; sys.argv = ['lmntk', *sys.argv[1:]]\n"
@@ -205,7 +265,9 @@ def test_every_help_has_an_example_and_imports_nothing_heavy(command):
         "heavy = {'torch', 'transformers', 'sklearn', 'pandas', 'scipy', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    result = subprocess.run([sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True, timeout=60
+    )
     assert result.returncode == 0, result.stderr
     assert "Usage: lmntk" in result.stdout and (not command or "Example: lmntk" in result.stdout)
 
@@ -236,22 +298,49 @@ def test_kernels_once_more_from_kept_factors(folder, tmp_path):
     scratch = tmp_path / "a" / "scratch"
     assert "keep-factors" not in first.stderr
     late = lmntk("kernel", *kernel_flags(folder, out=tmp_path / "a"), "--keep-factors")
-    assert "keep-factors: none were kept, for the kernels are there already; name a new folder with --out" in " ".join(late.stderr.split())
+    assert (
+        "keep-factors: none were kept, for the kernels are there already; name a new folder with --out"
+        in " ".join(late.stderr.split())
+    )
     again = lmntk("kernel", "--factors", scratch, "--out", tmp_path / "b")
     assert again.returncode == 0, again.stderr
     for formula in ("sgd", "signgd", "asigngd"):
         one, other = (load_file(tmp_path / name / f"{formula}.safetensors") for name in "ab")
         torch.testing.assert_close(one["values"], other["values"], rtol=1e-5, atol=1e-4)
-    torch.testing.assert_close(load_file(tmp_path / "a" / "logits.safetensors"), load_file(tmp_path / "b" / "logits.safetensors"))
-    low = lmntk("kernel", "--factors", scratch, "--formulas", "sgd", "--lora-rank", "4", "--out", tmp_path / "c", "--json")
+    torch.testing.assert_close(
+        load_file(tmp_path / "a" / "logits.safetensors"), load_file(tmp_path / "b" / "logits.safetensors")
+    )
+    low = lmntk(
+        "kernel",
+        "--factors",
+        scratch,
+        "--formulas",
+        "sgd",
+        "--lora-rank",
+        "4",
+        "--out",
+        tmp_path / "c",
+        "--json",
+    )
     assert json.loads(low.stdout)["provenance"]["parameters"]["lora_rank"] == 4
     kept = ["kernel", "--factors", scratch]
-    assert_mistake(lmntk(*kept, "--model", folder / "model", "--out", tmp_path / "d"), "--model: the factors are as they were taken")
+    assert_mistake(
+        lmntk(*kept, "--model", folder / "model", "--out", tmp_path / "d"),
+        "--model: the factors are as they were taken",
+    )
     for ignored in (["--without-embeddings"], ["--dtype", "float64"], ["--memory", "1GiB"], ["--all-logits"]):
-        assert_mistake(lmntk(*kept, *ignored, "--out", tmp_path / "d"), f"{ignored[0]}: the factors are as they were taken; leave it out")
+        assert_mistake(
+            lmntk(*kept, *ignored, "--out", tmp_path / "d"),
+            f"{ignored[0]}: the factors are as they were taken; leave it out",
+        )
     assert_mistake(lmntk(*kept, "--out", tmp_path / "b"), "is there already; name another folder")
-    assert_mistake(lmntk(*kept, "--pair", "a,b", "--out", tmp_path / "d"), "is not there; there are train,eval")
-    assert_mistake(lmntk("kernel", *kernel_flags(folder, out=tmp_path / "d"), "--lora-rank", "2"), "give their folder with --factors")
+    assert_mistake(
+        lmntk(*kept, "--pair", "a,b", "--out", tmp_path / "d"), "is not there; there are train,eval"
+    )
+    assert_mistake(
+        lmntk("kernel", *kernel_flags(folder, out=tmp_path / "d"), "--lora-rank", "2"),
+        "give their folder with --factors",
+    )
 
 
 def test_a_run_on_ray_is_the_run_here(folder, tmp_path):
@@ -264,5 +353,10 @@ def test_a_run_on_ray_is_the_run_here(folder, tmp_path):
         other = tmp_path / "there" / path.relative_to(tmp_path / "here")
         for name, tensor in load_file(path).items():
             assert torch.equal(tensor, load_file(other)[name])
-    assert_mistake(lmntk("run", *own_texts(folder, tmp_path / "x", "--workers", "2")), "the local engine has none; add --engine ray")
-    assert_mistake(lmntk("run", *own_texts(folder, tmp_path / "x", "--device", "cuda:7")), "is not to be had here")
+    assert_mistake(
+        lmntk("run", *own_texts(folder, tmp_path / "x", "--workers", "2")),
+        "the local engine has none; add --engine ray",
+    )
+    assert_mistake(
+        lmntk("run", *own_texts(folder, tmp_path / "x", "--device", "cuda:7")), "is not to be had here"
+    )

@@ -13,7 +13,11 @@ import typer
 from lmntk.cli.app import app
 from lmntk.cli.options import JsonOption, computing, with_computing
 
-COMMANDS = {command.callback.__name__: command.callback for command in app.registered_commands if command.callback is not None}
+COMMANDS = {
+    command.callback.__name__: command.callback
+    for command in app.registered_commands
+    if command.callback is not None
+}
 SHARED = list(inspect.signature(computing).parameters)
 
 
@@ -22,7 +26,10 @@ def test_options_of_computing_stand_where_they_are_asked_for():
 
     @with_computing(before="after")
     def command(
-        first: int = 1, after: Annotated[bool, typer.Option("--after")] = False, as_json: JsonOption = False, **computing: Any
+        first: int = 1,
+        after: Annotated[bool, typer.Option("--after")] = False,
+        as_json: JsonOption = False,
+        **computing: Any,
     ) -> None:
         got.update(computing, first=first, after=after)
 
@@ -30,7 +37,13 @@ def test_options_of_computing_stand_where_they_are_asked_for():
     alone = typer.Typer(add_completion=False)
     alone.command()(command)
     alone(["--memory", "4GiB", "--all-logits", "--after"], standalone_mode=False)
-    assert (got["memory"], got["all_logits"], got["groups"], got["first"], got["after"]) == ("4GiB", True, False, 1, True)
+    assert (got["memory"], got["all_logits"], got["groups"], got["first"], got["after"]) == (
+        "4GiB",
+        True,
+        False,
+        1,
+        True,
+    )
 
 
 @pytest.mark.parametrize("name", ["run", "plan", "kernel"])
@@ -48,4 +61,9 @@ def test_every_command_has_an_example_and_prints_json(name):
 
 def test_no_command_imports_what_is_heavy():
     script = "import sys, lmntk.cli.app; print(*(set(sys.modules) & {'torch', 'transformers', 'numpy', 'pydantic', 'pandas', 'sklearn'}))"
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split() == []
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        ).stdout.split()
+        == []
+    )

@@ -56,6 +56,9 @@ def test_a_broken_file_is_named_with_its_line(tmp_path):
         load_experiment(tmp_path / "none.toml", {})
 
 
-@pytest.mark.parametrize(("text", "value"), [("4GiB", 2**32), ("500MB", 500 * 10**6), ("1.5 kib".replace(" ", ""), 1536), ("77", 77)])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("4GiB", 2**32), ("500MB", 500 * 10**6), ("1.5 kib".replace(" ", ""), 1536), ("77", 77)],
+)
 def test_sizes(text, value):
     assert parse_bytes(text) == value

@@ -47,16 +47,26 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "template": "{a} it was {mask}.",
         "label_words": ["terrible", "great"],
     }
-    return {"model": str(folder / "bert"), "own_tasks": [own], "k": [2], "seeds": [13, 21], "batch_size": 4} | METHODS
+    return {
+        "model": str(folder / "bert"),
+        "own_tasks": [own],
+        "k": [2],
+        "seeds": [13, 21],
+        "batch_size": 4,
+    } | METHODS
 
 
 @pytest.fixture(autouse=True)
 def no_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """The speed of this machine is of no interest here, and takes a second each time."""
-    monkeypatch.setattr(calibration, "measure_rates", lambda device: calibration.Rates(1, 1, 1, 1, 1, "some machine"))
+    monkeypatch.setattr(
+        calibration, "measure_rates", lambda device: calibration.Rates(1, 1, 1, 1, 1, "some machine")
+    )
 
 
-def killed_at(monkeypatch: pytest.MonkeyPatch, counts: Callable[[Path], bool], moment: int, body: Callable[[], Any]) -> bool:
+def killed_at(
+    monkeypatch: pytest.MonkeyPatch, counts: Callable[[Path], bool], moment: int, body: Callable[[], Any]
+) -> bool:
     """Runs the body until the write of that number among those that count; True if it came so far."""
     replace, seen = os.replace, 0
 
@@ -80,26 +90,37 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, counts: Callable[[Path], bool], m
 def contents(out: Path) -> dict[str, Any]:
     """Returns the numbers of a run, to the bit."""
     kernels = sorted((out / "kernels").rglob("*.safetensors"))
-    found: dict[str, Any] = {str(p.relative_to(out)): {n: t.numpy().tobytes() for n, t in load_file(p).items()} for p in kernels}
-    found |= {str(p.relative_to(out)): json.loads(p.read_text())["rows"] for p in sorted((out / "cells").glob("*.json"))}
+    found: dict[str, Any] = {
+        str(p.relative_to(out)): {n: t.numpy().tobytes() for n, t in load_file(p).items()} for p in kernels
+    }
+    found |= {
+        str(p.relative_to(out)): json.loads(p.read_text())["rows"]
+        for p in sorted((out / "cells").glob("*.json"))
+    }
     return found | {"results": (out / "results.csv").read_text()}
 
 
 def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     of_batch = Capturing.of_batch
-    monkeypatch.setattr(Capturing, "of_batch", lambda self, texts: seen.append(len(texts)) or of_batch(self, texts))
+    monkeypatch.setattr(
+        Capturing, "of_batch", lambda self, texts: seen.append(len(texts)) or of_batch(self, texts)
+    )
     return seen
 
 
 EVERYTHING: dict[str, Callable[[Path], bool]] = {
     "kernels": lambda path: "kernels" in path.parts,
-    "results": lambda path: path.parent.name in ("cells", "predictions") or path.name in ("results.csv", "pieces.json"),
+    "results": lambda path: (
+        path.parent.name in ("cells", "predictions") or path.name in ("results.csv", "pieces.json")
+    ),
 }
 
 
 @pytest.mark.parametrize(("kind", "keep_kernels"), [("kernels", True), ("results", True), ("results", False)])
-def test_killed_between_any_two_files_it_ends_in_the_same_bits(values, tmp_path, monkeypatch, kind, keep_kernels):
+def test_killed_between_any_two_files_it_ends_in_the_same_bits(
+    values, tmp_path, monkeypatch, kind, keep_kernels
+):
     """Batches and tiles of other texts, or other formulas at once, would differ in the last bits; so would texts captured again."""
     values = values | {"keep_kernels": keep_kernels}
     run(make_experiment(values | {"out": tmp_path / "whole"}))
@@ -123,7 +144,9 @@ def test_killed_between_any_two_files_it_ends_in_the_same_bits(values, tmp_path,
 def test_what_is_left_of_finished_cells_is_removed(values, tmp_path, monkeypatch):
     again = make_experiment(values | {"out": tmp_path / "out", "keep_kernels": False})
     with monkeypatch.context() as patched:
-        patched.setattr("lmntk.experiment.run.forget_unit", lambda *arguments: (_ for _ in ()).throw(KilledError))
+        patched.setattr(
+            "lmntk.experiment.run.forget_unit", lambda *arguments: (_ for _ in ()).throw(KilledError)
+        )
         with pytest.raises(KilledError):
             run(again)
     assert list((tmp_path / "out" / "scratch").rglob("tiles/*"))
@@ -136,7 +159,10 @@ def test_what_is_left_of_finished_cells_is_removed(values, tmp_path, monkeypatch
 def test_a_formula_more_computes_that_alone(values, tmp_path, monkeypatch):
     asked: list[tuple[str, ...]] = []
     stream = streaming.stream_kernels
-    monkeypatch.setattr("lmntk.experiment.steps.shared_model.stream_kernels", lambda *a, **k: asked.append(tuple(a[3])) or stream(*a, **k))
+    monkeypatch.setattr(
+        "lmntk.experiment.steps.shared_model.stream_kernels",
+        lambda *a, **k: asked.append(tuple(a[3])) or stream(*a, **k),
+    )
     for formulas in (["sgd"], ["sgd", "asigngd"]):
         run(make_experiment(values | {"out": tmp_path / "out", "formulas": formulas}))
     assert asked == [("sgd",), ("asigngd",)]
@@ -160,7 +186,11 @@ def test_a_cut_that_does_not_fit_any_more_is_dropped_and_said(values, tmp_path, 
     schedule.write_text(json.dumps(json.loads(schedule.read_text()) | {"peak": 50 * 2**30}))
     notes = Notes()
     run(make_experiment(values | {"out": tmp_path / "out", "memory": "30GiB"}), notes)
-    assert [line for line in notes.lines if "was cut for 50.0 GiB of memory, and 30.0 GiB are allowed: it begins anew" in line]
+    assert [
+        line
+        for line in notes.lines
+        if "was cut for 50.0 GiB of memory, and 30.0 GiB are allowed: it begins anew" in line
+    ]
     assert not (tmp_path / "out" / "scratch").exists()
 
 
@@ -197,9 +227,13 @@ def test_other_settings_leave_nothing_of_what_was_begun(values, tmp_path, monkey
 
 
 def test_what_others_have_begun_in_a_scratch_folder_stays(values, tmp_path, monkeypatch):
-    """Another output folder's, cells that are not finished now, and factors that were kept."""
+    """Another output folder's, splits that are not finished now, and factors that were kept."""
     shared = {"scratch": tmp_path / "scratch"}
-    run(make_experiment(values | shared | FEWER | {"out": tmp_path / "out", "keep_factors": True, "seeds": [87]}))
+    run(
+        make_experiment(
+            values | shared | FEWER | {"out": tmp_path / "out", "keep_factors": True, "seeds": [87]}
+        )
+    )
     kept = {path for path in shared["scratch"].rglob("*") if path.is_file()}
     assert {path.name for path in kept} >= {"factors.json", "schedule.json"}
     for out, more in (("other", {}), ("out", {"seeds": [13, 42]})):
@@ -224,7 +258,7 @@ def test_a_copy_of_an_output_folder_leaves_the_works_of_the_first(values, tmp_pa
 
 
 def test_that_no_factors_are_kept_of_kernels_that_are_there_is_said(values, tmp_path):
-    """Of cells that are finished, and of cells whose kernels are all there and other solutions are asked for."""
+    """Of splits that are finished, and of splits whose kernels are all there and other solutions are asked for."""
     first = values | {"out": tmp_path / "out"}
     run(make_experiment(first))
     for more in ({}, {"solvers": ["logistic"], "formulas": ["sgd"]}):

@@ -1,4 +1,4 @@
-"""``lmntk diagnose``: a verdict on every cell and way of fine-tuning, from what a run left, found again by content, resumed."""
+"""``lmntk diagnose``: a verdict on every split and way of fine-tuning, from what a run left, found again by content, resumed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lmntk.experiment.steps import diagnose as diagnoses
 from lmntk.experiment.steps import finetune as arms
 from lmntk.experiment.steps import shared_model as unit
 from lmntk.experiment.steps.diagnose import given_checkpoint
-from lmntk.experiment.steps.diagnose_cell import cell_model, diagnose_cell
+from lmntk.experiment.steps.diagnose_split import cell_model, diagnose_split
 from lmntk.finetuning import replay as courses
 from lmntk.finetuning.files import load_weights
 from lmntk.finetuning.replay import looks, points
@@ -59,8 +59,8 @@ def changed(values, **change):
     return values | {"finetuning": values["finetuning"] | change}
 
 
-def diagnosis(values, arm="sgd-fine-tuning", cell=CELL):
-    return json.loads((values["out"] / "diagnosis" / f"{cell}-{arm}.json").read_text())
+def diagnosis(values, arm="sgd-fine-tuning", split=CELL):
+    return json.loads((values["out"] / "diagnosis" / f"{split}-{arm}.json").read_text())
 
 
 class Noting(Silent):
@@ -74,7 +74,7 @@ class Noting(Silent):
 def nothing_is_computed(monkeypatch):
     monkeypatch.setattr(arms, "search", lambda *a, **k: pytest.fail("trained a grid"))
     monkeypatch.setattr(courses, "fine_tune", lambda *a, **k: pytest.fail("trained once more"))
-    monkeypatch.setattr(diagnoses, "diagnose_cell", lambda *a, **k: pytest.fail("diagnosed again"))
+    monkeypatch.setattr(diagnoses, "diagnose_split", lambda *a, **k: pytest.fail("diagnosed again"))
     monkeypatch.setattr(unit, "stream_kernels", lambda *a, **k: pytest.fail("computed a kernel"))
 
 
@@ -90,17 +90,28 @@ def test_a_diagnosis_is_that_of_the_weights_that_fine_tuning_kept(values):
     chosen = record["runs"][record["chosen"]]
     order = batch_order(4, 2, 4, 13)
     training = Training("sgd", 1e-1, 4, batch_size=2, clip=1.0, batches=order, best_step=chosen["best_step"])
-    (cell,) = task.cells
-    again = diagnose_cell(
-        pretrained, task, cell, weights, at_start=cell_model(pretrained, task, cell), parameters=ParameterFilter(), training=training
+    (split,) = task.splits
+    again = diagnose_split(
+        pretrained, task, split, weights, at_start=cell_model(pretrained, task, split), parameters=ParameterFilter(), training=training
     ).as_dict()  # fmt: skip
     assert found["verdict"] == again["verdict"] and found["numbers"].keys() == again["numbers"].keys()
     for name, value in again["numbers"].items():
         if not name.startswith("emulation_"):  # which look at more steps along the way
             assert found["numbers"][name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
-    assert [point["step"] for point in found["trajectory"]] == [2, 4] and found["emulation"]["steps"] == [0, 2, 4]
-    assert found["numbers"]["fine_tuned"] == record["test"] and found["trajectory"][-1]["dev"] == chosen["curve"][-1]["dev"]
-    assert found["format"] == "lmntk diagnosis 2" and found["method"] == "sgd fine-tuning" and found["cell"] == CELL
+    assert [point["step"] for point in found["trajectory"]] == [2, 4] and found["emulation"]["steps"] == [
+        0,
+        2,
+        4,
+    ]
+    assert (
+        found["numbers"]["fine_tuned"] == record["test"]
+        and found["trajectory"][-1]["dev"] == chosen["curve"][-1]["dev"]
+    )
+    assert (
+        found["format"] == "lmntk diagnosis 2"
+        and found["method"] == "sgd fine-tuning"
+        and found["cell"] == CELL
+    )
     assert not (values["out"] / "scratch").exists()
 
 
@@ -153,7 +164,7 @@ def test_what_is_there_is_taken_and_nothing_twice(values, monkeypatch):
 
 def test_an_interruption_costs_no_more_than_what_was_at_work(values, monkeypatch):
     values |= {"finetune": ["sgd", "signgd"]}
-    real, seen = diagnoses.diagnose_cell, []
+    real, seen = diagnoses.diagnose_split, []
 
     def stopping(*arguments, **named):
         seen.append(named["method"])
@@ -162,7 +173,7 @@ def test_an_interruption_costs_no_more_than_what_was_at_work(values, monkeypatch
         return real(*arguments, **named)
 
     with monkeypatch.context() as cut:
-        cut.setattr(diagnoses, "diagnose_cell", stopping)
+        cut.setattr(diagnoses, "diagnose_split", stopping)
         with pytest.raises(KeyboardInterrupt):
             run(make_experiment(values))
     first = diagnosis(values)
@@ -170,7 +181,10 @@ def test_an_interruption_costs_no_more_than_what_was_at_work(values, monkeypatch
     monkeypatch.setattr(courses, "fine_tune", lambda *a, **k: pytest.fail("trained once more"))
     monkeypatch.setattr(unit, "stream_kernels", lambda *a, **k: pytest.fail("computed a kernel"))
     run(make_experiment(values))
-    assert diagnosis(values) == first and diagnosis(values, "signgd-fine-tuning")["method"] == "signgd fine-tuning"
+    assert (
+        diagnosis(values) == first
+        and diagnosis(values, "signgd-fine-tuning")["method"] == "signgd fine-tuning"
+    )
     assert not (values["out"] / "scratch").exists()
 
 
@@ -179,7 +193,7 @@ def test_what_a_diagnosis_of_other_settings_began_is_removed(values, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as cut:
-        cut.setattr(diagnoses, "diagnose_cell", stopping)
+        cut.setattr(diagnoses, "diagnose_split", stopping)
         with pytest.raises(KeyboardInterrupt):
             run(make_experiment(values))
     (begun,) = (values["out"] / "scratch").glob("diagnosis-*")
@@ -189,11 +203,17 @@ def test_what_a_diagnosis_of_other_settings_began_is_removed(values, monkeypatch
 
 
 def test_a_training_that_diverges_is_undecided_and_the_rest_goes_on(values):
-    values = changed(values, learning_rates={"sgd": [1e30], "signgd": [1e-3]}, max_grad_norm=0) | {"finetune": ["sgd", "signgd"]}
+    values = changed(values, learning_rates={"sgd": [1e30], "signgd": [1e-3]}, max_grad_norm=0) | {
+        "finetune": ["sgd", "signgd"]
+    }
     run(make_experiment(values))
     found = diagnosis(values)
     assert found["verdict"] == "undecided" and "diverged" in found["reason"] and "1e+30" in found["reason"]
-    assert found["numbers"]["fine_tuned"] is None and found["numbers"]["kernel"] is not None and found["spectrum"]
+    assert (
+        found["numbers"]["fine_tuned"] is None
+        and found["numbers"]["kernel"] is not None
+        and found["spectrum"]
+    )
     assert diagnosis(values, "signgd-fine-tuning")["numbers"]["fine_tuned"] is not None
     assert build_page([values["out"]])
 
@@ -212,18 +232,39 @@ def test_a_diagnosis_of_before_the_emulation_had_a_move_error_is_read(values):
 
 
 def test_of_train_texts_of_one_class_the_kernel_is_not_solved_and_the_rest_goes_on(values, tmp_path):
-    for seed, labels in ((13, "1111"), (21, "0101")):  # ready-made splits: nothing else lets such a train set pass
+    for seed, labels in (
+        (13, "1111"),
+        (21, "0101"),
+    ):  # ready-made splits: nothing else lets such a train set pass
         (folder := tmp_path / "sst-2" / f"2-{seed}").mkdir(parents=True)
         for part, those in (("train", labels), ("dev", "0101"), ("test", "00101101")):
-            lines = [f"{'good' if label == '1' else 'bad'} film {place}\t{label}" for place, label in enumerate(those)]
+            lines = [
+                f"{'good' if label == '1' else 'bad'} film {place}\t{label}"
+                for place, label in enumerate(those)
+            ]
             (folder / f"{part}.tsv").write_text("\n".join(["sentence\tlabel", *lines]) + "\n")
     prompt = {name: values["own_tasks"][0][name] for name in ("template", "label_words")}
-    run(make_experiment(values | prompt | {"own_tasks": [], "tasks": ["sst-2"], "data": str(tmp_path), "seeds": [13, 21]}))
-    found = diagnosis(values, cell="sst-2-k2-seed13-prompt")
-    assert found["tests"][0]["passed"] is None and "not solved: all 4 train texts are of one class" in found["tests"][0]["sentence"]
-    assert found["numbers"]["kernel"] is None and found["predictions"]["kernel"] is None and found["spectrum"] is None
-    assert found["numbers"]["kernel_distance"] is not None and found["emulation"] is not None and found["verdict"] != "kernel-like"
-    assert diagnosis(values, cell="sst-2-k2-seed21-prompt")["numbers"]["kernel"] is not None
+    run(
+        make_experiment(
+            values | prompt | {"own_tasks": [], "tasks": ["sst-2"], "data": str(tmp_path), "seeds": [13, 21]}
+        )
+    )
+    found = diagnosis(values, split="sst-2-k2-seed13-prompt")
+    assert (
+        found["tests"][0]["passed"] is None
+        and "not solved: all 4 train texts are of one class" in found["tests"][0]["sentence"]
+    )
+    assert (
+        found["numbers"]["kernel"] is None
+        and found["predictions"]["kernel"] is None
+        and found["spectrum"] is None
+    )
+    assert (
+        found["numbers"]["kernel_distance"] is not None
+        and found["emulation"] is not None
+        and found["verdict"] != "kernel-like"
+    )
+    assert diagnosis(values, split="sst-2-k2-seed21-prompt")["numbers"]["kernel"] is not None
     (verdict,) = verdicts_of(values["out"])["verdicts"]
     assert verdict["splits"] == 2 and "was not solved in every split" in verdict["tests"][0]["sentence"]
     assert "was not solved in every split" in build_page([values["out"]])
@@ -250,13 +291,17 @@ def test_other_kinds_and_the_head(values, model, tmp_path, kind):
         values = values | {"modes": ["head"], "seeds": [13, 21]}
     run(make_experiment(values))
     found = [json.loads(path.read_text()) for path in sorted((values["out"] / "diagnosis").glob("*.json"))]
-    assert len(found) == (2 if kind == "head" else 1) and all(one["numbers"]["logit_error"] is not None for one in found)
+    assert len(found) == (2 if kind == "head" else 1) and all(
+        one["numbers"]["logit_error"] is not None for one in found
+    )
     (verdict,) = verdicts_of(values["out"])["verdicts"]
     assert verdict["splits"] == len(found) and len(verdict["tests"]) == 3
 
 
 def test_points_along_a_training():
-    assert looks(TrainingSettings(steps=10, eval_every=4)) == [4, 8, 10] and looks(TrainingSettings(steps=3, eval_every=3)) == [3]
+    assert looks(TrainingSettings(steps=10, eval_every=4)) == [4, 8, 10] and looks(
+        TrainingSettings(steps=3, eval_every=3)
+    ) == [3]
     assert points([4, 8, 10], 5) == [4, 8, 10] and points([4, 8, 10], 1) == [10]
 
 
@@ -282,23 +327,31 @@ def test_the_users_own_checkpoint_is_diagnosed_without_training(values, tmp_path
     run(make_experiment(values))
     digest = given_checkpoint(checkpoint).digest
     found = diagnosis(values, f"given-fine-tuning-{digest[:12]}")
-    assert found["method"] == f"given fine-tuning ({tmp_path.name}/mine, {digest[:8]})" and found["numbers"]["fine_tuned"] == pytest.approx(
-        test
-    )
+    assert found["method"] == f"given fine-tuning ({tmp_path.name}/mine, {digest[:8]})" and found["numbers"][
+        "fine_tuned"
+    ] == pytest.approx(test)
     assert found["emulation"] is None and found["numbers"]["rate"] is None
     another = tmp_path / "other seed" / tmp_path.name / "mine"  # its path ends as the first one's does
     shutil.copytree(checkpoint, another)
     weights = load_file(another / "model.safetensors")
-    save_file({name: value * 1.01 for name, value in weights.items()}, another / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: value * 1.01 for name, value in weights.items()},
+        another / "model.safetensors",
+        {"format": "pt"},
+    )
     run(make_experiment(values | {"finetuned": str(another)}))  # beside the first, not in its place
     digests = {digest[:8], given_checkpoint(another).digest[:8]}
-    assert {one["method"].split(", ")[1] for one in verdicts_of(values["out"])["verdicts"]} == {f"{digest})" for digest in digests}
+    assert {one["method"].split(", ")[1] for one in verdicts_of(values["out"])["verdicts"]} == {
+        f"{digest})" for digest in digests
+    }
     nothing_is_computed(monkeypatch)
     run(make_experiment(values))
     moved = checkpoint.rename(tmp_path / "moved")  # is the same checkpoint
     run(make_experiment(values | {"finetuned": str(moved)}))
     checkpoint = moved.rename(checkpoint)
-    (checkpoint / "model.safetensors").write_bytes((tmp_path / "other" / "kernels" / CELL / "logits.safetensors").read_bytes())
+    (checkpoint / "model.safetensors").write_bytes(
+        (tmp_path / "other" / "kernels" / CELL / "logits.safetensors").read_bytes()
+    )
     with pytest.raises(UserError):  # another content is another checkpoint
         run(make_experiment(values))
 
@@ -323,11 +376,16 @@ def test_a_dev_set_of_one_class(values, tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         lines = ["sentence\tlabel", *(f"{row['text_a']}\t{row['label']}" for row in rows)]
         (folder / f"{side}.tsv").write_text("\n".join(lines) + "\n")
-    values = {name: value for name, value in values.items() if name != "own_tasks"} | {"tasks": ["sst-2"], "data": str(tmp_path / "data")}
+    values = {name: value for name, value in values.items() if name != "own_tasks"} | {
+        "tasks": ["sst-2"],
+        "data": str(tmp_path / "data"),
+    }
     run(make_experiment(values | {"label_words": ["terrible", "great"], "template": "{a} it was {mask}."}))
     (path,) = (values["out"] / "diagnosis").glob("*.json")
     found = json.loads(path.read_text())
-    assert found["verdict"] in ("kernel-like", "not", "undecided") and found["numbers"]["fine_tuned"] is not None
+    assert (
+        found["verdict"] in ("kernel-like", "not", "undecided") and found["numbers"]["fine_tuned"] is not None
+    )
     record = json.loads(next((values["out"] / "finetuning").glob("*.json")).read_text())
     assert any("one class only" in note for note in record["notes"])
 
@@ -335,30 +393,46 @@ def test_a_dev_set_of_one_class(values, tmp_path):
 def test_signgd_is_held_against_adam(values, monkeypatch):
     run(make_experiment(values | {"finetune": ["adamw"], "seeds": [13, 21]}))
     assert "signgd" not in diagnosis(values, "adamw-fine-tuning")["numbers"]
-    real, made = diagnoses.diagnose_cell, []
-    monkeypatch.setattr(diagnoses, "diagnose_cell", lambda *a, **k: (made.append(k["method"]), real(*a, **k))[1])
+    real, made = diagnoses.diagnose_split, []
+    monkeypatch.setattr(
+        diagnoses, "diagnose_split", lambda *a, **k: (made.append(k["method"]), real(*a, **k))[1]
+    )
     run(make_experiment(values | {"finetune": ["signgd", "adamw"], "seeds": [13, 21]}))
     assert set(made) == {"signgd fine-tuning"}  # the other's diagnosis is not made again
     said = verdicts_of(values["out"])
-    assert [(one["method"], one["splits"]) for one in said["verdicts"]] == [("adamw fine-tuning", 2), ("signgd fine-tuning", 2)]
+    assert [(one["method"], one["splits"]) for one in said["verdicts"]] == [
+        ("adamw fine-tuning", 2),
+        ("signgd fine-tuning", 2),
+    ]
     (one,) = said["comparisons"]
     assert one["splits"] == 2 and "over 2 splits" in one["sentence"] and 0 <= one["agreement"] <= 1
     means = {verdict["method"].split()[0]: verdict["numbers"]["fine_tuned"] for verdict in said["verdicts"]}
     assert (one["first"], one["second"]) == pytest.approx((means["signgd"], means["adamw"]))
     assert one["sentence"] in (values["out"] / "summary.md").read_text()
-    page = html.unescape((values["out"] / "report.html").read_text())  # says what is printed, not what most splits say
-    assert page.count("over 2 splits") >= 2 and all(verdict["reason"][1:] in page for verdict in said["verdicts"])
+    page = html.unescape(
+        (values["out"] / "report.html").read_text()
+    )  # says what is printed, not what most splits say
+    assert page.count("over 2 splits") >= 2 and all(
+        verdict["reason"][1:] in page for verdict in said["verdicts"]
+    )
 
 
 def test_adam_is_held_against_the_kernel_of_adam_where_the_run_has_it(values):
     run(make_experiment(values | {"finetune": ["sgd", "adamw"]}))
     assert [diagnosis(values, f"{arm}-fine-tuning")["formula"] for arm in ("sgd", "adamw")] == ["sgd", "sgd"]
-    rows = run(make_experiment(values | {"finetune": ["sgd", "adamw"], "formulas": ["sgd", "asigngd"], "solvers": ["ridge", "asym"]}))
+    rows = run(
+        make_experiment(
+            values
+            | {"finetune": ["sgd", "adamw"], "formulas": ["sgd", "asigngd"], "solvers": ["ridge", "asym"]}
+        )
+    )
     tests = {row["method"]: row["test"] for row in rows}
     for arm, formula in (("sgd", "sgd"), ("adamw", "asigngd")):
         found = diagnosis(values, f"{arm}-fine-tuning")
         solver = {"sgd": "ridge", "asigngd": "asym"}[formula]
-        assert found["formula"] == formula and found["numbers"]["kernel"] == pytest.approx(tests[f"{formula} {solver}"])
+        assert found["formula"] == formula and found["numbers"]["kernel"] == pytest.approx(
+            tests[f"{formula} {solver}"]
+        )
         assert f"the {formula} kernel's accuracy" in found["tests"][0]["sentence"]
         assert [len(one) for one in found["predictions"].values()] == [12] * 4
 
@@ -377,10 +451,23 @@ def test_a_file_with_a_checkpoint_trains_nothing(values, monkeypatch, tmp_path):
     path = tmp_path / "given.toml"
     path.write_text(f'model = {values["model"]!r}\nfinetuned = "mine"\n')
     asked = []
-    monkeypatch.setattr("lmntk.experiment.run.run", lambda experiment, progress: asked.append(experiment) or [])
-    monkeypatch.setattr("lmntk.experiment.run.verdicts_of", lambda folder: {"verdicts": [], "comparisons": []})
+    monkeypatch.setattr(
+        "lmntk.experiment.run.run", lambda experiment, progress: asked.append(experiment) or []
+    )
+    monkeypatch.setattr(
+        "lmntk.experiment.run.verdicts_of", lambda folder: {"verdicts": [], "comparisons": []}
+    )
     task = values["own_tasks"][0]
-    words = ["diagnose", str(path), "--train", task["train"], "--test", task["test"], "--text-column", "text_a"]
+    words = [
+        "diagnose",
+        str(path),
+        "--train",
+        task["train"],
+        "--test",
+        task["test"],
+        "--text-column",
+        "text_a",
+    ]
     words += ["--template", task["template"], "--label-words", "terrible,great"]
     for more, trained in (([], ()), (["--optimizers", "sgd"], ("sgd",))):
         assert CliRunner().invoke(app, words + more, catch_exceptions=False).exit_code == 0
@@ -397,12 +484,17 @@ def test_the_command_prints_a_verdict_a_task(values):
     printed = CliRunner().invoke(app, words, catch_exceptions=False)
     said = printed.stdout
     assert printed.exit_code == 0 and "own, k = 2, prompt, signgd fine-tuning (2 splits): " in said
-    assert said.count("solves ") == 2 and said.count("fixed features") >= 2 and "signgd fine-tuning has" in said
+    assert (
+        said.count("solves ") == 2 and said.count("fixed features") >= 2 and "signgd fine-tuning has" in said
+    )
     found = json.loads(CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False).stdout)
     assert [one["method"] for one in found["verdicts"]] == ["adamw fine-tuning", "signgd fine-tuning"]
     run_words = ["run", *words[1:], "--formulas", "sgd", "--diagnose"]
     run_words[run_words.index("--optimizers")] = "--finetune"
-    assert "own, k = 2, prompt, adamw fine-tuning (2 splits): " in CliRunner().invoke(app, run_words, catch_exceptions=False).stdout
+    assert (
+        "own, k = 2, prompt, adamw fine-tuning (2 splits): "
+        in CliRunner().invoke(app, run_words, catch_exceptions=False).stdout
+    )
 
 
 def test_verdicts_are_of_all_that_the_folder_holds(values):
@@ -436,5 +528,6 @@ def test_verdicts_do_not_mix_kernels_of_other_precision(values):
     (verdict,) = verdicts_of(values["out"])["verdicts"]
     assert (
         verdict["splits"] == 1
-        and "diagnosis, films, sgd fine-tuning: split 13 had other settings" in (values["out"] / "summary.md").read_text()
+        and "diagnosis, films, sgd fine-tuning: split 13 had other settings"
+        in (values["out"] / "summary.md").read_text()
     )

@@ -12,7 +12,19 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from every_kind import EXACT, LOOSE, Command, assert_close, autograd, base_of, kernel_flags, kernel_of, network_of, read, run_flags
+from every_kind import (
+    EXACT,
+    LOOSE,
+    Command,
+    assert_close,
+    autograd,
+    base_of,
+    kernel_flags,
+    kernel_of,
+    network_of,
+    read,
+    run_flags,
+)
 from sklearn.linear_model import LogisticRegression
 from tiny import write_classifier
 from torch import Tensor
@@ -38,10 +50,14 @@ class Case:
 
     def logits(self, network: Any, tokenizer: Any, text: str) -> Tensor:
         """Returns the classes' logits [c], or with two classes their difference [1]."""
-        whole = torch.stack([self._one(network, tokenizer, written % text) for written in self.written]).mean(0)
+        whole = torch.stack([self._one(network, tokenizer, written % text) for written in self.written]).mean(
+            0
+        )
         ids = {token: tokenizer.convert_tokens_to_ids(token) for row in self.classes for token in row}
         assert tokenizer.unk_token is None or tokenizer.unk_token_id not in ids.values()
-        classes = torch.stack([sum(weight * whole[ids[token]] for token, weight in row.items()) for row in self.classes])
+        classes = torch.stack(
+            [sum(weight * whole[ids[token]] for token, weight in row.items()) for row in self.classes]
+        )
         return classes if "--all-logits" in self.flags or len(classes) > 2 else classes[1:] - classes[:1]
 
     def _one(self, network: Any, tokenizer: Any, text: str) -> Tensor:
@@ -50,7 +66,11 @@ class Case:
             start = network.config.decoder_start_token_id
             ids = [start, *map(tokenizer.convert_tokens_to_ids, self.decoder)]
             return network(**encoded, decoder_input_ids=torch.tensor([ids])).logits[0, -1]
-        places = (encoded["input_ids"][0] == tokenizer.mask_token_id).nonzero() if tokenizer.mask_token_id is not None else []
+        places = (
+            (encoded["input_ids"][0] == tokenizer.mask_token_id).nonzero()
+            if tokenizer.mask_token_id is not None
+            else []
+        )
         return network(**encoded).logits[0, int(places[0]) if len(places) else -1]
 
 
@@ -67,13 +87,20 @@ CASES = {
     "gpt2": GPT2,
     "gpt2 cut at its mask": replace(GPT2, templates=("{a} it was {mask}.",)),
     "gpt2 all logits": replace(GPT2, flags=("--all-logits",)),
-    "gpt2 several templates": replace(GPT2, templates=("{a} it was", "the film , {a} is"), written=("%s it was", "the film , %s is")),
+    "gpt2 several templates": replace(
+        GPT2, templates=("{a} it was", "the film , {a} is"), written=("%s it was", "the film , %s is")
+    ),
     "gpt2 tokens' mean": replace(
-        GPT2, words="terrible,superb", classes=({"Ġterrible": 1.0}, {"Ġsuper": 0.5, "b": 0.5}), flags=("--label-words-reduce", "mean")
+        GPT2,
+        words="terrible,superb",
+        classes=({"Ġterrible": 1.0}, {"Ġsuper": 0.5, "b": 0.5}),
+        flags=("--label-words-reduce", "mean"),
     ),
     "llama": LLAMA,
     "t5 decoder's first": T5,
-    "t5 sentinel": replace(T5, templates=("{a} it was {mask}",), written=("%s it was<extra_id_0>",), decoder=("<extra_id_0>",)),
+    "t5 sentinel": replace(
+        T5, templates=("{a} it was {mask}",), written=("%s it was<extra_id_0>",), decoder=("<extra_id_0>",)
+    ),
     "t5 several templates": replace(
         T5,
         templates=("{a} it was {mask}", "is it {mask} , {a}"),
@@ -83,7 +110,9 @@ CASES = {
     "bart decoder's first": BART,
     "bart mask": replace(BART, templates=("{a} it was {mask}.",), written=("%s it was<mask>.",)),
     "bert several templates": replace(
-        BERT, templates=("{a} it was {mask}.", "a {mask} film, {a}"), written=("%s it was [MASK] .", "a [MASK] film, %s")
+        BERT,
+        templates=("{a} it was {mask}.", "a {mask} film, {a}"),
+        written=("%s it was [MASK] .", "a [MASK] film, %s"),
     ),
     "bert several words": replace(
         BERT,
@@ -91,7 +120,10 @@ CASES = {
         classes=({"terrible": 1 / 2, "bad": 1 / 2}, dict.fromkeys(("great", "good", "fun"), 1 / 3)),
     ),
     "bert first token": replace(
-        BERT, words="terrible,superb", classes=({"terrible": 1.0}, {"super": 1.0}), flags=("--label-words-reduce", "first")
+        BERT,
+        words="terrible,superb",
+        classes=({"terrible": 1.0}, {"super": 1.0}),
+        flags=("--label-words-reduce", "first"),
     ),
     "bert tokens' mean": replace(
         BERT,
@@ -99,7 +131,9 @@ CASES = {
         classes=({"terrible": 1.0}, {"super": 0.25, "##b": 0.25, "good": 0.5}),
         flags=("--label-words-reduce", "mean"),
     ),
-    "bert three classes": replace(BERT, words="bad,maybe,good", classes=({"bad": 1.0}, {"maybe": 1.0}, {"good": 1.0})),
+    "bert three classes": replace(
+        BERT, words="bad,maybe,good", classes=({"bad": 1.0}, {"maybe": 1.0}, {"good": 1.0})
+    ),
     "lora on bert": replace(BERT, model="lora-bert"),
     "lora on bert, several templates and words": replace(
         BERT,
@@ -120,9 +154,14 @@ EVERY_PROMPT = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
 @EVERY_PROMPT
-def test_the_kernel_of_a_prompt_is_that_of_plain_autograd(folder: Path, tmp_path: Path, lmntk: Command, case: Case) -> None:
+def test_the_kernel_of_a_prompt_is_that_of_plain_autograd(
+    folder: Path, tmp_path: Path, lmntk: Command, case: Case
+) -> None:
     lmntk.works(*kernel_flags(folder, case.model, case.templates, case.words, tmp_path / "k", *case.flags))
-    network, tokenizer = network_of(folder, case.model), hf.AutoTokenizer.from_pretrained(folder / base_of(case.model))
+    network, tokenizer = (
+        network_of(folder, case.model),
+        hf.AutoTokenizer.from_pretrained(folder / base_of(case.model)),
+    )
     logits = {
         side: [case.logits(network, tokenizer, row["text_a"]) for row in read(folder / f"{name}.jsonl")]
         for side, name in (("train", "few"), ("eval", "other"))
@@ -131,7 +170,11 @@ def test_the_kernel_of_a_prompt_is_that_of_plain_autograd(folder: Path, tmp_path
     for side, expected in logits.items():
         assert_close(kept[side], torch.stack(expected).detach().numpy(), case.tolerance)
     found = Kernel.load(tmp_path / "k" / "sgd.safetensors").values
-    assert_close(found, kernel_of(autograd(network, logits["train"]), autograd(network, logits["eval"])), case.tolerance)
+    assert_close(
+        found,
+        kernel_of(autograd(network, logits["train"]), autograd(network, logits["eval"])),
+        case.tolerance,
+    )
 
 
 RUNS = {
@@ -141,18 +184,25 @@ RUNS = {
     "bart": CASES["bart mask"],
     "lora on bert": CASES["lora on bert"],
     "several templates and words": replace(
-        CASES["bert several templates"], words="terrible|bad,great", classes=({"terrible": 0.5, "bad": 0.5}, {"great": 1.0})
+        CASES["bert several templates"],
+        words="terrible|bad,great",
+        classes=({"terrible": 0.5, "bad": 0.5}, {"great": 1.0}),
     ),
 }
 
 
 @pytest.mark.parametrize("case", RUNS.values(), ids=RUNS)
-def test_a_run_of_a_prompt_starts_at_zero_shot_and_is_found_again(folder: Path, tmp_path: Path, lmntk: Command, case: Case) -> None:
+def test_a_run_of_a_prompt_starts_at_zero_shot_and_is_found_again(
+    folder: Path, tmp_path: Path, lmntk: Command, case: Case
+) -> None:
     prompts = [part for template in case.templates for part in ("--template", template)]
     flags = run_flags(folder, case.model, tmp_path, *prompts, "--label-words", case.words, *case.flags)
     rows = json.loads(lmntk.works(*flags))
     assert [row["method"] for row in rows] == ["zero-shot", "sgd ridge"]
-    network, tokenizer = network_of(folder, case.model), hf.AutoTokenizer.from_pretrained(folder / base_of(case.model))
+    network, tokenizer = (
+        network_of(folder, case.model),
+        hf.AutoTokenizer.from_pretrained(folder / base_of(case.model)),
+    )
     texts = read(folder / "test.jsonl")
     with torch.no_grad():
         expected = torch.stack([case.logits(network, tokenizer, row["text_a"]) for row in texts]).numpy()
@@ -164,11 +214,15 @@ def test_a_run_of_a_prompt_starts_at_zero_shot_and_is_found_again(folder: Path, 
     assert lmntk.streams == streams == 1
 
 
-def test_a_causal_prompt_with_a_mask_at_its_end_is_the_one_without(folder: Path, tmp_path: Path, lmntk: Command) -> None:
+def test_a_causal_prompt_with_a_mask_at_its_end_is_the_one_without(
+    folder: Path, tmp_path: Path, lmntk: Command
+) -> None:
     outcomes = []
     for name, template in (("plain", "{a} it was"), ("mask", "{a} it was {mask}")):
         lmntk.works(*kernel_flags(folder, "gpt2", [template], "terrible,great", tmp_path / name))
-        flags = run_flags(folder, "gpt2", tmp_path / "run", "--template", template, "--label-words", "terrible,great")
+        flags = run_flags(
+            folder, "gpt2", tmp_path / "run", "--template", template, "--label-words", "terrible,great"
+        )
         outcomes.append((Kernel.load(tmp_path / name / "sgd.safetensors"), json.loads(lmntk.works(*flags))))
     (first, rows), (second, again) = outcomes
     np.testing.assert_array_equal(first.values, second.values)
@@ -194,31 +248,58 @@ def features(network: Any, tokenizer: Any, text: str, kind: str, model: str) -> 
     encoded = tokenizer(text, return_tensors="pt")
     if model in ("t5", "bart"):
         start = torch.tensor([[network.config.decoder_start_token_id]])
-        return network(**encoded, decoder_input_ids=start, output_hidden_states=True).decoder_hidden_states[-1][0, 0]
-    hidden = network.base_model(**encoded).last_hidden_state[0] if "lora" not in model else network.base_model.model.bert(**encoded)[0][0]
+        return network(**encoded, decoder_input_ids=start, output_hidden_states=True).decoder_hidden_states[
+            -1
+        ][0, 0]
+    hidden = (
+        network.base_model(**encoded).last_hidden_state[0]
+        if "lora" not in model
+        else network.base_model.model.bert(**encoded)[0][0]
+    )
     if kind == "mean":
         return hidden.mean(0)
     return hidden[-1 if model in ("gpt2", "llama") else 0]
 
 
-HEADS = [("bert", "read"), ("bert", "mean"), ("gpt2", "read"), ("gpt2", "mean"), ("llama", "read"), ("t5", "read"), ("bart", "read")]
+HEADS = [
+    ("bert", "read"),
+    ("bert", "mean"),
+    ("gpt2", "read"),
+    ("gpt2", "mean"),
+    ("llama", "read"),
+    ("t5", "read"),
+    ("bart", "read"),
+]
 HEADS += [("lora-bert", "read")]
 
 
 @pytest.mark.parametrize(("model", "kind"), HEADS, ids=["-".join(head) for head in HEADS])
-def test_head_mode_starts_at_the_probe_of_plain_features(folder: Path, tmp_path: Path, lmntk: Command, model: str, kind: str) -> None:
-    flags = run_flags(folder, model, tmp_path, "--modes", "head", *([] if kind == "read" else ["--features", kind]))
+def test_head_mode_starts_at_the_probe_of_plain_features(
+    folder: Path, tmp_path: Path, lmntk: Command, model: str, kind: str
+) -> None:
+    flags = run_flags(
+        folder, model, tmp_path, "--modes", "head", *([] if kind == "read" else ["--features", kind])
+    )
     rows = json.loads(lmntk.works(*flags))
     assert [row["method"] for row in rows] == ["linear probe", "sgd ridge"]
     network, tokenizer = network_of(folder, model), hf.AutoTokenizer.from_pretrained(folder / base_of(model))
     split = json.loads((tmp_path / "cells" / "own-k2-seed13-head.json").read_text())["split"]
-    texts = {"train": [read(folder / "train.jsonl")[row] for row in split["train"]], "test": read(folder / "test.jsonl")}
-    read_ = {side: [features(network, tokenizer, row["text_a"], kind, model) for row in part] for side, part in texts.items()}
+    texts = {
+        "train": [read(folder / "train.jsonl")[row] for row in split["train"]],
+        "test": read(folder / "test.jsonl"),
+    }
+    read_ = {
+        side: [features(network, tokenizer, row["text_a"], kind, model) for row in part]
+        for side, part in texts.items()
+    }
     x = torch.stack(read_["train"]).detach().numpy()
     probe = LogisticRegression(max_iter=10_000, tol=1e-4).fit(x, [row["label"] for row in texts["train"]])
     weight = torch.tensor(np.concatenate([-probe.coef_, probe.coef_]) / 2, requires_grad=True)
     bias = torch.tensor(np.concatenate([-probe.intercept_, probe.intercept_]) / 2, requires_grad=True)
-    logits = {side: [(weight @ h + bias)[1:] - (weight @ h + bias)[:1] for h in part] for side, part in read_.items()}
+    logits = {
+        side: [(weight @ h + bias)[1:] - (weight @ h + bias)[:1] for h in part]
+        for side, part in read_.items()
+    }
     kept, _ = load_tensors(tmp_path / "kernels" / "own-k2-seed13-head" / "logits.safetensors")
     assert_close(kept["test"], torch.stack(logits["test"]).detach().numpy(), LOOSE)
     found = Kernel.load(tmp_path / "kernels" / "own-k2-seed13-head" / "test-sgd.safetensors").values
@@ -228,14 +309,24 @@ def test_head_mode_starts_at_the_probe_of_plain_features(folder: Path, tmp_path:
     assert json.loads(lmntk.works(*flags)) == rows and lmntk.streams == streams
 
 
-def test_features_that_a_model_has_not_are_refused_before_any_work(folder: Path, tmp_path: Path, lmntk: Command) -> None:
+def test_features_that_a_model_has_not_are_refused_before_any_work(
+    folder: Path, tmp_path: Path, lmntk: Command
+) -> None:
     prompt = ["--template", "{a} it was", "--label-words", "terrible,great"]
     for model in ("t5", "bart"):
-        flags = run_flags(folder, model, tmp_path / "out", "--modes", "prompt,head", "--features", "mean", *prompt)
+        flags = run_flags(
+            folder, model, tmp_path / "out", "--modes", "prompt,head", "--features", "mean", *prompt
+        )
         lmntk.refuses("use read, not mean", *flags)
     for features in ("pooled", "max"):
-        lmntk.refuses("'read' or 'mean'", *run_flags(folder, "bert", tmp_path / "out", "--modes", "head", "--features", features))
-    lmntk.refuses("leave 'mean' out", *run_flags(folder, "classifier", tmp_path / "out", "--modes", "head", "--features", "mean"))
+        lmntk.refuses(
+            "'read' or 'mean'",
+            *run_flags(folder, "bert", tmp_path / "out", "--modes", "head", "--features", features),
+        )
+    lmntk.refuses(
+        "leave 'mean' out",
+        *run_flags(folder, "classifier", tmp_path / "out", "--modes", "head", "--features", "mean"),
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -243,13 +334,18 @@ def test_features_that_a_model_has_not_are_refused_before_any_work(folder: Path,
 
 
 @pytest.mark.parametrize("model", ["classifier", "gpt2-classifier", "lora-classifier"])
-def test_a_classifier_starts_at_its_own_head(folder: Path, tmp_path: Path, lmntk: Command, model: str) -> None:
+def test_a_classifier_starts_at_its_own_head(
+    folder: Path, tmp_path: Path, lmntk: Command, model: str
+) -> None:
     flags = run_flags(folder, model, tmp_path, "--modes", "head", "--seeds", "13,21")
     rows = json.loads(lmntk.works(*flags))
     assert [row["method"] for row in rows] == ["own head", "sgd ridge"] * 2
     network, tokenizer = network_of(folder, model), hf.AutoTokenizer.from_pretrained(folder / base_of(model))
     texts = {"train": read(folder / "train.jsonl"), "test": read(folder / "test.jsonl")}
-    raw = {side: [network(**tokenizer(row["text_a"], return_tensors="pt")).logits[0] for row in part] for side, part in texts.items()}
+    raw = {
+        side: [network(**tokenizer(row["text_a"], return_tensors="pt")).logits[0] for row in part]
+        for side, part in texts.items()
+    }
     logits = {side: [one[1:] - one[:1] for one in part] for side, part in raw.items()}
     jacobians = {side: autograd(network, part) for side, part in logits.items()}
     for seed, row in ((13, rows[0]), (21, rows[2])):
@@ -258,21 +354,29 @@ def test_a_classifier_starts_at_its_own_head(folder: Path, tmp_path: Path, lmntk
         kept, _ = load_tensors(tmp_path / "kernels" / name / "logits.safetensors")
         expected = torch.stack(logits["test"]).detach().numpy()
         assert_close(kept["test"], expected, EXACT)
-        assert row["test"] == pytest.approx(np.mean((expected[:, 0] > 0) == [text["label"] for text in texts["test"]]))
+        assert row["test"] == pytest.approx(
+            np.mean((expected[:, 0] > 0) == [text["label"] for text in texts["test"]])
+        )
         found = Kernel.load(tmp_path / "kernels" / name / "test-sgd.safetensors").values
         assert_close(found, kernel_of(jacobians["train"][split["train"]], jacobians["test"]), EXACT)
-    assert lmntk.streams == 1  # the head is the same for every split, so the test texts are pushed through once
+    assert (
+        lmntk.streams == 1
+    )  # the head is the same for every split, so the test texts are pushed through once
     assert json.loads(lmntk.works(*flags)) == rows and lmntk.streams == 1
 
 
-def test_a_head_of_other_classes_is_refused_even_where_a_result_is_there(folder: Path, tmp_path: Path, lmntk: Command) -> None:
+def test_a_head_of_other_classes_is_refused_even_where_a_result_is_there(
+    folder: Path, tmp_path: Path, lmntk: Command
+) -> None:
     model = tmp_path / "model"
     shutil.copytree(folder / "classifier", model)
     flags = run_flags(folder, str(model), tmp_path / "out", "--modes", "head")
     rows = json.loads(lmntk.works(*flags))
     rename(model, "1", "0")
     lmntk.refuses("has the classes in the order 1, 0", *flags)
-    rename(model, "NEGATIVE", "POSITIVE")  # names that the texts' labels are not: their numbers say which is which
+    rename(
+        model, "NEGATIVE", "POSITIVE"
+    )  # names that the texts' labels are not: their numbers say which is which
     assert json.loads(lmntk.works(*flags)) == rows and lmntk.streams == 1
     write_classifier(tmp_path / "three", ("bad", "so-so", "good"))
     three = run_flags(folder, str(tmp_path / "three"), tmp_path / "out", "--modes", "head")
@@ -282,7 +386,9 @@ def test_a_head_of_other_classes_is_refused_even_where_a_result_is_there(folder:
 def test_classes_are_compared_as_labels_are(folder: Path, tmp_path: Path, lmntk: Command) -> None:
     write_classifier(tmp_path / "model", ("Not_Good", "Very-Good"))
     for name in ("train", "test"):
-        texts = [row | {"label": ("not good", "very good")[row["label"]]} for row in read(folder / f"{name}.jsonl")]
+        texts = [
+            row | {"label": ("not good", "very good")[row["label"]]} for row in read(folder / f"{name}.jsonl")
+        ]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
     flags = run_flags(tmp_path, "model", tmp_path / "out", "--modes", "head")
     lmntk.works(*flags, "--labels", "not good,very good")
@@ -292,5 +398,8 @@ def test_classes_are_compared_as_labels_are(folder: Path, tmp_path: Path, lmntk:
 
 def rename(model: Path, *names: str) -> None:
     config = json.loads((model / "config.json").read_text())
-    config |= {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    config |= {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
     (model / "config.json").write_text(json.dumps(config))

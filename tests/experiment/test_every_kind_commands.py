@@ -12,25 +12,53 @@ from every_kind import Command, kernel_flags, run_flags
 # --- mistakes ---------------------------------------------------------------------------------------------------------------------
 
 WRONG_KERNELS = {
-    "an unknown kind": ("gpt2", {"--kind": "causl"}, "kind: 'causl' is not one of auto, masked, causal, seq2seq, classifier"),
-    "another kind": ("gpt2", {"--kind": "masked"}, "which has no masked-language-model head; it can be loaded as causal"),
+    "an unknown kind": (
+        "gpt2",
+        {"--kind": "causl"},
+        "kind: 'causl' is not one of auto, masked, causal, seq2seq, classifier",
+    ),
+    "another kind": (
+        "gpt2",
+        {"--kind": "masked"},
+        "which has no masked-language-model head; it can be loaded as causal",
+    ),
     "an encoder as causal": ("bert", {"--kind": "causal"}, "which has no causal-language-model head"),
     "a kind without its head": ("bert", {"--kind": "classifier"}, "no classification head"),
     "a classifier": ("classifier", {}, "prompt mode: a classifier has no vocabulary"),
-    "a classifier, untied": ("classifier", {"--untie-head": None}, "prompt mode: a classifier has no vocabulary"),
+    "a classifier, untied": (
+        "classifier",
+        {"--untie-head": None},
+        "prompt mode: a classifier has no vocabulary",
+    ),
     "a classifier's adapter": ("lora-classifier", {}, "prompt mode: a classifier has no vocabulary"),
-    "an adapter on the head, untied": ("lora-head-bert", {"--untie-head": None}, "is on the tied head itself"),
+    "an adapter on the head, untied": (
+        "lora-head-bert",
+        {"--untie-head": None},
+        "is on the tied head itself",
+    ),
     "a folder's revision": ("bert", {"--revision": "main"}, "is a folder, which has no revision 'main'"),
-    "an adapter's folder's revision": ("lora-bert", {"--revision": "main"}, "is a folder, which has no revision 'main'"),
+    "an adapter's folder's revision": (
+        "lora-bert",
+        {"--revision": "main"},
+        "is a folder, which has no revision 'main'",
+    ),
     "a base of a whole model": ("bert", {"--base": "gpt2"}, "is a whole model, not an adapter"),
-    "a word of several tokens": ("bert", {"--label-words": "terrible,superb"}, "or pass --label-words-reduce mean or first"),
+    "a word of several tokens": (
+        "bert",
+        {"--label-words": "terrible,superb"},
+        "or pass --label-words-reduce mean or first",
+    ),
     "an unknown reduction": ("bert", {"--label-words-reduce": "last"}, "'last' is neither first nor mean"),
     "no label words": ("gpt2", {"--label-words": ""}, "give one word for each class, at least two"),
     "an empty label word": ("gpt2", {"--label-words": "terrible,"}, "label word '' is empty"),
     "an empty one of several": ("gpt2", {"--label-words": "terrible,great|"}, "have an empty one beside '|'"),
     "the same classes": ("gpt2", {"--label-words": "bad|terrible,terrible|bad"}, "is the same tokens as"),
     "a text after the mask": ("gpt2", {"--template": "{mask}? it was {a}"}, "begins with the mask"),
-    "another text after the mask": ("gpt2", {"--template": "{a} it was {mask}, {a}"}, "puts a text after the mask"),
+    "another text after the mask": (
+        "gpt2",
+        {"--template": "{a} it was {mask}, {a}"},
+        "puts a text after the mask",
+    ),
     "no template": ("gpt2", {"--template": ""}, "has no text"),
     "no mask": ("bert", {"--template": "{a} it was"}, "has no mask"),
 }
@@ -40,9 +68,15 @@ WRONG_KERNELS = {
 def test_mistakes_of_a_kernel_are_one_line(
     folder: Path, tmp_path: Path, lmntk: Command, model: str, changes: dict[str, str | None], words: str
 ) -> None:
-    flags: dict[str, object] = {"--model": folder / model, "--train": folder / "few.jsonl", "--eval": folder / "other.jsonl"}
+    flags: dict[str, object] = {
+        "--model": folder / model,
+        "--train": folder / "few.jsonl",
+        "--eval": folder / "other.jsonl",
+    }
     flags |= {"--template": "{a} it was {mask}", "--label-words": "terrible,great", "--out": tmp_path / "k"}
-    lmntk.refuses(words, "kernel", *(part for pair in (flags | changes).items() for part in pair if part is not None))
+    lmntk.refuses(
+        words, "kernel", *(part for pair in (flags | changes).items() for part in pair if part is not None)
+    )
     assert not (tmp_path / "k").exists()
 
 
@@ -53,24 +87,58 @@ WRONG_RUNS = {
         [*PROMPT, "--kind", "causl"],
         "kind: Input should be 'auto', 'masked', 'causal', 'seq2seq' or 'classifier'",
     ),
-    "another kind": ("t5", [*PROMPT, "--kind", "causal"], "which has no causal-language-model head; it can be loaded as seq2seq"),
-    "a head that was never trained": ("bert", ["--modes", "head", "--kind", "classifier"], "no classification head"),
+    "another kind": (
+        "t5",
+        [*PROMPT, "--kind", "causal"],
+        "which has no causal-language-model head; it can be loaded as seq2seq",
+    ),
+    "a head that was never trained": (
+        "bert",
+        ["--modes", "head", "--kind", "classifier"],
+        "no classification head",
+    ),
     "a classifier's prompt": ("classifier", PROMPT, "prompt mode: a classifier has no vocabulary"),
-    "a classifier's prompt and head": ("classifier", [*PROMPT, "--modes", "prompt,head"], "prompt mode: a classifier has no vocabulary"),
-    "a classifier's vocabulary": ("classifier", ["--modes", "head", "--untie-head"], "has no head over a vocabulary"),
-    "a folder's revision": ("gpt2", [*PROMPT, "--revision", "main"], "is a folder, which has no revision 'main'"),
-    "a word of several tokens": ("gpt2", [*PROMPT[:3], "terrible,superb"], "or pass --label-words-reduce mean or first"),
-    "an unknown reduction": ("gpt2", [*PROMPT, "--label-words-reduce", "last"], "'first' or 'mean' (given: 'last')"),
+    "a classifier's prompt and head": (
+        "classifier",
+        [*PROMPT, "--modes", "prompt,head"],
+        "prompt mode: a classifier has no vocabulary",
+    ),
+    "a classifier's vocabulary": (
+        "classifier",
+        ["--modes", "head", "--untie-head"],
+        "has no head over a vocabulary",
+    ),
+    "a folder's revision": (
+        "gpt2",
+        [*PROMPT, "--revision", "main"],
+        "is a folder, which has no revision 'main'",
+    ),
+    "a word of several tokens": (
+        "gpt2",
+        [*PROMPT[:3], "terrible,superb"],
+        "or pass --label-words-reduce mean or first",
+    ),
+    "an unknown reduction": (
+        "gpt2",
+        [*PROMPT, "--label-words-reduce", "last"],
+        "'first' or 'mean' (given: 'last')",
+    ),
     "no label words": ("gpt2", [*PROMPT[:3], ""], "needs a template and label words"),
     "an empty label word": ("gpt2", [*PROMPT[:3], "terrible,"], "1 label words for 2 classes"),
     "a template twice": ("gpt2", [*PROMPT, "--template", "{a} it was"], "is given twice"),
     "an empty template": ("gpt2", ["--template", "", *PROMPT[2:]], "has no text"),
-    "a text after the mask": ("gpt2", ["--template", "it was {mask}, {a}", *PROMPT[2:]], "puts a text after the mask"),
+    "a text after the mask": (
+        "gpt2",
+        ["--template", "it was {mask}, {a}", *PROMPT[2:]],
+        "puts a text after the mask",
+    ),
 }
 
 
 @pytest.mark.parametrize(("model", "flags", "words"), WRONG_RUNS.values(), ids=WRONG_RUNS)
-def test_mistakes_of_a_run_are_one_line(folder: Path, tmp_path: Path, lmntk: Command, model: str, flags: Sequence[str], words: str) -> None:
+def test_mistakes_of_a_run_are_one_line(
+    folder: Path, tmp_path: Path, lmntk: Command, model: str, flags: Sequence[str], words: str
+) -> None:
     lmntk.refuses(words, *run_flags(folder, model, tmp_path / "out", *flags))
     assert not (tmp_path / "out").exists()
 
@@ -78,7 +146,10 @@ def test_mistakes_of_a_run_are_one_line(folder: Path, tmp_path: Path, lmntk: Com
 # --- what is found again ----------------------------------------------------------------------------------------------------------
 
 CHANGES: dict[str, tuple[list[str], list[str]]] = {
-    "a further template": (["--template", "{a} it was {mask}"], ["--template", "{a} it was {mask}", "--template", "{a} is {mask}"]),
+    "a further template": (
+        ["--template", "{a} it was {mask}"],
+        ["--template", "{a} it was {mask}", "--template", "{a} is {mask}"],
+    ),
     "another order of templates": (
         ["--template", "{a} it was {mask}", "--template", "{a} is {mask}"],
         ["--template", "{a} is {mask}", "--template", "{a} it was {mask}"],
@@ -88,8 +159,22 @@ CHANGES: dict[str, tuple[list[str], list[str]]] = {
         ["--template", "{a} it was {mask}", "--template", "{a} was {mask}"],
     ),
     "another reduction": (
-        ["--template", "{a} it was {mask}", "--label-words", "terrible,superb", "--label-words-reduce", "first"],
-        ["--template", "{a} it was {mask}", "--label-words", "terrible,superb", "--label-words-reduce", "mean"],
+        [
+            "--template",
+            "{a} it was {mask}",
+            "--label-words",
+            "terrible,superb",
+            "--label-words-reduce",
+            "first",
+        ],
+        [
+            "--template",
+            "{a} it was {mask}",
+            "--label-words",
+            "terrible,superb",
+            "--label-words-reduce",
+            "mean",
+        ],
     ),
     "a further word of a class": (
         ["--template", "{a} it was {mask}", "--label-words", "terrible,great"],
@@ -99,12 +184,23 @@ CHANGES: dict[str, tuple[list[str], list[str]]] = {
 
 
 @pytest.mark.parametrize(("before", "after"), CHANGES.values(), ids=CHANGES)
-def test_another_prompt_is_never_an_old_result(folder: Path, tmp_path: Path, lmntk: Command, before: list[str], after: list[str]) -> None:
+def test_another_prompt_is_never_an_old_result(
+    folder: Path, tmp_path: Path, lmntk: Command, before: list[str], after: list[str]
+) -> None:
     words = [] if "--label-words" in before else ["--label-words", "terrible,great"]
     for count, flags in ((1, before), (1, before), (2, after), (2, after), (3, before)):
         lmntk.works(*run_flags(folder, "bert", tmp_path / "out", *words, *flags))
         assert lmntk.streams == count
-    texts = ["--train", folder / "few.jsonl", "--eval", folder / "other.jsonl", "--formulas", "sgd", "--out", tmp_path / "k"]
+    texts = [
+        "--train",
+        folder / "few.jsonl",
+        "--eval",
+        folder / "other.jsonl",
+        "--formulas",
+        "sgd",
+        "--out",
+        tmp_path / "k",
+    ]
     lmntk.works("kernel", "--model", folder / "bert", *texts, *words, *before)
     lmntk.refuses("is of another", "kernel", "--model", folder / "bert", *texts, *words, *after)
     assert "earlier run" in lmntk.works("kernel", "--model", folder / "bert", *texts, *words, *before)
@@ -113,11 +209,28 @@ def test_another_prompt_is_never_an_old_result(folder: Path, tmp_path: Path, lmn
 
 def test_a_file_says_the_same_as_flags(folder: Path, tmp_path: Path, lmntk: Command) -> None:
     prompts, words = ["{a} it was {mask}.", "a {mask} film, {a}"], "terrible|bad,superb"
-    flags = [part for prompt in prompts for part in ("--template", prompt)] + ["--label-words", words, "--label-words-reduce", "mean"]
+    flags = [part for prompt in prompts for part in ("--template", prompt)] + [
+        "--label-words",
+        words,
+        "--label-words-reduce",
+        "mean",
+    ]
     rows = json.loads(lmntk.works(*run_flags(folder, "bert", tmp_path / "out", *flags, "--kind", "masked")))
-    fields = {"model": str(folder / "bert"), "k": [2], "seeds": [13], "formulas": ["sgd"], "dtype": "float64", "out": str(tmp_path / "out")}
+    fields = {
+        "model": str(folder / "bert"),
+        "k": [2],
+        "seeds": [13],
+        "formulas": ["sgd"],
+        "dtype": "float64",
+        "out": str(tmp_path / "out"),
+    }
     fields |= {"kind": "auto", "label_words_reduce": "mean"}
-    own = {"name": "own", "train": str(folder / "train.jsonl"), "test": str(folder / "test.jsonl"), "text_column": "text_a"}
+    own = {
+        "name": "own",
+        "train": str(folder / "train.jsonl"),
+        "test": str(folder / "test.jsonl"),
+        "text_column": "text_a",
+    }
     for written in (words, words.split(",")):
         task = own | {"template": prompts, "label_words": written}
         lines = [f"{name} = {json.dumps(value)}" for name, value in fields.items()]
@@ -130,7 +243,11 @@ def test_a_file_says_the_same_as_flags(folder: Path, tmp_path: Path, lmntk: Comm
 def test_other_features_are_never_an_old_result(folder: Path, tmp_path: Path, lmntk: Command) -> None:
     found = []
     for count, kind in ((1, "read"), (2, "mean"), (2, "mean"), (3, "read")):
-        found.append(json.loads(lmntk.works(*run_flags(folder, "gpt2", tmp_path, "--modes", "head", "--features", kind))))
+        found.append(
+            json.loads(
+                lmntk.works(*run_flags(folder, "gpt2", tmp_path, "--modes", "head", "--features", kind))
+            )
+        )
         assert lmntk.streams == count
     assert found[0] == found[3] and found[1] == found[2]
 
@@ -141,7 +258,9 @@ def test_another_kind_is_never_an_old_result(folder: Path, tmp_path: Path, lmntk
     own = json.loads(lmntk.works(*flags))
     probe = json.loads(lmntk.works(*flags, "--kind", "masked"))
     assert lmntk.streams == 2 and own[0]["method"] == "own head" and probe[0]["method"] == "linear probe"
-    assert json.loads(lmntk.works(*flags, "--kind", "classifier")) == own  # its files were the masked model's by now
+    assert (
+        json.loads(lmntk.works(*flags, "--kind", "classifier")) == own
+    )  # its files were the masked model's by now
     assert lmntk.streams == 3
 
 
@@ -151,4 +270,6 @@ def test_an_adapter_is_never_taken_for_its_base(folder: Path, tmp_path: Path, lm
         lmntk.works(*run_flags(folder, model, tmp_path / "out", *prompt))
         assert lmntk.streams == count
     lmntk.works(*kernel_flags(folder, "bert", prompt[1:2], prompt[3], tmp_path / "k"))
-    lmntk.refuses("is of another model", *kernel_flags(folder, "lora-bert", prompt[1:2], prompt[3], tmp_path / "k"))
+    lmntk.refuses(
+        "is of another model", *kernel_flags(folder, "lora-bert", prompt[1:2], prompt[3], tmp_path / "k")
+    )

@@ -39,17 +39,24 @@ def values(model, tmp_path):
         "template": "{a} it was {mask}.",
         "label_words": ["terrible", "great"],
     }
-    return {"model": str(model), "own_tasks": [own], "k": [2, 4], "seeds": [13, 21], "modes": ["prompt", "head"], "out": tmp_path / "out"}
+    return {
+        "model": str(model),
+        "own_tasks": [own],
+        "k": [2, 4],
+        "seeds": [13, 21],
+        "modes": ["prompt", "head"],
+        "out": tmp_path / "out",
+    }
 
 
 class Counting(Silent):
     """Counts what is computed and solved."""
 
     def __init__(self):
-        self.streams, self.cells, self.found, self.amount, self.total = [], [], None, 0.0, 0.0
+        self.streams, self.splits, self.found, self.amount, self.total = [], [], None, 0.0, 0.0
 
-    def start(self, cells, finished):
-        self.found = (cells, finished)
+    def start(self, splits, finished):
+        self.found = (splits, finished)
 
     def work(self, description, total):
         self.streams.append(description)
@@ -58,50 +65,64 @@ class Counting(Silent):
     def advance(self, amount):
         self.amount += amount
 
-    def finished(self, cell, rows):
-        self.cells.append(cell.name)
+    def finished(self, split, rows):
+        self.splits.append(split.name)
 
 
 def test_a_run_writes_tidy_results_kernels_and_predictions(values):
     progress = Counting()
     rows = run(make_experiment(values), progress)
     out = values["out"]
-    assert progress.found == (8, 0) and len(progress.cells) == 8
+    assert progress.found == (8, 0) and len(progress.splits) == 8
     assert progress.amount == pytest.approx(progress.total)  # the bar ends at 100 %
     methods = {(row["mode"], row["method"]) for row in rows}
     kernel_methods = {"sgd ridge", "signgd ridge", "asigngd asym"}
-    assert methods == {("prompt", m) for m in kernel_methods | {"zero-shot"}} | {("head", m) for m in kernel_methods | {"linear probe"}}
+    assert methods == {("prompt", m) for m in kernel_methods | {"zero-shot"}} | {
+        ("head", m) for m in kernel_methods | {"linear probe"}
+    }
     table = list(csv.DictReader((out / "results.csv").open()))
     assert len(table) == len(rows) == 8 * 4
     assert all(0 <= float(line["test"]) <= 1 and float(line["dev"]) >= 0 for line in table)
     kernel = Kernel.load(out / "kernels" / "films-k4-seed13-prompt" / "test-asigngd.safetensors")
     assert kernel.values.shape == kernel.flipped.shape == (8, 1, 20, 1)
     assert not np.allclose(kernel.values, kernel.flipped)
-    train = Kernel.load(out / "kernels" / "films-k4-seed13-prompt" / "train-sgd.safetensors").values[:, 0, :, 0]
+    train = Kernel.load(out / "kernels" / "films-k4-seed13-prompt" / "train-sgd.safetensors").values[
+        :, 0, :, 0
+    ]
     np.testing.assert_allclose(train, train.T, rtol=1e-5)
     logits, _ = load_tensors(out / "kernels" / "films-k4-seed13-prompt" / "logits.safetensors")
     assert logits["test"].shape == (20, 1)
     lines = (out / "predictions" / "films-k4-seed13-prompt.tsv").read_text().splitlines()
     assert lines[0].split("\t") == ["row", "label", "zero-shot", "sgd ridge", "signgd ridge", "asigngd asym"]
     right = np.mean([line.split("\t")[1] == line.split("\t")[3] for line in lines[1:]])
-    sgd = next(r for r in rows if r["method"] == "sgd ridge" and r["k"] == 4 and r["seed"] == 13 and r["mode"] == "prompt")
+    sgd = next(
+        r
+        for r in rows
+        if r["method"] == "sgd ridge" and r["k"] == 4 and r["seed"] == 13 and r["mode"] == "prompt"
+    )
     assert right == pytest.approx(sgd["test"])
     summary = (out / "summary.md").read_text()
-    mean = 100 * np.mean([r["test"] for r in rows if r["method"] == "sgd ridge" and r["k"] == 4 and r["mode"] == "prompt"])
+    mean = 100 * np.mean(
+        [r["test"] for r in rows if r["method"] == "sgd ridge" and r["k"] == 4 and r["mode"] == "prompt"]
+    )
     assert f"| 4 | prompt | sgd ridge | {mean:.1f} (" in summary and "linear probe" in summary
     html = (out / "report.html").read_text()
-    assert f'<span class="mean">{mean:.1f}</span>' in html and html.count("<svg") == 1 + 4 * 2  # accuracy; four cells' matrix and spectrum
+    assert (
+        f'<span class="mean">{mean:.1f}</span>' in html and html.count("<svg") == 1 + 4 * 2
+    )  # accuracy; four splits' matrix and spectrum
     stored = json.loads((out / "configuration.json").read_text())
     assert stored["experiment"]["k"] == [2, 4] and stored["versions"]["torch"] and stored["earlier"] == []
 
 
 def test_what_other_formulas_reached_stays_beside_what_is_asked_for(values, monkeypatch):
     small = values | {"k": [2], "seeds": [13], "modes": ["prompt"]}
-    cell = values["out"] / "cells" / "films-k2-seed13-prompt.json"
+    split = values["out"] / "cells" / "films-k2-seed13-prompt.json"
 
     def methods():
-        titles = (values["out"] / "predictions" / f"{cell.stem}.tsv").read_text().split("\n")[0].split("\t")[2:]
-        found = {row["method"]: row for row in json.loads(cell.read_text())["rows"]}
+        titles = (
+            (values["out"] / "predictions" / f"{split.stem}.tsv").read_text().split("\n")[0].split("\t")[2:]
+        )
+        found = {row["method"]: row for row in json.loads(split.read_text())["rows"]}
         assert sorted(titles) == sorted(found)
         return found
 
@@ -109,13 +130,19 @@ def test_what_other_formulas_reached_stays_beside_what_is_asked_for(values, monk
     first = methods()
     rows = run(make_experiment(small | {"formulas": ["sgd", "asigngd"]}))
     every = methods()
-    assert list(every) == ["zero-shot", "sgd ridge", "asigngd asym", "signgd ridge"] and every["signgd ridge"] == first["signgd ridge"]
+    assert (
+        list(every) == ["zero-shot", "sgd ridge", "asigngd asym", "signgd ridge"]
+        and every["signgd ridge"] == first["signgd ridge"]
+    )
     assert [row["method"] for row in rows] == list(every)
     whole = run(make_experiment(small | {"out": values["out"] / "whole"}))
-    without_setup = {method: {name: value for name, value in row.items() if name != "setup"} for method, row in every.items()}
+    without_setup = {
+        method: {name: value for name, value in row.items() if name != "setup"}
+        for method, row in every.items()
+    }
     assert {row["method"]: row for row in json.loads(json.dumps(whole))} == without_setup
     with monkeypatch.context() as patched:
-        patched.setattr(module, "solve_cell", lambda *a: pytest.fail("solved"))
+        patched.setattr(module, "solve_split", lambda *a: pytest.fail("solved"))
         run(make_experiment(small | {"formulas": ["sgd"]}))
         run(make_experiment(small))
     assert methods() == every
@@ -130,7 +157,11 @@ def test_the_page_is_of_the_model_that_was_run_last_though_nothing_was_computed(
     run(make_experiment(small | {"model": str(write_model(tmp_path / "other", seed=1)), "seeds": [21]}))
     run(make_experiment(small))
     csv_text, page_text = ((values["out"] / name).read_text() for name in ("results.csv", "report.html"))
-    assert csv_text == first[0] and "over the splits 21" not in page_text and "1 cells in out are of other weights" in page_text
+    assert (
+        csv_text == first[0]
+        and "over the splits 21" not in page_text
+        and "1 splits in out are of other weights" in page_text
+    )
 
 
 def test_a_folder_remembers_the_settings_of_earlier_runs(values):
@@ -138,9 +169,16 @@ def test_a_folder_remembers_the_settings_of_earlier_runs(values):
     for seeds in ([13], [21], [13], [13, 21]):
         run(make_experiment(small | {"seeds": seeds}))
     stored = json.loads((values["out"] / "configuration.json").read_text())
-    assert stored["experiment"]["seeds"] == [13, 21] and [one["seeds"] for one in stored["earlier"]] == [[13], [21]]
+    assert stored["experiment"]["seeds"] == [13, 21] and [one["seeds"] for one in stored["earlier"]] == [
+        [13],
+        [21],
+    ]
     html = (values["out"] / "report.html").read_text()
-    assert "2 earlier runs of this model" in html and "<code>seeds = [21]\n</code>" in html and "<code>seeds = [13]\n</code>" in html
+    assert (
+        "2 earlier runs of this model" in html
+        and "<code>seeds = [21]\n</code>" in html
+        and "<code>seeds = [13]\n</code>" in html
+    )
 
 
 def test_a_run_without_the_libraries_of_the_page_says_so_and_ends_well(values, monkeypatch):
@@ -158,21 +196,29 @@ def test_a_run_without_the_libraries_of_the_page_says_so_and_ends_well(values, m
 
 def test_each_cell_of_a_shared_stream_equals_the_cell_alone(values, tmp_path):
     run(make_experiment(values))
-    alone = values | {"k": [4], "seeds": [21], "modes": ["prompt"], "out": tmp_path / "alone", "batch_size": 3}
+    alone = values | {
+        "k": [4],
+        "seeds": [21],
+        "modes": ["prompt"],
+        "out": tmp_path / "alone",
+        "batch_size": 3,
+    }
     run(make_experiment(alone))
     for side in ("train", "dev", "test"):
         for formula in ("sgd", "signgd", "asigngd"):
             name = f"kernels/films-k4-seed21-prompt/{side}-{formula}.safetensors"
             together, single = Kernel.load(values["out"] / name), Kernel.load(tmp_path / "alone" / name)
             scale = np.abs(single.values).max()
-            assert np.abs(together.values - single.values).max() <= (1e-5 if formula == "sgd" else 2e-3) * scale
+            assert (
+                np.abs(together.values - single.values).max() <= (1e-5 if formula == "sgd" else 2e-3) * scale
+            )
 
 
 def test_a_rerun_computes_nothing_again(values):
     first = run(make_experiment(values))
     progress = Counting()
     assert run(make_experiment(values), progress) == json.loads(json.dumps(first))
-    assert progress.found == (8, 8) and progress.streams == [] and progress.cells == []
+    assert progress.found == (8, 8) and progress.streams == [] and progress.splits == []
 
 
 def test_another_solver_uses_the_kernels_that_are_there(values):
@@ -180,19 +226,28 @@ def test_another_solver_uses_the_kernels_that_are_there(values):
     run(make_experiment(values))
     progress = Counting()
     rows = run(make_experiment(values | {"solvers": ["svc"], "formulas": ["sgd", "signgd"]}), progress)
-    assert progress.streams == [] and len(progress.cells) == 4
+    assert progress.streams == [] and len(progress.splits) == 4
     solved = {"sgd svc", "signgd svc"}
-    assert {row["method"] for row in rows} == {"zero-shot", "sgd ridge", "signgd ridge", "asigngd asym"} | solved
+    assert {row["method"] for row in rows} == {
+        "zero-shot",
+        "sgd ridge",
+        "signgd ridge",
+        "asigngd asym",
+    } | solved
 
 
 def test_a_further_formula_computes_that_alone(values):
     small = values | {"modes": ["prompt"], "k": [2], "formulas": ["sgd"]}
     run(make_experiment(small))
-    before = (values["out"] / "kernels" / "films-k2-seed13-prompt" / "train-sgd.safetensors").stat().st_mtime_ns
+    before = (
+        (values["out"] / "kernels" / "films-k2-seed13-prompt" / "train-sgd.safetensors").stat().st_mtime_ns
+    )
     progress = Counting()
     run(make_experiment(small | {"formulas": ["sgd", "signgd"]}), progress)
     assert len(progress.streams) == 1
-    assert (values["out"] / "kernels" / "films-k2-seed13-prompt" / "train-sgd.safetensors").stat().st_mtime_ns == before
+    assert (
+        values["out"] / "kernels" / "films-k2-seed13-prompt" / "train-sgd.safetensors"
+    ).stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(
@@ -226,7 +281,9 @@ def test_changed_weights_or_texts_never_reuse_an_old_result(values, tmp_path):
     run(make_experiment(base | {"model": str(other)}), progress)
     assert progress.found == (1, 0) and len(progress.streams) == 1
     again = Counting()
-    assert run(make_experiment(base), again) == first and len(again.streams) == 1  # and back: the files are the other model's now
+    assert (
+        run(make_experiment(base), again) == first and len(again.streams) == 1
+    )  # and back: the files are the other model's now
     write_rows(tmp_path / "test.jsonl", 20, offset=4)
     progress = Counting()
     run(make_experiment(base), progress)
@@ -235,16 +292,16 @@ def test_changed_weights_or_texts_never_reuse_an_old_result(values, tmp_path):
 
 def test_an_interrupted_run_resumes_where_it_stopped(values, tmp_path):
     class Interrupting(Counting):
-        def finished(self, cell, rows):
-            super().finished(cell, rows)
-            if len(self.cells) == 5:
+        def finished(self, split, rows):
+            super().finished(split, rows)
+            if len(self.splits) == 5:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(make_experiment(values), Interrupting())
     progress = Counting()
     resumed = run(make_experiment(values), progress)
-    assert progress.found == (8, 5) and len(progress.cells) == 3
+    assert progress.found == (8, 5) and len(progress.splits) == 3
     whole = run(make_experiment(values | {"out": tmp_path / "whole"}))
     assert json.loads(json.dumps(whole)) == json.loads(json.dumps(resumed))
     assert not list(values["out"].rglob("*.partial"))
@@ -262,7 +319,12 @@ def test_a_broken_kernel_or_result_file_is_computed_again(values):
 
 
 def test_a_changed_configuration_of_the_model_never_reuses_an_old_result(values, tmp_path):
-    base = values | {"k": [2], "seeds": [13], "modes": ["prompt"], "model": str(write_model(tmp_path / "model"))}
+    base = values | {
+        "k": [2],
+        "seeds": [13],
+        "modes": ["prompt"],
+        "model": str(write_model(tmp_path / "model")),
+    }
     first = run(make_experiment(base))
     path = tmp_path / "model" / "config.json"
     path.write_text(path.read_text().replace('"num_attention_heads": 2', '"num_attention_heads": 4'))
@@ -297,7 +359,9 @@ def test_head_mode_needs_no_masked_word_head(values, model, tmp_path):
     AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path / "base")
     base = values | {"k": [2], "seeds": [13], "modes": ["head"]}
     whole = run(make_experiment(base))
-    assert run(make_experiment(base | {"model": str(tmp_path / "base"), "out": tmp_path / "headless"})) == whole
+    assert (
+        run(make_experiment(base | {"model": str(tmp_path / "base"), "out": tmp_path / "headless"})) == whole
+    )
     with pytest.raises(UserError, match="no masked-language-model head"):
         run(make_experiment(base | {"model": str(tmp_path / "base"), "modes": ["prompt"]}))
 
@@ -306,7 +370,9 @@ def test_classes_and_versions_are_written_down(values):
     run(make_experiment(values | {"k": [2], "seeds": [13], "modes": ["prompt"]}))
     summary = (values["out"] / "summary.md").read_text()
     assert "0 = 0 (terrible); 1 = 1 (great)" in summary and "## Medians" in summary
-    assert json.loads((values["out"] / "cells" / "films-k2-seed13-prompt.json").read_text())["versions"]["torch"]
+    assert json.loads((values["out"] / "cells" / "films-k2-seed13-prompt.json").read_text())["versions"][
+        "torch"
+    ]
 
 
 def test_without_kernels_on_disk_the_results_are_the_same(values):
@@ -338,7 +404,9 @@ def test_head_mode_starts_at_the_linear_probe(values, model):
 
     train = [texts["train"][row] for row in split["train"]]
     probe = LogisticRegression(max_iter=10_000).fit(features(train), [example.label for example in train])
-    np.testing.assert_allclose(logits["test"][:, 0], probe.decision_function(features(texts["test"])), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        logits["test"][:, 0], probe.decision_function(features(texts["test"])), rtol=1e-3, atol=1e-4
+    )
     expected = probe.score(features(texts["test"]), [example.label for example in texts["test"]])
     assert next(row for row in rows if row["method"] == "linear probe")["test"] == pytest.approx(expected)
 

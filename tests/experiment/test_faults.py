@@ -30,11 +30,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def flags(folder: Path, out: Path, *more: object) -> list[str]:
     texts = ["--train", folder / "train.jsonl", "--test", folder / "test.jsonl", "--text-column", "text_a"]
     prompt = ["--template", "{a} it was {mask}.", "--label-words", "terrible,great"]
-    return list(map(str, ["run", "--model", folder / "model", *texts, *prompt, "--k", 8, "--seeds", "13,21", "--out", out, *more]))
+    return list(
+        map(
+            str,
+            [
+                "run",
+                "--model",
+                folder / "model",
+                *texts,
+                *prompt,
+                "--k",
+                8,
+                "--seeds",
+                "13,21",
+                "--out",
+                out,
+                *more,
+            ],
+        )
+    )
 
 
 def lmntk(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, **options
+    )  # type: ignore[call-overload,no-any-return]
 
 
 def kernels(out: Path) -> dict[str, dict[str, bytes]]:
@@ -52,7 +72,9 @@ def written(out: Path) -> int:
 
 
 def started(*arguments: object) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([*COMMAND, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def wait_for(path: Path) -> None:
@@ -73,7 +95,9 @@ def test_killed_at_ten_moments_it_ends_in_the_same_bits(folder, tmp_path):
     for moment in range(10):
         out = tmp_path / f"killed-{moment}"
         process = started(*flags(folder, out, *more))
-        while process.poll() is None and written(out) < files * (moment + chance.random()) / 10:  # by work done: machines are not even
+        while (
+            process.poll() is None and written(out) < files * (moment + chance.random()) / 10
+        ):  # by work done: machines are not even
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         killed += process.wait() == -signal.SIGKILL
@@ -125,7 +149,10 @@ def small_disk(tmp_path: Path):
 def test_a_full_disk_is_said_and_the_run_goes_on_with_room(folder, tmp_path, small_disk):
     """Somebody else fills it when a few files are there; they are gone on with elsewhere, to the bits of a run that nothing disturbed."""
     scratch = small_disk / "scratch"
-    command = [*COMMAND, *flags(folder, tmp_path / "out", "--keep-factors", "--scratch", scratch, "--batch-size", 4)]
+    command = [
+        *COMMAND,
+        *flags(folder, tmp_path / "out", "--keep-factors", "--scratch", scratch, "--batch-size", 4),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and len(list(scratch.rglob("*.safetensors"))) < 3:
         time.sleep(0.002)
@@ -140,7 +167,9 @@ def test_a_full_disk_is_said_and_the_run_goes_on_with_room(folder, tmp_path, sma
     assert "Traceback" not in errors
     shutil.copytree(scratch, tmp_path / "roomy")
     assert len(list((tmp_path / "roomy").rglob("*.safetensors"))) >= 3
-    done = lmntk(*flags(folder, tmp_path / "out", "--keep-factors", "--scratch", tmp_path / "roomy", "--batch-size", 4))
+    done = lmntk(
+        *flags(folder, tmp_path / "out", "--keep-factors", "--scratch", tmp_path / "roomy", "--batch-size", 4)
+    )
     assert done.returncode == 0, done.stderr
     whole = lmntk(*flags(folder, tmp_path / "whole", "--keep-factors", "--batch-size", 4))
     assert whole.returncode == 0, whole.stderr

@@ -51,20 +51,22 @@ def changed(values, **change):
     return values | {"finetuning": values["finetuning"] | change}
 
 
-def record(values, arm="sgd-fine-tuning", cell=CELL):
-    return json.loads((values["out"] / "finetuning" / f"{cell}-{arm}.json").read_text())
+def record(values, arm="sgd-fine-tuning", split=CELL):
+    return json.loads((values["out"] / "finetuning" / f"{split}-{arm}.json").read_text())
 
 
 def without_seconds(found):
-    return found | {"runs": [{key: value for key, value in one.items() if key != "seconds"} for one in found["runs"]]}
+    return found | {
+        "runs": [{key: value for key, value in one.items() if key != "seconds"} for one in found["runs"]]
+    }
 
 
 class Watching(Silent):
     def __init__(self):
         self.begun, self.done, self.total, self.steps, self.found, self.notes = [], [], 0, 0, None, []
 
-    def start(self, cells, finished):
-        self.found = cells, finished
+    def start(self, splits, finished):
+        self.found = splits, finished
 
     def work(self, description, total):
         self.begun.append(description)
@@ -73,8 +75,8 @@ class Watching(Silent):
     def advance(self, amount):
         self.steps += amount
 
-    def finished(self, cell, rows):
-        self.done.append(cell.name)
+    def finished(self, split, rows):
+        self.done.append(split.name)
 
     def note(self, line):
         self.notes.append(line)
@@ -94,22 +96,38 @@ def test_fine_tuning_alone_computes_no_kernel(values, monkeypatch):
     progress = Watching()
     rows = run(make_experiment(changed(values, linearized=True)), progress)
     out = values["out"]
-    arms = [f"{optimizer} fine-tuning{kind}" for optimizer in ("sgd", "adamw") for kind in ("", " (linearized)")]
+    arms = [
+        f"{optimizer} fine-tuning{kind}" for optimizer in ("sgd", "adamw") for kind in ("", " (linearized)")
+    ]
     for mode, name in (("prompt", "zero-shot"), ("head", "linear probe")):
         for seed in (13, 21):
-            assert [row["method"] for row in rows if (row["mode"], row["seed"]) == (mode, seed)] == [name, *arms]
-    assert progress.found == (4, 0) and len(progress.done) == 4 and progress.steps == progress.total == 16 * 2 * 4
+            assert [row["method"] for row in rows if (row["mode"], row["seed"]) == (mode, seed)] == [
+                name,
+                *arms,
+            ]
+    assert (
+        progress.found == (4, 0)
+        and len(progress.done) == 4
+        and progress.steps == progress.total == 16 * 2 * 4
+    )
     table = list(csv.DictReader((out / "results.csv").open()))
     assert len(table) == len(rows) == 20 and {line["solver"] for line in table} == {"", "fine-tuning"}
     assert not (out / "kernels").exists() and not (out / "scratch").exists()
     found = record(values)
-    assert found["format"] == "lmntk finetuning 1" and found["cell"] == CELL and found["optimizer"] == "sgd" and not found["linearized"]
+    assert (
+        found["format"] == "lmntk finetuning 1"
+        and found["cell"] == CELL
+        and found["optimizer"] == "sgd"
+        and not found["linearized"]
+    )
     assert found["checkpoint"] is None and found["trained"] > 1000 and len(found["runs"]) == 2
     chosen = found["runs"][found["chosen"]]
     assert chosen["status"] == "finished" and [look["step"] for look in chosen["curve"]] == [0, 2, 4]
     assert chosen["curve"][0]["loss"] is None and chosen["curve"][1]["loss"] > 0
     row = next(row for row in rows if row["seed"] == 13 and row["method"] == "sgd fine-tuning")
-    assert (row["dev"], row["test"]) == (found["dev"], found["test"]) and row["setting"]["learning_rate"] == chosen["learning_rate"]
+    assert (row["dev"], row["test"]) == (found["dev"], found["test"]) and row["setting"][
+        "learning_rate"
+    ] == chosen["learning_rate"]
     zero = next(row for row in rows if row["seed"] == 13 and row["method"] == "zero-shot")
     assert chosen["curve"][0]["dev"] == zero["dev"]
     lines = [line.split("\t") for line in (out / "predictions" / f"{CELL}.tsv").read_text().splitlines()]
@@ -228,16 +246,30 @@ def test_a_diverging_rate_is_said_and_the_rest_goes_on(values):
     found = record(values)
     assert [one["status"] for one in found["runs"]] == ["diverged", "finished"] and found["chosen"] == 1
     assert any("1 of 2 trainings diverged (learning rates 1e+38)" in line for line in progress.notes)
-    assert rows[-1]["test"] == found["test"] is not None and "diverged" in (values["out"] / "summary.md").read_text()
+    assert (
+        rows[-1]["test"] == found["test"] is not None
+        and "diverged" in (values["out"] / "summary.md").read_text()
+    )
 
 
 def test_a_cell_whose_trainings_all_diverge_is_marked(values):
-    rows = run(make_experiment(changed(values | {"modes": ["prompt", "head"]}, learning_rates=[1e38], max_grad_norm=0)))
-    assert rows[1]["method"] == "sgd fine-tuning" and rows[1]["test"] is None and rows[1]["dev"] is None and rows[1]["setting"] == {}
+    rows = run(
+        make_experiment(
+            changed(values | {"modes": ["prompt", "head"]}, learning_rates=[1e38], max_grad_norm=0)
+        )
+    )
+    assert (
+        rows[1]["method"] == "sgd fine-tuning"
+        and rows[1]["test"] is None
+        and rows[1]["dev"] is None
+        and rows[1]["setting"] == {}
+    )
     assert record(values)["chosen"] is None and record(values)["predictions"] == []
     table = list(csv.DictReader((values["out"] / "results.csv").open()))
     assert table[1]["test"] == "" and len(table) == 4
-    assert re.search(r"\| 2 \| prompt \| sgd fine-tuning \| diverged \|", (values["out"] / "summary.md").read_text())
+    assert re.search(
+        r"\| 2 \| prompt \| sgd fine-tuning \| diverged \|", (values["out"] / "summary.md").read_text()
+    )
     assert "sgd fine-tuning" not in (values["out"] / "predictions" / f"{CELL}.tsv").read_text()
     assert "NaN" not in (values["out"] / "cells" / f"{CELL}.json").read_text()
 
@@ -263,7 +295,9 @@ def test_weights_that_were_put_in_the_place_of_others_are_not_taken_for_them(val
     def cut_short(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "predict_labels", cut_short)  # after the weights are written, before the word of them
+    monkeypatch.setattr(
+        module, "predict_labels", cut_short
+    )  # after the weights are written, before the word of them
     with pytest.raises(KeyboardInterrupt):
         run(make_experiment(changed(values, save_weights=True, learning_rates=[5e-2])))
     monkeypatch.undo()
@@ -276,7 +310,10 @@ def test_odd_texts_are_noted(values, tmp_path):
     folder = tmp_path / "split" / "sst-2" / "4-13"
     folder.mkdir(parents=True)
     for name, labels in (("train", "11"), ("dev", "00"), ("test", "0101")):
-        lines = ["sentence\tlabel", *(f"the film was {('bad', 'good')[int(label)]}\t{label}" for label in labels)]
+        lines = [
+            "sentence\tlabel",
+            *(f"the film was {('bad', 'good')[int(label)]}\t{label}" for label in labels),
+        ]
         (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n")
     own = {"own_tasks": [], "tasks": ["sst-2"], "data": str(tmp_path / "split"), "k": [4]}
     rows = run(make_experiment(changed(values | own, batch_sizes=[8])))
@@ -293,12 +330,16 @@ def test_saved_weights_give_the_predictions_again_and_the_folder_is_a_model(valu
     found = record(values)
     assert found["checkpoint"] == f"finetuning/{CELL}-sgd-fine-tuning/weights.safetensors"
     weights, facts = load_weights(values["out"] / found["checkpoint"])
-    assert facts["method"] == "sgd fine-tuning" and facts["model"] == fingerprint(load_pretrained(values["model"]).network)
+    assert facts["method"] == "sgd fine-tuning" and facts["model"] == fingerprint(
+        load_pretrained(values["model"]).network
+    )
     folder = values["out"] / "finetuning" / f"{CELL}-sgd-fine-tuning" / "model"
     exported = dict(hf.AutoModelForMaskedLM.from_pretrained(folder).named_parameters())
     assert all(torch.equal(exported[name.removeprefix("network.")], value) for name, value in weights.items())
     assert hf.AutoTokenizer.from_pretrained(folder).mask_token == "[MASK]"
-    again = make_experiment(changed(values | {"model": str(folder), "finetune": ["sgd"]}, steps=1, learning_rates=[1e-9]))
+    again = make_experiment(
+        changed(values | {"model": str(folder), "finetune": ["sgd"]}, steps=1, learning_rates=[1e-9])
+    )
     rows = run(again.model_copy(update={"out": values["out"].parent / "again"}))
     assert rows[0]["test"] == found["test"]  # zero-shot of the fine-tuned model is fine-tuning's result
 
@@ -315,7 +356,9 @@ def test_weights_that_were_not_kept_are_trained_for_when_they_are_wanted(values)
     assert len(progress.begun) == 2
 
 
-@pytest.mark.parametrize(("change", "method"), [({"lora_rank": 2}, "(lora)"), ({"freeze_layers": 1}, "(without 1 bottom layers)")])
+@pytest.mark.parametrize(
+    ("change", "method"), [({"lora_rank": 2}, "(lora)"), ({"freeze_layers": 1}, "(without 1 bottom layers)")]
+)
 def test_subsets_have_names_of_their_own_and_stand_beside_the_whole(values, change, method):
     run(make_experiment(values))
     rows = run(make_experiment(changed(values, linearized=True, save_weights=True, **change)))
@@ -338,16 +381,28 @@ def prompt_model_of(values):
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "t5", "classifier", "adapter"])
 def test_every_kind_of_model_is_fine_tuned(values, model, tmp_path, kind):
-    writer = {"gpt2": write_gpt2, "llama": write_llama, "t5": write_t5, "classifier": write_classifier}.get(kind)
+    writer = {"gpt2": write_gpt2, "llama": write_llama, "t5": write_t5, "classifier": write_classifier}.get(
+        kind
+    )
     folder = write_adapter(tmp_path / kind, model) if writer is None else writer(tmp_path / kind)
-    task = values["own_tasks"][0] | {"template": "{a} it was"} if kind in ("gpt2", "llama", "t5") else values["own_tasks"][0]
+    task = (
+        values["own_tasks"][0] | {"template": "{a} it was"}
+        if kind in ("gpt2", "llama", "t5")
+        else values["own_tasks"][0]
+    )
     if kind == "classifier":
-        task = {key: value for key, value in task.items() if key not in ("template", "label_words")} | {"labels": ["0", "1"]}
+        task = {key: value for key, value in task.items() if key not in ("template", "label_words")} | {
+            "labels": ["0", "1"]
+        }
         folder = write_classifier(tmp_path / kind, names=("0", "1"))
     modes = ["head"] if kind == "classifier" else ["prompt", "head"]
-    rows = run(make_experiment(changed(values | {"model": str(folder), "own_tasks": [task], "modes": modes}, linearized=True)))
+    rows = run(
+        make_experiment(
+            changed(values | {"model": str(folder), "own_tasks": [task], "modes": modes}, linearized=True)
+        )
+    )
     assert len(rows) == 3 * len(modes) and all(row["test"] is not None for row in rows)
-    trained = record(values, cell=f"films-k2-seed13-{modes[0]}")["trained"]
+    trained = record(values, split=f"films-k2-seed13-{modes[0]}")["trained"]
     assert (trained < 1000) == (kind == "adapter")  # of an adapter its own parameters
 
 
@@ -364,9 +419,15 @@ def test_mistakes_are_found_before_anything_is_trained(values, model, tmp_path, 
         ({"finetuning": {"learning_rate": [1e-3]}}, "no such field"),
         ({"finetuning": {"freeze_layers": 9}}, "9 of the network's 2 layers"),
         ({"finetuning": {"freeze_layers": 1, "lora_rank": 2}}, "one of the two"),
-        ({"finetuning": {"lora_rank": 2}, "biases_only": True}, "biases_only: LoRA .*leave out biases_only, or lora_rank"),
+        (
+            {"finetuning": {"lora_rank": 2}, "biases_only": True},
+            "biases_only: LoRA .*leave out biases_only, or lora_rank",
+        ),
         ({"finetuning": {"lora_rank": 2}, "include": ["*layer.1*"]}, "leave out include, or lora_rank"),
-        ({"finetuning": {"lora_rank": 2}, "without_head": True, "exclude": ["a"]}, "leave out without_head, exclude, or lora_rank"),
+        (
+            {"finetuning": {"lora_rank": 2}, "without_head": True, "exclude": ["a"]},
+            "leave out without_head, exclude, or lora_rank",
+        ),
         ({"finetuning": {"lora_rank": 2}, "model": adapter}, "is an adapter already"),
         ({"finetuning": {"export": True}, "model": adapter}, "an adapter cannot be exported"),
     ]:
@@ -377,7 +438,14 @@ def test_mistakes_are_found_before_anything_is_trained(values, model, tmp_path, 
 
 def test_a_filter_is_the_kernels_where_nothing_trains(values):
     experiment = make_experiment(
-        values | {"finetune": [], "formulas": ["sgd"], "biases_only": True, "finetuning": {"lora_rank": 2}, "diagnose": False}
+        values
+        | {
+            "finetune": [],
+            "formulas": ["sgd"],
+            "biases_only": True,
+            "finetuning": {"lora_rank": 2},
+            "diagnose": False,
+        }
     )
     assert experiment.biases_only and experiment.finetuning.lora_rank == 2
 
@@ -390,9 +458,15 @@ def test_rates_by_optimizer_and_flags_over_a_file(tmp_path, values):
     )
     experiment = load_experiment(path, {"finetuning": {"steps": 5}})
     how = experiment.finetuning
-    assert (how.steps, how.loss) == (5, "squared") and how.rates_of("sgd") == (1e-2, 1e-3) and how.rates_of("adamw") is None
+    assert (
+        (how.steps, how.loss) == (5, "squared")
+        and how.rates_of("sgd") == (1e-2, 1e-3)
+        and how.rates_of("adamw") is None
+    )
     arms = module.arms_of(experiment, None, 42)
-    assert [arm.learning_rates for arm in arms] == [(1e-2, 1e-3), (1e-5, 2e-5, 5e-5)] and arms[0].settings.seed == 42
+    assert [arm.learning_rates for arm in arms] == [(1e-2, 1e-3), (1e-5, 2e-5, 5e-5)] and arms[
+        0
+    ].settings.seed == 42
 
 
 def test_the_command_prints_a_table(values):
@@ -403,24 +477,43 @@ def test_the_command_prints_a_table(values):
         "--learning-rates", "1e-4,1e-3", "--batch-sizes", "2", "--steps", "3", "--eval-every", "2", "--out", str(values["out"]), "--save",
     ]  # fmt: skip
     printed = CliRunner().invoke(app, words, catch_exceptions=False)
-    assert printed.exit_code == 0 and "| 2 | prompt | signgd fine-tuning |" in printed.stdout and "zero-shot" in printed.stdout
+    assert (
+        printed.exit_code == 0
+        and "| 2 | prompt | signgd fine-tuning |" in printed.stdout
+        and "zero-shot" in printed.stdout
+    )
     folder = values["out"] / "finetuning" / "own-k2-seed13-prompt-signgd-fine-tuning"
     assert (folder / "weights.safetensors").is_file() and (folder / "model" / "config.json").is_file()
     rows = json.loads(CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False).stdout)
     assert [row["method"] for row in rows] == ["zero-shot", "signgd fine-tuning"]
     both = [word for word in words if word != "--save"]
     both[both.index("--optimizers")], both[0] = "--finetune", "run"
-    rows = json.loads(CliRunner().invoke(app, [*both, "--formulas", "sgd", "--json"], catch_exceptions=False).stdout)
+    rows = json.loads(
+        CliRunner().invoke(app, [*both, "--formulas", "sgd", "--json"], catch_exceptions=False).stdout
+    )
     assert [row["method"] for row in rows] == ["zero-shot", "sgd ridge", "signgd fine-tuning"]
-    with pytest.raises(UserError, match="--steps is of fine-tuning, and nothing is trained; add --finetune sgd"):
-        CliRunner().invoke(app, ["run", "--model", "m", "--data", "d", "--tasks", "sst-2", "--steps", "3"], catch_exceptions=False)
+    with pytest.raises(
+        UserError, match="--steps is of fine-tuning, and nothing is trained; add --finetune sgd"
+    ):
+        CliRunner().invoke(
+            app,
+            ["run", "--model", "m", "--data", "d", "--tasks", "sst-2", "--steps", "3"],
+            catch_exceptions=False,
+        )
     with pytest.raises(UserError, match="finetune: give --model"):
         CliRunner().invoke(app, ["finetune"], catch_exceptions=False)
 
 
 def test_the_command_trains_alone_whatever_the_file_asks_for(values, tmp_path):
     own = values["own_tasks"][0]
-    lines = [f'model = "{values["model"]}"', f'out = "{values["out"]}"', "k = [2]", "seeds = [13]", 'finetune = ["sgd"]', "diagnose = true"]
+    lines = [
+        f'model = "{values["model"]}"',
+        f'out = "{values["out"]}"',
+        "k = [2]",
+        "seeds = [13]",
+        'finetune = ["sgd"]',
+        "diagnose = true",
+    ]
     lines += ["[finetuning]", "learning_rates = [1e-2]", "batch_sizes = [2]", "steps = 2", "[[own_tasks]]"]
     lines += [f"{name} = {json.dumps(value)}" for name, value in own.items()]
     (tmp_path / "own.toml").write_text("\n".join(lines))

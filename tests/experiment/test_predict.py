@@ -58,11 +58,20 @@ def values(tmp_path: Path) -> dict[str, Any]:
         "template": "{a} it was {mask}.",
         "label_words": ["terrible", "great"],
     }
-    return {"own_tasks": [own], "k": [4], "seeds": [13], "out": tmp_path / "out", "save_models": True, "dtype": "float64"}
+    return {
+        "own_tasks": [own],
+        "k": [4],
+        "seeds": [13],
+        "out": tmp_path / "out",
+        "save_models": True,
+        "dtype": "float64",
+    }
 
 
 @pytest.fixture
-def lmntk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def lmntk(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
     def called(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["lmntk", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
@@ -105,7 +114,9 @@ def predicted(lmntk: Callable[..., tuple[int, str, str]], *arguments: object) ->
     ],
 )
 @pytest.mark.parametrize("all_logits", [False, True])
-def test_what_a_predictor_says_is_what_the_kernel_said(models, values, lmntk, monkeypatch, tmp_path, model, mode, methods, all_logits):
+def test_what_a_predictor_says_is_what_the_kernel_said(
+    models, values, lmntk, monkeypatch, tmp_path, model, mode, methods, all_logits
+):
     if model in ("gpt2", "lora", "t5"):
         values["own_tasks"][0]["template"] = "{a} it was" if model != "t5" else "{a} it was {mask}."
     if model == "t5":
@@ -114,20 +125,29 @@ def test_what_a_predictor_says_is_what_the_kernel_said(models, values, lmntk, mo
     solvers = sorted({solver for each in methods.values() for solver in each})
     rows = run(make_experiment(values | {"model": str(models / model), "modes": [mode], "formulas": list(methods), "solvers": solvers,
                                          "all_logits": all_logits}))  # fmt: skip
-    linear = {f"{f} {s}" for f, each in methods.items() for s in each} - ({"sgd svc"} if all_logits else set())
+    linear = {f"{f} {s}" for f, each in methods.items() for s in each} - (
+        {"sgd svc"} if all_logits else set()
+    )
     tests = read_jsonl(tmp_path / "test.jsonl")
     for method in sorted(linear):
         name = f"films-k4-seed13-{mode}-{method.replace(' ', '-')}"
         loaded = load_predictor(tmp_path / "out" / "models" / name)
         found, _ = loaded.predictor.evaluate([loaded.encoder.encode(example) for example in tests])
-        np.testing.assert_allclose(found, expected[method], rtol=0, atol=1e-5 * np.abs(expected[method]).max())
-        lines = predicted(lmntk, "--model-dir", tmp_path / "out", "--method", method, "--input", tmp_path / "test.jsonl")
+        np.testing.assert_allclose(
+            found, expected[method], rtol=0, atol=1e-5 * np.abs(expected[method]).max()
+        )
+        lines = predicted(
+            lmntk, "--model-dir", tmp_path / "out", "--method", method, "--input", tmp_path / "test.jsonl"
+        )
         np.testing.assert_allclose([line["decisions"] for line in lines], found, rtol=1e-9, atol=1e-12)
         by_column = [
-            line.split("\t") for line in (tmp_path / "out" / "predictions" / f"films-k4-seed13-{mode}.tsv").read_text().splitlines()
+            line.split("\t")
+            for line in (tmp_path / "out" / "predictions" / f"films-k4-seed13-{mode}.tsv")
+            .read_text()
+            .splitlines()
         ]
         column = by_column[0].index(method)
-        assert [line["class"] for line in lines] == [int(cells[column]) for cells in by_column[1:]]
+        assert [line["class"] for line in lines] == [int(splits[column]) for splits in by_column[1:]]
         for line in lines:
             assert sum(line["probabilities"]) == pytest.approx(1, abs=1e-5)
             assert line["probabilities"][line["class"]] == max(line["probabilities"])
@@ -145,10 +165,14 @@ def test_asymmetric_solutions_of_mixture_one_are_linear_class_by_class(models, v
         from lmntk.solvers import selection
 
         results = arguments[0]
-        return selection.select_on_dev([one for one in results if one.setting["mixture"] == 1.0], *arguments[1:])
+        return selection.select_on_dev(
+            [one for one in results if one.setting["mixture"] == 1.0], *arguments[1:]
+        )
 
     monkeypatch.setattr("lmntk.solvers.outcome.select_on_dev", only_omega)
-    run(make_experiment(values | {"model": str(models / "bert"), "formulas": ["asigngd"], "all_logits": True}))
+    run(
+        make_experiment(values | {"model": str(models / "bert"), "formulas": ["asigngd"], "all_logits": True})
+    )
     loaded = load_predictor(tmp_path / "out" / "models" / "films-k4-seed13-prompt-asigngd-asym")
     assert len(loaded.predictor.linearized) == 2
     tests = [loaded.encoder.encode(example) for example in read_jsonl(tmp_path / "test.jsonl")]
@@ -182,18 +206,39 @@ def test_a_run_without_kernels_classifies_its_test_texts_in_one_pass(models, val
 
 @pytest.fixture
 def solved(models: Path, values: dict[str, Any]) -> Path:
-    run(make_experiment(values | {"model": str(models / "bert"), "formulas": ["sgd"], "solvers": ["ridge", "logistic"], "seeds": [13, 21]}))
+    run(
+        make_experiment(
+            values
+            | {
+                "model": str(models / "bert"),
+                "formulas": ["sgd"],
+                "solvers": ["ridge", "logistic"],
+                "seeds": [13, 21],
+            }
+        )
+    )
     return Path(values["out"])
 
 
 def test_what_is_no_regular_file_is_written_to_and_links_are_followed(solved, lmntk, tmp_path):
-    flags = ["--model-dir", solved, "--cell", "films-k4-seed21-prompt", "--method", "sgd ridge", "--input", tmp_path / "test.jsonl"]
+    flags = [
+        "--model-dir",
+        solved,
+        "--split",
+        "films-k4-seed21-prompt",
+        "--method",
+        "sgd ridge",
+        "--input",
+        tmp_path / "test.jsonl",
+    ]
     whole = tmp_path / "whole.jsonl"
     assert lmntk("predict", *flags, "--output", whole)[0] == 0
     (tmp_path / "real.jsonl").write_text("old")
     (tmp_path / "link.jsonl").symlink_to(tmp_path / "real.jsonl")
     assert lmntk("predict", *flags, "--output", tmp_path / "link.jsonl")[0] == 0
-    assert (tmp_path / "link.jsonl").is_symlink() and (tmp_path / "real.jsonl").read_text() == whole.read_text()
+    assert (tmp_path / "link.jsonl").is_symlink() and (
+        tmp_path / "real.jsonl"
+    ).read_text() == whole.read_text()
     os.mkfifo(tmp_path / "pipe")
     read: list[str] = []
     reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()), daemon=True)
@@ -201,7 +246,9 @@ def test_what_is_no_regular_file_is_written_to_and_links_are_followed(solved, lm
     assert lmntk("predict", *flags, "--output", tmp_path / "pipe")[0] == 0
     reader.join(10)
     assert read == [whole.read_text()] and (tmp_path / "pipe").is_fifo()
-    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_text((tmp_path / "test.jsonl").read_text()), daemon=True)
+    writer = threading.Thread(
+        target=lambda: (tmp_path / "pipe").write_text((tmp_path / "test.jsonl").read_text()), daemon=True
+    )
     writer.start()
     assert lmntk("predict", *flags[:-1], tmp_path / "pipe", "--output", tmp_path / "piped.jsonl")[0] == 0
     writer.join(10)
@@ -209,7 +256,12 @@ def test_what_is_no_regular_file_is_written_to_and_links_are_followed(solved, lm
 
 
 def test_a_predictor_cut_short_while_saved_again_is_none(solved, models, values, monkeypatch):
-    again = values | {"model": str(models / "bert"), "formulas": ["sgd"], "solvers": ["ridge", "logistic"], "seeds": [13, 21]}
+    again = values | {
+        "model": str(models / "bert"),
+        "formulas": ["sgd"],
+        "solvers": ["ridge", "logistic"],
+        "seeds": [13, 21],
+    }
     again["own_tasks"] = [values["own_tasks"][0] | {"template": "it is {mask}: {a}"}]
     written = "lmntk.prediction.files.write_text"
     monkeypatch.setattr(written, lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -223,7 +275,16 @@ def test_a_predictor_cut_short_while_saved_again_is_none(solved, models, values,
 def test_streams_of_any_kind(solved, lmntk, tmp_path, monkeypatch):
     monkeypatch.setattr("lmntk.prediction.stream.WINDOW", 2)
     texts = [json.loads(line)["text_a"] for line in (tmp_path / "test.jsonl").read_text().splitlines()]
-    flags = ["--model-dir", solved, "--cell", "films-k4-seed21-prompt", "--method", "sgd logistic", "--batch-size", "3"]
+    flags = [
+        "--model-dir",
+        solved,
+        "--split",
+        "films-k4-seed21-prompt",
+        "--method",
+        "sgd logistic",
+        "--batch-size",
+        "3",
+    ]
     whole = predicted(lmntk, *flags, "--input", tmp_path / "test.jsonl")
     assert len(whole) == len(texts) == 20
     with gzip.open(tmp_path / "texts.jsonl.gz", "wt") as file:
@@ -231,7 +292,15 @@ def test_streams_of_any_kind(solved, lmntk, tmp_path, monkeypatch):
     assert predicted(lmntk, *flags, "--input", tmp_path / "texts.jsonl.gz") == whole
     monkeypatch.setattr(sys, "stdin", io.StringIO((tmp_path / "test.jsonl").read_text()))
     assert predicted(lmntk, *flags, "--input", "-") == whole
-    code, out, _ = lmntk("predict", *flags, "--input", tmp_path / "test.jsonl", "--output", tmp_path / "o" / "classes.jsonl", "--json")
+    code, out, _ = lmntk(
+        "predict",
+        *flags,
+        "--input",
+        tmp_path / "test.jsonl",
+        "--output",
+        tmp_path / "o" / "classes.jsonl",
+        "--json",
+    )
     assert code == 0
     assert json.loads(out)["texts"] == 20
     assert [json.loads(line) for line in (tmp_path / "o" / "classes.jsonl").read_text().splitlines()] == whole
@@ -242,21 +311,34 @@ def test_streams_of_any_kind(solved, lmntk, tmp_path, monkeypatch):
 
 def test_mistakes(solved, models, lmntk, tmp_path):
     texts = tmp_path / "test.jsonl"
-    broken, empty, untextual = tmp_path / "broken.jsonl", tmp_path / "empty.jsonl", tmp_path / "untextual.jsonl"
+    broken, empty, untextual = (
+        tmp_path / "broken.jsonl",
+        tmp_path / "empty.jsonl",
+        tmp_path / "untextual.jsonl",
+    )
     broken.write_text('{"text_a": "good"}\n{"text_a": \n')
     empty.write_text("\n")
     untextual.write_text('{"text_b": "good"}\n')
     other = write_model(tmp_path / "other", seed=5)
     cases = [
-        (["--model-dir", tmp_path, "--input", texts], "holds no predictor; make one with `lmntk run ... --save-models`"),
+        (
+            ["--model-dir", tmp_path, "--input", texts],
+            "holds no predictor; make one with `lmntk run ... --save-models`",
+        ),
         (["--model-dir", solved, "--input", tmp_path / "no.jsonl"], "does not exist"),
         (["--model-dir", solved, "--input", broken], "line 2: not JSON"),
         (["--model-dir", solved, "--input", empty], "holds no text"),
         (["--model-dir", solved, "--input", untextual], "no column 'text_a'"),
-        (["--model-dir", solved, "--input", texts, "--cell", "none"], "has no predictor of cell 'none'; it has films-k4"),
+        (
+            ["--model-dir", solved, "--input", texts, "--split", "none"],
+            "has no predictor of split 'none'; it has films-k4",
+        ),
         (["--model-dir", solved, "--input", texts, "--model", other], "has other weights than the model"),
         (["--model-dir", solved, "--input", texts, "--output", texts], "is the input"),
-        (["--model-dir", solved, "--input", texts, "--device", "cpu", "--device-memory", "4GiB"], "cpu has no memory of its own"),
+        (
+            ["--model-dir", solved, "--input", texts, "--device", "cpu", "--device-memory", "4GiB"],
+            "cpu has no memory of its own",
+        ),
     ]
     for arguments, words in cases:
         target = [] if "--output" in arguments else ["--output", tmp_path / "written.jsonl"]
@@ -309,8 +391,10 @@ def test_sharpness_maximises_the_likelihood():
     assert np.isfinite(fit_sharpness(np.array([[1.0], [-1.0]]), np.array([1, 0])))
 
 
-def test_a_run_cut_short_between_its_cells_kernels_goes_on_with_its_tiles(models, values, tmp_path, monkeypatch):
-    """Two cells begun together; the first has its kernels on disk when the run is cut short: the other's come from the tiles."""
+def test_a_run_cut_short_between_its_cells_kernels_goes_on_with_its_tiles(
+    models, values, tmp_path, monkeypatch
+):
+    """Two splits begun together; the first has its kernels on disk when the run is cut short: the other's come from the tiles."""
     values |= {"model": str(models / "bert"), "seeds": [13, 21], "save_models": False, "formulas": ["sgd"]}
     run(make_experiment(values | {"out": tmp_path / "whole"}))
 
@@ -331,7 +415,10 @@ def test_a_run_cut_short_between_its_cells_kernels_goes_on_with_its_tiles(models
             run(make_experiment(values | {"out": tmp_path / "cut"}))
     captured: list[int] = []
     of_batch = unit.stream_kernels.__globals__["Capturing"].of_batch
-    monkeypatch.setattr("lmntk.engine.batches.Capturing.of_batch", lambda self, texts: captured.append(len(texts)) or of_batch(self, texts))
+    monkeypatch.setattr(
+        "lmntk.engine.batches.Capturing.of_batch",
+        lambda self, texts: captured.append(len(texts)) or of_batch(self, texts),
+    )
     run(make_experiment(values | {"out": tmp_path / "cut"}))
     assert captured == []
     for path in (tmp_path / "whole" / "kernels").rglob("*.safetensors"):
@@ -343,18 +430,33 @@ def test_a_run_cut_short_between_its_cells_kernels_goes_on_with_its_tiles(models
 def test_whether_one_pass_is_cheaper_does_not_depend_on_what_is_finished(models, values, monkeypatch):
     """Cells whose test texts are of other lengths: a run that goes on with some of them goes on in the same way."""
     experiment = make_experiment(
-        values | {"model": str(models / "bert"), "formulas": ["sgd"], "solvers": ["ridge"], "seeds": [13, 21], "keep_kernels": False}
+        values
+        | {
+            "model": str(models / "bert"),
+            "formulas": ["sgd"],
+            "solvers": ["ridge"],
+            "seeds": [13, 21],
+            "keep_kernels": False,
+        }
     )
-    this, (task,) = _prepared(experiment, Silent())
+    session, (task,) = _prepared(experiment, Silent())
     by_length = sorted(range(20), key=lambda row: len(task.data[4, 13].test[row].text_a))
-    first, second = (replace(cell, test=tuple(part)) for cell, part in zip(task.cells, (by_length[:8], by_length[8:]), strict=True))
-    task = replace(task, cells=[first, second])
-    lengths = unit.Unit(this, task, [first]).test_lengths
-    assert max(map(np.mean, (lengths(first), lengths(second)))) > 1.1 * min(map(np.mean, (lengths(first), lengths(second))))
+    first, second = (
+        replace(split, test=tuple(part))
+        for split, part in zip(task.splits, (by_length[:8], by_length[8:]), strict=True)
+    )
+    task = replace(task, splits=[first, second])
+    lengths = unit.SharedModel(session, task, [first]).test_lengths
+    assert max(map(np.mean, (lengths(first), lengths(second)))) > 1.1 * min(
+        map(np.mean, (lengths(first), lengths(second)))
+    )
     seen = set()
     for price in np.linspace(0.5, 4, 200):
         monkeypatch.setattr(unit, "PASS", price)
-        found = {unit._one_pass_is_cheaper(unit.Unit(this, task, cells)) for cells in ([first, second], [first], [second])}
+        found = {
+            unit._one_pass_is_cheaper(unit.SharedModel(session, task, splits))
+            for splits in ([first, second], [first], [second])
+        }
         assert len(found) == 1
         seen |= found
     assert seen == {True, False}
@@ -371,18 +473,24 @@ def test_there_must_be_room_for_all_directions_before_a_kernel_is_computed(model
         asked.append(directions)
         raise AskedError
 
-    monkeypatch.setattr(unit.Unit, "cut", cut)
+    monkeypatch.setattr(unit.SharedModel, "cut", cut)
     for formulas, expected in ((["sgd"], 1), (["sgd", "asigngd"], 2)):
         with pytest.raises(AskedError):
-            run(make_experiment(values | {"model": str(models / "bert"), "formulas": formulas, "all_logits": True}))
+            run(
+                make_experiment(
+                    values | {"model": str(models / "bert"), "formulas": formulas, "all_logits": True}
+                )
+            )
         assert asked.pop() == expected
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="only Linux says what is held now")
 def test_directions_are_cut_beside_what_is_held_by_then(models, values):
     """Kernels come between the trial and the directions: those that are there are measured, those that will come are counted."""
-    this, (task,) = _prepared(make_experiment(values | {"model": str(models / "bert"), "formulas": ["sgd", "asigngd"]}), Silent())
-    one = unit.Unit(this, task, task.cells)
+    session, (task,) = _prepared(
+        make_experiment(values | {"model": str(models / "bert"), "formulas": ["sgd", "asigngd"]}), Silent()
+    )
+    one = unit.SharedModel(session, task, task.splits)
     before, coming = one.cut(1, 4, False).peak, 2**28
     assert abs(one.cut(1, 4, False, coming).peak - before - coming) < 2**24
     kernels = torch.ones(coming // 4)
@@ -390,17 +498,25 @@ def test_directions_are_cut_beside_what_is_held_by_then(models, values):
     del kernels
     pairs = 8 * (8 + 8 + 20)  # four a class
     assert one.kernel_bytes(("train", "dev", "test")) == 8 * pairs * 3  # asigngd both ways round
-    grouped = unit.Unit(replace(this, settings=replace(this.settings, grouping=lambda name: name[-4:])), task, task.cells)
+    grouped = unit.SharedModel(
+        replace(session, settings=replace(session.settings, grouping=lambda name: name[-4:])),
+        task,
+        task.splits,
+    )
     groups = len({name[-4:] for name in one.capturing.trainable})
     assert grouped.kernel_bytes(("train", "dev", "test")) == 8 * pairs * (3 + 2 * groups)
 
 
-def test_directions_that_would_not_fit_beside_the_kernels_are_refused_before_these_are_computed(models, values, monkeypatch):
+def test_directions_that_would_not_fit_beside_the_kernels_are_refused_before_these_are_computed(
+    models, values, monkeypatch
+):
     """By a plan as by a run."""
     values |= {"model": str(models / "bert"), "formulas": ["sgd"], "k": [4], "solvers": ["ridge"]}
     with monkeypatch.context() as patched:
-        patched.setattr(unit.Unit, "kernel_bytes", lambda self, sides: 2**33)
+        patched.setattr(unit.SharedModel, "kernel_bytes", lambda self, sides: 2**33)
         patched.setattr(unit, "_kernels", lambda *a: pytest.fail("computes"))
         for doing in (plan, run):
-            with pytest.raises(UserError, match=r"too little for a solution's direction in float64; the least is \d+MiB$"):
+            with pytest.raises(
+                UserError, match=r"too little for a solution's direction in float64; the least is \d+MiB$"
+            ):
                 doing(make_experiment(values | {"memory": "8GiB"}))

@@ -15,7 +15,21 @@ from lmntk.errors import UserError
 from lmntk.experiment.configuration import load_experiment
 from lmntk.tasks import SEEDS, TASKS
 
-SMALL = ["--k", "2", "--seeds", "13", "--test-limit", "6", "--learning-rates", "1e-3", "--batch-sizes", "4", "--steps", "2", "--json"]
+SMALL = [
+    "--k",
+    "2",
+    "--seeds",
+    "13",
+    "--test-limit",
+    "6",
+    "--learning-rates",
+    "1e-3",
+    "--batch-sizes",
+    "4",
+    "--steps",
+    "2",
+    "--json",
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +48,32 @@ def places(tmp_path_factory):
 def test_every_experiment_is_the_papers(name):
     found = load_experiment(place_of(name), {"model": "m", "data": "d"})
     assert found.diagnose and found.finetune and found.seeds == SEEDS and found.finetuning.steps == 1000
-    assert found.finetuning.batch_sizes == (2, 4, 8) and found.finetuning.eval_every == 100 and found.finetuning.learning_rates is None
+    assert (
+        found.finetuning.batch_sizes == (2, 4, 8)
+        and found.finetuning.eval_every == 100
+        and found.finetuning.learning_rates is None
+    )
     if name == "main":
-        assert set(found.tasks) == set(TASKS) and found.k == (16, 64) and found.finetune == ("sgd", "adamw") and len(found.formulas) == 3
+        assert (
+            set(found.tasks) == set(TASKS)
+            and found.k == (16, 64)
+            and found.finetune == ("sgd", "adamw")
+            and len(found.formulas) == 3
+        )
     assert len(names()[name]) > 40
 
 
 def test_one_that_is_cut_to_size_runs_to_its_verdicts(places, tmp_path):
     words = ["reproduce", "main", *places, "--tasks", "sst-2,mr", "--out", str(tmp_path / "out"), *SMALL]
     found = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
-    methods = ["zero-shot", "sgd ridge", "signgd ridge", "asigngd asym", "sgd fine-tuning", "adamw fine-tuning"]
+    methods = [
+        "zero-shot",
+        "sgd ridge",
+        "signgd ridge",
+        "asigngd asym",
+        "sgd fine-tuning",
+        "adamw fine-tuning",
+    ]
     assert [row["method"] for row in found["rows"]] == methods * 2
     assert [(one["title"], one["method"]) for one in found["verdicts"]] == [
         (title, f"{optimizer} fine-tuning") for title in ("SST-2", "MR") for optimizer in ("sgd", "adamw")
@@ -52,28 +82,54 @@ def test_one_that_is_cut_to_size_runs_to_its_verdicts(places, tmp_path):
 
 
 def test_prompts_of_one_task_stand_side_by_side(places, tmp_path):
-    words = ["reproduce", "prompt-choice", *places, "--out", str(tmp_path / "out"), *SMALL, "--kind", "masked"]
+    words = [
+        "reproduce",
+        "prompt-choice",
+        *places,
+        "--out",
+        str(tmp_path / "out"),
+        *SMALL,
+        "--kind",
+        "masked",
+    ]
     path = place_of("prompt-choice")
     tasks = [task.name for task in load_experiment(path, {"model": "m", "data": "d"}).own_tasks]
     with pytest.raises(UserError, match="label word 'red'"):  # the tiny model knows neither red nor blue
         CliRunner().invoke(app, words, catch_exceptions=False)
-    own = [task for task in load_experiment(path, {"model": "m", "data": "d"}).own_tasks if "red" not in (task.label_words or ())]
+    own = [
+        task
+        for task in load_experiment(path, {"model": "m", "data": "d"}).own_tasks
+        if "red" not in (task.label_words or ())
+    ]
     assert len(tasks) == 6 and len(own) == 5
     from lmntk.experiment.run import run
 
     how = {"learning_rates": [1e-3], "batch_sizes": [4], "steps": 2}
-    change = {"model": places[1], "data": places[3], "out": tmp_path / "out", "k": [2], "seeds": [13], "own_tasks": own[:2]}
+    change = {
+        "model": places[1],
+        "data": places[3],
+        "out": tmp_path / "out",
+        "k": [2],
+        "seeds": [13],
+        "own_tasks": own[:2],
+    }
     rows = run(load_experiment(path, change | {"finetuning": how, "test_limit": 6}))
-    assert {row["task"] for row in rows} == {"it-was", "a-film"} and {row["test_texts"] for row in rows} == {6}
+    assert {row["task"] for row in rows} == {"it-was", "a-film"} and {row["test_texts"] for row in rows} == {
+        6
+    }
     splits = [
-        json.loads((tmp_path / "out" / "cells" / f"{task}-k2-seed13-prompt.json").read_text())["split"] for task in ("it-was", "a-film")
+        json.loads((tmp_path / "out" / "cells" / f"{task}-k2-seed13-prompt.json").read_text())["split"]
+        for task in ("it-was", "a-film")
     ]
     assert splits[0] == splits[1]
 
 
 def test_what_there_is_and_mistakes():
     said = CliRunner().invoke(app, ["reproduce", "--list"], catch_exceptions=False).stdout
-    assert all(line.split()[0] in names() for line in said.splitlines()) and len(said.splitlines()) == len(names()) == 8
+    assert (
+        all(line.split()[0] in names() for line in said.splitlines())
+        and len(said.splitlines()) == len(names()) == 8
+    )
     for words, expected in [
         (["mian", "--model", "m", "--data", "d"], "'mian' is not one of main"),
         (["main", "--data", "d"], "give --model"),
@@ -85,12 +141,16 @@ def test_what_there_is_and_mistakes():
             CliRunner().invoke(app, ["reproduce", *words], catch_exceptions=False)
 
 
-@pytest.mark.parametrize(("option", "value"), [("learning-rates", "sgd:1e-3"), ("steps", "0"), ("k", "0"), ("tasks", "sst")])
+@pytest.mark.parametrize(
+    ("option", "value"), [("learning-rates", "sgd:1e-3"), ("steps", "0"), ("k", "0"), ("tasks", "sst")]
+)
 def test_a_wrong_option_is_named_and_not_the_file_that_it_goes_over(option, value):
     words = ["reproduce", "main", "--model", "m", "--data", "d", f"--{option}", value]
     with pytest.raises(UserError, match=f"^{option.replace('-', '_')}") as caught:
         CliRunner().invoke(app, words, catch_exceptions=False)
-    assert value in str(caught.value) and ".toml" not in str(caught.value) and "tuple" not in str(caught.value)
+    assert (
+        value in str(caught.value) and ".toml" not in str(caught.value) and "tuple" not in str(caught.value)
+    )
 
 
 def test_what_is_wrong_in_a_file_names_the_file(tmp_path):

@@ -29,7 +29,13 @@ def finished(tmp_path_factory):
         "name": "films", "train": str(write_rows(base / "train.jsonl", 40)), "test": str(write_rows(base / "test.jsonl", 12, offset=1)),
         "text_column": "text_a", "template": "{a} it was {mask}.", "label_words": ["terrible", "great"],
     }  # fmt: skip
-    values = {"model": str(write_model(base / "model")), "own_tasks": [own], "k": [4], "seeds": [13, 21], "out": base / "out"}
+    values = {
+        "model": str(write_model(base / "model")),
+        "own_tasks": [own],
+        "k": [4],
+        "seeds": [13, 21],
+        "out": base / "out",
+    }
     return base / "out", run(make_experiment(values))
 
 
@@ -43,7 +49,9 @@ def as_published(folder, solvable, formula, task="SST-2"):
             values = torch.stack([values, torch.from_numpy(kernel.flipped)])
         labels = torch.tensor(solvable.labels[side])[:, None] * 2.0 - 1.0
         torch.save((values, labels), folder / f"{side}_kernels_{task}.pt")
-        torch.save((torch.from_numpy(solvable.logits[side]).float(), labels), folder / f"{side}_logits_{task}.pt")
+        torch.save(
+            (torch.from_numpy(solvable.logits[side]).float(), labels), folder / f"{side}_logits_{task}.pt"
+        )
     return folder
 
 
@@ -58,7 +66,9 @@ def test_a_runs_kernels_give_the_runs_rows(finished, inside):
     out, rows = finished
     assert the_same(solve_folder(out / inside, "films"), rows)
     one = solve_folder(out, CELL, ["sgd"], ["ridge", "svc"])
-    assert [row["method"] for row in one] == ["zero-shot", "sgd ridge", "sgd svc"] and one[0]["train_texts"] == 8
+    assert [row["method"] for row in one] == ["zero-shot", "sgd ridge", "sgd svc"] and one[0][
+        "train_texts"
+    ] == 8
 
 
 @pytest.mark.parametrize("formula", ["sgd", "signgd", "asigngd"])
@@ -71,7 +81,9 @@ def test_the_papers_files_give_the_same(finished, tmp_path, formula):
     assert the_same(found, expected)
     for side in SIDES:
         (folder / f"{side}_logits_SST-2.pt").unlink()
-    assert [row["formula"] for row in solve_folder(folder, "sst-2", [formula])] == [formula]  # no logits, no zero-shot
+    assert [row["formula"] for row in solve_folder(folder, "sst-2", [formula])] == [
+        formula
+    ]  # no logits, no zero-shot
 
 
 def test_several_classes(tmp_path):
@@ -100,7 +112,9 @@ def test_mistakes(finished, tmp_path, capsys):
             solve_folder(folder, task, **more)
         assert "\n" not in str(caught.value)
 
-    kernel, labels = torch.load(as_published(tmp_path / "whole", solvable, "sgd") / "dev_kernels_SST-2.pt", weights_only=True)
+    kernel, labels = torch.load(
+        as_published(tmp_path / "whole", solvable, "sgd") / "dev_kernels_SST-2.pt", weights_only=True
+    )
 
     def saved(name, content):
         return lambda folder: torch.save(content, folder / name)
@@ -116,16 +130,20 @@ def test_mistakes(finished, tmp_path, capsys):
     refused("and .* asks for", saved("dev_logits_SST-2.pt", (labels.expand(-1, 3), labels)))
     refused("cannot read", lambda folder: (folder / "dev_kernels_SST-2.pt").write_bytes(b"broken"))
     whole = (tmp_path / "whole" / "dev_kernels_SST-2.pt").read_bytes()
-    refused("cannot read", lambda folder: (folder / "dev_kernels_SST-2.pt").write_bytes(whole[: len(whole) // 2]))
+    refused(
+        "cannot read", lambda folder: (folder / "dev_kernels_SST-2.pt").write_bytes(whole[: len(whole) // 2])
+    )
     refused("say which one", lambda folder: None, formulas=["sgd", "signgd"])
     refused("no asigngd kernels", lambda folder: None, formulas=["asigngd"])
-    with pytest.raises(UserError, match="no cell of 'mr'"):
+    with pytest.raises(UserError, match="no split of 'mr'"):
         solve_folder(out, "mr")
     with pytest.raises(UserError, match="no folder"):
         solve_folder(tmp_path / "nowhere", "mr")
     for side in SIDES:
         for kind in ("kernels", "logits"):
-            (tmp_path / "whole" / f"{side}_{kind}_SST-2.pt").rename(tmp_path / "whole" / f"{side}_{kind}_mine.pt")
+            (tmp_path / "whole" / f"{side}_{kind}_SST-2.pt").rename(
+                tmp_path / "whole" / f"{side}_{kind}_mine.pt"
+            )
     with pytest.raises(UserError, match="none of the 14"):
         solve_folder(tmp_path / "whole", "mine")
     assert solve_folder(tmp_path / "whole", "mine", metric="f1")[0]["metric"] == "f1"
@@ -134,20 +152,32 @@ def test_mistakes(finished, tmp_path, capsys):
 
 
 def test_kernels_of_other_texts_than_the_results_are_refused(finished, tmp_path):
-    """A run over other texts that was cut short between a cell's kernels and its results."""
+    """A run over other texts that was cut short between a split's kernels and its results."""
     out = tmp_path / "out"
     shutil.copytree(finished[0], out)
     path = out / "cells" / f"{CELL}.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"kernels": "of other texts"}))
-    with pytest.raises(UserError, match=f"those of {CELL} in .* are of other texts, weights or settings than its results"):
+    with pytest.raises(
+        UserError, match=f"those of {CELL} in .* are of other texts, weights or settings than its results"
+    ):
         solve_folder(out, "films")
 
 
 def test_the_command_prints_a_table(finished):
     out, _ = finished
-    said = CliRunner().invoke(app, ["solve", "--kernels", str(out), "--task", CELL, "--formulas", "sgd"], catch_exceptions=False).stdout
-    assert said.startswith("| cell | method |") and f"| {CELL} | sgd ridge | accuracy |" in said
-    rows = json.loads(CliRunner().invoke(app, ["solve", "--kernels", str(out), "--task", "films", "--json"], catch_exceptions=False).stdout)
+    said = (
+        CliRunner()
+        .invoke(
+            app, ["solve", "--kernels", str(out), "--task", CELL, "--formulas", "sgd"], catch_exceptions=False
+        )
+        .stdout
+    )
+    assert said.startswith("| split | method |") and f"| {CELL} | sgd ridge | accuracy |" in said
+    rows = json.loads(
+        CliRunner()
+        .invoke(app, ["solve", "--kernels", str(out), "--task", "films", "--json"], catch_exceptions=False)
+        .stdout
+    )
     assert len(rows) == 8
     for flag, value, words in (
         ("--formulas", "ntk", "'ntk' is not one of"),
@@ -155,11 +185,13 @@ def test_the_command_prints_a_table(finished):
         ("--metric", "x", "neither"),
     ):
         with pytest.raises(UserError, match=words):
-            CliRunner().invoke(app, ["solve", "--kernels", str(out), "--task", "films", flag, value], catch_exceptions=False)
+            CliRunner().invoke(
+                app, ["solve", "--kernels", str(out), "--task", "films", flag, value], catch_exceptions=False
+            )
 
 
 def test_a_damaged_cell_is_named(tmp_path):
     (tmp_path / "cells").mkdir()
     (tmp_path / "cells" / "films.json").write_text("{")
-    with pytest.raises(UserError, match=r"no finished cell; damaged: films\.json"):
+    with pytest.raises(UserError, match=r"no finished split; damaged: films\.json"):
         solve_folder(tmp_path, "films")

@@ -23,7 +23,11 @@ SETTINGS = TrainingSettings("sgd", steps=6, eval_every=3, seed=1)
 def case(dtype=torch.float64):
     row = TABLE["bert"]
     model, texts = row.model(1, dtype=dtype), random_texts(row, [6, 3, 8, 5, 4, 7, 5, 6], 1)
-    sides = Labelled(texts[:4], [0, 1, 0, 1]), Labelled(texts[3:], [0, 1, 1, 0, 1]), Labelled(texts[1:5], [1, 1, 0, 0])
+    sides = (
+        Labelled(texts[:4], [0, 1, 0, 1]),
+        Labelled(texts[3:], [0, 1, 1, 0, 1]),
+        Labelled(texts[1:5], [1, 1, 0, 0]),
+    )
     return model, *sides, Subset()
 
 
@@ -34,7 +38,12 @@ def run(parts, rates=(1e-2, 3e-1, 1e38), sizes=(2, 4), **more):
 
 
 def plain(found):
-    return [{key: value for key, value in run.items() if key != "seconds"} for run in found.runs], found.chosen, found.dev, found.trained
+    return (
+        [{key: value for key, value in run.items() if key != "seconds"} for run in found.runs],
+        found.chosen,
+        found.dev,
+        found.trained,
+    )
 
 
 def test_every_point_is_trained_and_the_first_best_on_dev_is_chosen():
@@ -48,7 +57,12 @@ def test_every_point_is_trained_and_the_first_best_on_dev_is_chosen():
     assert found.chosen == finished.index(max(finished)) and found.dev == max(finished)
     rate, size = points[found.chosen]
     alone = fine_tune(
-        model, train, dev, dict(model.named_parameters()), replace(SETTINGS, learning_rate=rate, batch_size=size, max_grad_norm=0.0), 0
+        model,
+        train,
+        dev,
+        dict(model.named_parameters()),
+        replace(SETTINGS, learning_rate=rate, batch_size=size, max_grad_norm=0.0),
+        0,
     )
     assert all(torch.equal(alone.weights[key], found.weights[key]) for key in alone.weights)
     with at_weights(model, found.weights):
@@ -58,8 +72,16 @@ def test_every_point_is_trained_and_the_first_best_on_dev_is_chosen():
 
 def test_where_all_diverge_none_is_chosen(tmp_path):
     found = run(case(torch.float32), rates=(1e38,), folder=tmp_path)
-    assert found.chosen is None and found.dev is None and found.weights == {} and found.logits == {} and found.trained > 0
-    assert plain(run(case(torch.float32), rates=(1e38,), folder=tmp_path)) == plain(found)  # from what the folder holds
+    assert (
+        found.chosen is None
+        and found.dev is None
+        and found.weights == {}
+        and found.logits == {}
+        and found.trained > 0
+    )
+    assert plain(run(case(torch.float32), rates=(1e38,), folder=tmp_path)) == plain(
+        found
+    )  # from what the folder holds
 
 
 def test_ties_go_to_the_first():
@@ -69,7 +91,11 @@ def test_ties_go_to_the_first():
 
 
 def test_batches_are_never_larger_than_the_train_set():
-    assert cut_batch_sizes([2, 4, 8], 4) == [2, 4] and cut_batch_sizes([8], 3) == [3] and cut_batch_sizes([8, 2], 8) == [8, 2]
+    assert (
+        cut_batch_sizes([2, 4, 8], 4) == [2, 4]
+        and cut_batch_sizes([8], 3) == [3]
+        and cut_batch_sizes([8, 2], 8) == [8, 2]
+    )
 
 
 @pytest.mark.parametrize("linearized", [False, True])
@@ -88,14 +114,18 @@ def test_an_interrupted_grid_goes_on_to_the_same_bits(tmp_path, stop, linearized
     with pytest.raises(KeyboardInterrupt):
         run(parts, rates, folder=tmp_path, checkpoint_seconds=0, on_step=count, linearized=linearized)
     after = []
-    found = run(parts, rates, folder=tmp_path, checkpoint_seconds=0, on_step=after.append, linearized=linearized)
+    found = run(
+        parts, rates, folder=tmp_path, checkpoint_seconds=0, on_step=after.append, linearized=linearized
+    )
     assert plain(found) == plain(in_one_piece)
     assert all(torch.equal(found.weights[key], in_one_piece.weights[key]) for key in found.weights)
     assert all(torch.equal(found.logits[side], in_one_piece.logits[side]) for side in ("dev", "test"))
     begun = (stop - 1) // 6
     assert sum(after[1:] if begun else after) <= 24 - 6 * begun
     again = []
-    assert plain(run(parts, rates, folder=tmp_path, on_step=again.append, linearized=linearized)) == plain(found)
+    assert plain(run(parts, rates, folder=tmp_path, on_step=again.append, linearized=linearized)) == plain(
+        found
+    )
     assert again == [24]  # nothing was trained
 
 

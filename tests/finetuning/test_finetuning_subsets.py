@@ -20,7 +20,19 @@ from lmntk.models.weights import at_weights
 from lmntk.tangents.linearized import LinearizedModel
 
 SETTINGS = TrainingSettings("adamw", 1e-2, batch_size=2, steps=6, eval_every=3)
-PLAIN = ["bert", "bert-head-mode", "gpt2", "gpt2-head-mode", "llama", "t5", "t5-head-mode", "bart", "mpnet", "bert-classifier", "esm"]
+PLAIN = [
+    "bert",
+    "bert-head-mode",
+    "gpt2",
+    "gpt2-head-mode",
+    "llama",
+    "t5",
+    "t5-head-mode",
+    "bart",
+    "mpnet",
+    "bert-classifier",
+    "esm",
+]
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -35,8 +47,12 @@ def test_lora_is_put_on_trained_merged_and_taken_off(name, linearized):
     mark, attributes = fingerprint(model.network), set(vars(model.network))
     with Subset(lora_rank=2, lora_alpha=6).chosen(model) as trained:
         assert all(".lora_" in key or key.startswith("head.") for key in trained.parameters)
-        torch.testing.assert_close(logits_of(model, texts, pad), logits_of(row.model(2), texts, pad)) if not row.head_mode else None
-        found = (fine_tune_linearized if linearized else fine_tune)(model, data, data, trained.parameters, SETTINGS, pad)
+        torch.testing.assert_close(
+            logits_of(model, texts, pad), logits_of(row.model(2), texts, pad)
+        ) if not row.head_mode else None
+        found = (fine_tune_linearized if linearized else fine_tune)(
+            model, data, data, trained.parameters, SETTINGS, pad
+        )
         own = trained.own(found.weights)
     assert {key: (module, module.training) for key, module in model.named_modules()} == modules
     for key, p in model.named_parameters():
@@ -60,11 +76,16 @@ def test_lora_goes_where_peft_puts_it_and_its_scale_is_alpha_over_rank():
         names = [key for key in trained.parameters if "lora_A" in key]
         assert len(names) == 4 and all(".query." in key or ".value." in key for key in names)
         assert all(p.shape[0] == 4 for key, p in trained.parameters.items() if "lora_A" in key)
-        a = {key: torch.ones_like(p) if "lora_B" in key else p.detach() for key, p in trained.parameters.items()}
+        a = {
+            key: torch.ones_like(p) if "lora_B" in key else p.detach()
+            for key, p in trained.parameters.items()
+        }
         merged = trained.own(a)
     key = "network.bert.encoder.layer.0.attention.self.query.weight"
     change = 6 / 4 * a[key.replace("weight", "lora_A.default.weight")].sum(0)
-    torch.testing.assert_close(merged[key] - dict(model.named_parameters())[key].detach(), change.expand(8, 8))
+    torch.testing.assert_close(
+        merged[key] - dict(model.named_parameters())[key].detach(), change.expand(8, 8)
+    )
 
 
 def test_lora_trains_the_head_that_was_put_on_and_not_a_classifiers_own():
@@ -79,7 +100,9 @@ def test_lora_of_a_seed_is_the_same_each_time():
     draws = []
     for seed in (1, 1, 2):
         with Subset(lora_rank=2, seed=seed).chosen(model) as trained:
-            draws.append({key: p.detach().clone() for key, p in trained.parameters.items() if "lora_A" in key})
+            draws.append(
+                {key: p.detach().clone() for key, p in trained.parameters.items() if "lora_A" in key}
+            )
     assert all(torch.equal(draws[0][key], draws[1][key]) for key in draws[0])
     assert not any(torch.equal(draws[0][key], draws[2][key]) for key in draws[0])
 
@@ -97,9 +120,16 @@ def test_bottom_layers_are_left_out(name):
     model = TABLE[name].model(1)
     every = ParameterFilter().select(model)
     left = without_bottom(model, every, 1)
-    tables = [id(p) for module in model.modules() if isinstance(module, torch.nn.Embedding) for p in module.parameters()]
+    tables = [
+        id(p)
+        for module in model.modules()
+        if isinstance(module, torch.nn.Embedding)
+        for p in module.parameters()
+    ]
     assert left and not any(id(p) in tables for p in left.values())
-    layer = {key: re.search(r"\.(\d+)\.", key) for key in every}  # the first number is the layer's; T5 numbers the parts of a layer too
+    layer = {
+        key: re.search(r"\.(\d+)\.", key) for key in every
+    }  # the first number is the layer's; T5 numbers the parts of a layer too
     number = {key: None if found is None else int(found[1]) for key, found in layer.items()}
     assert all(number[key] in (None, 1) and ".embeddings." not in key for key in left)
     assert {key for key in every if number[key] == 1 and id(every[key]) not in tables} <= set(left)
@@ -122,10 +152,22 @@ def test_names_and_settings():
     ("name", "subset", "words"),
     [
         ("bert", Subset(freeze_layers=3), "3 of the network's 2 layers"),
-        ("bert", Subset(ParameterFilter(include=("*embeddings*",)), freeze_layers=1), "nothing is left to train"),
+        (
+            "bert",
+            Subset(ParameterFilter(include=("*embeddings*",)), freeze_layers=1),
+            "nothing is left to train",
+        ),
         ("bert", Subset(lora_rank=2, freeze_layers=1), "give one of the two"),
-        ("bert", Subset(ParameterFilter(biases_only=True), lora_rank=2), r"leave out the filter \(biases only\), or lora-rank"),
-        ("bert", Subset(ParameterFilter(head=False, include=("*layer.1*",)), lora_rank=2), "without head; only"),
+        (
+            "bert",
+            Subset(ParameterFilter(biases_only=True), lora_rank=2),
+            r"leave out the filter \(biases only\), or lora-rank",
+        ),
+        (
+            "bert",
+            Subset(ParameterFilter(head=False, include=("*layer.1*",)), lora_rank=2),
+            "without head; only",
+        ),
         ("gpt2-lora", Subset(lora_rank=2), "is an adapter already"),
     ],
 )

@@ -30,19 +30,40 @@ def case(name="bert", outputs=1, dtype=torch.float64):
     row = TABLE[name]
     model = row.model(outputs, dtype=dtype)
     texts = random_texts(row, [6, 3, 8, 5, 4, 7], 1)
-    return model, row.parameters.select(model), Labelled(texts[:4], [0, 1, 0, 1]), Labelled(texts[2:], [0, 1, 1, 1])
+    return (
+        model,
+        row.parameters.select(model),
+        Labelled(texts[:4], [0, 1, 0, 1]),
+        Labelled(texts[2:], [0, 1, 1, 1]),
+    )
 
 
 def same(a, b):
     """Everything but the time, to the bit."""
-    assert (a.status, a.curve, a.best_step, a.dev, a.trained) == (b.status, b.curve, b.best_step, b.dev, b.trained)
+    assert (a.status, a.curve, a.best_step, a.dev, a.trained) == (
+        b.status,
+        b.curve,
+        b.best_step,
+        b.dev,
+        b.trained,
+    )
     assert a.weights.keys() == b.weights.keys()
     assert all(torch.equal(a.weights[name], b.weights[name]) for name in a.weights)
     assert torch.equal(a.dev_logits, b.dev_logits)
 
 
 @pytest.mark.parametrize(
-    "name", ["bert", "gpt2", "t5-gated-untied", "llama-tied", "bert-pooled", "mobilebert", "gpt2-lora", "roberta-top-layer"]
+    "name",
+    [
+        "bert",
+        "gpt2",
+        "t5-gated-untied",
+        "llama-tied",
+        "bert-pooled",
+        "mobilebert",
+        "gpt2-lora",
+        "roberta-top-layer",
+    ],
 )
 @pytest.mark.parametrize("train_one", [fine_tune, fine_tune_linearized])
 def test_afterwards_the_model_is_what_it_was(name, train_one):
@@ -70,7 +91,9 @@ def test_afterwards_the_model_is_what_it_was(name, train_one):
 def test_only_the_chosen_parameters_move_and_dropout_is_on():
     model, trainable, train, dev = case("roberta-top-layer")
     found = fine_tune(model, train, dev, trainable, SETTINGS, pad_id(model))
-    moved = [name for name, value in found.weights.items() if not torch.equal(value, trainable[name].detach())]
+    moved = [
+        name for name, value in found.weights.items() if not torch.equal(value, trainable[name].detach())
+    ]
     assert moved and all(".layer.1." in name for name in moved)
     without = fine_tune(model, train, dev, trainable, replace(SETTINGS, dropout=False), pad_id(model))
     assert not torch.equal(found.dev_logits, without.dev_logits)
@@ -93,9 +116,29 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, name, optimi
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fine_tune(model, train, dev, trainable, settings, pad_id(model), checkpoints=tmp_path, checkpoint_seconds=0, on_step=count)
+        fine_tune(
+            model,
+            train,
+            dev,
+            trainable,
+            settings,
+            pad_id(model),
+            checkpoints=tmp_path,
+            checkpoint_seconds=0,
+            on_step=count,
+        )
     assert all(torch.equal(p, before[key]) for key, p in model.named_parameters())
-    found = fine_tune(model, train, dev, trainable, settings, pad_id(model), checkpoints=tmp_path, checkpoint_seconds=0, on_step=count)
+    found = fine_tune(
+        model,
+        train,
+        dev,
+        trainable,
+        settings,
+        pad_id(model),
+        checkpoints=tmp_path,
+        checkpoint_seconds=0,
+        on_step=count,
+    )
     same(found, in_one_piece)
     assert len(steps) == (stop + 10 - (stop - 1))  # one step is done twice
     assert len(list(tmp_path.glob("checkpoint-*"))) <= 1
@@ -107,10 +150,21 @@ def test_an_interrupted_training_of_the_linearized_model_goes_on(tmp_path):
     steps = iter([None] * 4)
     with pytest.raises(StopIteration):
         fine_tune_linearized(
-            model, train, dev, trainable, SETTINGS, pad_id(model), checkpoints=tmp_path, checkpoint_seconds=0, on_step=lambda: next(steps)
+            model,
+            train,
+            dev,
+            trainable,
+            SETTINGS,
+            pad_id(model),
+            checkpoints=tmp_path,
+            checkpoint_seconds=0,
+            on_step=lambda: next(steps),
         )
     assert last_checkpoint(tmp_path).name == "checkpoint-4"
-    same(fine_tune_linearized(model, train, dev, trainable, SETTINGS, pad_id(model), checkpoints=tmp_path), in_one_piece)
+    same(
+        fine_tune_linearized(model, train, dev, trainable, SETTINGS, pad_id(model), checkpoints=tmp_path),
+        in_one_piece,
+    )
 
 
 def test_a_checkpoint_that_was_cut_short_is_not_taken(tmp_path):
@@ -118,11 +172,21 @@ def test_a_checkpoint_that_was_cut_short_is_not_taken(tmp_path):
     steps = iter([None] * 6)
     with pytest.raises(StopIteration):
         fine_tune(
-            model, train, dev, trainable, SETTINGS, pad_id(model), checkpoints=tmp_path, checkpoint_seconds=0, on_step=lambda: next(steps)
+            model,
+            train,
+            dev,
+            trainable,
+            SETTINGS,
+            pad_id(model),
+            checkpoints=tmp_path,
+            checkpoint_seconds=0,
+            on_step=lambda: next(steps),
         )
     (tmp_path / "checkpoint-8").mkdir()
     (tmp_path / "checkpoint-8" / "trained.safetensors").write_bytes(b"half of")
-    found = fine_tune(model, train, dev, trainable, SETTINGS, pad_id(model), checkpoints=tmp_path, checkpoint_seconds=0)
+    found = fine_tune(
+        model, train, dev, trainable, SETTINGS, pad_id(model), checkpoints=tmp_path, checkpoint_seconds=0
+    )
     same(found, fine_tune(model, train, dev, trainable, SETTINGS, pad_id(model)))
 
 
@@ -149,7 +213,9 @@ here.fine_tune(model, train, dev, trainable, here.SETTINGS, here.pad_id(model), 
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert last_checkpoint(tmp_path) is not None
     model, trainable, train, dev = case("gpt2", dtype=torch.float32)
-    found = fine_tune(model, train, dev, trainable, SETTINGS, pad_id(model), checkpoints=tmp_path, checkpoint_seconds=0)
+    found = fine_tune(
+        model, train, dev, trainable, SETTINGS, pad_id(model), checkpoints=tmp_path, checkpoint_seconds=0
+    )
     same(found, fine_tune(model, train, dev, trainable, SETTINGS, pad_id(model)))
 
 
@@ -175,7 +241,11 @@ def test_a_training_that_diverges_late_keeps_the_best_from_before():
 
     found = fine_tune(model, train, dev, trainable, SETTINGS, pad_id(model), on_evaluation=spoil)
     assert found.status == "diverged" and found.reason == "the loss is no number at step 7"
-    assert found.best_step in (3, 6) and found.dev is not None and [look.step for look in found.curve] == [0, 3, 6]
+    assert (
+        found.best_step in (3, 6)
+        and found.dev is not None
+        and [look.step for look in found.curve] == [0, 3, 6]
+    )
     assert all(torch.isfinite(value).all() for value in found.weights.values())
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
@@ -190,7 +260,17 @@ def test_the_callback_sees_each_look_and_changes_nothing(tmp_path):
         torch.rand(3), model.zero_grad()
         seen[step] = logits_of(module, dev.texts, pad_id(model))
 
-    found = fine_tune(model, train, dev, trainable, SETTINGS, pad_id(model), on_evaluation=look, checkpoints=tmp_path, checkpoint_seconds=0)
+    found = fine_tune(
+        model,
+        train,
+        dev,
+        trainable,
+        SETTINGS,
+        pad_id(model),
+        on_evaluation=look,
+        checkpoints=tmp_path,
+        checkpoint_seconds=0,
+    )
     same(found, plain)
     assert list(seen) == [0, 3, 6, 9, 10]
     assert torch.equal(seen[0], logits_of(model, dev.texts, pad_id(model)))
@@ -207,7 +287,10 @@ def test_the_first_of_equal_looks_is_the_best():
 def test_batches_walk_through_the_texts_again_and_again():
     order = batch_order(5, 2, 9, seed=3)
     assert [len(batch) for batch in order] == [2, 2, 1] * 3
-    assert all(sorted(i for batch in order[start : start + 3] for i in batch) == [0, 1, 2, 3, 4] for start in (0, 3, 6))
+    assert all(
+        sorted(i for batch in order[start : start + 3] for i in batch) == [0, 1, 2, 3, 4]
+        for start in (0, 3, 6)
+    )
     assert order != batch_order(5, 2, 9, seed=4) and order == batch_order(5, 2, 9, seed=3)
     assert batch_order(3, 8, 2, seed=0)[0] != [] and len(batch_order(3, 8, 2, seed=0)[0]) == 3
 

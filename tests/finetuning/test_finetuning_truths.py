@@ -31,7 +31,9 @@ def chi_of(loss, found, labels):
 def kernels(model, row, train, evaluated):
     """The library's kernels [n, c, m, d] of train texts against others."""
     groups, pair = {"train": train, "eval": evaluated}, ("train", "eval")
-    found = stream_kernels(model, groups, [pair], FORMULAS, row.parameters.select(model), pad_id(model), Settings()).kernels[pair]
+    found = stream_kernels(
+        model, groups, [pair], FORMULAS, row.parameters.select(model), pad_id(model), Settings()
+    ).kernels[pair]
     return {name: whole(groups) for name, groups in found.items()}
 
 
@@ -100,7 +102,12 @@ def test_the_first_step_of_adam_is_that_of_signgd(name):
     data, moved = Labelled(train, [1]), {}
     for optimizer in ("adamw", "signgd"):
         found = fine_tune(
-            model, data, data, parameters, still(optimizer=optimizer, learning_rate=eta, batch_size=1, steps=1), pad_id(model)
+            model,
+            data,
+            data,
+            parameters,
+            still(optimizer=optimizer, learning_rate=eta, batch_size=1, steps=1),
+            pad_id(model),
         )
         moved[optimizer] = {key: found.weights[key] - parameters[key].detach() for key in parameters}
     for key, gradient in zip(parameters, gradients, strict=True):
@@ -112,10 +119,12 @@ def test_the_first_step_of_adam_is_that_of_signgd(name):
 def written_out(model, row, texts, labels, settings):
     """A loop without the Trainer: the order of batches is the only thing it shares with ours."""
     parameters = list(row.parameters.select(model).values())
-    optimizer = {"sgd": torch.optim.SGD, "adamw": partial(torch.optim.AdamW, weight_decay=0.0)}[settings.optimizer](
-        parameters, lr=settings.learning_rate
-    )
-    for step, chosen in enumerate(batch_order(len(texts), settings.batch_size, settings.steps, settings.seed)):
+    optimizer = {"sgd": torch.optim.SGD, "adamw": partial(torch.optim.AdamW, weight_decay=0.0)}[
+        settings.optimizer
+    ](parameters, lr=settings.learning_rate)
+    for step, chosen in enumerate(
+        batch_order(len(texts), settings.batch_size, settings.steps, settings.seed)
+    ):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * (1 - step / settings.steps)
         optimizer.zero_grad()
@@ -134,12 +143,16 @@ def written_out(model, row, texts, labels, settings):
     return logits(model, texts)
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "t5", "bert-classifier", "gpt2-lora", "bert-biases"])
+@pytest.mark.parametrize(
+    "name", ["bert", "gpt2", "llama", "t5", "bert-classifier", "gpt2-lora", "bert-biases"]
+)
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_the_trainer_does_what_a_loop_written_out_does(name, optimizer):
     row = TABLE[name]
     texts, labels = random_texts(row, [6, 3, 8, 5, 4], 1), [1, 0, 1, 0, 0]
-    settings = TrainingSettings(optimizer, 3e-2, batch_size=2, steps=9, eval_every=9, max_grad_norm=0.5, dropout=False, seed=5)
+    settings = TrainingSettings(
+        optimizer, 3e-2, batch_size=2, steps=9, eval_every=9, max_grad_norm=0.5, dropout=False, seed=5
+    )
     for outputs in (1, 2):
         model, data = row.model(outputs), Labelled(texts, labels)
         found = fine_tune(model, data, data, row.parameters.select(model), settings, pad_id(model))
@@ -156,7 +169,11 @@ def test_training_of_the_linearized_model_is_gradient_descent_on_the_kernel(name
     """Each step: f <- f - eta/n K (f_train - y), all texts in every step, for the squared loss."""
     row = TABLE[name]
     model = row.model(outputs)
-    train, evaluated, labels = random_texts(row, [6, 3, 8, 5], 1), random_texts(row, [5, 4, 7], 2), [1, 0, 1, 0]
+    train, evaluated, labels = (
+        random_texts(row, [6, 3, 8, 5], 1),
+        random_texts(row, [5, 4, 7], 2),
+        [1, 0, 1, 0],
+    )
     rate, steps, seen = 1e-2, 6, {}
     settings = still(loss="squared", learning_rate=rate, batch_size=4, steps=steps, eval_every=1)
     found = fine_tune_linearized(
@@ -168,7 +185,10 @@ def test_training_of_the_linearized_model_is_gradient_descent_on_the_kernel(name
     for step in range(steps + 1):
         torch.testing.assert_close(seen[step], g, rtol=0, atol=1e-8)
         chi = chi_of("squared", f, labels)
-        f, g = (values - rate / 4 * torch.einsum("nc,ncmd->md", chi, kernel) for values, kernel in ((f, to_train), (g, to_eval)))
+        f, g = (
+            values - rate / 4 * torch.einsum("nc,ncmd->md", chi, kernel)
+            for values, kernel in ((f, to_train), (g, to_eval))
+        )
     assert float((seen[steps] - seen[0]).abs().max()) > 1e-3
     assert found.status == "finished"
 
@@ -179,7 +199,9 @@ def test_losses_are_what_their_table_says(outputs):
     found = torch.randn(5, outputs, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 1, 1, 0, 1])
     both = torch.cat([torch.zeros(5, 1), found], 1) if outputs == 1 else found
-    torch.testing.assert_close(mean_loss("cross-entropy", found, labels), -both.log_softmax(1)[range(5), labels].mean())
+    torch.testing.assert_close(
+        mean_loss("cross-entropy", found, labels), -both.log_softmax(1)[range(5), labels].mean()
+    )
     y = (2.0 * labels - 1)[:, None] if outputs == 1 else torch.eye(outputs)[labels]
     torch.testing.assert_close(mean_loss("squared", found, labels), ((found - y) ** 2).sum() / 10)
     for loss in ("cross-entropy", "squared"):

@@ -51,11 +51,17 @@ def work(
     texts = {group: random_texts(row, part, place) for place, (group, part) in enumerate(LENGTHS.items())}
     settings = Settings(**({"batch_size": 4} | chosen))
     trainable = row.parameters.select(model)
-    return stream_kernels(model, texts, PAIRS, formulas, trainable, pad_id(model), settings, report, key, announce, note)
+    return stream_kernels(
+        model, texts, PAIRS, formulas, trainable, pad_id(model), settings, report, key, announce, note
+    )
 
 
 def blocks(found: Streamed):
-    return {(pair, name): groups["all"] for pair, kernels in found.kernels.items() for name, groups in kernels.items()}
+    return {
+        (pair, name): groups["all"]
+        for pair, kernels in found.kernels.items()
+        for name, groups in kernels.items()
+    }
 
 
 def assert_same_bits(one: Streamed, other: Streamed) -> None:

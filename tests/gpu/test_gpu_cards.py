@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gpu_work import FORMULAS, MEBI, assert_same_bits, blocks, largest_error, needs_card, needs_two_cards, work
+from gpu_work import (
+    FORMULAS,
+    MEBI,
+    assert_same_bits,
+    blocks,
+    largest_error,
+    needs_card,
+    needs_two_cards,
+    work,
+)
 from model_table import TABLE, pad_id, random_texts
 
 from lmntk.engine import stream as streaming
@@ -17,7 +26,17 @@ from lmntk.system.executors.threads import Devices
 from lmntk.system.precision import AMPERE, check_precision
 
 pytestmark = needs_card
-FAMILIES = ["bert", "roberta", "gpt2", "t5", "llama", "mixtral", "deberta-shared-keys", "bert-lora-at-start", "albert"]
+FAMILIES = [
+    "bert",
+    "roberta",
+    "gpt2",
+    "t5",
+    "llama",
+    "mixtral",
+    "deberta-shared-keys",
+    "bert-lora-at-start",
+    "albert",
+]
 
 
 def is_recent():
@@ -68,7 +87,9 @@ def test_row_factors_that_live_elsewhere(tmp_path, monkeypatch, where):
     for attempt in range(5):  # copies beside arithmetic: a race need not show the first time
         there = work("bert", torch.float64, "cuda:0", scratch=tmp_path / str(attempt))
         for label, values in blocks(here).items():
-            torch.testing.assert_close(blocks(there)[label], values, rtol=1e-9, atol=1e-9 * float(values.abs().max()))
+            torch.testing.assert_close(
+                blocks(there)[label], values, rtol=1e-9, atol=1e-9 * float(values.abs().max())
+            )
 
 
 @needs_two_cards
@@ -76,9 +97,14 @@ def test_row_factors_that_live_elsewhere(tmp_path, monkeypatch, where):
 def test_two_cards_agree_with_one(name):
     both = Devices(chosen_devices("cuda:0,cuda:1"))
     assert len(chosen_devices("cuda")) == torch.cuda.device_count()
-    one, two = work(name, torch.float64, "cuda:0"), work(name, torch.float64, "cuda:0", executor=both, batch_size=2)
+    one, two = (
+        work(name, torch.float64, "cuda:0"),
+        work(name, torch.float64, "cuda:0", executor=both, batch_size=2),
+    )
     for label, values in blocks(one).items():
-        torch.testing.assert_close(blocks(two)[label], values, rtol=1e-9, atol=1e-9 * float(values.abs().max()))
+        torch.testing.assert_close(
+            blocks(two)[label], values, rtol=1e-9, atol=1e-9 * float(values.abs().max())
+        )
 
 
 def test_memory_stays_within_the_budget():
@@ -95,7 +121,11 @@ def test_memory_stays_within_the_budget():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         settings = Settings(device_memory=budget * MEBI)
-        found.append(stream_kernels(model, texts, [("a", "c")], ["sgd"], wide.parameters.select(model), pad_id(model), settings))
+        found.append(
+            stream_kernels(
+                model, texts, [("a", "c")], ["sgd"], wide.parameters.select(model), pad_id(model), settings
+            )
+        )
         assert torch.cuda.max_memory_allocated() <= budget * MEBI
         assert found[-1].schedule.card_peak <= budget * MEBI
     values = [one.kernels["a", "c"]["sgd"]["all"] for one in found]

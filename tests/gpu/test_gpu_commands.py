@@ -73,7 +73,9 @@ def test_two_devices_at_the_command_line(folder, tmp_path, command):
         assert np.array_equal(one.values, two.values)
 
 
-def test_a_kernel_leaves_nothing_of_what_was_begun_with_another_batch_size(folder, tmp_path, command, monkeypatch):
+def test_a_kernel_leaves_nothing_of_what_was_begun_with_another_batch_size(
+    folder, tmp_path, command, monkeypatch
+):
     """Killed before its kernels are there, or when they are and the scratch files too."""
 
     class KilledError(Exception):
@@ -98,9 +100,15 @@ def test_a_kernel_leaves_nothing_of_what_was_begun_with_another_batch_size(folde
     [
         (("--precision", "tf32"), "precision: tf32 is a card's, and this is cpu"),
         (("--precision", "half"), "precision: 'half' is not one of float32, tf32, bfloat16"),
-        (("--precision", "bfloat16", "--dtype", "float64"), "precision: bfloat16 would spoil --dtype float64"),
+        (
+            ("--precision", "bfloat16", "--dtype", "float64"),
+            "precision: bfloat16 would spoil --dtype float64",
+        ),
         (("--device-memory", "much"), "device-memory: 'much' is not a size; write 4GiB"),
-        (("--device-memory", "4GiB"), "device-memory: cpu has no memory of its own; bound the process with --memory"),
+        (
+            ("--device-memory", "4GiB"),
+            "device-memory: cpu has no memory of its own; bound the process with --memory",
+        ),
         (("--device", "cpu,meta"), "device: 'cpu,meta' is of several kinds"),
     ],
 )
@@ -112,7 +120,18 @@ def test_mistakes(folder, tmp_path, command, more, message):
 
 
 def test_runs_in_two_precisions_are_two_runs(folder, tmp_path, command):
-    texts = ("--train", folder / "train.jsonl", "--test", folder / "test.jsonl", "--text-column", "text_a", "--k", 2, "--seeds", 13)
+    texts = (
+        "--train",
+        folder / "train.jsonl",
+        "--test",
+        folder / "test.jsonl",
+        "--text-column",
+        "text_a",
+        "--k",
+        2,
+        "--seeds",
+        13,
+    )
     prompt = ("--template", "{a} it was {mask} .", "--label-words", "terrible,great")
     options = ("--model", folder / "model", *texts, *prompt, "--formulas", "sgd")
     out = ("--out", tmp_path / "run")
@@ -127,7 +146,9 @@ def test_runs_in_two_precisions_are_two_runs(folder, tmp_path, command):
     found = Kernel.load(path).provenance
     assert found["precision"] == "bfloat16"
     assert set(found["precision_loss"]["kernels"]) == {"sgd"}
-    code, shown, _ = command("plan", *options, "--out", tmp_path / "other", "--precision", "bfloat16", "--device", "cpu,cpu")
+    code, shown, _ = command(
+        "plan", *options, "--out", tmp_path / "other", "--precision", "bfloat16", "--device", "cpu,cpu"
+    )
     assert code == 0
     assert "on one 80 GB GPU" in shown
     assert " card" not in shown

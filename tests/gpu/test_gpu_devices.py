@@ -56,7 +56,10 @@ def test_both_workers_make_tiles_and_a_run_that_was_cut_short_goes_on(tmp_path, 
     for pair, kernels in whole.kernels.items():
         for name, groups in kernels.items():
             torch.testing.assert_close(
-                again.kernels[pair][name]["all"], groups["all"], rtol=1e-5, atol=1e-5 * float(groups["all"].abs().max())
+                again.kernels[pair][name]["all"],
+                groups["all"],
+                rtol=1e-5,
+                atol=1e-5 * float(groups["all"].abs().max()),
             )
 
 
@@ -67,12 +70,17 @@ def test_a_copy_shares_what_the_model_shares_and_nothing_with_it(name):
     trainable = row.parameters.select(model)
     copied, chosen = copy_to(CPU, model, trainable)
     assert list(chosen) == list(trainable)
-    of_copy, of_model = dict(copied.named_parameters(remove_duplicate=False)), dict(model.named_parameters(remove_duplicate=False))
+    of_copy, of_model = (
+        dict(copied.named_parameters(remove_duplicate=False)),
+        dict(model.named_parameters(remove_duplicate=False)),
+    )
     assert list(of_copy) == list(of_model)
     assert {name: id(p) for name, p in chosen.items()} == {name: id(of_copy[name]) for name in trainable}
     assert len(set(map(id, of_copy.values()))) == len(set(map(id, of_model.values())))
     assert not {p.data_ptr() for p in of_copy.values()} & {p.data_ptr() for p in of_model.values()}
-    assert not {b.data_ptr() for b in copied.buffers() if b.numel()} & {b.data_ptr() for b in model.buffers() if b.numel()}
+    assert not {b.data_ptr() for b in copied.buffers() if b.numel()} & {
+        b.data_ptr() for b in model.buffers() if b.numel()
+    }
     assert [p.requires_grad for p in copied.parameters()] == [p.requires_grad for p in model.parameters()]
     from lmntk.prompts.batching import collate
 
@@ -102,7 +110,9 @@ class Doing:
 
 def test_jobs_are_done_once_each_by_whoever_is_free():
     doing = Doing()
-    assert dict(Devices(("first", "second")).run(doing, list(range(9)))) == {job: job * 10 for job in range(9)}
+    assert dict(Devices(("first", "second")).run(doing, list(range(9)))) == {
+        job: job * 10 for job in range(9)
+    }
     assert doing.devices == ["first", "second"]
     assert {device for device, _ in doing.done} == {"first", "second"}
     assert sorted(job for _, job in doing.done) == list(range(9))
@@ -152,7 +162,9 @@ def test_devices_as_they_are_named():
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_the_work_that_is_told_adds_up(tmp_path, monkeypatch, batch_size):
     """Of two workers that both capture the row texts, and of a run that goes on with some of its tiles: each text and pair once."""
-    monkeypatch.setattr(streaming, "make_schedule", lambda *a, **k: streaming.Schedule(batch_size, False, 2, 0, 0, copies=2))
+    monkeypatch.setattr(
+        streaming, "make_schedule", lambda *a, **k: streaming.Schedule(batch_size, False, 2, 0, 0, copies=2)
+    )
     inside, seen = [], []
 
     def report(captured, contracted):
@@ -245,7 +257,10 @@ class Keeping(torch.nn.Module):
         self.inner = torch.nn.Linear(3, 3)
         self.scale = torch.full((3,), 2.0)
         self.register_buffer("shift", torch.ones(3))
-        self.nested = {"masks": [torch.zeros(3), (self.scale, self.shift)], "cache": self.Cache(torch.ones(3))}
+        self.nested = {
+            "masks": [torch.zeros(3), (self.scale, self.shift)],
+            "cache": self.Cache(torch.ones(3)),
+        }
         self.weights = [self.inner.weight]
 
     def forward(self, x):
@@ -258,7 +273,14 @@ def test_what_a_module_has_put_by_goes_along():
     model(x)
     for device in (torch.device("meta"), CPU):
         copied, _ = copy_to(device, model, {})
-        tensors = [copied.scale, copied.shift, copied.last, *copied.nested["masks"][:1], copied.nested["cache"].tensor, copied.inner.weight]
+        tensors = [
+            copied.scale,
+            copied.shift,
+            copied.last,
+            *copied.nested["masks"][:1],
+            copied.nested["cache"].tensor,
+            copied.inner.weight,
+        ]
         assert {tensor.device for tensor in tensors} == {device}
         assert copied.nested["masks"][1][0] is copied.scale
         assert copied.nested["masks"][1][1] is copied.shift

@@ -22,7 +22,9 @@ from lmntk.prediction.predictor import Predictor
 
 # a million coordinates; 4 texts of 10 tokens
 TRAINABLE = {"w": torch.nn.Parameter(torch.zeros(2**20))}
-TRIAL = Trial(tokens=40, longest=10, factors=2**22, largest=2**22, working=2**24, resident=2**28, outputs=2, held=2**26)
+TRIAL = Trial(
+    tokens=40, longest=10, factors=2**22, largest=2**22, working=2**24, resident=2**28, outputs=2, held=2**26
+)
 
 
 def test_directions_are_cut_to_the_card():
@@ -40,7 +42,8 @@ def test_directions_are_cut_to_the_card():
         assert (found.at_once, found.batch_size) < (last.at_once, last.batch_size)
         last = found
     with pytest.raises(
-        UserError, match=r"^device-memory: .* is too little for a solution's direction in float64; the least is (\d+)MiB$"
+        UserError,
+        match=r"^device-memory: .* is too little for a solution's direction in float64; the least is (\d+)MiB$",
     ) as caught:
         cut_directions(TRIAL, TRAINABLE, 3, 32, 2**40, card=last.card_peak - 1)
     least = int(str(caught.value).split()[-1].removesuffix("MiB")) * MEBI
@@ -53,8 +56,12 @@ def predictor(**more):
     row = TABLE["bert"]
     model = row.model(2).float()
     torch.manual_seed(0)
-    direction = {name: torch.randn_like(parameter) for name, parameter in row.parameters.select(model).items()}
-    return Predictor(model, [direction], pad_id(model), batch_size=8, **more), random_texts(row, [5, 4, 6, 3, 7, 4, 5, 6, 8, 3], 0)
+    direction = {
+        name: torch.randn_like(parameter) for name, parameter in row.parameters.select(model).items()
+    }
+    return Predictor(model, [direction], pad_id(model), batch_size=8, **more), random_texts(
+        row, [5, 4, 6, 3, 7, 4, 5, 6, 8, 3], 0
+    )
 
 
 def test_predictions_are_cut_to_the_card_and_are_the_same(monkeypatch):
@@ -67,31 +74,51 @@ def test_predictions_are_cut_to_the_card_and_are_the_same(monkeypatch):
         tight, _ = predictor(card=PretendedCard(4000 * MEBI, 20 * MEBI, 16 * MEBI), device_memory=budget)
         expansions = tight._expansions
         sizes.clear()
-        monkeypatch.setattr(tight, "_expansions", lambda some, expansions=expansions: sizes.append(len(some)) or expansions(some))
+        monkeypatch.setattr(
+            tight,
+            "_expansions",
+            lambda some, expansions=expansions: sizes.append(len(some)) or expansions(some),
+        )
         np.testing.assert_allclose(tight.evaluate(texts)[0], expected, rtol=1e-4, atol=1e-4)
         assert max(sizes[2:]) == size  # after what is looked at
-    little, _ = predictor(card=PretendedCard(4000 * MEBI, 20 * MEBI, 16 * MEBI), device_memory=(20 + 96 + 7) * MEBI)
-    with pytest.raises(UserError, match=r"^device-memory: 123 MiB is too little for one text and v; the least is 124MiB$"):
+    little, _ = predictor(
+        card=PretendedCard(4000 * MEBI, 20 * MEBI, 16 * MEBI), device_memory=(20 + 96 + 7) * MEBI
+    )
+    with pytest.raises(
+        UserError, match=r"^device-memory: 123 MiB is too little for one text and v; the least is 124MiB$"
+    ):
         little.evaluate(texts)
     with pytest.raises(UserError, match=r"^memory: 1 MiB is too little for one text and v"):
         predictor(card=PretendedCard(4000 * MEBI, 20 * MEBI, 16 * MEBI), memory=MEBI)[0].evaluate(texts)
-    with pytest.raises(UserError, match="device-memory: cpu has no memory of its own; bound the process with --memory"):
+    with pytest.raises(
+        UserError, match="device-memory: cpu has no memory of its own; bound the process with --memory"
+    ):
         predictor(device_memory=MEBI)
 
 
 def test_a_full_card_is_one_line(monkeypatch):
     full, texts = predictor()
-    monkeypatch.setattr(full, "_expansions", lambda some: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory.")))
-    with pytest.raises(UserError, match=r"device-memory: the card is full \(CUDA out of memory\.\).*with --device-memory"):
+    monkeypatch.setattr(
+        full, "_expansions", lambda some: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory."))
+    )
+    with pytest.raises(
+        UserError, match=r"device-memory: the card is full \(CUDA out of memory\.\).*with --device-memory"
+    ):
         full.evaluate(texts)
     assert not full.by_two_backward_passes
 
 
 def test_a_run_keeps_its_solutions_to_the_card(tmp_path, monkeypatch):
     """What fits is planned and done; what does not is refused before the kernels are computed."""
-    monkeypatch.setattr(calibration, "measure_rates", lambda device: calibration.Rates(1e9, 1e9, 1e9, 1e9, 1e9, "some machine"))
+    monkeypatch.setattr(
+        calibration,
+        "measure_rates",
+        lambda device: calibration.Rates(1e9, 1e9, 1e9, 1e9, 1e9, "some machine"),
+    )
     for module in ("lmntk.engine.batches", "lmntk.prediction.predictor"):
-        monkeypatch.setattr(f"{module}.memory_of", lambda device: PretendedCard(4000 * MEBI, 20 * MEBI, 40 * MEBI))
+        monkeypatch.setattr(
+            f"{module}.memory_of", lambda device: PretendedCard(4000 * MEBI, 20 * MEBI, 40 * MEBI)
+        )
     asked: list[int | None] = []
     make = Predictor.__init__
     monkeypatch.setattr(
@@ -106,14 +133,24 @@ def test_a_run_keeps_its_solutions_to_the_card(tmp_path, monkeypatch):
         "template": "{a} it was {mask}.",
         "label_words": ["terrible", "great"],
     }
-    values = {"model": str(tmp_path / "bert"), "own_tasks": [own], "k": [2], "seeds": [13], "save_models": True, "formulas": ["sgd"]}
+    values = {
+        "model": str(tmp_path / "bert"),
+        "own_tasks": [own],
+        "k": [2],
+        "seeds": [13],
+        "save_models": True,
+        "formulas": ["sgd"],
+    }
     values |= {"out": tmp_path / "out", "device_memory": "300MiB"}
     ((_, planned),) = plan(make_experiment(values))
     assert 0 < planned.card <= 300 * MEBI
     assert run(make_experiment(values))
     assert asked == [300 * MEBI]
-    monkeypatch.setattr("lmntk.experiment.steps.shared_model.stream_kernels", lambda *a, **k: pytest.fail("computes kernels"))
+    monkeypatch.setattr(
+        "lmntk.experiment.steps.shared_model.stream_kernels", lambda *a, **k: pytest.fail("computes kernels")
+    )
     with pytest.raises(
-        UserError, match=r"^device-memory: 125 MiB is too little for a solution's direction in float64; the least is \d+MiB"
+        UserError,
+        match=r"^device-memory: 125 MiB is too little for a solution's direction in float64; the least is \d+MiB",
     ):
         run(make_experiment(values | {"device_memory": "125MiB", "out": tmp_path / "other"}))

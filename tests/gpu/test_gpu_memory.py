@@ -27,12 +27,22 @@ from lmntk.tangents.factors import DenseFactors, OuterFactors, RowFactors, Stack
 
 GIBI = 2**30
 # 4 texts of 100 tokens: a mebibyte of factors a token, two of working memory; weights of 400 MiB, 500 of the process
-TRIAL = Trial(tokens=400, longest=100, factors=400 * MEBI, largest=20 * MEBI, working=800 * MEBI, resident=500 * MEBI, held=400 * MEBI)
+TRIAL = Trial(
+    tokens=400,
+    longest=100,
+    factors=400 * MEBI,
+    largest=20 * MEBI,
+    working=800 * MEBI,
+    resident=500 * MEBI,
+    held=400 * MEBI,
+)
 
 
 def schedule(card, memory=64 * GIBI, rows=32, columns=1000, trial=TRIAL, **more):
     more = {"has_scratch": True, "kernels": 1} | more
-    return make_card_schedule(trial, [[100] * rows], [[100] * columns], rows * columns, 32, memory, card, **more)
+    return make_card_schedule(
+        trial, [[100] * rows], [[100] * columns], rows * columns, 32, memory, card, **more
+    )
 
 
 def test_schedules_fit_and_use_the_card():
@@ -46,9 +56,18 @@ def test_schedules_fit_and_use_the_card():
         if last is not None:
             assert found.rows_on_host <= last.rows_on_host
         if last is not None and found.rows_on_host == last.rows_on_host:
-            assert (found.batch_size, found.chunk, found.tile_bytes) >= (last.batch_size, last.chunk, last.tile_bytes)
+            assert (found.batch_size, found.chunk, found.tile_bytes) >= (
+                last.batch_size,
+                last.chunk,
+                last.tile_bytes,
+            )
         last = found
-    assert (last.batch_size, last.chunk, last.tile_bytes, last.rows_on_host) == (32, 256, GPU_TILE_BYTES, False)
+    assert (last.batch_size, last.chunk, last.tile_bytes, last.rows_on_host) == (
+        32,
+        256,
+        GPU_TILE_BYTES,
+        False,
+    )
     small = schedule(1500 * MEBI)
     assert small.rows_on_host
     assert small.batch_size < 8
@@ -64,7 +83,9 @@ def test_what_a_card_is_said_to_hold_is_the_sum_of_what_lies_on_it(where):
     tile = found.chunk * 100 * MEBI
     capturing = (rows if where == "card" else 0) + tile + found.batch_size * 100 * 2 * MEBI
     result = 2 * 8 * 32 * max(found.chunk, 32)
-    contracting = (rows if where == "card" else 2 * one_parameter) + tile + BUFFERS * found.tile_bytes + result
+    contracting = (
+        (rows if where == "card" else 2 * one_parameter) + tile + BUFFERS * found.tile_bytes + result
+    )
     assert found.card_peak == 400 * MEBI + CARD_MARGIN + max(capturing, contracting)
     pinned = {"card": 0, "host": 2 * rows, "disk": 4 * one_parameter}[where]
     assert found.peak == 500 * MEBI + MARGIN + 2 * 8 * 32_000 + pinned
@@ -72,7 +93,9 @@ def test_what_a_card_is_said_to_hold_is_the_sum_of_what_lies_on_it(where):
 
 
 def test_too_little_is_refused_with_the_least_that_works():
-    with pytest.raises(UserError, match=r"^device-memory: 600 MiB is too little for this; the least is (\d+)MiB$") as caught:
+    with pytest.raises(
+        UserError, match=r"^device-memory: 600 MiB is too little for this; the least is (\d+)MiB$"
+    ) as caught:
         schedule(600 * MEBI)
     least = int(str(caught.value).split()[-1].removesuffix("MiB"))
     assert schedule(least * MEBI).batch_size == 1
@@ -81,7 +104,9 @@ def test_too_little_is_refused_with_the_least_that_works():
     with pytest.raises(UserError, match=r"^memory: 600 MiB is too little"):
         schedule(2 * GIBI, 600 * MEBI)
     assert schedule(12 * GIBI, keep_factors=True).rows_on_disk
-    for card, memory in itertools.product((1, 2, 4, 16), (1, 2, 4, 16)):  # without a disk the card or the host holds them, or it is refused
+    for card, memory in itertools.product(
+        (1, 2, 4, 16), (1, 2, 4, 16)
+    ):  # without a disk the card or the host holds them, or it is refused
         try:
             found = schedule(card * GIBI, memory * GIBI, has_scratch=False)
         except UserError:
@@ -116,7 +141,9 @@ def test_budgets():
     card = PretendedCard(1000, 200, 0)
     assert card_budget(card, None) == 200 + int(SHARE * 800)
     assert card_budget(card, 600) == 600
-    with pytest.raises(UserError, match=r"device-memory: 4\.0 GiB, and the card has 1 MiB for this; give less"):
+    with pytest.raises(
+        UserError, match=r"device-memory: 4\.0 GiB, and the card has 1 MiB for this; give less"
+    ):
         card_budget(card, 4 * GIBI)
     assert memory_of(torch.device("cpu")) is None
 
@@ -131,8 +158,12 @@ def test_a_small_card_cuts_batches_and_sends_rows_away_and_the_kernels_are_the_s
     plain = work(dtype=torch.float64, batch_size=8)
     sizes, chunks = [], []
     of_batch, make = tiles.Capturing.of_batch, tiles.Tiles.__call__
-    monkeypatch.setattr(tiles.Capturing, "of_batch", lambda self, texts: sizes.append(len(texts)) or of_batch(self, texts))
-    monkeypatch.setattr(tiles.Tiles, "__call__", lambda self, job: chunks.append(job.stop - job.start) or make(self, job))
+    monkeypatch.setattr(
+        tiles.Capturing, "of_batch", lambda self, texts: sizes.append(len(texts)) or of_batch(self, texts)
+    )
+    monkeypatch.setattr(
+        tiles.Tiles, "__call__", lambda self, job: chunks.append(job.stop - job.start) or make(self, job)
+    )
     largest = []
     for mebibytes, asked in ((4000, None), (300, None), (4000, "230"), (222, 222)):
         sizes.clear()
@@ -145,31 +176,45 @@ def test_a_small_card_cuts_batches_and_sends_rows_away_and_the_kernels_are_the_s
         assert max(sizes[1:]) <= max(cut.batch_size, 1)
         assert max(chunks) <= max(cut.chunk, 8)  # a column group that is a row group too comes whole
         for label, values in blocks(plain).items():
-            torch.testing.assert_close(blocks(found)[label], values, rtol=1e-9, atol=1e-9 * float(values.abs().max()))
+            torch.testing.assert_close(
+                blocks(found)[label], values, rtol=1e-9, atol=1e-9 * float(values.abs().max())
+            )
     assert largest[0][1] == GPU_TILE_BYTES
     assert largest[0] > largest[1] > largest[3]
-    with pytest.raises(UserError, match=r"device-memory: \d+ MiB is too little for this; the least is \d+MiB"):
+    with pytest.raises(
+        UserError, match=r"device-memory: \d+ MiB is too little for this; the least is \d+MiB"
+    ):
         work(card=pretended(150))
-    with pytest.raises(UserError, match="device-memory: cpu has no memory of its own; bound the process with --memory"):
+    with pytest.raises(
+        UserError, match="device-memory: cpu has no memory of its own; bound the process with --memory"
+    ):
         work(device_memory=300 * MEBI)
 
 
-@pytest.mark.parametrize("name", ["bert", "t5", "mixtral", "albert", "deberta-shared-keys", "bert-lora-at-start"])
+@pytest.mark.parametrize(
+    "name", ["bert", "t5", "mixtral", "albert", "deberta-shared-keys", "bert-lora-at-start"]
+)
 @pytest.mark.parametrize("where", ["rows_on_host", "rows_on_disk"])
 def test_row_factors_that_live_elsewhere_give_the_same_bits(tmp_path, monkeypatch, name, where):
     found = Schedule(3, where == "rows_on_disk", 4, 0, 0)
-    monkeypatch.setattr(streaming, "make_schedule", lambda *a, **k: found)  # a processor's: no card, nothing is fetched
+    monkeypatch.setattr(
+        streaming, "make_schedule", lambda *a, **k: found
+    )  # a processor's: no card, nothing is fetched
     here = work(name, scratch=tmp_path / "here")
     away = replace(found, card_peak=1, **{where: True})
     monkeypatch.setattr(streaming, "make_card_schedule", lambda *a, **k: away)
     started = []
     start = Transfers.start
-    monkeypatch.setattr(Transfers, "start", lambda self, factors, name: started.append(name) or start(self, factors, name))
+    monkeypatch.setattr(
+        Transfers, "start", lambda self, factors, name: started.append(name) or start(self, factors, name)
+    )
     there = work(name, card=pretended(4000), scratch=tmp_path / "there")
     assert_same_bits(here, there)
     assert started
     shutil.rmtree(next((tmp_path / "there").rglob("tiles")))
-    assert_same_bits(here, work(name, card=pretended(4000), scratch=tmp_path / "there"))  # factors that an earlier run left
+    assert_same_bits(
+        here, work(name, card=pretended(4000), scratch=tmp_path / "there")
+    )  # factors that an earlier run left
 
 
 def tangents():
@@ -239,7 +284,9 @@ def test_a_full_card_is_one_line_that_says_what_to_do(monkeypatch):
             yield 0, make_worker()(jobs[0])
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    with pytest.raises(UserError, match=r"device-memory: the card is full \(CUDA out of memory.*with --device-memory"):
+    with pytest.raises(
+        UserError, match=r"device-memory: the card is full \(CUDA out of memory.*with --device-memory"
+    ):
         work(executor=Full())
 
 
@@ -248,7 +295,9 @@ def test_a_batch_that_was_expected_is_not_collated_again(monkeypatch):
 
     collated = []
     collate = capturing.collate
-    monkeypatch.setattr(capturing, "collate", lambda texts, pad: collated.append(len(texts)) or collate(texts, pad))
+    monkeypatch.setattr(
+        capturing, "collate", lambda texts, pad: collated.append(len(texts)) or collate(texts, pad)
+    )
     work(batch_size=4, formulas=["sgd"])
     trial = 2  # the comparison with autograd, and the trial
     batches = [-(-count // 4) for count in (8, 3, 10)]
@@ -300,14 +349,18 @@ def test_every_card_is_asked_what_is_free(monkeypatch, tmp_path):
         model = row.model(2).float()
         texts = {group: random_texts(row, part, place) for place, (group, part) in enumerate(LENGTHS.items())}
         settings = Settings(4, card=card, executor=both, rates=tmp_path / "machine.json", **more)
-        return streaming.plan_kernels(model, texts, PAIRS, FORMULAS, row.parameters.select(model), pad_id(model), settings)
+        return streaming.plan_kernels(
+            model, texts, PAIRS, FORMULAS, row.parameters.select(model), pad_id(model), settings
+        )
 
     equal = planned(pretended(4000)).card
     cards["meta"] = PretendedCard(500 * MEBI, 100 * MEBI, 0)
     full = planned(pretended(4000)).card
     assert 0 < full <= SHARE * 400 * MEBI < equal
     assert full == planned(pretended(20 + 400)).card  # as when the first is so full
-    with pytest.raises(UserError, match=r"device-memory: 600 MiB, and the card has 500 MiB for this; give less"):
+    with pytest.raises(
+        UserError, match=r"device-memory: 600 MiB, and the card has 500 MiB for this; give less"
+    ):
         planned(pretended(4000), device_memory=600 * MEBI)
     assert planned(pretended(4000), device_memory=400 * MEBI).card <= 300 * MEBI
 

@@ -27,7 +27,9 @@ from lmntk.system.precision import _places, check_precision, products
 from lmntk.tangents.capture import capture
 from lmntk.tangents.coverage import autograd_gradients, check_coverage
 
-LINUX = pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="only Linux starts its count of memory anew")
+LINUX = pytest.mark.skipif(
+    not os.path.exists("/proc/self/clear_refs"), reason="only Linux starts its count of memory anew"
+)
 CPU = [torch.device("cpu")]
 FAMILIES = ["bert", "roberta", "gpt2", "t5", "llama", "mixtral", "deberta-shared-keys", "bert-lora-at-start"]
 
@@ -54,10 +56,14 @@ def test_bfloat16_passes_are_those_of_plain_autograd_in_bfloat16(name):
     twin, reference = flat(expected), flat(exact)
     assert ours.dtype == torch.float64
     for factors in found.factors.values():
-        assert all(tensor.dtype == torch.float32 for tensor in factors.tensors() if tensor.is_floating_point())
+        assert all(
+            tensor.dtype == torch.float32 for tensor in factors.tensors() if tensor.is_floating_point()
+        )
     of_twin = float((twin - reference).norm() / reference.norm())
     of_ours = float((ours - reference).norm() / reference.norm())
-    assert 1e-4 < of_ours < 1.5 * of_twin + 1e-4  # sums over uses are not rounded, so ours is the better if anything
+    assert (
+        1e-4 < of_ours < 1.5 * of_twin + 1e-4
+    )  # sums over uses are not rounded, so ours is the better if anything
     assert float((ours - twin).norm() / reference.norm()) < 1.5 * of_twin
 
 
@@ -92,7 +98,10 @@ def test_the_loss_is_that_of_the_block_in_both_precisions():
         gradients = []
         for text in sorted(texts, key=lambda text: text.length):
             found = capture(model, collate([text], pad_id(model)), capturing.trainable, lower=lower)
-            parts = [f.gradients(capturing.trainable[n].shape)[:, 0].flatten(1).double() for n, f in found.factors.items()]
+            parts = [
+                f.gradients(capturing.trainable[n].shape)[:, 0].flatten(1).double()
+                for n, f in found.factors.items()
+            ]
             gradients.append(torch.cat(parts, 1))
         together = torch.cat(gradients)
         return together @ together.T
@@ -103,8 +112,12 @@ def test_the_loss_is_that_of_the_block_in_both_precisions():
     def solved(k):
         return torch.linalg.inv(k + 0.01 * torch.linalg.eigvalsh(k).max() * torch.eye(12)) @ labels
 
-    assert said.kernels["sgd"] == pytest.approx(float((lower - exact).norm() / exact.norm()), rel=0.3)  # batches round otherwise
-    assert said.coefficients["sgd"] == pytest.approx(float((solved(lower) - solved(exact)).norm() / solved(exact).norm()), rel=0.5)
+    assert said.kernels["sgd"] == pytest.approx(
+        float((lower - exact).norm() / exact.norm()), rel=0.3
+    )  # batches round otherwise
+    assert said.coefficients["sgd"] == pytest.approx(
+        float((solved(lower) - solved(exact)).norm() / solved(exact).norm()), rel=0.5
+    )
 
 
 def test_the_comparison_with_autograd_is_in_full_precision():
@@ -130,7 +143,11 @@ class Wide(torch.nn.Module):
     def __init__(self, width):
         super().__init__()
         torch.manual_seed(0)
-        self.table, self.middle, self.last = torch.nn.Embedding(9, width), torch.nn.Linear(width, width), torch.nn.Linear(width, width)
+        self.table, self.middle, self.last = (
+            torch.nn.Embedding(9, width),
+            torch.nn.Linear(width, width),
+            torch.nn.Linear(width, width),
+        )
         self.head = torch.nn.Linear(width, 1)
 
     def forward(self, batch):
@@ -225,15 +242,25 @@ def test_several_workers_in_bfloat16_give_the_same_bits():
 
 
 def test_few_texts_stand_for_all_lengths_and_one_for_the_longest():
-    assert evenly([3, 5, 9, 60], 1) == [60] and evenly([3, 5, 9, 60], 2) == [3, 60] and evenly([3, 5, 9, 60], 4) == [3, 5, 9, 60]
+    assert (
+        evenly([3, 5, 9, 60], 1) == [60]
+        and evenly([3, 5, 9, 60], 2) == [3, 60]
+        and evenly([3, 5, 9, 60], 4) == [3, 5, 9, 60]
+    )
 
 
 def test_the_trial_and_the_measured_loss_hold_what_the_cut_says(monkeypatch):
     """Passes in full precision follow those in bfloat16, and take more; neither is in larger batches than the cut has."""
     sizes, tried = [], []
     in_full, of_batch = Capturing.of_batch_in_full, Capturing._of_batch
-    monkeypatch.setattr(Capturing, "of_batch_in_full", lambda self, texts: tried.append(len(texts)) or in_full(self, texts))
-    monkeypatch.setattr(Capturing, "_of_batch", lambda self, texts, precision: sizes.append(len(texts)) or of_batch(self, texts, precision))
+    monkeypatch.setattr(
+        Capturing, "of_batch_in_full", lambda self, texts: tried.append(len(texts)) or in_full(self, texts)
+    )
+    monkeypatch.setattr(
+        Capturing,
+        "_of_batch",
+        lambda self, texts, precision: sizes.append(len(texts)) or of_batch(self, texts, precision),
+    )
     monkeypatch.setattr(streaming, "make_schedule", lambda *a, **k: streaming.Schedule(2, False, 2, 0, 0))
     work(precision="bfloat16", formulas=["sgd"])
     assert tried[0] == sizes[0] == 4  # the trial
@@ -248,7 +275,9 @@ def test_the_measured_loss_is_in_the_cut(card):
     def cut(memory, lower=True):
         lengths = [[100] * 32], [[100] * 1000]
         if card:
-            return make_card_schedule(trial, *lengths, 32_000, 32, 2**40, memory, kernels=1, has_scratch=True, lower=lower)
+            return make_card_schedule(
+                trial, *lengths, 32_000, 32, 2**40, memory, kernels=1, has_scratch=True, lower=lower
+            )
         return make_schedule(trial, *lengths, 32_000, 32, memory, has_scratch=True, lower=lower)
 
     def peak(found):
@@ -261,7 +290,10 @@ def test_the_measured_loss_is_in_the_cut(card):
         seen.append(found.loss_texts)
         assert peak(found) <= memory
         held = 500 * MEBI + MARGIN if not card else 400 * MEBI + CARD_MARGIN
-        assert peak(found) >= held + (2 * found.loss_texts + 2 * min(found.batch_size, found.loss_texts)) * 100 * MEBI
+        assert (
+            peak(found)
+            >= held + (2 * found.loss_texts + 2 * min(found.batch_size, found.loss_texts)) * 100 * MEBI
+        )
     assert seen == sorted(seen, reverse=True)
     assert seen[0] == LOSS_TEXTS
     assert seen[-1] < 4
@@ -309,7 +341,9 @@ def test_a_plan_counts_what_a_low_precision_takes(tmp_path, monkeypatch, formula
     monkeypatch.setattr(Capturing, "_of_batch", ticking)
     free = calibration.Rates(*[1e30] * 5, "some machine")
     monkeypatch.setattr(calibration, "measure_rates", lambda device: free)
-    monkeypatch.setattr(streaming.Scratch, "keep_schedule", lambda self, schedule: clock.__setitem__(0, 0.0))  # after the trial
+    monkeypatch.setattr(
+        streaming.Scratch, "keep_schedule", lambda self, schedule: clock.__setitem__(0, 0.0)
+    )  # after the trial
     work(precision="bfloat16", formulas=formulas, announce=said.append, scratch=tmp_path)
     assert said[0].seconds == pytest.approx(clock[0], rel=0.25)  # padding is counted by tokens
     assert clock[0] == 2 * 11 + 21 + (11 if formulas != ["sgd"] else 0)

@@ -15,7 +15,17 @@ from lmntk.engine.stream import whole
 from lmntk.errors import ModelError
 from lmntk.kernels import contraction
 from lmntk.kernels import gram as gram_module
-from lmntk.kernels.contraction import FORMULAS, SIGNS, Terms, Tile, inner, inner_applies, kernel_names, tile_products, without_padding
+from lmntk.kernels.contraction import (
+    FORMULAS,
+    SIGNS,
+    Terms,
+    Tile,
+    inner,
+    inner_applies,
+    kernel_names,
+    tile_products,
+    without_padding,
+)
 from lmntk.kernels.gram import Panel, gram
 from lmntk.tangents.factors import DenseFactors, OuterFactors, Tangents, coalesce
 
@@ -31,7 +41,9 @@ def random_factors(kind, count, tokens, seed):
     if kind == "outer":
         return OuterFactors(normal(count, tokens, WIDTH), normal(C, count, tokens, OUT))
     if kind == "rows":
-        return coalesce(torch.randint(-1, V, (count, tokens), generator=generator), normal(C, count, tokens, WIDTH))
+        return coalesce(
+            torch.randint(-1, V, (count, tokens), generator=generator), normal(C, count, tokens, WIDTH)
+        )
     return DenseFactors(normal(C, count, OUT))
 
 
@@ -43,14 +55,22 @@ SHAPES = {"outer": torch.Size([OUT, WIDTH]), "rows": torch.Size([V, WIDTH]), "de
 
 
 @settings(max_examples=15, deadline=None)
-@given(kind=st.sampled_from(["outer", "rows"]), n=st.integers(1, 4), m=st.integers(1, 4), t=st.integers(1, 4), s=st.integers(1, 4))
+@given(
+    kind=st.sampled_from(["outer", "rows"]),
+    n=st.integers(1, 4),
+    m=st.integers(1, 4),
+    t=st.integers(1, 4),
+    s=st.integers(1, 4),
+)
 def test_inner_equals_the_full_gradients_wherever_it_applies(kind, n, m, t, s):
     left, right = random_factors(kind, n, t, 1), random_factors(kind, m, s, 2)
     names = [name for name in SIGNS if inner_applies([left, right], [name])]
     assert ("signgd" in names) == (kind == "rows" or t == s == 1)
     rows, columns = (part.gradients(SHAPES[kind]).flatten(2).transpose(0, 1) for part in (left, right))
     for name, block in inner(left, right, names).items():
-        torch.testing.assert_close(block.permute(1, 0, 3, 2), kernel_of(name, rows, columns), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            block.permute(1, 0, 3, 2), kernel_of(name, rows, columns), rtol=1e-12, atol=1e-12
+        )
 
 
 @settings(max_examples=25, deadline=None)
@@ -75,18 +95,25 @@ def test_padding_is_left_out_and_nothing_else(rows, columns, budget):
     left, right = side(rows, 1), side(columns, 5)
     terms = without_padding([left["one"], left["other"]])
     kept = len(rows) * 4 if min(rows) == 4 else sum(rows)
-    assert [len(each.inputs) for each in terms] == [kept, kept] and (terms[0].owners is None) == (min(rows) == 4)
+    assert [len(each.inputs) for each in terms] == [kept, kept] and (terms[0].owners is None) == (
+        min(rows) == 4
+    )
     seen = []
 
     def watched(*arguments):
         seen.append(arguments[0].owners is not None)
         return inner(*arguments)
 
-    panels = [Panel([Tangents(torch.zeros(len(part["one"].inputs), C, dtype=torch.float64), part)]) for part in (left, right)]
+    panels = [
+        Panel([Tangents(torch.zeros(len(part["one"].inputs), C, dtype=torch.float64), part)])
+        for part in (left, right)
+    ]
     with (
         patch.object(gram_module, "COPY_BYTES", budget),
         patch.object(gram_module, "inner", watched if budget == 2**20 else inner),
-        patch.object(gram_module, "inner_columns", lambda rows, columns, *sizes, together: [True] * len(columns)),
+        patch.object(
+            gram_module, "inner_columns", lambda rows, columns, *sizes, together: [True] * len(columns)
+        ),
     ):
         found = gram(*panels, ["sgd"], grouping=str)["sgd"]
     assert seen == ([min(rows) < 4] * 2 if budget == 2**20 else [])
@@ -114,8 +141,12 @@ def test_copies_without_padding_stay_within_their_bound(room, stripped):
     with (
         patch.object(gram_module, "COPY_BYTES", budget),
         patch.object(gram_module, "inner", watched),
-        patch.object(gram_module, "without_padding", lambda several: made.append(1) or without_padding(several)),
-        patch.object(gram_module, "inner_columns", lambda rows, columns, *sizes, together: [True] * len(columns)),
+        patch.object(
+            gram_module, "without_padding", lambda several: made.append(1) or without_padding(several)
+        ),
+        patch.object(
+            gram_module, "inner_columns", lambda rows, columns, *sizes, together: [True] * len(columns)
+        ),
     ):
         found = whole(gram(panel, panel, ["sgd"])["sgd"])
     assert sum(rows.values()) == stripped == len(made)
@@ -150,7 +181,9 @@ def test_gram_of_mixed_factors_and_batches(row_sizes, column_sizes, tile_bytes, 
             if missing and index == len(sizes) - 1:
                 del factors["outer"]
             batches.append(Tangents(torch.zeros(size, C, dtype=torch.float64), factors))
-            full = {k: torch.zeros(size, C, shape.numel(), dtype=torch.float64) for k, shape in SHAPES.items()}
+            full = {
+                k: torch.zeros(size, C, shape.numel(), dtype=torch.float64) for k, shape in SHAPES.items()
+            }
             full |= {k: f.gradients(SHAPES[k]).flatten(2).transpose(0, 1) for k, f in factors.items()}
             blocks.append(torch.cat([full[k] for k in SHAPES], 2))
         return Panel(batches), torch.cat(blocks)
@@ -200,7 +233,9 @@ def test_a_panel_in_which_nothing_has_a_gradient():
 
 def test_a_group_that_no_column_text_uses_has_a_kernel_of_zeros():
     def tangents(names, count):
-        return Tangents(torch.zeros(count, 1), {name: DenseFactors(torch.randn(1, count, 3)) for name in names})
+        return Tangents(
+            torch.zeros(count, 1), {name: DenseFactors(torch.randn(1, count, 3)) for name in names}
+        )
 
     rows, columns = Panel([tangents("ab", 2)]), Panel([tangents("a", 3)])
     found = gram(rows, columns, ["sgd", "signgd"], grouping=lambda name: name)

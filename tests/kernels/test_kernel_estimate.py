@@ -54,11 +54,21 @@ def counted(rows, columns, formulas, c):
 
     def inner(rows, columns, names, shared):
         (r, i), (s, _) = rows.inputs.shape, columns.inputs.shape
-        done["inner"] += len(names) * 2 * r * s * (i + c * c * (rows.output_gradients.shape[-1] + contraction.MEMORY_BOUND_FACTOR))
+        done["inner"] += (
+            len(names)
+            * 2
+            * r
+            * s
+            * (i + c * c * (rows.output_gradients.shape[-1] + contraction.MEMORY_BOUND_FACTOR))
+        )
         return by_inner(rows, columns, names, shared)
 
     materialise, tile_products, by_inner = gram.materialise, gram.tile_products, gram.inner
-    with patch.object(gram, "materialise", making), patch.object(gram, "tile_products", products), patch.object(gram, "inner", inner):
+    with (
+        patch.object(gram, "materialise", making),
+        patch.object(gram, "tile_products", products),
+        patch.object(gram, "inner", inner),
+    ):
         gram.gram(rows, columns, formulas)
     return done
 
@@ -71,11 +81,20 @@ def test_operations_are_those_that_are_done(formulas, tokens, c):
     done = counted(rows, columns, formulas, c)
     shapes = shapes_of(rows.batches[0], tokens)
     assert shapes == [Shape(tokens, 12, 8, tokens), Shape(0, 8, 1, tokens)]
-    expected = operations_of(shapes, [(4, tokens), (3, tokens)], [(5, tokens), (5, tokens), (1, tokens)], c, kernel_names(formulas), 1)
+    expected = operations_of(
+        shapes,
+        [(4, tokens), (3, tokens)],
+        [(5, tokens), (5, tokens), (1, tokens)],
+        c,
+        kernel_names(formulas),
+        1,
+    )
     assert expected.products == done["products"]
     assert expected.sign_products == done["sign_products"]
     assert expected.inner == pytest.approx(done["inner"])
-    assert expected.making == pytest.approx(done["making"], rel=0.15)  # a bias has nothing to make; the last chunk may be its own
+    assert expected.making == pytest.approx(
+        done["making"], rel=0.15
+    )  # a bias has nothing to make; the last chunk may be its own
 
 
 @pytest.mark.parametrize("c", [1, 3])
@@ -85,9 +104,15 @@ def test_short_texts_go_one_way_and_long_ones_the_other(c):
     rows, columns = panel([4, 3], [10, 10], 48, 40, c), panel(*zip(*sizes, strict=True), 48, 40, c)
     done = counted(rows, columns, ["sgd"], c)
     expected = operations_of(shapes_of(rows.batches[0], 10), [(4, 10), (3, 10)], sizes, c, ["sgd"], 1)
-    assert done["inner"] == pytest.approx(expected.inner) and done["products"] == expected.products and expected.making > 0
+    assert (
+        done["inner"] == pytest.approx(expected.inner)
+        and done["products"] == expected.products
+        and expected.making > 0
+    )
     assert expected.inner == 2 * 70 * (5 * 2 + 4 * 3) * (48 + c * c * (40 + contraction.MEMORY_BOUND_FACTOR))
-    assert expected.products == 2 * c * c * 7 * (6 * 48 * 40 + 15 * 40)  # the bias's, which has no terms, is made of all
+    assert expected.products == 2 * c * c * 7 * (
+        6 * 48 * 40 + 15 * 40
+    )  # the bias's, which has no terms, is made of all
 
 
 @given(
@@ -128,12 +153,21 @@ def test_times_add_up():
     assert rates.seconds(Operations(10, 10, 10, 10, 10)) == pytest.approx(1 + 2 + 5 + 10 + 2.5)
 
 
-@pytest.mark.parametrize("name", ["bert", "llama", "t5", "mixtral", "bert-lora-at-start", "deberta-shared-keys"])
+@pytest.mark.parametrize(
+    "name", ["bert", "llama", "t5", "mixtral", "bert-lora-at-start", "deberta-shared-keys"]
+)
 def test_a_plan_of_every_kind(tmp_path, name):
     row = TABLE[name]
     model = row.model(2).float()
     texts = {"train": random_texts(row, [5, 4, 6], 0), "eval": random_texts(row, [5, 4, 6, 3], 1)}
-    arguments = (model, texts, [("train", "eval"), ("train", "train")], ["sgd", "asigngd"], row.parameters.select(model), pad_id(model))
+    arguments = (
+        model,
+        texts,
+        [("train", "eval"), ("train", "train")],
+        ["sgd", "asigngd"],
+        row.parameters.select(model),
+        pad_id(model),
+    )
     found = plan_kernels(*arguments, Settings(rates=tmp_path / "machine.json"))
     assert (found.texts, found.pairs, found.disk) == (7, 21, 0)
     assert 0 < found.seconds < 60
@@ -148,5 +182,17 @@ def test_a_plan_of_every_kind(tmp_path, name):
 
 
 def test_figures_as_people_read_them():
-    assert [shown_time(s) for s in (0.2, 40, 120, 7000, 400_000)] == ["1 s", "40 s", "2 min", "1.9 h", "5 days"]
-    assert [shown_count(n) for n in (5e5, 3e9, 2.5e12, 1e15, 1e19)] == ["0.5 M", "3.0 G", "2.5 T", "1.0 P", "10.0 E"]
+    assert [shown_time(s) for s in (0.2, 40, 120, 7000, 400_000)] == [
+        "1 s",
+        "40 s",
+        "2 min",
+        "1.9 h",
+        "5 days",
+    ]
+    assert [shown_count(n) for n in (5e5, 3e9, 2.5e12, 1e15, 1e19)] == [
+        "0.5 M",
+        "3.0 G",
+        "2.5 T",
+        "1.0 P",
+        "10.0 E",
+    ]

@@ -27,7 +27,9 @@ def tangents_of(name, lengths=(5, 4, 6)):
     return capture(model, batch, parameters, check_coverage(model, batch, parameters).fallback)
 
 
-@pytest.mark.parametrize("name", ["bert", "albert", "gpt2", "deberta-shared-keys", "mixtral", "t5", "llama-dora", "bert-head-mode"])
+@pytest.mark.parametrize(
+    "name", ["bert", "albert", "gpt2", "deberta-shared-keys", "mixtral", "t5", "llama-dora", "bert-head-mode"]
+)
 def test_round_trip(tmp_path, name):
     tangents = tangents_of(name)
     save_tangents(tmp_path / "f.safetensors", tangents)
@@ -43,11 +45,15 @@ def test_round_trip(tmp_path, name):
         for one, other in zip(factors.tensors(), stored.tensors(), strict=True):
             assert torch.equal(one, other)
     masks = noise_coordinates([tangents])
-    assert {k: v.tolist() for k, v in noise_coordinates([found]).items()} == {k: v.tolist() for k, v in masks.items()}
+    assert {k: v.tolist() for k, v in noise_coordinates([found]).items()} == {
+        k: v.tolist() for k, v in masks.items()
+    }
     expected = gram(Panel([silence(tangents, masks)]), Panel([tangents]), ["sgd", "asigngd"])
     stored_panel = gram(Panel([silence(found, masks)]), Panel([found]), ["sgd", "asigngd"])
     for formula in ("sgd", "asigngd"):
-        torch.testing.assert_close(whole(stored_panel[formula]), whole(expected[formula]), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            whole(stored_panel[formula]), whole(expected[formula]), rtol=1e-12, atol=1e-12
+        )
 
 
 def test_shared_inputs_are_written_once(tmp_path):
@@ -79,11 +85,16 @@ def test_damage_is_noticed(tmp_path, damage):
         open_tangents(path)
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not say what the process holds")
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="the system does not say what the process holds"
+)
 def test_comparing_the_checksum_leaves_nothing_in_memory(tmp_path):
     """What is read of a file keeps its mapping; the pages that the checksum went through must not stay with it."""
     large = DenseFactors(torch.ones(1, 2, 2**23))
-    save_tangents(tmp_path / "f.safetensors", Tangents(torch.zeros(2, 1), {"large": large, "small": DenseFactors(torch.ones(1, 2, 3))}))
+    save_tangents(
+        tmp_path / "f.safetensors",
+        Tangents(torch.zeros(2, 1), {"large": large, "small": DenseFactors(torch.ones(1, 2, 3))}),
+    )
     stored = open_tangents(tmp_path / "f.safetensors", verify=False).factors
     before = resident()
     kept = stored["small"]

@@ -43,11 +43,18 @@ def case(name):
 def compute(model, trainable, coverage, texts, batches, pad_to=None, tile_bytes=gram_module.TILE_BYTES):
     """Returns the kernels among texts that are captured in these batches (of indices), in the texts' order."""
     tangents = [
-        capture(model, collate([texts[i] for i in chosen], pad_id(model), pad_to=pad_to), trainable, coverage.fallback)
+        capture(
+            model,
+            collate([texts[i] for i in chosen], pad_id(model), pad_to=pad_to),
+            trainable,
+            coverage.fallback,
+        )
         for chosen in batches
     ]
     masks = noise_coordinates(tangents)
-    found = gram(Panel([silence(each, masks) for each in tangents]), Panel(tangents), FORMULAS, tile_bytes=tile_bytes)
+    found = gram(
+        Panel([silence(each, masks) for each in tangents]), Panel(tangents), FORMULAS, tile_bytes=tile_bytes
+    )
     order = torch.tensor([i for chosen in batches for i in chosen])
     back = torch.argsort(order)
     return {kernel: whole(groups)[back][:, :, back] for kernel, groups in found.items()}
@@ -75,7 +82,11 @@ def test_batches_padding_order_and_tiles(name, data):
     def choice(rows, columns, *sizes, together):
         if forced is None:
             return own_choice(rows, columns, *sizes, together=together)
-        return [forced[0]] * len(columns) if together else [which for which, _ in zip(cycle(forced), columns, strict=False)]
+        return (
+            [forced[0]] * len(columns)
+            if together
+            else [which for which, _ in zip(cycle(forced), columns, strict=False)]
+        )
 
     with patch.object(gram_module, "inner_columns", choice):
         found = compute(model, trainable, coverage, texts, batches, pad_to, tile_bytes)
@@ -96,7 +107,9 @@ def test_attention_implementations_agree(name):
         found = compute(model, trainable, coverage, texts, batches)
     finally:
         model.network.set_attn_implementation(as_found)
-    if name not in MASKED:  # float32's noise is more than float64's threshold knows, and votes in the sign kernels
+    if (
+        name not in MASKED
+    ):  # float32's noise is more than float64's threshold knows, and votes in the sign kernels
         expected = {"sgd": expected["sgd"]}
     assert_same(found, expected, 1e-6 if in_float32 else ROUNDING)
 
@@ -117,7 +130,16 @@ def test_logits_that_are_no_numbers_are_an_error():
 def streamed(name, groups, pairs, key="", **chosen):
     row = TABLE[name]
     model = row.model(OUTPUTS)
-    return stream_kernels(model, groups, pairs, FORMULAS, row.parameters.select(model), pad_id(model), Settings(**chosen), key=key)
+    return stream_kernels(
+        model,
+        groups,
+        pairs,
+        FORMULAS,
+        row.parameters.select(model),
+        pad_id(model),
+        Settings(**chosen),
+        key=key,
+    )
 
 
 @settings(max_examples=10, deadline=None)
@@ -129,16 +151,24 @@ def streamed(name, groups, pairs, key="", **chosen):
     chunk=st.integers(1, 4),
     on_disk=st.booleans(),
 )
-def test_any_cut_gives_the_same_kernels_and_logits(tmp_path_factory, name, lengths, seed, size, chunk, on_disk):
+def test_any_cut_gives_the_same_kernels_and_logits(
+    tmp_path_factory, name, lengths, seed, size, chunk, on_disk
+):
     row = TABLE[name]
-    texts = {group: random_texts(row, each, seed + i) for i, (group, each) in enumerate(zip("abc", lengths, strict=True))}
+    texts = {
+        group: random_texts(row, each, seed + i)
+        for i, (group, each) in enumerate(zip("abc", lengths, strict=True))
+    }
     pairs = [("a", "a"), ("b", "a"), ("a", "c"), ("b", "c")]
     plenty = streamed(name, texts, pairs)
     with patch.object(streaming, "make_schedule", lambda *a, **k: Schedule(size, on_disk, chunk, 0, 0)):
         little = streamed(name, texts, pairs, key="k", scratch=tmp_path_factory.mktemp("scratch"))
     assert set(plenty.kernels) == set(pairs) == set(little.kernels)
     for pair in pairs:
-        assert_same({k: whole(v) for k, v in little.kernels[pair].items()}, {k: whole(v) for k, v in plenty.kernels[pair].items()})
+        assert_same(
+            {k: whole(v) for k, v in little.kernels[pair].items()},
+            {k: whole(v) for k, v in plenty.kernels[pair].items()},
+        )
     assert little.noise == plenty.noise
     for group, values in plenty.logits.items():
         torch.testing.assert_close(little.logits[group], values, rtol=0, atol=1e-12)
@@ -211,7 +241,9 @@ def test_noise_of_the_columns_group_is_not_left_out_of_the_rows_group():
     }
 
     def compute(*pairs):
-        return stream_kernels(model, texts, pairs, FORMULAS, dict(model.named_parameters()), 0, Settings(batch_size=1))
+        return stream_kernels(
+            model, texts, pairs, FORMULAS, dict(model.named_parameters()), 0, Settings(batch_size=1)
+        )
 
     alone = compute(("plain", "noisy"))
     beside = compute(("plain", "noisy"), ("noisy", "noisy"))

@@ -34,11 +34,16 @@ class Network(nn.Module):
         self.double()
 
     def forward(self, batch):
-        return self.last(torch.tanh(self.frozen(self.scale(torch.tanh(self.first(batch["x"]))))) * batch["weight"][:, None])
+        return self.last(
+            torch.tanh(self.frozen(self.scale(torch.tanh(self.first(batch["x"]))))) * batch["weight"][:, None]
+        )
 
 
 def batches(*sizes):
-    return [{"x": torch.randn(size, 5, dtype=torch.float64), "weight": torch.rand(size, dtype=torch.float64)} for size in sizes]
+    return [
+        {"x": torch.randn(size, 5, dtype=torch.float64), "weight": torch.rand(size, dtype=torch.float64)}
+        for size in sizes
+    ]
 
 
 def jacobian(network, parts):
@@ -47,7 +52,14 @@ def jacobian(network, parts):
         for i in range(len(batch["x"])):
             logits = network({name: tensor[i : i + 1] for name, tensor in batch.items()})[0]
             trained = [p for p in network.parameters() if p.requires_grad]
-            rows.append(torch.stack([torch.cat([g.flatten() for g in torch.autograd.grad(f, trained, retain_graph=True)]) for f in logits]))
+            rows.append(
+                torch.stack(
+                    [
+                        torch.cat([g.flatten() for g in torch.autograd.grad(f, trained, retain_graph=True)])
+                        for f in logits
+                    ]
+                )
+            )
     return torch.stack(rows)  # [n, c, p]
 
 
@@ -55,12 +67,20 @@ def check(network, fallback, batched=True):
     train, evaluate = batches(3, 2), batches(4)
     found = module_kernels(network, train, evaluate)
     rows, columns = jacobian(network, train), jacobian(network, evaluate)
-    expected = {"sgd": (rows, columns), "signgd": (rows.sign(), columns.sign()), "asigngd": (rows.sign(), columns)}
+    expected = {
+        "sgd": (rows, columns),
+        "signgd": (rows.sign(), columns.sign()),
+        "asigngd": (rows.sign(), columns),
+    }
     for formula, (left, right) in expected.items():
         kernel = torch.einsum("ncp,mdp->ncmd", left, right)
-        torch.testing.assert_close(torch.as_tensor(found.kernels[formula].values), kernel, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            torch.as_tensor(found.kernels[formula].values), kernel, rtol=1e-10, atol=1e-10
+        )
     flipped = torch.einsum("ncp,mdp->ncmd", rows, columns.sign())
-    torch.testing.assert_close(torch.as_tensor(found.kernels["asigngd"].flipped), flipped, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        torch.as_tensor(found.kernels["asigngd"].flipped), flipped, rtol=1e-10, atol=1e-10
+    )
     assert found.logits["train"].shape == (5, 2)
     assert (found.coverage.fallback, found.coverage.batched) == (fallback, batched)
 
@@ -146,9 +166,15 @@ def test_groups_and_chosen_parameters():
     whole = module_kernels(network, train, evaluate, ["sgd"], settings=settings).kernels["sgd"]
     assert set(whole.groups) == {"first", "scale", "last"}
     part = module_kernels(
-        network, train, evaluate, ["sgd"], trainable={n: p for n, p in network.named_parameters() if n.startswith("first")}
+        network,
+        train,
+        evaluate,
+        ["sgd"],
+        trainable={n: p for n, p in network.named_parameters() if n.startswith("first")},
     )
-    torch.testing.assert_close(torch.as_tensor(part.kernels["sgd"].values), torch.as_tensor(whole.groups["first"]))
+    torch.testing.assert_close(
+        torch.as_tensor(part.kernels["sgd"].values), torch.as_tensor(whole.groups["first"])
+    )
 
 
 def test_nothing_to_do():
@@ -205,11 +231,17 @@ def test_batches_that_a_module_cannot_be_cut_for_go_text_by_text():
 
     model = Positions()
     texts = {"a": [EncodedText((1 + i, 2, 3, 7 - i), 0, None) for i in range(4)]}
-    found = stream_kernels(model, texts, [("a", "a")], ["sgd"], dict(model.named_parameters()), 0, Settings(batch_size=4))
+    found = stream_kernels(
+        model, texts, [("a", "a")], ["sgd"], dict(model.named_parameters()), 0, Settings(batch_size=4)
+    )
     rows = []
     for text in texts["a"]:
-        gradients = torch.autograd.grad(model({"input_ids": torch.tensor([text.ids])})[0, 0], list(model.parameters()))
+        gradients = torch.autograd.grad(
+            model({"input_ids": torch.tensor([text.ids])})[0, 0], list(model.parameters())
+        )
         rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
     jacobian = torch.stack(rows)
-    torch.testing.assert_close(whole(found.kernels["a", "a"]["sgd"])[:, 0, :, 0], jacobian @ jacobian.T, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        whole(found.kernels["a", "a"]["sgd"])[:, 0, :, 0], jacobian @ jacobian.T, rtol=1e-10, atol=1e-12
+    )
     assert found.coverage.fallback == ("add.gain",)

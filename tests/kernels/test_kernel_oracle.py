@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_table import FAMILIES, TABLE, alone, flat, kernel_of, oracle, pad_id, plain_logits, random_texts, relative_distance
+from model_table import (
+    FAMILIES,
+    TABLE,
+    alone,
+    flat,
+    kernel_of,
+    oracle,
+    pad_id,
+    plain_logits,
+    random_texts,
+    relative_distance,
+)
 
 from lmntk.engine.stream import Settings, stream_kernels, whole
 from lmntk.kernels.contraction import FORMULAS
@@ -29,18 +40,25 @@ def test_every_family_equals_plain_autograd(name, outputs):
     model = row.model(outputs)
     trainable = row.parameters.select(model)
     texts = {"train": random_texts(row, TRAIN, 1), "eval": random_texts(row, EVAL, 2)}
-    streamed = stream_kernels(model, texts, [("train", "eval")], FORMULAS, trainable, pad_id(model), Settings(batch_size=3))
+    streamed = stream_kernels(
+        model, texts, [("train", "eval")], FORMULAS, trainable, pad_id(model), Settings(batch_size=3)
+    )
     jacobian = {side: oracle(model, alone(model, part), trainable) for side, part in texts.items()}
 
     largest = max(float(part.abs().max()) for part in jacobian["train"].values())
-    noise = {parameter: part.abs().amax((0, 1)) < ROUNDING * largest for parameter, part in jacobian["train"].items()}
+    noise = {
+        parameter: part.abs().amax((0, 1)) < ROUNDING * largest
+        for parameter, part in jacobian["train"].items()
+    }
     # a coordinate that comes out as zero to the last bit needs no silencing, and is not counted; which ones do is the processor's affair
     some = {parameter: (part != 0).any(0).any(0) for parameter, part in jacobian["train"].items()}
     noise = {parameter: mask & some[parameter] for parameter, mask in noise.items()}
     known = row.noise_masks(trainable)
     assert {parameter for parameter, mask in noise.items() if mask.any()} == set(known)
     assert all(torch.equal(noise[parameter], mask & some[parameter]) for parameter, mask in known.items())
-    zeros = sum(int((mask & ~some[parameter]).sum()) for parameter, mask in known.items())  # here, but perhaps not as captured
+    zeros = sum(
+        int((mask & ~some[parameter]).sum()) for parameter, mask in known.items()
+    )  # here, but perhaps not as captured
     assert -zeros <= sum(int(mask.sum()) for mask in noise.values()) - streamed.noise["train"] <= 2
 
     rows, columns = flat(jacobian["train"], noise), flat(jacobian["eval"])
@@ -68,8 +86,12 @@ def test_coordinates_left_out_are_rounding_noise_and_no_others(name):
     known = row.noise_masks(trainable)
     assert set(found) == set(known)
     for parameter, mask in found.items():
-        some = torch.stack([(each.factors[parameter].gradients(mask.shape) != 0).any(0).any(0) for each in tangents]).any(0)
-        assert torch.equal(mask, known[parameter] & some)  # what comes out as zero to the last bit needs no silencing
+        some = torch.stack(
+            [(each.factors[parameter].gradients(mask.shape) != 0).any(0).any(0) for each in tangents]
+        ).any(0)
+        assert torch.equal(
+            mask, known[parameter] & some
+        )  # what comes out as zero to the last bit needs no silencing
         assert float(jacobian[parameter][:, :, mask].abs().max()) < ROUNDING * largest
 
 
@@ -86,7 +108,10 @@ def test_padding_on_either_side(name, side):
     unchanged = side == "right" or row.relative_positions
     jacobian = oracle(model, alone(model, texts) if unchanged else parts, trainable)
     coverage = check_coverage(model, batch, trainable)
-    tangents = [capture(model, each, trainable, coverage.fallback) for each in ([batch] if coverage.batched else parts)]
+    tangents = [
+        capture(model, each, trainable, coverage.fallback)
+        for each in ([batch] if coverage.batched else parts)
+    ]
     masks = noise_coordinates(tangents)
     rows, columns = Panel([silence(each, masks) for each in tangents]), Panel(tangents)
     left, right = flat(jacobian, masks), flat(jacobian)
@@ -101,8 +126,13 @@ def test_padding_token_inside_a_text_has_no_row(name):
     model = row.model(2)
     trainable = row.parameters.select(model)
     pad = pad_id(model)
-    texts = [text.__class__((*text.ids[:2], pad, *text.ids[3:]), 1, text.token_type_ids) for text in random_texts(row, [5, 4, 6], 4)]
-    streamed = stream_kernels(model, {"all": texts}, [("all", "all")], FORMULAS, trainable, pad, Settings(batch_size=1))
+    texts = [
+        text.__class__((*text.ids[:2], pad, *text.ids[3:]), 1, text.token_type_ids)
+        for text in random_texts(row, [5, 4, 6], 4)
+    ]
+    streamed = stream_kernels(
+        model, {"all": texts}, [("all", "all")], FORMULAS, trainable, pad, Settings(batch_size=1)
+    )
     jacobian = oracle(model, alone(model, texts), trainable)
     table = next(p for p in jacobian if p.endswith(("word_embeddings.weight", "tok_embeddings.weight")))
     assert not jacobian[table].view(3, 2, *trainable[table].shape)[:, :, pad].any()
@@ -118,7 +148,9 @@ def test_float32(name):
     model = row.model(2)
     texts = {"train": random_texts(row, TRAIN, 1), "eval": random_texts(row, EVAL, 2)}
     exact, single = (
-        stream_kernels(each, texts, [("train", "eval")], ["sgd"], row.parameters.select(each), pad_id(each)).kernels["train", "eval"]
+        stream_kernels(
+            each, texts, [("train", "eval")], ["sgd"], row.parameters.select(each), pad_id(each)
+        ).kernels["train", "eval"]
         for each in (model, row.model(2, dtype=torch.float32))
     )
     assert relative_distance(whole(single["sgd"]), whole(exact["sgd"])) < 1e-5
@@ -132,10 +164,21 @@ def test_leaving_noise_out_brings_float32_signs_closer_to_float64(name):
     def compute(dtype, drop_noise):
         model = row.model(1, dtype=dtype)
         settings = Settings(drop_noise=drop_noise)
-        streamed = stream_kernels(model, texts, [("train", "eval")], ["signgd"], row.parameters.select(model), pad_id(model), settings)
+        streamed = stream_kernels(
+            model,
+            texts,
+            [("train", "eval")],
+            ["signgd"],
+            row.parameters.select(model),
+            pad_id(model),
+            settings,
+        )
         return whole(streamed.kernels["train", "eval"]["signgd"])
 
-    without, with_noise = (relative_distance(compute(torch.float32, drop), compute(torch.float64, drop)) for drop in (True, False))
+    without, with_noise = (
+        relative_distance(compute(torch.float32, drop), compute(torch.float64, drop))
+        for drop in (True, False)
+    )
     assert without < 0.5 * with_noise
 
 
@@ -150,10 +193,20 @@ def test_untying_removes_exactly_the_cross_terms():
     untie_head(untied_network)
     kernels = []
     for model in (tied, untied):
-        streamed = stream_kernels(model, texts, [("train", "eval")], ["sgd"], row.parameters.select(model), pad_id(model))
+        streamed = stream_kernels(
+            model, texts, [("train", "eval")], ["sgd"], row.parameters.select(model), pad_id(model)
+        )
         kernels.append(whole(streamed.kernels["train", "eval"]["sgd"]))
-    embedding, decoder = untied_network.get_input_embeddings().weight, untied_network.get_output_embeddings().weight
-    parts = {side: oracle(untied, alone(untied, part), {"e": embedding, "d": decoder}) for side, part in texts.items()}
-    cross = kernel_of("sgd", parts["train"]["e"], parts["eval"]["d"]) + kernel_of("sgd", parts["train"]["d"], parts["eval"]["e"])
+    embedding, decoder = (
+        untied_network.get_input_embeddings().weight,
+        untied_network.get_output_embeddings().weight,
+    )
+    parts = {
+        side: oracle(untied, alone(untied, part), {"e": embedding, "d": decoder})
+        for side, part in texts.items()
+    }
+    cross = kernel_of("sgd", parts["train"]["e"], parts["eval"]["d"]) + kernel_of(
+        "sgd", parts["train"]["d"], parts["eval"]["e"]
+    )
     assert float(cross.norm()) > 1e-3 * float(kernels[0].norm())
     torch.testing.assert_close(kernels[0] - kernels[1], cross, rtol=1e-9, atol=1e-10)

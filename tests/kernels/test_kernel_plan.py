@@ -24,7 +24,9 @@ from lmntk.prompts.encoding import EncodedText
 from lmntk.system.memory import peak_of, resident, return_freed
 from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors, Tangents
 
-LINUX = pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="only Linux starts its count of memory anew")
+LINUX = pytest.mark.skipif(
+    not os.path.exists("/proc/self/clear_refs"), reason="only Linux starts its count of memory anew"
+)
 MEBI = 2**20
 # a mebibyte of factors a token, and nothing else, so that a peak tells the tokens
 TRIAL = Trial(tokens=100, longest=100, factors=100 * MEBI, largest=100 * MEBI, working=0, resident=0)
@@ -51,7 +53,10 @@ class Deep(torch.nn.Module):
 
 
 def texts_of(lengths):
-    return [EncodedText(tuple(1 + (i + j) % 8 for j in range(length)), 0, None) for i, length in enumerate(lengths)]
+    return [
+        EncodedText(tuple(1 + (i + j) % 8 for j in range(length)), 0, None)
+        for i, length in enumerate(lengths)
+    ]
 
 
 def layer_of(name):
@@ -63,18 +68,25 @@ def cut(texts, pairs, trial=TRIAL, formulas=("sgd",), **settings):
     model = Deep()
     every = [text for part in texts.values() for text in part]
     capturing = Capturing(model, dict(model.named_parameters()), 0, every, settings.get("batch_size", 32))
-    return streaming._cut(trial, capturing, texts, pairs, formulas, Settings(**{"memory": 2**50} | settings), True)
+    return streaming._cut(
+        trial, capturing, texts, pairs, formulas, Settings(**{"memory": 2**50} | settings), True
+    )
 
 
 def tokens_held(found):
     """Returns how many tokens' factors the peak is of, where the kernels of a few texts are next to nothing."""
-    return round((found.peak - cut({"a": texts_of([1])}, [("a", "a")], replace(TRIAL, factors=0, largest=0)).peak) / MEBI)
+    return round(
+        (found.peak - cut({"a": texts_of([1])}, [("a", "a")], replace(TRIAL, factors=0, largest=0)).peak)
+        / MEBI
+    )
 
 
 @pytest.mark.parametrize("formulas", [["sgd"], ["sgd", "signgd", "asigngd"]])
 def test_each_groups_kernels_are_counted(formulas):
     texts = {"a": texts_of([4] * 30), "b": texts_of([4] * 40)}
-    one, many = (cut(texts, [("a", "b")], formulas=formulas, grouping=grouping) for grouping in (None, layer_of))
+    one, many = (
+        cut(texts, [("a", "b")], formulas=formulas, grouping=grouping) for grouping in (None, layer_of)
+    )
     kernels = {1: 1, 3: 4}[len(formulas)]
     assert many.peak - one.peak == (14 - 1) * kernels * 2 * DOUBLE * 30 * 40  # 12 layers, table, head
 
@@ -91,7 +103,15 @@ def test_too_little_memory_for_each_groups_kernels_is_refused_with_the_least_tha
 def test_a_cards_kernels_of_each_group_are_counted():
     def of(kernels):
         return make_card_schedule(
-            replace(TRIAL, outputs=2), [[4] * 30], [[4] * 40], kernels * 30 * 40, 32, 2**50, 2**50, kernels=kernels, has_scratch=True
+            replace(TRIAL, outputs=2),
+            [[4] * 30],
+            [[4] * 40],
+            kernels * 30 * 40,
+            32,
+            2**50,
+            2**50,
+            kernels=kernels,
+            has_scratch=True,
         )
 
     card = of(14).card_peak - of(1).card_peak
@@ -105,7 +125,9 @@ def test_a_run_with_groups_holds_no_more_than_was_said():
     model, texts = Deep(), {"a": texts_of([2] * 900), "b": texts_of([2] * 800)}
     trainable = dict(model.named_parameters())
     before = resident()
-    grown, found = peak_of(lambda: stream_kernels(model, texts, [("a", "b")], ["sgd"], trainable, 0, Settings(grouping=layer_of)))
+    grown, found = peak_of(
+        lambda: stream_kernels(model, texts, [("a", "b")], ["sgd"], trainable, 0, Settings(grouping=layer_of))
+    )
     kernels = 14 * DOUBLE * 900 * 800 * 4
     assert kernels > MARGIN
     assert kernels < grown
@@ -116,12 +138,16 @@ def test_a_run_with_groups_holds_no_more_than_was_said():
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
 def test_rows_are_counted_in_the_batches_that_they_are_held_in(batch_size):
-    """Eight cells of a short and a long text each, which no batch of one group sorts apart; together they would be."""
+    """Eight splits of a short and a long text each, which no batch of one group sorts apart; together they would be."""
     texts = {f"cell-{i}": texts_of([5, 50]) for i in range(8)}
     pairs = [(name, name) for name in texts]
     held = []
     capture = Capturing.of_batch
-    with patch.object(Capturing, "of_batch", lambda self, part: held.append(len(part) * part[-1].length) or capture(self, part)):
+    with patch.object(
+        Capturing,
+        "of_batch",
+        lambda self, part: held.append(len(part) * part[-1].length) or capture(self, part),
+    ):
         model = Deep()
         chosen = Settings(batch_size=batch_size, memory=2**50)
         streamed = stream_kernels(model, texts, pairs, ["sgd"], dict(model.named_parameters()), 0, chosen)
@@ -136,10 +162,14 @@ def test_a_parameters_factors_without_padding_are_counted():
     texts = {"a": texts_of([5, 50] * 4), "b": texts_of([5] * 40)}
     trial = replace(TRIAL, largest=TRIAL.factors // 20)
     beside = [
-        cut(texts, [("a", "b")], trial, batch_size=size).peak - cut(texts, [("a", "b")], replace(trial, largest=0), batch_size=size).peak
+        cut(texts, [("a", "b")], trial, batch_size=size).peak
+        - cut(texts, [("a", "b")], replace(trial, largest=0), batch_size=size).peak
         for size in (8, 1)
     ]
-    assert [round(size / MEBI) for size in beside] == [(8 * 50 + 8 * 50) // 10, 0]  # the largest batch is the rows'
+    assert [round(size / MEBI) for size in beside] == [
+        (8 * 50 + 8 * 50) // 10,
+        0,
+    ]  # the largest batch is the rows'
 
 
 @pytest.mark.parametrize("chunk", [2, 4, 8])
@@ -149,7 +179,11 @@ def test_tiles_are_counted_as_they_are_cut(chunk):
     pairs = [("a", name) for name in texts]
     columns = [[text.length for text in texts[name]] for name in texts if name != "a"]
     jobs = streaming._jobs(texts, pairs, ["a"], chunk)
-    most = max(sum(text.length for text in texts[job.column][job.start : job.stop]) for job in jobs if job.column != "a")
+    most = max(
+        sum(text.length for text in texts[job.column][job.start : job.stop])
+        for job in jobs
+        if job.column != "a"
+    )
 
     def of_tile(columns):
         with patch.multiple("lmntk.engine.budget", MOST_COLUMNS=chunk, COLUMNS_PER_ROW=1):
@@ -166,7 +200,11 @@ class Elsewhere(Mapping[str, Factors]):
         self.names, self.alive, self.most = [f"p{i}" for i in range(count)], alive, 0
 
     def __getitem__(self, name: str) -> Factors:
-        made = DenseFactors(torch.ones(1, 2, 3)) if name in ("p0", "p3") else OuterFactors(torch.ones(2, 4, 3), torch.ones(1, 2, 4, 3))
+        made = (
+            DenseFactors(torch.ones(1, 2, 3))
+            if name in ("p0", "p3")
+            else OuterFactors(torch.ones(2, 4, 3), torch.ones(1, 2, 4, 3))
+        )
         self.alive += [(name, weakref.ref(tensor)) for tensor in made.tensors()]
         self.most = max(self.most, len({name for name, tensor in self.alive if tensor() is not None}))
         return made
@@ -188,7 +226,9 @@ def test_of_factors_that_live_elsewhere_as_many_parameters_are_held_as_a_plan_co
     alive: list[tuple[str, weakref.ref[torch.Tensor]]] = []
     batches = [Elsewhere(6, alive) for _ in range(3)]
     transfers = Transfers(torch.device("cpu"))
-    rows = Panel([Tangents(torch.zeros(2, 1), Fetched(batch, transfers) if fetched else batch) for batch in batches])
+    rows = Panel(
+        [Tangents(torch.zeros(2, 1), Fetched(batch, transfers) if fetched else batch) for batch in batches]
+    )
     columns = Panel([Tangents(torch.zeros(2, 1), dict(Elsewhere(6, [])))])
     for other in (rows, columns):
         gram(rows, other, formulas)
@@ -203,7 +243,10 @@ def test_the_check_of_the_captured_gradients_is_counted():
     assert cut(texts, pairs, checked).peak == 900 * MEBI
     with pytest.raises(UserError, match="the least is 900MiB"):
         cut(texts, pairs, checked, memory=899 * MEBI)
-    assert make_card_schedule(checked, [[3, 4]], [], 4, 32, 2**40, 2**40, kernels=1, has_scratch=False).card_peak == 3000 * MEBI
+    assert (
+        make_card_schedule(checked, [[3, 4]], [], 4, 32, 2**40, 2**40, kernels=1, has_scratch=False).card_peak
+        == 3000 * MEBI
+    )
     with pytest.raises(UserError, match=r"device-memory: .* the least is 3000MiB"):
         make_card_schedule(checked, [[3, 4]], [], 4, 32, 2**40, 2999 * MEBI, kernels=1, has_scratch=False)
 
@@ -228,14 +271,31 @@ def test_what_the_check_holds_is_measured():
     one = model.head.weight.nbytes  # a gradient by autograd, and one from the factors, are held at once
     assert before < capturing.checked < before + 10 * one
     assert capturing.try_out().checked == capturing.checked
-    assert Capturing(model, dict(model.named_parameters()), 0, texts_of([3]), 2, capturing.coverage).try_out().checked == 0
+    assert (
+        Capturing(model, dict(model.named_parameters()), 0, texts_of([3]), 2, capturing.coverage)
+        .try_out()
+        .checked
+        == 0
+    )
 
 
 def test_kept_columns_are_counted_in_the_tiles_that_they_are_batched_in():
-    lengths = ([8] * 15 + [512]) * 5  # one long text makes a whole batch of its tile long; all five together are in one batch
+    lengths = (
+        [8] * 15 + [512]
+    ) * 5  # one long text makes a whole batch of its tile long; all five together are in one batch
     found = make_schedule(
-        replace(TRIAL, working=100 * MEBI), [[100] * 4], [lengths], 4, 8, 8500 * MEBI, has_scratch=True, keep_factors=True
+        replace(TRIAL, working=100 * MEBI),
+        [[100] * 4],
+        [lengths],
+        4,
+        8,
+        8500 * MEBI,
+        has_scratch=True,
+        keep_factors=True,
     )
     assert found.batch_size == 8 and found.chunk < 80
-    written = sum(padded_tokens(lengths[start : start + found.chunk], found.batch_size) for start in range(0, 80, found.chunk))
+    written = sum(
+        padded_tokens(lengths[start : start + found.chunk], found.batch_size)
+        for start in range(0, 80, found.chunk)
+    )
     assert found.disk == MEBI * (400 + written) and written > 1.5 * padded_tokens(lengths, found.batch_size)

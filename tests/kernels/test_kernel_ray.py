@@ -41,7 +41,13 @@ def cluster():
     """Two processors' worth of a cluster, for all tests of this file: starting one takes seconds."""
     places = [str(Path(__file__).parents[1]), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(places)}}
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False, runtime_env=environment)
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+        runtime_env=environment,
+    )
     yield RayCluster(workers=2, threads=1)
     ray.shutdown()
 
@@ -51,14 +57,26 @@ def work(name, executor, scratch=None, key="k" * 32, batch=2, keep=False):
     model = row.model(2).float()
     lengths = {"a": [5, 4, 6], "b": [4, 4], "c": [3, 7, 5, 6, 4, 5, 5, 8]}
     texts = {group: random_texts(row, part, i) for i, (group, part) in enumerate(lengths.items())}
-    with patch.object(streaming, "make_schedule", lambda *a, **k: Schedule(batch, scratch is not None, 2, 0, 0)):
+    with patch.object(
+        streaming, "make_schedule", lambda *a, **k: Schedule(batch, scratch is not None, 2, 0, 0)
+    ):
         settings = Settings(scratch=scratch, executor=executor, keep_factors=keep)
-        return stream_kernels(model, texts, PAIRS, FORMULAS, row.parameters.select(model), pad_id(model), settings, key=key)
+        return stream_kernels(
+            model, texts, PAIRS, FORMULAS, row.parameters.select(model), pad_id(model), settings, key=key
+        )
 
 
 def same_bits(one, other):
-    kernels = all(torch.equal(one.kernels[p][n]["all"], other.kernels[p][n]["all"]) for p in PAIRS for n in one.kernels[p])
-    return kernels and one.noise == other.noise and all(torch.equal(one.logits[g], other.logits[g]) for g in "abc")
+    kernels = all(
+        torch.equal(one.kernels[p][n]["all"], other.kernels[p][n]["all"])
+        for p in PAIRS
+        for n in one.kernels[p]
+    )
+    return (
+        kernels
+        and one.noise == other.noise
+        and all(torch.equal(one.logits[g], other.logits[g]) for g in "abc")
+    )
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2-lora", "t5", "deberta-shared-keys"])
@@ -73,7 +91,12 @@ class Doing:
     """A job that says which process did it, and may take its time; some jobs kill their process, so many times."""
 
     def __init__(self, folder, killing=(), times=1, in_the_beginning=0):
-        self.folder, self.killing, self.times, self.in_the_beginning = folder, killing, times, in_the_beginning
+        self.folder, self.killing, self.times, self.in_the_beginning = (
+            folder,
+            killing,
+            times,
+            in_the_beginning,
+        )
 
     def __call__(self):
         self.die("beginning", self.in_the_beginning)
@@ -143,7 +166,9 @@ def test_a_tile_that_kills_three_workers_ends_the_run_and_what_is_finished_is_ke
 
 def test_workers_that_die_before_any_job_end_the_run(cluster, tmp_path):
     assert [found for _, (found, _) in cluster.run(Doing(tmp_path, in_the_beginning=1), [4])] == [40]
-    with pytest.raises(UserError, match=r"^engine: \d workers died, one after the other, of loading the model: "):
+    with pytest.raises(
+        UserError, match=r"^engine: \d workers died, one after the other, of loading the model: "
+    ):
         list(cluster.run(Doing(tmp_path, in_the_beginning=99), [4]))
 
 
@@ -187,7 +212,9 @@ class Apart:
         self.cluster, self.disk, self.leave_after, self.seen = cluster, disk, leave_after, set()
 
     def run(self, make_worker, jobs):
-        for count, found in enumerate(self.cluster.run(replace(make_worker, scratch=(self.disk, "k" * 32)), jobs)):
+        for count, found in enumerate(
+            self.cluster.run(replace(make_worker, scratch=(self.disk, "k" * 32)), jobs)
+        ):
             self.seen |= {path.parent.parent for path in self.disk.glob("*/factors/*")}
             if count == self.leave_after:
                 raise LeftError
@@ -269,9 +296,14 @@ def test_what_a_worker_raises_is_raised_here(cluster):
         list(cluster.run(Failing().begin, [1]))
 
 
-@pytest.mark.parametrize("lost", [ray.exceptions.RaySystemError("its store\nis full"), ConnectionError("its store\nis full")])
+@pytest.mark.parametrize(
+    "lost", [ray.exceptions.RaySystemError("its store\nis full"), ConnectionError("its store\nis full")]
+)
 def test_what_goes_wrong_in_ray_is_one_line(cluster, lost):
-    with patch.object(ray, "wait", side_effect=lost), pytest.raises(UserError, match=r"^engine: Ray failed \(\w+: .*its store is full"):
+    with (
+        patch.object(ray, "wait", side_effect=lost),
+        pytest.raises(UserError, match=r"^engine: Ray failed \(\w+: .*its store is full"),
+    ):
         list(cluster.run(Failing(), [1]))
 
 
@@ -280,8 +312,13 @@ def test_an_address_where_nobody_answers_is_one_line():
         port = server.getsockname()[1]
     begun = time.monotonic()
     code = f"from lmntk.system.executors.ray_cluster import RayCluster; RayCluster('127.0.0.1:{port}', 1, 1).sharing"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100)
-    assert f"UserError: address: no Ray cluster at '127.0.0.1:{port}' (ConnectionRefusedError: " in found.stderr.splitlines()[-1]
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100
+    )
+    assert (
+        f"UserError: address: no Ray cluster at '127.0.0.1:{port}' (ConnectionRefusedError: "
+        in found.stderr.splitlines()[-1]
+    )
     assert time.monotonic() - begun < 60  # Ray's own tries take minutes
 
 
@@ -296,7 +333,9 @@ def test_processes_of_a_machine_share_its_memory(cluster):
     little = replace(settings, memory=9 * 2**20)
     line = r"^memory: 9 MiB for the 3 processes of a machine is too little for this; the least is \d+MiB.*, or give fewer --workers$"
     with pytest.raises(UserError, match=line):
-        stream_kernels(model, texts, [("a", "b")], ["sgd"], row.parameters.select(model), pad_id(model), little)
+        stream_kernels(
+            model, texts, [("a", "b")], ["sgd"], row.parameters.select(model), pad_id(model), little
+        )
 
 
 def test_mistakes():
@@ -304,8 +343,13 @@ def test_mistakes():
         chosen_executor("local", "auto")
     with pytest.raises(UserError, match="'spark' is not one of local, ray"):
         chosen_executor("spark")
-    with pytest.raises(UserError, match=r"^device: 'cuda:1' is of this machine, and a Ray worker takes the card that Ray gives it"):
+    with pytest.raises(
+        UserError,
+        match=r"^device: 'cuda:1' is of this machine, and a Ray worker takes the card that Ray gives it",
+    ):
         chosen_executor("ray", devices=(torch.device("cuda:1"),), device="cuda:1")
-    assert chosen_executor("ray", devices=(torch.device("cuda:0"), torch.device("cuda:1")), device="cuda").takes_cards
+    assert chosen_executor(
+        "ray", devices=(torch.device("cuda:0"), torch.device("cuda:1")), device="cuda"
+    ).takes_cards
     assert not chosen_executor("ray", devices=(torch.device("cpu"),)).takes_cards
     assert list(RayCluster().run(Doing(Path()), [])) == []

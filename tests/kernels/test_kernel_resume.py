@@ -52,16 +52,22 @@ def work(
     }
     with patch.object(streaming, "make_schedule", lambda *a, **k: Schedule(2, on_disk, chunk, 0, 0)):
         settings = Settings(scratch=scratch, keep_factors=keep, executor=executor or Local())
-        return stream_kernels(model, texts, pairs, formulas, row.parameters.select(model), pad_id(model), settings, report, key)
+        return stream_kernels(
+            model, texts, pairs, formulas, row.parameters.select(model), pad_id(model), settings, report, key
+        )
 
 
 def values_of(streamed):
     tensors = [streamed.logits[group] for group in sorted(streamed.logits)]
-    return tensors + [streamed.kernels[pair][name]["all"] for pair in PAIRS for name in sorted(streamed.kernels[pair])]
+    return tensors + [
+        streamed.kernels[pair][name]["all"] for pair in PAIRS for name in sorted(streamed.kernels[pair])
+    ]
 
 
 def same_bits(one, other):
-    return one.noise == other.noise and all(torch.equal(a, b) for a, b in zip(values_of(one), values_of(other), strict=True))
+    return one.noise == other.noise and all(
+        torch.equal(a, b) for a, b in zip(values_of(one), values_of(other), strict=True)
+    )
 
 
 def steps(on_disk):
@@ -101,7 +107,9 @@ def test_row_factors_on_disk_are_not_captured_again(tmp_path):
         tile.unlink()
     captured = []
     of_batch = tiles.Capturing.of_batch
-    with patch.object(tiles.Capturing, "of_batch", lambda self, texts: captured.append(len(texts)) or of_batch(self, texts)):
+    with patch.object(
+        tiles.Capturing, "of_batch", lambda self, texts: captured.append(len(texts)) or of_batch(self, texts)
+    ):
         work(tmp_path)
     assert sum(captured) == 5  # c's; a and b are on disk
 
@@ -149,7 +157,11 @@ def test_row_factors_damaged_while_the_work_goes_on_are_made_anew(tmp_path, dama
     of_batch = tiles.Capturing.of_batch
     with (
         patch.object(Scratch, "save_factors", damaging),
-        patch.object(tiles.Capturing, "of_batch", lambda self, texts: captured.append(len(texts)) or of_batch(self, texts)),
+        patch.object(
+            tiles.Capturing,
+            "of_batch",
+            lambda self, texts: captured.append(len(texts)) or of_batch(self, texts),
+        ),
     ):
         assert same_bits(work(tmp_path / "damaged"), whole)
     assert len(done) == 1
@@ -183,7 +195,9 @@ def test_a_disk_that_gives_back_something_else_is_one_line(tmp_path):
 
     with (
         patch.object(Scratch, "save_factors", damaging),
-        pytest.raises(UserError, match=r"the disk does not give back what was written .*; name another with --scratch"),
+        pytest.raises(
+            UserError, match=r"the disk does not give back what was written .*; name another with --scratch"
+        ),
     ):
         work(tmp_path)
 
@@ -206,7 +220,10 @@ def test_all_work_is_told_once_wherever_it_is_done(tmp_path, executor, on_disk):
 
 def test_other_work_is_not_taken_for_this(tmp_path):
     work(tmp_path, key="a" * 32)
-    with patch.object(tiles.Tiles, "tile", lambda *a: pytest.fail("computes")), pytest.raises(pytest.fail.Exception):
+    with (
+        patch.object(tiles.Tiles, "tile", lambda *a: pytest.fail("computes")),
+        pytest.raises(pytest.fail.Exception),
+    ):
         work(tmp_path, key="b" * 32)
 
 
@@ -244,7 +261,14 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path):
     assert same_bits(work(tmp_path / "full"), whole)
 
 
-TRIAL = Trial(tokens=400, longest=100, factors=400 * 2**20, largest=20 * 2**20, working=800 * 2**20, resident=500 * 2**20)
+TRIAL = Trial(
+    tokens=400,
+    longest=100,
+    factors=400 * 2**20,
+    largest=20 * 2**20,
+    working=800 * 2**20,
+    resident=500 * 2**20,
+)
 
 
 def schedule(memory, rows=32, columns=1000, **more):
@@ -259,7 +283,10 @@ def test_schedules_fit_and_use_the_memory():
         assert found.peak <= gigabytes * 2**30
         assert found.chunk >= min(found.batch_size, 1000)
         if last is not None:
-            assert (found.batch_size, not found.rows_on_disk) >= (last.batch_size, not last.rows_on_disk) or found.chunk > last.chunk
+            assert (found.batch_size, not found.rows_on_disk) >= (
+                last.batch_size,
+                not last.rows_on_disk,
+            ) or found.chunk > last.chunk
         last = found
     assert last == Schedule(32, False, 256, last.peak, 0)
     assert schedule(2 * 2**30).rows_on_disk
@@ -287,11 +314,15 @@ def test_kept_factors_are_on_disk_whatever_the_memory():
 
 
 def test_a_disk_without_room_is_refused_at_the_start(tmp_path):
-    with pytest.raises(UserError, match=r"the factors take about 1024\.0 TiB and .* free; name another folder with --scratch"):
+    with pytest.raises(
+        UserError, match=r"the factors take about 1024\.0 TiB and .* free; name another folder with --scratch"
+    ):
         Scratch(tmp_path, KEY).check_room(2**50)
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="only Linux starts its count of memory anew")
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/clear_refs"), reason="only Linux starts its count of memory anew"
+)
 def test_what_a_body_takes_is_seen():
     size, _ = peak_of(lambda: torch.ones(64, 2**20).sum())
     assert 200 * 2**20 < size < 330 * 2**20
@@ -330,8 +361,12 @@ def test_a_choice_of_parameters_of_kept_factors(tmp_path):
         ParameterFilter(biases_only=True),
         ParameterFilter(exclude=("*embeddings*",)),
     ):
-        expected = stream_kernels(model, texts, [("a", "c")], ["sgd"], chosen.select(model), pad_id(model)).kernels["a", "c"]["sgd"]["all"]
-        found, _ = kept.kernels(("a", "c"), ["sgd"], Choice(chosen.include, chosen.exclude, chosen.biases_only))
+        expected = stream_kernels(
+            model, texts, [("a", "c")], ["sgd"], chosen.select(model), pad_id(model)
+        ).kernels["a", "c"]["sgd"]["all"]
+        found, _ = kept.kernels(
+            ("a", "c"), ["sgd"], Choice(chosen.include, chosen.exclude, chosen.biases_only)
+        )
         torch.testing.assert_close(found["sgd"]["all"], expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match="nothing is left"):
         kept.kernels(("a", "c"), ["sgd"], Choice(include=("nobody",)))
@@ -344,7 +379,16 @@ def test_low_rank_kernels_are_those_of_peft_at_its_start(tmp_path, name):
     model = row.model(2)
     texts = random_texts(row, [5, 4, 6], 0)
     settings = Settings(scratch=tmp_path, keep_factors=True)
-    stream_kernels(model, {"a": texts}, [("a", "a")], ["sgd"], row.parameters.select(model), pad_id(model), settings, key=KEY)
+    stream_kernels(
+        model,
+        {"a": texts},
+        [("a", "a")],
+        ["sgd"],
+        row.parameters.select(model),
+        pad_id(model),
+        settings,
+        key=KEY,
+    )
     kept, low_rank = KeptFactors(tmp_path), LowRank(3, seed=5)
     weights = {name: dict(model.named_parameters())[name] for name in kept.index["adaptable"]}
     features = []
@@ -352,12 +396,20 @@ def test_low_rank_kernels_are_those_of_peft_at_its_start(tmp_path, name):
         logits = plain_logits(model, collate([text], pad_id(model)))
         rows = [torch.autograd.grad(logit, list(weights.values()), retain_graph=True) for logit in logits]
         projected = [
-            torch.cat([(g @ low_rank.matrix(n, g.shape[1], g).T).flatten() for n, g in zip(weights, part, strict=True)]) for part in rows
+            torch.cat(
+                [
+                    (g @ low_rank.matrix(n, g.shape[1], g).T).flatten()
+                    for n, g in zip(weights, part, strict=True)
+                ]
+            )
+            for part in rows
         ]
         features.append(torch.stack(projected))
     stacked = torch.stack(features)
     found, _ = kept.kernels(("a", "a"), ["sgd"], Choice(low_rank=low_rank))
-    torch.testing.assert_close(found["sgd"]["all"], torch.einsum("ncp,mdp->ncmd", stacked, stacked), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(
+        found["sgd"]["all"], torch.einsum("ncp,mdp->ncmd", stacked, stacked), rtol=1e-6, atol=1e-8
+    )
 
 
 def test_a_gradient_that_came_by_autograd_has_no_low_rank_kernel(tmp_path):
@@ -370,10 +422,21 @@ def test_a_gradient_that_came_by_autograd_has_no_low_rank_kernel(tmp_path):
     query = model.network.bert.encoder.layer[0].attention.self.query
     query.__class__ = Doubled
     settings = Settings(scratch=tmp_path, keep_factors=True)
-    stream_kernels(model, {"a": random_texts(row, [5, 4], 0)}, [("a", "a")], ["sgd"], row.parameters.select(model), 0, settings, key=KEY)
+    stream_kernels(
+        model,
+        {"a": random_texts(row, [5, 4], 0)},
+        [("a", "a")],
+        ["sgd"],
+        row.parameters.select(model),
+        0,
+        settings,
+        key=KEY,
+    )
     kept = KeptFactors(tmp_path)
     name = "network.bert.encoder.layer.0.attention.self.query.weight"
-    with pytest.raises(UserError, match=f"lora-rank: the gradients of '{name}' came by plain autograd, .*--exclude {name}$"):
+    with pytest.raises(
+        UserError, match=f"lora-rank: the gradients of '{name}' came by plain autograd, .*--exclude {name}$"
+    ):
         kept.kernels(("a", "a"), ["sgd"], Choice(low_rank=LowRank(2)))
     found, _ = kept.kernels(("a", "a"), ["sgd"], Choice(exclude=(name,), low_rank=LowRank(2)))
     assert found["sgd"]["all"].any()
@@ -382,10 +445,15 @@ def test_a_gradient_that_came_by_autograd_has_no_low_rank_kernel(tmp_path):
 def test_the_mean_of_low_rank_kernels_is_the_kernel_of_the_adapted_weights(tmp_path):
     work(tmp_path, keep=True)
     kept = KeptFactors(tmp_path)
-    expected = kept.kernels(("a", "c"), ["sgd"], Choice(include=tuple(kept.index["adaptable"])))[0]["sgd"]["all"]
+    expected = kept.kernels(("a", "c"), ["sgd"], Choice(include=tuple(kept.index["adaptable"])))[0]["sgd"][
+        "all"
+    ]
 
     def distance(rank, draws):
-        found = [kept.kernels(("a", "c"), ["sgd"], Choice(low_rank=LowRank(rank, seed)))[0]["sgd"]["all"] for seed in range(draws)]
+        found = [
+            kept.kernels(("a", "c"), ["sgd"], Choice(low_rank=LowRank(rank, seed)))[0]["sgd"]["all"]
+            for seed in range(draws)
+        ]
         return float((torch.stack(found).mean(0) - expected).norm() / expected.norm())
 
     assert distance(8, 40) < 0.12

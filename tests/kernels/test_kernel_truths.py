@@ -18,7 +18,9 @@ from lmntk.tangents.noise import noise_coordinates
 
 def all_kernels(model, row, texts, pair, **chosen):
     trainable = chosen.pop("trainable", None) or row.parameters.select(model)
-    found = stream_kernels(model, texts, [pair], FORMULAS, trainable, pad_id(model), Settings(**chosen)).kernels[pair]
+    found = stream_kernels(
+        model, texts, [pair], FORMULAS, trainable, pad_id(model), Settings(**chosen)
+    ).kernels[pair]
     return {kernel: whole(groups) for kernel, groups in found.items()}
 
 
@@ -41,11 +43,17 @@ def adam_step(parameters, eta):
 
 
 # outputs, kernel, optimizer, step
-STEPS = {"sgd": (3, "sgd", sgd_step, 3e-5), "signgd": (1, "asigngd", signgd_step, 1e-6), "adam": (1, "asigngd", adam_step, 1e-6)}
+STEPS = {
+    "sgd": (3, "sgd", sgd_step, 3e-5),
+    "signgd": (1, "asigngd", signgd_step, 1e-6),
+    "adam": (1, "asigngd", adam_step, 1e-6),
+}
 
 
 @pytest.mark.parametrize("optimizer", STEPS)
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "llama-dora"])  # DoRA's gradient leaves its norm's part out
+@pytest.mark.parametrize(
+    "name", [name for name in FAMILIES if name != "llama-dora"]
+)  # DoRA's gradient leaves its norm's part out
 def test_one_small_step_moves_the_logits_as_the_kernel_says(name, optimizer):
     """The network itself is trained for a step on one text; df = -eta chi K, up to an error that falls like eta squared."""
     outputs, kernel, step, eta = STEPS[optimizer]
@@ -63,7 +71,11 @@ def test_one_small_step_moves_the_logits_as_the_kernel_says(name, optimizer):
         before = torch.stack([plain_logits(model, batch) for batch in alone(model, texts["eval"])]).detach()
         logits = plain_logits(model, alone(model, texts["train"])[0])
         logits.retain_grad()
-        loss = nn.functional.softplus(-logits[0]) if outputs == 1 else nn.functional.cross_entropy(logits[None], torch.tensor([1]))
+        loss = (
+            nn.functional.softplus(-logits[0])
+            if outputs == 1
+            else nn.functional.cross_entropy(logits[None], torch.tensor([1]))
+        )
         loss.backward()
         chi = logits.grad if kernel == "sgd" else logits.grad.sign()
         predicted = -size * torch.einsum("c,cmd->md", chi, tangent)
@@ -95,7 +107,9 @@ def test_symmetry_and_positive_semidefiniteness(name):
         assert eigenvalues[0] > -1e-12 * eigenvalues[-1]
     matrix = kernels["asigngd"].flatten(2).flatten(0, 1)
     assert float((matrix - matrix.T).norm()) > 1e-3 * float(matrix.norm())
-    torch.testing.assert_close(kernels["asigngd_flipped"], kernels["asigngd"].permute(2, 3, 0, 1), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        kernels["asigngd_flipped"], kernels["asigngd"].permute(2, 3, 0, 1), rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -105,7 +119,9 @@ def test_diagonals(name):
     torch.testing.assert_close(diagonal["sgd"], gradients.square().sum(2), rtol=TABLE[name].tolerance, atol=0)
     torch.testing.assert_close(diagonal["signgd"], (gradients != 0).sum(2).double(), rtol=0, atol=0)
     for kernel in ("asigngd", "asigngd_flipped"):
-        torch.testing.assert_close(diagonal[kernel], gradients.abs().sum(2), rtol=TABLE[name].tolerance, atol=0)
+        torch.testing.assert_close(
+            diagonal[kernel], gradients.abs().sum(2), rtol=TABLE[name].tolerance, atol=0
+        )
 
 
 @pytest.mark.parametrize("name", ["bert-head-mode", "albert-head-mode"])
@@ -115,8 +131,13 @@ def test_head_only_kernel_is_the_feature_gram_and_one_within_a_class(name):
     texts = {"train": random_texts(row, [6, 3, 8], 1), "eval": random_texts(row, [5, 9], 2)}
     trainable = ParameterFilter(include=("head.*",)).select(model)
     kernel = all_kernels(model, row, texts, ("train", "eval"), trainable=trainable)["sgd"]
-    features = {side: torch.cat([model.features(batch) for batch in alone(model, part)]).detach() for side, part in texts.items()}
-    expected = torch.einsum("nm,cd->ncmd", features["train"] @ features["eval"].T + 1, torch.eye(3, dtype=torch.float64))
+    features = {
+        side: torch.cat([model.features(batch) for batch in alone(model, part)]).detach()
+        for side, part in texts.items()
+    }
+    expected = torch.einsum(
+        "nm,cd->ncmd", features["train"] @ features["eval"].T + 1, torch.eye(3, dtype=torch.float64)
+    )
     torch.testing.assert_close(kernel, expected, rtol=1e-12, atol=1e-12)
     assert not kernel[:, 0, :, 1].any()
 
@@ -125,7 +146,9 @@ def test_leaving_noise_out_changes_nothing_but_the_signs_of_noise():
     row = TABLE["bert"]
     model = row.model(1)
     texts = {"a": random_texts(row, [6, 3, 9], 1), "b": random_texts(row, [5, 4], 2)}
-    without, with_noise = (all_kernels(model, row, texts, ("a", "b"), drop_noise=drop) for drop in (True, False))
+    without, with_noise = (
+        all_kernels(model, row, texts, ("a", "b"), drop_noise=drop) for drop in (True, False)
+    )
     torch.testing.assert_close(without["sgd"], with_noise["sgd"], rtol=1e-12, atol=1e-12)
     tangents = [capture(model, batch, row.parameters.select(model)) for batch in alone(model, texts["a"])]
     count = sum(int(mask.sum()) for mask in noise_coordinates(tangents).values())

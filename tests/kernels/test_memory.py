@@ -27,8 +27,22 @@ def system(folder, files):
         ({}, MACHINE),
         ({GROUPS + "memory.max": 1000}, 1000),
         ({GROUPS + "memory.max": "max"}, MACHINE),
-        ({"proc/self/cgroup": "0::/job/step", GROUPS + "job/step/memory.max": 500, GROUPS + "job/memory.max": 800}, 500),
-        ({"proc/self/cgroup": "0::/job/step", GROUPS + "job/step/memory.max": "max", GROUPS + "job/memory.max": 800}, 800),
+        (
+            {
+                "proc/self/cgroup": "0::/job/step",
+                GROUPS + "job/step/memory.max": 500,
+                GROUPS + "job/memory.max": 800,
+            },
+            500,
+        ),
+        (
+            {
+                "proc/self/cgroup": "0::/job/step",
+                GROUPS + "job/step/memory.max": "max",
+                GROUPS + "job/memory.max": 800,
+            },
+            800,
+        ),
         ({"proc/self/cgroup": "0::/of/the/host", GROUPS + "memory.max": 700}, 700),
         ({GROUPS + "memory/memory.limit_in_bytes": 600}, 600),
         ({GROUPS + "memory/memory.limit_in_bytes": UNBOUNDED}, MACHINE),

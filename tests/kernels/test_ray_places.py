@@ -21,7 +21,13 @@ from lmntk.system.executors.ray_layout import Layout, Machine, laid_out, machine
         ([Machine(2)], None, None, False, Layout(2, 1, 2)),
         ([Machine(8)], 2, 1, False, Layout(2, 1, 2)),
         ([Machine(8), Machine(4)], 6, 2, False, Layout(6, 2, 4)),  # four on the larger one, at most
-        ([Machine(8, 2), Machine(8, 2)], None, None, False, Layout(2, 8, 1)),  # cards that nobody asked for change nothing
+        (
+            [Machine(8, 2), Machine(8, 2)],
+            None,
+            None,
+            False,
+            Layout(2, 8, 1),
+        ),  # cards that nobody asked for change nothing
         ([Machine(8, 2), Machine(8, 2)], None, None, True, Layout(4, 4, 2)),
         ([Machine(8, 2), Machine(8)], None, 2, True, Layout(2, 2, 2)),
         ([Machine(4)] * 10, None, None, False, Layout(10, 4, 1)),  # a worker is on one machine
@@ -32,7 +38,10 @@ def test_workers_and_how_many_are_together(machines, workers, threads, takes_car
 
 
 def test_a_cluster_that_has_not_what_is_asked_for():
-    with pytest.raises(UserError, match=r"^threads: 8 for a worker, and no machine of the cluster has more than 4 processors; give fewer$"):
+    with pytest.raises(
+        UserError,
+        match=r"^threads: 8 for a worker, and no machine of the cluster has more than 4 processors; give fewer$",
+    ):
         laid_out([Machine(4), Machine(4)], 1, 8, False)
     with pytest.raises(UserError, match=r"^device: the cluster has no card; .*--device cpu$"):
         laid_out([Machine(4)], None, None, True)
@@ -54,7 +63,10 @@ def test_a_worker_takes_the_card_that_ray_gave_it():
     assert own_card(["GPU-5a"], "GPU-4b, GPU-5a") == "cuda:1"
     with pytest.raises(UserError, match=r"^device: Ray gave a worker no card; give --device cpu"):
         own_card([], "0")
-    with pytest.raises(UserError, match=r"^device: Ray gave a worker the card 4, and it has CUDA_VISIBLE_DEVICES=0,1; leave that to Ray"):
+    with pytest.raises(
+        UserError,
+        match=r"^device: Ray gave a worker the card 4, and it has CUDA_VISIBLE_DEVICES=0,1; leave that to Ray",
+    ):
         own_card([4], "0,1")
 
 

@@ -12,7 +12,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 @lru_cache
 def tokenizer():
-    vocabulary = {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"])}
+    vocabulary = {
+        token: i
+        for i, token in enumerate(
+            ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+        )
+    }
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "cls", "sep", "pad", "mask")}
@@ -30,10 +35,20 @@ def one_line(caught):
     return str(caught.value)
 
 
-SIZES = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 12,
+}
 T5_SIZES = {"vocab_size": 40, "d_model": 8, "d_kv": 4, "d_ff": 12, "num_layers": 1, "num_heads": 2}
 SIDES = ("encoder", "decoder")
-BART_SIZES = {f"{side}_{size}": n for side in SIDES for size, n in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 12))}
+BART_SIZES = {
+    f"{side}_{size}": n
+    for side in SIDES
+    for size, n in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 12))
+}
 BERT_CONFIG = {**SIZES, "max_position_embeddings": 20}
 
 
@@ -43,7 +58,9 @@ def seeded(build):
 
 
 def GPT2(kind=hf.GPT2LMHeadModel, **settings):  # noqa: N802
-    return seeded(lambda: kind(hf.GPT2Config(vocab_size=40, n_embd=8, n_layer=2, n_head=2, n_positions=20, **settings)))
+    return seeded(
+        lambda: kind(hf.GPT2Config(vocab_size=40, n_embd=8, n_layer=2, n_head=2, n_positions=20, **settings))
+    )
 
 
 def LLAMA(kind=hf.LlamaForCausalLM, **settings):  # noqa: N802
@@ -55,7 +72,9 @@ def T5(kind=hf.T5ForConditionalGeneration, **settings):  # noqa: N802
 
 
 def BART(kind=hf.BartForConditionalGeneration):  # noqa: N802
-    return seeded(lambda: kind(hf.BartConfig(vocab_size=40, d_model=8, max_position_embeddings=20, **BART_SIZES)))
+    return seeded(
+        lambda: kind(hf.BartConfig(vocab_size=40, d_model=8, max_position_embeddings=20, **BART_SIZES))
+    )
 
 
 def BERT(kind=hf.BertForMaskedLM, **settings):  # noqa: N802
@@ -63,7 +82,10 @@ def BERT(kind=hf.BertForMaskedLM, **settings):  # noqa: N802
 
 
 def logits_of(network, rows):
-    batch = {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor([[int(i != 0) for i in row] for row in rows])}
+    batch = {
+        "input_ids": torch.tensor(rows),
+        "attention_mask": torch.tensor([[int(i != 0) for i in row] for row in rows]),
+    }
     if network.config.is_encoder_decoder:
         batch["decoder_input_ids"] = torch.zeros(len(rows), 1, dtype=torch.long)
     with torch.no_grad():

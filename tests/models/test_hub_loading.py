@@ -37,9 +37,24 @@ for arguments in json.loads(sys.stdin.read()):
 
 def load_each(endpoint, cache, *calls, offline=False):
     """Returns what each call gave, in one new process: [fingerprint, kind, adapter, revision], or the error's text."""
-    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_OFFLINE": str(int(offline)), "OMP_NUM_THREADS": "1"}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and not name.lower().endswith("_proxy")}
-    done = subprocess.run([sys.executable, "-c", LOADER], input=json.dumps(calls), env=kept | settings, capture_output=True, text=True)
+    settings = {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(cache),
+        "HF_HUB_OFFLINE": str(int(offline)),
+        "OMP_NUM_THREADS": "1",
+    }
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("HF_") and not name.lower().endswith("_proxy")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", LOADER],
+        input=json.dumps(calls),
+        env=kept | settings,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == len(calls), done.stdout
@@ -63,7 +78,10 @@ def world(tmp_path_factory):
     save(other_base, root / "other-base")
     targets = [f"{name}_proj" for name in ("q", "k", "v", "o", "up", "gate", "down")]
     adapter = adapted(
-        LLAMA(), root / "adapter", "owner/base", peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=targets, revision=OLD)
+        LLAMA(),
+        root / "adapter",
+        "owner/base",
+        peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=targets, revision=OLD),
     )
     pickled = root / "pickled"
     save(GPT2(), pickled)
@@ -144,7 +162,11 @@ def test_an_adapter_and_its_base_by_name(world):
     other = load_pretrained(str(world.adapter), base=str(world.root / "other-base")).fingerprint
     assert world.online[4] == [other, "causal", True, NEW]
     # PEFT keeps the names of its targets in a set, which is in another order in each process.
-    assert load_pretrained(str(world.adapter), base=str(world.root / "base")).fingerprint == world.local[1][0] != other
+    assert (
+        load_pretrained(str(world.adapter), base=str(world.root / "base")).fingerprint
+        == world.local[1][0]
+        != other
+    )
 
 
 def test_neither_pickles_nor_other_formats_are_downloaded(world):
@@ -167,7 +189,9 @@ def test_the_cache_is_enough_offline(world):
 
 
 def test_offline_and_not_in_the_cache(world):
-    assert_one_line(world.offline[4], "'owner/uncached'", "not in the cache", "offline mode is on", "unset HF_HUB_OFFLINE")
+    assert_one_line(
+        world.offline[4], "'owner/uncached'", "not in the cache", "offline mode is on", "unset HF_HUB_OFFLINE"
+    )
     assert_one_line(world.offline[5], "'owner/bert'", f"at revision '{'c' * 40}'", "offline mode is on")
 
 
@@ -187,7 +211,9 @@ def test_an_answer_that_breaks_off_is_no_answer(world, monkeypatch):
     for name, revision in (("owner/uncached", None), ("owner/bert", "c" * 40)):
         with pytest.raises(UserError) as caught:
             locate(name, revision)
-        assert_one_line(str(caught.value), repr(name), "not in the cache")  # tests are offline, so not which of the two reasons
+        assert_one_line(
+            str(caught.value), repr(name), "not in the cache"
+        )  # tests are offline, so not which of the two reasons
 
 
 def test_the_network_is_down(world):

@@ -21,7 +21,12 @@ ADAPTERS = {
     "dora": (LLAMA, lambda: peft.LoraConfig(task_type="CAUSAL_LM", r=2, use_dora=True), "causal", "lora_"),
     "ia3": (LLAMA, lambda: peft.IA3Config(task_type="CAUSAL_LM"), "causal", "ia3_"),
     "lora of t5": (T5, lambda: peft.LoraConfig(task_type="SEQ_2_SEQ_LM", r=2), "seq2seq", "lora_"),
-    "lora of bert": (BERT, lambda: peft.LoraConfig(r=2, target_modules=["query", "value"]), "masked", "lora_"),
+    "lora of bert": (
+        BERT,
+        lambda: peft.LoraConfig(r=2, target_modules=["query", "value"]),
+        "masked",
+        "lora_",
+    ),
 }
 
 
@@ -32,7 +37,12 @@ def test_an_adapter_is_put_on_its_base(tmp_path, name):
     trained = build()
     folder = adapted(trained, tmp_path / "adapter", base, config())
     loaded = load_pretrained(str(folder), "float64")
-    assert (loaded.kind, loaded.adapter, loaded.name, loaded.stored_dtype) == (kind, True, str(folder), "float32")
+    assert (loaded.kind, loaded.adapter, loaded.name, loaded.stored_dtype) == (
+        kind,
+        True,
+        str(folder),
+        "float32",
+    )
     assert type(loaded.network) is type(build())
     assert not loaded.network.training
     for parameter_name, parameter in loaded.network.named_parameters():
@@ -49,11 +59,18 @@ def test_the_fingerprint_is_of_the_adapter_too(tmp_path):
     base = save(GPT2(), tmp_path / "base")
 
     def written(name, alpha=4, scale=1.0):
-        config = peft.LoraConfig(task_type="CAUSAL_LM", r=2, lora_alpha=alpha, target_modules=["c_attn", "c_fc", "c_proj"])
+        config = peft.LoraConfig(
+            task_type="CAUSAL_LM", r=2, lora_alpha=alpha, target_modules=["c_attn", "c_fc", "c_proj"]
+        )
         return str(adapted(GPT2(), tmp_path / name, base, config, scale))
 
     plain = load_pretrained(base).fingerprint
-    first, same, other_weights, other_scaling = written("a"), written("b"), written("c", scale=0.5), written("d", alpha=8)
+    first, same, other_weights, other_scaling = (
+        written("a"),
+        written("b"),
+        written("c", scale=0.5),
+        written("d", alpha=8),
+    )
     prints = [load_pretrained(folder).fingerprint for folder in (first, other_weights, other_scaling)]
     assert len({plain, *prints}) == 4
     assert load_pretrained(same).fingerprint == prints[0]
@@ -67,7 +84,9 @@ def test_the_fingerprint_is_of_the_adapter_too(tmp_path):
 
 
 def test_the_fingerprint_says_which_adapter_is_on():
-    network = peft.get_peft_model(GPT2(), peft.LoraConfig(task_type="CAUSAL_LM", r=2, init_lora_weights=False))
+    network = peft.get_peft_model(
+        GPT2(), peft.LoraConfig(task_type="CAUSAL_LM", r=2, init_lora_weights=False)
+    )
     network.add_adapter("other", peft.LoraConfig(task_type="CAUSAL_LM", r=2, init_lora_weights=False))
     first = fingerprint(network)
     network.set_adapter("other")
@@ -80,7 +99,9 @@ def test_the_fingerprint_says_which_adapter_is_on():
 
 
 def test_a_merged_adapter_is_refused():
-    network = peft.get_peft_model(GPT2(), peft.LoraConfig(task_type="CAUSAL_LM", r=2, init_lora_weights=False))
+    network = peft.get_peft_model(
+        GPT2(), peft.LoraConfig(task_type="CAUSAL_LM", r=2, init_lora_weights=False)
+    )
     network.merge_adapter()
     with pytest.raises(UserError, match=r"the adapter is merged.*call unmerge_adapter\(\) first"):
         ParameterFilter().select(PromptModel(network, [0, 1]))
@@ -95,17 +116,23 @@ def test_a_classifier_s_adapter_brings_its_head(tmp_path, build, classes):
     base = save(build(hf.LlamaModel if build is LLAMA else hf.BertModel), tmp_path / "base")
     trained = build(classifier, num_labels=classes)
     if build is BERT:
-        trained.bert.load_state_dict(load_pretrained(base, kind="classifier", needs_head=False).network.bert.state_dict())
+        trained.bert.load_state_dict(
+            load_pretrained(base, kind="classifier", needs_head=False).network.bert.state_dict()
+        )
     else:
         trained.model.load_state_dict(load_pretrained(base, needs_head=False).network.model.state_dict())
-    folder = str(adapted(trained, tmp_path / "adapter", base, peft.LoraConfig(task_type="SEQ_CLS", r=2, lora_alpha=4)))
+    folder = str(
+        adapted(trained, tmp_path / "adapter", base, peft.LoraConfig(task_type="SEQ_CLS", r=2, lora_alpha=4))
+    )
     loaded = load_pretrained(folder)
     assert (loaded.kind, loaded.network.config.num_labels) == ("classifier", classes)
     trainable = {name for name, parameter in loaded.network.named_parameters() if parameter.requires_grad}
     assert [name for name in trainable if "modules_to_save" in name]
     assert all("lora_" in name or "modules_to_save" in name for name in trainable)
     rows = [[6, 7, 8, 9]]
-    torch.testing.assert_close(logits_of(loaded.network, rows), logits_of(trained, rows), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        logits_of(loaded.network, rows), logits_of(trained, rows), rtol=1e-5, atol=1e-5
+    )
     assert load_pretrained(folder).fingerprint == loaded.fingerprint
 
 
@@ -119,13 +146,16 @@ def test_where_the_base_is_looked_for(tmp_path, monkeypatch):
     assert load_pretrained(below).fingerprint == expected
     gone = str(adapted(GPT2(), tmp_path / "gone", "/no/such/base"))
     with pytest.raises(
-        UserError, match=r"the base '/no/such/base' of '.*gone' is not a folder with a config.json; give the base"
+        UserError,
+        match=r"the base '/no/such/base' of '.*gone' is not a folder with a config.json; give the base",
     ) as caught:
         load_pretrained(gone)
     one_line(caught)
     assert load_pretrained(gone, base=base).fingerprint == expected
     on_hub = str(adapted(GPT2(), tmp_path / "on-hub", "owner/no-such-base"))
-    with pytest.raises(UserError, match=r"the base 'owner/no-such-base' of '.*on-hub' is no folder here and not in the cache") as caught:
+    with pytest.raises(
+        UserError, match=r"the base 'owner/no-such-base' of '.*on-hub' is no folder here and not in the cache"
+    ) as caught:
         load_pretrained(on_hub)
     one_line(caught)
     unnamed = str(adapted(GPT2(), tmp_path / "unnamed", None))
@@ -142,7 +172,9 @@ def test_a_base_that_is_an_adapter_and_an_adapter_beside_a_whole_model(tmp_path)
     mixed = tmp_path / "mixed"
     save(GPT2(), mixed)
     adapted(GPT2(), mixed, base)
-    with pytest.raises(UserError, match="holds a whole model beside the adapter; say which is the base") as caught:
+    with pytest.raises(
+        UserError, match="holds a whole model beside the adapter; say which is the base"
+    ) as caught:
         load_pretrained(str(mixed))
     one_line(caught)
     on_mixed = adapted(GPT2(), tmp_path / "on-mixed", str(mixed))
@@ -162,11 +194,15 @@ def test_the_tokenizer_of_an_adapter_s_folder_goes_first(tmp_path):
     assert load_pretrained(str(folder)).tokenizer.eos_token == "z"
 
 
-@pytest.mark.parametrize("method", [peft.PromptTuningConfig, peft.PrefixTuningConfig, peft.PromptEncoderConfig])
+@pytest.mark.parametrize(
+    "method", [peft.PromptTuningConfig, peft.PrefixTuningConfig, peft.PromptEncoderConfig]
+)
 def test_prompt_learning_is_refused(tmp_path, method):
     base = save(GPT2(), tmp_path / "base")
     folder = adapted(GPT2(), tmp_path / "adapter", base, method(task_type="CAUSAL_LM", num_virtual_tokens=2))
-    with pytest.raises(UserError, match=r"is one of prompt learning \(.*_TUNING\), which changes no layer; use LoRA") as caught:
+    with pytest.raises(
+        UserError, match=r"is one of prompt learning \(.*_TUNING\), which changes no layer; use LoRA"
+    ) as caught:
         load_pretrained(str(folder))
     one_line(caught)
 
@@ -179,7 +215,9 @@ def test_an_adapter_s_pickle_is_never_read(tmp_path, monkeypatch):
     weights.unlink()
     (folder / "adapter_model.bin").write_bytes(b"a pickle")
     monkeypatch.setattr(torch, "load", lambda *arguments, **options: pytest.fail("a pickle was read"))
-    with pytest.raises(UserError, match=r"only a pickle, adapter_model.bin, which is never read; save it again") as caught:
+    with pytest.raises(
+        UserError, match=r"only a pickle, adapter_model.bin, which is never read; save it again"
+    ) as caught:
         load_pretrained(str(folder))
     one_line(caught)
     weights.write_bytes(kept)
@@ -193,9 +231,21 @@ def test_an_adapter_s_pickle_is_never_read(tmp_path, monkeypatch):
 def test_an_adapter_that_does_not_fit(tmp_path):
     base = save(GPT2(), tmp_path / "base")
     folder = str(adapted(GPT2(), tmp_path / "adapter", base))
-    shallow = seeded(lambda: hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=40, n_embd=8, n_layer=1, n_head=2, n_positions=20)))
-    deep = seeded(lambda: hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=40, n_embd=8, n_layer=3, n_head=2, n_positions=20)))
-    wide = seeded(lambda: hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2, n_positions=20)))
+    shallow = seeded(
+        lambda: hf.GPT2LMHeadModel(
+            hf.GPT2Config(vocab_size=40, n_embd=8, n_layer=1, n_head=2, n_positions=20)
+        )
+    )
+    deep = seeded(
+        lambda: hf.GPT2LMHeadModel(
+            hf.GPT2Config(vocab_size=40, n_embd=8, n_layer=3, n_head=2, n_positions=20)
+        )
+    )
+    wide = seeded(
+        lambda: hf.GPT2LMHeadModel(
+            hf.GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2, n_positions=20)
+        )
+    )
     cases = [
         (shallow, "does not fit its base, .* no place for"),
         (deep, "it lacks .*h.2"),
@@ -212,7 +262,9 @@ def test_an_adapter_without_peft_installed(tmp_path, monkeypatch):
     base = save(GPT2(), tmp_path / "base")
     folder = adapted(GPT2(), tmp_path / "adapter", base)
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(UserError, match=r"needs PEFT to be read; install it with pip install 'lmntk\[peft\]'") as caught:
+    with pytest.raises(
+        UserError, match=r"needs PEFT to be read; install it with pip install 'lmntk\[peft\]'"
+    ) as caught:
         load_pretrained(str(folder))
     one_line(caught)
 
@@ -226,6 +278,8 @@ def test_an_adapter_s_config_that_is_no_config(tmp_path):
             load_pretrained(str(folder))
         one_line(caught)
     (folder / "adapter_config.json").write_text(json.dumps(stored | {"task_type": "TOKEN_CLS"}))
-    with pytest.raises(UserError, match=r"is for the task TOKEN_CLS, not one of CAUSAL_LM, SEQ_2_SEQ_LM, SEQ_CLS") as caught:
+    with pytest.raises(
+        UserError, match=r"is for the task TOKEN_CLS, not one of CAUSAL_LM, SEQ_2_SEQ_LM, SEQ_CLS"
+    ) as caught:
         load_pretrained(str(folder))
     one_line(caught)

@@ -28,7 +28,10 @@ def test_without_embeddings_a_tied_decoder_goes_and_an_untied_one_stays():
     decoder = model.network.get_output_embeddings().weight
     names = ParameterFilter(embeddings=False).select(model)
     assert any(p is decoder for p in names.values())
-    assert [n for n in names if "embeddings" in n] == ["network.bert.embeddings.LayerNorm.weight", "network.bert.embeddings.LayerNorm.bias"]
+    assert [n for n in names if "embeddings" in n] == [
+        "network.bert.embeddings.LayerNorm.weight",
+        "network.bert.embeddings.LayerNorm.bias",
+    ]
 
 
 def test_without_head_only_the_encoder_stays():
@@ -37,7 +40,10 @@ def test_without_head_only_the_encoder_stays():
     assert all(name.startswith("network.bert.") for name in names)
     assert {id(p) for p in names.values()} == {id(p) for p in model.network.bert.parameters()}
     head = TABLE["bert-head-mode"].model(2)
-    assert set(ParameterFilter().select(head)) - set(ParameterFilter(head=False).select(head)) == {"head.weight", "head.bias"}
+    assert set(ParameterFilter().select(head)) - set(ParameterFilter(head=False).select(head)) == {
+        "head.weight",
+        "head.bias",
+    }
 
 
 def test_biases_only():

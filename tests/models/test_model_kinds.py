@@ -24,8 +24,18 @@ KINDS = {
     "t5 untied": (lambda: T5(tie_word_embeddings=False), "seq2seq", "decoder", "decoder"),
     "t5 base": (lambda: T5(hf.T5Model), "seq2seq", "decoder", "decoder"),
     "bart": (BART, "seq2seq", "decoder", "decoder"),
-    "bert classifier": (lambda: BERT(hf.BertForSequenceClassification, num_labels=3), "classifier", None, "first"),
-    "llama classifier": (lambda: LLAMA(hf.LlamaForSequenceClassification, num_labels=3), "classifier", None, "last"),
+    "bert classifier": (
+        lambda: BERT(hf.BertForSequenceClassification, num_labels=3),
+        "classifier",
+        None,
+        "first",
+    ),
+    "llama classifier": (
+        lambda: LLAMA(hf.LlamaForSequenceClassification, num_labels=3),
+        "classifier",
+        None,
+        "last",
+    ),
     "gpt2 classifier": (lambda: GPT2(hf.GPT2ForSequenceClassification), "classifier", None, "last"),
 }
 
@@ -37,9 +47,14 @@ def test_each_kind_is_found_loaded_and_read(tmp_path, name):
     loaded = load_pretrained(save(network, tmp_path), "float64")
     assert (loaded.kind, loaded.adapter, loaded.revision) == (kind, False, None)
     assert loaded.reading("head") == head
-    assert all(parameter.dtype == torch.float64 and parameter.requires_grad for parameter in loaded.network.parameters())
+    assert all(
+        parameter.dtype == torch.float64 and parameter.requires_grad
+        for parameter in loaded.network.parameters()
+    )
     if prompt is None:
-        with pytest.raises(UserError, match="a classifier has no vocabulary to read label words from; use head mode") as caught:
+        with pytest.raises(
+            UserError, match="a classifier has no vocabulary to read label words from; use head mode"
+        ) as caught:
             loaded.reading("prompt")
         one_line(caught)
     else:
@@ -49,8 +64,14 @@ def test_each_kind_is_found_loaded_and_read(tmp_path, name):
         assert loaded.network.config.use_cache is False
     saved = network.double().state_dict()
     found = loaded.network.state_dict()
-    shared = [(key, key if key in found else f"transformer.{key}") for key in saved if key in found or f"transformer.{key}" in found]
-    assert shared and len(shared) >= len(saved) - 8  # BertForPreTraining has 8 tensors that a masked LM has not
+    shared = [
+        (key, key if key in found else f"transformer.{key}")
+        for key in saved
+        if key in found or f"transformer.{key}" in found
+    ]
+    assert (
+        shared and len(shared) >= len(saved) - 8
+    )  # BertForPreTraining has 8 tensors that a masked LM has not
     for old, new in shared:
         assert torch.equal(saved[old], found[new]), old
     if type(loaded.network) is type(network):
@@ -141,11 +162,23 @@ def test_loading_leaves_the_random_numbers_as_they_were(tmp_path):
 @pytest.mark.parametrize(
     ("build", "kind", "message"),
     [
-        (BERT, "causal", "a bert model, which has no causal-language-model head; it can be loaded as masked or classifier"),
+        (
+            BERT,
+            "causal",
+            "a bert model, which has no causal-language-model head; it can be loaded as masked or classifier",
+        ),
         (BERT, "seq2seq", "a bert model, which has no sequence-to-sequence head"),
         (T5, "masked", "a t5 model, which has no masked-language-model head; it can be loaded as seq2seq"),
-        (BART, "classifier", "an encoder-decoder, which is not read as a classifier; use kind seq2seq and head mode"),
-        (lambda: BART(hf.BartForSequenceClassification), "auto", "not read as a classifier; use kind seq2seq and head mode"),
+        (
+            BART,
+            "classifier",
+            "an encoder-decoder, which is not read as a classifier; use kind seq2seq and head mode",
+        ),
+        (
+            lambda: BART(hf.BartForSequenceClassification),
+            "auto",
+            "not read as a classifier; use kind seq2seq and head mode",
+        ),
         (GPT2, "decoder", "kind: 'decoder' is not one of auto, masked, causal, seq2seq, classifier"),
         (
             lambda: hf.ViTModel(hf.ViTConfig(image_size=8, patch_size=4, **SIZES | {"vocab_size": None})),
@@ -194,6 +227,8 @@ def test_a_decoder_only_classifier_without_any_padding_token(tmp_path):
     LLAMA(hf.LlamaForSequenceClassification, eos_token_id=None).save_pretrained(tmp_path)
     bare = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
     hf.PreTrainedTokenizerFast(tokenizer_object=bare, unk_token="[UNK]").save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="needs a padding token to find a text's end; give its tokenizer a pad_token") as caught:
+    with pytest.raises(
+        UserError, match="needs a padding token to find a text's end; give its tokenizer a pad_token"
+    ) as caught:
         load_pretrained(str(tmp_path))
     one_line(caught)

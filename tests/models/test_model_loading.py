@@ -33,8 +33,13 @@ def test_round_trip(tmp_path, name):
     assert loaded.tokenizer.mask_token_id == 4
     batch = collate(random_texts(row, [6], 1), 0)
     expected = plain_logits(PromptModel(network.double(), LABELS), batch)
-    torch.testing.assert_close(plain_logits(PromptModel(loaded.network, LABELS), batch), expected, rtol=1e-6, atol=1e-6)
-    decoder, table = loaded.network.get_output_embeddings().weight, loaded.network.get_input_embeddings().weight
+    torch.testing.assert_close(
+        plain_logits(PromptModel(loaded.network, LABELS), batch), expected, rtol=1e-6, atol=1e-6
+    )
+    decoder, table = (
+        loaded.network.get_output_embeddings().weight,
+        loaded.network.get_input_embeddings().weight,
+    )
     assert decoder is table
 
 
@@ -101,8 +106,14 @@ def test_a_truncated_weights_file(tmp_path):
     ("network", "missing"),
     [
         (lambda: hf.BertModel(hf.BertConfig(**TABLE["bert"].settings)), "cls.predictions"),
-        (lambda: hf.BertForSequenceClassification(hf.BertConfig(**TABLE["bert"].settings)), "cls.predictions"),
-        (lambda: hf.RobertaForSequenceClassification(hf.RobertaConfig(**TABLE["roberta"].settings)), "lm_head"),
+        (
+            lambda: hf.BertForSequenceClassification(hf.BertConfig(**TABLE["bert"].settings)),
+            "cls.predictions",
+        ),
+        (
+            lambda: hf.RobertaForSequenceClassification(hf.RobertaConfig(**TABLE["roberta"].settings)),
+            "lm_head",
+        ),
         (lambda: hf.DistilBertModel(hf.DistilBertConfig(**TABLE["distilbert"].settings)), "vocab_"),
     ],
 )
@@ -143,7 +154,8 @@ def test_a_decoder_model_is_refused(tmp_path):
     config = hf.GPT2Config(vocab_size=37, n_embd=8, n_layer=1, n_head=2, n_positions=16)
     folder = save(hf.GPT2LMHeadModel(config), tmp_path)
     with pytest.raises(
-        UserError, match="gpt2 model, which has no masked-language-model head; it can be loaded as causal or classifier"
+        UserError,
+        match="gpt2 model, which has no masked-language-model head; it can be loaded as causal or classifier",
     ) as caught:
         load_masked(folder)
     one_line(caught)
@@ -164,7 +176,9 @@ def test_the_fingerprint_is_of_the_weights(tmp_path):
     assert config["model_type"] == "bert"
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "albert", "electra", "deberta-shared-keys", "modernbert"])
+@pytest.mark.parametrize(
+    "name", ["bert", "roberta", "distilbert", "albert", "electra", "deberta-shared-keys", "modernbert"]
+)
 def test_untying_gives_the_decoder_its_own_weight_and_keeps_the_logits(name):
     row = TABLE[name]
     network = row.build()
@@ -184,7 +198,9 @@ def test_untying_gives_the_decoder_its_own_weight_and_keeps_the_logits(name):
     assert network.get_output_embeddings().weight is decoder
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "albert", "electra", "deberta-shared-keys", "modernbert"])
+@pytest.mark.parametrize(
+    "name", ["bert", "roberta", "distilbert", "albert", "electra", "deberta-shared-keys", "modernbert"]
+)
 def test_logit_models_read_what_the_network_says(name):
     row = TABLE[name]
     network = row.build()
@@ -222,7 +238,12 @@ def test_a_network_without_a_decoder():
     one_line(caught)
 
 
-QUANTISED = {"quant_method": "bitsandbytes", "load_in_4bit": True, "_load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+QUANTISED = {
+    "quant_method": "bitsandbytes",
+    "load_in_4bit": True,
+    "_load_in_4bit": True,
+    "bnb_4bit_quant_type": "nf4",
+}
 
 
 def quantise(folder):
@@ -235,11 +256,14 @@ def test_quantised_weights_are_refused_but_for_an_adapter(tmp_path):
     adapter = adapted(GPT2(), tmp_path / "adapter", base)
     quantise(tmp_path / "base")
     with pytest.raises(
-        UserError, match=r"quantised weights, which have no gradient; use the unquantised checkpoint, or train an"
+        UserError,
+        match=r"quantised weights, which have no gradient; use the unquantised checkpoint, or train an",
     ) as caught:
         load_pretrained(base)
     one_line(caught)
-    with pytest.raises(UserError) as caught:  # beyond that check, and stopped by the library that is not installed here
+    with pytest.raises(
+        UserError
+    ) as caught:  # beyond that check, and stopped by the library that is not installed here
         load_pretrained(str(adapter))
     assert "no gradient" not in one_line(caught) and "bitsandbytes" in str(caught.value)
 
@@ -262,7 +286,9 @@ def test_a_folder_has_no_revision_and_no_base(tmp_path):
     with pytest.raises(UserError, match="is a folder, which has no revision 'main'") as caught:
         load_pretrained(folder, revision="main")
     one_line(caught)
-    with pytest.raises(UserError, match="is a whole model, not an adapter; leave the base 'gpt2' out") as caught:
+    with pytest.raises(
+        UserError, match="is a whole model, not an adapter; leave the base 'gpt2' out"
+    ) as caught:
         load_pretrained(folder, base="gpt2")
     one_line(caught)
 
@@ -274,8 +300,16 @@ def test_untying_keeps_what_is_trained():
 
 
 def test_a_mixture_of_experts_loads_in_float64(tmp_path):
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 32}
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 32,
+    }
     mixture = hf.MixtralForCausalLM(hf.MixtralConfig(vocab_size=31, num_local_experts=3, **sizes)).eval()
     loaded = load_pretrained(save(mixture, tmp_path), "float64")
     rows = [[6, 7, 8, 9]]
-    torch.testing.assert_close(logits_of(loaded.network, rows), logits_of(mixture, rows).double(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        logits_of(loaded.network, rows), logits_of(mixture, rows).double(), rtol=1e-4, atol=1e-5
+    )

@@ -56,10 +56,14 @@ def test_weights_are_those_of_scikit_learn(classes, dtype):
     logits = head(features).detach().numpy()
     tolerance = 1e-10 if dtype == torch.float64 else 1e-4
     if classes == 2:
-        np.testing.assert_allclose(logits[:, 1] - logits[:, 0], fitted.decision_function(features.double().numpy()), atol=tolerance)
+        np.testing.assert_allclose(
+            logits[:, 1] - logits[:, 0], fitted.decision_function(features.double().numpy()), atol=tolerance
+        )
         assert torch.equal(head.weight[0], -head.weight[1])
     else:
-        np.testing.assert_allclose(logits, fitted.decision_function(features.double().numpy()), atol=tolerance)
+        np.testing.assert_allclose(
+            logits, fitted.decision_function(features.double().numpy()), atol=tolerance
+        )
         np.testing.assert_allclose(head.weight.detach().numpy(), fitted.coef_, atol=tolerance)
     assert (logits.argmax(1) == fitted.predict(features.double().numpy())).all()
     assert np.mean(logits.argmax(1) == np.array(labels)) > 0.6
@@ -75,7 +79,9 @@ def test_the_probe_becomes_a_head():
     torch.testing.assert_close(HeadModel(network, head)(batch), features @ head.weight.T + head.bias)
 
 
-@pytest.mark.parametrize(("labels", "classes", "missing"), [([0, 0, 2], 3, 1), ([1, 1, 1], 2, 0), ([0, 0, 0], 2, 1)])
+@pytest.mark.parametrize(
+    ("labels", "classes", "missing"), [([0, 0, 2], 3, 1), ([1, 1, 1], 2, 0), ([0, 0, 0], 2, 1)]
+)
 def test_a_class_without_an_example(labels, classes, missing):
     with pytest.raises(UserError, match=f"class {missing} has no training example") as caught:
         linear_probe(torch.randn(3, 4), labels, classes)

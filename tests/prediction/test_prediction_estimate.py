@@ -19,7 +19,11 @@ from lmntk.tangents.linearized import LinearizedModel
 
 @pytest.fixture
 def values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setattr(calibration, "measure_rates", lambda device: calibration.Rates(1e9, 1e9, 1e9, 1e9, 1e9, "some machine"))
+    monkeypatch.setattr(
+        calibration,
+        "measure_rates",
+        lambda device: calibration.Rates(1e9, 1e9, 1e9, 1e9, 1e9, "some machine"),
+    )
     write_model(tmp_path / "bert")
     own = {
         "name": "films",
@@ -29,7 +33,14 @@ def values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "template": "{a} it was {mask}.",
         "label_words": ["terrible", "great"],
     }
-    made = {"model": str(tmp_path / "bert"), "own_tasks": [own], "k": [8], "seeds": [13], "out": tmp_path / "out", "batch_size": 4}
+    made = {
+        "model": str(tmp_path / "bert"),
+        "own_tasks": [own],
+        "k": [8],
+        "seeds": [13],
+        "out": tmp_path / "out",
+        "batch_size": 4,
+    }
     return made | {"formulas": ["sgd"], "solvers": ["ridge"]}
 
 
@@ -56,12 +67,16 @@ def test_what_is_timed_is_what_is_done(values, monkeypatch):
 
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     monkeypatch.setattr(unit.Capturing, "of_batch", ticking(1.0, of_batch, len))
-    monkeypatch.setattr(LinearizedModel, "taylor", ticking(10.0, taylor, lambda batch: len(batch["input_ids"])))
+    monkeypatch.setattr(
+        LinearizedModel, "taylor", ticking(10.0, taylor, lambda batch: len(batch["input_ids"]))
+    )
     values |= {"keep_kernels": False}
     ((_, planned),) = plan(make_experiment(values))
     clock[0] = 0.0
     run(make_experiment(values))
-    assert planned.seconds == pytest.approx(clock[0], rel=0.35)  # trials are done and not planned; padding is counted by tokens
+    assert planned.seconds == pytest.approx(
+        clock[0], rel=0.35
+    )  # trials are done and not planned; padding is counted by tokens
     assert planned.seconds > 200  # of which the test texts' passes are most
 
 

@@ -25,7 +25,9 @@ from lmntk.system.memory import peak_of, resident, return_freed
 from lmntk.tangents.noise import noise_coordinates, silence
 from lmntk.tangents.weighted_sum import weighted_sum
 
-LINUX = pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="only Linux starts its count of memory anew")
+LINUX = pytest.mark.skipif(
+    not os.path.exists("/proc/self/clear_refs"), reason="only Linux starts its count of memory anew"
+)
 TEXTS = [EncodedText((1 + i, 2, 8 - i), 0, None) for i in range(6)]
 
 
@@ -37,7 +39,11 @@ class Wide(torch.nn.Module):
     def __init__(self, width: int = 2048) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.table, self.middle, self.last = torch.nn.Embedding(9, width), torch.nn.Linear(width, width), torch.nn.Linear(width, width)
+        self.table, self.middle, self.last = (
+            torch.nn.Embedding(9, width),
+            torch.nn.Linear(width, width),
+            torch.nn.Linear(width, width),
+        )
         self.head = torch.nn.Linear(width, self.outputs)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -63,13 +69,20 @@ def test_directions_in_any_number_of_rounds_are_sums_over_all_texts_at_once(form
     texts, trainable = random_texts(row, [5, 4, 6, 3, 7], 0), row.parameters.select(model)
     capturing = Capturing(model, trainable, pad_id(model), texts, 2)
     solution = form(5, 3, each_class)
-    batches = [(chosen, batch) for chosen in capturing.batches(texts) for batch in capturing.of_batch([texts[i] for i in chosen])]
+    batches = [
+        (chosen, batch)
+        for chosen in capturing.batches(texts)
+        for batch in capturing.of_batch([texts[i] for i in chosen])
+    ]
     masks = noise_coordinates([batch for _, batch in batches]) if drop_noise else {}
     assert bool(masks) == drop_noise  # the key biases
     expected = []
     for index in range(3 if each_class else 1):
         weights = torch.as_tensor(solution.coefficients) * (torch.arange(3) == index if each_class else 1)
-        parts = [weighted_sum(silence(batch, masks), weights[chosen], trainable, formula == "asigngd") for chosen, batch in batches]
+        parts = [
+            weighted_sum(silence(batch, masks), weights[chosen], trainable, formula == "asigngd")
+            for chosen, batch in batches
+        ]
         expected.append({name: sum(part.get(name, torch.zeros(1)) for part in parts) for name in parts[0]})
     for at_once in (None, 1, 2):
         found = directions_of(capturing, texts, solution, formula, drop_noise=drop_noise, at_once=at_once)
@@ -112,7 +125,9 @@ def test_a_round_holds_no_more_sums_than_it_makes_at_once(at_once, monkeypatch):
     def counted(*arguments):
         add(*arguments)
         gc.collect()
-        doubles = [one for one in gc.get_objects() if type(one) is torch.Tensor and one.dtype == torch.float64]
+        doubles = [
+            one for one in gc.get_objects() if type(one) is torch.Tensor and one.dtype == torch.float64
+        ]
         shape = capturing.trainable["middle.weight"].shape
         most.append(len({one.untyped_storage().data_ptr() for one in doubles if one.shape == shape}))
 
@@ -125,7 +140,9 @@ def test_noise_is_found_without_keeping_factors(monkeypatch):
     """In one pass, and the texts once more in a second; no batch outlives the next."""
     capturing, alive = capturing_of(Wide(8)), []
     of_batch = Capturing.of_batch
-    monkeypatch.setattr(Capturing, "of_batch", lambda self, texts: alive.append(len(texts)) or of_batch(self, texts))
+    monkeypatch.setattr(
+        Capturing, "of_batch", lambda self, texts: alive.append(len(texts)) or of_batch(self, texts)
+    )
     directions_of(capturing, TEXTS, form(6, 3), "asigngd")
     assert alive == [4, 2, 4, 2]
     alive.clear()
@@ -135,11 +152,18 @@ def test_noise_is_found_without_keeping_factors(monkeypatch):
 
 def test_too_little_memory_for_a_direction_is_refused_with_the_least_that_works():
     trainable = {"w": torch.nn.Parameter(torch.zeros(2**20))}
-    trial = Trial(tokens=40, longest=10, factors=2**20, largest=2**20, working=2**22, resident=2**28, outputs=2)
-    with pytest.raises(UserError, match=r"too little for a solution's direction in float64; the least is (\d+)MiB$") as caught:
+    trial = Trial(
+        tokens=40, longest=10, factors=2**20, largest=2**20, working=2**22, resident=2**28, outputs=2
+    )
+    with pytest.raises(
+        UserError, match=r"too little for a solution's direction in float64; the least is (\d+)MiB$"
+    ) as caught:
         cut_directions(trial, trainable, 3, 32, 2**28)
     least = int(str(caught.value).split()[-1].removesuffix("MiB")) * 2**20
-    assert (cut_directions(trial, trainable, 3, 32, least).at_once, cut_directions(trial, trainable, 3, 32, least).batch_size) == (1, 1)
+    assert (
+        cut_directions(trial, trainable, 3, 32, least).at_once,
+        cut_directions(trial, trainable, 3, 32, least).batch_size,
+    ) == (1, 1)
     with pytest.raises(UserError):
         cut_directions(trial, trainable, 3, 32, least - 2**21)
     assert cut_directions(trial, trainable, 3, 32, 2**40).at_once == 3
@@ -220,7 +244,9 @@ def test_a_global_setting_changes_no_prediction():
     for setting in ("highest", "medium"):
         torch.set_float32_matmul_precision(setting)
         inside: list[str] = []
-        hook = model.middle.register_forward_hook(lambda *_, inside=inside: inside.append(torch.backends.mkldnn.matmul.fp32_precision))
+        hook = model.middle.register_forward_hook(
+            lambda *_, inside=inside: inside.append(torch.backends.mkldnn.matmul.fp32_precision)
+        )
         try:
             seen.append(Predictor(model, [direction], 0).evaluate(TEXTS)[0])
             assert torch.get_float32_matmul_precision() == setting

@@ -71,7 +71,9 @@ BERT_SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 def _byte_bpe(add_prefix_space: bool) -> PreTrainedTokenizerBase:
     vocabulary, merges = _trained_byte_bpe(ROBERTA_SPECIALS)
-    return RobertaTokenizer(vocab=vocabulary, merges=merges, add_prefix_space=add_prefix_space, model_max_length=512)
+    return RobertaTokenizer(
+        vocab=vocabulary, merges=merges, add_prefix_space=add_prefix_space, model_max_length=512
+    )
 
 
 def _gpt2() -> PreTrainedTokenizerBase:
@@ -85,7 +87,10 @@ def _trained_byte_bpe(specials: list[str]) -> tuple[dict[str, int], list[tuple[s
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     backend.train_from_iterator(
-        SENTENCES, trainers.BpeTrainer(vocab_size=1500, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+        SENTENCES,
+        trainers.BpeTrainer(
+            vocab_size=1500, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+        ),
     )
     return _vocabulary_and_merges(backend)
 
@@ -98,16 +103,23 @@ def _vocabulary_and_merges(backend: Tokenizer) -> tuple[dict[str, int], list[tup
 def _llama(**settings: bool) -> PreTrainedTokenizerBase:
     """Return a tokenizer as Llama's: "▁" for a space, bytes for what it does not know, <s> before a sequence."""
     backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()]
+    )
     specials = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    backend.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=1500, special_tokens=specials, show_progress=False))
+    backend.train_from_iterator(
+        SENTENCES, trainers.BpeTrainer(vocab_size=1500, special_tokens=specials, show_progress=False)
+    )
     vocabulary, merges = _vocabulary_and_merges(backend)
     return LlamaTokenizer(vocab=vocabulary, merges=merges, add_bos_token=True, **settings)
 
 
 def _t5() -> PreTrainedTokenizerBase:
     """Return a tokenizer as T5's: whole pieces, </s> after a sequence, no mask, but sentinels for gaps."""
-    pieces = [*_unigram_vocabulary(["<pad>", "</s>", "<unk>"]), *((f"<extra_id_{index}>", 0.0) for index in (2, 1, 0))]
+    pieces = [
+        *_unigram_vocabulary(["<pad>", "</s>", "<unk>"]),
+        *((f"<extra_id_{index}>", 0.0) for index in (2, 1, 0)),
+    ]
     return T5Tokenizer(vocab=pieces, extra_ids=3, model_max_length=512)
 
 
@@ -115,7 +127,10 @@ def _word_piece() -> PreTrainedTokenizerBase:
     backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.train_from_iterator(SENTENCES, trainers.WordPieceTrainer(vocab_size=1500, special_tokens=BERT_SPECIALS, show_progress=False))
+    backend.train_from_iterator(
+        SENTENCES,
+        trainers.WordPieceTrainer(vocab_size=1500, special_tokens=BERT_SPECIALS, show_progress=False),
+    )
     return BertTokenizer(vocab=backend.get_vocab(), model_max_length=512)
 
 
@@ -134,11 +149,18 @@ def _unigram_vocabulary(specials: list[str], lowercase: bool = False) -> list[tu
 
 def _whole_words() -> PreTrainedTokenizerBase:
     """Return a word-level tokenizer without a post-processor, as tests of tiny models often have."""
-    vocabulary = {word: index for index, word in enumerate([*BERT_SPECIALS, *WORDS, ".", ",", "?", ":", "film"])}
+    vocabulary = {
+        word: index for index, word in enumerate([*BERT_SPECIALS, *WORDS, ".", ",", "?", ":", "film"])
+    }
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]", mask_token="[MASK]"
+        tokenizer_object=backend,
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        mask_token="[MASK]",
     )
 
 
@@ -146,8 +168,12 @@ _BUILDERS = {
     "byte-bpe": lambda: _byte_bpe(add_prefix_space=False),
     "byte-bpe-prefix": lambda: _byte_bpe(add_prefix_space=True),
     "word-piece": _word_piece,
-    "albert": lambda: AlbertTokenizer(vocab=_unigram_vocabulary(["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"], lowercase=True)),
-    "deberta": lambda: DebertaV2Tokenizer(vocab=_unigram_vocabulary(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]), unk_id=1),
+    "albert": lambda: AlbertTokenizer(
+        vocab=_unigram_vocabulary(["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"], lowercase=True)
+    ),
+    "deberta": lambda: DebertaV2Tokenizer(
+        vocab=_unigram_vocabulary(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]), unk_id=1
+    ),
     "xlm-roberta": lambda: XLMRobertaTokenizer(vocab=_unigram_vocabulary(ROBERTA_SPECIALS)),
     "whole-words": _whole_words,
 }

@@ -41,8 +41,22 @@ def test_batches_hold_similar_lengths_once_each() -> None:
     assert length_sorted_batches([5, 2, 5, 3, 2], 2) == [[1, 4], [3, 0], [2]]
     assert length_sorted_batches([], 4) == []
     lengths = [10] * 9 + [12] * 3 + [13] * 2 + [40]
-    assert [[lengths[i] for i in batch] for batch in length_sorted_batches(lengths, 32)] == [[10] * 9 + [12] * 3, [13, 13, 40]]
-    assert [len(batch) for batch in length_sorted_batches(list(range(1, 101)), 16)] == [8, 8, 8, 8, 9, 11, 14, 16, 16, 2]
+    assert [[lengths[i] for i in batch] for batch in length_sorted_batches(lengths, 32)] == [
+        [10] * 9 + [12] * 3,
+        [13, 13, 40],
+    ]
+    assert [len(batch) for batch in length_sorted_batches(list(range(1, 101)), 16)] == [
+        8,
+        8,
+        8,
+        8,
+        9,
+        11,
+        14,
+        16,
+        16,
+        2,
+    ]
 
 
 def test_a_decoders_ids_have_no_padding() -> None:
@@ -84,4 +98,7 @@ def test_members_stay_in_order_beyond_ten() -> None:
 
 def test_length_counts_every_token() -> None:
     assert LONG.length == 3
-    assert EncodedText((1, 2), 0, None, (3,), (SHORT, EncodedText((4,), 0, None, (5, 6)))).length == 2 + 1 + 2 + 1 + 2
+    assert (
+        EncodedText((1, 2), 0, None, (3,), (SHORT, EncodedText((4,), 0, None, (5, 6)))).length
+        == 2 + 1 + 2 + 1 + 2
+    )

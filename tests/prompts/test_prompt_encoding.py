@@ -82,11 +82,21 @@ def test_both_spellings_of_every_task_give_the_same_ids(task: str, kind: str) ->
 def test_byte_bpe_ids_are_those_of_lm_bff(task: str) -> None:
     _, lm_bff, words = TASKS[task]
     tokenizer = small_tokenizer("byte-bpe")
-    assert list(PromptEncoder(tokenizer, lm_bff, words).encode(PAIR).ids) == lm_bff_ids(tokenizer, lm_bff, PAIR)
+    assert list(PromptEncoder(tokenizer, lm_bff, words).encode(PAIR).ids) == lm_bff_ids(
+        tokenizer, lm_bff, PAIR
+    )
 
 
 def test_spaces_in_byte_bpe() -> None:
-    assert pieces_of("byte-bpe", "{a} It was {mask}.", Example("great")) == ["<s>", *_bare("great"), "ĠIt", "Ġwas", "<mask>", ".", "</s>"]
+    assert pieces_of("byte-bpe", "{a} It was {mask}.", Example("great")) == [
+        "<s>",
+        *_bare("great"),
+        "ĠIt",
+        "Ġwas",
+        "<mask>",
+        ".",
+        "</s>",
+    ]
     assert pieces_of("byte-bpe", "{mask}: {a}", Example("great")) == ["<s>", "<mask>", ":", "Ġgreat", "</s>"]
     assert pieces_of("byte-bpe", "({mask}) {a}", Example("great"))[:4] == ["<s>", "(", "<mask>", ")"]
 
@@ -100,19 +110,31 @@ def _bare(word: str) -> list[str]:
 def test_spaces_where_the_tokenizer_adds_one(kind: str) -> None:
     tokenizer = small_tokenizer(kind)
     mark = "Ġ" if kind == "byte-bpe-prefix" else "▁"
-    it, was, great = (mark + word for word in (("it", "was", "great") if kind == "albert" else ("It", "was", "great")))
+    it, was, great = (
+        mark + word for word in (("it", "was", "great") if kind == "albert" else ("It", "was", "great"))
+    )
     cls, sep, mask = tokenizer.cls_token, tokenizer.sep_token, tokenizer.mask_token
     assert pieces_of(kind, "{a} It was {mask}.", Example("great")) == [cls, great, it, was, mask, ".", sep]
     assert pieces_of(kind, "{mask}: {a}", Example("great")) == [cls, mask, ":", great, sep]
     assert pieces_of(kind, "{mask} It was {a}", Example("great")) == [cls, mask, it, was, great, sep]
     assert pieces_of(kind, "{mask}{sep}{a}", Example("great")) == [cls, mask, sep, great, sep]
     glued = PieceEncoder(tokenizer).encode("It was", Space.GLUED)
-    assert [piece.startswith(mark) for piece in tokenizer.convert_ids_to_tokens(glued)][:: len(glued) - 1] == [False, True]
+    assert [piece.startswith(mark) for piece in tokenizer.convert_ids_to_tokens(glued)][
+        :: len(glued) - 1
+    ] == [False, True]
 
 
 def test_spaces_do_not_matter_in_word_piece() -> None:
     for template in ("{a} It was {mask}.", "{a} It was{mask}."):
-        assert pieces_of("word-piece", template, Example("great")) == ["[CLS]", "great", "it", "was", "[MASK]", ".", "[SEP]"]
+        assert pieces_of("word-piece", template, Example("great")) == [
+            "[CLS]",
+            "great",
+            "it",
+            "was",
+            "[MASK]",
+            ".",
+            "[SEP]",
+        ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -127,15 +149,36 @@ def test_a_text_starting_the_sequence_is_encoded_as_the_tokenizer_does(kind: str
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    "text", ["[MASK]", "<mask>", "a </s> <s> b", "[SEP] it [CLS]", "<mask><mask>", "▁<mask>", "x[MASK]", "<pad> [PAD]"]
+    "text",
+    [
+        "[MASK]",
+        "<mask>",
+        "a </s> <s> b",
+        "[SEP] it [CLS]",
+        "<mask><mask>",
+        "▁<mask>",
+        "x[MASK]",
+        "<pad> [PAD]",
+    ],
 )
 def test_text_never_becomes_a_special_token(kind: str, text: str) -> None:
     tokenizer = small_tokenizer(kind)
     before = tokenizer.backend_tokenizer.to_str()
-    for template in ("{a} It was {mask}.", "{mask}{a}", "{mask}: {a}", "{mask} " + text.replace("{", "") + " {a}"):
+    for template in (
+        "{a} It was {mask}.",
+        "{mask}{a}",
+        "{mask}: {a}",
+        "{mask} " + text.replace("{", "") + " {a}",
+    ):
         encoded = PromptEncoder(tokenizer, template, ("great", "terrible")).encode(Example(text))
-        specials = [token for token in encoded.ids if token in set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}]
-        assert sorted(specials) == sorted([tokenizer.cls_token_id, tokenizer.mask_token_id, tokenizer.sep_token_id])
+        specials = [
+            token
+            for token in encoded.ids
+            if token in set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        ]
+        assert sorted(specials) == sorted(
+            [tokenizer.cls_token_id, tokenizer.mask_token_id, tokenizer.sep_token_id]
+        )
         assert encoded.ids[encoded.read_position] == tokenizer.mask_token_id
     assert tokenizer.backend_tokenizer.to_str() == before
     assert not tokenizer.backend_tokenizer.encode_special_tokens
@@ -144,7 +187,10 @@ def test_text_never_becomes_a_special_token(kind: str, text: str) -> None:
 def test_special_strings_keep_their_characters() -> None:
     assert pieces_of("xlm-roberta", "{a} {mask}", Example("<mask>"))[1:-2] == ["▁", *"<mask>"]
     tokenizer = small_tokenizer("byte-bpe")
-    assert tokenizer.decode(PieceEncoder(tokenizer).encode("a <mask>", Space.START), skip_special_tokens=True) == "a <mask>"
+    assert (
+        tokenizer.decode(PieceEncoder(tokenizer).encode("a <mask>", Space.START), skip_special_tokens=True)
+        == "a <mask>"
+    )
     assert pieces_of("whole-words", "{a} {mask}", Example("film [MASK]"))[1:-2] == ["film", "[UNK]"]
 
 
@@ -162,7 +208,9 @@ def test_a_model_that_still_finds_a_special_string_gets_the_unknown_token() -> N
 def test_added_tokens_beyond_the_vocabulary_keep_their_ids() -> None:
     from transformers import XLMRobertaTokenizer
 
-    tokenizer = XLMRobertaTokenizer(vocab=[*small_tokenizer("xlm-roberta")._vocab], extra_special_tokens=["<first>"])
+    tokenizer = XLMRobertaTokenizer(
+        vocab=[*small_tokenizer("xlm-roberta")._vocab], extra_special_tokens=["<first>"]
+    )
     tokenizer.add_tokens(["plain"])
     encoded = PieceEncoder(tokenizer).encode("a plain <first>", Space.START)
     assert tokenizer.convert_tokens_to_ids("plain") in encoded
@@ -175,9 +223,16 @@ _unicode = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@given(text_a=_unicode, text_b=_unicode, max_length=st.integers(16, 40), template=st.sampled_from([task[0] for task in TASKS.values()]))
+@given(
+    text_a=_unicode,
+    text_b=_unicode,
+    max_length=st.integers(16, 40),
+    template=st.sampled_from([task[0] for task in TASKS.values()]),
+)
 @settings(max_examples=40, deadline=None)
-def test_any_text_leaves_one_mask_at_the_read_position(kind: str, text_a: str, text_b: str, max_length: int, template: str) -> None:
+def test_any_text_leaves_one_mask_at_the_read_position(
+    kind: str, text_a: str, text_b: str, max_length: int, template: str
+) -> None:
     tokenizer = small_tokenizer(kind)
     encoder = _encoder(kind, template, max_length)
     encoded = encoder.encode(Example(text_a, text_b))
@@ -255,7 +310,9 @@ def test_max_length_too_small_or_beyond_the_model() -> None:
 
 def test_a_missing_second_text_is_named() -> None:
     encoder = PromptEncoder(small_tokenizer("byte-bpe"), "{a} {mask}, {b}", ("Yes", "No"))
-    with pytest.raises(UserError, match=r"uses \{b\}, but the example 'A film' has no second text: .* without \{b\}$"):
+    with pytest.raises(
+        UserError, match=r"uses \{b\}, but the example 'A film' has no second text: .* without \{b\}$"
+    ):
         encoder.encode(Example("A film"))
 
 
@@ -263,7 +320,9 @@ def test_half_a_surrogate_pair_is_the_users_to_mend() -> None:
     for template in ("{a} {mask}", "{mask}{a}"):
         for kind in ("byte-bpe", "xlm-roberta", "albert"):
             with pytest.raises(UserError, match="not valid Unicode"):
-                PromptEncoder(small_tokenizer(kind), template, ("great", "terrible")).encode(Example("x\ud800"))
+                PromptEncoder(small_tokenizer(kind), template, ("great", "terrible")).encode(
+                    Example("x\ud800")
+                )
 
 
 def test_head_mode_and_token_types() -> None:
@@ -316,7 +375,9 @@ def test_tokenizers_without_what_a_mode_needs() -> None:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?")), unk_token="?")
+    bare = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?")), unk_token="?"
+    )
     with pytest.raises(UserError, match="has no mask token"):
         PromptEncoder(bare, "{a} {mask}", ("a", "b"))
     with pytest.raises(UserError, match="no token such as"):
@@ -325,7 +386,9 @@ def test_tokenizers_without_what_a_mode_needs() -> None:
 
 def test_real_word_piece_tokenizer() -> None:
     tokenizer = shared_tokenizer("minilm-mlm")
-    encoded = PromptEncoder(tokenizer, "{a} It was {mask}.", ("terrible", "great")).encode(Example("A [MASK] film."))
+    encoded = PromptEncoder(tokenizer, "{a} It was {mask}.", ("terrible", "great")).encode(
+        Example("A [MASK] film.")
+    )
     assert tokenizer.decode(list(encoded.ids)) == "[CLS] a [ mask ] film. it was [MASK]. [SEP]"
     assert encoded.token_type_ids == (0,) * len(encoded.ids)
 

@@ -44,7 +44,9 @@ def test_a_batch_falls_apart_into_those_of_its_templates(side: str, reading: str
         expected = collate([encoder.encode(example) for example in EXAMPLES], pad_id=1, padding_side=side)  # type: ignore[arg-type]
         assert found.keys() == expected.keys()
         assert all(found[name].equal(expected[name]) for name in expected)
-    assert len({found["input_ids"].shape[1] for found in split}) > 1  # every template has its own longest text
+    assert (
+        len({found["input_ids"].shape[1] for found in split}) > 1
+    )  # every template has its own longest text
     plain = collate([text.others[0] for text in texts], pad_id=1)
     [same] = members(plain)
     assert same.keys() == plain.keys()

@@ -15,7 +15,9 @@ def ids_of(kind: str, word: str) -> list[int]:
 def test_label_words_are_encoded_after_a_space(kind: str) -> None:
     tokenizer = small_tokenizer(kind)
     labels = LabelWords.read(tokenizer, ["terrible", "great"])
-    mark = {"byte-bpe": "Ġ", "byte-bpe-prefix": "Ġ", "gpt2": "Ġ", "word-piece": "", "whole-words": ""}.get(kind, "▁")
+    mark = {"byte-bpe": "Ġ", "byte-bpe-prefix": "Ġ", "gpt2": "Ġ", "word-piece": "", "whole-words": ""}.get(
+        kind, "▁"
+    )
     assert tokenizer.convert_ids_to_tokens(list(labels.ids)) == [mark + "terrible", mark + "great"]
     assert labels.weights is None
     assert (labels.words, labels.classes) == (("terrible", "great"), 2)
@@ -73,21 +75,51 @@ def test_the_first_token_stands_for_a_word_of_several() -> None:
         ("byte-bpe", [], None, "at least two"),
         ("byte-bpe", "great", None, "at least two"),
         ("byte-bpe", ["great", "  "], None, "'  ' is empty"),
-        ("byte-bpe", ["great", "zzz"], None, r"label word 'zzz' is \d tokens .*'z'.*not one: choose a word that is one token"),
+        (
+            "byte-bpe",
+            ["great", "zzz"],
+            None,
+            r"label word 'zzz' is \d tokens .*'z'.*not one: choose a word that is one token",
+        ),
         ("byte-bpe", ["great", "zzz"], None, "or pass --label-words-reduce mean or first$"),
         ("byte-bpe", ["great", "good|zzz"], None, r"label word 'zzz' is \d tokens"),
         ("byte-bpe", ["great", "<mask>"], None, "'<mask>' is"),
         ("byte-bpe", ["great", "great"], None, "'great' is given twice: choose"),
         ("byte-bpe", ["great|good", "great|good"], None, r"'great\|good' is given twice: choose"),
-        ("byte-bpe", ["great|good", "good|great"], None, r"'good\|great' is the same tokens as 'great\|good'"),
+        (
+            "byte-bpe",
+            ["great|good", "good|great"],
+            None,
+            r"'good\|great' is the same tokens as 'great\|good'",
+        ),
         ("byte-bpe", ["zzq", "zqz"], "mean", "'zqz' is the same tokens as 'zzq' for this tokenizer"),
-        ("byte-bpe", ["great", "greatq"], "first", r"'greatq' begins with the same token as 'great' \('Ġgreat'\), which stands for both"),
-        ("byte-bpe", ["bad", "great|greatq"], "first", r"'greatq' in 'great\|greatq' begins with the same token as 'great'"),
+        (
+            "byte-bpe",
+            ["great", "greatq"],
+            "first",
+            r"'greatq' begins with the same token as 'great' \('Ġgreat'\), which stands for both",
+        ),
+        (
+            "byte-bpe",
+            ["bad", "great|greatq"],
+            "first",
+            r"'greatq' in 'great\|greatq' begins with the same token as 'great'",
+        ),
         ("byte-bpe", ["great||good", "bad"], None, r"'great\|\|good' have an empty one"),
         ("byte-bpe", ["great|", "bad"], None, r"'great\|' have an empty one"),
-        ("byte-bpe", ["great|good| great", "bad"], None, r"label word ' great' in 'great\|good\| great' is given twice: keep one"),
+        (
+            "byte-bpe",
+            ["great|good| great", "bad"],
+            None,
+            r"label word ' great' in 'great\|good\| great' is given twice: keep one",
+        ),
         ("word-piece", ["great", "Great"], None, "'Great' is the same token as 'great'"),
-        ("word-piece", ["great|Great", "bad"], None, r"'Great' in 'great\|Great' is the same token as 'great' for this tokenizer"),
+        (
+            "word-piece",
+            ["great|Great", "bad"],
+            None,
+            r"'Great' in 'great\|Great' is the same token as 'great' for this tokenizer",
+        ),
         ("whole-words", ["great", "marvellous"], None, "'marvellous' is not in the tokenizer's vocabulary"),
         ("whole-words", ["great", "marvellous"], "mean", "'marvellous' is not in the tokenizer's vocabulary"),
         ("xlm-roberta", ["great", "é"], "first", "'é' is not in the tokenizer's vocabulary"),

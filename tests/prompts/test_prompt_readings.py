@@ -39,7 +39,9 @@ def test_a_causal_prompt_is_what_the_tokenizer_makes_of_the_whole_without_its_en
     assert list(encoded.ids[: len(begins)]) == begins
     assert tokenizer.eos_token_id not in encoded.ids
     labels = prompt(kind, "{a} It was").label_ids
-    assert tokenizer.convert_ids_to_tokens(list(labels)) == [("Ġ" if kind == "gpt2" else "▁") + word for word in WORDS]
+    assert tokenizer.convert_ids_to_tokens(list(labels)) == [
+        ("Ġ" if kind == "gpt2" else "▁") + word for word in WORDS
+    ]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,9 @@ def test_a_causal_prompt_is_what_the_tokenizer_makes_of_the_whole_without_its_en
     ],
 )
 def test_templates_are_cut_at_the_mask(written: str, cut: str) -> None:
-    assert ending_at_mask(parse_template(written, require_mask=False)) == parse_template(cut, require_mask=False)
+    assert ending_at_mask(parse_template(written, require_mask=False)) == parse_template(
+        cut, require_mask=False
+    )
     encoder = prompt("gpt2", written)
     assert str(encoder.template) == cut
     assert encoder.encode(PAIR) == prompt("gpt2", cut).encode(PAIR)
@@ -88,7 +92,9 @@ _texts = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=50
 @pytest.mark.parametrize("kind", [*CAUSAL_KINDS, "byte-bpe", "xlm-roberta"])
 @given(text_a=_texts, text_b=_texts, max_length=st.integers(16, 30))
 @settings(max_examples=30, deadline=None)
-def test_any_text_leaves_the_prompts_words_at_the_end(kind: str, text_a: str, text_b: str, max_length: int) -> None:
+def test_any_text_leaves_the_prompts_words_at_the_end(
+    kind: str, text_a: str, text_b: str, max_length: int
+) -> None:
     tokenizer = small_tokenizer(kind)
     encoder = _cached(kind, "{a} so {b} It was {mask}.", max_length)
     encoded, other = encoder.encode(Example(text_a, text_b)), encoder.encode(Example("film", "film"))
@@ -100,7 +106,9 @@ def test_any_text_leaves_the_prompts_words_at_the_end(kind: str, text_a: str, te
     assert [token for token in encoded.ids if token in special] == list(PieceEncoder(tokenizer).prefix)
     for side in ("left", "right"):
         batch = collate([encoded, other], pad_id=0, padding_side=side)
-        assert [batch["input_ids"][row, batch["read_position"][row]].item() for row in (0, 1)] == [ending[-1]] * 2
+        assert [batch["input_ids"][row, batch["read_position"][row]].item() for row in (0, 1)] == [
+            ending[-1]
+        ] * 2
         for row, text in enumerate((encoded, other)):
             assert tuple(batch["input_ids"][row][batch["attention_mask"][row].bool()].tolist()) == text.ids
 
@@ -117,7 +125,13 @@ def _cached(kind: str, template: str, max_length: int) -> PromptEncoder:
 
 def test_lengths_of_causal_prompts() -> None:
     text = Example(" ".join(["great"] * 600))
-    assert tokens("gpt2", prompt("gpt2", "So: {a} It was", max_length=7).encode(text))[2:] == [":", "Ġgreat", "Ġgreat", "ĠIt", "Ġwas"]
+    assert tokens("gpt2", prompt("gpt2", "So: {a} It was", max_length=7).encode(text))[2:] == [
+        ":",
+        "Ġgreat",
+        "Ġgreat",
+        "ĠIt",
+        "Ġwas",
+    ]
     assert tokens("gpt2", prompt("gpt2", "{a} It was", text_a_limit=1).encode(text))[-2:] == ["ĠIt", "Ġwas"]
     assert len(prompt("llama", "{a} It was", max_length=4).encode(text).ids) == 4
     with pytest.raises(UserError, match="max_length 3 leaves no room for the text: use at least 4"):
@@ -144,13 +158,22 @@ def test_t5_has_a_sentinel_at_the_mask_and_reads_behind_it() -> None:
     characters = list("<extra_id_0>")
     assert tokens("t5", encoded) == ["▁great", "▁", *characters, "▁It", "▁was", "<extra_id_0>", ".", "</s>"]
     assert encoded.ids.count(sentinel) == 1
-    assert (encoded.decoder_ids, encoded.read_position, encoded.token_type_ids) == ((START, sentinel), 1, None)
+    assert (encoded.decoder_ids, encoded.read_position, encoded.token_type_ids) == (
+        (START, sentinel),
+        1,
+        None,
+    )
     assert encoded.length == len(encoded.ids) + 2
 
     encoded = prompt("t5", "{a} It was", "decoder").encode(Example("great"))
     assert list(encoded.ids) == tokenizer("great It was")["input_ids"]
     assert (encoded.decoder_ids, encoded.read_position) == ((START,), 0)
-    assert tokens("t5", prompt("t5", "{mask}: {a}", "decoder").encode(Example("great"))) == ["<extra_id_0>", ":", "▁great", "</s>"]
+    assert tokens("t5", prompt("t5", "{mask}: {a}", "decoder").encode(Example("great"))) == [
+        "<extra_id_0>",
+        ":",
+        "▁great",
+        "</s>",
+    ]
 
 
 def test_bart_has_its_mask_in_the_encoder_and_reads_the_decoders_first_token() -> None:
@@ -165,7 +188,10 @@ def test_bart_has_its_mask_in_the_encoder_and_reads_the_decoders_first_token() -
 
 
 def test_a_decoder_without_a_mask_of_any_kind() -> None:
-    with pytest.raises(UserError, match=r"'\{a\} \{mask\}' has a mask, but tokenizer GPT2Tokenizer has no mask token .*leave \{mask\} out"):
+    with pytest.raises(
+        UserError,
+        match=r"'\{a\} \{mask\}' has a mask, but tokenizer GPT2Tokenizer has no mask token .*leave \{mask\} out",
+    ):
         prompt("gpt2", "{a} {mask}", "decoder")
     assert prompt("gpt2", "{a} It was", "decoder").encode(Example("film")).decoder_ids == (START,)
     with pytest.raises(UserError, match="GPT2Tokenizer has no mask token: use a masked language model"):
@@ -206,11 +232,19 @@ def test_head_mode_of_a_causal_model(kind: str) -> None:
     assert encoded.read_position == len(encoded.ids) - 1
     pair = encoder.encode(Example("great film", "It was."))
     break_ = "Ċ" if kind == "gpt2" else "<0x0A>"
-    assert tokens(kind, pair) == [*tokens(kind, encoded), break_, "It", *(["Ġwas"] if kind == "gpt2" else ["▁was"]), "."]
+    assert tokens(kind, pair) == [
+        *tokens(kind, encoded),
+        break_,
+        "It",
+        *(["Ġwas"] if kind == "gpt2" else ["▁was"]),
+        ".",
+    ]
     assert pair.read_position == len(pair.ids) - 1
     assert len(HeadEncoder(tokenizer, max_length=6, reading="last").encode(PAIR).ids) == 6
     with pytest.raises(UserError, match="too small for two texts"):
-        HeadEncoder(tokenizer, max_length=len(whole[:1]) + kind.startswith("llama"), reading="last").encode(PAIR)
+        HeadEncoder(tokenizer, max_length=len(whole[:1]) + kind.startswith("llama"), reading="last").encode(
+            PAIR
+        )
 
 
 def test_head_mode_at_the_last_token_with_a_separator_or_without_a_line_break() -> None:
@@ -218,7 +252,11 @@ def test_head_mode_at_the_last_token_with_a_separator_or_without_a_line_break() 
     encoder = HeadEncoder(small_tokenizer("byte-bpe"), reading="last")
     great = tokens("byte-bpe", encoder.encode(Example("great")))
     assert tokens("byte-bpe", encoder.encode(example)) == [*great, "</s>", "It", "Ġwas"]
-    assert tokens("t5", HeadEncoder(small_tokenizer("t5"), reading="last").encode(example)) == ["▁great", "▁It", "▁was"]
+    assert tokens("t5", HeadEncoder(small_tokenizer("t5"), reading="last").encode(example)) == [
+        "▁great",
+        "▁It",
+        "▁was",
+    ]
     assert HeadEncoder(small_tokenizer("word-piece"), reading="last").encode(example).token_type_ids is None
 
 
@@ -247,9 +285,15 @@ def test_fingerprints_follow_the_reading() -> None:
         *(prompt("byte-bpe", template, reading).fingerprint() for reading in ("mask", "last", "decoder")),
         prompt("byte-bpe", "{a} It was", "decoder").fingerprint(),
         PromptEncoder(tokenizer, template, WORDS, reading="decoder", decoder_start=0).fingerprint(),
-        *(PromptEncoder(tokenizer, template, WORDS, reduce=reduce).fingerprint() for reduce in ("first", "mean")),
+        *(
+            PromptEncoder(tokenizer, template, WORDS, reduce=reduce).fingerprint()
+            for reduce in ("first", "mean")
+        ),
         PromptEncoder(tokenizer, template, ("terrible|bad", "great")).fingerprint(),
-        *(HeadEncoder(tokenizer, reading=reading, decoder_start=START).fingerprint() for reading in ("first", "last", "decoder")),
+        *(
+            HeadEncoder(tokenizer, reading=reading, decoder_start=START).fingerprint()
+            for reading in ("first", "last", "decoder")
+        ),
         HeadEncoder(tokenizer, reading="decoder", decoder_start=0).fingerprint(),
     ]
     assert len(set(prints)) == len(prints)
@@ -263,7 +307,9 @@ def test_every_task_has_a_causal_prompt(task: object, kind: str) -> None:
     assert isinstance(task, type(TASKS["mr"]))
     template = task.prompt("last")
     tokenizer = small_tokenizer(kind)
-    encoder = PromptEncoder(tokenizer, template, task.label_words, task.max_length, task.text_a_limit, reading="last")
+    encoder = PromptEncoder(
+        tokenizer, template, task.label_words, task.max_length, task.text_a_limit, reading="last"
+    )
     encoded = encoder.encode(PAIR)
     text = tokenizer.decode(list(encoded.ids), skip_special_tokens=True)
     assert PAIR.text_a in text
@@ -285,7 +331,12 @@ def test_every_task_has_a_causal_prompt(task: object, kind: str) -> None:
 def test_every_task_has_a_prompt_for_a_decoder(task: object, kind: str) -> None:
     assert isinstance(task, type(TASKS["mr"]))
     encoder = PromptEncoder(
-        small_tokenizer(kind), task.prompt("decoder"), task.label_words, task.max_length, reading="decoder", decoder_start=START
+        small_tokenizer(kind),
+        task.prompt("decoder"),
+        task.label_words,
+        task.max_length,
+        reading="decoder",
+        decoder_start=START,
     )
     encoded = encoder.encode(PAIR)
     assert encoded.read_position == len(encoded.decoder_ids or ()) - 1

@@ -28,7 +28,14 @@ def test_both_languages_give_the_same_template_and_its_readable_form(readable: s
 
 def test_parts_of_a_readable_template() -> None:
     template = parse_template("{a} It was {mask}. {b|lower-first|drop-last}{sep+}  ")
-    expected = (Text("a"), Literal(" It was"), Mask(), Literal("."), Text("b", ("lower-first", "drop-last"), True), Separator(True))
+    expected = (
+        Text("a"),
+        Literal(" It was"),
+        Mask(),
+        Literal("."),
+        Text("b", ("lower-first", "drop-last"), True),
+        Separator(True),
+    )
     assert template.parts == expected
     assert str(template) == "{a} It was {mask}. {b|lower-first|drop-last}{sep+}"
     assert template.text_parts == (expected[0], expected[4])
@@ -37,12 +44,17 @@ def test_parts_of_a_readable_template() -> None:
 
 
 def test_one_space_before_the_mask_is_dropped_and_no_more() -> None:
-    assert parse_template("{a} so{mask}") == parse_template("{a} so {mask}") == parse_template("*cls**sent_0*_so_*mask**sep+*")
+    assert (
+        parse_template("{a} so{mask}")
+        == parse_template("{a} so {mask}")
+        == parse_template("*cls**sent_0*_so_*mask**sep+*")
+    )
     assert parse_template("{a} so  {mask}").parts[1] == Literal(" so ")
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "expected"), [("drop-last", "Is it?", "Is it"), ("lower-first", "Is It", "is It"), ("upper-first", "is", "Is")]
+    ("name", "text", "expected"),
+    [("drop-last", "Is it?", "Is it"), ("lower-first", "Is It", "is It"), ("upper-first", "is", "Is")],
 )
 def test_filters(name: str, text: str, expected: str) -> None:
     assert Text("a", (name,)).apply(text) == expected
@@ -98,10 +110,16 @@ _texts = st.builds(
     st.lists(st.sampled_from(sorted(FILTERS)), max_size=2),
     st.booleans(),
 )
-_literals = st.text(alphabet="ab. ,?*_\n{}é", max_size=6).map(lambda text: text.replace("{", "{{").replace("}", "}}"))
+_literals = st.text(alphabet="ab. ,?*_\n{}é", max_size=6).map(
+    lambda text: text.replace("{", "{{").replace("}", "}}")
+)
 
 
-@given(st.lists(st.one_of(_texts, _literals, st.just("{sep}"), st.just("{sep+}")), max_size=6), _texts, st.integers(0, 6))
+@given(
+    st.lists(st.one_of(_texts, _literals, st.just("{sep}"), st.just("{sep+}")), max_size=6),
+    _texts,
+    st.integers(0, 6),
+)
 def test_the_readable_form_parses_back(pieces: list[str], text: str, place: int) -> None:
     pieces = [text, *pieces[:place], "{mask}", *pieces[place:]]
     template = parse_template("".join(pieces))

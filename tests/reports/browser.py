@@ -14,7 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
+    None,
+)
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-pipe",
@@ -30,7 +33,9 @@ class Browser:
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
-        high = [fcntl.fcntl(one, fcntl.F_DUPFD, 10) for one in (to_browser, from_browser)]  # out of the way of 3 and 4
+        high = [
+            fcntl.fcntl(one, fcntl.F_DUPFD, 10) for one in (to_browser, from_browser)
+        ]  # out of the way of 3 and 4
 
         def connect() -> None:
             os.dup2(high[0], 3)
@@ -45,7 +50,9 @@ class Browser:
         self._buffer, self._number, self._session = b"", 0, None
         self.events: list[dict[str, Any]] = []
         pages = [one for one in self.call("Target.getTargets")["targetInfos"] if one["type"] == "page"]
-        target = pages[0]["targetId"] if pages else self.call("Target.createTarget", url="about:blank")["targetId"]
+        target = (
+            pages[0]["targetId"] if pages else self.call("Target.createTarget", url="about:blank")["targetId"]
+        )
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network", "DOM", "Accessibility"):
             self.call(f"{domain}.enable")
@@ -94,8 +101,17 @@ class Browser:
 
     def open(self, path: Path, width: int, height: int = 900, dark: bool = False, scale: float = 1.0) -> None:
         """Opens a file at a width in CSS pixels, below 600 as on a phone, and waits until it has loaded."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=width < 600)
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=width < 600,
+        )
+        self.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
         self.events.clear()
         self.call("Page.navigate", url=path.resolve().as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):

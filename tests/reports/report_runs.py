@@ -14,7 +14,9 @@ VERSIONS = {"lmntk": "0.1.0", "python": "3.11", "torch": "2"}
 METHODS = ("sgd ridge", "signgd ridge", "asigngd asym")
 
 
-def row(task: str, k: int, seed: int, mode: str, method: str, test: float, metric: str = "accuracy") -> dict[str, Any]:
+def row(
+    task: str, k: int, seed: int, mode: str, method: str, test: float, metric: str = "accuracy"
+) -> dict[str, Any]:
     return {
         "task": task, "k": k, "seed": seed, "mode": mode, "method": method, "formula": method.split()[0] if method in METHODS else "",
         "solver": "", "metric": metric, "dev": 0.5, "test": test, "setting": {}, "notes": [], "train_texts": 2 * k, "dev_texts": 2 * k,
@@ -34,13 +36,15 @@ def write_run(
     model: str = "made/up-model",
     extra_methods: tuple[str, ...] = (),
 ) -> Path:
-    """Writes a run folder; of every cell its rows, and, as asked for, its kernels, a fine-tuning and its diagnosis."""
+    """Writes a run folder; of every split its rows, and, as asked for, its kernels, a fine-tuning and its diagnosis."""
     random = np.random.default_rng(0)
     for task in tasks:
         for k in ks:
             for seed in seeds:
                 for mode in modes:
-                    _write_cell(folder, random, task, k, seed, mode, finetuned, kernels, classes, extra_methods)
+                    _write_cell(
+                        folder, random, task, k, seed, mode, finetuned, kernels, classes, extra_methods
+                    )
     experiment = {
         "model": model, "data": "data", "tasks": [], "own_tasks": [{"name": task, "train": "train.csv", "test": "test.csv",
         "template": "{a} It was {mask}.", "label_words": ["terrible", "great"]} for task in tasks], "k": list(ks), "seeds": list(seeds),
@@ -56,33 +60,64 @@ def write(path: Path, content: Any) -> None:
 
 
 def _write_cell(folder, random, task, k, seed, mode, finetuned, kernels, classes, extra_methods):
-    cell = f"{task}-k{k}-seed{seed}-{mode}"
+    split = f"{task}-k{k}-seed{seed}-{mode}"
     level = 0.55 + 0.05 * np.log2(k) + (0.05 if mode == "prompt" else 0)
     base = "zero-shot" if mode == "prompt" else "linear probe"
-    tests = {base: 0.61} | {method: float(np.clip(level + 0.04 * random.normal(), 0, 1)) for method in (*METHODS, *extra_methods)}
+    tests = {base: 0.61} | {
+        method: float(np.clip(level + 0.04 * random.normal(), 0, 1)) for method in (*METHODS, *extra_methods)
+    }
     labels = sorted(list(range(classes)) * k)
     if finetuned:
-        tests |= {f"{name} fine-tuning": float(np.clip(level + 0.02 + 0.03 * random.normal(), 0, 1)) for name in ("sgd", "adamw")}
+        tests |= {
+            f"{name} fine-tuning": float(np.clip(level + 0.02 + 0.03 * random.normal(), 0, 1))
+            for name in ("sgd", "adamw")
+        }
     rows = [row(task, k, seed, mode, method, test) for method, test in tests.items()]
     write(
-        folder / "cells" / f"{cell}.json",
-        {"key": "x", "cell": cell, "model": "weights", "rows": rows, "train_labels": labels, "versions": VERSIONS},
+        folder / "cells" / f"{split}.json",
+        {
+            "key": "x",
+            "cell": split,
+            "model": "weights",
+            "rows": rows,
+            "train_labels": labels,
+            "versions": VERSIONS,
+        },
     )
     outputs = 1 if classes == 2 else classes
     matrix = kernel_values(random, labels, outputs)
     if kernels:
-        parts = {"embeddings": 0.1 * matrix, "layer.00": 0.3 * matrix, "layer.01": 0.4 * matrix, "head": 0.2 * matrix}
-        Kernel("sgd", matrix, groups=parts).save(folder / "kernels" / cell / "train-sgd.safetensors")
+        parts = {
+            "embeddings": 0.1 * matrix,
+            "layer.00": 0.3 * matrix,
+            "layer.01": 0.4 * matrix,
+            "head": 0.2 * matrix,
+        }
+        Kernel("sgd", matrix, groups=parts).save(folder / "kernels" / split / "train-sgd.safetensors")
     if finetuned:
-        head = {"key": "x", "cell": cell, "task": task, "k": k, "seed": seed, "mode": mode, "metric": "accuracy", "versions": VERSIONS}
+        head = {
+            "key": "x",
+            "cell": split,
+            "task": task,
+            "k": k,
+            "seed": seed,
+            "mode": mode,
+            "metric": "accuracy",
+            "versions": VERSIONS,
+        }
         for name in ("sgd", "adamw"):
             for linearized in (False, True) if name == "sgd" else (False,):
                 method = f"{name} fine-tuning" + (" (linearized)" if linearized else "")
                 file = method.replace(" ", "-").replace("(", "-").replace(")", "-")
-                write(folder / "finetuning" / f"{cell}-{file}.json", head | finetuning(random, method, linearized))
+                write(
+                    folder / "finetuning" / f"{split}-{file}.json",
+                    head | finetuning(random, method, linearized),
+                )
             method = f"{name} fine-tuning"
-            content = head | diagnosis(random, method, tests, labels, matrix, outputs, kernel_like=name == "sgd")
-            write(folder / "diagnosis" / f"{cell}-{name}-fine-tuning.json", content)
+            content = head | diagnosis(
+                random, method, tests, labels, matrix, outputs, kernel_like=name == "sgd"
+            )
+            write(folder / "diagnosis" / f"{split}-{name}-fine-tuning.json", content)
 
 
 def kernel_values(random, labels, outputs):
@@ -109,8 +144,17 @@ def finetuning(random, method, linearized):
             {"learning_rate": rate, "batch_size": 8, "steps": 200, "status": "finished", "reason": "", "curve": curve, "best_step": 180,
              "dev": curve[-1]["dev"], "seconds": 12.0}
         )  # fmt: skip
-    broken = {"learning_rate": 1e-2, "batch_size": 8, "steps": 200, "status": "diverged", "reason": "the loss is NaN at step 12"}
-    runs.append(broken | {"curve": [{"step": 0, "loss": None, "dev": 0.5}], "best_step": None, "dev": None, "seconds": 1.0})
+    broken = {
+        "learning_rate": 1e-2,
+        "batch_size": 8,
+        "steps": 200,
+        "status": "diverged",
+        "reason": "the loss is NaN at step 12",
+    }
+    runs.append(
+        broken
+        | {"curve": [{"step": 0, "loss": None, "dev": 0.5}], "best_step": None, "dev": None, "seconds": 1.0}
+    )
     return {
         "format": "lmntk finetuning 1", "method": method, "optimizer": method.split()[0], "loss": "cross-entropy", "linearized": linearized,
         "parameters": {}, "trained": 1000, "runs": runs, "chosen": 2, "dev": runs[2]["dev"], "test": 0.8,

@@ -8,7 +8,9 @@ from report_runs import write_run
 
 from lmntk.reports.page import write_page
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (Debian: apt-get install chromium)")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium on this machine (Debian: apt-get install chromium)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +22,9 @@ def browser():
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     long = "a-task-with-a-name-that-is-much-longer-than-a-phone-is-wide-" * 2
-    folder = write_run(tmp_path_factory.mktemp("runs") / "run", tasks=("films", long), ks=(4,), seeds=(13, 21), classes=3)
+    folder = write_run(
+        tmp_path_factory.mktemp("runs") / "run", tasks=("films", long), ks=(4,), seeds=(13, 21), classes=3
+    )
     assert write_page(folder) == ""
     return folder / "report.html"
 
@@ -38,14 +42,18 @@ def test_the_page_opens_without_errors_requests_or_overflow(browser, page, width
     assert {url for url in requested if not url.startswith("data:image/png")} == {page.resolve().as_uri()}
     ink = browser.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
     assert (ink == "rgb(229, 232, 235)") == dark  # the drawings follow the theme
-    assert browser.evaluate("[...document.querySelectorAll('svg')].every(one => one.getBoundingClientRect().width > 200)")
+    assert browser.evaluate(
+        "[...document.querySelectorAll('svg')].every(one => one.getBoundingClientRect().width > 200)"
+    )
 
 
 def test_each_plot_has_a_name_and_a_description_in_the_accessibility_tree(browser, page):
     browser.open(page, 1280)
     browser.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
-    images = [node for node in nodes if node.get("role", {}).get("value") == "image" and not node.get("ignored")]
+    images = [
+        node for node in nodes if node.get("role", {}).get("value") == "image" and not node.get("ignored")
+    ]
     assert len(images) == browser.evaluate("document.querySelectorAll('svg').length") > 20
     for image in images:
         assert len(image["name"]["value"]) > 10

@@ -70,7 +70,9 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("runs") / "fictitious-run"
-    return write_run(place, tasks=("films", "topics"), ks=(4, 8), seeds=(13, 21), modes=("prompt", "head"), kernels=False)
+    return write_run(
+        place, tasks=("films", "topics"), ks=(4, 8), seeds=(13, 21), modes=("prompt", "head"), kernels=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +87,12 @@ def test_the_page_is_well_formed_and_leaves_for_nothing(text):
     for reference in page.references:
         assert reference.startswith(("#", "data:image/png;base64,")), reference
         assert not reference.startswith("#") or reference[1:] in page.ids
-    assert "http://" not in text and "https://" not in text and "@import" not in text and "@font-face" not in text
+    assert (
+        "http://" not in text
+        and "https://" not in text
+        and "@import" not in text
+        and "@font-face" not in text
+    )
 
 
 def test_every_plot_says_its_numbers_in_words(text):
@@ -110,11 +117,20 @@ def test_colours_follow_the_theme_and_text_stays_text(text):
 def test_what_comes_first_is_the_verdict(text):
     order = [
         text.index(heading)
-        for heading in ("behave like its kernel?", "<h2>Results", "<h2>The three tests", "<h2>By method", "<h2>Close up", "<h2>How it")
+        for heading in (
+            "behave like its kernel?",
+            "<h2>Results",
+            "<h2>The three tests",
+            "<h2>By method",
+            "<h2>Close up",
+            "<h2>How it",
+        )
     ]
     assert order == sorted(order)
     first = unescape(text[order[0] : order[1]])
-    assert "8 verdicts: 4 kernel-like, 4 not, 0 undecided." in first  # 2 tasks x 2 modes x 2 methods, at the larger k
+    assert (
+        "8 verdicts: 4 kernel-like, 4 not, 0 undecided." in first
+    )  # 2 tasks x 2 modes x 2 methods, at the larger k
     assert "the sgd kernel's mean of" in first and "over 2 splits is 104.0 % of fine-tuning's" in first
     assert "recovers 93.0 % of fine-tuning's mean gain from 40.0 % to" in first
     for heading in (
@@ -127,15 +143,26 @@ def test_what_comes_first_is_the_verdict(text):
 def test_table_entries_are_means_and_population_deviations_over_the_splits(tmp_path):
     tests = {13: 0.6, 21: 0.7, 42: 0.95}
     for seed, value in tests.items():
-        rows = [row("films", 8, seed, "prompt", "zero-shot", 0.5), row("films", 8, seed, "prompt", "sgd ridge", value)]
+        rows = [
+            row("films", 8, seed, "prompt", "zero-shot", 0.5),
+            row("films", 8, seed, "prompt", "sgd ridge", value),
+        ]
         name = f"films-k8-seed{seed}-prompt"
-        write(tmp_path / "cells" / f"{name}.json", {"key": "x", "cell": name, "model": "w", "rows": rows, "versions": VERSIONS})
+        write(
+            tmp_path / "cells" / f"{name}.json",
+            {"key": "x", "cell": name, "model": "w", "rows": rows, "versions": VERSIONS},
+        )
     text = build_page([tmp_path])
     values = 100 * np.array(list(tests.values()))
     mean, deviation = values.mean(), np.sqrt(((values - values.mean()) ** 2).mean())
-    assert f'<td class="number best"><span class="mean">{mean:.1f}</span> <span class="deviation">({deviation:.1f})</span></td>' in text
+    assert (
+        f'<td class="number best"><span class="mean">{mean:.1f}</span> <span class="deviation">({deviation:.1f})</span></td>'
+        in text
+    )
     assert '<td class="number">70.0</td>' in text  # the median
-    assert "The kernels reach 75.0 ± 14.7 (sgd ridge); zero-shot 50.0 ± 0.0." in text and "+25.0 points" in text
+    assert (
+        "The kernels reach 75.0 ± 14.7 (sgd ridge); zero-shot 50.0 ± 0.0." in text and "+25.0 points" in text
+    )
     assert "How it was made" in text and "Close up" not in text and "The three tests" not in text
 
 
@@ -172,7 +199,13 @@ def test_a_part_that_is_missing_leaves_no_hole(tmp_path):
     write(
         path,
         content
-        | {"logits": None, "emulation": None, "trajectory": [], "kernels": {"before": content["kernels"]["before"]}, "reason": None},
+        | {
+            "logits": None,
+            "emulation": None,
+            "trajectory": [],
+            "kernels": {"before": content["kernels"]["before"]},
+            "reason": None,
+        },
     )
     text = build_page([folder])
     assert len(Page(text).svgs) == whole - 3
@@ -233,13 +266,18 @@ def test_kernels_alone_show_their_matrix_spectrum_and_groups(tmp_path):
 def test_a_kernel_that_is_not_the_cells_or_is_damaged_is_not_drawn(tmp_path):
     folder = write_run(tmp_path / "run", ks=(8,), seeds=(13,), finetuned=False)
     heading = "Spectrum and alignment with the labels"
-    path, cell = next((folder / "kernels").glob("*/train-sgd.safetensors")), next((folder / "cells").glob("*.json"))
+    path, split = (
+        next((folder / "kernels").glob("*/train-sgd.safetensors")),
+        next((folder / "cells").glob("*.json")),
+    )
     kernel = Kernel.load(path)
     assert heading in build_page([folder])
-    content = json.loads(cell.read_text())
-    write(cell, content | {"kernels": "of these texts"})
+    content = json.loads(split.read_text())
+    write(split, content | {"kernels": "of these texts"})
     assert heading not in build_page([folder])  # of a run over other texts
-    Kernel(kernel.formula, kernel.values, groups=kernel.groups, provenance={"key": "of these texts"}).save(path)
+    Kernel(kernel.formula, kernel.values, groups=kernel.groups, provenance={"key": "of these texts"}).save(
+        path
+    )
     assert heading in build_page([folder])
     values = kernel.values.copy()
     values[0, :, 1] *= 3
@@ -251,7 +289,9 @@ def test_a_kernel_that_is_not_the_cells_or_is_damaged_is_not_drawn(tmp_path):
 def test_a_verdict_over_splits_is_that_of_their_means_by_the_rule_of_verdicts_json(tmp_path):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13, 21, 42))
     paths = sorted((folder / "diagnosis").glob("*sgd*.json"))
-    for path, verdict in zip(paths, ("not", "not", "undecided"), strict=True):  # by its means it is kernel-like nevertheless
+    for path, verdict in zip(
+        paths, ("not", "not", "undecided"), strict=True
+    ):  # by its means it is kernel-like nevertheless
         write(path, json.loads(path.read_text()) | {"verdict": verdict})
     expected = task_verdict([json.loads(path.read_text()) for path in paths])
     text = unescape(build_page([folder]))
@@ -266,12 +306,18 @@ def test_a_verdict_over_splits_is_that_of_their_means_by_the_rule_of_verdicts_js
     del content["predictions"]
     write(paths[1], content)
     text = build_page([folder])
-    assert "diagnoses of fictitious, k = 4, prompt, sgd fine-tuning: not as expected (KeyError" in unescape(text)
+    assert "diagnoses of fictitious, k = 4, prompt, sgd fine-tuning: not as expected (KeyError" in unescape(
+        text
+    )
 
 
 def test_several_runs_stand_side_by_side(tmp_path):
-    folder = write_run(tmp_path / "one" / "fictitious-run", ks=(8,), seeds=(13, 21), tasks=("films",), finetuned=False)
-    other = write_run(tmp_path / "other" / "fictitious-run", ks=(8,), seeds=(13,), tasks=("films",), finetuned=False)
+    folder = write_run(
+        tmp_path / "one" / "fictitious-run", ks=(8,), seeds=(13, 21), tasks=("films",), finetuned=False
+    )
+    other = write_run(
+        tmp_path / "other" / "fictitious-run", ks=(8,), seeds=(13,), tasks=("films",), finetuned=False
+    )
     text = build_page([folder, other])
     page = Page(text)
     assert len(page.ids) == len(set(page.ids))
@@ -287,11 +333,17 @@ def test_cells_of_other_weights_in_the_folder_are_left_out(tmp_path):
     write(old, json.loads(old.read_text()) | {"model": "other weights"})
     os.utime(old, (1, 1))
     text = build_page([folder])
-    assert "1 cells in run are of other weights" in text and "over the splits 21" not in text and "Medians" not in text
+    assert (
+        "1 splits in run are of other weights" in text
+        and "over the splits 21" not in text
+        and "Medians" not in text
+    )
 
 
 def test_many_cells_close_up_are_cut_and_the_page_says_so(tmp_path):
-    folder = write_run(tmp_path / "run", tasks=tuple(f"task{i}" for i in range(12)), ks=(2, 4), seeds=(13,), finetuned=False)
+    folder = write_run(
+        tmp_path / "run", tasks=tuple(f"task{i}" for i in range(12)), ks=(2, 4), seeds=(13,), finetuned=False
+    )
     text = build_page([folder])
     assert "16 of 24, tasks in turn" in text
     assert text.count('<details class="close-up"') == 16
@@ -302,7 +354,10 @@ def test_a_run_that_diverged_does_not_flatten_the_others(tmp_path):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,), kernels=False)
     for path in (folder / "finetuning").glob("*.json"):
         content = json.loads(path.read_text())
-        content["runs"][3]["curve"] = [{"step": 0, "loss": 1.0, "dev": 0.5}, {"step": 10, "loss": 1e30, "dev": 0.5}]
+        content["runs"][3]["curve"] = [
+            {"step": 0, "loss": 1.0, "dev": 0.5},
+            {"step": 10, "loss": 1e30, "dev": 0.5},
+        ]
         write(path, content)
     text = build_page([folder])
     assert "1 of 4 runs diverged." in text and "Faint: 4 other settings" in text and "1e30" not in text
@@ -331,7 +386,11 @@ def test_the_marks_of_the_tests_are_those_of_the_verdict_and_splits_are_counted(
         return one.state, one.split, one.outcome
 
     assert tested(True, True, True) == ("yes", "", "passed")
-    assert tested(None, False, None, True) == ("unclear", "1 of 3", "cannot be told; alone 1 passed, 1 failed, 1 cannot be told")
+    assert tested(None, False, None, True) == (
+        "unclear",
+        "1 of 3",
+        "cannot be told; alone 1 passed, 1 failed, 1 cannot be told",
+    )
     assert tested(True, False, None, None) == ("yes", "0 of 3", "passed; alone 1 failed, 2 cannot be told")
     assert tested(False, False) == ("no", "", "failed")
 
@@ -340,10 +399,25 @@ def test_a_method_whose_trainings_all_diverged_is_marked_and_fewer_splits_are_no
     from lmntk.reports.tables import DIVERGED, result_tables
 
     def row(method, seed, test):
-        return {"task": "sst-2", "k": 16, "seed": seed, "mode": "prompt", "method": method, "metric": "accuracy", "test": test}
+        return {
+            "task": "sst-2",
+            "k": 16,
+            "seed": seed,
+            "mode": "prompt",
+            "method": method,
+            "metric": "accuracy",
+            "test": test,
+        }
 
-    rows = [row("sgd ridge", 13, 0.6), row("sgd ridge", 21, 0.6), row("adamw fine-tuning", 13, 0.9), row("adamw fine-tuning", 21, None)]
-    rows += [row("sgd fine-tuning", seed, None) for seed in (13, 21)] + [row("sgd ridge", seed, 0.5) | {"task": "mr"} for seed in (13, 21)]
+    rows = [
+        row("sgd ridge", 13, 0.6),
+        row("sgd ridge", 21, 0.6),
+        row("adamw fine-tuning", 13, 0.9),
+        row("adamw fine-tuning", 21, None),
+    ]
+    rows += [row("sgd fine-tuning", seed, None) for seed in (13, 21)] + [
+        row("sgd ridge", seed, 0.5) | {"task": "mr"} for seed in (13, 21)
+    ]
     (table,) = result_tables(rows, {})
     entries = {line.method: line.entries for line in table.blocks[0].lines}
     ridge, sgd, adamw = (entries[method] for method in ("sgd ridge", "sgd fine-tuning", "adamw fine-tuning"))
@@ -353,7 +427,9 @@ def test_a_method_whose_trainings_all_diverged_is_marked_and_fewer_splits_are_no
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,), kernels=False)
     path = next((folder / "cells").glob("*.json"))
     content = json.loads(path.read_text())
-    content["rows"] = [one | {"test": None} if one["method"] == "sgd fine-tuning" else one for one in content["rows"]]
+    content["rows"] = [
+        one | {"test": None} if one["method"] == "sgd fine-tuning" else one for one in content["rows"]
+    ]
     write(path, content)
     assert '<span class="state no">diverged</span>' in build_page([folder])
 
@@ -379,19 +455,28 @@ def test_signgd_stands_beside_adam_of_the_same_weights(tmp_path):
     section = section[: section.index("</section>")]
     assert section.count("<li>") == 2 and "(linearized)" not in section
     assert (
-        "Signgd fine-tuning has 100.0 % and adamw fine-tuning 75.0 % over 2 splits" in section and "on 75.0 % of the test texts" in section
+        "Signgd fine-tuning has 100.0 % and adamw fine-tuning 75.0 % over 2 splits" in section
+        and "on 75.0 % of the test texts" in section
     )
-    assert "Signgd fine-tuning (lora) has 100.0 % and adamw fine-tuning (lora) 100.0 % over 2 splits" in section
+    assert (
+        "Signgd fine-tuning (lora) has 100.0 % and adamw fine-tuning (lora) 100.0 % over 2 splits" in section
+    )
 
 
 def test_a_mean_over_fewer_splits_says_so(tmp_path):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13, 21), kernels=False)
     path = next((folder / "cells").glob("*seed13*.json"))
     content = json.loads(path.read_text())
-    content["rows"] = [one | {"test": None} if one["method"] == "sgd fine-tuning" else one for one in content["rows"]]
+    content["rows"] = [
+        one | {"test": None} if one["method"] == "sgd fine-tuning" else one for one in content["rows"]
+    ]
     write(path, content)
     text = build_page([folder])
-    assert text.count('<sup class="few">1</sup>') == 1 and "over so many splits alone" in text and "over 2 splits, bars" not in text
+    assert (
+        text.count('<sup class="few">1</sup>') == 1
+        and "over so many splits alone" in text
+        and "over 2 splits, bars" not in text
+    )
     whole = build_page([write_run(tmp_path / "whole", ks=(4,), seeds=(13, 21), kernels=False)])
     assert '<sup class="few">' not in whole and "over so many splits alone" not in whole
 
@@ -400,7 +485,12 @@ def test_nested_settings_are_tables_of_their_own():
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
     from lmntk.reports.again import as_toml, settings_rows
 
-    settings = {"model": "m", "finetuning": {"steps": 20, "schedule": "linear", "seed": None}, "k": [4], "own_tasks": [{"name": "a"}]}
+    settings = {
+        "model": "m",
+        "finetuning": {"steps": 20, "schedule": "linear", "seed": None},
+        "k": [4],
+        "own_tasks": [{"name": "a"}],
+    }
     assert tomllib.loads(as_toml(settings)) == settings | {"finetuning": {"steps": 20, "schedule": "linear"}}
     plain, own, off = settings_rows(settings)
     assert ("finetuning: steps", "20") in plain and own == [("a", [])] and off == ["finetuning: seed"]
@@ -410,11 +500,21 @@ def test_settings_of_an_earlier_run_are_shown_as_what_they_change():
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
     from lmntk.reports.again import changes
 
-    now = {"k": [16], "test_limit": 300, "data": "d", "finetuning": {"steps": 64, "seed": 3, "loss": "squared"}, "own_tasks": []}
+    now = {
+        "k": [16],
+        "test_limit": 300,
+        "data": "d",
+        "finetuning": {"steps": 64, "seed": 3, "loss": "squared"},
+        "own_tasks": [],
+    }
     before = {"k": [16], "test_limit": None, "data": "d", "finetuning": {"steps": 9, "seed": None, "loss": "squared"}, "modes": ["head"],
               "own_tasks": [{"name": "a"}]}  # fmt: skip
     text = changes(now, before)
-    assert tomllib.loads(text) == {"modes": ["head"], "finetuning": {"steps": 9}, "own_tasks": [{"name": "a"}]}
+    assert tomllib.loads(text) == {
+        "modes": ["head"],
+        "finetuning": {"steps": 9},
+        "own_tasks": [{"name": "a"}],
+    }
     assert "# without test_limit\n" in text and "# without finetuning.seed\n" in text and "loss" not in text
     assert changes(now, now) == ""
     assert changes(now, now | {"finetuning": {"steps": 64, "seed": 3}}) == "# without finetuning.loss\n"
@@ -423,11 +523,20 @@ def test_settings_of_an_earlier_run_are_shown_as_what_they_change():
 def test_the_settings_run_again_as_they_are(tmp_path):
     from lmntk.experiment.configuration import load_experiment, make_experiment
 
-    own = {"name": "mine", "train": 'a "quoted" \\ path.csv', "template": "{a} ü\x7f {mask}", "label_words": ["a", "b"]}
-    experiment = make_experiment({"model": "m", "own_tasks": [own], "k": [4], "memory": "1GiB", "groups": True, "out": tmp_path})
+    own = {
+        "name": "mine",
+        "train": 'a "quoted" \\ path.csv',
+        "template": "{a} ü\x7f {mask}",
+        "label_words": ["a", "b"],
+    }
+    experiment = make_experiment(
+        {"model": "m", "own_tasks": [own], "k": [4], "memory": "1GiB", "groups": True, "out": tmp_path}
+    )
     from lmntk.reports.again import as_toml
 
-    (tmp_path / "experiment.toml").write_text(as_toml(json.loads(json.dumps(experiment.model_dump(mode="json")))), encoding="utf8")
+    (tmp_path / "experiment.toml").write_text(
+        as_toml(json.loads(json.dumps(experiment.model_dump(mode="json")))), encoding="utf8"
+    )
     assert load_experiment(tmp_path / "experiment.toml", {}) == experiment
 
 
@@ -440,7 +549,9 @@ def test_without_its_libraries_no_run_fails(folder, monkeypatch):
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "lmntk", "report", *arguments], capture_output=True, text=True, cwd=cwd)
+    return subprocess.run(
+        [sys.executable, "-m", "lmntk", "report", *arguments], capture_output=True, text=True, cwd=cwd
+    )
 
 
 def test_the_command_writes_the_page_and_says_mistakes_in_one_line(tmp_path):
@@ -450,11 +561,13 @@ def test_the_command_writes_the_page_and_says_mistakes_in_one_line(tmp_path):
     assert json.loads(done.stdout)["page"] == "run/report.html"
     assert (tmp_path / "run" / "report.html").read_text().startswith("<!DOCTYPE html>")
     done = command("run", "--out", "elsewhere/page.html", cwd=tmp_path)
-    assert done.stdout == "Written to elsewhere/page.html\n" and (tmp_path / "elsewhere" / "page.html").is_file()
+    assert (
+        done.stdout == "Written to elsewhere/page.html\n" and (tmp_path / "elsewhere" / "page.html").is_file()
+    )
     (tmp_path / "empty").mkdir()
     for arguments, message in (
         (("nowhere",), "no folder 'nowhere'"),
-        (("empty",), "'empty' holds no finished cell"),
+        (("empty",), "'empty' holds no finished split"),
         (("run", "--out", "empty"), "'empty' is a folder"),
     ):
         failed = command(*arguments, cwd=tmp_path)

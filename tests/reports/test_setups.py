@@ -10,7 +10,14 @@ def one(seed, setup, method="sgd ridge", task="films"):
 
 
 def test_of_each_group_the_last_setup_is_kept():
-    found = [one(1, "a"), one(2, "b"), one(3, "b"), one(1, "a", "svc"), one(1, "b", task="books"), one(4, None)]
+    found = [
+        one(1, "a"),
+        one(2, "b"),
+        one(3, "b"),
+        one(1, "a", "svc"),
+        one(1, "b", task="books"),
+        one(4, None),
+    ]
     kept, others = of_one_setup(found, ["c", "a", "b"])
     assert kept == [found[0], found[3], found[4], found[5]] and others == [found[1], found[2]]
     kept, others = of_one_setup(found, ["b", "a"])

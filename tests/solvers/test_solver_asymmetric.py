@@ -21,7 +21,14 @@ def dense(h, gamma, b):
 
 def kernels(c=1, seed=0, p=40):
     train, evaluation, labels, f0, f0_eval = problem(c=c, seed=seed, p=p)
-    return (gram(np.sign(train), train), gram(np.sign(train), evaluation), gram(train, np.sign(evaluation)), labels, f0, f0_eval)
+    return (
+        gram(np.sign(train), train),
+        gram(np.sign(train), evaluation),
+        gram(train, np.sign(evaluation)),
+        labels,
+        f0,
+        f0_eval,
+    )
 
 
 @pytest.mark.parametrize("gamma", [*GAMMAS, 0.5, 3.0])
@@ -56,7 +63,9 @@ def test_poles_are_reported_and_warned_about():
         warnings.simplefilter("error")
         model = AsymmetricSVM(gamma=0.1).fit(train, labels)
     assert model.distance_to_pole_ == pytest.approx(0.9)
-    near = float(path.poles[3]) * (1 + 1e-6)  # ill-conditioned but not singular: solved, and the distance says so
+    near = float(path.poles[3]) * (
+        1 + 1e-6
+    )  # ill-conditioned but not singular: solved, and the distance says so
     assert path.solve(near).dropped == 0
     assert path.distance_to_pole(near) == pytest.approx(1e-6, rel=1e-3)
 
@@ -79,7 +88,9 @@ def test_decisions_are_the_formula(c, s, f0_fit, mixture):
         alpha, beta = dense(np.outer(y, y) * k0, gamma, b)
         omega = sum(alpha[i] * y[i] * values[i, c_, :, c_] for i in range(12)) / scale
         nu = sum(beta[i] * y[i] * flipped[i, c_, :, c_] for i in range(12)) / scale
-        np.testing.assert_allclose(decision[:, c_], mixture * omega + (1 - mixture) * nu + f0_eval[:, c_] / s, rtol=1e-7, atol=1e-8)
+        np.testing.assert_allclose(
+            decision[:, c_], mixture * omega + (1 - mixture) * nu + f0_eval[:, c_] / s, rtol=1e-7, atol=1e-8
+        )
 
 
 def test_residual_fits_the_labels_and_the_reference_does_not():
@@ -92,7 +103,9 @@ def test_residual_fits_the_labels_and_the_reference_does_not():
         np.testing.assert_allclose(exact.decision_function(train, f0, flipped=transposed)[:, 0], y, atol=1e-5)
         reference = AsymmetricSVM(1e9, mixture, 10.0, f0_fit="reference").fit(train, labels, f0)
         inverse = 1 / (y - f0[:, 0] / 10) + f0[:, 0] / 10
-        np.testing.assert_allclose(reference.decision_function(train, f0, flipped=transposed)[:, 0], inverse, rtol=1e-4)
+        np.testing.assert_allclose(
+            reference.decision_function(train, f0, flipped=transposed)[:, 0], inverse, rtol=1e-4
+        )
 
 
 def test_symmetric_kernel_reduces_to_ridge():
@@ -106,14 +119,22 @@ def test_symmetric_kernel_reduces_to_ridge():
             warnings.simplefilter("ignore", KernelWarning)
             model = AsymmetricSVM(gamma, 0.5).fit(kernel, labels)
         ridge = KernelRidge(1 / gamma).fit(kernel, labels)
-        np.testing.assert_allclose(model.decision_function(cross, flipped=cross), ridge.decision_function(cross), rtol=1e-8)
+        np.testing.assert_allclose(
+            model.decision_function(cross, flipped=cross), ridge.decision_function(cross), rtol=1e-8
+        )
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from([1, 3]), st.sampled_from([0.01, 0.1, 0.9]), st.floats(1e-6, 1e6))
+@given(
+    st.integers(0, 10**6), st.sampled_from([1, 3]), st.sampled_from([0.01, 0.1, 0.9]), st.floats(1e-6, 1e6)
+)
 def test_order_and_unit_do_not_matter(seed, c, gamma, unit):
     train, values, flipped, labels, f0, f0_eval = kernels(c, seed)
-    base = AsymmetricSVM(gamma, 0.3, 100.0).fit(train, labels, f0).decision_function(values, f0_eval, flipped=flipped)
+    base = (
+        AsymmetricSVM(gamma, 0.3, 100.0)
+        .fit(train, labels, f0)
+        .decision_function(values, f0_eval, flipped=flipped)
+    )
     order = np.random.default_rng(seed).permutation(12)
     model = AsymmetricSVM(gamma, 0.3, 100.0).fit(unit * train[order][:, :, order], labels[order], f0[order])
     again = model.decision_function(unit * values[order], f0_eval, flipped=unit * flipped[order])
@@ -125,18 +146,29 @@ def test_order_and_unit_do_not_matter(seed, c, gamma, unit):
 def test_grid_equals_the_estimator(c, f0_fit):
     train, values, flipped, labels, f0, f0_eval = kernels(c)
     inputs = SolverInputs(
-        train, {"dev": values}, labels, formula="asigngd", evals_flipped={"dev": flipped}, f0={"train": f0, "dev": f0_eval}
+        train,
+        {"dev": values},
+        labels,
+        formula="asigngd",
+        evals_flipped={"dev": flipped},
+        f0={"train": f0, "dev": f0_eval},
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # gamma = 1 is a pole by construction: the grid reports it as a figure, without a warning
+        warnings.simplefilter(
+            "error"
+        )  # gamma = 1 is a pole by construction: the grid reports it as a figure, without a warning
         results = solve_grid("asym", inputs, f0_fit=f0_fit)
     assert len(results) == 6 * 3 * 5
     for result in results:
         k = result.setting
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", KernelWarning)
-            model = AsymmetricSVM(k["gamma"], k["mixture"], k["f0_scale"], f0_fit=f0_fit).fit(train, labels, f0)
-        np.testing.assert_allclose(result.dev_decision, model.decision_function(values, f0_eval, flipped=flipped), atol=1e-10)
+            model = AsymmetricSVM(k["gamma"], k["mixture"], k["f0_scale"], f0_fit=f0_fit).fit(
+                train, labels, f0
+            )
+        np.testing.assert_allclose(
+            result.dev_decision, model.decision_function(values, f0_eval, flipped=flipped), atol=1e-10
+        )
         assert result.diagnostics["distance_to_pole"] == pytest.approx(model.distance_to_pole_)
         if f0_fit != "reference":
             assert (result.diagnostics["dropped_directions"] > 0) == (k["gamma"] == 1.0)

@@ -43,7 +43,9 @@ def test_decisions_by_direction(solver, formula, c):
     assert bool(linear) == expected
     for one in linear:
         decision = by_direction(one.linear, phi, evaluation, f0_eval)
-        np.testing.assert_allclose(decision, one.dev_decision, rtol=1e-8, atol=1e-8 * np.abs(one.dev_decision).max())
+        np.testing.assert_allclose(
+            decision, one.dev_decision, rtol=1e-8, atol=1e-8 * np.abs(one.dev_decision).max()
+        )
     if solver == "asym":
         assert {one.setting["mixture"] for one in linear} == {1.0}
     else:

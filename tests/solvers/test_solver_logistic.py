@@ -16,10 +16,14 @@ def test_difference_output_is_logistic_regression_on_the_features(ridge, p):
     train, evaluation, labels, _, _ = problem(n=20, p=p)
     kernel = gram(train, train)
     penalty = 1 / (ridge * np.linalg.norm(kernel[:, 0, :, 0], 2))
-    oracle = LogisticRegression(C=penalty, fit_intercept=False, solver="newton-cholesky", tol=1e-12).fit(train[:, 0], labels)
+    oracle = LogisticRegression(C=penalty, fit_intercept=False, solver="newton-cholesky", tol=1e-12).fit(
+        train[:, 0], labels
+    )
     model = KernelLogistic(ridge).fit(kernel, labels)
     expected = oracle.decision_function(evaluation[:, 0])
-    np.testing.assert_allclose(model.decision_function(gram(train, evaluation))[:, 0], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        model.decision_function(gram(train, evaluation))[:, 0], expected, rtol=1e-5, atol=1e-6
+    )
     assert model.numerical_rank_ == min(p, 20)
     assert model.n_iter_ < 40
 
@@ -31,7 +35,9 @@ def test_shared_features_are_multinomial_logistic_regression(ridge):
     scalar, cross = gram(train, train)[:, 0, :, 0], gram(train, evaluation)[:, 0, :, 0]
     kernel, cross = np.einsum("nm,cd->ncmd", scalar, np.eye(3)), np.einsum("nm,cd->ncmd", cross, np.eye(3))
     penalty = 1 / (ridge * np.linalg.norm(scalar, 2))
-    oracle = LogisticRegression(C=penalty, fit_intercept=False, tol=1e-10, max_iter=10000).fit(train[:, 0], labels)
+    oracle = LogisticRegression(C=penalty, fit_intercept=False, tol=1e-10, max_iter=10000).fit(
+        train[:, 0], labels
+    )
     decision = KernelLogistic(ridge).fit(kernel, labels).decision_function(cross)
     np.testing.assert_allclose(decision, oracle.decision_function(evaluation[:, 0]), rtol=1e-3, atol=1e-4)
 
@@ -53,7 +59,9 @@ def test_f0_and_coupled_logits_minimise_the_stated_objective(c):
 
     w = minimize(objective, np.zeros(12), tol=1e-12).x
     model = KernelLogistic(lam, s).fit(kernel, labels, f0)
-    np.testing.assert_allclose(model.decision_function(cross, f0_eval), evaluation @ w + f0_eval / s, atol=2e-4)
+    np.testing.assert_allclose(
+        model.decision_function(cross, f0_eval), evaluation @ w + f0_eval / s, atol=2e-4
+    )
     reached = np.einsum("ncp,nc->p", train, model.dual_coef_)
     assert objective(reached) <= objective(w) + 1e-9
 
@@ -66,7 +74,9 @@ def test_order_and_unit_do_not_matter(seed, c, ridge, unit):
     base = KernelLogistic(ridge, 10.0).fit(kernel, labels, f0).decision_function(cross, f0_eval)
     order = np.random.default_rng(seed).permutation(12)
     model = KernelLogistic(ridge, 10.0).fit(unit * kernel[order][:, :, order], labels[order], f0[order])
-    np.testing.assert_allclose(model.decision_function(unit * cross[order], f0_eval), base, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(
+        model.decision_function(unit * cross[order], f0_eval), base, rtol=1e-6, atol=1e-7
+    )
 
 
 def test_duplicates_and_huge_f0_are_survived():
@@ -82,12 +92,16 @@ def test_duplicates_and_huge_f0_are_survived():
 
 def test_grid_equals_the_estimator():
     train, evaluation, labels, f0, f0_eval = problem(c=3)
-    inputs = SolverInputs(gram(train, train), {"dev": gram(train, evaluation)}, labels, f0={"train": f0, "dev": f0_eval})
+    inputs = SolverInputs(
+        gram(train, train), {"dev": gram(train, evaluation)}, labels, f0={"train": f0, "dev": f0_eval}
+    )
     results = solve_grid("logistic", inputs)
     assert len(results) == 25
     for result in results:
         model = KernelLogistic(**result.setting).fit(inputs.train, labels, f0)
-        np.testing.assert_allclose(result.dev_decision, model.decision_function(inputs.evals["dev"], f0_eval), atol=1e-9)
+        np.testing.assert_allclose(
+            result.dev_decision, model.decision_function(inputs.evals["dev"], f0_eval), atol=1e-9
+        )
 
 
 def test_regularization_zero_is_refused():

@@ -59,7 +59,9 @@ def test_leave_one_out_is_refitting(c, ridge, p):
     path = RidgePath(kernel)
     y = targets(labels, c) - f0 / 10
     n = kernel.shape[0] * c
-    expected = brute_force_loo(kernel, y, ridge * path.operator_norm, n * np.finfo(float).eps * path.operator_norm)
+    expected = brute_force_loo(
+        kernel, y, ridge * path.operator_norm, n * np.finfo(float).eps * path.operator_norm
+    )
     np.testing.assert_allclose(path.leave_one_out(y, ridge), expected, rtol=1e-6, atol=1e-8)
     stacked = path.leave_one_out(np.stack([y, 2 * y], axis=2), ridge)
     np.testing.assert_allclose(stacked[:, :, 1], 2 * expected, rtol=1e-6, atol=1e-8)
@@ -67,7 +69,9 @@ def test_leave_one_out_is_refitting(c, ridge, p):
 
 def test_leave_one_out_with_duplicates_and_lone_directions():
     train = features(8, 1, 30)
-    train = np.concatenate([train, train[:3]])  # duplicates: deficient; the other five are indispensable directions
+    train = np.concatenate(
+        [train, train[:3]]
+    )  # duplicates: deficient; the other five are indispensable directions
     labels = np.array([0, 1, 0, 1, 0, 1, 0, 1, 1, 1, 0])
     kernel, y = gram(train, train), targets(labels, 1)
     path = RidgePath(kernel)
@@ -89,8 +93,12 @@ def test_asymmetric_kernels_solve_their_transpose(c, ridge, p):
         model = KernelRidge(ridge, symmetric=False).fit(kernel, labels)
     system = flat(kernel).T + ridge * np.linalg.norm(flat(kernel), 2) * np.eye(12 * c)
     alpha = np.linalg.lstsq(system, targets(labels, c).ravel(), rcond=1e-13)[0]
-    np.testing.assert_allclose(model.decision_function(cross), (flat(cross).T @ alpha).reshape(-1, c), rtol=1e-7, atol=1e-8)
-    expected = brute_force_loo(kernel, targets(labels, c), ridge * model.operator_norm_, 12 * c * 2.2e-16 * model.operator_norm_)
+    np.testing.assert_allclose(
+        model.decision_function(cross), (flat(cross).T @ alpha).reshape(-1, c), rtol=1e-7, atol=1e-8
+    )
+    expected = brute_force_loo(
+        kernel, targets(labels, c), ridge * model.operator_norm_, 12 * c * 2.2e-16 * model.operator_norm_
+    )
     np.testing.assert_allclose(model.leave_one_out_decision(), expected, rtol=1e-6, atol=1e-7)
     if ridge == 0 and c == 1 and p == 50:  # full rank: the train labels are met
         np.testing.assert_allclose(model.decision_function(kernel), targets(labels, c), atol=1e-9)
@@ -102,7 +110,9 @@ def test_minimum_norm_says_the_rank():
     with pytest.warns(KernelWarning, match="rank 6 of 12"):
         model = KernelRidge().fit(kernel, labels)
     weights = np.linalg.pinv(train[:, 0]) @ targets(labels, 1)[:, 0]  # the same problem in feature space
-    np.testing.assert_allclose(model.decision_function(cross)[:, 0], evaluation[:, 0] @ weights, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(
+        model.decision_function(cross)[:, 0], evaluation[:, 0] @ weights, rtol=1e-8, atol=1e-9
+    )
     alpha = np.linalg.lstsq(flat(kernel), targets(labels, 1)[:, 0], rcond=1e-12)[0]
     np.testing.assert_allclose(model.dual_coef_[:, 0], alpha, rtol=1e-6, atol=1e-9)
 
@@ -115,7 +125,9 @@ def test_order_and_unit_do_not_matter(seed, c, ridge, unit):
     base = KernelRidge(ridge, 100.0).fit(kernel, labels, f0).decision_function(cross, f0_eval)
     order = np.random.default_rng(seed).permutation(len(labels))
     permuted = KernelRidge(ridge, 100.0).fit(unit * kernel[order][:, :, order], labels[order], f0[order])
-    np.testing.assert_allclose(permuted.decision_function(unit * cross[order], f0_eval), base, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(
+        permuted.decision_function(unit * cross[order], f0_eval), base, rtol=1e-6, atol=1e-7
+    )
 
 
 def test_grid_equals_the_estimator_for_every_setting():
@@ -129,8 +141,12 @@ def test_grid_equals_the_estimator_for_every_setting():
     results = solve_grid("ridge", inputs, leave_one_out=True)
     assert len(results) == 25
     for result in results:
-        model = KernelRidge(result.setting["regularization"], result.setting["f0_scale"]).fit(inputs.train, labels, f0)
-        np.testing.assert_allclose(result.dev_decision, model.decision_function(inputs.evals["dev"], f0_eval), atol=1e-9)
+        model = KernelRidge(result.setting["regularization"], result.setting["f0_scale"]).fit(
+            inputs.train, labels, f0
+        )
+        np.testing.assert_allclose(
+            result.dev_decision, model.decision_function(inputs.evals["dev"], f0_eval), atol=1e-9
+        )
         np.testing.assert_allclose(result.test_decision, model.decision_function(inputs.train, f0), atol=1e-9)
         np.testing.assert_allclose(result.loo, model.leave_one_out_decision(), atol=1e-9)
         assert result.diagnostics["condition_number"] == pytest.approx(model.condition_number_)
@@ -147,9 +163,14 @@ def test_scikit_learn_can_cross_validate_and_clone():
     assert np.isfinite(scores).all()
     search = GridSearchCV(model, {"regularization": [0.01, 1.0]}, cv=3).fit(matrix, labels)
     assert search.best_params_["regularization"] in (0.01, 1.0)
-    assert KernelRidge(0.1).fit(matrix, np.where(labels == 1, "yes", "no")).predict(matrix).tolist().count("yes") > 0
+    assert (
+        KernelRidge(0.1).fit(matrix, np.where(labels == 1, "yes", "no")).predict(matrix).tolist().count("yes")
+        > 0
+    )
     minus = KernelRidge(0.1).fit(matrix, 2 * labels - 1)
-    np.testing.assert_array_equal(minus.predict(matrix) > 0, KernelRidge(0.1).fit(matrix, labels).predict(matrix) == 1)
+    np.testing.assert_array_equal(
+        minus.predict(matrix) > 0, KernelRidge(0.1).fit(matrix, labels).predict(matrix) == 1
+    )
     assert minus.score(matrix, 2 * labels - 1) > 0.8
 
 

@@ -76,8 +76,13 @@ def test_scorers():
     labels, predictions = np.random.default_rng(0).integers(0, 2, (2, 50))
     assert f1(labels, predictions) == pytest.approx(f1_score(labels, predictions))
     assert f1(np.zeros(3, int), np.zeros(3, int)) == 0.0
-    assert select_on_dev([result(4, regularization=0.0)], np.ones(10), "f1").metric == pytest.approx(2 * 4 / (8 + 6))
-    assert select_on_dev([result(4, regularization=0.0)], np.ones(10), lambda y, p: -float(np.sum(p))).metric == -4
+    assert select_on_dev([result(4, regularization=0.0)], np.ones(10), "f1").metric == pytest.approx(
+        2 * 4 / (8 + 6)
+    )
+    assert (
+        select_on_dev([result(4, regularization=0.0)], np.ones(10), lambda y, p: -float(np.sum(p))).metric
+        == -4
+    )
     for scorer, match in [("recall", "unknown metric"), (lambda y, p: np.nan, "metric is NaN")]:
         with pytest.raises(UserError, match=match):
             select_on_dev([result(4, regularization=0.0)], np.ones(10), scorer)
@@ -115,8 +120,15 @@ def test_aggregate_is_population_and_per_cent():
 
 def test_registry_grids_and_formulas():
     assert list(SOLVERS) == ["ridge", "asym", "logistic", "row-logistic", "svc", "svr"]
-    assert default_grid("ridge") == {"regularization": (0.0, 0.001, 0.01, 0.1, 1.0), "f0_scale": (10, 100, 1000, 10000, np.inf)}
-    assert default_grid("asym", with_f0=False) == {"gamma": (0.01, 0.1, 1, 10, 100, 1000), "mixture": (0, 0.5, 1), "f0_scale": (np.inf,)}
+    assert default_grid("ridge") == {
+        "regularization": (0.0, 0.001, 0.01, 0.1, 1.0),
+        "f0_scale": (10, 100, 1000, 10000, np.inf),
+    }
+    assert default_grid("asym", with_f0=False) == {
+        "gamma": (0.01, 0.1, 1, 10, 100, 1000),
+        "mixture": (0, 0.5, 1),
+        "f0_scale": (np.inf,),
+    }
     assert [len(solve_grid("ridge", inputs(formula=f))) for f in ("sgd", "signgd", "asigngd")] == [5, 5, 5]
     for solver, formula in [("asym", "sgd"), ("svc", "asigngd"), ("svr", "asigngd"), ("logistic", "asigngd")]:
         with pytest.raises(UserError, match=f"solver '{solver}' takes .* not {formula}; .* use"):
@@ -181,7 +193,12 @@ def test_rank_tolerance_absorbs_the_noise_of_float32_duplicates():
 
 def test_importing_the_package_is_light():
     code = "import sys, lmntk.solvers; print([m for m in ('sklearn', 'scipy', 'torch', 'pandas') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
     assert sorted(dir(solvers)) == sorted(solvers.__all__)
     assert all(getattr(solvers, name) is not None for name in solvers.__all__)
     with pytest.raises(AttributeError):

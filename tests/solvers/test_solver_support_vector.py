@@ -18,13 +18,18 @@ def test_svc_is_a_linear_svc_on_the_features(cost):
     model = KernelSVC(cost=cost).fit(gram(train, train), labels)
     decision = model.decision_function(gram(train, evaluation))
     np.testing.assert_allclose(decision[:, 0], oracle.decision_function(evaluation[:, 0] / scale), atol=2e-3)
-    np.testing.assert_array_equal(model.predict(gram(train, evaluation)), oracle.predict(evaluation[:, 0] / scale))
+    np.testing.assert_array_equal(
+        model.predict(gram(train, evaluation)), oracle.predict(evaluation[:, 0] / scale)
+    )
 
 
 @pytest.mark.parametrize("c", [2, 3])
 def test_svc_of_several_logits_averages_them(c):
     train, evaluation, labels, _, _ = problem(n=24, c=c)
-    flat, flat_eval = train.reshape(24, -1), evaluation.reshape(7, -1)  # the average over logits is the Gram of joined features
+    flat, flat_eval = (
+        train.reshape(24, -1),
+        evaluation.reshape(7, -1),
+    )  # the average over logits is the Gram of joined features
     scale = np.sqrt(np.mean(np.sum(flat**2, axis=1)))
     oracle = SVC(kernel="linear", C=10.0).fit(flat / scale, labels)
     model = KernelSVC(cost=10.0).fit(gram(train, train), labels)
@@ -54,7 +59,9 @@ def test_order_and_unit_do_not_matter(seed, c, ridge, unit):
     order = np.random.default_rng(seed).permutation(12)
     for solver in (KernelSVC(ridge), KernelSVR(ridge)):
         base = solver.fit(kernel, labels).decision_function(cross)
-        again = solver.fit(unit * kernel[order][:, :, order], labels[order]).decision_function(unit * cross[order])
+        again = solver.fit(unit * kernel[order][:, :, order], labels[order]).decision_function(
+            unit * cross[order]
+        )
         # libsvm stops at a duality gap of 1e-3; close one-vs-one votes may tip the sum of confidences by as much
         np.testing.assert_allclose(again, base, atol=0.05)
 
@@ -67,18 +74,26 @@ def test_regularization_adds_the_operator_norm():
     scale = np.trace(kernel[:, 0, :, 0]) / 12
     oracle = SVC(kernel="precomputed").fit(added[:, 0, :, 0] / scale, labels)
     decision = KernelSVC(0.1).fit(kernel, labels).decision_function(gram(train, evaluation))[:, 0]
-    np.testing.assert_allclose(decision, oracle.decision_function(gram(train, evaluation)[:, 0, :, 0].T / scale), atol=1e-3)
+    np.testing.assert_allclose(
+        decision, oracle.decision_function(gram(train, evaluation)[:, 0, :, 0].T / scale), atol=1e-3
+    )
 
 
 def test_grid_equals_the_estimator():
     train, evaluation, labels, f0, f0_eval = problem(c=3)
-    inputs = SolverInputs(gram(train, train), {"dev": gram(train, evaluation)}, labels, f0={"train": f0, "dev": f0_eval})
+    inputs = SolverInputs(
+        gram(train, train), {"dev": gram(train, evaluation)}, labels, f0={"train": f0, "dev": f0_eval}
+    )
     for result in solve_grid("svc", inputs):
         model = KernelSVC(**result.setting).fit(inputs.train, labels)
-        np.testing.assert_allclose(result.dev_decision, model.decision_function(inputs.evals["dev"]), atol=1e-9)
+        np.testing.assert_allclose(
+            result.dev_decision, model.decision_function(inputs.evals["dev"]), atol=1e-9
+        )
     for result in solve_grid("svr", inputs, {"cost": [1.0]}):
         model = KernelSVR(**result.setting).fit(inputs.train, labels, f0)
-        np.testing.assert_allclose(result.dev_decision, model.decision_function(inputs.evals["dev"], f0_eval), atol=1e-9)
+        np.testing.assert_allclose(
+            result.dev_decision, model.decision_function(inputs.evals["dev"], f0_eval), atol=1e-9
+        )
 
 
 def test_absent_class_never_wins_and_cross_validation_runs():

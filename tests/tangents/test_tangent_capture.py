@@ -20,7 +20,14 @@ def state(model):
     """Returns everything that capturing could leave behind."""
     return (
         [
-            (name, module.training, len(module._forward_hooks), len(module._backward_hooks), sorted(vars(module)), sorted(module._buffers))
+            (
+                name,
+                module.training,
+                len(module._forward_hooks),
+                len(module._backward_hooks),
+                sorted(vars(module)),
+                sorted(module._buffers),
+            )
             for name, module in model.named_modules()
         ],
         [(name, p.requires_grad, p.grad is None, p._backward_hooks) for name, p in model.named_parameters()],
@@ -78,16 +85,24 @@ def test_dropout_is_off_whatever_the_model_was_set_to():
     model.train()
     loud = capture(model, batch, row.parameters.select(model))
     assert torch.equal(quiet.logits, loud.logits)
-    assert all(torch.equal(a, b) for n in quiet.factors for a, b in zip(quiet.factors[n].tensors(), loud.factors[n].tensors(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for n in quiet.factors
+        for a, b in zip(quiet.factors[n].tensors(), loud.factors[n].tensors(), strict=True)
+    )
 
 
 def test_no_grad_outside_and_no_graph_left():
     row = TABLE["roberta"]
     model = row.model(2)
     with torch.no_grad():
-        tangents = capture(model, collate(random_texts(row, [5, 3], 1), pad_id(model)), row.parameters.select(model))
+        tangents = capture(
+            model, collate(random_texts(row, [5, 3], 1), pad_id(model)), row.parameters.select(model)
+        )
     assert not tangents.logits.requires_grad
-    assert not any(tensor.requires_grad for factors in tangents.factors.values() for tensor in factors.tensors())
+    assert not any(
+        tensor.requires_grad for factors in tangents.factors.values() for tensor in factors.tensors()
+    )
 
 
 def test_gradient_checkpointing_switched_on_changes_nothing():
@@ -99,10 +114,14 @@ def test_gradient_checkpointing_switched_on_changes_nothing():
     model.train()
     again = capture(model, batch, row.parameters.select(model))
     for name, parameter in row.parameters.select(model).items():
-        assert torch.equal(plain.factors[name].gradients(parameter.shape), again.factors[name].gradients(parameter.shape))
+        assert torch.equal(
+            plain.factors[name].gradients(parameter.shape), again.factors[name].gradients(parameter.shape)
+        )
 
 
-@pytest.mark.parametrize("name", [name for name in [*MASKED, "gpt2", "opt", "llama", "gemma3"] if TABLE[name].batched])
+@pytest.mark.parametrize(
+    "name", [name for name in [*MASKED, "gpt2", "opt", "llama", "gemma3"] if TABLE[name].batched]
+)
 def test_padding_has_no_gradient(name):
     """The output gradient at every padded place is exactly zero, so the uses that are kept are the longest text's."""
     row = TABLE[name]
@@ -167,7 +186,9 @@ def test_embeddings_of_repeated_tokens_are_one_row():
 def test_silence_zeroes_the_masked_coordinates_alone():
     row = TABLE["bert"]
     model = row.model(2)
-    tangents = capture(model, collate(random_texts(row, [5, 3], 1), pad_id(model)), row.parameters.select(model))
+    tangents = capture(
+        model, collate(random_texts(row, [5, 3], 1), pad_id(model)), row.parameters.select(model)
+    )
     masks = noise_coordinates([tangents])
     assert len(masks) == 2
     quiet = silence(tangents, masks)
@@ -187,7 +208,9 @@ def test_noise_must_be_noise_in_every_batch():
     def batch(*cancellation):
         from lmntk.tangents.factors import Tangents
 
-        return Tangents(torch.zeros(1, 1), {"b": DenseFactors(values, torch.tensor(cancellation, dtype=torch.float64))})
+        return Tangents(
+            torch.zeros(1, 1), {"b": DenseFactors(values, torch.tensor(cancellation, dtype=torch.float64))}
+        )
 
     assert noise_coordinates([batch(1e-16, 1e-16), batch(1e-16, 0.5)])["b"].tolist() == [True, False]
     assert noise_coordinates([batch(0.5, 0.0)]) == {}  # exactly zero has no sign to be left out

@@ -28,8 +28,12 @@ def jacobian(model, batch):
     for i in range(len(batch["input_ids"])):
         logits = model({"input_ids": batch["input_ids"][i : i + 1]})[0]
         for name, parameter in model.named_parameters():
-            rows = [torch.autograd.grad(f, parameter, retain_graph=True, allow_unused=True)[0] for f in logits]
-            found[name].append(torch.stack([torch.zeros_like(parameter) if row is None else row for row in rows]))
+            rows = [
+                torch.autograd.grad(f, parameter, retain_graph=True, allow_unused=True)[0] for f in logits
+            ]
+            found[name].append(
+                torch.stack([torch.zeros_like(parameter) if row is None else row for row in rows])
+            )
     return {name: torch.stack(rows, 1) for name, rows in found.items()}
 
 
@@ -83,7 +87,9 @@ def test_parameters_in_a_list_belong_to_the_module_that_uses_them():
         def forward(self, x):
             return (x @ self.parts[0]) * torch.tanh(x @ self.parts[1]) * self.named["gain"]
 
-    assert_right(Toy(Mixed()), batched=True, fallback=["middle.parts.0", "middle.parts.1", "middle.named.gain"])
+    assert_right(
+        Toy(Mixed()), batched=True, fallback=["middle.parts.0", "middle.parts.1", "middle.named.gain"]
+    )
 
 
 def test_a_module_whose_outputs_are_made_of_each_other():
@@ -155,7 +161,9 @@ def test_a_subclass_that_its_rule_does_not_fit_goes_by_autograd():
         def forward(self, x):
             return super().forward(x) * self.gain
 
-    coverage = assert_right(Toy(ScaledLinear()), batched=True, fallback=["middle.weight", "middle.bias", "middle.gain"])
+    coverage = assert_right(
+        Toy(ScaledLinear()), batched=True, fallback=["middle.weight", "middle.bias", "middle.gain"]
+    )
     assert coverage.wrong == ("middle.weight", "middle.bias")  # the rule takes the output for W x + b
 
 
@@ -270,7 +278,9 @@ def test_a_rule_that_is_registered_is_used_and_runs_in_batches():
 
 
 @pytest.mark.usefixtures("rules")
-@pytest.mark.parametrize("fault", [lambda use: 1.001 * use.inputs, lambda use: -use.inputs, lambda use: use.inputs.flip(1)])
+@pytest.mark.parametrize(
+    "fault", [lambda use: 1.001 * use.inputs, lambda use: -use.inputs, lambda use: use.inputs.flip(1)]
+)
 def test_a_wrong_rule_is_found_and_passed_over(fault):
     @register_rule(Scale)
     def scale(use):
@@ -285,7 +295,9 @@ HALF = [torch.bfloat16, torch.float16]
 
 @pytest.mark.usefixtures("rules")
 @pytest.mark.parametrize("dtype", HALF)
-@pytest.mark.parametrize("fault", [lambda use: 2 * use.inputs, lambda use: -use.inputs, lambda use: use.inputs.flip(1)])
+@pytest.mark.parametrize(
+    "fault", [lambda use: 2 * use.inputs, lambda use: -use.inputs, lambda use: use.inputs.flip(1)]
+)
 def test_a_wrong_rule_is_found_in_half_precision_too(fault, dtype):
     @register_rule(Scale)
     def scale(use):
@@ -377,7 +389,9 @@ def test_the_users_own_hooks_do_not_run():
     check_coverage(model, BATCH, dict(model.named_parameters()))
     assert ran == [] and dict(model.out.weight._post_accumulate_grad_hooks) == hooks
     model(BATCH).sum().backward()
-    assert len(ran) == 1 and all(parameter.grad is not None for parameter in model.parameters())  # nor do those of the check any more
+    assert len(ran) == 1 and all(
+        parameter.grad is not None for parameter in model.parameters()
+    )  # nor do those of the check any more
 
 
 def test_what_is_no_parameter_gets_no_gradient():
@@ -412,7 +426,9 @@ def test_a_parameter_of_no_axes():
     assert_right(Toy(Gain()), batched=True, fallback=["middle.gain"])
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="only Linux starts its count of memory anew")
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/clear_refs"), reason="only Linux starts its count of memory anew"
+)
 def test_the_check_holds_no_gradient_of_the_whole_network():
     """Of 12 logits and two texts those would be 24 times the weights."""
     model, wide = Toy(), 1500
@@ -438,7 +454,9 @@ def test_a_subclass_takes_its_nearest_rule():
 def test_fallback_reaches_the_kernel():
     model = Toy(Scale())
     texts = {"a": [EncodedText(tuple(row.tolist()), 0, None) for row in BATCH["input_ids"]]}
-    found = stream_kernels(model, texts, [("a", "a")], ["sgd"], dict(model.named_parameters()), 0, Settings(batch_size=3))
+    found = stream_kernels(
+        model, texts, [("a", "a")], ["sgd"], dict(model.named_parameters()), 0, Settings(batch_size=3)
+    )
     full = torch.cat([g.flatten(2) for g in jacobian(model, BATCH).values()], 2)
     expected = torch.einsum("cnp,dmp->ncmd", full, full)
     torch.testing.assert_close(whole(found.kernels["a", "a"]["sgd"]), expected, rtol=1e-12, atol=1e-12)

@@ -23,7 +23,9 @@ NOBODYS = 2  # the expert that no token chooses
 # as many tokens as the longest text; the last column is padding for the second, which the toys do not read
 IDS = torch.tensor([[1, 2, 3, 1], [4, 4, 4, 0], [5, 5, 1, 3]])
 BATCH = {"ids": IDS, "mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]]).double()}
-CHOICES = torch.tensor([[0, 1], [0, 1], [1, 3], [3, 0], [4, 1], [0, 4], [1, 0]])  # of a token id; text 1 has experts 4 and 1 only
+CHOICES = torch.tensor(
+    [[0, 1], [0, 1], [1, 3], [3, 0], [4, 1], [0, 4], [1, 0]]
+)  # of a token id; text 1 has experts 4 and 1 only
 
 CONFIG = SimpleNamespace(
     **dict.fromkeys(("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"), EXPERTS),
@@ -34,7 +36,12 @@ CONFIG = SimpleNamespace(
     norm_topk_prob=True, routed_scaling_factor=1.5, n_group=1, topk_group=1, router_jitter_noise=0.0, input_jitter_noise=0.0,
     num_group=1, expert_dropout=0.0, moe_k=2, moe_norm_min=1e-12,
 )  # fmt: skip
-FORMS = ["mixtral.MixtralExperts", "olmoe.OlmoeExperts", "nemotron_h.NemotronHExperts", "gpt_oss.GptOssExperts"]
+FORMS = [
+    "mixtral.MixtralExperts",
+    "olmoe.OlmoeExperts",
+    "nemotron_h.NemotronHExperts",
+    "gpt_oss.GptOssExperts",
+]
 ROUTERS = [
     "mixtral.MixtralTopKRouter",
     "olmoe.OlmoeTopKRouter",
@@ -69,7 +76,9 @@ class Toy(nn.Module):
         self.double()
 
     def forward(self, batch):
-        found = self.inner(self.table(batch["ids"]).reshape(-1, HIDDEN), batch["ids"].reshape(-1)).reshape(*batch["ids"].shape, HIDDEN)
+        found = self.inner(self.table(batch["ids"]).reshape(-1, HIDDEN), batch["ids"].reshape(-1)).reshape(
+            *batch["ids"].shape, HIDDEN
+        )
         return self.out((torch.tanh(found) * batch["mask"][..., None]).sum(1))
 
 
@@ -89,7 +98,9 @@ class Twice(Mixture):
     """One stack of experts used twice in one pass, the second time by other tokens."""
 
     def forward(self, hidden, ids):
-        return self.experts(torch.tanh(super().forward(hidden, ids)), CHOICES[(ids + 1) % 7], self.shares(hidden))
+        return self.experts(
+            torch.tanh(super().forward(hidden, ids)), CHOICES[(ids + 1) % 7], self.shares(hidden)
+        )
 
 
 class Routed(nn.Module):
@@ -102,7 +113,9 @@ class Routed(nn.Module):
 
     def forward(self, hidden, ids):
         _, weights, choices = self.router(hidden)
-        return hidden * (weights.to(hidden.dtype) * self.numbers.weight[0].detach()[choices]).sum(-1, keepdim=True)
+        return hidden * (weights.to(hidden.dtype) * self.numbers.weight[0].detach()[choices]).sum(
+            -1, keepdim=True
+        )
 
 
 def jacobian(model):
@@ -111,8 +124,12 @@ def jacobian(model):
     for index in range(len(IDS)):
         logits = model({name: tensor[index : index + 1] for name, tensor in BATCH.items()})[0]
         for name, parameter in model.named_parameters():
-            rows = [torch.autograd.grad(f, parameter, retain_graph=True, allow_unused=True)[0] for f in logits]
-            found.setdefault(name, []).append(torch.stack([torch.zeros_like(parameter) if row is None else row for row in rows]))
+            rows = [
+                torch.autograd.grad(f, parameter, retain_graph=True, allow_unused=True)[0] for f in logits
+            ]
+            found.setdefault(name, []).append(
+                torch.stack([torch.zeros_like(parameter) if row is None else row for row in rows])
+            )
     return {name: torch.stack(rows, 1) for name, rows in found.items()}
 
 
@@ -120,10 +137,17 @@ def assert_right(model, tolerance=1e-12, fallback=(), wrong=()):
     """The coverage is as expected, and what is captured, all together and in other batches, equals plain autograd."""
     trainable = dict(model.named_parameters())
     coverage = check_coverage(model, BATCH, trainable)
-    assert (coverage.batched, set(coverage.fallback) - set(coverage.unused), set(coverage.wrong)) == (True, set(fallback), set(wrong))
+    assert (coverage.batched, set(coverage.fallback) - set(coverage.unused), set(coverage.wrong)) == (
+        True,
+        set(fallback),
+        set(wrong),
+    )
     expected = jacobian(model)
     for pieces in ([3], [1, 2]):
-        batches = [dict(zip(BATCH, part, strict=True)) for part in zip(*(tensor.split(pieces) for tensor in BATCH.values()), strict=True)]
+        batches = [
+            dict(zip(BATCH, part, strict=True))
+            for part in zip(*(tensor.split(pieces) for tensor in BATCH.values()), strict=True)
+        ]
         tangents = [capture(model, batch, trainable, coverage.fallback) for batch in batches]
         for name, parameter in trainable.items():
             if name in tangents[0].factors:
@@ -139,12 +163,16 @@ def assert_right(model, tolerance=1e-12, fallback=(), wrong=()):
 def test_every_form_of_stacked_experts(form, outputs):
     model = Toy(Mixture(of_transformers(form)), outputs)
     tangents, expected = assert_right(model)
-    stacks = {name: factors for name, factors in tangents.factors.items() if isinstance(factors, StackedFactors)}
+    stacks = {
+        name: factors for name, factors in tangents.factors.items() if isinstance(factors, StackedFactors)
+    }
     assert len(stacks) == 2
     for name, stack in stacks.items():
         assert [part is None for part in stack.parts] == [expert == NOBODYS for expert in range(EXPERTS)]
         unused = expected[name][:, 1]
-        assert not unused[:, [0, 2, 3]].any() and unused[:, 4].any()  # the second text uses experts 4 and 1 only
+        assert (
+            not unused[:, [0, 2, 3]].any() and unused[:, 4].any()
+        )  # the second text uses experts 4 and 1 only
         # of text 0 (ids 1 2 3 1), text 1 (4 4 4 and padding, id 0), text 2 (5 5 1 3), those that chose 0 and 4
         assert [stack.parts[expert].inputs.shape[1] for expert in (0, 4)] == [4, 3]
     biases = [name for name in tangents.factors if name.endswith("proj_bias")]
@@ -173,7 +201,9 @@ def test_experts_that_no_logit_depends_on():
             return hidden + 0 * self.experts(hidden, CHOICES[ids], self.shares(hidden))
 
     tangents, _ = assert_right(Toy(Silent(of_transformers("mixtral.MixtralExperts"))))
-    assert not tangents.factors["inner.experts.down_proj"].gradients(torch.Size([EXPERTS, HIDDEN, INNER])).any()
+    assert (
+        not tangents.factors["inner.experts.down_proj"].gradients(torch.Size([EXPERTS, HIDDEN, INNER])).any()
+    )
 
 
 def test_other_forms_have_no_rule():
@@ -213,7 +243,9 @@ def test_a_router_of_more_than_one_layer_has_no_rule():
     assert rules.rule_of(DeepRouter()) is None
 
 
-@pytest.mark.parametrize(("form", "matters"), [("mixtral.MixtralTopKRouter", False), ("olmoe.OlmoeTopKRouter", True)])
+@pytest.mark.parametrize(
+    ("form", "matters"), [("mixtral.MixtralTopKRouter", False), ("olmoe.OlmoeTopKRouter", True)]
+)
 def test_scores_of_experts_that_were_not_chosen_leave_no_rounding_error(form, matters):
     """Mixtral's weights sum to one over the chosen; OLMoE's as configured here do not, and the others' scores matter."""
     model = Toy(Routed(of_transformers(form, norm_topk_prob=False)))
@@ -221,7 +253,9 @@ def test_scores_of_experts_that_were_not_chosen_leave_no_rounding_error(form, ma
     found = tangents.factors["inner.router.weight"].gradients(model.inner.router.weight.shape)  # (c, n, e, h)
     with torch.no_grad():
         choices = model.inner.router(model.table(IDS).reshape(-1, HIDDEN))[2].reshape(*IDS.shape, 2)
-    chosen = torch.stack([torch.zeros(EXPERTS, dtype=torch.bool).scatter(0, each[:3].flatten(), True) for each in choices])
+    chosen = torch.stack(
+        [torch.zeros(EXPERTS, dtype=torch.bool).scatter(0, each[:3].flatten(), True) for each in choices]
+    )
     chosen[0, choices[0, 3]] = chosen[2, choices[2, 3]] = True  # the second text's fourth token is padding
     assert not chosen.all()
     assert bool((found[:, ~chosen] != 0).all()) is matters
@@ -237,7 +271,9 @@ def test_a_planted_error_is_caught(fault, monkeypatch):
         if fault == "raises":
             raise IndexError("planted")
         if fault == "no weights":
-            use = rules.Use(**vars(use) | {"arguments": (*use.arguments[:2], torch.ones_like(use.arguments[2]))})
+            use = rules.Use(
+                **vars(use) | {"arguments": (*use.arguments[:2], torch.ones_like(use.arguments[2]))}
+            )
         for parameter, stack in right(use):
             yield parameter, StackedFactors((None, *stack.parts[1:])) if fault == "first expert" else stack
 
@@ -261,16 +297,26 @@ def stacks(seed, batches, wide, transposed=False, uses=4):
 
     found = []
     for n, used in batches:
-        found.append(Tangents(normal(n, 2), {"w": StackedFactors(tuple(part(n) if index in used else None for index in range(4)))}))
+        found.append(
+            Tangents(
+                normal(n, 2),
+                {"w": StackedFactors(tuple(part(n) if index in used else None for index in range(4)))},
+            )
+        )
     return found
 
 
 def dense(tangents, shape):
-    return [Tangents(each.logits, {"w": DenseFactors(each.factors["w"].gradients(shape).flatten(2))}) for each in tangents]
+    return [
+        Tangents(each.logits, {"w": DenseFactors(each.factors["w"].gradients(shape).flatten(2))})
+        for each in tangents
+    ]
 
 
 @pytest.mark.parametrize("grouping", [None, str.upper])
-@pytest.mark.parametrize(("wide", "uses"), [(3, 6), (40, 1), (40, 3)])  # by tiles, by signs of rank-one gradients, by inner products
+@pytest.mark.parametrize(
+    ("wide", "uses"), [(3, 6), (40, 1), (40, 3)]
+)  # by tiles, by signs of rank-one gradients, by inner products
 def test_kernels_of_stacks_equal_those_of_dense_gradients(wide, uses, grouping):
     shape = torch.Size([4, wide + 1, wide])
     rows = stacks(1, [(3, {0, 1}), (2, {1, 2}), (4, {0, 3})], wide, uses=uses)
@@ -279,7 +325,9 @@ def test_kernels_of_stacks_equal_those_of_dense_gradients(wide, uses, grouping):
         plain_left = dense(left, shape)
         plain_right = plain_left if right is left else dense(right, shape)
         found = gram(panel := Panel(left), panel if right is left else Panel(right), FORMULAS, grouping)
-        expected = gram(panel := Panel(plain_left), panel if right is left else Panel(plain_right), FORMULAS, grouping)
+        expected = gram(
+            panel := Panel(plain_left), panel if right is left else Panel(plain_right), FORMULAS, grouping
+        )
         assert found.keys() == expected.keys()
         for name, groups in expected.items():
             assert found[name].keys() == groups.keys()
@@ -302,7 +350,9 @@ def test_a_parameter_stacked_on_one_side_only_is_refused():
 @pytest.mark.parametrize("transposed", [False, True])
 def test_merging_and_cutting_stacks(transposed):
     shape = torch.Size([4, 3, 4] if transposed else [4, 4, 3])
-    first, second = (stacks(seed, [(3, used)], 3, transposed)[0].factors["w"] for seed, used in ((1, {0, 1}), (2, {1, 3})))
+    first, second = (
+        stacks(seed, [(3, used)], 3, transposed)[0].factors["w"] for seed, used in ((1, {0, 1}), (2, {1, 3}))
+    )
     merged = merge([first, second], shape)
     assert isinstance(merged, StackedFactors)
     assert [part is None for part in merged.parts] == [False, False, True, False]
@@ -311,7 +361,9 @@ def test_merging_and_cutting_stacks(transposed):
     torch.testing.assert_close(merged.of_example(1).gradients(shape), expected[:, 1:2])
     mixed = merge([first, DenseFactors(second.gradients(shape).flatten(2))], shape)
     torch.testing.assert_close(mixed.gradients(shape), expected)
-    assert Tangents(torch.zeros(3, 2), {"w": first}).nbytes == 8 * sum(tensor.numel() for tensor in first.tensors())
+    assert Tangents(torch.zeros(3, 2), {"w": first}).nbytes == 8 * sum(
+        tensor.numel() for tensor in first.tensors()
+    )
 
 
 def test_a_real_mixture_keeps_few_numbers():
@@ -324,9 +376,14 @@ def test_a_real_mixture_keeps_few_numbers():
     found = tangents.factors["network.model.layers.1.mlp.experts.down_proj"]
     used = [0 if part is None else part.inputs.shape[1] for part in found.parts]
     assert max(used) == 1
-    assert sum(int((part.output_gradients != 0).any(-1).any(0).sum()) for part in found.parts if part is not None) == 2 * len(texts)
+    assert sum(
+        int((part.output_gradients != 0).any(-1).any(0).sum()) for part in found.parts if part is not None
+    ) == 2 * len(texts)
     expected = oracle(model, [collate([text], pad_id(model)) for text in texts], trainable)
     for name in trainable:
         torch.testing.assert_close(
-            tangents.factors[name].gradients(trainable[name].shape).flatten(2).transpose(0, 1), expected[name], rtol=1e-5, atol=1e-6
+            tangents.factors[name].gradients(trainable[name].shape).flatten(2).transpose(0, 1),
+            expected[name],
+            rtol=1e-5,
+            atol=1e-6,
         )

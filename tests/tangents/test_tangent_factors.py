@@ -50,7 +50,10 @@ def test_coalesce_sums_equal_rows_and_keeps_each_once(ids, dead):
     for row in found.ids:
         kept = row[row != NO_ROW]
         assert len(kept.unique()) == len(kept)
-    distinct = [len({int(i) for u, i in enumerate(row) if i != NO_ROW and (n, u) not in dead}) for n, row in enumerate(ids)]
+    distinct = [
+        len({int(i) for u, i in enumerate(row) if i != NO_ROW and (n, u) not in dead})
+        for n, row in enumerate(ids)
+    ]
     assert found.ids.shape[1] == max(1, *distinct)
 
 
@@ -72,17 +75,34 @@ def test_dropping_empty_uses_changes_no_gradient_and_leaves_no_more_than_needed(
 def test_a_transposed_weight_has_the_transposed_gradient():
     inputs, gradients = normal(N, 4, WIDTH), normal(C, N, 4, OUT)
     plain = OuterFactors(inputs, gradients).gradients(torch.Size([OUT, WIDTH]))
-    assert torch.equal(OuterFactors(inputs, gradients, transposed=True).gradients(torch.Size([WIDTH, OUT])), plain.mT)
+    assert torch.equal(
+        OuterFactors(inputs, gradients, transposed=True).gradients(torch.Size([WIDTH, OUT])), plain.mT
+    )
 
 
 def test_merge_adds_the_uses_of_every_mixture_of_forms():
     shape = torch.Size([V, WIDTH])
     outer = [OuterFactors(normal(N, t, WIDTH, seed=t), normal(C, N, t, V, seed=t + 9)) for t in (1, 3)]
     # as the embedding's rule leaves it: repeated tokens, and padding marked only by its id
-    rows = [RowFactors(torch.tensor([[0, 0, -1], [4, -1, 4], [2, 1, 0]]), normal(C, N, 3, WIDTH, seed=s)) for s in (20, 21)]
+    rows = [
+        RowFactors(torch.tensor([[0, 0, -1], [4, -1, 4], [2, 1, 0]]), normal(C, N, 3, WIDTH, seed=s))
+        for s in (20, 21)
+    ]
     dense = [DenseFactors(normal(C, N, V * WIDTH, seed=30))]
-    expected = {id(f): f.gradients(shape) for f in (*outer, *dense)} | {id(f): table_gradient(f.ids, f.values) for f in rows}
-    mixtures = [outer[:1], outer, rows[:1], rows, dense, [*outer, *rows], [*rows, *dense], [*outer, *dense], [*outer, *rows, *dense]]
+    expected = {id(f): f.gradients(shape) for f in (*outer, *dense)} | {
+        id(f): table_gradient(f.ids, f.values) for f in rows
+    }
+    mixtures = [
+        outer[:1],
+        outer,
+        rows[:1],
+        rows,
+        dense,
+        [*outer, *rows],
+        [*rows, *dense],
+        [*outer, *dense],
+        [*outer, *rows, *dense],
+    ]
     kinds = [OuterFactors, OuterFactors, RowFactors, RowFactors, *[DenseFactors] * 5]
     for parts, kind in zip(mixtures, kinds, strict=True):
         merged = merge(list(parts), shape)

@@ -15,7 +15,10 @@ from lmntk.tangents.coverage import check_coverage
 from lmntk.tangents.linearized import LinearizedModel
 from lmntk.tangents.weighted_sum import weighted_sum
 
-BY_BACKWARD = {"bloom", "mobilebert"}  # a function of its own without a forward-mode rule; a weight used past its module
+BY_BACKWARD = {
+    "bloom",
+    "mobilebert",
+}  # a function of its own without a forward-mode rule; a weight used past its module
 
 
 def jacobian(model, batch, parameters):
@@ -23,12 +26,18 @@ def jacobian(model, batch, parameters):
     with frozen(model, list(parameters.values())):
         logits = model(batch)
         rows = [
-            [torch.autograd.grad(logit, list(parameters.values()), retain_graph=True, allow_unused=True) for logit in row] for row in logits
+            [
+                torch.autograd.grad(logit, list(parameters.values()), retain_graph=True, allow_unused=True)
+                for logit in row
+            ]
+            for row in logits
         ]
     found = {}
     for index, (name, parameter) in enumerate(parameters.items()):
         zero = torch.zeros_like(parameter)
-        found[name] = torch.stack([torch.stack([zero if g[index] is None else g[index] for g in row]) for row in rows])
+        found[name] = torch.stack(
+            [torch.stack([zero if g[index] is None else g[index] for g in row]) for row in rows]
+        )
     return logits.detach(), found
 
 
@@ -73,7 +82,18 @@ def test_the_direction_is_trained(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["bert", "albert", "gpt2", "deberta-shared-keys", "mixtral", "t5", "llama-lora", "gpt2-ia3", "roberta-top-layer"]
+    "name",
+    [
+        "bert",
+        "albert",
+        "gpt2",
+        "deberta-shared-keys",
+        "mixtral",
+        "t5",
+        "llama-lora",
+        "gpt2-ia3",
+        "roberta-top-layer",
+    ],
 )
 @pytest.mark.parametrize("signs", [False, True])
 def test_weighted_sums_of_gradients(name, signs):

@@ -17,7 +17,10 @@ from lmntk.tangents.factors import NO_ROW, OuterFactors, RowFactors
 from lmntk.tangents.relative_positions import is_disentangled, is_distance_owner, relative_positions_watched
 from lmntk.tangents.watching import Watch
 
-NO_PLACES = {"position_biased_input": False, "type_vocab_size": 0}  # so that padding on the left changes nothing
+NO_PLACES = {
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}  # so that padding on the left changes nothing
 SETTINGS = [
     {"pos_att_type": kinds, "share_att_key": shared, "position_buckets": buckets, "norm_rel_ebd": norm}
     for kinds, shared, buckets, norm in itertools.product(
@@ -49,9 +52,14 @@ def assert_right(row, side="right", checkpointing=False, logits=2, lengths=LENGT
     return tangents
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(map(str, (*s["pos_att_type"], *list(s.values())[1:]))))
+@pytest.mark.parametrize(
+    "settings", SETTINGS, ids=lambda s: "-".join(map(str, (*s["pos_att_type"], *list(s.values())[1:])))
+)
 def test_every_setting_equals_plain_autograd(settings):
-    assert_right(deberta(settings=DEBERTA | NO_PLACES | settings), side="left" if settings["share_att_key"] else "right")
+    assert_right(
+        deberta(settings=DEBERTA | NO_PLACES | settings),
+        side="left" if settings["share_att_key"] else "right",
+    )
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -61,7 +69,13 @@ def test_gradient_checkpointing_switched_on_changes_nothing(shared):
 
 @pytest.mark.parametrize("buckets", [-1, 2])
 def test_texts_longer_than_the_table_reaches(buckets):
-    assert_right(deberta(settings=DEBERTA | NO_PLACES | {"share_att_key": True, "max_relative_positions": 4, "position_buckets": buckets}))
+    assert_right(
+        deberta(
+            settings=DEBERTA
+            | NO_PLACES
+            | {"share_att_key": True, "max_relative_positions": 4, "position_buckets": buckets}
+        )
+    )
 
 
 @pytest.mark.parametrize("length", [1, 2, 7])
@@ -81,7 +95,11 @@ def test_rows_that_learn_alone():
     model = row.model(2)
     trainable = row.parameters.select(model)
     batch = alone(model, random_texts(row, [6], 1))[0]
-    names = [name for name in trainable if name.endswith(("query_proj.weight", "key_proj.bias", "rel_embeddings.weight"))]
+    names = [
+        name
+        for name in trainable
+        if name.endswith(("query_proj.weight", "key_proj.bias", "rel_embeddings.weight"))
+    ]
     assert len(names) == 5
     expected = oracle(model, [batch], trainable)
     tangents = capture(model, batch, trainable, names)
@@ -117,7 +135,9 @@ def test_a_layer_whose_forward_somebody_wrapped():
     assert calls == [3, 3]
     for name, factors in plain.factors.items():
         shape = trainable[name].shape
-        torch.testing.assert_close(wrapped.factors[name].gradients(shape), factors.gradients(shape), rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(
+            wrapped.factors[name].gradients(shape), factors.gradients(shape), rtol=1e-10, atol=1e-13
+        )
 
 
 def test_by_autograd_at_its_module_in_a_batch():
@@ -125,7 +145,11 @@ def test_by_autograd_at_its_module_in_a_batch():
     model = row.model(2)
     trainable = row.parameters.select(model)
     texts = random_texts(row, LENGTHS, 1)
-    names = [name for name in trainable if name.endswith(("pos_key_proj.weight", "encoder.LayerNorm.weight", "rel_embeddings.weight"))]
+    names = [
+        name
+        for name in trainable
+        if name.endswith(("pos_key_proj.weight", "encoder.LayerNorm.weight", "rel_embeddings.weight"))
+    ]
     assert len(names) == 4
     expected = oracle(model, alone(model, texts), trainable)
     tangents = capture(model, collate(texts, pad_id(model)), trainable, names)
@@ -135,7 +159,12 @@ def test_by_autograd_at_its_module_in_a_batch():
 
 
 def test_memory_grows_with_the_texts_and_not_with_the_table():
-    large = Row(hf.DebertaV2Config, DEBERTA | {"share_att_key": False, "max_position_embeddings": 512}, hf.DebertaV2ForMaskedLM, noise={})
+    large = Row(
+        hf.DebertaV2Config,
+        DEBERTA | {"share_att_key": False, "max_position_embeddings": 512},
+        hf.DebertaV2ForMaskedLM,
+        noise={},
+    )
     factors = assert_right(large).factors
     table = factors["network.deberta.encoder.rel_embeddings.weight"]
     projection = factors["network.deberta.encoder.layer.0.attention.self.pos_key_proj.weight"]
@@ -146,14 +175,18 @@ def test_memory_grows_with_the_texts_and_not_with_the_table():
 
 def test_texts_of_different_lengths_have_the_same_rows_in_the_same_slots():
     """The table's rows lie outwards from distance 0, so that blocks of its kernel are one matrix product."""
-    table = assert_right(deberta(settings=DEBERTA | {"share_att_key": True})).factors["network.deberta.encoder.rel_embeddings.weight"]
+    table = assert_right(deberta(settings=DEBERTA | {"share_att_key": True})).factors[
+        "network.deberta.encoder.rel_embeddings.weight"
+    ]
     assert isinstance(table, RowFactors)
     assert all(set(slot.tolist()) - {NO_ROW} == {int(slot.max())} for slot in table.ids.T)
 
 
 def test_the_parts_are_found_by_what_they_have():
     model = TABLE["deberta-shared-keys"].model(1)
-    assert [type(module).__name__ for module in model.modules() if is_distance_owner(module)] == ["DebertaV2Encoder"]
+    assert [type(module).__name__ for module in model.modules() if is_distance_owner(module)] == [
+        "DebertaV2Encoder"
+    ]
     assert sum(is_disentangled(module) for module in model.modules()) == 2
     for name in ("bert", "t5"):
         assert not any(is_disentangled(m) or is_distance_owner(m) for m in TABLE[name].model(1).modules())
@@ -165,7 +198,10 @@ def test_all_is_left_as_found_after_an_exception(place, monkeypatch):
     model = row.model(1)
     encoder = model.network.deberta.encoder
     attention = encoder.layer[1].attention.self
-    before = [(sorted(vars(m)), len(m._forward_hooks), len(m._forward_pre_hooks), getattr(m, "pos_ebd_size", 0)) for m in model.modules()]
+    before = [
+        (sorted(vars(m)), len(m._forward_hooks), len(m._forward_pre_hooks), getattr(m, "pos_ebd_size", 0))
+        for m in model.modules()
+    ]
 
     def fail(*arguments, **keywords):  # the projection of the table, which is one, not that of three texts
         if place != "projection" or len(arguments[1][0]) == 1:
@@ -174,13 +210,18 @@ def test_all_is_left_as_found_after_an_exception(place, monkeypatch):
     if place == "score":
         monkeypatch.setattr(torch, "gather", fail)
     else:
-        handle = (attention.query_proj if place == "projection" else encoder.LayerNorm).register_forward_pre_hook(fail)
+        handle = (
+            attention.query_proj if place == "projection" else encoder.LayerNorm
+        ).register_forward_pre_hook(fail)
     batch = collate(random_texts(row, LENGTHS, 1), pad_id(model))
     with pytest.raises(KeyboardInterrupt):
         capture(model, batch, row.parameters.select(model))
     if place != "score":
         handle.remove()
-    after = [(sorted(vars(m)), len(m._forward_hooks), len(m._forward_pre_hooks), getattr(m, "pos_ebd_size", 0)) for m in model.modules()]
+    after = [
+        (sorted(vars(m)), len(m._forward_hooks), len(m._forward_pre_hooks), getattr(m, "pos_ebd_size", 0))
+        for m in model.modules()
+    ]
     assert after == before
     assert attention.num_attention_heads == 2
 

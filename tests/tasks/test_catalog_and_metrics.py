@@ -9,7 +9,22 @@ from lmntk.tasks import TASKS, get_task, score
 
 
 def test_catalog_is_whole():
-    assert list(TASKS) == ["sst-2", "sst-5", "mr", "cr", "mpqa", "subj", "trec", "ag_news", "mnli", "snli", "qnli", "rte", "mrpc", "qqp"]
+    assert list(TASKS) == [
+        "sst-2",
+        "sst-5",
+        "mr",
+        "cr",
+        "mpqa",
+        "subj",
+        "trec",
+        "ag_news",
+        "mnli",
+        "snli",
+        "qnli",
+        "rte",
+        "mrpc",
+        "qqp",
+    ]
     for task in TASKS.values():
         assert len(task.labels) == len(task.label_words) == len(set(task.label_words))
         assert task.template.count("{mask}") == 1
@@ -74,7 +89,11 @@ def test_scores():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("auc", [0], [0]), "no metric 'auc': use one of accuracy, f1"), (("f1", [0], [0, 1]), "1 labels and 2"), (("f1", [], []), "no rows")],
+    [
+        (("auc", [0], [0]), "no metric 'auc': use one of accuracy, f1"),
+        (("f1", [0], [0, 1]), "1 labels and 2"),
+        (("f1", [], []), "no rows"),
+    ],
 )
 def test_score_errors(arguments, message):
     with pytest.raises(UserError, match=message):
@@ -83,4 +102,9 @@ def test_score_errors(arguments, message):
 
 def test_import_is_light():
     code = "import lmntk.tasks, sys; print([m for m in ('pandas', 'datasets', 'sklearn', 'torch', 'pyarrow') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

@@ -38,7 +38,10 @@ def test_jsonl(tmp_path):
 
 def test_jsonl_without_labels_and_with_names(tmp_path):
     path = write(tmp_path / "a.jsonl", lines({"text_a": "x"}, {"text_a": "y", "label": "good"}))
-    assert read_jsonl(path, require_label=False, labels=("bad", "good")) == [Example("x"), Example("y", None, 1)]
+    assert read_jsonl(path, require_label=False, labels=("bad", "good")) == [
+        Example("x"),
+        Example("y", None, 1),
+    ]
     refused(lambda: read_jsonl(path), "line 1", "'label'", "text_a")
 
 
@@ -84,20 +87,30 @@ def test_csv_with_quotes_and_line_breaks(tmp_path):
 
 def test_tsv_has_quoting_off(tmp_path):
     path = write(tmp_path / "a.tsv", 'first\tsecond\tlabel\n"x\ty\t10\nz\tw"\t9\n')
-    assert read_table(path, text_column="first", text_b_column="second") == [Example('"x', "y", 1), Example("z", 'w"', 0)]
+    assert read_table(path, text_column="first", text_b_column="second") == [
+        Example('"x', "y", 1),
+        Example("z", 'w"', 0),
+    ]
     quoted = write(tmp_path / "b.tsv", 'text\tlabel\n"a\tb"\t1\nc\t0\n')
     assert read_table(quoted, quoted=True) == [Example("a\tb", None, 1), Example("c", None, 0)]
 
 
-@pytest.mark.parametrize("values", [[3, 10, 3], [3.0, 10.0, 3.0], ["3", "10", "3"], [False, True, False], ["a", "b", "a"]])
+@pytest.mark.parametrize(
+    "values", [[3, 10, 3], [3.0, 10.0, 3.0], ["3", "10", "3"], [False, True, False], ["a", "b", "a"]]
+)
 def test_labels_of_any_type_in_parquet(tmp_path, values):
     pd.DataFrame({"text": ["p", "q", "r"], "label": values}).to_parquet(tmp_path / "a.parquet")
     assert [example.label for example in read_table(tmp_path / "a.parquet")] == [0, 1, 0]
 
 
 def test_json_lines_tables(tmp_path):
-    path = write(tmp_path / "a.jsonl.gz", gzip.compress(lines({"q": "x", "y": "no"}, {"q": "z", "y": "yes"}).encode()))
-    assert read_table(path, text_column="q", label_column="y") == [Example("x", None, 0), Example("z", None, 1)]
+    path = write(
+        tmp_path / "a.jsonl.gz", gzip.compress(lines({"q": "x", "y": "no"}, {"q": "z", "y": "yes"}).encode())
+    )
+    assert read_table(path, text_column="q", label_column="y") == [
+        Example("x", None, 0),
+        Example("z", None, 1),
+    ]
 
 
 def test_given_labels_match_loosely_then_by_number(tmp_path):

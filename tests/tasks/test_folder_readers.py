@@ -10,8 +10,14 @@ from lmntk.tasks import Example, read_data, read_folder, read_glue_folder, read_
 
 GLUE = {
     "sst-2": ('sentence\tlabel\na "b\t1\n', [Example('a "b', None, 1)]),
-    "mnli": ("index\tsentence1\tsentence2\tlabel1\tgold_label\n0\ta\tb\tneutral\tentailment\n", [Example("a", "b", 1)]),
-    "snli": ("index\tsentence1\tsentence2\tlabel1\tgold_label\n0\ta\tb\tneutral\tneutral\n", [Example("a", "b", 2)]),
+    "mnli": (
+        "index\tsentence1\tsentence2\tlabel1\tgold_label\n0\ta\tb\tneutral\tentailment\n",
+        [Example("a", "b", 1)],
+    ),
+    "snli": (
+        "index\tsentence1\tsentence2\tlabel1\tgold_label\n0\ta\tb\tneutral\tneutral\n",
+        [Example("a", "b", 2)],
+    ),
     "qnli": ("index\tquestion\tsentence\tlabel\n0\ta\tb\tentailment\n", [Example("a", "b", 1)]),
     "rte": ("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tnot_entailment\n", [Example("a", "b", 0)]),
     "mrpc": ("\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t3\t4\ta\tb\n", [Example("a", "b", 1)]),
@@ -40,7 +46,9 @@ def test_our_folders(tmp_path):
     assert data.labels == ("negative", "positive")
     assert read_folder(folder, "SST-2") == read_data(tmp_path, "sst-2") == data
     (folder / "test.jsonl").write_text(json.dumps({"text_a": "x", "label": 2}))
-    with pytest.raises(UserError, match=r"test.jsonl line 1: label 2 is out of range; the 2 classes are 0 to 1"):
+    with pytest.raises(
+        UserError, match=r"test.jsonl line 1: label 2 is out of range; the 2 classes are 0 to 1"
+    ):
         read_folder(tmp_path, "sst-2")
     with pytest.raises(UserError, match="does not exist"):
         read_folder(tmp_path / "none", "sst-2")
@@ -75,7 +83,10 @@ def test_k_shot_tsv_folders(tmp_path, task):
 
 @pytest.mark.parametrize("task", ["sst-5", "mr", "cr", "mpqa", "subj", "trec"])
 def test_csv_folders(tmp_path, task):
-    folder = put(tmp_path / task / "16-13", **dict.fromkeys(("train__csv", "dev__csv", "test__csv"), '1,"a ""b"", c"\n0,nan\n'))
+    folder = put(
+        tmp_path / task / "16-13",
+        **dict.fromkeys(("train__csv", "dev__csv", "test__csv"), '1,"a ""b"", c"\n0,nan\n'),
+    )
     data = read_k_shot_folder(folder, task)
     assert data.train == data.dev == data.test == (Example('a "b", c', None, 1), Example("nan", None, 0))
     original = read_glue_folder(folder, task)
@@ -87,7 +98,9 @@ def test_ag_news_counts_from_one_and_takes_the_body(tmp_path):
     data = read_glue_folder(tmp_path, "ag_news")
     assert (data.train, data.test) == ((Example("Body", None, 3),), (Example("B", None, 0),))
     put(tmp_path, train__csv="0,Title,Body\n")
-    with pytest.raises(UserError, match=r"train.csv line 1: unknown label '0'; AG News numbers its classes 1 to 4"):
+    with pytest.raises(
+        UserError, match=r"train.csv line 1: unknown label '0'; AG News numbers its classes 1 to 4"
+    ):
         read_glue_folder(tmp_path, "ag_news")
 
 
@@ -97,10 +110,14 @@ def test_folder_mistakes(tmp_path):
     with pytest.raises(UserError, match="16-13 does not exist"):
         read_k_shot_folder(tmp_path, "mr", 16, 13)
     put(tmp_path, train__tsv="sentence\tlabel\nx\t2\n", dev__tsv="text\tlabel\nx\t1\n")
-    with pytest.raises(UserError, match=r"train.tsv line 2: unknown label '2'; the known labels are negative, positive"):
+    with pytest.raises(
+        UserError, match=r"train.tsv line 2: unknown label '2'; the known labels are negative, positive"
+    ):
         read_glue_folder(tmp_path, "sst-2")
     put(tmp_path, train__tsv="sentence\tlabel\nx\t1\n")
-    with pytest.raises(UserError, match=r"dev.tsv line 2: there is no column 'sentence'; the columns are text, label"):
+    with pytest.raises(
+        UserError, match=r"dev.tsv line 2: there is no column 'sentence'; the columns are text, label"
+    ):
         read_glue_folder(tmp_path, "sst-2")
     with pytest.raises(UserError, match=r"dev_matched.tsv does not exist; its folder has dev.tsv, train.tsv"):
         read_glue_folder(tmp_path, "mnli")

@@ -44,7 +44,11 @@ def test_local_parquet_files(tmp_path):
 
 def test_class_labels_go_by_name_into_the_given_order(monkeypatch):
     names = ["entailment", "neutral", "contradiction"]
-    pretend(monkeypatch, train=split_of(["x", "y"], [0, 2], names, b=["p", "q"]), validation=split_of(["z"], [1], names, b=["r"]))
+    pretend(
+        monkeypatch,
+        train=split_of(["x", "y"], [0, 2], names, b=["p", "q"]),
+        validation=split_of(["z"], [1], names, b=["r"]),
+    )
     data = read_hub("some/nli", text_b_column="b")
     assert (data.labels, data.train[1]) == (tuple(names), Example("y", "q", 2))
     data = read_data("hf:some/nli", "mnli", text_b_column="b")
@@ -54,7 +58,10 @@ def test_class_labels_go_by_name_into_the_given_order(monkeypatch):
 def test_hidden_test_labels_fall_back_to_validation(monkeypatch):
     names = ["no", "yes"]
     pretend(
-        monkeypatch, train=split_of(["x", "y"], [0, 1], names), test=split_of(["t"], [-1], names), validation=split_of(["v"], [1], names)
+        monkeypatch,
+        train=split_of(["x", "y"], [0, 1], names),
+        test=split_of(["t"], [-1], names),
+        validation=split_of(["v"], [1], names),
     )
     assert read_hub("some/name").test == (Example("v", None, 1),)
     with pytest.raises(UserError, match="split 'test': no row has a label"):
@@ -62,15 +69,24 @@ def test_hidden_test_labels_fall_back_to_validation(monkeypatch):
 
 
 def test_unlabelled_rows_are_left_out_with_a_warning(monkeypatch):
-    pretend(monkeypatch, train=split_of(["x", "y", "w"], [0, -1, 1], ["no", "yes"]), test=split_of(["t"], [1], ["no", "yes"]))
-    with pytest.warns(UserWarning, match="1 rows without a label left out, the first some/name, split 'train', row 2"):
+    pretend(
+        monkeypatch,
+        train=split_of(["x", "y", "w"], [0, -1, 1], ["no", "yes"]),
+        test=split_of(["t"], [1], ["no", "yes"]),
+    )
+    with pytest.warns(
+        UserWarning, match="1 rows without a label left out, the first some/name, split 'train', row 2"
+    ):
         assert len(read_hub("some/name").train) == 2
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"text_column": "body"}, "some/name, split 'train': there is no column 'body'; the columns are text, label"),
+        (
+            {"text_column": "body"},
+            "some/name, split 'train': there is no column 'body'; the columns are text, label",
+        ),
         ({"train_split": "learn"}, "there is no split 'learn'; the splits are train, test"),
         ({"test_split": "exam"}, "there is no split 'exam'; the splits are train, test"),
         ({"labels": ("a", "b")}, "split 'test', row 1: unknown label 'c'; the known labels are a, b"),
@@ -98,7 +114,10 @@ def failing(error):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (ConnectionError("Couldn't reach\n'a/b'"), "the hub cannot be reached and there is no copy in the cache"),
+        (
+            ConnectionError("Couldn't reach\n'a/b'"),
+            "the hub cannot be reached and there is no copy in the cache",
+        ),
         (type("ConnectError", (Exception,), {})("dns"), "the hub cannot be reached"),
         (datasets.exceptions.DatasetNotFoundError("gone"), "dataset 'a/b' does not exist on the hub"),
         (

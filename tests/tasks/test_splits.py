@@ -53,14 +53,18 @@ def test_long_test_set_is_cut_by_shuffle_or_by_pandas():
     np.random.seed(42)
     np.random.shuffle(rows)
     assert cut_test(2345, 1000) == tuple(row[1] for row in rows[:1000])
-    frame = pd.DataFrame({"text": [f"{i}" for i in range(2345)], "row": range(2345)}).sample(n=1000, random_state=42)
+    frame = pd.DataFrame({"text": [f"{i}" for i in range(2345)], "row": range(2345)}).sample(
+        n=1000, random_state=42
+    )
     assert cut_test(2345, 1000, csv_style=True) == tuple(frame["row"])
     assert cut_test(1000, 1000) == tuple(range(1000))
     assert cut_test(2345, None) == tuple(range(2345))
 
 
 def test_too_few_rows_name_the_label_and_the_largest_k():
-    with pytest.raises(UserError, match=r"label 1 \(bad\) has 3 train rows, fewer than k = 4: the largest k possible is 3"):
+    with pytest.raises(
+        UserError, match=r"label 1 \(bad\) has 3 train rows, fewer than k = 4: the largest k possible is 3"
+    ):
         k_shot_split([0] * 9 + [1] * 3, 1, 4, 13, names=("good", "bad"))
     with pytest.raises(UserError, match=r"label 2 \(none\) has 0 train rows"):
         k_shot_split([0, 1] * 9, 1, 4, 13, names=("good", "bad", "none"))
@@ -84,9 +88,13 @@ def test_trec_expression_is_short_at_k_64():
         pytest.skip("the benchmark data of shared/data are not here")
     data = read_folder(SHARED / "data", "trec")
     with pytest.warns(UserWarning, match=r"2 \(Expression\): 20"):
-        split = k_shot_split([e.label for e in data.train], len(data.test), 64, 13, csv_style=True, names=data.labels)
+        split = k_shot_split(
+            [e.label for e in data.train], len(data.test), 64, 13, csv_style=True, names=data.labels
+        )
     assert (len(split.train), len(split.dev), len(split.test)) == (6 * 64, 5 * 64 + 20, 500)
-    with pytest.raises(UserError, match=r"label 2 \(Expression\) has 84 train rows.*largest k possible is 84"):
+    with pytest.raises(
+        UserError, match=r"label 2 \(Expression\) has 84 train rows.*largest k possible is 84"
+    ):
         k_shot_split([e.label for e in data.train], len(data.test), 512, 13, names=data.labels)
 
 
@@ -98,13 +106,19 @@ def test_every_benchmark_task_reads_and_splits(name):
     task = TASKS[name]
     assert {e.label for e in data.train} == {e.label for e in data.test} == set(range(len(task.labels)))
     assert all((e.text_b is not None) == task.pair for e in (*data.train, *data.test))
-    split = k_shot_split([e.label for e in data.train], len(data.test), 16, 42, csv_style=task.csv_style, names=task.labels)
+    split = k_shot_split(
+        [e.label for e in data.train], len(data.test), 16, 42, csv_style=task.csv_style, names=task.labels
+    )
     assert len(split.train) == len(split.dev) == 16 * len(task.labels)
     assert split.test == tuple(range(len(data.test)))
 
 
 @settings(deadline=None, max_examples=60)
-@given(labels=st.lists(st.integers(0, 3), min_size=4, max_size=120), k=st.integers(1, 6), seed=st.integers(0, 2**32 - 1))
+@given(
+    labels=st.lists(st.integers(0, 3), min_size=4, max_size=120),
+    k=st.integers(1, 6),
+    seed=st.integers(0, 2**32 - 1),
+)
 def test_train_and_dev_are_disjoint_and_balanced(labels, k, seed):
     counts = {label: labels.count(label) for label in labels}
     if min(counts.values()) < k:

@@ -52,14 +52,23 @@ def check_batches(model: nn.Module, together: Batch, alone: Sequence[Batch]) -> 
     if difference > TOLERANCE.get(logits.dtype, 1e-2):
         culprit = _first_difference(model, together, alone[worst], worst)
         line = f"a text's logits depend on the rest of its batch or its padding ({difference:.1e}), from {culprit} on: its kernel is "
-        return Finding("batch", "fault", line + "not defined; mend or replace the module", details | {"module": culprit}), True
+        return Finding(
+            "batch", "fault", line + "not defined; mend or replace the module", details | {"module": culprit}
+        ), True
     mixing = [_shown(name, module) for name, module in model.named_modules() if _mixes_in_training(module)]
     if mixing:
         line = f"{some(mixing)} mixes the texts of a batch in training: fine-tuning would not follow the kernel; replace or freeze it"
         return Finding("batch", "fault", line, details | {"module": mixing[0]}), True
     if len(alone) == 1:
-        return Finding("batch", "note", "a single text does not show whether a batch matters; give several"), True
-    return Finding("batch", "fine", f"logits do not depend on the rest of the batch or its padding (to {difference:.1e})", details), True
+        return Finding(
+            "batch", "note", "a single text does not show whether a batch matters; give several"
+        ), True
+    return Finding(
+        "batch",
+        "fine",
+        f"logits do not depend on the rest of the batch or its padding (to {difference:.1e})",
+        details,
+    ), True
 
 
 def _logits(model: nn.Module, batch: Batch) -> Tensor:
@@ -77,7 +86,9 @@ class Calls:
     """What went into and came out of every module in one pass, and the modules in the order in which they ended: inner first."""
 
     found: dict[nn.Module, list[tuple[list[Tensor], list[Tensor]]]] = field(default_factory=dict)
-    running: list[nn.Module] = field(default_factory=list)  # where an error is raised: the ones that did not end
+    running: list[nn.Module] = field(
+        default_factory=list
+    )  # where an error is raised: the ones that did not end
     error: Exception | None = None
 
 
@@ -103,7 +114,11 @@ def _calls(model: nn.Module, batch: Batch) -> Calls:
 
 
 def _floats(values: Any) -> list[Tensor]:
-    return [each.detach() for each in tree_flatten(values)[0] if isinstance(each, Tensor) and each.is_floating_point()]
+    return [
+        each.detach()
+        for each in tree_flatten(values)[0]
+        if isinstance(each, Tensor) and each.is_floating_point()
+    ]
 
 
 def _refused(model: nn.Module, batches: Sequence[Batch], error: Exception) -> Finding:
@@ -113,11 +128,16 @@ def _refused(model: nn.Module, batches: Sequence[Batch], error: Exception) -> Fi
         calls = _calls(model, batch)
         if calls.error is not None:
             module = calls.running[-1]
-            culprit, what = _shown(names[module], module), "the texts together" if index == 0 else "a text alone"
+            culprit, what = (
+                _shown(names[module], module),
+                "the texts together" if index == 0 else "a text alone",
+            )
             reason = " ".join(str(calls.error).split())[:200]
             line = f"{culprit} cannot compute {what}: {reason}; replace the module"
             return Finding("batch", "fault", line, {"module": culprit})
-    return Finding("batch", "fault", f"the model fails: {' '.join(str(error).split())[:200]}; run it once more")
+    return Finding(
+        "batch", "fault", f"the model fails: {' '.join(str(error).split())[:200]}; run it once more"
+    )
 
 
 def _not_finite(model: nn.Module, batches: Sequence[Batch]) -> Finding:
@@ -130,7 +150,9 @@ def _not_finite(model: nn.Module, batches: Sequence[Batch]) -> Finding:
                     culprit = _shown(names[module], module)
                     line = f"the logits are not finite, from {culprit} on: try another dtype or attention implementation"
                     return Finding("logits", "fault", line, {"module": culprit})
-    return Finding("logits", "fault", "the logits are not finite: try another dtype or attention implementation")
+    return Finding(
+        "logits", "fault", "the logits are not finite: try another dtype or attention implementation"
+    )
 
 
 def _first_difference(model: nn.Module, together: Batch, alone: Batch, index: int) -> str:
@@ -139,7 +161,9 @@ def _first_difference(model: nn.Module, together: Batch, alone: Batch, index: in
     count = next(iter(together.values())).shape[0]
     names = {module: name for name, module in model.named_modules()}
     for module in whole:
-        for (inputs, outputs), (own_inputs, own_outputs) in zip(whole[module], single.get(module, []), strict=False):
+        for (inputs, outputs), (own_inputs, own_outputs) in zip(
+            whole[module], single.get(module, []), strict=False
+        ):
             if _agree(inputs, own_inputs, count, index) and not _agree(outputs, own_outputs, count, index):
                 return _shown(names[module], module)
     return "a module that could not be told"
@@ -155,6 +179,8 @@ def _agree(batch: Sequence[Tensor], single: Sequence[Tensor], count: int, index:
         part, alone = part[cut], alone[cut]
         finite = torch.isfinite(part) & torch.isfinite(alone)  # masks hold infinities
         part, alone = torch.where(finite, part, 0.0), torch.where(finite, alone, 0.0)
-        if alone.numel() and float((part - alone).abs().max()) > MODULE_TOLERANCE.get(alone.dtype, 1e-2) * float(alone.abs().max()):
+        if alone.numel() and float((part - alone).abs().max()) > MODULE_TOLERANCE.get(
+            alone.dtype, 1e-2
+        ) * float(alone.abs().max()):
             return False
     return True

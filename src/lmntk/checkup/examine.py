@@ -36,7 +36,9 @@ MOST = 200  # texts for ranks and accuracy
 BATCH = 32
 
 
-def examine(model: nn.Module, together: Batch, alone: Sequence[Batch], trainable: Mapping[str, nn.Parameter]) -> list[Finding]:
+def examine(
+    model: nn.Module, together: Batch, alone: Sequence[Batch], trainable: Mapping[str, nn.Parameter]
+) -> list[Finding]:
     """Returns what is found on any module from a batch to logits: coupled texts, ties, gradients, noise. It is left as it was.
 
     Args:
@@ -53,9 +55,13 @@ def examine(model: nn.Module, together: Batch, alone: Sequence[Batch], trainable
         return findings
     lengths = [next(iter(batch.values())).shape[1] for batch in alone]
     shortest = lengths.index(min(lengths))
-    longest = max(range(len(alone)), key=lambda index: (index != shortest, lengths[index]))  # another text wherever there is one
+    longest = max(
+        range(len(alone)), key=lambda index: (index != shortest, lengths[index])
+    )  # another text wherever there is one
     extremes = sorted({shortest, longest})
-    gradients, coverage = check_gradients(model, {name: tensor[extremes] for name, tensor in together.items()}, trainable)
+    gradients, coverage = check_gradients(
+        model, {name: tensor[extremes] for name, tensor in together.items()}, trainable
+    )
     findings += gradients
     if coverage is not None:
         findings.append(check_error(model, together, alone, trainable, coverage))
@@ -103,24 +109,47 @@ def check(
         raise UserError("texts: a task has texts of its own; give --task or --texts")
     known = None if task is None else get_task(task)
     if known is not None and data is None:
-        raise UserError(f"data: {known.name} needs the folder that holds {known.name}/test.jsonl.gz; give --data")
-    pretrained = load_pretrained(name, dtype, attention, needs_head=True if mode == "prompt" else None, **loading)
+        raise UserError(
+            f"data: {known.name} needs the folder that holds {known.name}/test.jsonl.gz; give --data"
+        )
+    pretrained = load_pretrained(
+        name, dtype, attention, needs_head=True if mode == "prompt" else None, **loading
+    )
     is_classifier = pretrained.kind == "classifier"
     given = [flag for flag, value in (("--template", template), ("--label-words", label_words)) if value]
     if given and (mode == "head" or is_classifier):
         reads = "a classifier reads its own head" if is_classifier else "head mode reads no prompt"
         raise UserError(f"{' and '.join(given)}: {reads}; leave the option out")
     findings = [_model_finding(pretrained, dtype)]
-    asked = _asked(pretrained, "head" if is_classifier else mode, template, label_words, label_words_reduce, known, data, texts)
+    asked = _asked(
+        pretrained,
+        "head" if is_classifier else mode,
+        template,
+        label_words,
+        label_words_reduce,
+        known,
+        data,
+        texts,
+    )
     findings += asked.findings
     encoded = [asked.encoder.encode(example) for example in asked.examples]
     model = _model(pretrained, asked, encoded, () if known is None else known.labels)
     labels = [example.label for example in asked.examples if example.label is not None]
-    has_baseline = (asked.mode == "prompt" or is_classifier) and asked.source != "bundled" and len(labels) == len(encoded)
+    has_baseline = (
+        (asked.mode == "prompt" or is_classifier)
+        and asked.source != "bundled"
+        and len(labels) == len(encoded)
+    )
     classes = 2 if getattr(model, "difference", False) else model.outputs
     if has_baseline and max(labels) >= classes:
-        advice = "use a classifier of these classes" if is_classifier else "give --label-words with a word for each class"
-        raise UserError(f"texts: a label is {max(labels)}, and there are {classes} classes (0 to {classes - 1}); {advice}")
+        advice = (
+            "use a classifier of these classes"
+            if is_classifier
+            else "give --label-words with a word for each class"
+        )
+        raise UserError(
+            f"texts: a label is {max(labels)}, and there are {classes} classes (0 to {classes - 1}); {advice}"
+        )
     try:
         trainable = (parameters or ParameterFilter()).select(model)
     except UserError as error:
@@ -128,16 +157,28 @@ def check(
             raise
         return [*findings, Finding("parameters", "fault", str(error).removeprefix("parameters: "))]
     few = [encoded[index] for index in _few([text.length for text in encoded])]
-    found = examine(model, collate(few, pretrained.pad_id), [collate([text], pretrained.pad_id) for text in few], trainable)
+    found = examine(
+        model,
+        collate(few, pretrained.pad_id),
+        [collate([text], pretrained.pad_id) for text in few],
+        trainable,
+    )
     findings += found
-    if not any(finding.check in ("coverage", "gradients") for finding in found):  # no logits to rank or to classify by
+    if not any(
+        finding.check in ("coverage", "gradients") for finding in found
+    ):  # no logits to rank or to classify by
         return findings
     batches, order = _batches(encoded, pretrained.pad_id)
     if isinstance(model, PromptModel) and not isinstance(asked.encoder, HeadEncoder):
         findings.append(check_label_words(model, batches, asked.encoder.labels, pretrained.tokenizer))
     if has_baseline and classes > 1:
         findings.append(
-            check_accuracy(model, batches, [labels[i] for i in order], "the model's own head" if is_classifier else "zero-shot")
+            check_accuracy(
+                model,
+                batches,
+                [labels[i] for i in order],
+                "the model's own head" if is_classifier else "zero-shot",
+            )
         )
     return findings
 
@@ -146,10 +187,17 @@ def _model_finding(pretrained: Pretrained, dtype: str) -> Finding:
     network = pretrained.network
     size = sum(parameter.numel() for parameter in network.parameters())
     kind = "classifier" if pretrained.kind == "classifier" else f"{pretrained.kind} language model"
-    line = f"{type(network).__name__}, a {kind} with {size:,} parameters" + (", an adapter's among them" if pretrained.adapter else "")
+    line = f"{type(network).__name__}, a {kind} with {size:,} parameters" + (
+        ", an adapter's among them" if pretrained.adapter else ""
+    )
     if pretrained.stored_dtype != dtype:
         line += f", stored in {pretrained.stored_dtype}, computed in {dtype}"
-    return Finding("model", "fine", line, {"kind": pretrained.kind, "entries": size, "fingerprint": pretrained.fingerprint})
+    return Finding(
+        "model",
+        "fine",
+        line,
+        {"kind": pretrained.kind, "entries": size, "fingerprint": pretrained.fingerprint},
+    )
 
 
 def _asked(
@@ -165,14 +213,20 @@ def _asked(
     """Returns the texts, the mode after a look at the label words, its encoder, and what there is to say about them."""
     examples, source = _examples(known, data, texts)
     findings: list[Finding] = []
-    prompts, words = PROMPTS["reviews"] if known is None or mode == "head" else (known.prompt(pretrained.reading(mode)), known.label_words)
+    prompts, words = (
+        PROMPTS["reviews"]
+        if known is None or mode == "head"
+        else (known.prompt(pretrained.reading(mode)), known.label_words)
+    )
     if mode == "prompt" and label_words is None:
         try:
             LabelWords.read(pretrained.tokenizer, words, reduce)
         except UserError as error:
             whose = "the default" if known is None else f"{known.name}'s"
             level: Level = "note" if known is None else "fault"
-            reason = str(error).split(": choose")[0].removeprefix("label word ")  # its advice is the line's own
+            reason = (
+                str(error).split(": choose")[0].removeprefix("label word ")
+            )  # its advice is the line's own
             line = f"{whose} {', '.join(words)} do not suit this model: {reason}; give --label-words; looked at in head mode instead"
             findings.append(Finding("label words", level, line, {"words": list(words)}))
             mode = "head"
@@ -191,8 +245,18 @@ def _asked(
             f"{' and '.join(repr(each) for each in written)} with {', '.join(given)}",
             {"templates": written, "words": [*given]},
         )
-    what = counted(len(examples), "bundled review" if source == "bundled" else "text") + ("" if source == "bundled" else f" of {source}")
-    findings.insert(0, Finding("input", "fine", f"{what}, {shown}", {"mode": mode, "texts": len(examples), "source": source, **details}))
+    what = counted(len(examples), "bundled review" if source == "bundled" else "text") + (
+        "" if source == "bundled" else f" of {source}"
+    )
+    findings.insert(
+        0,
+        Finding(
+            "input",
+            "fine",
+            f"{what}, {shown}",
+            {"mode": mode, "texts": len(examples), "source": source, **details},
+        ),
+    )
     return Asked(mode, examples, source, encoder, findings)
 
 
@@ -213,10 +277,14 @@ def _few(lengths: Sequence[int]) -> list[int]:
     return sorted(list(chosen)[:FEW])
 
 
-def _model(pretrained: Pretrained, asked: Asked, encoded: Sequence[EncodedText], names: Sequence[str]) -> LogitModel:
+def _model(
+    pretrained: Pretrained, asked: Asked, encoded: Sequence[EncodedText], names: Sequence[str]
+) -> LogitModel:
     network = pretrained.network
     if pretrained.kind == "classifier":
-        own = [str(label) for _, label in sorted(network.config.id2label.items(), key=lambda item: int(item[0]))]
+        own = [
+            str(label) for _, label in sorted(network.config.id2label.items(), key=lambda item: int(item[0]))
+        ]
         return own_head_model(pretrained, names or own, network.config.num_labels == 2)
     if not isinstance(asked.encoder, HeadEncoder):
         return prompt_model(pretrained, asked.encoder, asked.encoder.classes == 2)
@@ -230,4 +298,6 @@ def _model(pretrained: Pretrained, asked: Asked, encoded: Sequence[EncodedText],
 def _batches(encoded: Sequence[EncodedText], pad_id: int) -> tuple[list[Batch], list[int]]:
     """Returns batches of similar lengths, and the texts' order in them."""
     chosen = length_sorted_batches([text.length for text in encoded], BATCH)
-    return [collate([encoded[i] for i in part], pad_id) for part in chosen], [i for part in chosen for i in part]
+    return [collate([encoded[i] for i in part], pad_id) for part in chosen], [
+        i for part in chosen for i in part
+    ]

@@ -58,7 +58,9 @@ def some(names: Sequence[str], most: int = 3) -> str:
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", name), []).append(name)
-    shown = [group[0] if len(group) == 1 else f"{pattern} x {len(group)}" for pattern, group in groups.items()][:most]
+    shown = [
+        group[0] if len(group) == 1 else f"{pattern} x {len(group)}" for pattern, group in groups.items()
+    ][:most]
     rest = sum(len(group) for group in list(groups.values())[most:])
     return ", ".join(shown) + (f" and {rest} more" if rest else "")
 

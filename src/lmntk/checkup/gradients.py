@@ -23,7 +23,9 @@ FLOOR = {torch.float64: 1e-8, torch.float32: 1e-5}
 REPEATS = 2  # of a timing, of which the shortest counts
 
 
-def check_gradients(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter]) -> tuple[list[Finding], Coverage | None]:
+def check_gradients(
+    model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter]
+) -> tuple[list[Finding], Coverage | None]:
     """Returns what the captured gradients of a batch are like beside plain autograd, parameter by parameter.
 
     A parameter without a rule is a fault, for its gradient is right but costly; one whose module has a rule and is passed by (its
@@ -46,14 +48,29 @@ def check_gradients(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.P
         "batched": coverage.batched,
     }
     what = f"{counted(len(trainable), 'parameter')} with {size:,} entries"
-    line = f"{what}, all covered by rules" if not by_autograd else f"{what}, {covered} covered by rules, the others by plain autograd"
+    line = (
+        f"{what}, all covered by rules"
+        if not by_autograd
+        else f"{what}, {covered} covered by rules, the others by plain autograd"
+    )
     findings = [Finding("coverage", "fine", line, details)]
     if by_autograd:
         findings += _by_autograd(model, coverage, _cost(model, batch, trainable, coverage))
     if not coverage.batched:
-        reason = coverage.reason if " " in coverage.reason else f"{coverage.reason} runs without the batch axis"
-        findings.append(Finding("speed", "note", f"texts go one at a time, about three times as long: {reason}", {"reason": reason}))
-    line = f"the captured gradients agree with autograd to {coverage.worst:.1e} of a parameter's largest entry"
+        reason = (
+            coverage.reason if " " in coverage.reason else f"{coverage.reason} runs without the batch axis"
+        )
+        findings.append(
+            Finding(
+                "speed",
+                "note",
+                f"texts go one at a time, about three times as long: {reason}",
+                {"reason": reason},
+            )
+        )
+    line = (
+        f"the captured gradients agree with autograd to {coverage.worst:.1e} of a parameter's largest entry"
+    )
     findings.append(Finding("error", "fine", line, {"largest_relative_error": coverage.worst}))
     if coverage.unused:
         line = f"{counted(len(coverage.unused), 'parameter')} without influence on the logits: {some(coverage.unused)}"
@@ -67,7 +84,9 @@ def _by_autograd(model: nn.Module, coverage: Coverage, cost: float) -> list[Find
     owners = _owners(model)
     used = [name for name in coverage.fallback if name not in coverage.unused]
     classes = {name: sorted({type(module).__name__ for module in owners[name]}) for name in used}
-    without = {name: [type(module).__name__ for module in owners[name] if rule_of(module) is None] for name in used}
+    without = {
+        name: [type(module).__name__ for module in owners[name] if rule_of(module) is None] for name in used
+    }
     none = [name for name in used if without[name]]  # of a tied one, one use without a rule is enough
     classes |= {name: sorted(set(without[name])) for name in none}
     wrong = [name for name in coverage.wrong if name not in none]
@@ -75,7 +94,12 @@ def _by_autograd(model: nn.Module, coverage: Coverage, cost: float) -> list[Find
     long = f"which takes {cost:.1f} times as long"
     cases: list[tuple[list[str], Level, str, str]] = [
         (none, "fault", "no rule covers", f"right by plain autograd, {long}; register a rule for the module"),
-        (wrong, "fault", "the rule is wrong for", f"passed over for plain autograd, {long}; register a right rule for the module"),
+        (
+            wrong,
+            "fault",
+            "the rule is wrong for",
+            f"passed over for plain autograd, {long}; register a right rule for the module",
+        ),
         (past, "note", "not used by a call of its module:", f"right by plain autograd, {long}"),
     ]
     findings = []
@@ -84,7 +108,9 @@ def _by_autograd(model: nn.Module, coverage: Coverage, cost: float) -> list[Find
             shown = some([f"{name} ({', '.join(classes[name])})" for name in names])
             line = f"{begin} {shown}: {end}"
             modules = sorted({kind for name in names for kind in classes[name]})
-            findings.append(Finding("rules", level, line, {"names": names, "modules": modules, "times_as_long": cost}))
+            findings.append(
+                Finding("rules", level, line, {"names": names, "modules": modules, "times_as_long": cost})
+            )
     return findings
 
 
@@ -98,7 +124,10 @@ def _owners(model: nn.Module) -> dict[str, list[nn.Module]]:
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             owners[names[parameter]].append(module)
-    return {name: [module for module in found if next(module.children(), None) is None] or found for name, found in owners.items()}
+    return {
+        name: [module for module in found if next(module.children(), None) is None] or found
+        for name, found in owners.items()
+    }
 
 
 def _cost(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter], coverage: Coverage) -> float:
@@ -115,7 +144,11 @@ def _cost(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter],
 
 
 def check_error(
-    model: nn.Module, together: Batch, alone: Sequence[Batch], trainable: Mapping[str, nn.Parameter], coverage: Coverage
+    model: nn.Module,
+    together: Batch,
+    alone: Sequence[Batch],
+    trainable: Mapping[str, nn.Parameter],
+    coverage: Coverage,
 ) -> Finding:
     """Returns how far each text's gradient, captured as kernels capture it, is from autograd's of the text alone, in relative 2-norm.
 
@@ -129,7 +162,9 @@ def check_error(
         norms, apart = {}, {}
         for name, reference in autograd_gradients(model, batch, trainable).items():
             one, index = (tangents[0], text) if coverage.batched else (tangents[text], 0)
-            found = one.factors[name].gradients(trainable[name].shape)[:, index] if name in one.factors else None
+            found = (
+                one.factors[name].gradients(trainable[name].shape)[:, index] if name in one.factors else None
+            )
             if reference is None and found is None:
                 continue
             expected = torch.zeros_like(found) if reference is None and found is not None else reference
@@ -140,24 +175,49 @@ def check_error(
         whole_errors.append(_norm(apart) / size if size else _norm(apart))
         for name, error in apart.items():
             relative = error / max(norms[name], floor * size / tolerance) if size else error
-            parameter_errors[name] = relative if not relative <= parameter_errors[name] else parameter_errors[name]
+            parameter_errors[name] = (
+                relative if not relative <= parameter_errors[name] else parameter_errors[name]
+            )
     wrong = [name for name, error in parameter_errors.items() if not error <= tolerance]
-    worst = max(whole_errors) if all(error <= tolerance for error in whole_errors) else next(e for e in whole_errors if not e <= tolerance)
-    details = {"relative_errors": whole_errors, "by_parameter": {name: parameter_errors[name] for name in wrong}}
+    worst = (
+        max(whole_errors)
+        if all(error <= tolerance for error in whole_errors)
+        else next(e for e in whole_errors if not e <= tolerance)
+    )
+    details = {
+        "relative_errors": whole_errors,
+        "by_parameter": {name: parameter_errors[name] for name in wrong},
+    }
     texts = counted(len(alone), "text")
     if not wrong and worst <= tolerance:
-        return Finding("gradients", "fine", f"whole gradients of {texts} agree with autograd to {worst:.1e} (relative 2-norm)", details)
+        return Finding(
+            "gradients",
+            "fine",
+            f"whole gradients of {texts} agree with autograd to {worst:.1e} (relative 2-norm)",
+            details,
+        )
     largest = max((parameter_errors[name] for name in wrong), default=worst)
-    where = f", most in {some(sorted(wrong, key=lambda name: -parameter_errors[name]))} ({largest:.1e})" if wrong else ""
+    where = (
+        f", most in {some(sorted(wrong, key=lambda name: -parameter_errors[name]))} ({largest:.1e})"
+        if wrong
+        else ""
+    )
     line = f"gradients of {texts} differ from autograd by {worst:.1e} (relative 2-norm){where}: register a right rule for the module"
     return Finding("gradients", "fault", line, details)
 
 
 def _captured(
-    model: nn.Module, together: Batch, alone: Sequence[Batch], trainable: Mapping[str, nn.Parameter], coverage: Coverage
+    model: nn.Module,
+    together: Batch,
+    alone: Sequence[Batch],
+    trainable: Mapping[str, nn.Parameter],
+    coverage: Coverage,
 ) -> list[Tangents]:
     """Returns the texts' factors: of one batch where the model keeps the texts in it apart, else one by one."""
-    return [capture(model, batch, trainable, coverage.fallback) for batch in ([together] if coverage.batched else alone)]
+    return [
+        capture(model, batch, trainable, coverage.fallback)
+        for batch in ([together] if coverage.batched else alone)
+    ]
 
 
 def _norm(parts: Mapping[str, float]) -> float:
@@ -165,7 +225,11 @@ def _norm(parts: Mapping[str, float]) -> float:
 
 
 def check_noise(
-    model: nn.Module, together: Batch, alone: Sequence[Batch], trainable: Mapping[str, nn.Parameter], coverage: Coverage
+    model: nn.Module,
+    together: Batch,
+    alone: Sequence[Batch],
+    trainable: Mapping[str, nn.Parameter],
+    coverage: Coverage,
 ) -> Finding:
     """Returns how many coordinates have a gradient that is rounding noise in all texts, and where."""
     masks = noise_coordinates(_captured(model, together, alone, trainable, coverage))

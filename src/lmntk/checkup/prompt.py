@@ -17,7 +17,9 @@ LIKELIEST = 5
 LATE = 10  # a word behind the first tenth of the vocabulary is hardly expected
 
 
-def check_label_words(model: PromptModel, batches: Sequence[Batch], labels: LabelWords, tokenizer: Any) -> Finding:
+def check_label_words(
+    model: PromptModel, batches: Sequence[Batch], labels: LabelWords, tokenizer: Any
+) -> Finding:
     """Returns each label token's rank among the vocabulary and its probability, where the word is predicted, in the first template.
 
     The rank of a text is one more than the number of tokens that are likelier; of the texts' ranks it is the median, the lower one
@@ -36,11 +38,26 @@ def check_label_words(model: PromptModel, batches: Sequence[Batch], labels: Labe
     tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(labels.ids))]
     words = []
     for index, (token, rank) in enumerate(zip(tokens, medians, strict=True)):
-        classes = [index] if labels.weights is None else [c for c, row in enumerate(labels.weights) if row[index] != 0]
+        classes = (
+            [index]
+            if labels.weights is None
+            else [c for c, row in enumerate(labels.weights) if row[index] != 0]
+        )
         probability = float(means[labels.ids[index]])
-        words.append({"token": token, "id": labels.ids[index], "classes": classes, "median_rank": rank, "mean_probability": probability})
+        words.append(
+            {
+                "token": token,
+                "id": labels.ids[index],
+                "classes": classes,
+                "median_rank": rank,
+                "mean_probability": probability,
+            }
+        )
     vocabulary = len(means)
-    top = [str(token) for token in tokenizer.convert_ids_to_tokens(means.topk(min(LIKELIEST, vocabulary)).indices.tolist())]
+    top = [
+        str(token)
+        for token in tokenizer.convert_ids_to_tokens(means.topk(min(LIKELIEST, vocabulary)).indices.tolist())
+    ]
     shown = ", ".join(f"{token!r} {rank:,}" for token, rank in zip(tokens, medians, strict=True))
     line = f"median rank among {vocabulary:,} tokens: {shown}; likeliest there: {', '.join(repr(token) for token in top)}"
     level: Level = "note" if max(medians) > max(vocabulary // LATE, LIKELIEST) else "fine"
@@ -65,5 +82,7 @@ def check_accuracy(model: LogitModel, batches: Sequence[Batch], labels: Sequence
     if model.outputs == 1:
         centred = (logits[:, 0] > logits[:, 0].median()).long()
         details["accuracy_with_the_median_as_threshold"] = score("accuracy", truth, centred.tolist())
-        line += f"; with the median as threshold {100 * details['accuracy_with_the_median_as_threshold']:.1f} %"
+        line += (
+            f"; with the median as threshold {100 * details['accuracy_with_the_median_as_threshold']:.1f} %"
+        )
     return Finding("accuracy", "fine", line, details)

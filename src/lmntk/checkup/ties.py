@@ -29,7 +29,11 @@ def check_ties(model: nn.Module, trainable: Mapping[str, nn.Parameter]) -> list[
     if tied:
         line = f"{_shown(tied, ' = ')}: counted once, with the gradients of all uses"
         findings.append(Finding("ties", "fine", line, {"tied": tied}))
-    doubled = [[names[one][0], names[other][0]] for one, other in _equal(list(trainable.values())) if one in names and other in names]
+    doubled = [
+        [names[one][0], names[other][0]]
+        for one, other in _equal(list(trainable.values()))
+        if one in names and other in names
+    ]
     if doubled:
         line = f"{_shown(doubled, ' and ')} hold the same values and are two parameters: tie them, or their gradient is split in two"
         findings.append(Finding("ties", "fault", line, {"doubled": doubled}))
@@ -64,7 +68,9 @@ def _apart(network: Any, names: Mapping[nn.Parameter, list[str]]) -> list[Findin
         return []
     weight: Any = getattr(head, "weight", None)
     table: Any = getattr(network.get_input_embeddings(), "weight", None)
-    if weight not in names or table not in names or weight is table:  # an adapter's layers have their weights further inside
+    if (
+        weight not in names or table not in names or weight is table
+    ):  # an adapter's layers have their weights further inside
         return []
     first, second = names[table][0], names[weight][0]
     line = f"the configuration ties {second} to {first}, and they are two parameters: tie them, or set tie_word_embeddings to false"

@@ -72,13 +72,18 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print("lmntk: the disk is full; make room and run the same command again: what is finished is kept", file=sys.stderr)
+        print(
+            "lmntk: the disk is full; make room and run the same command again: what is finished is kept",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("lmntk: interrupted; run the same command again to resume", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        if hasattr(error, "exit_code") and hasattr(error, "show"):  # a usage error of the command line's parser
+        if hasattr(error, "exit_code") and hasattr(
+            error, "show"
+        ):  # a usage error of the command line's parser
             error.show()
             sys.exit(error.exit_code)
         raise

@@ -8,16 +8,30 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from lmntk.runs.store import Cell
+from lmntk.runs.store import Split
 
 
 class Bars(AbstractContextManager["Bars"]):
-    """Progress bars with the time left: one over the cells, one over the work at hand."""
+    """Progress bars with the time left: one over the splits, one over the work at hand."""
 
     def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         self._bars = Progress(*columns, console=console, transient=True)
         self._console = console
         self._cells: TaskID | None = None
@@ -27,16 +41,21 @@ class Bars(AbstractContextManager["Bars"]):
     def __enter__(self) -> Bars:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bars.live.is_started:
             self._bars.stop()
 
-    def start(self, cells: int, finished: int) -> None:
-        """Shows the cells' bar."""
+    def start(self, splits: int, finished: int) -> None:
+        """Shows the splits' bar."""
         self._bars.start()
-        self._cells = self._bars.add_task("cells", total=cells, completed=finished)
+        self._cells = self._bars.add_task("splits", total=splits, completed=finished)
         if finished:
-            self._console.print(f"{finished} of {cells} cells were finished before and are not computed again", highlight=False)
+            self._console.print(
+                f"{finished} of {splits} splits were finished before and are not computed again",
+                highlight=False,
+            )
 
     def work(self, description: str, total: float | None) -> None:
         """Shows a new bar for the work at hand."""
@@ -50,12 +69,15 @@ class Bars(AbstractContextManager["Bars"]):
         if self._work is not None:
             self._bars.advance(self._work, amount)
 
-    def finished(self, cell: Cell, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Prints a finished cell in one line and moves the cells' bar."""
+    def finished(self, split: Split, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Prints a finished split in one line and moves the splits' bar."""
         if self._cells is not None:
             self._bars.advance(self._cells)
-        shown = ", ".join(f"{row['method']} {'diverged' if row['test'] is None else format(100 * row['test'], '.1f')}" for row in rows)
-        self._console.print(f"{cell.name}: {shown}", highlight=False)
+        shown = ", ".join(
+            f"{row['method']} {'diverged' if row['test'] is None else format(100 * row['test'], '.1f')}"
+            for row in rows
+        )
+        self._console.print(f"{split.name}: {shown}", highlight=False)
 
     def note(self, line: str) -> None:
         """Prints a line, once."""

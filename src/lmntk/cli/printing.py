@@ -64,7 +64,11 @@ def print_verdicts(found: dict[str, Any]) -> None:
             value = "-" if test["value"] is None else f"{test['value']:.2f}"
             bound = f"{'below' if test['name'] == 'fixed features' else 'at least'} {test['threshold']:g}"
             print(f"  {test['name']:<15}{value:>6}  ({bound}): {PASSED[test['passed']]}")
-        numbers = [f"{title} {one['numbers'][name]:.3g}" for name, title in SHOWN.items() if one["numbers"].get(name) is not None]
+        numbers = [
+            f"{title} {one['numbers'][name]:.3g}"
+            for name, title in SHOWN.items()
+            if one["numbers"].get(name) is not None
+        ]
         print_wrapped(f"  {', '.join(numbers)}", 2)
     for one in found["comparisons"]:
         print_wrapped(f"{one['title']}, k = {one['k']}, {one['mode']}: {one['sentence']}", 2)
@@ -72,7 +76,17 @@ def print_verdicts(found: dict[str, Any]) -> None:
 
 def print_written(folder: Path) -> None:
     """Prints what a run left in its folder."""
-    names = ("report.html", "verdicts.json", "results.csv", "summary.md", "kernels", "finetuning", "diagnosis", "models", "predictions")
+    names = (
+        "report.html",
+        "verdicts.json",
+        "results.csv",
+        "summary.md",
+        "kernels",
+        "finetuning",
+        "diagnosis",
+        "models",
+        "predictions",
+    )
     print(f"Written to {folder}: {', '.join(name for name in names if (folder / name).exists())}")
 
 
@@ -83,7 +97,9 @@ def print_wrapped(line: str, indent: int) -> None:
         import textwrap
 
         width = max(shutil.get_terminal_size().columns, 4 * indent)
-        line = textwrap.fill(line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+        line = textwrap.fill(
+            line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        )
     print(line)
 
 

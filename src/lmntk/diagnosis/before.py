@@ -17,7 +17,7 @@ from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.kernel import Kernel
 from lmntk.models.logit_model import LogitModel
 from lmntk.solvers.inputs import Array
-from lmntk.solvers.outcome import Outcome, solve_cell, usual_solver
+from lmntk.solvers.outcome import Outcome, solve_split, usual_solver
 from lmntk.tangents.capture import capture
 
 SIDES = ("train", "dev", "test")
@@ -31,9 +31,17 @@ class Before:
     kernels: Kernels
     logits: Mapping[str, Array]
 
-    def solve(self, labels: Mapping[str, Sequence[int]], metric: str, formula: str = "sgd", solver: str | None = None) -> Outcome:
+    def solve(
+        self,
+        labels: Mapping[str, Sequence[int]],
+        metric: str,
+        formula: str = "sgd",
+        solver: str | None = None,
+    ) -> Outcome:
         """Returns a kernel's solution, its setting chosen on dev; by default by the formula's usual solver."""
-        return solve_cell(self.kernels, self.logits, labels, metric, formula, solver or usual_solver(formula))
+        return solve_split(
+            self.kernels, self.logits, labels, metric, formula, solver or usual_solver(formula)
+        )
 
 
 def look_before(
@@ -53,16 +61,22 @@ def look_before(
     settings = replace(settings or Settings(), grouping=readable_groups(model))
     if isinstance(model, LogitModel) and all(examples[side].texts is not None for side in SIDES):
         texts = {side: examples[side].texts or () for side in SIDES}
-        streamed = stream_sgd(model, texts, [("train", side) for side in SIDES], trainable, examples["train"].pad_id, settings)
+        streamed = stream_sgd(
+            model, texts, [("train", side) for side in SIDES], trainable, examples["train"].pad_id, settings
+        )
         for side in SIDES:
             given[side, "sgd"] = as_kernels(streamed.kernels["train", side], ["sgd"], True, {})["sgd"]
         return Before(given, {side: streamed.logits[side].numpy() for side in SIDES})
     panels, orders, logits = {}, {}, {}
     for side in SIDES:
         chosen, coverage = fitted(model, examples[side], trainable)
-        panels[side] = Panel([capture(model, batch, trainable, coverage.fallback) for _, batch in chosen.on(device_of(model))])
+        panels[side] = Panel(
+            [capture(model, batch, trainable, coverage.fallback) for _, batch in chosen.on(device_of(model))]
+        )
         orders[side] = torch.tensor([place for places in chosen.places for place in places]).argsort()
-        logits[side] = torch.cat([part.logits for part in panels[side].batches]).double().cpu()[orders[side]].numpy()
+        logits[side] = (
+            torch.cat([part.logits for part in panels[side].batches]).double().cpu()[orders[side]].numpy()
+        )
     for side in SIDES:
         found = gram(panels["train"], panels[side], ["sgd"], settings.grouping)["sgd"]
         ordered = {name: part.cpu()[orders["train"]][:, :, orders[side]] for name, part in found.items()}

@@ -58,7 +58,9 @@ def load_finetuned(path: Path, pretrained: Pretrained, model: LogitModel) -> dic
         )
     _check_tokenizer(place, pretrained)
     with torch.random.fork_rng(devices=[]):
-        network = _network(place, pretrained, None if isinstance(model, ClassifierModel) else isinstance(model, PromptModel))
+        network = _network(
+            place, pretrained, None if isinstance(model, ClassifierModel) else isinstance(model, PromptModel)
+        )
     own = [name for name, _ in model.named_parameters() if not name.startswith("network.")]
     if own:
         raise UserError(
@@ -86,7 +88,9 @@ def _of_file(path: Path) -> dict[str, Tensor]:
     try:
         found: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"finetuned: {str(path)!r} is not a readable safetensors file; give one, or a checkpoint's folder") from error
+        raise UserError(
+            f"finetuned: {str(path)!r} is not a readable safetensors file; give one, or a checkpoint's folder"
+        ) from error
     return found
 
 
@@ -110,7 +114,9 @@ def _network(place: Place, pretrained: Pretrained, needs_head: bool | None) -> n
         from lmntk.models.hub import locate
 
         base = locate(pretrained.name, pretrained.revision)
-    network, _, _ = Checkpoint(pretrained.name, base, adapter).load(dtype, attention, pretrained.kind, needs_head)
+    network, _, _ = Checkpoint(pretrained.name, base, adapter).load(
+        dtype, attention, pretrained.kind, needs_head
+    )
     return _merged(without_wrapper(network))
 
 
@@ -130,13 +136,21 @@ def _merged(network: nn.Module) -> nn.Module:
     return network
 
 
-def _named(found: Mapping[str, Tensor], model: LogitModel, pretrained: Pretrained, shown: str) -> tuple[dict[str, Tensor], str]:
+def _named(
+    found: Mapping[str, Tensor], model: LogitModel, pretrained: Pretrained, shown: str
+) -> tuple[dict[str, Tensor], str]:
     """Returns the weights by the model's own names, and what is wrong if one weight of the model has two values; the first is taken."""
     named = dict(model.named_parameters())
     own = {id(parameter): name for name, parameter in named.items()}
     places = {name: own[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
-    inside = {name: own[id(p)] for name, p in pretrained.network.named_parameters(remove_duplicate=False) if id(p) in own}
-    outside = {name for name, p in pretrained.network.named_parameters(remove_duplicate=False) if id(p) not in own}
+    inside = {
+        name: own[id(p)]
+        for name, p in pretrained.network.named_parameters(remove_duplicate=False)
+        if id(p) in own
+    }
+    outside = {
+        name for name, p in pretrained.network.named_parameters(remove_duplicate=False) if id(p) not in own
+    }
     weights: dict[str, Tensor] = {}
     from_name: dict[str, str] = {}
     apart = ""
@@ -165,7 +179,9 @@ def _named(found: Mapping[str, Tensor], model: LogitModel, pretrained: Pretraine
             weights[place] = value.clone()
             from_name[place] = name
     if not weights:
-        raise UserError(f"finetuned: {shown!r} has none of the parameters of {pretrained.name!r}; give weights of this model")
+        raise UserError(
+            f"finetuned: {shown!r} has none of the parameters of {pretrained.name!r}; give weights of this model"
+        )
     return weights, apart
 
 
@@ -178,7 +194,9 @@ def _check_tokenizer(place: Place, pretrained: Pretrained) -> None:
     from lmntk.models.checkpoint import loading
 
     with loading(f"finetuned: cannot load the tokenizer of {str(place.folder)!r}"):
-        found = AutoTokenizer.from_pretrained(str(place.folder), local_files_only=True, trust_remote_code=False).get_vocab()
+        found = AutoTokenizer.from_pretrained(
+            str(place.folder), local_files_only=True, trust_remote_code=False
+        ).get_vocab()
     own = pretrained.tokenizer.get_vocab()
     other = next((word for word in sorted({*found, *own}) if found.get(word) != own.get(word)), None)
     if other is not None:
@@ -188,7 +206,9 @@ def _check_tokenizer(place: Place, pretrained: Pretrained) -> None:
         )
 
 
-def _difference(network: Any, weights: Mapping[str, Tensor], model: LogitModel, pretrained: Pretrained) -> str:
+def _difference(
+    network: Any, weights: Mapping[str, Tensor], model: LogitModel, pretrained: Pretrained
+) -> str:
     """Returns why a network computes something else than the base at its weights, though names and shapes are the same; or nothing."""
     base = pretrained.network
     device = next(base.parameters()).device
@@ -203,6 +223,13 @@ def _difference(network: Any, weights: Mapping[str, Tensor], model: LogitModel, 
     largest = float((there - here).abs().max()) if there.shape == here.shape else float("inf")
     if largest <= TOLERANCE.get(here.dtype, 1e-2) * float(here.abs().max()):
         return ""
-    first, second = ({name: value for name, value in each.config.to_dict().items() if name not in BOOKKEEPING} for each in (network, base))
+    first, second = (
+        {name: value for name, value in each.config.to_dict().items() if name not in BOOKKEEPING}
+        for each in (network, base)
+    )
     names = [name for name in sorted({*first, *second}) if first.get(name) != second.get(name)]
-    return f"its configuration has another {', '.join(names[:4])}" if names else "the same weights give other outputs"
+    return (
+        f"its configuration has another {', '.join(names[:4])}"
+        if names
+        else "the same weights give other outputs"
+    )

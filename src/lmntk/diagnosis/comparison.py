@@ -1,4 +1,4 @@
-"""Two fine-tunings of one cell, such as SignGD's and Adam's, whose early steps the theory takes for the same."""
+"""Two fine-tunings of one split, such as SignGD's and Adam's, whose early steps the theory takes for the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lmntk.errors import UserError
 
 @dataclass(frozen=True)
 class Seen:
-    """What two fine-tunings of one cell said of its test texts: their labels, and the classes of the first and of the second."""
+    """What two fine-tunings of one split said of its test texts: their labels, and the classes of the first and of the second."""
 
     metric: str
     labels: tuple[int, ...]
@@ -29,7 +29,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two fine-tunings side by side, of one cell or over the splits of a task.
+    """Two fine-tunings side by side, of one split or over the splits of a task.
 
     Attributes:
         first, second: their test metrics.
@@ -37,7 +37,7 @@ class Comparison:
         agreement: the share of test texts that both give the same class.
         differs: True when the metrics differ by more than twice the error.
         sentence: the same in words.
-        seen: of one cell, what its test texts were taken for, from which the error over splits is made; None over splits.
+        seen: of one split, what its test texts were taken for, from which the error over splits is made; None over splits.
     """
 
     first: float
@@ -54,24 +54,30 @@ class Comparison:
 
 
 def compare(first: Mapping[str, Any], second: Mapping[str, Any], labels: Sequence[int]) -> Comparison:
-    """Returns how two results of one cell compare, such as SignGD's and Adam's, each as ``finetuning/*.json`` has it.
+    """Returns how two results of one split compare, such as SignGD's and Adam's, each as ``finetuning/*.json`` has it.
 
     Args:
         first: with ``method``, ``metric``, ``test`` and ``predictions``.
-        second: the same, of the same cell.
+        second: the same, of the same split.
         labels: of the test texts.
 
     Raises:
-        UserError: results of different cells or metrics, or of a training that diverged.
+        UserError: results of different splits or metrics, or of a training that diverged.
     """
     for name in ("cell", "metric"):
         if first.get(name) != second.get(name):
-            raise UserError(f"compare: {name} {first.get(name)!r} and {second.get(name)!r} are not the same; give two results of one cell")
+            raise UserError(
+                f"compare: {name} {first.get(name)!r} and {second.get(name)!r} are not the same; give two results of one cell"
+            )
     for result in (first, second):
         if result.get("test") is None or len(result.get("predictions") or ()) != len(labels):
-            raise UserError(f"compare: {result.get('method')!r} has no predictions of these {len(labels)} test texts; did it diverge?")
+            raise UserError(
+                f"compare: {result.get('method')!r} has no predictions of these {len(labels)} test texts; did it diverge?"
+            )
     one, other = float(first["test"]), float(second["test"])
-    seen = Seen(str(first["metric"]), tuple(labels), tuple(first["predictions"]), tuple(second["predictions"]))
+    seen = Seen(
+        str(first["metric"]), tuple(labels), tuple(first["predictions"]), tuple(second["predictions"])
+    )
     error = standard_error(seen.metric, labels, seen.parts())
     agreement = float(np.mean(np.asarray(first["predictions"]) == np.asarray(second["predictions"])))
     differs = abs(one - other) > SURE * error
@@ -106,10 +112,14 @@ def over_splits(found: Sequence[Comparison], names: tuple[str, str]) -> Comparis
         return found[0]
     seen = [one.seen for one in found if one.seen is not None]
     if len(seen) < len(found):
-        raise UserError("compare: a mean over splits has no test texts of its own; give the comparison of each split")
+        raise UserError(
+            "compare: a mean over splits has no test texts of its own; give the comparison of each split"
+        )
     differences = np.array([one.first - one.second for one in found])
     first, second = (float(np.mean([getattr(one, side) for one in found])) for side in ("first", "second"))
-    error = error_over_splits(seen[0].metric, differences, [one.labels for one in seen], [one.parts() for one in seen])
+    error = error_over_splits(
+        seen[0].metric, differences, [one.labels for one in seen], [one.parts() for one in seen]
+    )
     agreement = float(np.mean([one.agreement for one in found]))
     differs = bool(abs(differences.mean()) > SURE * error)
     relation = "more than" if differs else "within"

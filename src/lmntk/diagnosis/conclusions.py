@@ -17,20 +17,30 @@ ENDING = "ending"  # of a method's name: which of the weights were trained, and 
 
 
 def conclude(
-    diagnoses: Sequence[Mapping[str, Any]], comparisons: Sequence[tuple[Mapping[str, Any], Comparison]], titles: Mapping[str, str]
+    diagnoses: Sequence[Mapping[str, Any]],
+    comparisons: Sequence[tuple[Mapping[str, Any], Comparison]],
+    titles: Mapping[str, str],
 ) -> dict[str, Any]:
     """Returns the verdicts with their tests and the numbers' means over the splits, and how SignGD compares with Adam, as plain data.
 
     Args:
         diagnoses: each as ``diagnosis/*.json`` has it.
-        comparisons: of SignGD and Adam, each with the ``task``, ``k`` and ``mode`` of its cell, and what the methods' names end in.
+        comparisons: of SignGD and Adam, each with the ``task``, ``k`` and ``mode`` of its split, and what the methods' names end in.
         titles: the tasks' names in print.
     """
     verdicts = []
     for group in _grouped(diagnoses, GROUP):
         head = {name: group[0][name] for name in GROUP}
         said = task_verdict(group).as_dict()
-        verdicts.append(head | {"title": titles.get(head["task"], head["task"]), "splits": len(group), **said, "numbers": _means(group)})
+        verdicts.append(
+            head
+            | {
+                "title": titles.get(head["task"], head["task"]),
+                "splits": len(group),
+                **said,
+                "numbers": _means(group),
+            }
+        )
     compared = []
     pairs = [dict(head) | {"found": found} for head, found in comparisons]
     for group in _grouped([{ENDING: "", **pair} for pair in pairs], (*GROUP[:3], ENDING)):
@@ -42,31 +52,33 @@ def conclude(
 
 
 def comparisons_in(
-    finetunings: Sequence[Mapping[str, Any]], cells: Mapping[str, Mapping[str, Any]]
+    finetunings: Sequence[Mapping[str, Any]], splits: Mapping[str, Mapping[str, Any]]
 ) -> list[tuple[Mapping[str, Any], Comparison]]:
-    """Returns SignGD's fine-tuning beside Adam's of the same weights in each cell where neither diverged, as ``conclude`` wants them.
+    """Returns SignGD's fine-tuning beside Adam's of the same weights in each split where neither diverged, as ``conclude`` wants them.
 
     Args:
         finetunings: each as ``finetuning/*.json`` has it.
-        cells: results by the cells' names, with the test labels.
+        splits: results by the splits' names, with the test labels.
     """
     ended = {(one["cell"], one["method"]): one for one in finetunings if one["test"] is not None}
     pairs: list[tuple[Mapping[str, Any], Comparison]] = []
     for (name, method), first in ended.items():
         ending = method.removeprefix(SIGNGD)
         second = ended.get((name, ADAMW + ending))
-        labels = cells.get(name, {}).get("test_labels") or ()
+        labels = splits.get(name, {}).get("test_labels") or ()
         if ending == method or second is None or first.get("metric") != second.get("metric"):
             continue
         if all(len(one.get("predictions") or ()) == len(labels) > 0 for one in (first, second)):
-            pairs.append(({**cells[name]["rows"][0], ENDING: ending}, compare(first, second, labels)))
+            pairs.append(({**splits[name]["rows"][0], ENDING: ending}, compare(first, second, labels)))
     return pairs
 
 
 def sentences(found: Mapping[str, Any]) -> list[str]:
     """Returns the verdicts and comparisons in a line each, for the summary."""
     lines = [f"{heading(one)}: **{one['verdict']}**. {_capital(one['reason'])}." for one in found["verdicts"]]
-    return lines + [f"{one['title']}, k = {one['k']}, {one['mode']}: {one['sentence']}." for one in found["comparisons"]]
+    return lines + [
+        f"{one['title']}, k = {one['k']}, {one['mode']}: {one['sentence']}." for one in found["comparisons"]
+    ]
 
 
 def heading(one: Mapping[str, Any]) -> str:
@@ -89,5 +101,8 @@ def _means(group: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """Returns each number's mean over the splits that have it, of those that the verdict is over: whose training ended."""
     group = [one for one in group if one["numbers"].get("fine_tuned") is not None] or group
     names = dict.fromkeys(name for one in group for name in one["numbers"])
-    values = {name: [one["numbers"][name] for one in group if one["numbers"].get(name) is not None] for name in names}
+    values = {
+        name: [one["numbers"][name] for one in group if one["numbers"].get(name) is not None]
+        for name in names
+    }
     return {name: float(np.mean(found)) if found else None for name, found in values.items()}

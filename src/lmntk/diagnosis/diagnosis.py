@@ -39,7 +39,7 @@ SHOWN_KERNEL = 64  # texts a side of the kernels that are kept for a picture
 class Diagnosis:
     """What ``lmntk diagnose`` writes; parts that are not known are None or empty."""
 
-    identity: Mapping[str, Any]  # cell, task, k, seed, mode, metric, method, formula
+    identity: Mapping[str, Any]  # split, task, k, seed, mode, metric, method, formula
     verdict: Verdict
     numbers: Mapping[str, float | None]
     trajectory: Sequence[Mapping[str, float]] = ()
@@ -63,7 +63,13 @@ class Diagnosis:
             "kernels": self.kernels,
             "versions": self.versions,
         }
-        head = {"format": FORMAT, "key": key, **self.identity, **self.verdict.as_dict(), "numbers": self.numbers}
+        head = {
+            "format": FORMAT,
+            "key": key,
+            **self.identity,
+            **self.verdict.as_dict(),
+            "numbers": self.numbers,
+        }
         found: dict[str, Any] = _plain(head | parts)
         return found
 
@@ -104,7 +110,7 @@ def diagnose(
         trajectory: (step, weights) along the training, in order; taken one at a time.
         other_mode: logits [m, c] of the test texts before training in the other mode, for its mean |chi|.
         diverged: why there are no weights.
-        identity: cell, task, k, seed, method; written as they are.
+        identity: split, task, k, seed, method; written as they are.
         settings: batch size, memory, scratch folder.
 
     Cost: the kernels; four forward passes a test text, beside that of its logits before training; 64 train texts' gradients three
@@ -121,9 +127,13 @@ def diagnose(
     missing = [side for side in SIDES if side not in examples or side not in labels]
     if missing:
         raise UserError(f"diagnose: there are no {missing[0]} texts with labels; give train, dev and test")
-    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad} if trainable is None else trainable
+    trainable = (
+        {n: p for n, p in model.named_parameters() if p.requires_grad} if trainable is None else trainable
+    )
     if not trainable:
-        raise UserError("diagnose: no parameter requires a gradient; name those that were trained in trainable")
+        raise UserError(
+            "diagnose: no parameter requires a gradient; name those that were trained in trainable"
+        )
     _, coverage = fitted(model, examples["train"], trainable)
     if not coverage.batched:
         examples = {side: part.alone() for side, part in examples.items()}
@@ -131,9 +141,16 @@ def diagnose(
     found = _Findings(model, examples, labels, trainable, metric, before, coverage, settings)
     absent = [side for side in SIDES if (side, formula) not in before.kernels]
     if absent:
-        raise UserError(f"diagnose: there is no {formula} kernel of the {absent[0]} texts; give all three, or solve the sgd kernel")
+        raise UserError(
+            f"diagnose: there is no {formula} kernel of the {absent[0]} texts; give all three, or solve the sgd kernel"
+        )
     numbers: dict[str, float | None] = found.before_training(training, mode, other_mode)
-    logits: dict[str, Any] = {"before": before.logits["test"], "fine_tuned": None, "linearized": None, "labels": list(labels["test"])}
+    logits: dict[str, Any] = {
+        "before": before.logits["test"],
+        "fine_tuned": None,
+        "linearized": None,
+        "labels": list(labels["test"]),
+    }
     classes: dict[str, Sequence[int] | None] = {"fine_tuned": None, "linearized": None}
     pictures = None
     if weights is not None and not diverged:
@@ -150,7 +167,9 @@ def diagnose(
         else:
             diverged = "the fine-tuned model's logits are not finite"
             logits["fine_tuned"] = logits["linearized"] = None
-    unsolved = f"all {len(labels['train'])} train texts are of one class" if len(set(labels["train"])) < 2 else ""
+    unsolved = (
+        f"all {len(labels['train'])} train texts are of one class" if len(set(labels["train"])) < 2 else ""
+    )
     evidence = Evidence(
         metric,
         labels["test"],
@@ -164,13 +183,24 @@ def diagnose(
         formula,
         unsolved,
     )
-    scored = {name: evidence.score(getattr(evidence, name)) for name in ("zero_shot", "fine_tuned", "kernel", "linearized")}
+    scored = {
+        name: evidence.score(getattr(evidence, name))
+        for name in ("zero_shot", "fine_tuned", "kernel", "linearized")
+    }
     numbers = scored | numbers
     steps, curves = found.along(trajectory, None if diverged else weights, training)
-    spread = None if unsolved else spectrum(before.kernels["train", "sgd"].values, labels["train"])  # against labels that differ
+    spread = (
+        None if unsolved else spectrum(before.kernels["train", "sgd"].values, labels["train"])
+    )  # against labels that differ
     emulation = found.emulation(training, curves)
-    numbers |= {name: None if spread is None else getattr(spread, name) for name in ("target_alignment", "effective_rank")}
-    numbers |= {f"emulation_{name}": None if emulation is None else emulation[name] for name in ("error", "move_error")}
+    numbers |= {
+        name: None if spread is None else getattr(spread, name)
+        for name in ("target_alignment", "effective_rank")
+    }
+    numbers |= {
+        f"emulation_{name}": None if emulation is None else emulation[name]
+        for name in ("error", "move_error")
+    }
     return Diagnosis(
         identity={**(identity or {}), "mode": mode, "metric": metric, "formula": formula},
         verdict=decide(evidence),
@@ -179,7 +209,9 @@ def diagnose(
         logits=logits,
         predictions={name: getattr(evidence, name) for name in scored},
         emulation=emulation,
-        spectrum=None if spread is None else {"eigenvalues": spread.eigenvalues, "alignment": spread.alignment},
+        spectrum=None
+        if spread is None
+        else {"eigenvalues": spread.eigenvalues, "alignment": spread.alignment},
         groups=found.groups(),
         kernels=pictures,
     )
@@ -198,13 +230,19 @@ class _Findings:
     coverage: Coverage
     settings: Settings
 
-    def before_training(self, training: Training | None, mode: str, other_mode: Array | None) -> dict[str, float | None]:
+    def before_training(
+        self, training: Training | None, mode: str, other_mode: Array | None
+    ) -> dict[str, float | None]:
         """Returns chi and the stable rates. Chi is that of the test texts: the linear probe was fitted to the train texts."""
         here, there = ("with", "without") if mode == "prompt" else ("without", "with")
         loss = "cross-entropy" if training is None else training.loss
         size = None if training is None else training.batch_size
-        is_descent = training is None or training.optimizer == "sgd"  # the steps of others are no gradients, nor their rates
-        rates = stable_rates(self.before.kernels["train", "sgd"].values, self.before.logits["train"], loss, size)
+        is_descent = (
+            training is None or training.optimizer == "sgd"
+        )  # the steps of others are no gradients, nor their rates
+        rates = stable_rates(
+            self.before.kernels["train", "sgd"].values, self.before.logits["train"], loss, size
+        )
         return {
             f"chi_{here}_prompt": mean_chi(self.before.logits["test"], self.labels["test"]),
             f"chi_{there}_prompt": None if other_mode is None else mean_chi(other_mode, self.labels["test"]),
@@ -219,8 +257,12 @@ class _Findings:
         chosen = _spread_over_classes(self.labels["train"], FEATURE_TEXTS)
         first, second = self._kernels(chosen, weights)
         moved = kernel_distance(first, second)
-        gradients = gradient_distance(self.model, self.examples["train"].choose(chosen), weights, self.trainable, self.coverage)
-        ordered = np.array(sorted(range(len(chosen)), key=lambda i: self.labels["train"][chosen[i]]))[:SHOWN_KERNEL]
+        gradients = gradient_distance(
+            self.model, self.examples["train"].choose(chosen), weights, self.trainable, self.coverage
+        )
+        ordered = np.array(sorted(range(len(chosen)), key=lambda i: self.labels["train"][chosen[i]]))[
+            :SHOWN_KERNEL
+        ]
         pictures = {
             "before": np.einsum("ncmc->nm", first)[np.ix_(ordered, ordered)],
             "after": np.einsum("ncmc->nm", second)[np.ix_(ordered, ordered)],
@@ -241,9 +283,13 @@ class _Findings:
 
     def _kernels(self, chosen: Sequence[int], weights: Mapping[str, Tensor]) -> tuple[Array, Array]:
         """Returns the sgd kernels of chosen train texts with themselves before and after."""
-        first = self.before.kernels["train", "sgd"].values[np.ix_(chosen, range(self._outputs), chosen, range(self._outputs))]
+        first = self.before.kernels["train", "sgd"].values[
+            np.ix_(chosen, range(self._outputs), chosen, range(self._outputs))
+        ]
         settings = replace(self.settings, grouping=None)
-        after = sgd_kernel(self.model, self.examples["train"].choose(chosen), self.trainable, settings, weights)
+        after = sgd_kernel(
+            self.model, self.examples["train"].choose(chosen), self.trainable, settings, weights
+        )
         return first, next(iter(after.values()))
 
     @property
@@ -251,7 +297,10 @@ class _Findings:
         return int(self.before.logits["train"].shape[1])
 
     def along(
-        self, trajectory: Iterable[tuple[int, Mapping[str, Tensor]]], weights: Mapping[str, Tensor] | None, training: Training | None
+        self,
+        trajectory: Iterable[tuple[int, Mapping[str, Tensor]]],
+        weights: Mapping[str, Tensor] | None,
+        training: Training | None,
     ) -> tuple[list[dict[str, float]], dict[int, Array]]:
         """Returns what is measured at each step, and the dev texts' real logits by step."""
         dev, start = self.examples["dev"], self.before.logits["dev"]
@@ -267,7 +316,9 @@ class _Findings:
             curves[step] = real
             linearized = linearized_logits(self.model, dev, there).after
             first, second = self._kernels(chosen, there)
-            gradients = gradient_distance(self.model, self.examples["train"].choose(chosen), there, self.trainable, self.coverage)
+            gradients = gradient_distance(
+                self.model, self.examples["train"].choose(chosen), there, self.trainable, self.coverage
+            )
             found.append(
                 {
                     "step": step,
@@ -301,13 +352,19 @@ class _Findings:
         if parts and set(parts) <= {grouping(name) for name in self.trainable}:
             return group_shares(parts)
         chosen = _spread_over_classes(self.labels["train"], FEATURE_TEXTS)
-        return shares_of(gradient_norms(self.model, self.examples["train"].choose(chosen), self.trainable, grouping, self.coverage))
+        return shares_of(
+            gradient_norms(
+                self.model, self.examples["train"].choose(chosen), self.trainable, grouping, self.coverage
+            )
+        )
 
 
 def _spread_over_classes(labels: Sequence[int], most: int) -> list[int]:
     """Returns at most so many places, in turn one of each class, in ascending order."""
     queues = {label: [i for i, each in enumerate(labels) if each == label] for label in sorted(set(labels))}
-    turns = sorted((turn, label, place) for label, places in queues.items() for turn, place in enumerate(places))
+    turns = sorted(
+        (turn, label, place) for label, places in queues.items() for turn, place in enumerate(places)
+    )
     return sorted(place for _, _, place in turns[:most])
 
 

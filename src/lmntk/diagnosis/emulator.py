@@ -24,7 +24,16 @@ import numpy as np
 
 from lmntk.diagnosis.chi import output_derivative
 from lmntk.errors import UserError
-from lmntk.solvers.inputs import Array, as_kernel, as_logits, as_train_kernel, encode_labels, flatten, symmetric_matrix, target_matrix
+from lmntk.solvers.inputs import (
+    Array,
+    as_kernel,
+    as_logits,
+    as_train_kernel,
+    encode_labels,
+    flatten,
+    symmetric_matrix,
+    target_matrix,
+)
 
 Loss = Literal["squared", "cross-entropy"]
 Decay = Literal["constant", "linear"]
@@ -79,7 +88,9 @@ class SquaredLossTraining:
         checked = as_train_kernel(kernel)
         self.shape = (checked.shape[0], checked.shape[1])
         off = as_logits(f0, self.shape, "f0") - as_logits(targets, self.shape, "the targets")
-        self.eigenvalues, self.vectors = np.linalg.eigh(symmetric_matrix(checked, "the emulator") / self.shape[0])
+        self.eigenvalues, self.vectors = np.linalg.eigh(
+            symmetric_matrix(checked, "the emulator") / self.shape[0]
+        )
         self.residual = self.vectors.T @ off.ravel()
 
     @classmethod
@@ -213,7 +224,9 @@ def sign_descend(
     kernel = as_train_kernel(kernel)
     n, c = kernel.shape[:2]
     if c != 1:
-        raise UserError(f"sign descent: its kernel describes one logit and one text a step, not {c} logits; fold two classes into one")
+        raise UserError(
+            f"sign descent: its kernel describes one logit and one text a step, not {c} logits; fold two classes into one"
+        )
     if len(order) < len(rates):
         raise UserError(f"{len(order)} texts for {len(rates)} steps; give one for each step")
     matrix, logits = flatten(kernel), as_logits(f0, (n, 1), "f0").copy()

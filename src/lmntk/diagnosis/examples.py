@@ -69,14 +69,20 @@ class Examples:
         """Returns the same examples, each in a batch of its own."""
         if self.texts is not None:
             return Examples.of_texts(self.texts, self.pad_id, 1)
-        parts = [_slice(batch, i, i + 1) for batch in self.batches for i in range(len(next(iter(batch.values()))))]
+        parts = [
+            _slice(batch, i, i + 1) for batch in self.batches for i in range(len(next(iter(batch.values()))))
+        ]
         return Examples(tuple(parts), tuple((place,) for places in self.places for place in places))
 
     def choose(self, wanted: Sequence[int]) -> Examples:
         """Returns the examples at these places of the user's order, in the order given."""
         if self.texts is not None:
             return Examples.of_texts([self.texts[i] for i in wanted], self.pad_id, max(map(len, self.places)))
-        at = {place: (batch, row) for batch, places in zip(self.batches, self.places, strict=True) for row, place in enumerate(places)}
+        at = {
+            place: (batch, row)
+            for batch, places in zip(self.batches, self.places, strict=True)
+            for row, place in enumerate(places)
+        }
         return Examples.of_batches([_slice(at[i][0], at[i][1], at[i][1] + 1) for i in wanted])
 
     def on(self, device: torch.device) -> Iterator[tuple[tuple[int, ...], dict[str, Tensor]]]:
@@ -96,7 +102,9 @@ class Examples:
         return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def fitted(model: nn.Module, examples: Examples, trainable: Mapping[str, nn.Parameter]) -> tuple[Examples, Coverage]:
+def fitted(
+    model: nn.Module, examples: Examples, trainable: Mapping[str, nn.Parameter]
+) -> tuple[Examples, Coverage]:
     """Returns the examples in batches that the model keeps apart, and how its gradients are captured; see ``check_coverage``."""
     coverage = check_coverage(model, examples.extremes(device_of(model)), trainable)
     return (examples if coverage.batched else examples.alone()), coverage

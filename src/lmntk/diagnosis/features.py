@@ -60,13 +60,17 @@ def kernel_distance(before: Array, after: Array) -> KernelDistance:
     """
     before, after = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if before.shape != after.shape or before.ndim != 4 or before.shape[:2] != before.shape[2:]:
-        raise UserError(f"kernels of the shapes {before.shape} and {after.shape} have no distance; give two [n, c, n, c] of the same texts")
+        raise UserError(
+            f"kernels of the shapes {before.shape} and {after.shape} have no distance; give two [n, c, n, c] of the same texts"
+        )
     n, c = before.shape[:2]
     first, second = before.reshape(n * c, n * c), after.reshape(n * c, n * c)
     sizes = np.sqrt(np.diag(first).clip(min=0))
     counted = np.abs(first) > SIZE_ZERO * np.outer(sizes, sizes)
     if not counted.any():
-        raise UserError("the kernel before fine-tuning is zero, so nothing can be said of how it moved; look at `lmntk check`")
+        raise UserError(
+            "the kernel before fine-tuning is zero, so nothing can be said of how it moved; look at `lmntk check`"
+        )
     ratios = np.abs(second - first)[counted] / np.abs(first)[counted]
     norms = float(np.linalg.norm(first)), float(np.linalg.norm(second))
     return KernelDistance(
@@ -138,7 +142,11 @@ def gradient_distance(
 
 
 def gradient_norms(
-    model: nn.Module, examples: Examples, trainable: Mapping[str, nn.Parameter], grouping: Grouping, coverage: Coverage | None = None
+    model: nn.Module,
+    examples: Examples,
+    trainable: Mapping[str, nn.Parameter],
+    grouping: Grouping,
+    coverage: Coverage | None = None,
 ) -> dict[str, float]:
     """Returns, by parameter group, sum_nc ||g_c(x_n)||^2: the trace of the group's sgd kernel, without the kernel.
 
@@ -162,14 +170,19 @@ def _own_products(left: Tangents, right: Tangents) -> Array:
     """Returns <g_c(x_n), g'_c(x_n)> [n, c] of each text with itself, by the same summation for any two sides."""
     products = np.zeros(tuple(left.logits.shape))
     for row in range(len(left)):
-        values = whole(gram(Panel([_text(left, row)]), Panel([_text(right, row)]), ["sgd"])["sgd"])[0, :, 0]  # (c, d)
+        values = whole(gram(Panel([_text(left, row)]), Panel([_text(right, row)]), ["sgd"])["sgd"])[
+            0, :, 0
+        ]  # (c, d)
         products[row] = values.diagonal().cpu().numpy()
     return products
 
 
 def _text(tangents: Tangents, row: int) -> Tangents:
     """Returns one text's tangents, views."""
-    return Tangents(tangents.logits[row : row + 1], {name: factors.of_example(row) for name, factors in tangents.factors.items()})
+    return Tangents(
+        tangents.logits[row : row + 1],
+        {name: factors.of_example(row) for name, factors in tangents.factors.items()},
+    )
 
 
 def stream_sgd(
@@ -186,11 +199,15 @@ def stream_sgd(
     """
     key = ""
     if settings.scratch is not None:
-        own = {name: buffer.tolist() for name, buffer in model.named_buffers(recurse=False)}  # label words, which no state has
+        own = {
+            name: buffer.tolist() for name, buffer in model.named_buffers(recurse=False)
+        }  # label words, which no state has
         reads = [type(model).__name__, own, model.difference, getattr(model, "kind", None)]
         shown = {name: [repr(text) for text in part] for name, part in texts.items()}
         cut = [sorted(trainable), settings.cut(), settings.drop_noise, settings.grouping is not None]
-        key = content_key(weights=fingerprint(model), reads=reads, texts=shown, pairs=pairs, cut=cut, pad_id=pad_id)
+        key = content_key(
+            weights=fingerprint(model), reads=reads, texts=shown, pairs=pairs, cut=cut, pad_id=pad_id
+        )
     streamed = stream_kernels(model, texts, pairs, ["sgd"], trainable, pad_id, settings, key=key)
     finish(settings, key)
     return streamed
@@ -210,10 +227,17 @@ def sgd_kernel(
     settings = settings or Settings()
     with at_weights(model, weights or {}):
         if examples.texts is not None and isinstance(model, LogitModel):
-            streamed = stream_sgd(model, {"all": examples.texts}, [("all", "all")], trainable, examples.pad_id, settings)
+            streamed = stream_sgd(
+                model, {"all": examples.texts}, [("all", "all")], trainable, examples.pad_id, settings
+            )
             return {name: part.numpy() for name, part in streamed.kernels["all", "all"]["sgd"].items()}
         examples, coverage = fitted(model, examples, trainable)
-        panel = Panel([capture(model, batch, trainable, coverage.fallback) for _, batch in examples.on(device_of(model))])
+        panel = Panel(
+            [
+                capture(model, batch, trainable, coverage.fallback)
+                for _, batch in examples.on(device_of(model))
+            ]
+        )
         order = torch.tensor([place for places in examples.places for place in places]).argsort()
         found = gram(panel, panel, ["sgd"], settings.grouping)["sgd"]
         return {name: part.cpu()[order][:, :, order].numpy() for name, part in found.items()}

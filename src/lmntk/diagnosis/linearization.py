@@ -33,8 +33,14 @@ def change_of(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
     change = {}
     for name, value in weights.items():
         if name not in parameters or parameters[name].shape != value.shape:
-            found = f"it there with {tuple(parameters[name].shape)}" if name in parameters else "no such parameter"
-            raise ModelError(f"the weights have {name!r} with {tuple(value.shape)}, and the model {found}; they are of another model")
+            found = (
+                f"it there with {tuple(parameters[name].shape)}"
+                if name in parameters
+                else "no such parameter"
+            )
+            raise ModelError(
+                f"the weights have {name!r} with {tuple(value.shape)}, and the model {found}; they are of another model"
+            )
         before = parameters[name].detach()
         wide = torch.promote_types(before.dtype, value.dtype)
         change[name] = (value.to(before.device, wide) - before.to(wide)).to(before.dtype)

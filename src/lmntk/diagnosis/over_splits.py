@@ -32,14 +32,20 @@ def task_verdict(diagnoses: Sequence[Mapping[str, Any]]) -> Verdict:
     for name in SAME:
         values = sorted({str(found.get(name)) for found in diagnoses})
         if len(values) > 1:
-            raise UserError(f"verdict: {name} is {values[0]} in one diagnosis and {values[1]} in another; give those of one task")
+            raise UserError(
+                f"verdict: {name} is {values[0]} in one diagnosis and {values[1]} in another; give those of one task"
+            )
     told = [found for found in diagnoses if found["numbers"].get("fine_tuned") is not None]
     lost = len(diagnoses) - len(told)
     note = f"; {lost} of {len(diagnoses)} splits are left out, for their training diverged" if lost else ""
     if len(told) < 2:
         (one,) = told or diagnoses[:1]
         tests = tuple(Test(**test) for test in one["tests"])
-        return Verdict(one["verdict"], one["reason"] + (note if told else f"; so in all {lost} splits" if lost > 1 else ""), tests)
+        return Verdict(
+            one["verdict"],
+            one["reason"] + (note if told else f"; so in all {lost} splits" if lost > 1 else ""),
+            tests,
+        )
     return concluded((_solves(told), _recovers(told), _fixed(told)), note)
 
 
@@ -55,7 +61,9 @@ def _error(values: Array) -> float:
 def _whole_error(margins: Array, told: Sequence[Mapping[str, Any]], parts: Parts) -> float:
     """Returns the standard error of a mean margin, over the splits and the test texts."""
     own = [[(weight, found["predictions"][name]) for weight, name in parts] for found in told]
-    return error_over_splits(str(told[0]["metric"]), margins, [found["logits"]["labels"] for found in told], own)
+    return error_over_splits(
+        str(told[0]["metric"]), margins, [found["logits"]["labels"] for found in told], own
+    )
 
 
 def _answer(margins: Array, error: float) -> bool | None:
@@ -77,7 +85,13 @@ def _solves(told: Sequence[Mapping[str, Any]]) -> Test:
         return Test("solves", None, SOLVES, None, why)
     kernel, fine_tuned = _numbers(told, "kernel"), _numbers(told, "fine_tuned")
     if kernel is None or fine_tuned is None or fine_tuned.mean() == 0:
-        return Test("solves", None, SOLVES, None, "the kernel was not solved in every split, or fine-tuning's metric is 0")
+        return Test(
+            "solves",
+            None,
+            SOLVES,
+            None,
+            "the kernel was not solved in every split, or fine-tuning's metric is 0",
+        )
     margins = kernel - SOLVES * fine_tuned
     error = _whole_error(margins, told, [(1.0, "kernel"), (-SOLVES, "fine_tuned")])
     share, passed = float(kernel.mean() / fine_tuned.mean()), _answer(margins, error)
@@ -87,7 +101,9 @@ def _solves(told: Sequence[Mapping[str, Any]]) -> Test:
 
 
 def _recovers(told: Sequence[Mapping[str, Any]]) -> Test:
-    zero_shot, fine_tuned, linearized = (_numbers(told, name) for name in ("zero_shot", "fine_tuned", "linearized"))
+    zero_shot, fine_tuned, linearized = (
+        _numbers(told, name) for name in ("zero_shot", "fine_tuned", "linearized")
+    )
     name = "linearization"
     if zero_shot is None or fine_tuned is None or linearized is None:
         return Test(name, None, RECOVERS, None, "there is no linearized model in every split")
@@ -99,9 +115,13 @@ def _recovers(told: Sequence[Mapping[str, Any]]) -> Test:
         return Test(name, None, RECOVERS, None, why)
     if gain.mean() < SURE * error:
         why = f"fine-tuning gained {100 * gain.mean():.1f} points over {len(told)} splits, {of}, within twice the error of "
-        return Test(name, None, RECOVERS, None, f"{why}{100 * error:.1f} points, so a share of it would mean nothing")
+        return Test(
+            name, None, RECOVERS, None, f"{why}{100 * error:.1f} points, so a share of it would mean nothing"
+        )
     margins = linearized - zero_shot - RECOVERS * gain
-    error = _whole_error(margins, told, [(1.0, "linearized"), (-RECOVERS, "fine_tuned"), (RECOVERS - 1.0, "zero_shot")])
+    error = _whole_error(
+        margins, told, [(1.0, "linearized"), (-RECOVERS, "fine_tuned"), (RECOVERS - 1.0, "zero_shot")]
+    )
     share, passed = float((linearized - zero_shot).mean() / gain.mean()), _answer(margins, error)
     said = f"the linearized model, at {100 * linearized.mean():.1f} %, recovers {100 * share:.1f} % of fine-tuning's mean gain {of}"
     return Test(name, share, RECOVERS, passed, said + _words(passed, error, f"{100 * RECOVERS:.0f} %"))
@@ -115,5 +135,17 @@ def _fixed(told: Sequence[Mapping[str, Any]]) -> Test:
     passed = _answer(FIXED - distance, _error(distance))
     said = f"the kernel's entries moved by {distance.mean():.2f} times their size on average over {len(told)} splits"
     if passed is None:
-        return Test(name, float(distance.mean()), FIXED, None, f"{said}, within the splits' error of {_error(distance):.2f} of {FIXED:.1f}")
-    return Test(name, float(distance.mean()), FIXED, passed, f"{said}, {'less than' if passed else 'not less than'} {FIXED:.1f}")
+        return Test(
+            name,
+            float(distance.mean()),
+            FIXED,
+            None,
+            f"{said}, within the splits' error of {_error(distance):.2f} of {FIXED:.1f}",
+        )
+    return Test(
+        name,
+        float(distance.mean()),
+        FIXED,
+        passed,
+        f"{said}, {'less than' if passed else 'not less than'} {FIXED:.1f}",
+    )

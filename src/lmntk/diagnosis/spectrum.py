@@ -63,7 +63,9 @@ def group_shares(groups: Mapping[str, Array]) -> dict[str, float]:
     Raises:
         UserError: no groups, or a kernel without a trace.
     """
-    return shares_of({name: float(np.einsum("ncnc->", as_train_kernel(values))) for name, values in groups.items()})
+    return shares_of(
+        {name: float(np.einsum("ncnc->", as_train_kernel(values))) for name, values in groups.items()}
+    )
 
 
 def shares_of(traces: Mapping[str, float]) -> dict[str, float]:
@@ -84,7 +86,12 @@ def readable_groups(model: nn.Module) -> Callable[[str], str]:
     Lookup tables, and what stands beside them under the name embeddings, are ``embeddings``; a name with a number is of that layer; the
     rest, the final norm among it, is ``head``. A decoder tied to the table goes with it.
     """
-    tables = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters(recurse=False)}
+    tables = {
+        id(p)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for p in module.parameters(recurse=False)
+    }
     places = {name: id(parameter) for name, parameter in model.named_parameters()}
 
     def group(name: str) -> str:

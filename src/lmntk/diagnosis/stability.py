@@ -35,7 +35,9 @@ class StableRates:
     every_minibatch: float
 
 
-def stable_rates(kernel: Array, f0: Array | None = None, loss: str = "squared", batch_size: int | None = None) -> StableRates:
+def stable_rates(
+    kernel: Array, f0: Array | None = None, loss: str = "squared", batch_size: int | None = None
+) -> StableRates:
     """Returns the largest stable learning rates that an sgd kernel [n, c, n, c] predicts.
 
     Args:
@@ -65,12 +67,16 @@ def stable_rates(kernel: Array, f0: Array | None = None, loss: str = "squared", 
         largest, local = 1.0, np.broadcast_to(np.eye(c), (n, c, c))
     elif loss == "cross-entropy":
         if f0 is None:
-            raise UserError("stable rates: the cross-entropy's curvature is at the pre-trained logits f0; pass them")
+            raise UserError(
+                "stable rates: the cross-entropy's curvature is at the pre-trained logits f0; pass them"
+            )
         largest, local = (0.25 if c == 1 else 0.5), _roots(as_logits(f0, (n, c), "f0"))
     else:
         raise UserError(f"loss: {loss!r} is not one of cross-entropy, squared")
     matrix = symmetric_matrix(kernel, "the stable rate")
-    curved = np.einsum("nab,nbmc,mcd->namd", local, matrix.reshape(n, c, n, c), local, optimize=True).reshape(n * c, n * c)
+    curved = np.einsum("nab,nbmc,mcd->namd", local, matrix.reshape(n, c, n, c), local, optimize=True).reshape(
+        n * c, n * c
+    )
     top = _largest_eigenvalue(matrix)
     blocks = np.sort(np.linalg.eigvalsh(kernel[np.arange(n), :, np.arange(n)])[:, -1])[::-1]
     return StableRates(

@@ -116,15 +116,28 @@ def emulate(
         return None
     train, other = kernels["train", formula].values, kernels[side, formula].values
     if formula == "asigngd":
-        if train.shape[1] != 1 or training.batches is None or any(len(batch) != 1 for batch in training.batches):
+        if (
+            train.shape[1] != 1
+            or training.batches is None
+            or any(len(batch) != 1 for batch in training.batches)
+        ):
             return None
         order = [batch[0] for batch in training.batches]
-        found = sign_descend(train, labels, f0["train"], training.rates, order, loss=training.loss, steps=steps)
+        found = sign_descend(
+            train, labels, f0["train"], training.rates, order, loss=training.loss, steps=steps
+        )
     elif training.loss == "squared" and training.batches is None and training.clip is None:
         found = SquaredLossTraining.of_labels(train, labels, f0["train"]).descent_at(training.rates, steps)
     else:
         found = descend(
-            train, labels, f0["train"], training.rates, loss=training.loss, steps=steps, batches=training.batches, clip=training.clip
+            train,
+            labels,
+            f0["train"],
+            training.rates,
+            loss=training.loss,
+            steps=steps,
+            batches=training.batches,
+            clip=training.clip,
         )
     return emulated_logits(found, other, f0[side])
 

@@ -26,14 +26,18 @@ def standard_error(metric: str, labels: Sequence[int], parts: Sequence[tuple[flo
     return error_of_mean(metric, labels, [parts])
 
 
-def error_of_mean(metric: str, labels: Sequence[int], splits: Sequence[Sequence[tuple[float, Sequence[int]]]]) -> float:
+def error_of_mean(
+    metric: str, labels: Sequence[int], splits: Sequence[Sequence[tuple[float, Sequence[int]]]]
+) -> float:
     """Returns ``standard_error`` of the mean over splits of the same weighted sum, of other predictions for the same test texts."""
     truth = np.asarray(labels)
     m, n = len(truth), len(splits)
     every = [(w / n, found) for parts in splits for w, found in parts]
     scores = sum((w * (np.asarray(found) == truth) for w, found in every), np.zeros(m))
     weights = [w for w, _ in splits[0]]
-    corners = np.array([sum(w for j, w in enumerate(weights) if case >> j & 1) for case in range(2 ** len(weights))])
+    corners = np.array(
+        [sum(w for j, w in enumerate(weights) if case >> j & 1) for case in range(2 ** len(weights))]
+    )
     share = PSEUDO_TEXTS / len(corners)
     total = m + PSEUDO_TEXTS
     mean = (scores.sum() + share * corners.sum()) / total
@@ -44,7 +48,10 @@ def error_of_mean(metric: str, labels: Sequence[int], splits: Sequence[Sequence[
 
 
 def error_over_splits(
-    metric: str, margins: Array, labels: Sequence[Sequence[int]], splits: Sequence[Sequence[tuple[float, Sequence[int]]]]
+    metric: str,
+    margins: Array,
+    labels: Sequence[Sequence[int]],
+    splits: Sequence[Sequence[tuple[float, Sequence[int]]]],
 ) -> float:
     """Returns the standard error of the mean over two splits or more of weighted sums of metrics, over the splits and the test texts.
 
@@ -60,7 +67,9 @@ def error_over_splits(
     spread = float(margins.std(ddof=1) / np.sqrt(len(margins)))
     if all(one == labels[0] for one in labels):
         return float(np.hypot(spread, error_of_mean(metric, labels[0], splits)))
-    each = [standard_error(metric, truth, some) / len(margins) for truth, some in zip(labels, splits, strict=True)]
+    each = [
+        standard_error(metric, truth, some) / len(margins) for truth, some in zip(labels, splits, strict=True)
+    ]
     return max(spread, float(np.linalg.norm(each)))
 
 

@@ -56,7 +56,11 @@ class Verdict:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain data."""
-        return {"verdict": self.verdict, "reason": self.reason, "tests": [asdict(test) for test in self.tests]}
+        return {
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "tests": [asdict(test) for test in self.tests],
+        }
 
 
 @dataclass(frozen=True)
@@ -102,25 +106,54 @@ def decide(evidence: Evidence) -> Verdict:
     """Returns the verdict on one fine-tuning."""
     tests = (_solves(evidence), _recovers(evidence), _fixed(evidence))
     if evidence.diverged and all(test.passed is not False for test in tests):
-        return Verdict("undecided", f"fine-tuning diverged, so there is nothing to compare the kernel with: {evidence.diverged}", tests)
+        return Verdict(
+            "undecided",
+            f"fine-tuning diverged, so there is nothing to compare the kernel with: {evidence.diverged}",
+            tests,
+        )
     return concluded(tests)
 
 
 def concluded(tests: tuple[Test, ...], note: str = "") -> Verdict:
     """Returns what tests come to, with the sentences of those that decide it, and a note at the end."""
-    failed, open_ones = [test for test in tests if test.passed is False], [test for test in tests if test.passed is None]
+    failed, open_ones = (
+        [test for test in tests if test.passed is False],
+        [test for test in tests if test.passed is None],
+    )
     verdict: Answer = "not" if failed else "undecided" if open_ones else "kernel-like"
-    return Verdict(verdict, f"{REASONS[verdict]}: {'; '.join(test.sentence for test in failed or open_ones or tests)}{note}", tests)
+    return Verdict(
+        verdict,
+        f"{REASONS[verdict]}: {'; '.join(test.sentence for test in failed or open_ones or tests)}{note}",
+        tests,
+    )
 
 
 def _solves(e: Evidence) -> Test:
     fine_tuned, kernel = e.score(e.fine_tuned), e.score(e.kernel)
     if fine_tuned is None or e.fine_tuned is None:
-        return Test("solves", None, SOLVES, None, "there is no fine-tuned model whose metric the kernel's could be held against")
+        return Test(
+            "solves",
+            None,
+            SOLVES,
+            None,
+            "there is no fine-tuned model whose metric the kernel's could be held against",
+        )
     if kernel is None or e.kernel is None:
-        return Test("solves", None, SOLVES, None, "the kernel was not solved" + (f": {e.unsolved}" if e.unsolved else ""))
+        return Test(
+            "solves",
+            None,
+            SOLVES,
+            None,
+            "the kernel was not solved" + (f": {e.unsolved}" if e.unsolved else ""),
+        )
     if fine_tuned == 0:
-        return Test("solves", None, SOLVES, None, f"fine-tuning's {e.metric} is 0, so the kernel's {_percent(kernel)} has no share of it")
+        return Test(
+            "solves",
+            None,
+            SOLVES,
+            None,
+            f"fine-tuning's {e.metric} is 0, so the kernel's {_percent(kernel)} has no share of it",
+        )
     share = kernel / fine_tuned
     error = e.error((1.0, e.kernel), (-SOLVES, e.fine_tuned))
     margin = kernel - SOLVES * fine_tuned
@@ -128,22 +161,42 @@ def _solves(e: Evidence) -> Test:
     if abs(margin) < NEAR * error:
         return Test("solves", share, SOLVES, None, f"{said}, and {_too_near(e, error, SOLVES)}")
     passed = margin >= 0
-    return Test("solves", share, SOLVES, passed, f"{said}, {'at least' if passed else 'less than'} {_percent(SOLVES, 0)}")
+    return Test(
+        "solves",
+        share,
+        SOLVES,
+        passed,
+        f"{said}, {'at least' if passed else 'less than'} {_percent(SOLVES, 0)}",
+    )
 
 
 def _recovers(e: Evidence) -> Test:
     zero_shot, fine_tuned, linearized = e.score(e.zero_shot), e.score(e.fine_tuned), e.score(e.linearized)
     name = "linearization"
-    if fine_tuned is None or linearized is None or zero_shot is None or e.fine_tuned is None or e.linearized is None:
+    if (
+        fine_tuned is None
+        or linearized is None
+        or zero_shot is None
+        or e.fine_tuned is None
+        or e.linearized is None
+    ):
         return Test(name, None, RECOVERS, None, "there are no fine-tuned weights to linearize at")
     gain = fine_tuned - zero_shot
     error = e.error((1.0, e.fine_tuned), (-1.0, e.zero_shot))
     of = f"from {_percent(zero_shot)} to {_percent(fine_tuned)}"
     if gain <= 0:
-        return Test(name, None, RECOVERS, None, f"fine-tuning gained nothing, {of}, so there is no gain to recover a share of")
+        return Test(
+            name,
+            None,
+            RECOVERS,
+            None,
+            f"fine-tuning gained nothing, {of}, so there is no gain to recover a share of",
+        )
     if gain < SURE * error:
         why = f"a gain of {_points(gain)}, within twice the error of {_points(error)} that {len(e.labels)} test texts leave"
-        return Test(name, None, RECOVERS, None, f"fine-tuning went {of}, {why}, so a share of it would mean nothing")
+        return Test(
+            name, None, RECOVERS, None, f"fine-tuning went {of}, {why}, so a share of it would mean nothing"
+        )
     share = recovered_share(zero_shot, fine_tuned, linearized)
     error = e.error((1.0, e.linearized), (-RECOVERS, e.fine_tuned), (RECOVERS - 1.0, e.zero_shot))
     margin = linearized - zero_shot - RECOVERS * gain
@@ -151,7 +204,13 @@ def _recovers(e: Evidence) -> Test:
     if abs(margin) < NEAR * error:
         return Test(name, share, RECOVERS, None, f"{said}, and {_too_near(e, error, RECOVERS)}")
     passed = margin >= 0
-    return Test(name, share, RECOVERS, passed, f"{said}, {'at least' if passed else 'less than'} {_percent(RECOVERS, 0)}")
+    return Test(
+        name,
+        share,
+        RECOVERS,
+        passed,
+        f"{said}, {'at least' if passed else 'less than'} {_percent(RECOVERS, 0)}",
+    )
 
 
 def _fixed(e: Evidence) -> Test:
@@ -162,7 +221,9 @@ def _fixed(e: Evidence) -> Test:
     said = f"the kernel's entries moved by {e.distance:.2f} times their size on average"
     if e.median is not None and e.distance > SKEWED * e.median:
         said += f" (by {e.median:.2f} in the median: entries near zero decide the mean)"
-    return Test(name, e.distance, FIXED, passed, f"{said}, {'less than' if passed else 'not less than'} {FIXED:.1f}")
+    return Test(
+        name, e.distance, FIXED, passed, f"{said}, {'less than' if passed else 'not less than'} {FIXED:.1f}"
+    )
 
 
 def _too_near(e: Evidence, error: float, threshold: float) -> str:

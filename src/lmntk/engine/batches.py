@@ -56,7 +56,9 @@ class Capturing:
         self.longest = sorted(texts, key=lambda text: text.length)
         extremes = [self.longest[0], self.longest[-1]][: len(self.longest)]
         self.batch_size = batch_size
-        self.checked = self.card_checked = 0  # the most that was held while the captured gradients were checked
+        self.checked = self.card_checked = (
+            0  # the most that was held while the captured gradients were checked
+        )
         if coverage is None:
             trim()
             before = resident()
@@ -98,18 +100,26 @@ class Capturing:
                 return [self._captured([text], precision) for text in texts]
 
     def _captured(self, texts: Sequence[EncodedText], precision: Precision) -> Tangents:
-        return capture(self.model, self._batch(texts), self.trainable, self.coverage.fallback, passes_dtype(precision))
+        return capture(
+            self.model, self._batch(texts), self.trainable, self.coverage.fallback, passes_dtype(precision)
+        )
 
     def batches(self, texts: Sequence[EncodedText]) -> list[list[int]]:
         """Returns which texts go together, by similar length."""
-        return length_sorted_batches([text.length for text in texts], self.batch_size if self.coverage.batched else 1)
+        return length_sorted_batches(
+            [text.length for text in texts], self.batch_size if self.coverage.batched else 1
+        )
 
     def try_out(self) -> Trial:
         """Captures a few of the longest texts, to see what they take; where passes in full precision follow those in a lower one, both."""
         few = self.longest[-(TRIED if self.coverage.batched else 1) :]
         host_grown, (grown, found) = peak_of(lambda: self._peak_of(lambda: self._tried(few)))
         grown = host_grown if self.card is None else grown
-        sizes = [replace(batch, factors={name: factors}).nbytes for batch in found for name, factors in batch.factors.items()]
+        sizes = [
+            replace(batch, factors={name: factors}).nbytes
+            for batch in found
+            for name, factors in batch.factors.items()
+        ]
         factors, largest = sum(batch.nbytes for batch in found), max(sizes, default=0)
         if len(found) > 1:
             largest *= len(found)

@@ -121,7 +121,13 @@ def make_schedule(
     """
     factors, working = trial.factors / trial.tokens, trial.working / trial.tokens  # bytes a token
     every_row = [length for group in rows for length in group]
-    fixed = trial.resident + MARGIN + copies * 2 * TILE_BYTES + 2 * DOUBLE * blocks * trial.outputs**2 + (copies - 1) * weights
+    fixed = (
+        trial.resident
+        + MARGIN
+        + copies * 2 * TILE_BYTES
+        + 2 * DOUBLE * blocks * trial.outputs**2
+        + (copies - 1) * weights
+    )
     batches = batch_sizes(batch_size)
 
     @cache
@@ -141,7 +147,9 @@ def make_schedule(
     def most_tokens(batch: int, chunk: int) -> int:
         """The tokens of the batch with the most."""
         parts = [*rows, *chunks_of(columns, chunk)]
-        return max(len(one) * part[one[-1]] for part in parts if part for one in length_sorted_batches(part, batch))
+        return max(
+            len(one) * part[one[-1]] for part in parts if part for one in length_sorted_batches(part, batch)
+        )
 
     def copied(batch: int, chunk: int) -> int:
         """What factors without padding take, of rows and of one batch of columns: of two of the largest parameters, as gate and up are."""
@@ -149,12 +157,26 @@ def make_schedule(
         return min(COPY_BYTES, 2 * slab(batch)) + min(COPY_BYTES, 2 * of_batch) if batch > 1 else 0
 
     def peak(batch: int, on_disk: bool, chunk: int) -> int:
-        capturing = (0 if on_disk else all_rows(batch)) + tile(batch, chunk) + working * most_tokens(batch, chunk)
-        contracting = (slab(batch) if on_disk else all_rows(batch)) + tile(batch, chunk) + copied(batch, chunk)
-        return max(int(fixed + copies * max(capturing, contracting)), measuring(batch, 1) if lower else 0, trial.checked)
+        capturing = (
+            (0 if on_disk else all_rows(batch)) + tile(batch, chunk) + working * most_tokens(batch, chunk)
+        )
+        contracting = (
+            (slab(batch) if on_disk else all_rows(batch)) + tile(batch, chunk) + copied(batch, chunk)
+        )
+        return max(
+            int(fixed + copies * max(capturing, contracting)),
+            measuring(batch, 1) if lower else 0,
+            trial.checked,
+        )
 
     def measuring(batch: int, count: int) -> int:
-        return trial.resident + MARGIN + 2 * TILE_BYTES + loss_bytes(trial, every_row, count, batch) + copied(batch, 1)
+        return (
+            trial.resident
+            + MARGIN
+            + 2 * TILE_BYTES
+            + loss_bytes(trial, every_row, count, batch)
+            + copied(batch, 1)
+        )
 
     on_disk_first = (False, True) if not keep_factors else (True,)
     for on_disk in on_disk_first:
@@ -165,7 +187,9 @@ def make_schedule(
                 continue  # tiny batches are slower than a disk
             chunk = batch
             most = max(MOST_COLUMNS, COLUMNS_PER_ROW * len(every_row))
-            while 2 * chunk <= most and peak(batch, on_disk, 2 * chunk) <= memory:  # doubled: a little more room changes nothing
+            while (
+                2 * chunk <= most and peak(batch, on_disk, 2 * chunk) <= memory
+            ):  # doubled: a little more room changes nothing
                 chunk *= 2
             chunk = min(chunk, largest_of(columns))
             kept = int(factors * tokens_of(chunks_of(columns, chunk), batch)) if keep_factors else 0

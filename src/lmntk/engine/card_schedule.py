@@ -29,7 +29,9 @@ from lmntk.errors import UserError
 from lmntk.kernels.gram import GPU_TILE_BYTES, TILE_BYTES
 from lmntk.system.memory import shown_bytes
 
-CARD_MARGIN = 96 * 2**20  # a matrix library's workspace (32 MiB and more on recent cards), and what lies in pieces
+CARD_MARGIN = (
+    96 * 2**20
+)  # a matrix library's workspace (32 MiB and more on recent cards), and what lies in pieces
 BUFFERS = 4  # tile buffers at once: rows and columns, and, where signs are taken, theirs
 PINNED = 2  # pinned blocks are powers of two: at most this much for what is in them
 STREAMED = 2  # of row factors that live elsewhere: the parameter at hand, and the next
@@ -92,7 +94,9 @@ def make_card_schedule(
 
     def on_card(where: str, batch: int, chunk: int, tile_bytes: int) -> int:
         here = all_rows(batch) if where == ON_CARD else 0
-        capturing = here + tile(batch, chunk) + working * trial.longest * min(batch, largest_of([*rows, *columns]))
+        capturing = (
+            here + tile(batch, chunk) + working * trial.longest * min(batch, largest_of([*rows, *columns]))
+        )
         # columns that are rows too come whole: a tile may be as wide as a group. The result is there twice while its axes turn
         result = 2 * DOUBLE * kernels * len(every_row) * max(chunk, largest_of(rows)) * c * c
         contracting = (here or STREAMED * slab(batch)) + tile(batch, chunk) + BUFFERS * tile_bytes + result
@@ -103,15 +107,25 @@ def make_card_schedule(
         return trial.held + CARD_MARGIN + BUFFERS * TILE_BYTES + loss_bytes(trial, every_row, count, batch)
 
     def on_host(where: str, batch: int) -> int:
-        rows_there = {ON_CARD: 0, ON_HOST: PINNED * all_rows(batch), ON_DISK: PINNED * STREAMED * slab(batch)}[where]
-        return max(int(trial.resident + MARGIN + 2 * DOUBLE * blocks * c * c + copies * rows_there), trial.checked)
+        rows_there = {
+            ON_CARD: 0,
+            ON_HOST: PINNED * all_rows(batch),
+            ON_DISK: PINNED * STREAMED * slab(batch),
+        }[where]
+        return max(
+            int(trial.resident + MARGIN + 2 * DOUBLE * blocks * c * c + copies * rows_there), trial.checked
+        )
 
     places = [ON_DISK] if keep_factors else [ON_CARD, ON_HOST, *([ON_DISK] if has_scratch else [])]
     for where in places:
         for batch in batch_sizes(batch_size):
             if on_host(where, batch) > memory or on_card(where, batch, batch, TILE_BYTES) > card:
                 continue
-            elsewhere = (place for place in places[1:] if on_host(place, 1) <= memory and on_card(place, 1, 1, TILE_BYTES) <= card)
+            elsewhere = (
+                place
+                for place in places[1:]
+                if on_host(place, 1) <= memory and on_card(place, 1, 1, TILE_BYTES) <= card
+            )
             if where == ON_CARD and batch < min(batch_size, FULL_BATCH) and any(elsewhere):
                 continue
             chunk, tile_bytes = batch, TILE_BYTES
@@ -129,7 +143,9 @@ def make_card_schedule(
                 on_host(where, batch),
                 all_rows(batch) + kept if where == ON_DISK else 0,
                 rows_on_host=where == ON_HOST,
-                card_peak=max(on_card(where, batch, chunk, tile_bytes), measuring(batch, measured) if lower else 0),
+                card_peak=max(
+                    on_card(where, batch, chunk, tile_bytes), measuring(batch, measured) if lower else 0
+                ),
                 tile_bytes=tile_bytes,
                 copies=copies,
                 loss_texts=measured,
@@ -139,4 +155,6 @@ def make_card_schedule(
         raise too_little(memory, host, processes)
     possible = [where for where in places if on_host(where, 1) <= memory]
     least = min(on_card(where, 1, 1, TILE_BYTES) for where in possible)
-    raise UserError(f"device-memory: {shown_bytes(card)} is too little for this; the least is {whole_mebibytes(least)}")
+    raise UserError(
+        f"device-memory: {shown_bytes(card)} is too little for this; the least is {whole_mebibytes(least)}"
+    )

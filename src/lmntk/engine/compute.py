@@ -66,7 +66,8 @@ def origin(
         "templates": [str(template) for template in encoder.templates],
         "label_words": list(encoder.label_words),
         "difference": encoder.classes == 2 and not all_logits,
-        "tied": getattr(network.get_output_embeddings(), "weight", None) is network.get_input_embeddings().weight,
+        "tied": getattr(network.get_output_embeddings(), "weight", None)
+        is network.get_input_embeddings().weight,
         "parameters": (parameters or ParameterFilter()).as_dict(),
         "drop_noise": (settings or Settings()).drop_noise,
         "precision": (settings or Settings()).precision,
@@ -113,12 +114,26 @@ def compute_kernels(
     model = prompt_model(pretrained, encoder, encoder.classes == 2 and not all_logits)
     texts = {"train": [encoder.encode(e) for e in train], "eval": [encoder.encode(e) for e in evaluate]}
     settings = settings or Settings()
-    came_from = origin(pretrained, encoder, train, evaluate, all_logits=all_logits, parameters=chosen, settings=settings)
+    came_from = origin(
+        pretrained, encoder, train, evaluate, all_logits=all_logits, parameters=chosen, settings=settings
+    )
     groups = settings.grouping is not None
-    grouped = {name: settings.grouping(name) for name in chosen.select(model)} if settings.grouping is not None else None
-    work = content_key(origin=came_from, formulas=list(formulas), groups=grouped, version=KERNEL_VERSION, settings=settings.cut())
+    grouped = (
+        {name: settings.grouping(name) for name in chosen.select(model)}
+        if settings.grouping is not None
+        else None
+    )
+    work = content_key(
+        origin=came_from,
+        formulas=list(formulas),
+        groups=grouped,
+        version=KERNEL_VERSION,
+        settings=settings.cut(),
+    )
     trainable, pairs = chosen.select(model), [("train", "eval")]
-    streamed = stream_kernels(model, texts, pairs, formulas, trainable, pretrained.pad_id, settings, report, work)
+    streamed = stream_kernels(
+        model, texts, pairs, formulas, trainable, pretrained.pad_id, settings, report, work
+    )
     provenance = {
         **came_from,
         "model_name": pretrained.name,
@@ -127,7 +142,13 @@ def compute_kernels(
         "versions": versions(),
     }
     kernels = as_kernels(streamed.kernels["train", "eval"], formulas, groups, provenance)
-    return Computed(kernels, {side: streamed.logits[side].numpy() for side in ("train", "eval")}, streamed.coverage, work, streamed.loss)
+    return Computed(
+        kernels,
+        {side: streamed.logits[side].numpy() for side in ("train", "eval")},
+        streamed.coverage,
+        work,
+        streamed.loss,
+    )
 
 
 def module_kernels(
@@ -159,17 +180,27 @@ def module_kernels(
         (32, 1, 872, 1)
     """
     settings = settings or Settings()
-    chosen = {n: p for n, p in module.named_parameters() if p.requires_grad} if trainable is None else dict(trainable)
+    chosen = (
+        {n: p for n, p in module.named_parameters() if p.requires_grad}
+        if trainable is None
+        else dict(trainable)
+    )
     if settings.precision != FULL:
-        raise UserError(f"precision: {settings.precision} is of encoded texts; for batches of your own leave it at {FULL}")
+        raise UserError(
+            f"precision: {settings.precision} is of encoded texts; for batches of your own leave it at {FULL}"
+        )
     if not chosen:
-        raise UserError(f"parameters: nothing in {type(module).__name__} requires a gradient; name what counts in trainable")
+        raise UserError(
+            f"parameters: nothing in {type(module).__name__} requires a gradient; name what counts in trainable"
+        )
     if not train or not evaluate:
         raise UserError("module_kernels: no examples; give at least one batch to train and to evaluate")
     first = max((*train, *evaluate), key=_count)  # two examples show whether the module keeps them apart
     count = _count(first)
     with products(FULL):
-        coverage = check_coverage(module, {name: tensor[[0, count - 1][:count]] for name, tensor in first.items()}, chosen)
+        coverage = check_coverage(
+            module, {name: tensor[[0, count - 1][:count]] for name, tensor in first.items()}, chosen
+        )
 
     def captured(batches: Sequence[Batch]) -> list[Tangents]:
         parts = batches if coverage.batched else [part for batch in batches for part in _examples(batch)]
@@ -180,10 +211,18 @@ def module_kernels(
     masks = noise_coordinates(rows) if settings.drop_noise else {}
     with products(FULL):
         found = gram(Panel([silence(batch, masks) for batch in rows]), columns, formulas, settings.grouping)
-    provenance = {"module": type(module).__name__, "model": fingerprint(module), "parameters": sorted(chosen), "versions": versions()}
+    provenance = {
+        "module": type(module).__name__,
+        "model": fingerprint(module),
+        "parameters": sorted(chosen),
+        "versions": versions(),
+    }
     return Computed(
         as_kernels(found, formulas, settings.grouping is not None, provenance),
-        {side: torch.cat([b.logits for b in part]).double().cpu().numpy() for side, part in (("train", rows), ("eval", columns.batches))},
+        {
+            side: torch.cat([b.logits for b in part]).double().cpu().numpy()
+            for side, part in (("train", rows), ("eval", columns.batches))
+        },
         coverage,
     )
 
@@ -197,7 +236,10 @@ def _examples(batch: Batch) -> list[dict[str, Tensor]]:
 
 
 def as_kernels(
-    found: Mapping[str, Mapping[str, Tensor]], formulas: Sequence[str], grouped: bool, provenance: dict[str, Any]
+    found: Mapping[str, Mapping[str, Tensor]],
+    formulas: Sequence[str],
+    grouped: bool,
+    provenance: dict[str, Any],
 ) -> dict[str, Kernel]:
     """Returns the kernels of Gram values by name and parameter group; ``grouped`` keeps the groups' parts too."""
     kernels = {}

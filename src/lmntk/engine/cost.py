@@ -45,7 +45,14 @@ def shapes_of(tangents: Tangents, tokens: int) -> list[Shape]:
 
 def _shapes(factors: Factors, tokens: int) -> list[Shape]:
     if isinstance(factors, OuterFactors):
-        return [Shape(int(factors.inputs.shape[1]), int(factors.inputs.shape[2]), int(factors.output_gradients.shape[3]), tokens)]
+        return [
+            Shape(
+                int(factors.inputs.shape[1]),
+                int(factors.inputs.shape[2]),
+                int(factors.output_gradients.shape[3]),
+                tokens,
+            )
+        ]
     if isinstance(factors, DenseFactors):
         return [Shape(0, int(factors.values.shape[2]), 1, tokens)]
     if isinstance(factors, RowFactors):
@@ -102,22 +109,39 @@ def contraction(
     total = Operations()
     share = 0.625 if own and n * c > 32 else 1.0
     for shape in shapes:
-        row_uses, column_uses = ([(count, shape.uses_at(tokens)) for count, tokens in side] for side in (rows, columns))
-        row_terms, column_terms = (sum(count * uses for count, uses in side) for side in (row_uses, column_uses))
-        work = [(list(names), m, column_terms)]  # kernels to be materialised, of how many columns, of how many terms
+        row_uses, column_uses = (
+            [(count, shape.uses_at(tokens)) for count, tokens in side] for side in (rows, columns)
+        )
+        row_terms, column_terms = (
+            sum(count * uses for count, uses in side) for side in (row_uses, column_uses)
+        )
+        work = [
+            (list(names), m, column_terms)
+        ]  # kernels to be materialised, of how many columns, of how many terms
         if shape.uses:
             all_inner = shape.uses == 1 or list(names) == ["sgd"]
             by_inner = list(names) if all_inner else [name for name in names if name == "sgd"]
             chunk = [(count / tiles, uses) for count, uses in column_uses]
             chosen = (
-                inner_columns(row_uses, chunk, shape.inputs, shape.outputs, c, not all_inner, own) if by_inner else [False] * len(chunk)
+                inner_columns(row_uses, chunk, shape.inputs, shape.outputs, c, not all_inner, own)
+                if by_inner
+                else [False] * len(chunk)
             )
-            short, long = ([use for use, inner in zip(column_uses, chosen, strict=True) if inner is which] for which in (True, False))
+            short, long = (
+                [use for use, inner in zip(column_uses, chosen, strict=True) if inner is which]
+                for which in (True, False)
+            )
             per_pair = 2.0 * (shape.inputs + c * c * (shape.outputs + MEMORY_BOUND_FACTOR))
             short_terms = sum(count * uses for count, uses in short)
-            total += Operations(inner=per_pair * row_terms * short_terms * len(by_inner) * shape.copies * share)
+            total += Operations(
+                inner=per_pair * row_terms * short_terms * len(by_inner) * shape.copies * share
+            )
             work = [
-                ([name for name in names if name not in by_inner], sum(count for count, _ in short), short_terms),
+                (
+                    [name for name in names if name not in by_inner],
+                    sum(count for count, _ in short),
+                    short_terms,
+                ),
                 (list(names), sum(count for count, _ in long), column_terms - short_terms),
             ]
         for left, others, other_terms in work:

@@ -76,12 +76,16 @@ class Estimate:
     def describe(self) -> str:
         """Returns one line."""
         operations = self.capture_operations + self.contraction_operations
-        line = (
-            f"{self.texts:,} texts, {self.pairs:,} pairs: {shown_count(operations)} operations, {shown_bytes(self.peak)} of memory at most"
+        line = f"{self.texts:,} texts, {self.pairs:,} pairs: {shown_count(operations)} operations, {shown_bytes(self.peak)} of memory at most"
+        line += (
+            f", {shown_bytes(self.card)} on {'the card' if self.copies == 1 else f'each of {self.copies} cards'}"
+            if self.card
+            else ""
         )
-        line += f", {shown_bytes(self.card)} on {'the card' if self.copies == 1 else f'each of {self.copies} cards'}" if self.card else ""
         line += f", {shown_bytes(self.disk)} on disk" if self.disk else ""
-        return f"{line}, about {shown_time(self.seconds)} here, {shown_time(self.gpu_seconds)} on one 80 GB GPU"
+        return (
+            f"{line}, about {shown_time(self.seconds)} here, {shown_time(self.gpu_seconds)} on one 80 GB GPU"
+        )
 
 
 def estimate(
@@ -105,7 +109,12 @@ def estimate(
     """
     capturing.batch_size = schedule.batch_size
     groups = dict.fromkeys(name for pair in pairs for name in pair)
-    batches = {name: [(len(part), max(texts[name][i].length for i in part)) for part in capturing.batches(texts[name])] for name in groups}
+    batches = {
+        name: [
+            (len(part), max(texts[name][i].length for i in part)) for part in capturing.batches(texts[name])
+        ]
+        for name in groups
+    }
     every = sorted((text for name in groups for text in texts[name]), key=lambda text: text.length)
     size = schedule.batch_size if capturing.coverage.batched else 1
     middle = max(0, len(every) // 2 - size // 2)
@@ -116,7 +125,9 @@ def estimate(
     seconds = time.perf_counter() - started
     tokens = few[-1].length * len(few)
     shapes = shapes_of(found[0], few[-1].length)
-    all_tokens = sum(count * length for name in groups for count, length in batches[name])  # padding is computed too
+    all_tokens = sum(
+        count * length for name in groups for count, length in batches[name]
+    )  # padding is computed too
     rows = {row for row, _ in pairs}
     of_rows = sum(count * length for name in groups if name in rows for count, length in batches[name])
     each = of_rows + (all_tokens - of_rows) / copies
@@ -126,16 +137,22 @@ def estimate(
         tiles = 1 if column in rows else len(spans(len(texts[column]), schedule.chunk))
         read += schedule.disk * tiles
         panel = [batch for row in wanted for batch in batches[row]]
-        operations += contraction(shapes, panel, batches[column], trial.outputs, kernel_names(formulas), tiles, wanted == [column])
+        operations += contraction(
+            shapes, panel, batches[column], trial.outputs, kernel_names(formulas), tiles, wanted == [column]
+        )
     first, first_operations, in_full = 0.0, Operations(), 0.0
     if capturing.precision != FULL:
         lengths = evenly(sorted(text.length for name in rows for text in texts[name]), schedule.loss_texts)
         few_batches = [(len(part), lengths[part[-1]]) for part in length_sorted_batches(lengths, size)]
         first = 2.0 * sum(count * length for count, length in few_batches)
-        block = contraction(shapes, few_batches, few_batches, trial.outputs, kernel_names(formulas), 1, own=True)
+        block = contraction(
+            shapes, few_batches, few_batches, trial.outputs, kernel_names(formulas), 1, own=True
+        )
         first_operations = block + block
         in_full = of_rows if drop_noise and set(formulas) != {"sgd"} else 0.0
-    capture_operations = 2.0 * (1 + trial.outputs) * matrices(capturing.model) * (all_tokens + first + in_full)
+    capture_operations = (
+        2.0 * (1 + trial.outputs) * matrices(capturing.model) * (all_tokens + first + in_full)
+    )
     operations_in_all = operations + first_operations
     return Estimate(
         texts=len(every),
@@ -157,8 +174,15 @@ def estimate(
 
 def matrices(model: nn.Module) -> int:
     """Returns the coordinates of the matrices that every token passes: not of tables, and not of a vocabulary's head."""
-    tables = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters(recurse=False)}
-    heads = {p for module in getattr(model, "selected_rows", dict)() for p in module.parameters(recurse=False)}
+    tables = {
+        p
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for p in module.parameters(recurse=False)
+    }
+    heads = {
+        p for module in getattr(model, "selected_rows", dict)() for p in module.parameters(recurse=False)
+    }
     return sum(p.numel() for p in model.parameters() if p.dim() > 1 and p not in tables and p not in heads)
 
 

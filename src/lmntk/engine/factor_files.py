@@ -36,7 +36,13 @@ class _Tensors:
         self._names: dict[tuple[Any, ...], str] = {}
 
     def name(self, tensor: Tensor) -> str:
-        key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        key = (
+            tensor.untyped_storage().data_ptr(),
+            tensor.storage_offset(),
+            tuple(tensor.shape),
+            tensor.stride(),
+            tensor.dtype,
+        )
         if key not in self._names:
             self._names[key] = str(len(self._names))
             self.by_name[self._names[key]] = tensor
@@ -45,14 +51,20 @@ class _Tensors:
 
 def _described(factors: Factors, tensors: _Tensors) -> dict[str, Any]:
     if isinstance(factors, OuterFactors):
-        names = {"inputs": tensors.name(factors.inputs), "output_gradients": tensors.name(factors.output_gradients)}
+        names = {
+            "inputs": tensors.name(factors.inputs),
+            "output_gradients": tensors.name(factors.output_gradients),
+        }
         return {"form": "outer", "transposed": factors.transposed, **names}
     if isinstance(factors, RowFactors):
         return {"form": "rows", "ids": tensors.name(factors.ids), "values": tensors.name(factors.values)}
     if isinstance(factors, DenseFactors):
         cancellation = None if factors.cancellation is None else tensors.name(factors.cancellation)
         return {"form": "dense", "values": tensors.name(factors.values), "cancellation": cancellation}
-    return {"form": "stacked", "parts": [None if part is None else _described(part, tensors) for part in factors.parts]}
+    return {
+        "form": "stacked",
+        "parts": [None if part is None else _described(part, tensors) for part in factors.parts],
+    }
 
 
 def save_tangents(path: Path, tangents: Tangents) -> None:
@@ -78,7 +90,10 @@ def open_tangents(path: Path, device: torch.device | None = None, verify: bool =
         DamagedFileError: no such file, or not what was written.
     """
     with _opened(path, verify) as (file, description):
-        return Tangents(file.get_tensor(LOGITS).to(device).clone(), StoredFactors(path, json.loads(description), device, verify))
+        return Tangents(
+            file.get_tensor(LOGITS).to(device).clone(),
+            StoredFactors(path, json.loads(description), device, verify),
+        )
 
 
 def save_checked(path: Path, tensors: Mapping[str, Tensor], description: str = "") -> None:
@@ -93,8 +108,15 @@ def save_checked(path: Path, tensors: Mapping[str, Tensor], description: str = "
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     starts = Counter(tensor.untyped_storage().data_ptr() for tensor in content.values())
     # the format has no views: of what lies in the same memory, seen in two ways, each gets its own
-    content = {name: tensor.clone() if starts[tensor.untyped_storage().data_ptr()] > 1 else tensor for name, tensor in content.items()}
-    metadata = {"format": FORMAT, "description": description, "checksum": str(_checksum(description, content, content.__getitem__))}
+    content = {
+        name: tensor.clone() if starts[tensor.untyped_storage().data_ptr()] > 1 else tensor
+        for name, tensor in content.items()
+    }
+    metadata = {
+        "format": FORMAT,
+        "description": description,
+        "checksum": str(_checksum(description, content, content.__getitem__)),
+    }
     with replacing(path) as temporary:
         try:
             save_file(content, temporary, metadata)
@@ -127,7 +149,9 @@ def _opened(path: Path, verify: bool) -> Iterator[tuple[Any, str]]:
                     raise DamagedFileError(f"{path} is not what was written: its checksum differs")
             yield file, metadata["description"]
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise error if isinstance(error, DamagedFileError) else DamagedFileError(f"{path}: {error}") from error
+        raise (
+            error if isinstance(error, DamagedFileError) else DamagedFileError(f"{path}: {error}")
+        ) from error
 
 
 def _checksum(description: str, names: Iterable[str], tensor_of: Callable[[str], Tensor]) -> int:
@@ -146,7 +170,9 @@ class StoredFactors(Mapping[str, Factors]):
     The checksum is compared once, before the first of them is read; reading raises ``DamagedFileError``.
     """
 
-    def __init__(self, path: Path, forms: Mapping[str, Mapping[str, Any]], device: torch.device | None, verified: bool) -> None:
+    def __init__(
+        self, path: Path, forms: Mapping[str, Mapping[str, Any]], device: torch.device | None, verified: bool
+    ) -> None:
         self.path, self.forms, self.device, self.verified = path, forms, device, verified
 
     def __getitem__(self, name: str) -> Factors:
@@ -163,7 +189,9 @@ class StoredFactors(Mapping[str, Factors]):
         if form["form"] == "rows":
             return RowFactors(tensor(form["ids"]), tensor(form["values"]))
         if form["form"] == "dense":
-            return DenseFactors(tensor(form["values"]), None if form["cancellation"] is None else tensor(form["cancellation"]))
+            return DenseFactors(
+                tensor(form["values"]), None if form["cancellation"] is None else tensor(form["cancellation"])
+            )
         parts: Sequence[Any] = [None if part is None else self._made(part, tensor) for part in form["parts"]]
         return StackedFactors(tuple(parts))
 

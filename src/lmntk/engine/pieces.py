@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from lmntk.engine.work import Owner, Scratch, saying_full
@@ -21,7 +21,7 @@ PIECES = "pieces.json"
 class Piece:
     """Cells, by name, whose kernels of these formulas are computed together; ``work`` is the name of its scratch files."""
 
-    cells: tuple[str, ...]
+    splits: tuple[str, ...]
     formulas: tuple[str, ...]
     work: str
 
@@ -31,7 +31,7 @@ class Begun:
 
     Args:
         root: the scratch folder; without one nothing is written down.
-        key: a hash of what is asked for: cells and formulas, but not how the work is cut.
+        key: a hash of what is asked for: splits and formulas, but not how the work is cut.
         owner: whose the work is.
     """
 
@@ -58,7 +58,14 @@ class Begun:
         if self.scratch is not None:
             self.scratch.claim(self.owner)
             with saying_full(self.scratch.folder):
-                write_text(self.scratch.folder / PIECES, json.dumps([asdict(piece) for piece in pieces], indent=1) + "\n")
+                write_text(
+                    self.scratch.folder / PIECES,
+                    json.dumps(
+                        [{"cells": p.splits, "formulas": p.formulas, "work": p.work} for p in pieces],
+                        indent=1,
+                    )
+                    + "\n",
+                )
 
     def remove(self) -> None:
         """Forgets them: all of their kernels are kept, or of no use any more."""

@@ -44,7 +44,9 @@ class Loss:
         errors = ", ".join(f"{name} {error:.1e}" for name, error in self.kernels.items())
         solved = ", ".join(f"{name} {error:.1e}" for name, error in self.coefficients.items())
         line = f"{self.precision} beside float32 on {self.texts} texts: kernels are off by {errors}"
-        return line + (f"; ridge coefficients by {solved}" if solved else "") + f"; logits by {self.logits:.1e}"
+        return (
+            line + (f"; ridge coefficients by {solved}" if solved else "") + f"; logits by {self.logits:.1e}"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain data, two digits each: the last bits are of no use, and differ from machine to machine."""
@@ -52,7 +54,11 @@ class Loss:
 
 
 def measured_loss(
-    capturing: Capturing, texts: Sequence[EncodedText], formulas: Sequence[str], drop_noise: bool, most: int = LOSS_TEXTS
+    capturing: Capturing,
+    texts: Sequence[EncodedText],
+    formulas: Sequence[str],
+    drop_noise: bool,
+    most: int = LOSS_TEXTS,
 ) -> Loss:
     """Returns what the precision of ``capturing`` costs on up to ``most`` of the texts, evenly from all lengths.
 
@@ -73,12 +79,21 @@ def measured_loss(
         capturing.precision,
         count,
         {name: _relative(found[name], expected[name]) for name in names},
-        {name: _relative(_solved(found[name]), _solved(expected[name])) for name in names if name in SYMMETRIC},
-        float((logits - reference).abs().max() / reference.abs().max().clamp(min=torch.finfo(torch.float64).tiny)),
+        {
+            name: _relative(_solved(found[name]), _solved(expected[name]))
+            for name in names
+            if name in SYMMETRIC
+        },
+        float(
+            (logits - reference).abs().max()
+            / reference.abs().max().clamp(min=torch.finfo(torch.float64).tiny)
+        ),
     )
 
 
-def _block(batches: Sequence[Tangents], masks: Mapping[str, Tensor], formulas: Sequence[str], precision: Precision) -> dict[str, Tensor]:
+def _block(
+    batches: Sequence[Tangents], masks: Mapping[str, Tensor], formulas: Sequence[str], precision: Precision
+) -> dict[str, Tensor]:
     """Returns the kernels [n c, n c] between the batches' texts."""
     panel = Panel([silence(batch, masks) for batch in batches])
     with products(precision):
@@ -88,7 +103,11 @@ def _block(batches: Sequence[Tangents], masks: Mapping[str, Tensor], formulas: S
 
 def _solved(kernel: Tensor) -> Tensor:
     """Returns the coefficients of ridge regression on alternating labels."""
-    ridge = RIDGE * torch.linalg.matrix_norm(kernel, 2) * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
+    ridge = (
+        RIDGE
+        * torch.linalg.matrix_norm(kernel, 2)
+        * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
+    )
     labels = 1.0 - 2.0 * (torch.arange(len(kernel), device=kernel.device) % 2).to(kernel.dtype)
     found: Tensor = torch.linalg.solve(kernel + ridge, labels)
     return found

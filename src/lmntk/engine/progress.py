@@ -17,11 +17,22 @@ class Account:
     nobody hears, it is told at the end. Workers' threads tell it of their work at any time.
     """
 
-    def __init__(self, texts: Mapping[str, Sequence[EncodedText]], row_names: Sequence[str], jobs: Sequence[Job], report: Report) -> None:
+    def __init__(
+        self,
+        texts: Mapping[str, Sequence[EncodedText]],
+        row_names: Sequence[str],
+        jobs: Sequence[Job],
+        report: Report,
+    ) -> None:
         self.report = report
-        chunks = {(job.column, job.start): job.stop - job.start for job in jobs if job.column not in row_names}
+        chunks = {
+            (job.column, job.start): job.stop - job.start for job in jobs if job.column not in row_names
+        }
         self._texts = chunks | {(name, 0): len(texts[name]) for name in row_names}
-        self._pairs = {(job.column, job.start): (job.stop - job.start) * sum(len(texts[row]) for row in job.rows) for job in jobs}
+        self._pairs = {
+            (job.column, job.start): (job.stop - job.start) * sum(len(texts[row]) for row in job.rows)
+            for job in jobs
+        }
         self._rows = [(name, 0) for name in row_names]
         self._by_worker: Counter[tuple[str, int, int]] = Counter()  # texts of a group or chunk, by thread
         self._done: Counter[tuple[str, int]] = Counter()
@@ -39,7 +50,9 @@ class Account:
         with self._lock:
             own = job.column, job.start
             groups = [own] if own not in self._rows else []
-            groups += [(group, 0) for group in (*job.rows, job.column) if with_rows and (group, 0) in self._rows]
+            groups += [
+                (group, 0) for group in (*job.rows, job.column) if with_rows and (group, 0) in self._rows
+            ]
             self._pass_on([(group, self._texts[group]) for group in groups], own)
 
     def close(self) -> None:
@@ -47,7 +60,9 @@ class Account:
         with self._lock:
             self._pass_on([(group, self._texts[group]) for group in self._rows], None)
 
-    def _pass_on(self, reached: Sequence[tuple[tuple[str, int], int]], contracted: tuple[str, int] | None) -> None:
+    def _pass_on(
+        self, reached: Sequence[tuple[tuple[str, int], int]], contracted: tuple[str, int] | None
+    ) -> None:
         captured = 0
         for group, count in reached:
             more = max(0, min(count, self._texts[group]) - self._done[group])

@@ -39,7 +39,9 @@ class LowRank:
         """Returns A [r, i] of a parameter, the same whatever else is adapted."""
         start = int.from_bytes(hashlib.sha256(f"{self.seed} {name}".encode()).digest()[:7], "big")
         generator = torch.Generator().manual_seed(start)
-        drawn: Tensor = torch.randn(self.rank, width, generator=generator, dtype=torch.float64) / self.rank**0.5
+        drawn: Tensor = (
+            torch.randn(self.rank, width, generator=generator, dtype=torch.float64) / self.rank**0.5
+        )
         return drawn.to(like)
 
     def of(self, name: str, factors: Factors) -> Factors:
@@ -49,13 +51,22 @@ class LowRank:
             UserError: G is there as a vector, whose rows are not known: it came by plain autograd.
         """
         if isinstance(factors, OuterFactors):
-            return replace(factors, inputs=factors.inputs @ self.matrix(name, factors.inputs.shape[-1], factors.inputs).T)
+            return replace(
+                factors, inputs=factors.inputs @ self.matrix(name, factors.inputs.shape[-1], factors.inputs).T
+            )
         if isinstance(factors, RowFactors):  # an output layer of which few rows are read
-            return replace(factors, values=factors.values @ self.matrix(name, factors.values.shape[-1], factors.values).T)
+            return replace(
+                factors, values=factors.values @ self.matrix(name, factors.values.shape[-1], factors.values).T
+            )
         if isinstance(factors, StackedFactors):
-            parts = (None if part is None else self.of(f"{name} {index}", part) for index, part in enumerate(factors.parts))
+            parts = (
+                None if part is None else self.of(f"{name} {index}", part)
+                for index, part in enumerate(factors.parts)
+            )
             return StackedFactors(tuple(part if isinstance(part, OuterFactors) else None for part in parts))
-        raise UserError(f"lora-rank: the gradients of {name!r} came by plain autograd, as vectors; leave it out: --exclude {name}")
+        raise UserError(
+            f"lora-rank: the gradients of {name!r} came by plain autograd, as vectors; leave it out: --exclude {name}"
+        )
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,9 @@ class _Chosen(Mapping[str, Factors]):
 
     def __init__(self, factors: Mapping[str, Factors], choice: Choice, adapted: Sequence[str]) -> None:
         self.factors, self.choice = factors, choice
-        self.names = [name for name in factors if choice.takes(name) and (choice.low_rank is None or name in adapted)]
+        self.names = [
+            name for name in factors if choice.takes(name) and (choice.low_rank is None or name in adapted)
+        ]
 
     def __getitem__(self, name: str) -> Factors:
         if name not in self.names:
@@ -110,11 +123,19 @@ class KeptFactors:
     """
 
     def __init__(self, folder: Path) -> None:
-        found = [folder] if (folder / INDEX).is_file() else sorted(path.parent for path in folder.glob(f"*/{INDEX}"))
+        found = (
+            [folder]
+            if (folder / INDEX).is_file()
+            else sorted(path.parent for path in folder.glob(f"*/{INDEX}"))
+        )
         if not found:
-            raise UserError(f"factors: {str(folder)!r} holds none; keep some with `lmntk kernel ... --keep-factors`")
+            raise UserError(
+                f"factors: {str(folder)!r} holds none; keep some with `lmntk kernel ... --keep-factors`"
+            )
         if len(found) > 1:
-            raise UserError(f"factors: {str(folder)!r} holds {len(found)} pieces of work; name one: {', '.join(p.name for p in found[:4])}")
+            raise UserError(
+                f"factors: {str(folder)!r} holds {len(found)} pieces of work; name one: {', '.join(p.name for p in found[:4])}"
+            )
         self.folder = found[0]
         self.index: dict[str, Any] = json.loads((self.folder / INDEX).read_text(encoding="utf8"))
 
@@ -146,9 +167,13 @@ class KeptFactors:
         """
         choice = choice or Choice()
         if pair not in self.pairs:
-            raise UserError(f"pair: {','.join(pair)!r} is not there; there are {'; '.join(','.join(one) for one in self.pairs)}")
+            raise UserError(
+                f"pair: {','.join(pair)!r} is not there; there are {'; '.join(','.join(one) for one in self.pairs)}"
+            )
         if self.precision != FULL and drop_noise and set(formulas) != {"sgd"}:
-            raise UserError(f"factors: taken in {self.precision}, in which noise cannot be told; ask for sgd alone, or add --keep-noise")
+            raise UserError(
+                f"factors: taken in {self.precision}, in which noise cannot be told; ask for sgd alone, or add --keep-noise"
+            )
         sides = [self._batches(group, choice) for group in pair]
         (rows, row_order), (columns, column_order) = sides
         masks = noise_coordinates(rows) if drop_noise and set(formulas) != {"sgd"} else {}
@@ -157,7 +182,8 @@ class KeptFactors:
             found = gram(silenced, silenced if pair[0] == pair[1] else Panel(columns), formulas, grouping)
         placed = {
             name: {
-                group: in_order(in_order(block, row_order).transpose(0, 2), column_order).transpose(0, 2) for group, block in groups.items()
+                group: in_order(in_order(block, row_order).transpose(0, 2), column_order).transpose(0, 2)
+                for group, block in groups.items()
             }
             for name, groups in found.items()
         }
@@ -178,9 +204,13 @@ class KeptFactors:
                 raise UserError(f"factors: {error}; compute them again with --keep-factors") from error
             chosen = _Chosen(batch.factors, choice, self.index["adaptable"])
             if not chosen and batch.factors:
-                raise UserError(f"parameters: nothing is left of the choice; names look like {next(iter(batch.factors))!r}")
+                raise UserError(
+                    f"parameters: nothing is left of the choice; names look like {next(iter(batch.factors))!r}"
+                )
             found.append(replace(batch, factors=chosen))
         order = list(facts["order"])
         if sum(map(len, found)) != len(order):
-            raise UserError(f"factors: files of {group!r} are missing in {str(self.folder)!r}; compute them again with --keep-factors")
+            raise UserError(
+                f"factors: files of {group!r} are missing in {str(self.folder)!r}; compute them again with --keep-factors"
+            )
         return found, order

@@ -169,7 +169,9 @@ def stream_kernels(
     if settings.precision != FULL:
         capturing.batch_size = schedule.batch_size  # larger ones may not fit
         of_rows = [text for name in row_names for text in texts[name]]
-        loss = measured_loss(capturing, of_rows, formulas, settings.drop_noise, schedule.loss_texts or LOSS_TEXTS)
+        loss = measured_loss(
+            capturing, of_rows, formulas, settings.drop_noise, schedule.loss_texts or LOSS_TEXTS
+        )
     jobs = _jobs(texts, pairs, row_names, schedule.chunk)
     account = Account(texts, row_names, jobs, report)
     maker = TileMaker(
@@ -219,29 +221,44 @@ def _saying_full(results: Iterator[Result]) -> Iterator[Result]:
         yield from results
 
 
-def _jobs(texts: Mapping[str, Sequence[EncodedText]], pairs: Sequence[Pair], row_names: Sequence[str], chunk: int) -> list[Job]:
+def _jobs(
+    texts: Mapping[str, Sequence[EncodedText]], pairs: Sequence[Pair], row_names: Sequence[str], chunk: int
+) -> list[Job]:
     """Returns the tiles to make: of a column group in chunks, or whole where it is a row group too, whose factors are there anyway."""
     jobs = []
     for column in dict.fromkeys(column for _, column in pairs):
         rows = tuple(row for row in row_names if (row, column) in set(pairs))
         size = len(texts[column])
-        jobs += [Job(rows, column, *span) for span in ([(0, size)] if column in row_names else spans(size, chunk))]
+        jobs += [
+            Job(rows, column, *span) for span in ([(0, size)] if column in row_names else spans(size, chunk))
+        ]
     return jobs
 
 
 def _index(
-    capturing: Capturing, texts: Mapping[str, Sequence[EncodedText]], pairs: Sequence[Pair], jobs: Sequence[Job], row_names: Sequence[str]
+    capturing: Capturing,
+    texts: Mapping[str, Sequence[EncodedText]],
+    pairs: Sequence[Pair],
+    jobs: Sequence[Job],
+    row_names: Sequence[str],
 ) -> dict[str, object]:
     """Returns the order of the texts in the files of their factors, and which parameters are linear maps, which LoRA can adapt."""
     modules = list(capturing.model.modules())
-    tables = {p for module in modules if isinstance(module, torch.nn.Embedding) for p in module.parameters(recurse=False)}
+    tables = {
+        p
+        for module in modules
+        if isinstance(module, torch.nn.Embedding)
+        for p in module.parameters(recurse=False)
+    }
     linear = {p for module in modules for p in module.parameters(recurse=False) if p.dim() > 1} - tables
     groups: dict[str, dict[str, list[int]]] = {}
     spans = [(name, 0, len(texts[name])) for name in row_names]
     spans += [(job.column, job.start, job.stop) for job in jobs if job.column not in row_names]
     for name, start, stop in spans:
         found = groups.setdefault(name, {"order": []})
-        found["order"] += [start + index for chosen in capturing.batches(texts[name][start:stop]) for index in chosen]
+        found["order"] += [
+            start + index for chosen in capturing.batches(texts[name][start:stop]) for index in chosen
+        ]
     adaptable = [name for name, parameter in capturing.trainable.items() if parameter in linear]
     return {"groups": groups, "pairs": list(pairs), "adaptable": adaptable, "precision": capturing.precision}
 
@@ -267,7 +284,9 @@ def _assembled(
                 target = kernels.setdefault((row, job.column), {}).setdefault(what[0], {})
                 if what[1] not in target:
                     n, c, _, d = values.shape
-                    target[what[1]] = torch.full((n, c, len(texts[job.column]), d), torch.nan, dtype=torch.float64)
+                    target[what[1]] = torch.full(
+                        (n, c, len(texts[job.column]), d), torch.nan, dtype=torch.float64
+                    )
                 target[what[1]][:, :, job.start : job.stop] = values
     return kernels, of_rows | {name: torch.cat(parts) for name, parts in logits.items()}, noise
 
@@ -303,11 +322,15 @@ def plan_kernels(
     """
     settings = settings or Settings()
     every = [text for name in dict.fromkeys(name for pair in pairs for name in pair) for text in texts[name]]
-    capturing = Capturing(model, trainable, pad_id, every, settings.batch_size, precision=settings.precision, card=settings.card)
+    capturing = Capturing(
+        model, trainable, pad_id, every, settings.batch_size, precision=settings.precision, card=settings.card
+    )
     trial = capturing.try_out()
     schedule = _cut(trial, capturing, texts, pairs, formulas, settings, settings.scratch is not None)
     rates = rates_of(capturing.device, settings.rates, settings.precision)
-    return estimate(capturing, trial, schedule, texts, pairs, formulas, rates, settings.copies, settings.drop_noise)
+    return estimate(
+        capturing, trial, schedule, texts, pairs, formulas, rates, settings.copies, settings.drop_noise
+    )
 
 
 def _cut(
@@ -381,7 +404,9 @@ def _schedule(
         with suppress(TypeError):  # of another version
             found = Schedule.of(earlier)
             if (reason := _unfit(found, capturing, settings)) is None:
-                if settings.owner is not None:  # who goes on with it, in a scratch folder of several, is not always who began it
+                if (
+                    settings.owner is not None
+                ):  # who goes on with it, in a scratch folder of several, is not always who began it
                     scratch.claim(settings.owner)
                 return found
             note(f"what is begun was cut for {reason}: it begins anew")
@@ -393,7 +418,19 @@ def _schedule(
     schedule = _cut(trial, capturing, texts, pairs, formulas, settings, scratch is not None)
     if announce is not None:
         rates = rates_of(capturing.device, settings.rates, settings.precision)
-        announce(estimate(capturing, trial, schedule, texts, pairs, formulas, rates, settings.copies, settings.drop_noise))
+        announce(
+            estimate(
+                capturing,
+                trial,
+                schedule,
+                texts,
+                pairs,
+                formulas,
+                rates,
+                settings.copies,
+                settings.drop_noise,
+            )
+        )
     if scratch is not None:
         if schedule.disk:
             scratch.check_room(schedule.disk)
@@ -413,7 +450,11 @@ def _unfit(found: Schedule, capturing: Capturing, settings: Settings) -> str | N
         each = "" if settings.processes == 1 else f" each of {settings.processes} processes"
         return f"{shown_bytes(found.peak)} of memory, and {shown_bytes(settings.share)} are allowed{each}"
     others = _other_cards(capturing, settings)
-    card = 0 if capturing.card is None else least_budget(capturing.card, others, settings.device_memory, begun=True)
+    card = (
+        0
+        if capturing.card is None
+        else least_budget(capturing.card, others, settings.device_memory, begun=True)
+    )
     if found.card_peak > card:
         return f"{shown_bytes(found.card_peak)} of a card's memory, and {shown_bytes(card)} are allowed"
     return None

@@ -33,7 +33,9 @@ from lmntk.tangents.noise import NoiseSearch, silence
 from lmntk.tangents.rules import RULES
 
 Report = Callable[[int, int], None]  # texts captured, pairs of texts contracted, since the last call
-Told = Callable[[str, int, int, int], None]  # the same of a group of texts, or of its chunk that starts at this text
+Told = Callable[
+    [str, int, int, int], None
+]  # the same of a group of texts, or of its chunk that starts at this text
 HOST = torch.device("cpu")
 SEPARATOR, NOISE, LOGITS = "\t", "noise", "logits"
 
@@ -101,7 +103,13 @@ class TileMaker:
         model, trainable = self.model, self.trainable
         if next(model.parameters()).device != HOST:  # who gets it may have no card, or another
             model, trainable = copy_to(HOST, model, trainable)
-        return {**self.__dict__, "model": model, "trainable": trainable, "report": nothing, "_has_worker": False}  # it tells this process
+        return {
+            **self.__dict__,
+            "model": model,
+            "trainable": trainable,
+            "report": nothing,
+            "_has_worker": False,
+        }  # it tells this process
 
 
 @dataclass
@@ -119,11 +127,15 @@ class Tiles:
     def __init__(self, maker: TileMaker) -> None:
         every = [text for part in maker.texts.values() for text in part]
         size = maker.schedule.batch_size
-        self.capturing = Capturing(maker.model, maker.trainable, maker.pad_id, every, size, maker.coverage, maker.precision)
+        self.capturing = Capturing(
+            maker.model, maker.trainable, maker.pad_id, every, size, maker.coverage, maker.precision
+        )
         self.is_fed = maker.schedule.card_peak > 0  # a card, whose row factors may lie elsewhere
         self.maker, self.texts, self.formulas = maker, maker.texts, maker.formulas
         self.scratch = None if maker.scratch is None else Scratch(*maker.scratch)
-        self.is_apart = self.scratch is not None and self.scratch.schedule() is None  # on another disk than the one who wrote it down
+        self.is_apart = (
+            self.scratch is not None and self.scratch.schedule() is None
+        )  # on another disk than the one who wrote it down
         if maker.scratch is not None and self.is_apart:
             self.scratch = Scratch.of_this_process(maker.scratch[0])
             atexit.register(self.close)
@@ -147,7 +159,9 @@ class Tiles:
             try:
                 values = self.tile(job.rows, job.column, job.start, job.stop)
             except DamagedFileError as error:
-                raise UserError(f"scratch: the disk does not give back what was written ({error}); name another with --scratch") from error
+                raise UserError(
+                    f"scratch: the disk does not give back what was written ({error}); name another with --scratch"
+                ) from error
         if not self.maker.is_roomy:
             trim()
         return values
@@ -174,17 +188,25 @@ class Tiles:
         parts = [(chosen, [texts[index] for index in chosen]) for chosen in self.capturing.batches(texts)]
         for (chosen, part), (_, following) in zip(parts, [*parts[1:], ([], [])], strict=True):
             place = start + len(order)
-            stored = self.scratch.factors(group, place, read_to) if on_disk and self.scratch is not None else None
+            stored = (
+                self.scratch.factors(group, place, read_to) if on_disk and self.scratch is not None else None
+            )
             if stored is not None and len(stored) == len(chosen):
                 batches = [stored]
             else:
                 self.capturing.expect(following)
                 batches = [packed(batch) for batch in self.capturing.of_batch(part)]
             if search is not None:  # what cancels to rounding error is only seen in full precision
-                for batch in batches if self.maker.precision == FULL else self.capturing.of_batch_in_full(part):
+                for batch in (
+                    batches if self.maker.precision == FULL else self.capturing.of_batch_in_full(part)
+                ):
                     search.add(batch)
             for batch in batches:
-                if batch is not stored and list(self.formulas) == ["signgd"] and (where := first_not_finite(Panel([batch]))):
+                if (
+                    batch is not stored
+                    and list(self.formulas) == ["signgd"]
+                    and (where := first_not_finite(Panel([batch])))
+                ):
                     raise not_finite(where)  # other kernels show it themselves; the sign of no number is zero
                 if on_disk and batch is not stored:
                     assert self.scratch is not None
@@ -206,8 +228,19 @@ class Tiles:
             if name in self.rows:
                 continue
             search = NoiseSearch() if self.maker.drop_noise and set(self.formulas) != {"sgd"} else None
-            rows = self.captured(name, self.texts[name], 0, self.maker.schedule.rows_on_disk, search, self.maker.schedule.rows_on_host)
-            masks = {} if search is None else {name: mask.to(self.capturing.device) for name, mask in search.masks().items()}
+            rows = self.captured(
+                name,
+                self.texts[name],
+                0,
+                self.maker.schedule.rows_on_disk,
+                search,
+                self.maker.schedule.rows_on_host,
+            )
+            masks = (
+                {}
+                if search is None
+                else {name: mask.to(self.capturing.device) for name, mask in search.masks().items()}
+            )
             # a zero on the row side leaves a coordinate out of every product, so columns get no mask, not even those
             # that are rows of other kernels: a kernel does not depend on what else is computed beside it
             rows.silenced = [silence(batch, masks) for batch in rows.batches]
@@ -227,7 +260,11 @@ class Tiles:
         with products(self.maker.precision):
             found = gram(panel, other, self.formulas, self.maker.grouping, self.maker.schedule.tile_bytes)
         self.maker.report(column, start, 0, len(panel) * len(columns.order))
-        values = {LOGITS: in_order(torch.cat([batch.logits for batch in columns.batches]), columns.order).double().cpu()}
+        values = {
+            LOGITS: in_order(torch.cat([batch.logits for batch in columns.batches]), columns.order)
+            .double()
+            .cpu()
+        }
         offset = 0
         for row in rows:
             order = self.rows[row].order
@@ -235,7 +272,9 @@ class Tiles:
                 for group, block in groups.items():
                     part = block[offset : offset + len(order)].cpu()
                     target = torch.empty_like(part)
-                    target[torch.tensor(order)[:, None], :, torch.tensor(columns.order)[None, :]] = part.permute(0, 2, 1, 3)
+                    target[torch.tensor(order)[:, None], :, torch.tensor(columns.order)[None, :]] = (
+                        part.permute(0, 2, 1, 3)
+                    )
                     values[SEPARATOR.join((row, name, group))] = target
             own = torch.cat([batch.logits for batch in self.rows[row].batches])
             values[SEPARATOR.join((row, LOGITS))] = in_order(own, order).double().cpu()

@@ -51,7 +51,9 @@ class Transfers:
 
     def fetching(self, tangents: Tangents) -> Tangents:
         """Returns tangents whose factors come to the device when they are asked for, the next parameter's beside the work on this one's."""
-        return replace(tangents, logits=tangents.logits.to(self.device), factors=Fetched(tangents.factors, self))
+        return replace(
+            tangents, logits=tangents.logits.to(self.device), factors=Fetched(tangents.factors, self)
+        )
 
     def _out(self, tensor: Tensor) -> Tensor:
         if not self.is_card:
@@ -102,7 +104,10 @@ class Batch:
             self._batch = {name: tensor.to(transfers.device) for name, tensor in batch.items()}
             return
         with torch.cuda.stream(transfers.stream):
-            self._batch = {name: tensor.pin_memory().to(transfers.device, non_blocking=True) for name, tensor in batch.items()}
+            self._batch = {
+                name: tensor.pin_memory().to(transfers.device, non_blocking=True)
+                for name, tensor in batch.items()
+            }
             self._event = transfers.stream.record_event()
 
     def ready(self) -> dict[str, Tensor]:
@@ -131,7 +136,9 @@ class Fetched(Mapping[str, Factors]):
         if name not in self.factors:
             raise KeyError(name)
         ahead, self._ahead = self._ahead, None
-        coming = ahead[1] if ahead is not None and ahead[0] == name else self.transfers.start(self.factors, name)
+        coming = (
+            ahead[1] if ahead is not None and ahead[0] == name else self.transfers.start(self.factors, name)
+        )
         found = self.transfers.finish(*coming.result())
         following = self._following.get(name)
         if following is not None:

@@ -21,7 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmntk.engine.factor_files import DamagedFileError, load_checked, open_tangents, save_checked, save_tangents
+from lmntk.engine.factor_files import (
+    DamagedFileError,
+    load_checked,
+    open_tangents,
+    save_checked,
+    save_tangents,
+)
 from lmntk.errors import UserError
 from lmntk.system.files import write_text
 from lmntk.system.memory import shown_bytes
@@ -38,7 +44,7 @@ class Owner:
 
     Attributes:
         out: the output folder.
-        of: what for, such as the names of cells.
+        of: what for, such as the names of splits.
     """
 
     out: Path
@@ -49,7 +55,11 @@ class Owner:
         path = self.out / IDENTITY
         if not path.is_file() or path.stat().st_size == 0:
             write_text(path, f"{uuid.uuid4().hex}\n")
-        return {"out": path.read_text(encoding="utf8").strip(), "at": str(self.out.resolve()), "of": list(self.of)}
+        return {
+            "out": path.read_text(encoding="utf8").strip(),
+            "at": str(self.out.resolve()),
+            "of": list(self.of),
+        }
 
 
 class Scratch:
@@ -156,7 +166,11 @@ class Scratch:
     def files_of(folder: Path, group: str) -> list[Path]:
         """Returns the files of a group's factors in a piece of work, in the order of its texts."""
         start = f"{group.replace('/', '~')}-"
-        return sorted(path for path in (folder / "factors").glob(f"{start}*") if path.stem.removeprefix(start).isdecimal())
+        return sorted(
+            path
+            for path in (folder / "factors").glob(f"{start}*")
+            if path.stem.removeprefix(start).isdecimal()
+        )
 
     def _path(self, kind: str, name: str) -> Path:
         return self.folder / kind / f"{name.replace('/', '~')}.safetensors"
@@ -179,7 +193,9 @@ def sweep(roots: Iterable[Path], owner: Owner, prefix: str = "") -> None:
         for path in sorted(root.glob(f"{prefix}{'?' * KEY}/{OWNER}")):
             with suppress(OSError, ValueError, KeyError, TypeError):
                 found, own = json.loads(path.read_text(encoding="utf8")), owner.as_dict()
-                if all(found[name] == own[name] for name in ("out", "at")) and set(found["of"]) <= set(own["of"]):
+                if all(found[name] == own[name] for name in ("out", "at")) and set(found["of"]) <= set(
+                    own["of"]
+                ):
                     left = Scratch(root, "")
                     left.folder = path.parent
                     left.remove(keep_factors=(path.parent / INDEX).exists())

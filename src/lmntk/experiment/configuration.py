@@ -19,7 +19,13 @@ Formula = Literal["sgd", "signgd", "asigngd"]
 Optimizer = Literal["sgd", "adamw", "signgd"]
 Solver = Literal["ridge", "logistic", "row-logistic", "svc", "svr", "asym"]
 
-FILTERS = ("without_embeddings", "without_head", "biases_only", "include", "exclude")  # fields that choose parameters
+FILTERS = (
+    "without_embeddings",
+    "without_head",
+    "biases_only",
+    "include",
+    "exclude",
+)  # fields that choose parameters
 
 
 def _parts(text: str) -> tuple[str, ...]:
@@ -65,7 +71,7 @@ class OwnTask(BaseModel):
 
 
 class FineTuning(BaseModel):
-    """How an experiment fine-tunes, in all cells; see ``lmntk.finetuning``.
+    """How an experiment fine-tunes, in all splits; see ``lmntk.finetuning``.
 
     Attributes:
         learning_rates: for every optimizer, or by optimizer; without, the paper's.
@@ -80,7 +86,7 @@ class FineTuning(BaseModel):
         lora_rank: train a fresh LoRA of this rank; the experiment's filters of parameters do not go with it.
         lora_alpha: its scale is alpha / rank.
         freeze_layers: the embeddings and so many bottom layers do not train.
-        seed: of the texts' order, dropout and LoRA; without, the cell's.
+        seed: of the texts' order, dropout and LoRA; without, the split's.
         save_weights: keep the best weights.
         export: keep them as a model's folder too.
         checkpoint_seconds: time between two checkpoints of a training.
@@ -117,7 +123,11 @@ class FineTuning(BaseModel):
     @classmethod
     def _rates(cls, value: Any) -> Any:
         for rates in [] if value is None else value.values() if isinstance(value, dict) else [value]:
-            if not rates or len(set(rates)) != len(rates) or any(not 0 < rate < float("inf") for rate in rates):
+            if (
+                not rates
+                or len(set(rates)) != len(rates)
+                or any(not 0 < rate < float("inf") for rate in rates)
+            ):
                 raise ValueError("give at least one rate above 0, each once")
         return value
 
@@ -131,7 +141,9 @@ class FineTuning(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> FineTuning:
         if self.lora_rank is not None and self.freeze_layers:
-            raise ValueError("freeze_layers: LoRA leaves all of the network's own parameters as they are; give one of the two")
+            raise ValueError(
+                "freeze_layers: LoRA leaves all of the network's own parameters as they are; give one of the two"
+            )
         return self
 
     def rates_of(self, optimizer: str) -> tuple[float, ...] | None:
@@ -196,7 +208,19 @@ class Experiment(BaseModel):
     address: str | None = None
     workers: int | None = Field(None, gt=0)
 
-    @field_validator("k", "seeds", "tasks", "modes", "formulas", "solvers", "finetune", "label_words", "include", "exclude", mode="before")
+    @field_validator(
+        "k",
+        "seeds",
+        "tasks",
+        "modes",
+        "formulas",
+        "solvers",
+        "finetune",
+        "label_words",
+        "include",
+        "exclude",
+        mode="before",
+    )
     @classmethod
     def _listed(cls, value: Any) -> Any:
         """One value is a list of one; commas separate; ``none`` is an empty list."""
@@ -224,7 +248,10 @@ class Experiment(BaseModel):
         for name in value:
             if name not in TASKS:
                 near = difflib.get_close_matches(name, TASKS, n=2)
-                raise ValueError(f"{name!r} is not one of {', '.join(TASKS)}" + (f"; did you mean {near[0]!r}?" if near else ""))
+                raise ValueError(
+                    f"{name!r} is not one of {', '.join(TASKS)}"
+                    + (f"; did you mean {near[0]!r}?" if near else "")
+                )
         return value
 
     @model_validator(mode="after")
@@ -243,10 +270,14 @@ class Experiment(BaseModel):
         if self.diagnose and not (self.finetune or self.finetuned):
             raise ValueError("diagnose: it is fine-tuning that is diagnosed; add finetune, such as sgd")
         if self.finetuned is not None and not self.diagnose:
-            raise ValueError("finetuned: a checkpoint is there to be diagnosed; add diagnose, or use lmntk diagnose")
+            raise ValueError(
+                "finetuned: a checkpoint is there to be diagnosed; add diagnose, or use lmntk diagnose"
+            )
         filters = [name for name in FILTERS if getattr(self, name)]
         if self.finetune and self.finetuning.lora_rank is not None and filters:
-            raise ValueError(f"{filters[0]}: LoRA trains what it adds, unfiltered; leave out {', '.join(filters)}, or lora_rank")
+            raise ValueError(
+                f"{filters[0]}: LoRA trains what it adds, unfiltered; leave out {', '.join(filters)}, or lora_rank"
+            )
         if (self.template or self.label_words) and len(self.tasks) + len(self.own_tasks) > 1:
             raise ValueError("template: one prompt for several tasks; set it on one task, or run them apart")
         names = [*self.tasks, *(task.name for task in self.own_tasks)]
@@ -277,7 +308,11 @@ def make_experiment(values: dict[str, Any], origin: str = "") -> Experiment:
         if first["type"] == "extra_forbidden":
             near = difflib.get_close_matches(field, Experiment.model_fields, n=1)
             message = "no such field" + (f"; did you mean {near[0]!r}?" if near else "")
-        given = "" if not field or first["type"] in ("missing", "extra_forbidden") else f" (given: {first['input']!r})"
+        given = (
+            ""
+            if not field or first["type"] in ("missing", "extra_forbidden")
+            else f" (given: {first['input']!r})"
+        )
         raise UserError(f"{origin}{field + ': ' if field else ''}{message}{given}") from None
 
 
@@ -299,7 +334,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"configuration: {path} is not valid TOML: {error}") from None
 
 
-def load_experiment(path: Path, overrides: dict[str, Any], defaults: dict[str, Any] | None = None) -> Experiment:
+def load_experiment(
+    path: Path, overrides: dict[str, Any], defaults: dict[str, Any] | None = None
+) -> Experiment:
     """Returns the configuration in a TOML file, with the overrides (flags) put on top, and defaults for what neither says.
 
     Raises:
@@ -307,7 +344,9 @@ def load_experiment(path: Path, overrides: dict[str, Any], defaults: dict[str, A
     """
     values = read_toml(path)
     # what is wrong with a flag is no mistake of the file's
-    flags = [name for name in overrides if name != "finetuning"] + [f"finetuning.{name}" for name in overrides.get("finetuning") or ()]
+    flags = [name for name in overrides if name != "finetuning"] + [
+        f"finetuning.{name}" for name in overrides.get("finetuning") or ()
+    ]
     if "finetuning" in overrides and isinstance(values.get("finetuning"), dict):  # single fields of the table
         overrides = overrides | {"finetuning": values["finetuning"] | overrides["finetuning"]}
     try:

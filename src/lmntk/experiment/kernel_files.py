@@ -54,7 +54,9 @@ def kernels_of_factors(
     kept = KeptFactors(factors)
     chosen = tuple(pair) or kept.pairs[0]
     if not pair and len(kept.pairs) > 1:
-        raise UserError(f"pair: the factors are of several; choose one of {'; '.join(','.join(one) for one in kept.pairs)}")
+        raise UserError(
+            f"pair: the factors are of several; choose one of {'; '.join(','.join(one) for one in kept.pairs)}"
+        )
     if len(chosen) != 2:
         raise UserError(f"pair: {','.join(chosen)!r} is not ROWS,COLUMNS")
     there = [formula for formula in formulas if (out / f"{formula}.safetensors").exists()]
@@ -62,7 +64,9 @@ def kernels_of_factors(
         raise UserError(f"out: {str(out / there[0])!r}.safetensors is there already; name another folder")
     low_rank = None if lora_rank is None else LowRank(lora_rank, seed)
     choice = Choice(tuple(include), tuple(exclude), biases_only, low_rank)
-    found, noise = kept.kernels((chosen[0], chosen[1]), formulas, choice, group_of_layer if groups else None, not keep_noise)
+    found, noise = kept.kernels(
+        (chosen[0], chosen[1]), formulas, choice, group_of_layer if groups else None, not keep_noise
+    )
     provenance = {
         "factors": kept.folder.name, "pair": list(chosen), "parameters": {"include": list(include), "exclude": list(exclude),
         "biases_only": biases_only, "lora_rank": lora_rank, "seed": seed if low_rank else None},
@@ -72,7 +76,9 @@ def kernels_of_factors(
     for formula, kernel in as_kernels(found, formulas, groups, provenance).items():
         kernel.save(out / f"{formula}.safetensors")
         files[str(out / f"{formula}.safetensors")] = list(kernel.values.shape)
-    logits = {side: kept.logits(group).cpu().numpy() for side, group in zip(("train", "eval"), chosen, strict=True)}
+    logits = {
+        side: kept.logits(group).cpu().numpy() for side, group in zip(("train", "eval"), chosen, strict=True)
+    }
     save_tensors(out / "logits.safetensors", logits, {"provenance": json.dumps(provenance, sort_keys=True)})
     return {"files": files, "coverage": f"from the factors in {kept.folder}", "provenance": provenance}
 
@@ -121,7 +127,11 @@ def compute_to_folder(
         UserError: a mistake in the files, the prompt or the model; a kernel of something else in ``out``.
     """
     _check_formulas(formulas)
-    words = [word.strip() for word in label_words.split(",")] if isinstance(label_words, str) else list(label_words)
+    words = (
+        [word.strip() for word in label_words.split(",")]
+        if isinstance(label_words, str)
+        else list(label_words)
+    )
     if out.exists() and not out.is_dir():
         raise UserError(f"out: {str(out)!r} is a file; name a folder")
     if batch_size < 1 or (max_length is not None and max_length < 1):
@@ -130,7 +140,9 @@ def compute_to_folder(
     card_budget = None if device_memory is None else parse_bytes(device_memory, "device-memory")
     devices = chosen_devices(device)
     checked = check_precision(precision, dtype, devices)
-    texts = {side: read_jsonl(path, require_label=False) for side, path in (("train", train), ("eval", evaluate))}
+    texts = {
+        side: read_jsonl(path, require_label=False) for side, path in (("train", train), ("eval", evaluate))
+    }
     pretrained = load_pretrained(model, dtype, attention, kind=kind, revision=revision, base=base)
     place(pretrained, device)
     reading: Any = pretrained.reading("prompt")
@@ -161,10 +173,20 @@ def compute_to_folder(
         owner=Owner(out, ("kernel",)),
     )
     filtered = ParameterFilter(**(parameters or {}))
-    expected = origin(pretrained, encoder, texts["train"], texts["eval"], all_logits=all_logits, parameters=filtered, settings=settings)
+    expected = origin(
+        pretrained,
+        encoder,
+        texts["train"],
+        texts["eval"],
+        all_logits=all_logits,
+        parameters=filtered,
+        settings=settings,
+    )
     files: dict[str, list[int]] = {}
     plain = json.loads(json.dumps(expected))
-    for formula in FORMULAS:  # the same kernel is kept, one of something else never overwritten or left beside this one
+    for (
+        formula
+    ) in FORMULAS:  # the same kernel is kept, one of something else never overwritten or left beside this one
         path = out / f"{formula}.safetensors"
         if path.exists():
             found = Kernel.load(path, plain)
@@ -177,7 +199,9 @@ def compute_to_folder(
     if not formulas:
         if keep_factors:
             progress.note(NOT_KEPT)
-        if any(root.is_dir() for root in (out / SCRATCH, settings.scratch) if root is not None):  # of a run that was cut short at its end
+        if any(
+            root.is_dir() for root in (out / SCRATCH, settings.scratch) if root is not None
+        ):  # of a run that was cut short at its end
             with alone_in(out):
                 finish_all(settings)
         return {"files": files, "coverage": "all there from an earlier run"}

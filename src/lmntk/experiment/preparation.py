@@ -13,7 +13,7 @@ from lmntk.models.loading import Pretrained
 from lmntk.prompts.encoding import HeadEncoder, TextEncoder, fitting_length
 from lmntk.prompts.ensemble import make_prompt_encoder
 from lmntk.prompts.label_words import Reduce
-from lmntk.runs.store import Cell
+from lmntk.runs.store import Split
 from lmntk.tasks import Example, Task, TaskData, get_task, k_shot_split, read_data
 from lmntk.tasks.splits import cut_test
 
@@ -32,7 +32,7 @@ class PreparedTask:
     label_words: tuple[str, ...] | None
     max_length: int
     text_a_limit: int | None
-    cells: tuple[Cell, ...]
+    splits: tuple[Split, ...]
     data: dict[tuple[int, int], TaskData] = field(repr=False)
 
     @property
@@ -48,11 +48,11 @@ class PreparedTask:
             for index, (label, word) in enumerate(zip(self.labels, words, strict=False))
         ]
 
-    def examples(self, cell: Cell) -> dict[str, list[Example]]:
-        """Returns the cell's examples: train, dev and test."""
-        data = self.data[cell.k, cell.seed]
+    def examples(self, split: Split) -> dict[str, list[Example]]:
+        """Returns the split's examples: train, dev and test."""
+        data = self.data[split.k, split.seed]
         dev = data.train if data.dev is None else data.dev
-        rows = {"train": (data.train, cell.train), "dev": (dev, cell.dev), "test": (data.test, cell.test)}
+        rows = {"train": (data.train, split.train), "dev": (dev, split.dev), "test": (data.test, split.test)}
         return {part: [source[row] for row in chosen] for part, (source, chosen) in rows.items()}
 
     def encoder(self, pretrained: Pretrained, mode: str, reduce: Reduce | None = None) -> TextEncoder:
@@ -64,9 +64,13 @@ class PreparedTask:
         reading: Any = pretrained.reading(mode)
         tokenizer, start = pretrained.tokenizer, pretrained.decoder_start
         if mode == "head":
-            return HeadEncoder(tokenizer, self.max_length, self.text_a_limit, reading=reading, decoder_start=start)
+            return HeadEncoder(
+                tokenizer, self.max_length, self.text_a_limit, reading=reading, decoder_start=start
+            )
         if not self.templates or self.label_words is None:
-            raise UserError(f"{self.name}: prompt mode needs a template and label words; give both, or use mode head")
+            raise UserError(
+                f"{self.name}: prompt mode needs a template and label words; give both, or use mode head"
+            )
         if len(self.label_words) != self.classes:
             raise UserError(
                 f"{self.name}: {len(self.label_words)} label words for {self.classes} classes; give one for each class, in their order"
@@ -90,24 +94,38 @@ def label_of(example: Example, task: str) -> int:
         UserError: it has none.
     """
     if example.label is None:
-        raise UserError(f"{task}: the text {example.text_a[:40]!r} has no label; every train and test text needs one")
+        raise UserError(
+            f"{task}: the text {example.text_a[:40]!r} has no label; every train and test text needs one"
+        )
     return example.label
 
 
-def split_cells(task: str, data: TaskData, k: int, seed: int, modes: Sequence[str], test_limit: int, csv_style: bool) -> list[Cell]:
-    """Returns the cells of one k and seed: the k-shot split, or the ready-made one, once a mode."""
+def splits_of(
+    task: str, data: TaskData, k: int, seed: int, modes: Sequence[str], test_limit: int, csv_style: bool
+) -> list[Split]:
+    """Returns the splits of one k and seed: the k-shot split, or the ready-made one, once a mode."""
     if data.dev is not None:
-        parts = tuple(range(len(data.train))), tuple(range(len(data.dev))), cut_test(len(data.test), test_limit, csv_style)
+        parts = (
+            tuple(range(len(data.train))),
+            tuple(range(len(data.dev))),
+            cut_test(len(data.test), test_limit, csv_style),
+        )
     else:
         split = k_shot_split(
-            [label_of(example, task) for example in data.train], len(data.test), k, seed, test_limit, csv_style, data.labels
+            [label_of(example, task) for example in data.train],
+            len(data.test),
+            k,
+            seed,
+            test_limit,
+            csv_style,
+            data.labels,
         )
         parts = split.train, split.dev, split.test
     if not parts[2]:
         raise UserError(f"{task}: there are no test texts; give a test file")
     if not parts[1]:
         raise UserError(f"{task}: no texts are left for validation at k = {k}; use a smaller k")
-    return [Cell(task, k, seed, mode, *parts) for mode in modes]
+    return [Split(task, k, seed, mode, *parts) for mode in modes]
 
 
 def prepare_tasks(experiment: Experiment, pretrained: Pretrained) -> list[PreparedTask]:
@@ -121,24 +139,30 @@ def prepare_tasks(experiment: Experiment, pretrained: Pretrained) -> list[Prepar
     for task in prepared:
         for mode in experiment.modes:
             encoder = task.encoder(pretrained, mode, experiment.label_words_reduce)
-            for example in dict.fromkeys(e for cell in task.cells for part in task.examples(cell).values() for e in part):
+            for example in dict.fromkeys(
+                e for split in task.splits for part in task.examples(split).values() for e in part
+            ):
                 label_of(example, task.name)
                 encoder.encode(example)
         if task.metric == "f1" and task.classes != 2:
-            raise UserError(f"{task.name}: f1 is that of class 1 of two, and here are {task.classes} classes; use accuracy")
+            raise UserError(
+                f"{task.name}: f1 is that of class 1 of two, and here are {task.classes} classes; use accuracy"
+            )
     return prepared
 
 
 def _catalog_task(experiment: Experiment, task: Task, pretrained: Pretrained) -> PreparedTask:
     assert experiment.data is not None  # the configuration sees to it
-    data, cells = {}, []
+    data, splits = {}, []
     common = None
     for k in experiment.k:
         for seed in experiment.seeds:
             if common is None or common.dev is not None:
                 common = read_data(experiment.data, task, k=k, seed=seed)
             data[k, seed] = common
-            cells += split_cells(task.name, common, k, seed, experiment.modes, experiment.test_limit, task.csv_style)
+            splits += splits_of(
+                task.name, common, k, seed, experiment.modes, experiment.test_limit, task.csv_style
+            )
     longest = fitting_length(pretrained.tokenizer, task.max_length)
     prompt = task.prompt(pretrained.reading("prompt")) if "prompt" in experiment.modes else task.template
     return PreparedTask(
@@ -150,7 +174,7 @@ def _catalog_task(experiment: Experiment, task: Task, pretrained: Pretrained) ->
         label_words=experiment.label_words or task.label_words,
         max_length=experiment.max_length or longest,
         text_a_limit=task.text_a_limit if task.text_a_limit is None else min(task.text_a_limit, longest),
-        cells=tuple(cells),
+        splits=tuple(splits),
         data=data,
     )
 
@@ -168,20 +192,24 @@ def _own_task(experiment: Experiment, task: OwnTask, pretrained: Pretrained) -> 
             title=task.name,
             templates=_listed(task.template) or known.templates,
             label_words=task.label_words or known.label_words,
-            cells=tuple(replace(cell, task=task.name) for cell in known.cells),
+            splits=tuple(replace(split, task=task.name) for split in known.splits),
         )
-    columns = {"text_column": task.text_column, "text_b_column": task.text_b_column, "label_column": task.label_column}
+    columns = {
+        "text_column": task.text_column,
+        "text_b_column": task.text_b_column,
+        "label_column": task.label_column,
+    }
     source = task.train if task.train.startswith("hf:") else Path(task.train)
     data = read_data(source, None, test=task.test, labels=task.labels, **columns)  # type: ignore[arg-type]
     found = {example.label for example in data.train if example.label is not None}
     classes = len(data.labels) if data.labels is not None else max(found, default=0) + 1
     if classes < 2:
         raise UserError(f"{task.name}: the train texts have {classes} class; at least two are needed")
-    cells = [
-        cell
+    splits = [
+        split
         for k in experiment.k
         for seed in experiment.seeds
-        for cell in split_cells(task.name, data, k, seed, experiment.modes, experiment.test_limit, False)
+        for split in splits_of(task.name, data, k, seed, experiment.modes, experiment.test_limit, False)
     ]
     return PreparedTask(
         name=task.name,
@@ -190,8 +218,10 @@ def _own_task(experiment: Experiment, task: OwnTask, pretrained: Pretrained) -> 
         metric=task.metric,
         templates=_listed(experiment.template or task.template),
         label_words=experiment.label_words or task.label_words,
-        max_length=experiment.max_length or task.max_length or fitting_length(pretrained.tokenizer, DEFAULT_LENGTH),
+        max_length=experiment.max_length
+        or task.max_length
+        or fitting_length(pretrained.tokenizer, DEFAULT_LENGTH),
         text_a_limit=task.text_a_limit,
-        cells=tuple(cells),
+        splits=tuple(splits),
         data={(k, seed): data for k in experiment.k for seed in experiment.seeds},
     )

@@ -1,4 +1,4 @@
-"""An experiment, run: tasks x k x seeds x modes x formulas, each cell computed once and found again by its content."""
+"""An experiment, run: tasks x k x seeds x modes x formulas, each split computed once and found again by its content."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lmntk.engine.stream import MACHINE, NOT_KEPT, SCRATCH, Settings
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import Experiment
 from lmntk.experiment.preparation import PreparedTask, prepare_tasks
-from lmntk.experiment.session import Context, Progress, Silent
+from lmntk.experiment.session import Progress, Session, Silent
 from lmntk.experiment.steps.diagnose import check_given, diagnose_unit, diagnosis_setup, given_checkpoint
 from lmntk.experiment.steps.finetune import arms_of, check_arms, pending, setup_of, train_arms, with_rows
 from lmntk.experiment.steps.shared_model import compute_unit, forget_unit, plan_unit
@@ -24,7 +24,7 @@ from lmntk.models.loading import load_pretrained
 from lmntk.reports.page import write_page
 from lmntk.reports.results import write_reports
 from lmntk.runs.reading import read_run
-from lmntk.runs.store import Cell, Store
+from lmntk.runs.store import Split, Store
 from lmntk.solvers.outcome import methods_of
 from lmntk.system.devices import chosen_devices, place
 from lmntk.system.executors.choose import chosen_executor
@@ -48,49 +48,51 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
         UserError: a mistake in the configuration, the data or the model; nothing is computed then.
     """
     progress = progress or Silent()
-    this, tasks = _prepared(experiment, progress)
-    check_given(this, tasks)
-    store = this.store
+    session, tasks = _prepared(experiment, progress)
+    check_given(session, tasks)
+    store = session.store
     store.prepare()
-    if this.pretrained.stored_dtype != experiment.dtype:
-        progress.note(f"weights stored in {this.pretrained.stored_dtype}, computed with in {experiment.dtype}")
+    if session.pretrained.stored_dtype != experiment.dtype:
+        progress.note(
+            f"weights stored in {session.pretrained.stored_dtype}, computed with in {experiment.dtype}"
+        )
     with alone_in(store.folder):
-        store.write_json(CONFIGURATION, _configuration(this, tasks))
-        planned = [(task, cell) for task in tasks for cell in task.cells]
-        results = this.finished(planned)
-        untrained = {cell.name for _, cell in pending(this, planned, results)}
+        store.write_json(CONFIGURATION, _configuration(session, tasks))
+        planned = [(task, split) for task in tasks for split in task.splits]
+        results = session.finished(planned)
+        untrained = {split.name for _, split in pending(session, planned, results)}
         progress.start(len(planned), len(planned) - len(untrained))
-        for task, unit in _units(this, tasks):
-            left = [cell for cell in unit if cell.name not in results]
-            if not left and this.methods and experiment.keep_factors:
+        for task, unit in _units(session, tasks):
+            left = [split for split in unit if split.name not in results]
+            if not left and session.methods and experiment.keep_factors:
                 progress.note(NOT_KEPT)
-            for cell, result in compute_unit(this, task, left) if left else ():
-                results[cell.name] = with_rows(this, task, cell, result)
+            for split, result in compute_unit(session, task, left) if left else ():
+                results[split.name] = with_rows(session, task, split, result)
                 if not experiment.finetune:
-                    progress.finished(cell, result["rows"])
-                _report(this, tasks, planned)
-            if this.methods:
-                forget_unit(this, task, unit)
-        for task, cell in pending(this, planned, results):
-            results[cell.name] = train_arms(this, task, cell, results[cell.name])
-            progress.finished(cell, results[cell.name]["rows"])
-            _report(this, tasks, planned)
+                    progress.finished(split, result["rows"])
+                _report(session, tasks, planned)
+            if session.methods:
+                forget_unit(session, task, unit)
+        for task, split in pending(session, planned, results):
+            results[split.name] = train_arms(session, task, split, results[split.name])
+            progress.finished(split, results[split.name]["rows"])
+            _report(session, tasks, planned)
         for task in tasks if experiment.diagnose else ():
-            for _, unit in _units(this, [task]):
-                diagnose_unit(this, task, unit)
-            _report(this, tasks, planned)
-        _report(this, tasks, planned)
+            for _, unit in _units(session, [task]):
+                diagnose_unit(session, task, unit)
+            _report(session, tasks, planned)
+        _report(session, tasks, planned)
         missing = write_page(store.folder)
         if missing:
             progress.note(missing)
-    rows = [row for _, cell in planned for row in results[cell.name]["rows"]]
+    rows = [row for _, split in planned for row in results[split.name]["rows"]]
     return [{name: value for name, value in row.items() if name != "setup"} for row in rows]
 
 
-def _configuration(this: Context, tasks: Sequence[PreparedTask]) -> dict[str, Any]:
+def _configuration(session: Session, tasks: Sequence[PreparedTask]) -> dict[str, Any]:
     """Returns the settings to write down, with those of earlier runs of the model in the folder, the latest first, each once."""
-    now = this.experiment.model_dump(mode="json")
-    before = this.store.read_json(CONFIGURATION)
+    now = session.experiment.model_dump(mode="json")
+    before = session.store.read_json(CONFIGURATION)
     before = before if isinstance(before, dict) else {}
     others = before.get("earlier")
     earlier: list[Any] = []
@@ -102,22 +104,24 @@ def _configuration(this: Context, tasks: Sequence[PreparedTask]) -> dict[str, An
     return {
         "experiment": now,
         "versions": versions(),
-        "weights": this.pretrained.fingerprint,
-        "setups": list(dict.fromkeys([*_setups(this, tasks), *(said if isinstance(said, list) else [])])),
+        "weights": session.pretrained.fingerprint,
+        "setups": list(dict.fromkeys([*_setups(session, tasks), *(said if isinstance(said, list) else [])])),
         "earlier": earlier[:REMEMBERED],
     }
 
 
-def _setups(this: Context, tasks: Sequence[PreparedTask]) -> Iterable[str]:
+def _setups(session: Session, tasks: Sequence[PreparedTask]) -> Iterable[str]:
     """Yields the setups of what is asked for; see ``setups``."""
     for task in tasks:
-        for mode in this.experiment.modes:
-            yield this.setup(task, mode, "baseline")
-            if this.methods:
-                yield this.setup(task, mode, "kernel")
-            arms = arms_of(this.experiment, this.chosen, 0)
-            yield from (setup_of(this, task, mode, arm) for arm in arms)
-            yield from (diagnosis_setup(this, task, mode, one) for one in (*arms, this.given) if one is not None)
+        for mode in session.experiment.modes:
+            yield session.setup(task, mode, "baseline")
+            if session.methods:
+                yield session.setup(task, mode, "kernel")
+            arms = arms_of(session.experiment, session.chosen, 0)
+            yield from (setup_of(session, task, mode, arm) for arm in arms)
+            yield from (
+                diagnosis_setup(session, task, mode, one) for one in (*arms, session.given) if one is not None
+            )
 
 
 def verdicts_of(folder: Path) -> dict[str, Any]:
@@ -141,21 +145,23 @@ def plan(experiment: Experiment, progress: Progress | None = None) -> list[tuple
         UserError: as ``run``.
     """
     if not experiment.formulas:
-        raise UserError("plan: it is of kernels, and formulas is none; fine-tuning takes learning rates x batch sizes x steps in each cell")
-    this, tasks = _prepared(experiment, progress or Silent())
-    results = this.finished([(task, cell) for task in tasks for cell in task.cells])
+        raise UserError(
+            "plan: it is of kernels, and formulas is none; fine-tuning takes learning rates x batch sizes x steps in each cell"
+        )
+    session, tasks = _prepared(experiment, progress or Silent())
+    results = session.finished([(task, split) for task in tasks for split in task.splits])
     found: dict[str, Estimate] = {}
-    for task, unit in _units(this, tasks):
-        left = [cell for cell in unit if cell.name not in results]
+    for task, unit in _units(session, tasks):
+        left = [split for split in unit if split.name not in results]
         if not left:
             continue
         name = f"{task.title} {unit[0].mode}"
-        estimate = plan_unit(this, task, left)
+        estimate = plan_unit(session, task, left)
         found[name] = found[name] + estimate if name in found else estimate
     return list(found.items())
 
 
-def _prepared(experiment: Experiment, progress: Progress) -> tuple[Context, list[PreparedTask]]:
+def _prepared(experiment: Experiment, progress: Progress) -> tuple[Session, list[PreparedTask]]:
     """Returns the model, the texts and the settings of an experiment, after a look at everything that can be wrong with them."""
     methods = methods_of(experiment.formulas, experiment.solvers)
     devices = chosen_devices(experiment.device)
@@ -184,56 +190,71 @@ def _prepared(experiment: Experiment, progress: Progress) -> tuple[Context, list
         group_of_layer if experiment.groups else None,
         (experiment.scratch or experiment.out / SCRATCH).resolve(),
         experiment.keep_factors,
-        chosen_executor(experiment.engine, experiment.address, experiment.workers, devices, experiment.device),
+        chosen_executor(
+            experiment.engine, experiment.address, experiment.workers, devices, experiment.device
+        ),
         experiment.out / MACHINE,
         precision,
         None if experiment.device_memory is None else parse_bytes(experiment.device_memory, "device-memory"),
     )
     chosen = ParameterFilter(
-        not experiment.without_embeddings, not experiment.without_head, experiment.biases_only, experiment.include, experiment.exclude
+        not experiment.without_embeddings,
+        not experiment.without_head,
+        experiment.biases_only,
+        experiment.include,
+        experiment.exclude,
     )
     given = None if experiment.finetuned is None else given_checkpoint(experiment.finetuned)
-    this = Context(experiment, pretrained, store, progress, settings, chosen, methods, given)
+    session = Session(experiment, pretrained, store, progress, settings, chosen, methods, given)
     for mode in experiment.modes:  # a filter that matches nothing, or features that are not there, show now
         model = any_model(pretrained, mode, experiment.features)
         chosen.select(model)
-        check_arms(this, model)
-    if pretrained.kind == "classifier":  # whose labels are in no fingerprint: an old result of other ones is not to be found again
+        check_arms(session, model)
+    if (
+        pretrained.kind == "classifier"
+    ):  # whose labels are in no fingerprint: an old result of other ones is not to be found again
         for task in tasks:
-            own_head_model(pretrained, task.labels, this.folds(task))
-    return this, tasks
+            own_head_model(pretrained, task.labels, session.folds(task))
+    return session, tasks
 
 
-def _report(this: Context, tasks: Sequence[PreparedTask], planned: Sequence[tuple[PreparedTask, Cell]]) -> None:
+def _report(
+    session: Session, tasks: Sequence[PreparedTask], planned: Sequence[tuple[PreparedTask, Split]]
+) -> None:
     """Writes the tables, and the verdicts where there are diagnoses, of all that the folder holds of this model."""
-    found = read_run(this.store.folder)
+    found = read_run(session.store.folder)
     titles = found.titles() | {task.name: task.title for task in tasks}
-    done = sum(cell.name in found.cells for _, cell in planned)
-    others = len(set(found.cells) - {cell.name for _, cell in planned})
+    done = sum(split.name in found.splits for _, split in planned)
+    others = len(set(found.splits) - {split.name for _, split in planned})
     facts = {
-        "model": this.experiment.model,
-        "weights": this.pretrained.fingerprint[:16],
-        "parameters": this.chosen.describe(),
-        "cells": f"{done} of {len(planned)} finished" + (f", and {others} of earlier runs on this model" if others else ""),
+        "model": session.experiment.model,
+        "weights": session.pretrained.fingerprint[:16],
+        "parameters": session.chosen.describe(),
+        "splits": f"{done} of {len(planned)} finished"
+        + (f", and {others} of earlier runs on this model" if others else ""),
     }
     facts |= {f"classes of {task.name}": "; ".join(task.meaning()) for task in tasks}
-    facts |= {"computed with": " and ".join(sorted({json.dumps(cell["versions"], sort_keys=True) for cell in found.cells.values()}))}
+    facts |= {
+        "computed with": " and ".join(
+            sorted({json.dumps(split["versions"], sort_keys=True) for split in found.splits.values()})
+        )
+    }
     facts |= {"left out": " ".join(found.notes)} if found.notes else {}
-    verdicts = conclude(found.diagnoses, comparisons_in(found.finetunings, found.cells), titles)
-    if found.diagnoses or this.experiment.diagnose:
-        this.store.write_json(FILE, verdicts)
-    write_reports(this.store, found.rows, titles, facts, sentences(verdicts) if found.diagnoses else [])
+    verdicts = conclude(found.diagnoses, comparisons_in(found.finetunings, found.splits), titles)
+    if found.diagnoses or session.experiment.diagnose:
+        session.store.write_json(FILE, verdicts)
+    write_reports(session.store, found.rows, titles, facts, sentences(verdicts) if found.diagnoses else [])
 
 
-def _units(this: Context, tasks: Sequence[PreparedTask]) -> Iterable[tuple[PreparedTask, list[Cell]]]:
-    """Yields cells that are computed together: all k and seeds where they share a model, and so the test texts' gradients.
+def _units(session: Session, tasks: Sequence[PreparedTask]) -> Iterable[tuple[PreparedTask, list[Split]]]:
+    """Yields splits that are computed together: all k and seeds where they share a model, and so the test texts' gradients.
 
-    A prompt's and a classifier's own head are shared; a probe is its cell's own.
+    A prompt's and a classifier's own head are shared; a probe is its split's own.
     """
     for task in tasks:
-        for mode in this.experiment.modes:
-            cells = [cell for cell in task.cells if cell.mode == mode]
-            if mode == "prompt" or this.pretrained.kind == "classifier":
-                yield task, cells
+        for mode in session.experiment.modes:
+            splits = [split for split in task.splits if split.mode == mode]
+            if mode == "prompt" or session.pretrained.kind == "classifier":
+                yield task, splits
             else:
-                yield from ((task, [cell]) for cell in cells)
+                yield from ((task, [split]) for split in splits)

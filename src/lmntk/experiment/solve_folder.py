@@ -23,7 +23,7 @@ from lmntk.errors import UserError
 from lmntk.kernels.contraction import FORMULAS
 from lmntk.kernels.kernel import Kernel, load_tensors
 from lmntk.solvers.inputs import Array
-from lmntk.solvers.outcome import BASELINES, baseline, methods_of, solve_cell
+from lmntk.solvers.outcome import BASELINES, baseline, methods_of, solve_split
 from lmntk.tasks import get_task
 
 SIDES = ("train", "dev", "test")
@@ -34,7 +34,7 @@ class Solvable:
     """What a solver needs of one split.
 
     Attributes:
-        name: of the cell, or the task.
+        name: of the split, or the task.
         mode: ``prompt`` or ``head``: what the logits are called.
         metric: ``accuracy`` or ``f1``.
         kernels: by (side, formula).
@@ -52,17 +52,23 @@ class Solvable:
     @property
     def formulas(self) -> tuple[str, ...]:
         """The formulas whose kernels are there on all sides."""
-        return tuple(formula for formula in FORMULAS if all((side, formula) in self.kernels for side in SIDES))
+        return tuple(
+            formula for formula in FORMULAS if all((side, formula) in self.kernels for side in SIDES)
+        )
 
 
 def solve_folder(
-    folder: Path, task: str, formulas: Sequence[str] | None = None, solvers: Sequence[str] | None = None, metric: str | None = None
+    folder: Path,
+    task: str,
+    formulas: Sequence[str] | None = None,
+    solvers: Sequence[str] | None = None,
+    metric: str | None = None,
 ) -> list[dict[str, Any]]:
     """Returns a row a split and method, solved and selected on dev as in a run.
 
     Args:
         folder: a run's, its ``kernels``, or one of the paper's files.
-        task: a task, or a run's cell; as it is in the files' names.
+        task: a task, or a run's split; as it is in the files' names.
         formulas: which kernels; of the paper's symmetric ones, which do not say what they are, ``sgd`` (the default) or ``signgd``.
         solvers: by default ridge, and asym for asigngd.
         metric: of a task that is none of the 14, in the paper's files.
@@ -76,9 +82,13 @@ def solve_folder(
         absent = [formula for formula in formulas or () if formula not in one.formulas]
         if absent:
             there = ", ".join(one.formulas) or "none"
-            raise UserError(f"formulas: no {absent[0]} kernels of {one.name} in {str(folder)!r}; it has {there}")
+            raise UserError(
+                f"formulas: no {absent[0]} kernels of {one.name} in {str(folder)!r}; it has {there}"
+            )
         methods = methods_of(formulas or one.formulas, solvers)
-        outcomes = [solve_cell(one.kernels, one.logits, one.labels, one.metric, *method) for method in methods]
+        outcomes = [
+            solve_split(one.kernels, one.logits, one.labels, one.metric, *method) for method in methods
+        ]
         if one.logits:
             outcomes.insert(0, baseline(BASELINES[one.mode], one.metric, one.logits, one.labels))
         sizes = {f"{side}_texts": len(one.labels[side]) for side in SIDES}
@@ -86,18 +96,24 @@ def solve_folder(
     return rows
 
 
-def read_folder(folder: Path, task: str, formulas: Sequence[str] | None = None, metric: str | None = None) -> list[Solvable]:
+def read_folder(
+    folder: Path, task: str, formulas: Sequence[str] | None = None, metric: str | None = None
+) -> list[Solvable]:
     """Returns what there is of a task in a folder; see ``solve_folder``."""
     folder = folder.expanduser()
     if not folder.is_dir():
-        raise UserError(f"kernels: no folder {str(folder)!r}; name a run's, or one with train_kernels_{task}.pt")
+        raise UserError(
+            f"kernels: no folder {str(folder)!r}; name a run's, or one with train_kernels_{task}.pt"
+        )
     for place in (folder, folder.parent):
         if (place / "cells").is_dir() and (place == folder or folder.name == "kernels"):
             return _of_run(place, task)
     return [published(folder, task, formulas, metric)]
 
 
-def published(folder: Path, task: str, formulas: Sequence[str] | None = None, metric: str | None = None) -> Solvable:
+def published(
+    folder: Path, task: str, formulas: Sequence[str] | None = None, metric: str | None = None
+) -> Solvable:
     """Returns the kernels that the paper's code saved of a task."""
     kernels: dict[tuple[str, str], Kernel] = {}
     logits: dict[str, Array] = {}
@@ -109,7 +125,9 @@ def published(folder: Path, task: str, formulas: Sequence[str] | None = None, me
         kernels[side, kernel.formula] = kernel
         n, c, m, _ = kernel.values.shape
         labels[side] = _labels(path, truth, c, m)
-        first = kernels["train", kernel.formula].values.shape if ("train", kernel.formula) in kernels else None
+        first = (
+            kernels["train", kernel.formula].values.shape if ("train", kernel.formula) in kernels else None
+        )
         if first is None or (n, c) != first[:2] or (side == "train" and n != m):
             other = "no kernel of its kind" if first is None else f"{list(first)}, the train kernel's"
             raise UserError(
@@ -119,10 +137,14 @@ def published(folder: Path, task: str, formulas: Sequence[str] | None = None, me
         if beside is not None:
             found = _pair(beside)[0]
             if tuple(found.shape) != (m, c):
-                raise UserError(f"kernels: {beside} has the shape {list(found.shape)}, and {path} asks for {[m, c]}; give both of one run")
+                raise UserError(
+                    f"kernels: {beside} has the shape {list(found.shape)}, and {path} asks for {[m, c]}; give both of one run"
+                )
             logits[side] = found.double().numpy()
         elif side != "train" and logits:
-            raise UserError(f"kernels: no file {side}_logits_{task}.pt in {str(folder)!r}, and train has one; give all three or none")
+            raise UserError(
+                f"kernels: no file {side}_logits_{task}.pt in {str(folder)!r}, and train has one; give all three or none"
+            )
     return Solvable(task, "prompt", metric or _metric(task), kernels, logits, labels)
 
 
@@ -130,15 +152,23 @@ def _metric(task: str) -> str:
     try:
         return get_task(task).metric
     except UserError:
-        raise UserError(f"task: {task!r} is none of the 14, so it is not known what counts; say --metric accuracy or f1") from None
+        raise UserError(
+            f"task: {task!r} is none of the 14, so it is not known what counts; say --metric accuracy or f1"
+        ) from None
 
 
 def _file(folder: Path, name: str, required: bool = True) -> Any:
     """Returns a file by its name, case aside, or None where it is not required."""
     match = {path.name.casefold(): path for path in sorted(folder.iterdir())}.get(name.casefold())
     if match is None and required:
-        tasks = sorted({path.stem.removeprefix("train_kernels_") for path in folder.glob("train_kernels_*.pt")})
-        hint = f"it has kernels of {', '.join(tasks)}" if tasks else "name a run's folder, or one of the paper's files"
+        tasks = sorted(
+            {path.stem.removeprefix("train_kernels_") for path in folder.glob("train_kernels_*.pt")}
+        )
+        hint = (
+            f"it has kernels of {', '.join(tasks)}"
+            if tasks
+            else "name a run's folder, or one of the paper's files"
+        )
         raise UserError(f"kernels: no file {name} in {str(folder)!r}; {hint}")
     return match
 
@@ -153,9 +183,17 @@ def _pair(path: Path) -> tuple[Tensor, Tensor]:
             "trust it, save it again as a tuple of two tensors"
         ) from None
     except Exception as error:  # of a damaged file torch says anything
-        raise UserError(f"kernels: cannot read {path} ({' '.join(str(error).split())[:120]}); is it whole?") from error
-    if not isinstance(content, tuple | list) or len(content) != 2 or not all(isinstance(part, Tensor) for part in content):
-        raise UserError(f"kernels: {path} is no tuple of two tensors, values and labels; give a file of the paper's code")
+        raise UserError(
+            f"kernels: cannot read {path} ({' '.join(str(error).split())[:120]}); is it whole?"
+        ) from error
+    if (
+        not isinstance(content, tuple | list)
+        or len(content) != 2
+        or not all(isinstance(part, Tensor) for part in content)
+    ):
+        raise UserError(
+            f"kernels: {path} is no tuple of two tensors, values and labels; give a file of the paper's code"
+        )
     return content[0], content[1]
 
 
@@ -163,7 +201,9 @@ def _kernel(path: Path, values: Tensor, formulas: Sequence[str] | None) -> Kerne
     shape = list(values.shape)
     sides = values if values.ndim == 5 else values[None]
     if values.ndim not in (4, 5) or (values.ndim == 5 and shape[0] != 2) or sides.shape[2] != sides.shape[4]:
-        raise UserError(f"kernels: {path} has the shape {shape}, which is no kernel: [N, C, M, C], or [2, N, C, M, C] of A-SignGD")
+        raise UserError(
+            f"kernels: {path} has the shape {shape}, which is no kernel: [N, C, M, C], or [2, N, C, M, C] of A-SignGD"
+        )
     arrays = sides.double().numpy()
     symmetric = [formula for formula in formulas or () if formula != "asigngd"] or ["sgd"]
     if values.ndim == 5:
@@ -193,12 +233,14 @@ def _of_run(folder: Path, task: str) -> list[Solvable]:
         names = sorted({one["rows"][0]["task"] for one in results})
         damaged = [path.name for path, one in found if one is None]
         also = f"; damaged: {', '.join(damaged)}, delete them and run again" if damaged else ""
-        raise UserError(f"task: no cell of {task!r} in {str(folder)!r}; it has {', '.join(names) or 'no finished cell'}{also}")
+        raise UserError(
+            f"task: no split of {task!r} in {str(folder)!r}; it has {', '.join(names) or 'no finished split'}{also}"
+        )
     return [_of_cell(folder, one) for one in sorted(chosen, key=lambda one: _place(one["rows"][0]))]
 
 
 def _result(path: Path) -> dict[str, Any] | None:
-    """Returns a cell's results, or None where the file is damaged."""
+    """Returns a split's results, or None where the file is damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf8"))
     except (OSError, ValueError):
@@ -213,21 +255,31 @@ def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
 def _of_cell(folder: Path, result: Mapping[str, Any]) -> Solvable:
     name, row = result["cell"], result["rows"][0]
     place = folder / "kernels" / name
-    paths = {(side, formula): place / f"{side}-{formula}.safetensors" for formula in FORMULAS for side in SIDES}
+    paths = {
+        (side, formula): place / f"{side}-{formula}.safetensors" for formula in FORMULAS for side in SIDES
+    }
     kernels = {at: Kernel.load(path, {"cell": name}) for at, path in paths.items() if path.is_file()}
     if not kernels:
         raise UserError(f"kernels: none of {name} in {str(folder)!r}; run it again without --no-kernels")
     if len({kernel.provenance.get("key") for kernel in kernels.values()}) > 1:
-        raise UserError(f"kernels: those of {name} in {str(folder)!r} are of different runs; run it again, or delete {str(place)!r}")
+        raise UserError(
+            f"kernels: those of {name} in {str(folder)!r} are of different runs; run it again, or delete {str(place)!r}"
+        )
     kept = next(iter(kernels.values())).provenance.get("key")
     if result.get("kernels", kept) != kept:  # results of an earlier version do not say
         where = f"{name} in {str(folder)!r}"
-        raise UserError(f"kernels: those of {where} are of other texts, weights or settings than its results; run it again")
+        raise UserError(
+            f"kernels: those of {where} are of other texts, weights or settings than its results; run it again"
+        )
     missing = [side for side in SIDES if f"{side}_labels" not in result]
     if missing:
-        raise UserError(f"kernels: cells/{name}.json has no {missing[0]} labels; delete it and run again: the kernels are kept")
+        raise UserError(
+            f"kernels: cells/{name}.json has no {missing[0]} labels; delete it and run again: the kernels are kept"
+        )
     logits, metadata = load_tensors(place / "logits.safetensors")
     if metadata.get("key") != next(iter(kernels.values())).provenance.get("key"):
-        raise UserError(f"kernels: the logits of {name} are of another run than its kernels; run it again, or delete {str(place)!r}")
+        raise UserError(
+            f"kernels: the logits of {name} are of another run than its kernels; run it again, or delete {str(place)!r}"
+        )
     labels = {side: result[f"{side}_labels"] for side in SIDES}
     return Solvable(name, row["mode"], row["metric"], kernels, logits, labels)

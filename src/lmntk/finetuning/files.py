@@ -47,8 +47,12 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
             if metadata.get("format") == FORMAT:
                 return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["facts"])  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UserError(f"weights: cannot read {str(path)!r}: {' '.join(str(error).split())[:200]}") from error
-    raise UserError(f"weights: {str(path)!r} holds no fine-tuned weights; make some with lmntk finetune --save")
+        raise UserError(
+            f"weights: cannot read {str(path)!r}: {' '.join(str(error).split())[:200]}"
+        ) from error
+    raise UserError(
+        f"weights: {str(path)!r} holds no fine-tuned weights; make some with lmntk finetune --save"
+    )
 
 
 def export(folder: Path, model: LogitModel, pretrained: Pretrained, weights: Mapping[str, Tensor]) -> None:
@@ -60,7 +64,9 @@ def export(folder: Path, model: LogitModel, pretrained: Pretrained, weights: Map
         UserError: the network has an adapter, whose layers are no part of transformers' format.
     """
     if has_adapter(model):
-        raise UserError("export: the model has an adapter, which transformers cannot save in place; its trained weights are kept alone")
+        raise UserError(
+            "export: the model has an adapter, which transformers cannot save in place; its trained weights are kept alone"
+        )
     from transformers.utils import logging
 
     bar = logging.is_progress_bar_enabled()

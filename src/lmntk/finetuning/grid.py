@@ -116,7 +116,11 @@ def search(
                 on_step=None if on_step is None else partial(on_step, 1),
             )  # fmt: skip
             run = found.as_dict()
-            if found.dev is not None and found.status == "finished" and (best is None or found.dev > best.dev):
+            if (
+                found.dev is not None
+                and found.status == "finished"
+                and (best is None or found.dev > best.dev)
+            ):
                 assert found.dev_logits is not None
                 best = _Best(index, found.dev, trained.own(found.weights), found.dev_logits)
                 _save_best(folder, best)
@@ -132,7 +136,13 @@ def search(
     return Search(tuple(runs), best.index, best.weights, logits, count)
 
 
-def logits_at(model: LogitModel, weights: Mapping[str, Tensor], texts: Sequence[EncodedText], pad_id: int, linearized: bool) -> Tensor:
+def logits_at(
+    model: LogitModel,
+    weights: Mapping[str, Tensor],
+    texts: Sequence[EncodedText],
+    pad_id: int,
+    linearized: bool,
+) -> Tensor:
     """Returns the logits [n, c], float64, of the model at other weights.
 
     With ``linearized`` f(x; theta_0) + <grad f(x; theta_0), weights - theta_0>.
@@ -160,7 +170,9 @@ def _save_best(folder: Path | None, best: _Best) -> None:
         return
     facts = {"index": best.index, "dev": best.dev}
     with replacing(folder / BEST) as temporary:
-        contents = {name: value.contiguous() for name, value in best.weights.items()} | {_LOGITS: best.dev_logits}
+        contents = {name: value.contiguous() for name, value in best.weights.items()} | {
+            _LOGITS: best.dev_logits
+        }
         save_file(contents, temporary, {"facts": json.dumps(facts)})
 
 

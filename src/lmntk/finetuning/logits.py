@@ -19,7 +19,10 @@ def logits_of(model: nn.Module, texts: Sequence[EncodedText], pad_id: int, batch
     order = length_sorted_batches([text.length for text in texts], batch_size)
     with frozen(model), torch.no_grad():
         for chosen in order:
-            batch = {name: tensor.to(device) for name, tensor in collate([texts[i] for i in chosen], pad_id).items()}
+            batch = {
+                name: tensor.to(device)
+                for name, tensor in collate([texts[i] for i in chosen], pad_id).items()
+            }
             found.append(model(batch).double())
     logits = torch.cat(found).cpu()
     restored = torch.empty_like(logits)

@@ -12,7 +12,11 @@ from lmntk.errors import UserError
 
 NAMES = ("sgd", "adamw", "signgd")
 # The grids of LM-BFF (Adam) and of the paper (SGD). SignGD takes Adam's: its steps have the size of Adam's first.
-LEARNING_RATES = {"sgd": (1e-4, 5e-4, 1e-3, 5e-3, 1e-2), "adamw": (1e-5, 2e-5, 5e-5), "signgd": (1e-5, 2e-5, 5e-5)}
+LEARNING_RATES = {
+    "sgd": (1e-4, 5e-4, 1e-3, 5e-3, 1e-2),
+    "adamw": (1e-5, 2e-5, 5e-5),
+    "signgd": (1e-5, 2e-5, 5e-5),
+}
 BATCH_SIZES = (2, 4, 8)
 
 

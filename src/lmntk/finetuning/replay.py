@@ -115,7 +115,10 @@ def points(steps: Sequence[int], most: int) -> list[int]:
 
 def _save(path: Path, values: Mapping[str, Tensor]) -> None:
     with replacing(path) as temporary:
-        save_file({name: value.detach().to("cpu", copy=True).contiguous() for name, value in values.items()}, temporary)
+        save_file(
+            {name: value.detach().to("cpu", copy=True).contiguous() for name, value in values.items()},
+            temporary,
+        )
 
 
 def _read(folder: Path) -> Course | None:

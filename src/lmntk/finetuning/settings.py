@@ -71,7 +71,9 @@ class Labelled:
 
     def __post_init__(self) -> None:
         if not self.texts or len(self.texts) != len(self.labels):
-            raise UserError(f"finetune: {len(self.texts)} texts and {len(self.labels)} labels; give at least one text, each with its label")
+            raise UserError(
+                f"finetune: {len(self.texts)} texts and {len(self.labels)} labels; give at least one text, each with its label"
+            )
 
     def __len__(self) -> int:
         return len(self.texts)

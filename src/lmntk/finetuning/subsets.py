@@ -64,13 +64,19 @@ class Subset:
         """
         if self.lora_rank is None:
             found = self.parameters.select(model)
-            yield Trained(without_bottom(model, found, self.freeze_layers) if self.freeze_layers else found, dict)
+            yield Trained(
+                without_bottom(model, found, self.freeze_layers) if self.freeze_layers else found, dict
+            )
             return
         if self.freeze_layers:
-            raise UserError("freeze-layers: LoRA leaves all of the network's own parameters as they are; give one of the two")
+            raise UserError(
+                "freeze-layers: LoRA leaves all of the network's own parameters as they are; give one of the two"
+            )
         if self.parameters != ParameterFilter():
             what = self.parameters.describe()
-            raise UserError(f"lora-rank: LoRA trains what it adds, unfiltered; leave out the filter ({what}), or lora-rank")
+            raise UserError(
+                f"lora-rank: LoRA trains what it adds, unfiltered; leave out the filter ({what}), or lora-rank"
+            )
         with lora(model, self.lora_rank, self.lora_alpha, self.seed) as trained:
             yield trained
 
@@ -83,7 +89,9 @@ class Trained:
     own: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
-def without_bottom(model: nn.Module, chosen: Mapping[str, nn.Parameter], layers: int) -> dict[str, nn.Parameter]:
+def without_bottom(
+    model: nn.Module, chosen: Mapping[str, nn.Parameter], layers: int
+) -> dict[str, nn.Parameter]:
     """Returns the chosen parameters but the embeddings' and the first ``layers`` layers'. A decoder tied to the embeddings goes with them.
 
     Of an encoder-decoder the first layers of both.
@@ -91,7 +99,12 @@ def without_bottom(model: nn.Module, chosen: Mapping[str, nn.Parameter], layers:
     Raises:
         UserError: there are not so many layers, or nothing is left.
     """
-    tables = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters(recurse=False)}
+    tables = {
+        p
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for p in module.parameters(recurse=False)
+    }
     numbers = {name: _layer_number(name) for name, _ in model.named_parameters()}
     deepest = max((number for number in numbers.values() if number is not None), default=-1) + 1
     if layers > deepest:
@@ -99,7 +112,8 @@ def without_bottom(model: nn.Module, chosen: Mapping[str, nn.Parameter], layers:
     left = {
         name: parameter
         for name, parameter in chosen.items()
-        if parameter not in tables and (("embeddings" not in name) if (number := numbers[name]) is None else number >= layers)
+        if parameter not in tables
+        and (("embeddings" not in name) if (number := numbers[name]) is None else number >= layers)
     }
     if not left:
         raise UserError(f"freeze-layers: nothing is left to train above {layers} layers; give fewer")
@@ -121,7 +135,9 @@ def lora(model: LogitModel, rank: int, alpha: float, seed: int) -> Iterator[Trai
         UserError: peft is not installed, or the network has an adapter already.
     """
     if has_adapter(model):
-        raise UserError("lora-rank: the model is an adapter already; leave it out, and the adapter's own parameters train")
+        raise UserError(
+            "lora-rank: the model is an adapter already; leave it out, and the adapter's own parameters train"
+        )
     try:
         peft = importlib.import_module("peft")
     except ImportError as error:
@@ -130,8 +146,15 @@ def lora(model: LogitModel, rank: int, alpha: float, seed: int) -> Iterator[Trai
     required = {parameter: parameter.requires_grad for parameter in model.parameters()}
     training = {module: module.training for module in model.modules()}
     attributes = set(vars(network))
-    head = {name: parameter for name, parameter in model.named_parameters() if not name.startswith("network.")}
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=_targets(peft, model), fan_in_fan_out=_has_transposed(network))
+    head = {
+        name: parameter for name, parameter in model.named_parameters() if not name.startswith("network.")
+    }
+    config = peft.LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=_targets(peft, model),
+        fan_in_fan_out=_has_transposed(network),
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tuner = peft.tuners.lora.LoraModel(network, {ADAPTER: config}, ADAPTER)
@@ -140,7 +163,9 @@ def lora(model: LogitModel, rank: int, alpha: float, seed: int) -> Iterator[Trai
         yield Trained(chosen | head, lambda values: _merged(model, values))
     finally:
         tuner.unload()
-        for name in set(vars(network)) - attributes:  # such as peft_config, by which a network is taken for an adapted one
+        for name in (
+            set(vars(network)) - attributes
+        ):  # such as peft_config, by which a network is taken for an adapted one
             delattr(network, name)
         for parameter, flag in required.items():
             parameter.requires_grad_(flag)
@@ -160,7 +185,11 @@ def _targets(peft: Any, model: LogitModel) -> list[str]:
 
     known = importlib.import_module("peft.utils.constants").TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
     body = {module for part in model.body() for module in part.modules()}
-    linear = [name for name, module in model.network.named_modules() if name and module in body and isinstance(module, nn.Linear | Conv1D)]
+    linear = [
+        name
+        for name, module in model.network.named_modules()
+        if name and module in body and isinstance(module, nn.Linear | Conv1D)
+    ]
     usual = known.get(getattr(model.network.config, "model_type", ""), [])
     usual = [usual] if isinstance(usual, str) else usual
     return [name for name in linear if name.rsplit(".", 1)[-1] in usual] or linear

@@ -29,7 +29,11 @@ from lmntk.solvers.selection import predict_labels
 from lmntk.system.files import write_text
 from lmntk.tasks.metrics import score
 
-TRAINED, BEST, RECORD = "trained.safetensors", "best.safetensors", "record.json"  # the record is written last: without it nothing is whole
+TRAINED, BEST, RECORD = (
+    "trained.safetensors",
+    "best.safetensors",
+    "record.json",
+)  # the record is written last: without it nothing is whole
 GPU_LOOKS = 16  # steps between two looks at the loss on an accelerator, which has to be waited for
 
 OnEvaluation = Callable[[int, nn.Module], None]
@@ -70,7 +74,13 @@ class Loop(Trainer):  # type: ignore[misc]
         on_evaluation: OnEvaluation | None,
         on_step: Callable[[], None] | None,
     ) -> None:
-        self.trained, self.dev, self.how, self.pad_id, self.metric = dict(trained), dev, settings, pad_id, metric
+        self.trained, self.dev, self.how, self.pad_id, self.metric = (
+            dict(trained),
+            dev,
+            settings,
+            pad_id,
+            metric,
+        )
         self.checkpoint_seconds, self.on_evaluation, self.on_step = checkpoint_seconds, on_evaluation, on_step
         self.order = batch_order(len(train), settings.batch_size, settings.steps, settings.seed)
         self.curve: list[Look] = []
@@ -87,9 +97,15 @@ class Loop(Trainer):  # type: ignore[misc]
         super().__init__(
             model=module,
             args=_arguments(settings, folder, device),
-            data_collator=lambda rows: collate([text for text, _ in rows], pad_id) | {"labels": torch.tensor([label for _, label in rows])},
+            data_collator=lambda rows: (
+                collate([text for text, _ in rows], pad_id)
+                | {"labels": torch.tensor([label for _, label in rows])}
+            ),
             train_dataset=list(zip(train.texts, train.labels, strict=True)),
-            optimizers=(make_optimizer(settings.optimizer, self.parameters_trained, settings.learning_rate), None),
+            optimizers=(
+                make_optimizer(settings.optimizer, self.parameters_trained, settings.learning_rate),
+                None,
+            ),
             callbacks=[_Watch(self)],
         )
         self.remove_callback(PrinterCallback)
@@ -102,7 +118,9 @@ class Loop(Trainer):  # type: ignore[misc]
         """Returns all steps' batches as one pass, so that going on from a checkpoint is skipping some."""
         return DataLoader(self.train_dataset, batch_sampler=self.order, collate_fn=self.data_collator)
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None
+    ) -> Tensor:
         """Takes a batch's gradient; returns its loss.
 
         Raises:
@@ -112,7 +130,9 @@ class Loop(Trainer):  # type: ignore[misc]
         labels = inputs.pop("labels")
         logits = model(inputs)
         loss = mean_loss(self.how.loss, logits, labels)
-        if self.state.global_step % self.looks_every == 0 and not bool(torch.isfinite(logits).all() & torch.isfinite(loss)):
+        if self.state.global_step % self.looks_every == 0 and not bool(
+            torch.isfinite(logits).all() & torch.isfinite(loss)
+        ):
             raise DivergedError(f"the loss is no number at step {self.state.global_step + 1}")
         loss.backward()  # type: ignore[no-untyped-call]
         found = loss.detach()
@@ -143,7 +163,9 @@ class Loop(Trainer):  # type: ignore[misc]
             self.loss_sum.zero_()
             self.loss_steps = 0
             if step > 0 and (self.best_step is None or dev > self._best_dev()):
-                self.best = {name: parameter.detach().to("cpu", copy=True) for name, parameter in self.trained.items()}
+                self.best = {
+                    name: parameter.detach().to("cpu", copy=True) for name, parameter in self.trained.items()
+                }
                 self.best_step, self.best_logits = step, logits
             self.curve.append(Look(step, loss, dev))
             if self.on_evaluation is not None:
@@ -164,13 +186,24 @@ class Loop(Trainer):  # type: ignore[misc]
         """Writes the trained parameters alone; the rest is the pre-trained model's."""
         folder = Path(str(output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: parameter.detach().contiguous() for name, parameter in self.trained.items()}, folder / TRAINED)
+        save_file(
+            {name: parameter.detach().contiguous() for name, parameter in self.trained.items()},
+            folder / TRAINED,
+        )
         if self.best_logits is not None:
-            save_file({"logits": self.best_logits, **{f"weights:{name}": value for name, value in self.best.items()}}, folder / BEST)
+            save_file(
+                {
+                    "logits": self.best_logits,
+                    **{f"weights:{name}": value for name, value in self.best.items()},
+                },
+                folder / BEST,
+            )
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self.args.output_dir)
-        shutil.rmtree(folder / f"checkpoint-{self.state.global_step}", ignore_errors=True)  # a part of one that was cut short
+        shutil.rmtree(
+            folder / f"checkpoint-{self.state.global_step}", ignore_errors=True
+        )  # a part of one that was cut short
         super()._save_checkpoint(model, trial)
         record = {
             "curve": [[look.step, look.loss, look.dev] for look in self.curve],
@@ -253,7 +286,9 @@ def _arguments(settings: TrainingSettings, folder: Path, device: torch.device) -
     arguments.__dict__["_setup_devices"] = device  # of several GPUs the model's, and that one alone
     arguments._n_gpu = min(1, arguments._n_gpu)
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # the arguments have made the first one current, whose generator would be the one that is kept
+        torch.cuda.set_device(
+            device
+        )  # the arguments have made the first one current, whose generator would be the one that is kept
     return arguments
 
 

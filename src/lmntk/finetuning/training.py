@@ -103,7 +103,9 @@ def fine_tune_linearized(
     return replace(found, weights=moved)
 
 
-def linearized_at(model: nn.Module, train: Labelled, trainable: Mapping[str, nn.Parameter], pad_id: int) -> LinearizedModel:
+def linearized_at(
+    model: nn.Module, train: Labelled, trainable: Mapping[str, nn.Parameter], pad_id: int
+) -> LinearizedModel:
     """Returns the linearized model with v = 0, its way (forward or backward) settled on a v that is not zero, which would fit any way."""
     generator = torch.Generator().manual_seed(0)
     device = next(iter(trainable.values())).device
@@ -142,14 +144,18 @@ def _train(
     with ExitStack() as stack:
         stack.enter_context(own_randomness(device))
         stack.enter_context(frozen(module, parameters))
-        folder = checkpoints or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lmntk-")))  # which stays empty
+        folder = checkpoints or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="lmntk-"))
+        )  # which stays empty
         prepare = getattr(module, "prepare", None)
         if prepare is not None:  # in eval mode: with dropout no two passes agree
             prepare({name: tensor.to(device) for name, tensor in collate(train.texts[:1], pad_id).items()})
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
         keeps = checkpoint_seconds if checkpoints is not None and on_evaluation is None else None
-        loop = Loop(module, trained, train, dev, settings, pad_id, metric, folder, keeps, on_evaluation, on_step)
+        loop = Loop(
+            module, trained, train, dev, settings, pad_id, metric, folder, keeps, on_evaluation, on_step
+        )
         resumed = last_checkpoint(folder) if keeps is not None else None
         try:
             loop.train(resume_from_checkpoint=None if resumed is None else str(resumed))
@@ -158,7 +164,11 @@ def _train(
         finally:
             for parameter in parameters:
                 parameter.grad = None
-    dev_metric = None if loop.best_step is None else next(look.dev for look in loop.curve if look.step == loop.best_step)
+    dev_metric = (
+        None
+        if loop.best_step is None
+        else next(look.dev for look in loop.curve if look.step == loop.best_step)
+    )
     return FineTuned(
         settings=settings,
         status=status,
@@ -182,7 +192,9 @@ def need_accelerate() -> None:
     try:
         importlib.import_module("accelerate")
     except ImportError as error:
-        raise UserError("finetune: transformers' Trainer needs accelerate; install it with pip install 'lmntk[finetune]'") from error
+        raise UserError(
+            "finetune: transformers' Trainer needs accelerate; install it with pip install 'lmntk[finetune]'"
+        ) from error
 
 
 @contextmanager

@@ -65,7 +65,9 @@ def inner_applies(parts: Sequence[Factors], names: Sequence[str]) -> bool:
 Uses = Sequence[tuple[float, float]]  # batches of examples: how many, and the terms of each
 
 
-def inner_columns(rows: Uses, columns: Uses, i: int, o: int, c: int, made_anyway: bool = False, together: bool = False) -> list[bool]:
+def inner_columns(
+    rows: Uses, columns: Uses, i: int, o: int, c: int, made_anyway: bool = False, together: bool = False
+) -> list[bool]:
     """Returns for which batches of columns the inner contraction of a weight [o, i] takes less time than materialised gradients do.
 
     It is for short texts, for its cost grows with the terms of both sides. Where any batch is materialised, so are the rows, once.
@@ -73,9 +75,15 @@ def inner_columns(rows: Uses, columns: Uses, i: int, o: int, c: int, made_anyway
     ``together``: the columns are the rows, and stay whole.
     """
     examples, terms = (sum(count for count, _ in rows), sum(count * uses for count, uses in rows))
-    gradient = 2 * c * i * o / TILE_RATE  # one term of an example made, or one example multiplied with another's logit
-    contracted = [2 * terms * count * uses * (i + c * c * o + MEMORY_BOUND_FACTOR * c * c) for count, uses in columns]
-    materialised = [gradient * count * (c * examples + (0 if made_anyway else uses)) for count, uses in columns]
+    gradient = (
+        2 * c * i * o / TILE_RATE
+    )  # one term of an example made, or one example multiplied with another's logit
+    contracted = [
+        2 * terms * count * uses * (i + c * c * o + MEMORY_BOUND_FACTOR * c * c) for count, uses in columns
+    ]
+    materialised = [
+        gradient * count * (c * examples + (0 if made_anyway else uses)) for count, uses in columns
+    ]
     made = 0 if made_anyway else gradient * terms
     if made_anyway or together:
         return [sum(contracted) < sum(materialised) + made] * len(columns)
@@ -122,7 +130,10 @@ def without_padding(several: Sequence[OuterFactors]) -> list[Terms]:
 
 
 def inner(
-    rows: Factors | Terms, columns: Factors | Terms, names: Sequence[str], shared: dict[str, Tensor] | None = None
+    rows: Factors | Terms,
+    columns: Factors | Terms,
+    names: Sequence[str],
+    shared: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Returns the Gram block [c, n, d, m] of every named kernel, by the inner contraction.
 
@@ -142,7 +153,9 @@ def inner(
     blocks = {}
     for name in names:
         row_sign, column_sign = SIGNS[name]
-        block = rows.inputs.new_empty(len(rows.output_gradients), rows.count, len(columns.output_gradients), columns.count)
+        block = rows.inputs.new_empty(
+            len(rows.output_gradients), rows.count, len(columns.output_gradients), columns.count
+        )
         for c, row_terms in enumerate(rows.output_gradients):
             for d, column_terms in enumerate(columns.output_gradients):
                 products = _products(row_terms, column_terms, row_sign, column_sign)
@@ -157,8 +170,16 @@ def _summed(products: Tensor, rows: Terms, columns: Terms) -> Tensor:
     if rows.owners is None and columns.owners is None:
         return products.view(rows.count, r // rows.count, columns.count, s // columns.count).sum((1, 3))
     by_column = columns.owners
-    found = products.view(r, columns.count, s // columns.count).sum(2) if by_column is None else products @ by_column.T
-    return found.view(rows.count, r // rows.count, columns.count).sum(1) if rows.owners is None else rows.owners @ found
+    found = (
+        products.view(r, columns.count, s // columns.count).sum(2)
+        if by_column is None
+        else products @ by_column.T
+    )
+    return (
+        found.view(rows.count, r // rows.count, columns.count).sum(1)
+        if rows.owners is None
+        else rows.owners @ found
+    )
 
 
 def _are_aligned(rows: RowFactors, columns: RowFactors) -> bool:
@@ -175,7 +196,9 @@ def _aligned_rows(rows: RowFactors, columns: RowFactors, names: Sequence[str]) -
     blocks = {}
     for name in names:
         row_sign, column_sign = SIGNS[name]
-        product = (left.sign() if row_sign else left).flatten(0, 1) @ (right.sign() if column_sign else right).flatten(0, 1).T
+        product = (left.sign() if row_sign else left).flatten(0, 1) @ (
+            right.sign() if column_sign else right
+        ).flatten(0, 1).T
         blocks[name] = product.view(*left.shape[:2], *right.shape[:2])
     return blocks
 
@@ -188,12 +211,16 @@ def _common_rows(rows: RowFactors, columns: RowFactors, names: Sequence[str]) ->
     n, t = rows.ids.shape
     m, s = columns.ids.shape
     c, d, i = rows.values.shape[0], columns.values.shape[0], rows.values.shape[-1]
-    equal = (rows.ids.flatten()[:, None] == columns.ids.flatten()) & (rows.ids != NO_ROW).flatten()[:, None]  # (n t, m s)
+    equal = (rows.ids.flatten()[:, None] == columns.ids.flatten()) & (rows.ids != NO_ROW).flatten()[
+        :, None
+    ]  # (n t, m s)
     row_slots, column_slots = equal.nonzero(as_tuple=True)
     places = (row_slots // t) * m + column_slots // s
     blocks = {name: rows.values.new_zeros(c, d, n * m) for name in names}
     row_values, column_values = rows.values.flatten(1, 2), columns.values.flatten(1, 2)  # (c, n t, i)
-    for part in torch.split(torch.arange(len(places), device=places.device), max(1, PAIR_NUMBERS // (i * (c + d)))):
+    for part in torch.split(
+        torch.arange(len(places), device=places.device), max(1, PAIR_NUMBERS // (i * (c + d)))
+    ):
         left, right = row_values[:, row_slots[part]], column_values[:, column_slots[part]]
         for name in names:
             row_sign, column_sign = SIGNS[name]
@@ -207,7 +234,9 @@ def _products(rows: Tensor, columns: Tensor, row_sign: bool, column_sign: bool) 
     return (rows.sign() if row_sign else rows) @ (columns.sign() if column_sign else columns).T
 
 
-Block = tuple[slice, slice]  # of a weight's outputs and inputs; of any other gradient of its coordinates, the second being all
+Block = tuple[
+    slice, slice
+]  # of a weight's outputs and inputs; of any other gradient of its coordinates, the second being all
 
 
 def blocks_of(factors: Factors, most: int) -> Iterator[Block]:
@@ -293,7 +322,9 @@ def tile_products(rows: Tile, columns: Tile, names: Sequence[str]) -> dict[str, 
     The sign-sign product is exact: in 8-bit integers where there is enough to do, else in floats on p < 2^24 terms.
     """
     products = {}
-    if rows.stack is not None and {"sgd", "asigngd"} <= set(names):  # one long product is faster than two short ones
+    if rows.stack is not None and {"sgd", "asigngd"} <= set(
+        names
+    ):  # one long product is faster than two short ones
         both = _longer_first(rows.stack, columns.values, torch.mm)
         products = {"sgd": both[: len(rows)], "asigngd": both[len(rows) :]}
     return products | {name: _product(rows, columns, name) for name in names if name not in products}
@@ -351,7 +382,9 @@ def _longer_first(rows: Tensor, columns: Tensor, product: Callable[[Tensor, Tens
     do at a time.
     """
     if _in_pieces(rows):
-        left, right = (side.view(len(side), -1, LONGEST_SUM).transpose(0, 1) for side in (rows, columns))  # (pieces, a, p)
+        left, right = (
+            side.view(len(side), -1, LONGEST_SUM).transpose(0, 1) for side in (rows, columns)
+        )  # (pieces, a, p)
         return torch.bmm(left, right.transpose(1, 2)).sum(0, dtype=torch.float64)
     if len(rows) < len(columns):
         return product(columns, rows.T).T

@@ -29,8 +29,12 @@ from lmntk.kernels.contraction import (
 )
 from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors, StackedFactors, Tangents
 
-TILE_BYTES = 16 * 2**20  # rows and columns of one tile together; measured best of 4 to 32 MiB with a cache of 32
-COPY_BYTES = 64 * 2**20  # at most, of the factors of parameters with the same inputs that are copied without padding, of each side
+TILE_BYTES = (
+    16 * 2**20
+)  # rows and columns of one tile together; measured best of 4 to 32 MiB with a cache of 32
+COPY_BYTES = (
+    64 * 2**20
+)  # at most, of the factors of parameters with the same inputs that are copied without padding, of each side
 GPU_TILE_BYTES = 512 * 2**20  # a GPU has no cache to stay in, and small products leave it idle
 EVERYTHING = "all"
 FLIPPED = "asigngd_flipped"
@@ -94,7 +98,9 @@ def gram(
     buffers = _Buffers(tile_bytes or (TILE_BYTES if device.type == "cpu" else GPU_TILE_BYTES))
     parameters = dict.fromkeys(name for batch in rows.batches for name in batch.factors)
     waiting: list[_Inner] = []
-    held = all(isinstance(batch.factors, dict) for batch in (*rows.batches, *columns.batches))  # what is read when needed shares nothing
+    held = all(
+        isinstance(batch.factors, dict) for batch in (*rows.batches, *columns.batches)
+    )  # what is read when needed shares nothing
     for parameter in parameters:
         group = EVERYTHING if grouping is None else grouping(parameter)
         sums = {}
@@ -108,11 +114,16 @@ def gram(
         raise ModelError("no parameter has a gradient: nothing to contract")
     if not all(bool(torch.isfinite(total).all()) for groups in totals.values() for total in groups.values()):
         raise not_finite(first_not_finite(rows, columns))
-    if names == ["signgd"] and held and (where := first_not_finite(rows, columns)):  # whose signs are zeros, which a sum does not show
+    if (
+        names == ["signgd"] and held and (where := first_not_finite(rows, columns))
+    ):  # whose signs are zeros, which a sum does not show
         raise not_finite(where)
     if mirrored:
         totals[FLIPPED] = {group: total.permute(2, 3, 0, 1) for group, total in totals["asigngd"].items()}
-    return {name: {group: total.permute(1, 0, 3, 2).contiguous() for group, total in groups.items()} for name, groups in totals.items()}
+    return {
+        name: {group: total.permute(1, 0, 3, 2).contiguous() for group, total in groups.items()}
+        for name, groups in totals.items()
+    }
 
 
 def not_finite(where: str) -> ModelError:
@@ -125,7 +136,11 @@ def first_not_finite(*panels: Panel) -> str:
     for panel in panels:
         for batch in panel.batches:
             for name, factors in batch.factors.items():
-                if not all(bool(torch.isfinite(tensor).all()) for tensor in factors.tensors() if tensor.is_floating_point()):
+                if not all(
+                    bool(torch.isfinite(tensor).all())
+                    for tensor in factors.tensors()
+                    if tensor.is_floating_point()
+                ):
                     return f", in {name}"
     return ""
 
@@ -196,7 +211,14 @@ class _Inner:
         return tuple((tensor.data_ptr(), tensor.shape, tensor.stride()) for tensor in tensors)
 
 
-def _add(left: Placed, right: Placed, names: Sequence[str], sums: Mapping[str, Tensor], buffers: _Buffers, waiting: list[_Inner]) -> None:
+def _add(
+    left: Placed,
+    right: Placed,
+    names: Sequence[str],
+    sums: Mapping[str, Tensor],
+    buffers: _Buffers,
+    waiting: list[_Inner],
+) -> None:
     """Adds the named kernels of one parameter, each in the cheaper way, to the sums [c, n, d, m].
 
     What goes by the inner contraction waits for parameters with the same inputs, until ``_add_inner``.
@@ -270,14 +292,22 @@ def _by_inner(left: Placed, right: Placed, names: Sequence[str]) -> tuple[list[s
     for wanted, made_anyway in ((list(names), False), (["sgd"], True)):
         if set(wanted) <= set(names) and inner_applies(parts, wanted):
             rows, columns = (
-                [(len(part.inputs), part.inputs.shape[1]) for _, part in side if isinstance(part, OuterFactors)] for side in (left, right)
+                [
+                    (len(part.inputs), part.inputs.shape[1])
+                    for _, part in side
+                    if isinstance(part, OuterFactors)
+                ]
+                for side in (left, right)
             )
             if not rows:  # a table's rows
                 return wanted, right, []
             first = next(part for part in parts if isinstance(part, OuterFactors))
             (c, _, _, o), i = first.output_gradients.shape, first.inputs.shape[-1]
             chosen = inner_columns(rows, columns, i, o, c, made_anyway, together=left is right)
-            short, long = ([batch for batch, inner in zip(right, chosen, strict=True) if inner is which] for which in (True, False))
+            short, long = (
+                [batch for batch, inner in zip(right, chosen, strict=True) if inner is which]
+                for which in (True, False)
+            )
             return wanted, right if all(chosen) else short, right if not any(chosen) else long
     return [], [], right
 
@@ -310,7 +340,9 @@ def _is_wide(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def _add_tiles(left: Placed, right: Placed, names: Sequence[str], sums: Mapping[str, Tensor], buffers: _Buffers) -> None:
+def _add_tiles(
+    left: Placed, right: Placed, names: Sequence[str], sums: Mapping[str, Tensor], buffers: _Buffers
+) -> None:
     """Adds the named kernels of one parameter, tile by tile, to the sums [c, n, d, m]."""
     like = _sample(left[0][1])
     c, n, d, _ = sums[names[0]].shape
@@ -344,11 +376,21 @@ def _chunks(parts: Placed, size: int) -> Iterator[tuple[int, int, Placed]]:
 
 
 def _tile(
-    buffers: _Buffers, side: str, parts: Placed, offset: int, c: int, n: int, block: Block, names: Sequence[str], like: Tensor
+    buffers: _Buffers,
+    side: str,
+    parts: Placed,
+    offset: int,
+    c: int,
+    n: int,
+    block: Block,
+    names: Sequence[str],
+    like: Tensor,
 ) -> Tile:
     """Materialises a block of all batches' gradients, from example ``offset`` on; examples without factors get zeros."""
     width = coordinates_in(block)
-    padded = width if width <= LONGEST_SUM else -(-width // LONGEST_SUM) * LONGEST_SUM  # summed in pieces of one length
+    padded = (
+        width if width <= LONGEST_SUM else -(-width // LONGEST_SUM) * LONGEST_SUM
+    )  # summed in pieces of one length
     signed = any(name != "sgd" for name in names)
     stack = buffers.take(side, ((2 if signed else 1) * c * n, padded), like)
     values = stack[: c * n]

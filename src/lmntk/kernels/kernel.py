@@ -41,7 +41,15 @@ class Kernel:
         tensors = {"values": self.values} | {f"group.{name}": part for name, part in self.groups.items()}
         if self.flipped is not None:
             tensors["values_flipped"] = self.flipped
-        save_tensors(path, tensors, {"format": FORMAT, "formula": self.formula, "provenance": json.dumps(self.provenance, sort_keys=True)})
+        save_tensors(
+            path,
+            tensors,
+            {
+                "format": FORMAT,
+                "formula": self.formula,
+                "provenance": json.dumps(self.provenance, sort_keys=True),
+            },
+        )
 
     @classmethod
     def load(cls, path: Path, expected: dict[str, Any] | None = None) -> Kernel:
@@ -64,7 +72,9 @@ class Kernel:
                     f"kernel: {path} is of another {key} ({_short(provenance.get(key))}, not {_short(value)}); "
                     "name the right file, another folder, or delete it and compute it again"
                 )
-        groups = {name.removeprefix("group."): part for name, part in tensors.items() if name.startswith("group.")}
+        groups = {
+            name.removeprefix("group."): part for name, part in tensors.items() if name.startswith("group.")
+        }
         return cls(metadata["formula"], tensors["values"], tensors.get("values_flipped"), groups, provenance)
 
 
@@ -92,7 +102,11 @@ def save_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str,
 
     with replacing(path) as temporary:
         try:
-            save_file({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in tensors.items()}, temporary, metadata)
+            save_file(
+                {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in tensors.items()},
+                temporary,
+                metadata,
+            )
         except SafetensorError as error:  # how the writer wraps what the disk says
             raise OSError(errno.ENOSPC if "No space left" in str(error) else errno.EIO, str(error)) from error
 
@@ -111,4 +125,6 @@ def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name).numpy() for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"kernel: {path} is not a readable safetensors file ({error}); delete it and compute it again") from error
+        raise UserError(
+            f"kernel: {path} is not a readable safetensors file ({error}); delete it and compute it again"
+        ) from error

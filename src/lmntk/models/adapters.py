@@ -56,14 +56,25 @@ def read_adapter(name: str, place: Place) -> Adapter:
         raise UserError(f"adapter: cannot read the {CONFIG_FILE} of {name!r}: {one_line(error)}") from error
     task = stored.get("task_type") or ""
     if prompt_learning:
-        raise UserError(f"adapter: {name!r} is one of prompt learning ({method}), which changes no layer; use LoRA, DoRA or IA3")
+        raise UserError(
+            f"adapter: {name!r} is one of prompt learning ({method}), which changes no layer; use LoRA, DoRA or IA3"
+        )
     if task in TASKS_WITHOUT_KIND:
-        raise UserError(f"adapter: {name!r} is for the task {task}, not one of {', '.join(KINDS_OF_TASKS)}; give one of a language model")
+        raise UserError(
+            f"adapter: {name!r} is for the task {task}, not one of {', '.join(KINDS_OF_TASKS)}; give one of a language model"
+        )
     if not place.has(WEIGHTS_FILE):
         why = f"only a pickle, {PICKLE_FILE}, which is never read" if place.has(PICKLE_FILE) else "no weights"
         raise UserError(f"adapter: {name!r} has {why}; save it again with PEFT as {WEIGHTS_FILE}")
     base = stored.get("base_model_name_or_path")
-    return Adapter(name, place, base or None, stored.get("revision"), KINDS_OF_TASKS.get(task), _shapes(name, place.folder / WEIGHTS_FILE))
+    return Adapter(
+        name,
+        place,
+        base or None,
+        stored.get("revision"),
+        KINDS_OF_TASKS.get(task),
+        _shapes(name, place.folder / WEIGHTS_FILE),
+    )
 
 
 def find_base(adapter: Adapter, base: str | None, revision: str | None) -> tuple[str, Place]:
@@ -77,7 +88,9 @@ def find_base(adapter: Adapter, base: str | None, revision: str | None) -> tuple
     """
     whole = adapter.place.has("model.safetensors") or adapter.place.has("model.safetensors.index.json")
     if base is None and whole:
-        raise UserError(f"adapter: {adapter.name!r} holds a whole model beside the adapter; say which is the base, with base")
+        raise UserError(
+            f"adapter: {adapter.name!r} holds a whole model beside the adapter; say which is the base, with base"
+        )
     wanted = base or adapter.base_name
     if wanted is None:
         raise UserError(f"adapter: {adapter.name!r} names no base model; give one, with base")
@@ -88,14 +101,20 @@ def find_base(adapter: Adapter, base: str | None, revision: str | None) -> tuple
         folder = beside
     if folder is beside or looks_local(wanted):
         if revision is not None:
-            raise UserError(f"{shown} is a folder, which has no revision {revision!r}; leave the revision out")
+            raise UserError(
+                f"{shown} is a folder, which has no revision {revision!r}; leave the revision out"
+            )
         place = Place(folder, None)
     else:
         place = locate(wanted, revision or (adapter.base_revision if base is None else None), shown)
     if not place.has("config.json"):
-        raise UserError(f"{shown} is not a folder with a config.json; give the base model's folder or hub name, with base")
+        raise UserError(
+            f"{shown} is not a folder with a config.json; give the base model's folder or hub name, with base"
+        )
     if place.has(CONFIG_FILE) and place.folder.resolve() != adapter.place.folder.resolve():
-        raise UserError(f"{shown} is an adapter itself; merge it into its own base first, or give another base")
+        raise UserError(
+            f"{shown} is an adapter itself; merge it into its own base first, or give another base"
+        )
     return wanted, place
 
 
@@ -113,11 +132,18 @@ def put_adapter(adapter: Adapter, network: nn.Module, dtype: torch.dtype) -> nn.
             model = peft.PeftModel.from_pretrained(network, folder, is_trainable=True, torch_device="cpu")
             fit = model.load_adapter(folder, "default", is_trainable=True, torch_device="cpu")
     except Exception as error:  # one class of errors for each tuner and for each library of quantisation
-        raise UserError(f"adapter: cannot put {adapter.name!r} on its base, a {base}: {one_line(error)}") from error
-    for keys, what in ((fit.missing_keys, "lacks"), (fit.unexpected_keys, "has, and its base has no place for,")):
+        raise UserError(
+            f"adapter: cannot put {adapter.name!r} on its base, a {base}: {one_line(error)}"
+        ) from error
+    for keys, what in (
+        (fit.missing_keys, "lacks"),
+        (fit.unexpected_keys, "has, and its base has no place for,"),
+    ):
         if keys:
             found = min(keys)
-            raise UserError(f"adapter: {adapter.name!r} does not fit its base, a {base}: it {what} {found!r}; give its own base, with base")
+            raise UserError(
+                f"adapter: {adapter.name!r} does not fit its base, a {base}: it {what} {found!r}; give its own base, with base"
+            )
     adapted: nn.Module = model.get_base_model()
     for parameter in adapted.parameters():
         if parameter.is_floating_point():
@@ -134,7 +160,9 @@ def _peft(name: str) -> Any:
     try:
         return importlib.import_module("peft")
     except ImportError as error:
-        raise UserError(f"adapter: {name!r} needs PEFT to be read; install it with pip install 'lmntk[peft]'") from error
+        raise UserError(
+            f"adapter: {name!r} needs PEFT to be read; install it with pip install 'lmntk[peft]'"
+        ) from error
 
 
 def _shapes(name: str, path: Path) -> dict[str, tuple[int, ...]]:

@@ -16,7 +16,9 @@ from lmntk.prompts.encoding import EncodedText, PromptEncoder
 from lmntk.prompts.ensemble import EnsembleEncoder
 
 
-def prompt_model(pretrained: Pretrained, encoder: PromptEncoder | EnsembleEncoder, difference: bool) -> PromptModel:
+def prompt_model(
+    pretrained: Pretrained, encoder: PromptEncoder | EnsembleEncoder, difference: bool
+) -> PromptModel:
     """Returns the model of a prompt's, or of several prompts' mean, label word logits."""
     return PromptModel(pretrained.network, encoder.label_ids, difference, encoder.label_weights)
 
@@ -38,7 +40,11 @@ def head_model(
     order = length_sorted_batches([text.length for text in texts], batch_size)
     device = next(pretrained.network.parameters()).device
     batches = [
-        {name: tensor.to(device) for name, tensor in collate([texts[i] for i in chosen], pretrained.pad_id).items()} for chosen in order
+        {
+            name: tensor.to(device)
+            for name, tensor in collate([texts[i] for i in chosen], pretrained.pad_id).items()
+        }
+        for chosen in order
     ]
     found = frozen_features(pretrained.network, batches, features)
     restored = torch.empty_like(found)
@@ -52,7 +58,10 @@ def own_head_model(pretrained: Pretrained, labels: Sequence[str], difference: bo
     Raises:
         UserError: it has another number of classes than the task, or the same ones in another order.
     """
-    names = [str(name) for _, name in sorted(pretrained.network.config.id2label.items(), key=lambda item: int(item[0]))]
+    names = [
+        str(name)
+        for _, name in sorted(pretrained.network.config.id2label.items(), key=lambda item: int(item[0]))
+    ]
     if len(names) != len(labels):
         raise UserError(
             f"model: {pretrained.name!r} has a head of {len(names)} classes ({', '.join(names)}), and the task has {len(labels)}; use a "
@@ -75,7 +84,9 @@ def any_model(pretrained: Pretrained, mode: str, features: Features = "read") ->
     """
     if pretrained.kind == "classifier":
         if features != "read":
-            raise UserError(f"features: the head of {pretrained.name!r} reads what it was trained on; leave {features!r} out")
+            raise UserError(
+                f"features: the head of {pretrained.name!r} reads what it was trained on; leave {features!r} out"
+            )
         return ClassifierModel(pretrained.network)
     if mode == "head":
         return HeadModel(pretrained.network, nn.Linear(1, 2), features=features)
@@ -93,7 +104,9 @@ def untie(pretrained: Pretrained) -> None:
         raise UserError(f"untie-head: {pretrained.name!r} has no head over a vocabulary; leave it out")
     tied = decoder.weight is pretrained.network.get_input_embeddings().weight
     if tied and dict(decoder.named_parameters(recurse=False)).get("weight") is not decoder.weight:
-        raise UserError(f"untie-head: the adapter {pretrained.name!r} is on the tied head itself; leave it out")
+        raise UserError(
+            f"untie-head: the adapter {pretrained.name!r} is on the tied head itself; leave it out"
+        )
     untie_head(pretrained.network)
 
 

@@ -36,7 +36,16 @@ def loading(shown: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ImportError,
+        SafetensorError,
+    ) as error:
         raise UserError(f"{shown}: {one_line(error)}") from error
 
 
@@ -48,7 +57,9 @@ class Checkpoint:
     place: Place
     adapter: Adapter | None
 
-    def load(self, dtype: torch.dtype, attention: str | None, kind: str, needs_head: bool | None) -> tuple[Any, str, str]:
+    def load(
+        self, dtype: torch.dtype, attention: str | None, kind: str, needs_head: bool | None
+    ) -> tuple[Any, str, str]:
         """Returns the network in eval mode, its kind, and the data type that its weights are stored in.
 
         Raises:
@@ -60,7 +71,9 @@ class Checkpoint:
         with loading(f"model: cannot load {self.name!r}"):
             stored = json.loads((self.place.folder / "config.json").read_text())
             if stored.get("auto_map") and stored.get("model_type") not in CONFIG_MAPPING:
-                raise UserError(f"model: {self.name!r} needs Python code of its own, which is never run; use a model that transformers has")
+                raise UserError(
+                    f"model: {self.name!r} needs Python code of its own, which is never run; use a model that transformers has"
+                )
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         kind = kind_of(config, self.name, kind)
         if getattr(config, "quantization_config", None) is not None and self.adapter is None:
@@ -69,9 +82,19 @@ class Checkpoint:
                 "adapter on it and give the adapter's folder"
             )
         if not any(self.place.has(file) for file in ("model.safetensors", "model.safetensors.index.json")):
-            pickled = " (pytorch_model.bin is a pickle, which is never read)" if self.place.has("pytorch_model.bin") else ""
-            raise UserError(f"model: cannot load {self.name!r}: it has no model.safetensors{pickled}; save it again with transformers")
-        if kind == "classifier" and self.adapter is not None and self.adapter.classes not in (None, config.num_labels):
+            pickled = (
+                " (pytorch_model.bin is a pickle, which is never read)"
+                if self.place.has("pytorch_model.bin")
+                else ""
+            )
+            raise UserError(
+                f"model: cannot load {self.name!r}: it has no model.safetensors{pickled}; save it again with transformers"
+            )
+        if (
+            kind == "classifier"
+            and self.adapter is not None
+            and self.adapter.classes not in (None, config.num_labels)
+        ):
             config.num_labels = self.adapter.classes
         extra = {} if attention is None else {"attn_implementation": attention}
         if dtype == torch.float64:  # the grouped matrix product of mixtures of experts has no float64
@@ -89,7 +112,13 @@ class Checkpoint:
             )
         supplied = () if self.adapter is None else self.adapter.shapes
         missing = {*report["missing_keys"], *_tied_against_its_config(network, stored)}
-        _check_weights(self.name, network, missing - set(supplied), kind, kind == "classifier" if needs_head is None else needs_head)
+        _check_weights(
+            self.name,
+            network,
+            missing - set(supplied),
+            kind,
+            kind == "classifier" if needs_head is None else needs_head,
+        )
         _clear(network, report["missing_keys"])
         if kind in ("causal", "seq2seq"):
             network.config.use_cache = False
@@ -106,13 +135,19 @@ def _check_weights(name: str, network: Any, missing: Collection[str], kind: str,
     Raises:
         UserError: the head's weights are missing and needed, or others are.
     """
-    lost = sorted(key for key in missing if _in_head(network, key) or (kind == "classifier" and ".pooler." in key))
+    lost = sorted(
+        key for key in missing if _in_head(network, key) or (kind == "classifier" and ".pooler." in key)
+    )
     if lost and needs_head:
         architecture = ", ".join(getattr(network.config, "architectures", None) or ["unknown"])
-        raise UserError(f"model: {name!r} ({architecture}) has no {KINDS[kind]} head: {lost[0]!r} is not in its weights; {ADVICE[kind]}")
+        raise UserError(
+            f"model: {name!r} ({architecture}) has no {KINDS[kind]} head: {lost[0]!r} is not in its weights; {ADVICE[kind]}"
+        )
     others = sorted(key for key in missing if key not in lost and ".pooler." not in key)
     if others:
-        raise UserError(f"model: {name!r} lacks weights, {others[0]!r} among {len(others)}; the checkpoint is incomplete")
+        raise UserError(
+            f"model: {name!r} lacks weights, {others[0]!r} among {len(others)}; the checkpoint is incomplete"
+        )
 
 
 def _in_head(network: Any, key: str) -> bool:
@@ -120,7 +155,9 @@ def _in_head(network: Any, key: str) -> bool:
     if network.base_model is not network:
         return not key.startswith(f"{network.base_model_prefix}.")
     decoder = network.get_output_embeddings()
-    return any(key.startswith(f"{name}.") for name, module in network.named_modules() if name and module is decoder)
+    return any(
+        key.startswith(f"{name}.") for name, module in network.named_modules() if name and module is decoder
+    )
 
 
 def _tied_against_its_config(network: Any, stored: dict[str, Any]) -> list[str]:
@@ -129,7 +166,11 @@ def _tied_against_its_config(network: Any, stored: dict[str, Any]) -> list[str]:
     So transformers does with T5 1.1: its weights alone would give logits of no model that was ever trained.
     """
     decoder, table = network.get_output_embeddings(), network.get_input_embeddings()
-    if stored.get("tie_word_embeddings") is not False or decoder is None or getattr(decoder, "weight", None) is not table.weight:
+    if (
+        stored.get("tie_word_embeddings") is not False
+        or decoder is None
+        or getattr(decoder, "weight", None) is not table.weight
+    ):
         return []
     return [f"{name}.weight" for name, module in network.named_modules() if module is decoder]
 

@@ -44,15 +44,26 @@ class ParameterFilter:
         everything = dict(model.named_parameters())
         if has_adapter(model):
             if any(getattr(module, "merged", False) is True for module in model.modules()):
-                raise UserError("parameters: the adapter is merged, so its own weights do nothing; call unmerge_adapter() first")
+                raise UserError(
+                    "parameters: the adapter is merged, so its own weights do nothing; call unmerge_adapter() first"
+                )
             head = set(model.head.parameters()) if isinstance(model, HeadModel) else set()
             everything = {name: p for name, p in everything.items() if p.requires_grad or p in head}
             if all(parameter in head for parameter in everything.values()):
-                raise UserError("parameters: the adapter is frozen, nothing is trained; load it with is_trainable=True")
+                raise UserError(
+                    "parameters: the adapter is frozen, nothing is trained; load it with is_trainable=True"
+                )
         for pattern in (*self.include, *self.exclude):
             if not any(fnmatchcase(name, pattern) for name in everything):
-                raise UserError(f"parameters: no name matches {pattern!r}; names look like {next(iter(everything))!r}")
-        tables = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters(recurse=False)}
+                raise UserError(
+                    f"parameters: no name matches {pattern!r}; names look like {next(iter(everything))!r}"
+                )
+        tables = {
+            p
+            for module in model.modules()
+            if isinstance(module, nn.Embedding)
+            for p in module.parameters(recurse=False)
+        }
         body = {parameter for module in model.body() for parameter in module.parameters()}
         chosen = {
             name: parameter

@@ -10,8 +10,23 @@ from typing import Any
 import torch
 from torch import nn
 
-BOOKKEEPING = ("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "id2label", "label2id")
-ADAPTER_BOOKKEEPING = ("base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version", "runtime_config")
+BOOKKEEPING = (
+    "_name_or_path",
+    "architectures",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "id2label",
+    "label2id",
+)
+ADAPTER_BOOKKEEPING = (
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+    "auto_mapping",
+    "peft_version",
+    "runtime_config",
+)
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -21,7 +36,11 @@ def fingerprint(network: nn.Module) -> str:
     adapter's, because its scaling is in no tensor.
     """
     config = getattr(network, "config", None)
-    settings = {} if config is None else {name: value for name, value in config.to_dict().items() if name not in BOOKKEEPING}
+    settings = (
+        {}
+        if config is None
+        else {name: value for name, value in config.to_dict().items() if name not in BOOKKEEPING}
+    )
     if "use_cache" in settings:
         settings["use_cache"] = True  # whether keys are kept for a next call changes no result
     content = [type(network).__name__, settings, *_adapters(network)]
@@ -42,12 +61,19 @@ def _adapters(network: nn.Module) -> list[Any]:
         for adapter, config in configs.items()
     }
     scalings = {
-        name: dict(module.scaling) for name, module in network.named_modules() if isinstance(getattr(module, "scaling", None), dict)
+        name: dict(module.scaling)
+        for name, module in network.named_modules()
+        if isinstance(getattr(module, "scaling", None), dict)
     }
     layers = [
-        (name, module) for name, module in network.named_modules() if hasattr(module, "active_adapters") and hasattr(module, "merged")
+        (name, module)
+        for name, module in network.named_modules()
+        if hasattr(module, "active_adapters") and hasattr(module, "merged")
     ]
-    active = {name: [list(module.active_adapters), module.disable_adapters, module.merged] for name, module in layers}
+    active = {
+        name: [list(module.active_adapters), module.disable_adapters, module.merged]
+        for name, module in layers
+    }
     usual = [list(kept), False, False]  # the one adapter, in use
     return [kept, scalings, *([] if all(state == usual for state in active.values()) else [active])]
 

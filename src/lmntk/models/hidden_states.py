@@ -35,7 +35,9 @@ def is_decoder_only(network: Any) -> bool:
     config = getattr(network, "config", None)
     if config is None or is_encoder_decoder(network):
         return False
-    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and (type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_decoder)
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and (
+        type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_decoder
+    )
 
 
 def network_arguments(network: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -55,7 +57,11 @@ def network_arguments(network: nn.Module, batch: Mapping[str, Tensor]) -> dict[s
 
 def source_of_hidden_states(network: Any) -> nn.Module:
     """Returns the module whose output the vocabulary's head reads: the decoder where there is one, else the base model."""
-    source: nn.Module = network.get_decoder() if is_encoder_decoder(network) or is_decoder_only(network) else network.base_model
+    source: nn.Module = (
+        network.get_decoder()
+        if is_encoder_decoder(network) or is_decoder_only(network)
+        else network.base_model
+    )
     return source
 
 
@@ -96,7 +102,11 @@ def computing_rows(network: nn.Module, decoder: nn.Linear, rows: Tensor) -> Iter
         return nn.functional.linear(hidden, decoder.weight[rows], bias)
 
     vocabulary = decoder.weight.shape[0]
-    whole = {name: buffer for name, buffer in network.named_buffers(recurse=False) if buffer.dim() and buffer.shape[-1] == vocabulary}
+    whole = {
+        name: buffer
+        for name, buffer in network.named_buffers(recurse=False)
+        if buffer.dim() and buffer.shape[-1] == vocabulary
+    }
     with ExitStack() as stack:
         decoder.forward = forward  # type: ignore[method-assign, assignment]
         stack.callback(vars(decoder).pop, "forward")
@@ -119,5 +129,8 @@ class EncoderDecoder(nn.Module):
         """Returns the decoder's output, hidden states [n, t, i] first."""
         encoded = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
         return self.decoder(
-            input_ids=decoder_input_ids, encoder_hidden_states=encoded, encoder_attention_mask=attention_mask, use_cache=False
+            input_ids=decoder_input_ids,
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=attention_mask,
+            use_cache=False,
         )

@@ -15,8 +15,20 @@ from typing import Any
 
 from lmntk.errors import UserError
 
-WANTED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.codes", "model*.safetensors", "adapter_model.safetensors")
-UNWANTED = ("*/*", "model.*.safetensors")  # folders of other formats; copies in other precisions, such as model.fp16.safetensors
+WANTED = (
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.jinja",
+    "*.tiktoken",
+    "*.codes",
+    "model*.safetensors",
+    "adapter_model.safetensors",
+)
+UNWANTED = (
+    "*/*",
+    "model.*.safetensors",
+)  # folders of other formats; copies in other precisions, such as model.fp16.safetensors
 
 
 @dataclass(frozen=True)
@@ -50,19 +62,33 @@ def locate(name: str, revision: str | None = None, shown: str | None = None) -> 
     shown = f"model: {name!r}" if shown is None else shown
     if looks_local(name):
         if revision is not None:
-            raise UserError(f"{shown} is a folder, which has no revision {revision!r}; leave the revision out, or give a hub name")
+            raise UserError(
+                f"{shown} is a folder, which has no revision {revision!r}; leave the revision out, or give a hub name"
+            )
         return Place(Path(name).expanduser(), None)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
     quiet = are_progress_bars_disabled()
     disable_progress_bars()
-    fetch = partial(snapshot_download, name, revision=revision, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED))
+    fetch = partial(
+        snapshot_download,
+        name,
+        revision=revision,
+        allow_patterns=list(WANTED),
+        ignore_patterns=list(UNWANTED),
+    )
     try:
         folder = Path(fetch())
     except Exception as error:  # the library raises its own, the transport's and the system's
         cached = None
-        if _is_out_of_reach(error):  # the library looks into its cache where nothing answers, but not where an answer breaks off
+        if _is_out_of_reach(
+            error
+        ):  # the library looks into its cache where nothing answers, but not where an answer breaks off
             with suppress(Exception):
                 cached = Path(fetch(local_files_only=True))
         if cached is None:
@@ -100,7 +126,9 @@ def _reason(error: BaseException, revision: str | None) -> str:
 
 def _is_out_of_reach(error: BaseException) -> bool:
     """True where the hub gave no answer, or none that ended."""
-    return _response(error) is None and bool(_names(error) & {"HTTPError", "ConnectionError", "TimeoutError", "LocalEntryNotFoundError"})
+    return _response(error) is None and bool(
+        _names(error) & {"HTTPError", "ConnectionError", "TimeoutError", "LocalEntryNotFoundError"}
+    )
 
 
 def _names(error: BaseException) -> set[str]:
@@ -110,7 +138,9 @@ def _names(error: BaseException) -> set[str]:
 
 def _response(error: BaseException) -> Any:
     """Returns the hub's answer in an error or its causes, if there is one."""
-    return next((found for link in _chain(error) if (found := getattr(link, "response", None)) is not None), None)
+    return next(
+        (found for link in _chain(error) if (found := getattr(link, "response", None)) is not None), None
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -42,7 +42,9 @@ def reading_of(kind: str, mode: str, decoder_only: bool) -> str:
         raise UserError(f"mode: {mode!r} is not one of prompt, head")
     if mode == "prompt":
         if kind not in PROMPT_READING:
-            raise UserError("prompt mode: a classifier has no vocabulary to read label words from; use head mode")
+            raise UserError(
+                "prompt mode: a classifier has no vocabulary to read label words from; use head mode"
+            )
         return PROMPT_READING[kind]
     return HEAD_READING.get(kind, "last" if decoder_only else "first")
 
@@ -85,7 +87,9 @@ def kind_of(config: Any, name: str, kind: str = "auto") -> str:
         if kind in known:
             return kind
         also = f"it can be loaded as {' or '.join(known)}" if known else f"give a {kind} checkpoint"
-        raise UserError(f"model: {name!r} is a {config.model_type} model, which has no {KINDS[kind]} head; {also}")
+        raise UserError(
+            f"model: {name!r} is a {config.model_type} model, which has no {KINDS[kind]} head; {also}"
+        )
     if classifier and "classifier" in known:
         return "classifier"
     masked = architecture.endswith(("ForMaskedLM", "ForPreTraining"))

@@ -48,7 +48,10 @@ class Pretrained:
         """
         own, configured = self.tokenizer.pad_token_id, self.network.config.pad_token_id
         by_id = self.kind == "classifier" and is_decoder_only(self.network)
-        found = next((value for value in ((configured, own) if by_id else (own, configured)) if value is not None), None)
+        found = next(
+            (value for value in ((configured, own) if by_id else (own, configured)) if value is not None),
+            None,
+        )
         return 0 if found is None else int(found)
 
     @property
@@ -111,18 +114,26 @@ def load_pretrained(
         else:
             if not place.has("config.json"):
                 where = "a folder" if local else "a hub repository"
-                raise UserError(f"model: {name!r} is not {where} with a config.json; give a Hugging Face model folder or a hub name")
+                raise UserError(
+                    f"model: {name!r} is not {where} with a config.json; give a Hugging Face model folder or a hub name"
+                )
             if base is not None:
-                raise UserError(f"base: {name!r} is a whole model, not an adapter; leave the base {base!r} out, or give an adapter")
+                raise UserError(
+                    f"base: {name!r} is a whole model, not an adapter; leave the base {base!r} out, or give an adapter"
+                )
             if local and revision is not None:
-                raise UserError(f"model: {name!r} is a folder, which has no revision {revision!r}; leave it out, or give a hub name")
+                raise UserError(
+                    f"model: {name!r} is a folder, which has no revision {revision!r}; leave it out, or give a hub name"
+                )
             checkpoint = Checkpoint(name, place, None)
         network, kind, stored = checkpoint.load(DTYPES[dtype], attention, kind, needs_head)
         tokenizer = _tokenizer(name, place if _has_tokenizer(place) else checkpoint.place, network)
     if kind == "classifier":
         _set_padding(name, network, tokenizer)
     commit = place.revision or checkpoint.place.revision
-    return Pretrained(network, tokenizer, name, fingerprint(network), stored, kind, checkpoint.adapter is not None, commit)
+    return Pretrained(
+        network, tokenizer, name, fingerprint(network), stored, kind, checkpoint.adapter is not None, commit
+    )
 
 
 def _tokenizer(name: str, place: Place, network: Any) -> Any:
@@ -130,10 +141,14 @@ def _tokenizer(name: str, place: Place, network: Any) -> Any:
     from transformers import AutoTokenizer
 
     with loading(f"model: cannot load the tokenizer of {name!r}"):
-        tokenizer = AutoTokenizer.from_pretrained(str(place.folder), local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(place.folder), local_files_only=True, trust_remote_code=False
+        )
     positions = getattr(network.config, "max_position_embeddings", None)
     if positions:
-        taken = 0 if (padding := _padding_of_positions(network)) is None else padding + 1  # RoBERTa counts from there
+        taken = (
+            0 if (padding := _padding_of_positions(network)) is None else padding + 1
+        )  # RoBERTa counts from there
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions - taken)
     return tokenizer
 
@@ -157,13 +172,17 @@ def _set_padding(name: str, network: Any, tokenizer: Any) -> None:
         if found is not None:
             config.pad_token_id = int(found)
             return
-    raise UserError(f"model: {name!r} is a classifier that needs a padding token to find a text's end; give its tokenizer a pad_token")
+    raise UserError(
+        f"model: {name!r} is a classifier that needs a padding token to find a text's end; give its tokenizer a pad_token"
+    )
 
 
 def _padding_of_positions(network: nn.Module) -> int | None:
     """Returns the padding row of the position table, if there is a table with one."""
     tables = (
-        module for name, module in network.named_modules() if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+        module
+        for name, module in network.named_modules()
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
     )
     return next((table.padding_idx for table in tables), None)
 

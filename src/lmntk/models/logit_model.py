@@ -72,13 +72,19 @@ class PromptModel(LogitModel):
     """
 
     def __init__(
-        self, network: Any, label_ids: Sequence[int], difference: bool = False, label_weights: Sequence[Sequence[float]] | None = None
+        self,
+        network: Any,
+        label_ids: Sequence[int],
+        difference: bool = False,
+        label_weights: Sequence[Sequence[float]] | None = None,
     ) -> None:
         network = without_wrapper(network)
         super().__init__(network, len(label_ids) if label_weights is None else len(label_weights), difference)
         decoder = network.get_output_embeddings()
         if decoder is None:
-            raise UserError(f"model: {type(network).__name__} has no head over a vocabulary; use a language model, or head mode")
+            raise UserError(
+                f"model: {type(network).__name__} has no head over a vocabulary; use a language model, or head mode"
+            )
         self.register_buffer("label_ids", torch.tensor(list(label_ids)), persistent=False)
         self.label_ids: Tensor
         self._rows_suffice: bool | None = None  # not known before the first batch
@@ -117,7 +123,9 @@ class PromptModel(LogitModel):
     def prepare(self, batch: Mapping[str, Tensor]) -> None:
         """Finds out, once, whether computing the label words' rows alone is the same model: before hooks watch the network."""
         if self._rows_suffice is None:
-            self._rows_suffice = self._try_rows({name: tensor[:1] for name, tensor in members(batch)[0].items()})
+            self._rows_suffice = self._try_rows(
+                {name: tensor[:1] for name, tensor in members(batch)[0].items()}
+            )
 
     def _one_template(self, batch: Mapping[str, Tensor]) -> Tensor:
         self.prepare(batch)
@@ -136,12 +144,17 @@ class PromptModel(LogitModel):
                 rows = self._read(batch, True)
             except (RuntimeError, IndexError):
                 return False
-        return rows.shape == whole.shape and torch.allclose(rows, whole, rtol=1e-3, atol=1e-4 * float(whole.abs().max()), equal_nan=True)
+        return rows.shape == whole.shape and torch.allclose(
+            rows, whole, rtol=1e-3, atol=1e-4 * float(whole.abs().max()), equal_nan=True
+        )
 
     def _read(self, batch: Mapping[str, Tensor], only_rows: bool) -> Tensor:
         decoder = self._linear_decoder() if only_rows else None
         rows = nullcontext() if decoder is None else computing_rows(self.network, decoder, self.label_ids)
-        with reading_one_position(source_of_hidden_states(self.network), batch["read_position"]) as read, rows:
+        with (
+            reading_one_position(source_of_hidden_states(self.network), batch["read_position"]) as read,
+            rows,
+        ):
             logits = read(self.network(**network_arguments(self.network, batch)).logits)
         return logits[:, self.label_ids] if decoder is None else logits
 
@@ -157,14 +170,22 @@ class HeadModel(LogitModel):
             ``mean``: of all tokens; ``pooled``: what the network's own pooler makes of the first token.
     """
 
-    def __init__(self, network: Any, head: nn.Linear, difference: bool = False, features: Features = "read") -> None:
+    def __init__(
+        self, network: Any, head: nn.Linear, difference: bool = False, features: Features = "read"
+    ) -> None:
         network = without_wrapper(network)
-        base = EncoderDecoder(network) if is_encoder_decoder(network) else getattr(network, "base_model", network)
+        base = (
+            EncoderDecoder(network)
+            if is_encoder_decoder(network)
+            else getattr(network, "base_model", network)
+        )
         super().__init__(base, head.out_features, difference)
         if features == "pooled" and getattr(self.network, "pooler", None) is None:
             raise UserError(f"features: {type(self.network).__name__} has no pooler; use read or mean")
         if features == "mean" and isinstance(base, EncoderDecoder):
-            raise UserError(f"features: {type(network).__name__} is read at its decoder's first token; use read, not mean")
+            raise UserError(
+                f"features: {type(network).__name__} is read at its decoder's first token; use read, not mean"
+            )
         self.head = head
         self.kind: Features = features
 
@@ -210,5 +231,7 @@ def untie_head(network: Any) -> None:
     decoder = network.get_output_embeddings()
     embedding = network.get_input_embeddings()
     if decoder.weight is embedding.weight:
-        decoder.weight = nn.Parameter(copy.deepcopy(decoder.weight.detach()), requires_grad=decoder.weight.requires_grad)
+        decoder.weight = nn.Parameter(
+            copy.deepcopy(decoder.weight.detach()), requires_grad=decoder.weight.requires_grad
+        )
     network.config.tie_word_embeddings = False

@@ -36,8 +36,12 @@ def linear_probe(features: Tensor, labels: Sequence[int], classes: int) -> nn.Li
 
     missing = sorted(set(range(classes)) - set(labels))
     if missing:
-        raise UserError(f"linear probe: class {missing[0]} has no training example; give every class at least one")
-    fitted = LogisticRegression(C=PENALTY, max_iter=MOST_ITERATIONS).fit(features.double().cpu().numpy(), np.asarray(labels))
+        raise UserError(
+            f"linear probe: class {missing[0]} has no training example; give every class at least one"
+        )
+    fitted = LogisticRegression(C=PENALTY, max_iter=MOST_ITERATIONS).fit(
+        features.double().cpu().numpy(), np.asarray(labels)
+    )
     weight, bias = fitted.coef_, fitted.intercept_
     if classes == 2:
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2

@@ -27,7 +27,9 @@ def at_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None
     parameters = dict(model.named_parameters())
     for name, value in weights.items():
         if name not in parameters:
-            raise ModelError(f"the model has no parameter {name!r}, which the weights have; they are of another model")
+            raise ModelError(
+                f"the model has no parameter {name!r}, which the weights have; they are of another model"
+            )
         if value.shape != parameters[name].shape:
             shapes = f"{tuple(value.shape)}, not {tuple(parameters[name].shape)}"
             raise ModelError(f"the weights of {name!r} have the shape {shapes}; they are of another model")

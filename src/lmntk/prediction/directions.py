@@ -24,9 +24,15 @@ from lmntk.tangents.factors import Tangents
 from lmntk.tangents.noise import NoiseSearch, silence
 from lmntk.tangents.weighted_sum import add_weighted_sum
 
-ALWAYS_LINEAR = ("ridge", "logistic", "svr")  # solvers whose decisions on sgd (ridge: asigngd too) are linear in a text's gradient
+ALWAYS_LINEAR = (
+    "ridge",
+    "logistic",
+    "svr",
+)  # solvers whose decisions on sgd (ridge: asigngd too) are linear in a text's gradient
 DOUBLE = 8
-SUMS = 3 * DOUBLE  # bytes a coordinate of the largest parameter: its sum so far, one example's part, and both together
+SUMS = (
+    3 * DOUBLE
+)  # bytes a coordinate of the largest parameter: its sum so far, one example's part, and both together
 SIGNED = 20  # and a logit, of the gradient whose sign is taken: in float32, in float64, and as the product takes it
 
 
@@ -71,7 +77,9 @@ def cut_directions(
 
     def taken(batch: int, at_once: int) -> float:
         tokens = trial.longest * batch
-        part = (SUMS + (SIGNED * trial.outputs if signs else 0)) * largest + 2 * DOUBLE / 4 * trial.largest * tokens / trial.tokens
+        part = (
+            SUMS + (SIGNED * trial.outputs if signs else 0)
+        ) * largest + 2 * DOUBLE / 4 * trial.largest * tokens / trial.tokens
         held = DOUBLE * coordinates * at_once + single * (directions - at_once)
         return held + part + trial.working * tokens / trial.tokens
 
@@ -89,7 +97,9 @@ def cut_directions(
                 return Cut(batch, at_once, peak, card_peak)
             batch //= 2
     peak, card_peak = peaks(1, 1)
-    option, allowed, least = ("memory", memory, peak) if peak > memory or card is None else ("device-memory", card, card_peak)
+    option, allowed, least = (
+        ("memory", memory, peak) if peak > memory or card is None else ("device-memory", card, card_peak)
+    )
     raise UserError(
         f"{option}: {shown_bytes(allowed)} is too little for a solution's direction in float64; the least is {whole_mebibytes(least)}"
     )
@@ -134,7 +144,9 @@ def directions_of(
     Cost: a forward and c backward passes a text and round, and the sum; to find the noise one round more. Memory: see ``cut_directions``.
     """
     if formula not in ("sgd", "asigngd"):
-        raise UserError(f"predictor: decisions of {formula} are not linear in a text's gradient; use sgd or asigngd")
+        raise UserError(
+            f"predictor: decisions of {formula} are not linear in a text's gradient; use sgd or asigngd"
+        )
     signs, count, outputs = formula == "asigngd", count_of(form), form.coefficients.shape[1]
     masks: Mapping[str, Tensor] = {}
     if signs and drop_noise:  # what is noise in every text can only be told when all have been seen

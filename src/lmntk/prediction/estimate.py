@@ -33,7 +33,7 @@ def estimate_predictions(
     drop_noise: bool = True,
     device_memory: int | None = None,
 ) -> Estimate:
-    """Returns what the predictors of a cell take: of each solution v from the training texts, and its decisions on the test texts.
+    """Returns what the predictors of a split take: of each solution v from the training texts, and its decisions on the test texts.
 
     Args:
         capturing: of the model.
@@ -51,7 +51,9 @@ def estimate_predictions(
     trainable = capturing.trainable
     card = device_budget(capturing.device, capturing.card, device_memory)
     cuts = {
-        (formula, count): cut_directions(trial, trainable, count, batch_size, memory, formula == "asigngd", card)
+        (formula, count): cut_directions(
+            trial, trainable, count, batch_size, memory, formula == "asigngd", card
+        )
         for formula, count in set(solutions)
     }
     seconds, operations = 0.0, 0.0
@@ -72,7 +74,9 @@ def estimate_predictions(
         rounds = -(-count // cut.at_once) + (1 if formula == "asigngd" and drop_noise else 0)
         tokens = _padded(train, batches)
         alike = solutions.count((formula, count))
-        seconds += alike * tokens / _padded(few, [range(len(few))]) * (rounds * capture + count * (total - capture))
+        seconds += (
+            alike * tokens / _padded(few, [range(len(few))]) * (rounds * capture + count * (total - capture))
+        )
         operations += alike * tokens * forward * ((1 + trial.outputs) * rounds + count)
     if tests:
         # v has the weights' shapes, and a pass takes as long whatever is in it: the weights themselves stand for it
@@ -85,7 +89,9 @@ def estimate_predictions(
         longest = max(text.length for text in tests)
         held = sum(parameter.nbytes for parameter in trainable.values())
         directions = sum(count for _, count in solutions)
-        taken = held * max(count for _, count in solutions) + int((predictor.token_bytes or 0) * longest * predictor.batch_size)
+        taken = held * max(count for _, count in solutions) + int(
+            (predictor.token_bytes or 0) * longest * predictor.batch_size
+        )
         if capturing.card is None:
             peak = max(peak, max(resident(), trial.resident) + MARGIN + taken)
         else:

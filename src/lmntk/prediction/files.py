@@ -37,17 +37,32 @@ class LoadedPredictor:
     description: dict[str, Any]
 
 
-def save_predictor(folder: Path, directions: Sequence[Mapping[str, Tensor]], model: LogitModel, description: Mapping[str, Any]) -> None:
+def save_predictor(
+    folder: Path,
+    directions: Sequence[Mapping[str, Tensor]],
+    model: LogitModel,
+    description: Mapping[str, Any],
+) -> None:
     """Writes both files, the description last: a folder without one is no predictor, nor is one between an earlier and this.
 
     ``description`` is plain data with the entries that ``load_predictor`` reads: model, prompt, solution, labels.
     """
-    tensors = {f"{index}:{name}": tensor for index, direction in enumerate(directions) for name, tensor in direction.items()}
+    tensors = {
+        f"{index}:{name}": tensor
+        for index, direction in enumerate(directions)
+        for name, tensor in direction.items()
+    }
     if isinstance(model, HeadModel):
         tensors |= {f"{_HEAD}{name}": parameter.detach() for name, parameter in model.head.named_parameters()}
     (folder / DESCRIPTION).unlink(missing_ok=True)
-    save_tensors(folder / DIRECTION, {name: tensor.cpu().numpy() for name, tensor in tensors.items()}, {"format": FORMAT})
-    write_text(folder / DESCRIPTION, json.dumps({"format": FORMAT, **description}, indent=1, sort_keys=True) + "\n")
+    save_tensors(
+        folder / DIRECTION,
+        {name: tensor.cpu().numpy() for name, tensor in tensors.items()},
+        {"format": FORMAT},
+    )
+    write_text(
+        folder / DESCRIPTION, json.dumps({"format": FORMAT, **description}, indent=1, sort_keys=True) + "\n"
+    )
 
 
 def load_predictor(
@@ -85,17 +100,24 @@ def load_predictor(
     )
     if pretrained.fingerprint != facts["fingerprint"]:
         where = repr(model or facts["name"])
-        raise UserError(f"predictor: {where} has other weights than the model that {str(folder)!r} was made with; give that with --model")
+        raise UserError(
+            f"predictor: {where} has other weights than the model that {str(folder)!r} was made with; give that with --model"
+        )
     chosen = place(pretrained, device)
     if facts["untied"]:
         untie(pretrained)
-    settings: dict[str, Any] = {"reading": pretrained.reading(description["mode"]), "decoder_start": pretrained.decoder_start}
+    settings: dict[str, Any] = {
+        "reading": pretrained.reading(description["mode"]),
+        "decoder_start": pretrained.decoder_start,
+    }
     labels = tuple(description["labels"])
     encoder: TextEncoder
     logit_model: LogitModel
     if description["mode"] == "prompt":
         texts = prompt["templates"], prompt["label_words"], prompt["max_length"], prompt["text_a_limit"]
-        encoder = prompted = make_prompt_encoder(pretrained.tokenizer, *texts, reduce=prompt["reduce"], **settings)
+        encoder = prompted = make_prompt_encoder(
+            pretrained.tokenizer, *texts, reduce=prompt["reduce"], **settings
+        )
         logit_model = prompt_model(pretrained, prompted, facts["difference"])
     else:
         encoder = HeadEncoder(pretrained.tokenizer, prompt["max_length"], prompt["text_a_limit"], **settings)
@@ -104,7 +126,9 @@ def load_predictor(
         else:
             weight = torch.as_tensor(tensors[f"{_HEAD}weight"])
             head = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype, device=chosen)
-            head.load_state_dict({name: torch.as_tensor(tensors[_HEAD + name]) for name in ("weight", "bias")})
+            head.load_state_dict(
+                {name: torch.as_tensor(tensors[_HEAD + name]) for name in ("weight", "bias")}
+            )
             logit_model = HeadModel(pretrained.network, head, facts["difference"], facts["features"])
     count = 1 + max(int(name.split(":")[0]) for name in tensors if not name.startswith(_HEAD))
     directions: list[dict[str, Tensor]] = [{} for _ in range(count)]
@@ -138,27 +162,39 @@ def read_description(folder: Path) -> dict[str, Any]:
             return dict(found)
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise UserError(f"model-dir: {str(folder)!r} holds no predictor; make one with `lmntk run ... --save-models`")
+    raise UserError(
+        f"model-dir: {str(folder)!r} holds no predictor; make one with `lmntk run ... --save-models`"
+    )
 
 
-def find_predictor(folder: Path, cell: str | None = None, method: str | None = None) -> tuple[Path, list[str]]:
+def find_predictor(
+    folder: Path, split: str | None = None, method: str | None = None
+) -> tuple[Path, list[str]]:
     """Returns the predictor's folder under a run's, or the folder itself, and the names of the others that were there to choose from.
 
     Of several the one with the best dev metric is taken, the first by name of equals.
 
     Raises:
-        UserError: none is there, or none of this cell and method.
+        UserError: none is there, or none of this split and method.
     """
     if (folder / DESCRIPTION).is_file():
         return folder, []
-    candidates = {path.parent: read_description(path.parent) for path in sorted(folder.glob(f"models/*/{DESCRIPTION}"))}
+    candidates = {
+        path.parent: read_description(path.parent) for path in sorted(folder.glob(f"models/*/{DESCRIPTION}"))
+    }
     if not candidates:
-        raise UserError(f"model-dir: {str(folder)!r} holds no predictor; make one with `lmntk run ... --save-models`")
+        raise UserError(
+            f"model-dir: {str(folder)!r} holds no predictor; make one with `lmntk run ... --save-models`"
+        )
     chosen = {
-        path: facts for path, facts in candidates.items() if cell in (None, facts["cell"]) and method in (None, facts["solution"]["method"])
+        path: facts
+        for path, facts in candidates.items()
+        if split in (None, facts["cell"]) and method in (None, facts["solution"]["method"])
     }
     if not chosen:
-        asked = " and ".join(f"{name} {value!r}" for name, value in (("cell", cell), ("method", method)) if value is not None)
+        asked = " and ".join(
+            f"{name} {value!r}" for name, value in (("split", split), ("method", method)) if value is not None
+        )
         there = ", ".join(path.name for path in candidates)
         raise UserError(f"model-dir: {str(folder)!r} has no predictor of {asked}; it has {there}")
     best = max(chosen, key=lambda path: chosen[path]["dev"])

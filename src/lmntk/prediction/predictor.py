@@ -59,7 +59,9 @@ class Predictor:
         card: DeviceMemory | None = None,
     ) -> None:
         if len(directions) not in (1, model.outputs):
-            raise UserError(f"predictor: {len(directions)} directions for {model.outputs} logits; it was made for another task")
+            raise UserError(
+                f"predictor: {len(directions)} directions for {model.outputs} logits; it was made for another task"
+            )
         self.model, self.device = model, next(model.parameters()).device
         self.card, self.device_memory = memory_of(self.device) if card is None else card, device_memory
         device_budget(self.device, self.card, device_memory)  # what cannot be had is better said now
@@ -88,9 +90,15 @@ class Predictor:
             for chosen in length_sorted_batches([text.length for text in texts], self.texts_at_once(texts)):
                 expansions = self._expansions([texts[i] for i in chosen])
                 logits = expansions[0][0]
-                slopes = expansions[0][1] if len(expansions) == 1 else torch.stack([s[:, c] for c, (_, s) in enumerate(expansions)], 1)
+                slopes = (
+                    expansions[0][1]
+                    if len(expansions) == 1
+                    else torch.stack([s[:, c] for c, (_, s) in enumerate(expansions)], 1)
+                )
                 before[chosen] = logits.double().cpu().numpy()
-                decisions[chosen] = slopes.double().cpu().numpy() + before[chosen] / self.f0_scale + self.intercept
+                decisions[chosen] = (
+                    slopes.double().cpu().numpy() + before[chosen] / self.f0_scale + self.intercept
+                )
         return decisions, before
 
     def _expansions(self, texts: Sequence[EncodedText]) -> list[tuple[Tensor, Tensor]]:
@@ -130,10 +138,14 @@ class Predictor:
                 continue
             if held + each > allowed:
                 least = whole_mebibytes(int(held + each))
-                raise UserError(f"{option}: {shown_bytes(allowed)} is too little for one text and v; the least is {least}")
+                raise UserError(
+                    f"{option}: {shown_bytes(allowed)} is too little for one text and v; the least is {least}"
+                )
             if option == "memory" and ROOMY * (held + size * each) > allowed:
                 return_freed()
-            while held + size * each > allowed:  # halved: a little more room changes nothing, not even the last bits
+            while (
+                held + size * each > allowed
+            ):  # halved: a little more room changes nothing, not even the last bits
                 size //= 2
         return size
 
@@ -147,7 +159,9 @@ class Predictor:
 
             def logits(some: Sequence[EncodedText]) -> Tensor:
                 with frozen(self.model), products(FULL):
-                    found: Tensor = self.model({name: t.to(self.device) for name, t in collate(some, self.pad_id).items()})
+                    found: Tensor = self.model(
+                        {name: t.to(self.device) for name, t in collate(some, self.pad_id).items()}
+                    )
                 return found
 
             together, alone = logits(extremes), torch.cat([logits([text]) for text in extremes])

@@ -33,7 +33,7 @@ def predict_file(
     target: str,
     *,
     model: str | None = None,
-    cell: str | None = None,
+    split: str | None = None,
     method: str | None = None,
     batch_size: int = 32,
     device: str = "auto",
@@ -49,7 +49,7 @@ def predict_file(
         source: JSON lines with ``text_a`` (or ``text``) and perhaps ``text_b``; also with ``.gz``; ``-`` is stdin.
         target: where the lines go; a file appears whole, at the end; ``-`` is stdout, window by window.
         model: where the pre-trained model is now, if it has moved.
-        cell: of a run's folder; the best on dev by default.
+        split: of a run's folder; the best on dev by default.
         method: of a run's folder, such as ``sgd ridge``.
         batch_size: texts in one pass.
         device: where to compute.
@@ -63,7 +63,9 @@ def predict_file(
     Raises:
         UserError: no predictor, another model, a line that is no text; the target is not written then.
     """
-    if source != STANDARD and (not Path(source).exists() or Path(source).is_dir()):  # a pipe is read as it comes
+    if source != STANDARD and (
+        not Path(source).exists() or Path(source).is_dir()
+    ):  # a pipe is read as it comes
         raise UserError(f"input: {missing(Path(source))}")
     if target != STANDARD and Path(target).is_dir():
         raise UserError(f"output: {target!r} is a folder; name a file")
@@ -71,9 +73,11 @@ def predict_file(
         raise UserError(f"output: {target!r} is the input; name another file")
     budget = default_memory() if memory is None else parse_bytes(memory)
     card_budget = None if device_memory is None else parse_bytes(device_memory, "device-memory")
-    folder, others = find_predictor(model_dir, cell, method)
+    folder, others = find_predictor(model_dir, split, method)
     if others:
-        note(f"{folder.name} of {len(others) + 1} predictors, the best on dev; choose with --cell and --method")
+        note(
+            f"{folder.name} of {len(others) + 1} predictors, the best on dev; choose with --split and --method"
+        )
     loaded = load_predictor(folder, model, batch_size, device, budget, card_budget)
     started, count = time.monotonic(), 0
     with ExitStack() as stack:
@@ -89,9 +93,17 @@ def predict_file(
         if count == 0:
             raise UserError(f"input: {source!r} holds no text; write one JSON object a line")
     if loaded.predictor.by_two_backward_passes:
-        note("the model has a step without a forward-mode derivative: two backward passes a text, about twice the time")
+        note(
+            "the model has a step without a forward-mode derivative: two backward passes a text, about twice the time"
+        )
     seconds = time.monotonic() - started
-    return {"predictor": str(folder), "texts": count, "output": target, "seconds": seconds, "texts_per_second": count / seconds}
+    return {
+        "predictor": str(folder),
+        "texts": count,
+        "output": target,
+        "seconds": seconds,
+        "texts_per_second": count / seconds,
+    }
 
 
 def _classified(loaded: LoadedPredictor, window: list[tuple[str, Example]]) -> Iterator[str]:
@@ -103,7 +115,9 @@ def _classified(loaded: LoadedPredictor, window: list[tuple[str, Example]]) -> I
             raise UserError(f"{where}: {error}") from None
     decisions, _ = loaded.predictor.evaluate(encoded)
     probabilities = loaded.predictor.probabilities(decisions)
-    for label, decision, probability in zip(predict_labels(decisions).tolist(), decisions.tolist(), probabilities.tolist(), strict=True):
+    for label, decision, probability in zip(
+        predict_labels(decisions).tolist(), decisions.tolist(), probabilities.tolist(), strict=True
+    ):
         found = {
             "class": label,
             "label": loaded.labels[label],
@@ -129,8 +143,14 @@ def _reading(source: str) -> Iterator[IO[str]]:
 @contextmanager
 def _writing(target: str) -> Iterator[IO[str]]:
     place = Path(target).resolve()  # of a link, what it points to
-    is_pipe = target != STANDARD and place.exists() and not place.is_file()  # or a device: written to, not replaced
-    with nullcontext(place if is_pipe else None) if target == STANDARD or is_pipe else replacing(place) as temporary:
+    is_pipe = (
+        target != STANDARD and place.exists() and not place.is_file()
+    )  # or a device: written to, not replaced
+    with (
+        nullcontext(place if is_pipe else None)
+        if target == STANDARD or is_pipe
+        else replacing(place) as temporary
+    ):
         if temporary is None:
             yield sys.stdout
             return
@@ -152,16 +172,23 @@ def _examples(lines: IO[str], source: str) -> Iterator[tuple[str, Example]]:
             return
         except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"input: {name} cannot be read ({reason}); save it as UTF-8 text, or copy it again") from error
+            raise UserError(
+                f"input: {name} cannot be read ({reason}); save it as UTF-8 text, or copy it again"
+            ) from error
         if not line.strip():
             continue
         where = f"{name} line {number}"
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: not JSON ({' '.join(str(error).split())}); write one object a line") from error
+            raise UserError(
+                f"{where}: not JSON ({' '.join(str(error).split())}); write one object a line"
+            ) from error
         if not isinstance(record, dict):
             raise UserError(f"{where}: a JSON object is needed, with text_a and perhaps text_b")
         row = Row(where, record)
         text_b = row.text("text_b") if record.get("text_b") is not None else None
-        yield where, Example(row.text("text" if "text" in record and "text_a" not in record else "text_a"), text_b)
+        yield (
+            where,
+            Example(row.text("text" if "text" in record and "text_a" not in record else "text_a"), text_b),
+        )

@@ -54,7 +54,14 @@ class Assembly:
         smallest_length: the tokens that it needs for its fixed pieces and one token of every text.
     """
 
-    def __init__(self, pieces: PieceEncoder, layout: Layout, max_length: int, text_a_limit: int | None, text_b_limit: int | None) -> None:
+    def __init__(
+        self,
+        pieces: PieceEncoder,
+        layout: Layout,
+        max_length: int,
+        text_a_limit: int | None,
+        text_b_limit: int | None,
+    ) -> None:
         for name, limit in (("text_a_limit", text_a_limit), ("text_b_limit", text_b_limit)):
             if limit is not None and limit < 1:
                 raise UserError(f"{name} {limit} leaves no text: use at least 1, or leave it out")
@@ -103,7 +110,14 @@ class Assembly:
     def description(self) -> list[object]:
         """Return what decides the ids, as plain values."""
         layout = self._layout
-        return [layout.reading, layout.decoder_ids, str(layout.template), self._max_length, self._limits, self._pieces.digest]
+        return [
+            layout.reading,
+            layout.decoder_ids,
+            str(layout.template),
+            self._max_length,
+            self._limits,
+            self._pieces.digest,
+        ]
 
     def _encode_text(self, slot: _Slot, example: Example) -> list[int]:
         assert slot.text is not None
@@ -135,7 +149,9 @@ def _plan(pieces: PieceEncoder, layout: Layout) -> Iterable[_Slot]:
             yield _Slot((layout.mask,), token_type, is_mask=True)
         elif isinstance(part, Separator):
             if pieces.separator is None:
-                raise UserError(f"template {str(layout.template)!r} uses a separator, but the tokenizer has no such token: take it out")
+                raise UserError(
+                    f"template {str(layout.template)!r} uses a separator, but the tokenizer has no such token: take it out"
+                )
             yield _Slot((pieces.separator,), token_type)
             token_type += part.next_segment
             at_start = True

@@ -14,7 +14,10 @@ SLACK = 1.25
 
 
 def collate(
-    texts: Sequence[EncodedText], pad_id: int, padding_side: Literal["left", "right"] = "right", pad_to: int | None = None
+    texts: Sequence[EncodedText],
+    pad_id: int,
+    padding_side: Literal["left", "right"] = "right",
+    pad_to: int | None = None,
 ) -> dict[str, torch.Tensor]:
     """Return a batch of ``texts``, padded to the longest (or to ``pad_to``).
 
@@ -74,13 +77,19 @@ def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[
     batches: list[list[int]] = []
     for index in order:
         last = batches[-1] if batches else None
-        if last is None or len(last) == batch_size or (len(last) >= WORTH and lengths[index] > SLACK * lengths[last[0]]):
+        if (
+            last is None
+            or len(last) == batch_size
+            or (len(last) >= WORTH and lengths[index] > SLACK * lengths[last[0]])
+        ):
             batches.append([])
         batches[-1].append(index)
     return batches
 
 
-def _padded(texts: Sequence[EncodedText], pad_id: int, padding_side: str, pad_to: int | None) -> dict[str, torch.Tensor]:
+def _padded(
+    texts: Sequence[EncodedText], pad_id: int, padding_side: str, pad_to: int | None
+) -> dict[str, torch.Tensor]:
     longest = max(len(text.ids) for text in texts)
     width = longest if pad_to is None else pad_to
     if width < longest:

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
     from lmntk.tasks.example import Example
 
-__all__ = ["EncodedText", "HeadEncoder", "PromptEncoder", "TextEncoder", "check_max_length", "fitting_length", "sha256_of"]
+__all__ = [
+    "EncodedText",
+    "HeadEncoder",
+    "PromptEncoder",
+    "TextEncoder",
+    "check_max_length",
+    "fitting_length",
+    "sha256_of",
+]
 
 _NO_LIMIT = 10**9  # transformers writes 1e30 where a tokenizer knows no limit
 
@@ -79,7 +87,11 @@ class PromptEncoder:
         decoder_start: int | None = None,
         reduce: Reduce | None = None,
     ) -> None:
-        parsed = parse_template(template, require_mask=reading == "mask") if isinstance(template, str) else template
+        parsed = (
+            parse_template(template, require_mask=reading == "mask")
+            if isinstance(template, str)
+            else template
+        )
         pieces = PieceEncoder(tokenizer)
         layout = prompt_layout(pieces, parsed, reading, decoder_start)
         self.template = layout.template
@@ -87,7 +99,11 @@ class PromptEncoder:
         self.reading: Reading = reading
         self.max_length = max_length
         self.labels = LabelWords.read(pieces, label_words, reduce)
-        self.label_words, self.label_ids, self.label_weights = self.labels.words, self.labels.ids, self.labels.weights
+        self.label_words, self.label_ids, self.label_weights = (
+            self.labels.words,
+            self.labels.ids,
+            self.labels.weights,
+        )
         self.classes = self.labels.classes
         self._reduce = reduce
         self._assembly = Assembly(pieces, layout, max_length, text_a_limit, text_b_limit)
@@ -103,7 +119,14 @@ class PromptEncoder:
 
     def fingerprint(self) -> str:
         """Return a sha256 over the prompt, reading, label words, limits and tokenizer; equal ones give equal ids and classes."""
-        return sha256_of("prompt", self._assembly.description(), self.label_words, self.label_ids, self.label_weights, self._reduce)
+        return sha256_of(
+            "prompt",
+            self._assembly.description(),
+            self.label_words,
+            self.label_ids,
+            self.label_weights,
+            self._reduce,
+        )
 
 
 class HeadEncoder:
@@ -129,12 +152,16 @@ class HeadEncoder:
         decoder_start: int | None = None,
     ) -> None:
         if reading not in ("first", "last", "decoder"):
-            raise ValueError(f"reading {reading!r} is not one that head mode has: use 'first', 'last' or 'decoder'")
+            raise ValueError(
+                f"reading {reading!r} is not one that head mode has: use 'first', 'last' or 'decoder'"
+            )
         self.max_length = max_length
         self.reading: Reading = reading
         pieces = PieceEncoder(tokenizer)
         if reading == "first" and not pieces.prefix:
-            raise UserError(f"tokenizer {pieces.name} puts no token such as [CLS] or <s> first, which head mode reads: use a prompt")
+            raise UserError(
+                f"tokenizer {pieces.name} puts no token such as [CLS] or <s> first, which head mode reads: use a prompt"
+            )
         decoder_ids = (needed_start(decoder_start),) if reading == "decoder" else None
 
         def assembly(template: str) -> Assembly:
@@ -157,9 +184,13 @@ class HeadEncoder:
         if example.text_b is None:
             return self._single.assemble(example)
         if self._pair is None:
-            raise UserError("the tokenizer has no separator token, so head mode takes one text: leave the second out, or use a prompt")
+            raise UserError(
+                "the tokenizer has no separator token, so head mode takes one text: leave the second out, or use a prompt"
+            )
         if self.max_length < self._pair.smallest_length:
-            raise UserError(f"max_length {self.max_length} is too small for two texts: use at least {self._pair.smallest_length}")
+            raise UserError(
+                f"max_length {self.max_length} is too small for two texts: use at least {self._pair.smallest_length}"
+            )
         return self._pair.assemble(example)
 
     def fingerprint(self) -> str:
@@ -173,7 +204,9 @@ def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, smalle
         raise UserError(f"max_length {max_length} leaves no room for the text: use at least {smallest}")
     limit = tokenizer.model_max_length
     if limit is not None and limit < _NO_LIMIT and max_length > limit:
-        raise UserError(f"max_length {max_length} is more than the {limit} tokens that this model takes: use {limit} or less")
+        raise UserError(
+            f"max_length {max_length} is more than the {limit} tokens that this model takes: use {limit} or less"
+        )
 
 
 def fitting_length(tokenizer: PreTrainedTokenizerBase, length: int) -> int:

@@ -44,17 +44,27 @@ class EnsembleEncoder:
             raise UserError(f"an ensemble of templates was given {given}: give at least two, or no ensemble")
         for place, template in enumerate(self.templates):
             if template in self.templates[:place]:
-                raise UserError(f"template {str(template)!r} is given twice: keep one, or write a different one")
+                raise UserError(
+                    f"template {str(template)!r} is given twice: keep one, or write a different one"
+                )
         first = self.encoders[0]
         for encoder in self.encoders[1:]:
             if encoder.labels != first.labels:
-                raise ValueError(f"the encoders of an ensemble have different label words: {first.labels} and {encoder.labels}")
+                raise ValueError(
+                    f"the encoders of an ensemble have different label words: {first.labels} and {encoder.labels}"
+                )
             if encoder.reading != first.reading:
-                raise ValueError(f"the encoders of an ensemble have different readings: {first.reading!r} and {encoder.reading!r}")
+                raise ValueError(
+                    f"the encoders of an ensemble have different readings: {first.reading!r} and {encoder.reading!r}"
+                )
         self.reading: Reading = first.reading
         self.max_length = max(encoder.max_length for encoder in self.encoders)
         self.labels = first.labels
-        self.label_words, self.label_ids, self.label_weights = first.label_words, first.label_ids, first.label_weights
+        self.label_words, self.label_ids, self.label_weights = (
+            first.label_words,
+            first.label_ids,
+            first.label_weights,
+        )
         self.classes = first.classes
 
     def encode(self, example: Example) -> EncodedText:

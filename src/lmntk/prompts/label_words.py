@@ -46,7 +46,12 @@ class LabelWords:
         return len(self.words)
 
     @classmethod
-    def read(cls, tokenizer: PreTrainedTokenizerBase | PieceEncoder, words: Sequence[str], reduce: Reduce | None = None) -> LabelWords:
+    def read(
+        cls,
+        tokenizer: PreTrainedTokenizerBase | PieceEncoder,
+        words: Sequence[str],
+        reduce: Reduce | None = None,
+    ) -> LabelWords:
         """Return the label words of the classes, in their order.
 
         A word is encoded as it stands inside a sentence, after a space, wherever it is predicted: " great" is one token
@@ -85,7 +90,9 @@ def _class_row(pieces: PieceEncoder, entry: str, reduce: Reduce | None) -> _Row:
     """Return the weights of one class: the mean over its words' rows."""
     words = entry.split("|")
     if len(words) > 1 and not all(word.strip() for word in words):
-        raise UserError(f"label words {entry!r} have an empty one beside '|': write one word between two bars, such as 'great|good'")
+        raise UserError(
+            f"label words {entry!r} have an empty one beside '|': write one word between two bars, such as 'great|good'"
+        )
     row: dict[int, Fraction] = {}
     seen: list[tuple[str, _Row]] = []
     for word in words:
@@ -120,9 +127,13 @@ def _tokens_of(pieces: PieceEncoder, word: str) -> list[int]:
         raise UserError(f"label word {word!r} is empty: choose a word that is one token")
     ids = pieces.encode(stripped, Space.SPACED)
     if pieces.unknown is not None and pieces.unknown in ids:
-        raise UserError(f"label word {word!r} is not in the tokenizer's vocabulary: choose a word that is one token")
+        raise UserError(
+            f"label word {word!r} is not in the tokenizer's vocabulary: choose a word that is one token"
+        )
     if not ids:
-        raise UserError(f"label word {word!r} is 0 tokens for this tokenizer (nothing), not one: choose a word that is one token")
+        raise UserError(
+            f"label word {word!r} is 0 tokens for this tokenizer (nothing), not one: choose a word that is one token"
+        )
     return ids
 
 
@@ -130,7 +141,11 @@ def _sameness(pieces: PieceEncoder, first: str, second: str, row: _Row, reduce: 
     """Return what two entries with the same row have in common, for a message."""
     if first.strip() == second.strip():
         return "is given twice"
-    if reduce == "first" and len(row) == 1 and len({tuple(_tokens_of(pieces, entry)) for entry in (first, second)}) > 1:
+    if (
+        reduce == "first"
+        and len(row) == 1
+        and len({tuple(_tokens_of(pieces, entry)) for entry in (first, second)}) > 1
+    ):
         [shown] = pieces.tokens(row)
         return f"begins with the same token as {first!r} ({shown!r}), which stands for both unless --label-words-reduce is mean"
     return f"is the same token{'s' if len(row) > 1 else ''} as {first!r} for this tokenizer"

@@ -63,7 +63,9 @@ class Layout:
         return mask_index
 
 
-def prompt_layout(pieces: PieceEncoder, template: Template, reading: Reading, decoder_start: int | None) -> Layout:
+def prompt_layout(
+    pieces: PieceEncoder, template: Template, reading: Reading, decoder_start: int | None
+) -> Layout:
     """Return how a prompt is laid out for ``reading``.
 
     Raises:
@@ -79,7 +81,9 @@ def prompt_layout(pieces: PieceEncoder, template: Template, reading: Reading, de
     if not template.has_mask:
         raise UserError(f"template {str(template)!r} has no mask: write {{mask}} where the label word goes")
     if pieces.mask is None:
-        raise UserError(f"tokenizer {pieces.name} has no mask token: use a masked language model, or head mode")
+        raise UserError(
+            f"tokenizer {pieces.name} has no mask token: use a masked language model, or head mode"
+        )
     return Layout("mask", template, mask=pieces.mask)
 
 

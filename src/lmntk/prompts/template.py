@@ -34,7 +34,9 @@ FILTERS = {
 
 _LM_BFF_TEXT = re.compile(r"(?P<space>\+?)sent(?P<case>[lu]?)(?P<drop>-?)_(?P<index>\d+)")
 _LM_BFF_CASES = {"": (), "l": ("lower-first",), "u": ("upper-first",)}
-_READABLE_PIECE = re.compile(r"(?P<escaped>\{\{|\}\})|\{(?P<field>[^{}]*)\}|(?P<stray>[{}])|(?P<literal>[^{}]+)")
+_READABLE_PIECE = re.compile(
+    r"(?P<escaped>\{\{|\}\})|\{(?P<field>[^{}]*)\}|(?P<stray>[{}])|(?P<literal>[^{}]+)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,10 @@ class Template:
         return any(part.field == "b" for part in self.text_parts)
 
     def __str__(self) -> str:
-        spaced = (" {mask}" if isinstance(part, Mask) and index else str(part) for index, part in enumerate(self.parts))
+        spaced = (
+            " {mask}" if isinstance(part, Mask) and index else str(part)
+            for index, part in enumerate(self.parts)
+        )
         return "".join(spaced)
 
 
@@ -131,9 +136,14 @@ def parse_template(text: str, require_mask: bool = True) -> Template:
     if masks > 1:
         raise _error(text, f"has {masks} masks: keep one")
     if require_mask and not masks:
-        raise _error(text, "has no mask: write " + ("*mask*" if is_lm_bff else "{mask}") + " where the label word goes")
+        raise _error(
+            text, "has no mask: write " + ("*mask*" if is_lm_bff else "{mask}") + " where the label word goes"
+        )
     if not template.text_parts:
-        raise _error(text, "has no text: write " + ("*sent_0*" if is_lm_bff else "{a}") + " where the example's text goes")
+        raise _error(
+            text,
+            "has no text: write " + ("*sent_0*" if is_lm_bff else "{a}") + " where the example's text goes",
+        )
     return template
 
 
@@ -142,7 +152,8 @@ def _parse_readable(text: str) -> list[Part]:
     for match in _READABLE_PIECE.finditer(text):
         if match["stray"]:
             raise _error(
-                text, f"has an unbalanced {match['stray']!r} at character {match.start() + 1}: close it, or write a literal brace twice"
+                text,
+                f"has an unbalanced {match['stray']!r} at character {match.start() + 1}: close it, or write a literal brace twice",
             )
         if match["escaped"]:
             parts.append(Literal(match["escaped"][0]))
@@ -160,7 +171,10 @@ def _readable_field(template: str, body: str) -> Part:
             raise _error(template, f"puts a filter on {{{name}}}: only {{a}} and {{b}} take filters")
         return Mask() if name == "mask" else Separator(next_segment=name == "sep+")
     if name not in ("a", "b"):
-        raise _error(template, f"has an unknown field {{{name}}}: use {{a}}, {{b}} or {{mask}} (a literal brace is written twice)")
+        raise _error(
+            template,
+            f"has an unknown field {{{name}}}: use {{a}}, {{b}} or {{mask}} (a literal brace is written twice)",
+        )
     for filter_name in filters:
         if filter_name not in FILTERS:
             raise _error(template, f"has an unknown filter {filter_name!r}: use one of {', '.join(FILTERS)}")
@@ -191,10 +205,13 @@ def _lm_bff_part(template: str, name: str) -> Part:
     match = _LM_BFF_TEXT.fullmatch(name)
     if match is None:
         raise _error(
-            template, f"has an unknown part *{name}*: use mask, sep, sep+, sent_0, +sent_0, sent-_0, sentl_0, sentu_0 or their combinations"
+            template,
+            f"has an unknown part *{name}*: use mask, sep, sep+, sent_0, +sent_0, sent-_0, sentl_0, sentu_0 or their combinations",
         )
     if match["index"] not in ("0", "1"):
-        raise _error(template, f"uses text {match['index']} in *{name}*: an example has sent_0 and sent_1 only")
+        raise _error(
+            template, f"uses text {match['index']} in *{name}*: an example has sent_0 and sent_1 only"
+        )
     filters = _LM_BFF_CASES[match["case"]] + (("drop-last",) if match["drop"] else ())
     return Text("a" if match["index"] == "0" else "b", filters, leading_space=bool(match["space"]))
 

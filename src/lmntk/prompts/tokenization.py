@@ -65,7 +65,9 @@ class PieceEncoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
-            raise UserError(f"tokenizer {type(tokenizer).__name__} has no fast form: save it as a tokenizer.json and load it from there")
+            raise UserError(
+                f"tokenizer {type(tokenizer).__name__} has no fast form: save it as a tokenizer.json and load it from there"
+            )
         self.name = type(tokenizer).__name__
         self.unknown: int | None = tokenizer.unk_token_id
         self.mask: int | None = tokenizer.mask_token_id
@@ -73,7 +75,9 @@ class PieceEncoder:
         self.sentinel: int | None = None if known == self.unknown else known
         self.separator: int | None = _first(tokenizer.sep_token_id, tokenizer.eos_token_id)
         self.has_token_types = "token_type_ids" in tokenizer.model_input_names
-        self._special_ids = frozenset(tokenizer.all_special_ids).union(() if self.sentinel is None else (self.sentinel,)) - {self.unknown}
+        self._special_ids = frozenset(tokenizer.all_special_ids).union(
+            () if self.sentinel is None else (self.sentinel,)
+        ) - {self.unknown}
         settings = json.loads(backend.to_str())
         settings.update(truncation=None, padding=None)  # these only record how the tokenizer was last called
         serialised = json.dumps(settings, sort_keys=True, ensure_ascii=True)
@@ -99,7 +103,9 @@ class PieceEncoder:
                 added = " " if space is Space.SPACED and not self._adds_space else ""
                 ids = self._backend.encode(added + text, add_special_tokens=False).ids
         except (UnicodeError, TypeError) as error:
-            raise UserError(f"text {text[:40]!r} is not valid Unicode (half of a surrogate pair): mend its encoding") from error
+            raise UserError(
+                f"text {text[:40]!r} is not valid Unicode (half of a surrogate pair): mend its encoding"
+            ) from error
         if self._special_ids.isdisjoint(ids):
             return ids
         stand_in = [] if self.unknown is None else [self.unknown]
@@ -112,7 +118,11 @@ class PieceEncoder:
     def _pretokens(self, text: str) -> list[str]:
         normalizer, pre_tokenizer = self._backend.normalizer, self._backend.pre_tokenizer
         normalised = normalizer.normalize_str(text) if normalizer is not None else text
-        return [piece for piece, _ in pre_tokenizer.pre_tokenize_str(normalised)] if pre_tokenizer is not None else [normalised]
+        return (
+            [piece for piece, _ in pre_tokenizer.pre_tokenize_str(normalised)]
+            if pre_tokenizer is not None
+            else [normalised]
+        )
 
     def _encode_without_mark(self, text: str) -> list[int]:
         if not text:

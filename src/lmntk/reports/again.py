@@ -6,7 +6,21 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-FIRST = ("model", "kind", "revision", "base", "data", "tasks", "k", "seeds", "modes", "formulas", "solvers", "template", "label_words")
+FIRST = (
+    "model",
+    "kind",
+    "revision",
+    "base",
+    "data",
+    "tasks",
+    "k",
+    "seeds",
+    "modes",
+    "formulas",
+    "solvers",
+    "template",
+    "label_words",
+)
 
 
 def as_toml(settings: Mapping[str, Any]) -> str:
@@ -48,7 +62,11 @@ def changes(settings: Mapping[str, Any], others: Mapping[str, Any]) -> str:
         if own == other:
             continue
         if isinstance(own, dict) and isinstance(other, dict):
-            changed = {part: other.get(part) for part in dict.fromkeys([*own, *other]) if own.get(part) != other.get(part)}
+            changed = {
+                part: other.get(part)
+                for part in dict.fromkeys([*own, *other])
+                if own.get(part) != other.get(part)
+            }
             left_out += [f"# without {name}.{part}" for part, value in changed.items() if value is None]
             other = {part: value for part, value in changed.items() if value is not None}
         elif other is None:
@@ -63,7 +81,9 @@ def is_default(value: Any) -> bool:
     return value is None or value is False or value == []
 
 
-def settings_rows(settings: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[tuple[str, list[tuple[str, str]]]], list[str]]:
+def settings_rows(
+    settings: Mapping[str, Any],
+) -> tuple[list[tuple[str, str]], list[tuple[str, list[tuple[str, str]]]], list[str]]:
     """Returns the settings for a table: names with values, the user's own tasks with theirs, and the names of those left off."""
     first = [name for name in FIRST if name in settings]
     settings = {name: settings[name] for name in [*first, *(name for name in settings if name not in first)]}
@@ -72,9 +92,18 @@ def settings_rows(settings: Mapping[str, Any]) -> tuple[list[tuple[str, str]], l
         for name, value in settings.items()
         for part, own in (value.items() if isinstance(value, dict) else [(None, value)])
     }
-    plain = [(name, _shown(value)) for name, value in flat.items() if not is_default(value) and name != "own_tasks"]
+    plain = [
+        (name, _shown(value)) for name, value in flat.items() if not is_default(value) and name != "own_tasks"
+    ]
     own = [
-        (str(task.get("name", "")), [(name, _shown(value)) for name, value in task.items() if not is_default(value) and name != "name"])
+        (
+            str(task.get("name", "")),
+            [
+                (name, _shown(value))
+                for name, value in task.items()
+                if not is_default(value) and name != "name"
+            ],
+        )
         for task in settings.get("own_tasks") or ()
     ]
     return plain, own, [name for name, value in flat.items() if is_default(value)]

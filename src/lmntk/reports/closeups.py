@@ -1,4 +1,4 @@
-"""The plots of single cells: which cells are shown close up, and what of each."""
+"""The plots of single splits: which splits are shown close up, and what of each."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lmntk.reports.kernel_plots import group_plot, matrix_plot, spectrum_plot
 from lmntk.reports.training_plots import curve_plot, emulation_plot, logit_plot, trajectory_plot
 from lmntk.runs.reading import LINEARIZED, Run
 
-MOST = 16  # cells close up on one page: 16 times some 80 kB
+MOST = 16  # splits close up on one page: 16 times some 80 kB
 
 
 @dataclass(frozen=True)
 class CloseUp:
-    """One cell, and one way of fine-tuning it where there is one."""
+    """One split, and one way of fine-tuning it where there is one."""
 
     run: str
     title: str
@@ -32,7 +32,7 @@ class CloseUp:
 @dataclass(frozen=True)
 class _Candidate:
     run: Run
-    cell: str
+    split: str
     task: str
     k: int
     seed: int
@@ -56,7 +56,7 @@ class _Candidate:
 
 
 def close_ups(runs: Sequence[Run], titles: Mapping[str, str], notes: list[str]) -> tuple[list[CloseUp], int]:
-    """Returns the cells shown close up, and how many there would have been of a split each.
+    """Returns the splits shown close up, and how many there would have been of a split each.
 
     Of each task, k, mode and method one split; of many, tasks take turns until there are ``MOST``. Drawn within ``drawing.style``.
     """
@@ -64,7 +64,9 @@ def close_ups(runs: Sequence[Run], titles: Mapping[str, str], notes: list[str]) 
     turns: dict[tuple[str, str], int] = {}
     ordered = []
     for candidate in sorted(found, key=lambda one: one.rank):
-        place = turns[candidate.run.name, candidate.task] = turns.get((candidate.run.name, candidate.task), -1) + 1
+        place = turns[candidate.run.name, candidate.task] = (
+            turns.get((candidate.run.name, candidate.task), -1) + 1
+        )
         ordered.append((place, candidate))
     chosen = [candidate for _, candidate in sorted(ordered, key=lambda one: one[0])[:MOST]]
     order = {id(candidate): place for place, candidate in enumerate(found)}
@@ -73,14 +75,18 @@ def close_ups(runs: Sequence[Run], titles: Mapping[str, str], notes: list[str]) 
         plots = _plots(one, f"c{number}", notes)
         if plots:
             run = one.run.name if len(runs) > 1 else ""
-            made.append(CloseUp(run, titles.get(one.task, one.task), one.k, one.seed, one.mode, one.method, plots))
+            made.append(
+                CloseUp(run, titles.get(one.task, one.task), one.k, one.seed, one.mode, one.method, plots)
+            )
     return made, len(found)
 
 
 def _candidates(run: Run) -> list[_Candidate]:
     trainings: dict[tuple[str, str], list[tuple[str, Mapping[str, Any]]]] = {}
     for one in run.finetunings:
-        trainings.setdefault((one["cell"], str(one["method"]).replace(LINEARIZED, "")), []).append((str(one["method"]), one))
+        trainings.setdefault((one["cell"], str(one["method"]).replace(LINEARIZED, "")), []).append(
+            (str(one["method"]), one)
+        )
     diagnoses = {(one["cell"], str(one["method"])): one for one in run.diagnoses}
     made = []
     for key in dict.fromkeys([*diagnoses, *trainings]):
@@ -88,9 +94,9 @@ def _candidates(run: Run) -> list[_Candidate]:
         own = sorted(trainings.get(key, ()), key=lambda pair: LINEARIZED in pair[0])
         place = (some["cell"], some["task"], some["k"], some["seed"], some["mode"])
         made.append(_Candidate(run, *place, key[1], diagnoses.get(key, {}), own))
-    covered = {one.cell for one in made}
-    for name, cell in run.cells.items():
-        first = cell["rows"][0]
+    covered = {one.split for one in made}
+    for name, split in run.splits.items():
+        first = split["rows"][0]
         if name not in covered and (run.folder / "kernels" / name).is_dir():
             made.append(_Candidate(run, name, first["task"], first["k"], first["seed"], first["mode"]))
     tasks = list(dict.fromkeys(row["task"] for row in run.rows))
@@ -114,12 +120,16 @@ def _plots(one: _Candidate, identity: str, notes: list[str]) -> list[Plot]:
     """Returns the plots of all parts that are there; a part that is not as it should be is named in ``notes`` and left out."""
     parts = dict(one.diagnosis)
     if not (parts.get("spectrum") and parts.get("groups") and parts.get("kernels")):
-        kernel = one.run.kernel(one.cell)
+        kernel = one.run.kernel(one.split)
         try:
-            known = {} if kernel is None else facts_of_kernel(kernel, one.run.cells.get(one.cell, {}).get("train_labels"))
+            known = (
+                {}
+                if kernel is None
+                else facts_of_kernel(kernel, one.run.splits.get(one.split, {}).get("train_labels"))
+            )
         except UserError as error:
             known = {}
-            notes.append(f"the kernel of {one.cell} is not drawn: {error}.")
+            notes.append(f"the kernel of {one.split} is not drawn: {error}.")
         parts = known | {name: value for name, value in parts.items() if value}
     metric = str(next((training.get("metric") for _, training in one.trainings), "accuracy"))
     draw: list[tuple[str, Callable[[], Plot | None]]] = [
@@ -137,9 +147,15 @@ def _plots(one: _Candidate, identity: str, notes: list[str]) -> list[Plot]:
             continue
         try:
             plot = action()
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:  # another version's file
+        except (
+            KeyError,
+            IndexError,
+            TypeError,
+            ValueError,
+            AttributeError,
+        ) as error:  # another version's file
             notes.append(
-                f"{name} of {one.cell}, {one.method or 'kernel'}: not as expected ({type(error).__name__}: {error}), so it is not drawn."
+                f"{name} of {one.split}, {one.method or 'kernel'}: not as expected ({type(error).__name__}: {error}), so it is not drawn."
             )
             continue
         if plot is not None:

@@ -56,7 +56,9 @@ def style() -> Iterator[None]:
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # the browser has the glyphs that the measuring font lacks
+        warnings.filterwarnings(
+            "ignore", message="Glyph"
+        )  # the browser has the glyphs that the measuring font lacks
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(
             {
@@ -93,7 +95,12 @@ def style() -> Iterator[None]:
 
 
 def new_figure(
-    heights: Sequence[float], *, left: float = 0.5, right: float = 0.15, titled: bool = False, key: bool = False
+    heights: Sequence[float],
+    *,
+    left: float = 0.5,
+    right: float = 0.15,
+    titled: bool = False,
+    key: bool = False,
 ) -> tuple[Figure, list[Axes]]:
     """Returns a figure of the page's width with panels below each other on one x axis.
 
@@ -170,7 +177,9 @@ def to_svg(figure: Figure, identity: str, title: str, description: str) -> str:
     root = ElementTree.fromstring(buffer.getvalue())
     for parent in list(root.iter()):
         for child in list(parent):
-            if child.tag.endswith(("metadata", "style")):  # the style is the whole page's once it stands in HTML
+            if child.tag.endswith(
+                ("metadata", "style")
+            ):  # the style is the whole page's once it stands in HTML
                 parent.remove(child)
     _clean(root, identity)
     root.attrib = {
@@ -188,9 +197,17 @@ def to_svg(figure: Figure, identity: str, title: str, description: str) -> str:
 
 def _clean(root: ElementTree.Element, identity: str) -> None:
     """Drops namespaces, unused ids and useless digits; puts the theme's colours and the plot's own ids in."""
-    used = {found for element in root.iter() for value in element.attrib.values() for found in _REFERENCE.findall(value)}
+    used = {
+        found
+        for element in root.iter()
+        for value in element.attrib.values()
+        for found in _REFERENCE.findall(value)
+    }
     used |= {
-        value[1:] for element in root.iter() for name, value in element.attrib.items() if name.endswith("href") and value.startswith("#")
+        value[1:]
+        for element in root.iter()
+        for name, value in element.attrib.items()
+        if name.endswith("href") and value.startswith("#")
     }
     for element in root.iter():
         element.tag = _NAMESPACE.sub("", element.tag)
@@ -210,10 +227,18 @@ def _clean(root: ElementTree.Element, identity: str) -> None:
                 value = f"#{identity}-{value[1:]}" if value.startswith("#") else "".join(value.split())
             else:
                 if name != "transform":  # a picture's scale is multiplied by its size
-                    value = _NUMBER.sub(lambda found: f"{float(found.group()):.2f}".rstrip("0").rstrip("."), value.replace("\n", ""))
+                    value = _NUMBER.sub(
+                        lambda found: f"{float(found.group()):.2f}".rstrip("0").rstrip("."),
+                        value.replace("\n", ""),
+                    )
                 value = _REFERENCE.sub(rf"url(#{identity}-\1)", value)
             if name == "style":
-                value = _FONT.sub(lambda found: f"font-size: {found[2]}" + (f"; font-weight: {found[1]}" if found[1] else ""), value)
+                value = _FONT.sub(
+                    lambda found: (
+                        f"font-size: {found[2]}" + (f"; font-weight: {found[1]}" if found[1] else "")
+                    ),
+                    value,
+                )
                 value = _FONT_FAMILY.sub("", value)
                 for colour, variable in THEME.items():
                     value = value.replace(colour, f"var({variable})")

@@ -40,11 +40,17 @@ def facts_of_kernel(kernel: Kernel, labels: Sequence[int] | None) -> dict[str, A
     if n > MOST:  # evenly over the sorted texts, so that every class keeps its part
         order = order[np.linspace(0, n - 1, MOST).round().astype(int)]
     found: dict[str, Any] = {
-        "kernels": {"before": matrix[np.ix_(order, order)].tolist(), "labels": classes[order].tolist() if known else []}
+        "kernels": {
+            "before": matrix[np.ix_(order, order)].tolist(),
+            "labels": classes[order].tolist() if known else [],
+        }
     }
     if known and len(set(classes.tolist())) > 1 and n * kernel.values.shape[1] <= MOST_VALUES:
         spread = spectrum(kernel.values, classes.tolist())
-        found["spectrum"] = {"eigenvalues": spread.eigenvalues.tolist(), "alignment": spread.alignment.tolist()}
+        found["spectrum"] = {
+            "eigenvalues": spread.eigenvalues.tolist(),
+            "alignment": spread.alignment.tolist(),
+        }
     if kernel.groups and matrix.trace() > 0:
         found["groups"] = group_shares(kernel.groups)
     return found

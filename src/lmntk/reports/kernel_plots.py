@@ -8,7 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from lmntk.reports.drawing import INK, MUTED, SERIES, WIDTH, Plot, figure_text, new_figure, room_for, short, to_svg
+from lmntk.reports.drawing import (
+    INK,
+    MUTED,
+    SERIES,
+    WIDTH,
+    Plot,
+    figure_text,
+    new_figure,
+    room_for,
+    short,
+    to_svg,
+)
 
 MOST_GROUPS = 40
 SMALLEST = 1e-12  # of the largest eigenvalue: what is below is rounding
@@ -16,12 +27,18 @@ SMALLEST = 1e-12  # of the largest eigenvalue: what is below is rounding
 
 def matrix_plot(identity: str, kernels: Mapping[str, Any]) -> Plot:
     """Returns one heatmap, or two with one colour scale, of kernels [n, n] sorted by label."""
-    sides = {name: np.asarray(kernels[name], dtype=float) for name in ("before", "after") if kernels.get(name)}
+    sides = {
+        name: np.asarray(kernels[name], dtype=float) for name in ("before", "after") if kernels.get(name)
+    }
     labels = list(kernels.get("labels") or ())
     low, high = min(side.min() for side in sides.values()), max(side.max() for side in sides.values())
     largest = max(abs(low), abs(high)) or 1.0
     # both colour maps read the same to colour-blind eyes; the one that has a middle is for kernels that have signs
-    scale = {"cmap": "PuOr", "vmin": -largest, "vmax": largest} if low < -0.05 * largest else {"cmap": "cividis", "vmin": low, "vmax": high}
+    scale = (
+        {"cmap": "PuOr", "vmin": -largest, "vmax": largest}
+        if low < -0.05 * largest
+        else {"cmap": "cividis", "vmin": low, "vmax": high}
+    )
     runs = [(label, len(list(run))) for label, run in groupby(labels)]
     edges = np.cumsum([0, *(size for _, size in runs)])
     middles, names = (edges[1:] + edges[:-1] - 1) / 2, [short(label, 10) for label, _ in runs]
@@ -32,7 +49,12 @@ def matrix_plot(identity: str, kernels: Mapping[str, Any]) -> Plot:
     figure, _ = new_figure([height - 0.46])  # for its width; the panels stand side by side
     figure.clear()
     for number, (name, side) in enumerate(sides.items()):
-        place = ((left + number * (side_length + 0.15)) / WIDTH, below / height, side_length / WIDTH, side_length / height)
+        place = (
+            (left + number * (side_length + 0.15)) / WIDTH,
+            below / height,
+            side_length / WIDTH,
+            side_length / height,
+        )
         panel = figure.add_axes(place)
         picture = panel.imshow(side, interpolation="none", **scale)
         if len(sides) > 1:
@@ -46,7 +68,9 @@ def matrix_plot(identity: str, kernels: Mapping[str, Any]) -> Plot:
         panel.set_yticks(middles, [] if number else names)
         panel.set_xlabel("training text, by label" if labels else "training text")
     x = left + len(sides) * (side_length + 0.15) - 0.05
-    bar = figure.colorbar(picture, cax=figure.add_axes((x / WIDTH, below / height, 0.09 / WIDTH, side_length / height)))
+    bar = figure.colorbar(
+        picture, cax=figure.add_axes((x / WIDTH, below / height, 0.09 / WIDTH, side_length / height))
+    )
     bar.outline.set_visible(False)
     bar.ax.set_title("K", color=MUTED)
     bar.ax.locator_params(axis="y", nbins=5)
@@ -59,7 +83,9 @@ def _matrix_caption(sides: Mapping[str, np.ndarray], labels: Sequence[Any]) -> s
     sentences = []
     first = next(iter(sides.values()))
     n = len(first)
-    same = np.equal.outer(np.asarray(labels), np.asarray(labels)) if len(labels) == n else np.ones((n, n), bool)
+    same = (
+        np.equal.outer(np.asarray(labels), np.asarray(labels)) if len(labels) == n else np.ones((n, n), bool)
+    )
     for name, side in sides.items():
         inside, outside = side[same & ~np.eye(n, dtype=bool)], side[~same]
         where = "" if len(sides) == 1 else f"{name} fine-tuning "
@@ -70,7 +96,10 @@ def _matrix_caption(sides: Mapping[str, np.ndarray], labels: Sequence[Any]) -> s
         else:
             sentences.append(f"{where}the mean entry is {figure_text(side.mean())}")
     if len(sides) > 1:
-        relative = np.abs(sides["after"] - sides["before"])[sides["before"] != 0] / np.abs(sides["before"])[sides["before"] != 0]
+        relative = (
+            np.abs(sides["after"] - sides["before"])[sides["before"] != 0]
+            / np.abs(sides["before"])[sides["before"] != 0]
+        )
         if relative.size:
             sentences.append(f"an entry moves by {relative.mean():.2f} of itself on average")
     text = "; ".join(sentences)
@@ -88,7 +117,9 @@ def spectrum_plot(identity: str, spectrum: Mapping[str, Any]) -> Plot:
     has_labels = len(alignment) == len(eigenvalues)
     figure, panels = new_figure([1.25, 1.25] if has_labels else [1.6], titled=True)
     ranks = np.arange(1, len(eigenvalues) + 1)
-    panels[0].plot(ranks[positive], eigenvalues[positive], "o-", color=SERIES[0], markersize=3, mew=0, linewidth=0.8)
+    panels[0].plot(
+        ranks[positive], eigenvalues[positive], "o-", color=SERIES[0], markersize=3, mew=0, linewidth=0.8
+    )
     panels[0].set_yscale("log")
     _plain_logs(panels[0].yaxis)
     panels[0].set_title("eigenvalue of K")
@@ -98,7 +129,14 @@ def spectrum_plot(identity: str, spectrum: Mapping[str, Any]) -> Plot:
     if has_labels:
         share = 100 * np.cumsum(alignment[order])
         panels[1].plot(ranks, share, drawstyle="steps-post", color=SERIES[1], label="of the labels")
-        panels[1].plot(ranks, 100 * ranks / len(ranks), color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)), label="of random labels")
+        panels[1].plot(
+            ranks,
+            100 * ranks / len(ranks),
+            color=MUTED,
+            linewidth=0.8,
+            linestyle=(0, (3, 3)),
+            label="of random labels",
+        )
         panels[1].set_ylim(0, 104)
         panels[1].set_title("share along the leading eigenvectors (%)")
         panels[1].legend(loc="lower right")
@@ -107,9 +145,15 @@ def spectrum_plot(identity: str, spectrum: Mapping[str, Any]) -> Plot:
         random = 100 * tenth / len(ranks)
         caption += f" The first {tenth} eigenvectors hold {share[tenth - 1]:.0f} % of the centred labels (random labels: {random:.0f} %)"
         caption += f"; half of them is reached at eigenvector {half}." if half else "."
-        caption += " The further the curve rises above the dashed line, the faster the kernel learns the task."
+        caption += (
+            " The further the curve rises above the dashed line, the faster the kernel learns the task."
+        )
     panels[-1].set_xlabel("eigenvector, largest eigenvalue first")
-    return Plot("Spectrum and alignment with the labels", to_svg(figure, identity, "Spectrum of the training kernel", caption), caption)
+    return Plot(
+        "Spectrum and alignment with the labels",
+        to_svg(figure, identity, "Spectrum of the training kernel", caption),
+        caption,
+    )
 
 
 def _plain_logs(axis: Any) -> None:
@@ -125,12 +169,23 @@ def group_plot(identity: str, groups: Mapping[str, float]) -> Plot:
     """Returns each parameter group's share of the kernel's trace, as bars; groups beyond ``MOST_GROUPS`` are added up."""
     shares = [(name, 100 * share) for name, share in groups.items()]
     if len(shares) > MOST_GROUPS:
-        shares = [*shares[: MOST_GROUPS - 1], (f"{len(shares) - MOST_GROUPS + 1} further", sum(s for _, s in shares[MOST_GROUPS - 1 :]))]
+        shares = [
+            *shares[: MOST_GROUPS - 1],
+            (f"{len(shares) - MOST_GROUPS + 1} further", sum(s for _, s in shares[MOST_GROUPS - 1 :])),
+        ]
     names = [short(name, 24) for name, _ in shares]
     figure, (panel,) = new_figure([0.17 * len(shares) + 0.03], left=room_for(names))
     panel.barh(range(len(shares)), [share for _, share in shares], color=SERIES[0], height=0.62)
     for place, (_, share) in enumerate(shares):
-        panel.annotate(f"{share:.1f}", (max(share, 0), place), (3, 0), textcoords="offset points", va="center", color=INK, fontsize=7)
+        panel.annotate(
+            f"{share:.1f}",
+            (max(share, 0), place),
+            (3, 0),
+            textcoords="offset points",
+            va="center",
+            color=INK,
+            fontsize=7,
+        )
     panel.set_yticks(range(len(shares)), names)
     panel.set_ylim(len(shares) - 0.4, -0.6)
     panel.margins(x=0.12)
@@ -138,8 +193,14 @@ def group_plot(identity: str, groups: Mapping[str, float]) -> Plot:
     panel.set_xlabel("share of the kernel's trace (%)")
     largest = sorted(shares, key=lambda one: -one[1])[:3]
     caption = "Where the kernel comes from: " + ", ".join(f"{name} {share:.1f} %" for name, share in largest)
-    caption += " have the largest shares of the sgd kernel's trace." if len(largest) > 1 else " of the sgd kernel's trace."
+    caption += (
+        " have the largest shares of the sgd kernel's trace."
+        if len(largest) > 1
+        else " of the sgd kernel's trace."
+    )
     numbers = f"{caption} All: {', '.join(f'{name} {share:.1f} %' for name, share in shares)}."
     return Plot(
-        "Share of the kernel by parameter group", to_svg(figure, identity, "Share of the kernel by parameter group", numbers), caption
+        "Share of the kernel by parameter group",
+        to_svg(figure, identity, "Share of the kernel by parameter group", numbers),
+        caption,
     )

@@ -56,9 +56,15 @@ def render(runs: Sequence[Run]) -> str:
     from lmntk.reports.drawing import plain
 
     environment = Environment(
-        loader=PackageLoader("lmntk.reports", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("lmntk.reports", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters["sentence"] = lambda text: text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
+    environment.filters["sentence"] = lambda text: (
+        text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
+    )
     environment.filters["drawn"] = Markup  # an svg of drawing.to_svg, which has escaped what it holds
     return plain(environment.get_template("template.html").render(contents(runs)))
 
@@ -76,7 +82,9 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
     runs = [replace(run, notes=list(run.notes)) for run in runs]
     titles = runs[0].titles()
     every_row = _named(runs, "rows")
-    rows = [row for row in every_row if row["test"] is not None]  # the others diverged, which the tables and their notes say
+    rows = [
+        row for row in every_row if row["test"] is not None
+    ]  # the others diverged, which the tables and their notes say
     more_notes: list[str] = []
     judged = verdicts(_named(runs, "diagnoses"), titles, more_notes)
     diagnosed = {(one.run, one.title, one.mode) for one in judged}
@@ -105,7 +113,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
                 "toml": as_toml(run.experiment) if run.experiment else "",
                 "earlier": [changes(run.experiment, one) for one in run.earlier] if run.experiment else [],
                 "versions": run.versions,
-                "cells": len(run.cells),
+                "cells": len(run.splits),
             }
             for run in runs
         ],
@@ -117,7 +125,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
         "comparisons": [
             one | {"run": run.name if len(runs) > 1 else ""}
             for run in runs
-            for one in conclude([], comparisons_in(run.finetunings, run.cells), titles)["comparisons"]
+            for one in conclude([], comparisons_in(run.finetunings, run.splits), titles)["comparisons"]
         ],
         "undiagnosed": undiagnosed,
         "has_gains": any(one.gain is not None for one in undiagnosed),
@@ -134,7 +142,11 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
         "close_ups": close,
         "close_ups_of": close_count,
         "row_notes": sorted(
-            {f"{titles.get(row['task'], row['task'])}, {row['method']}: {note}" for row in every_row for note in row.get("notes", ())}
+            {
+                f"{titles.get(row['task'], row['task'])}, {row['method']}: {note}"
+                for row in every_row
+                for note in row.get("notes", ())
+            }
         ),
         "left_out": [note for run in runs for note in run.notes] + more_notes,
         "command": f"lmntk report {' '.join(shlex.quote(str(run.folder)) for run in runs)}",
@@ -163,7 +175,7 @@ def _facts(runs: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> list[tuple
             ("texts a class, k", ", ".join(map(str, sorted({row["k"] for row in rows})))),
             ("splits", str(len({row["seed"] for row in rows}))),
             ("modes", ", ".join(dict.fromkeys(row["mode"] for row in rows))),
-            ("cells", str(sum(len(run.cells) for run in runs))),
+            ("splits", str(sum(len(run.splits) for run in runs))),
         )
         if rows
     ]

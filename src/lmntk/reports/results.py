@@ -1,4 +1,4 @@
-"""``results.csv``, one tidy row a method and cell, and ``summary.md``, the paper's table: mean (std) over the splits."""
+"""``results.csv``, one tidy row a method and split, and ``summary.md``, the paper's table: mean (std) over the splits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def results_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return out.getvalue()
 
 
-def summarise(rows: Sequence[Mapping[str, Any]], medians: bool = False) -> dict[tuple[int, str, str], dict[str, str]]:
+def summarise(
+    rows: Sequence[Mapping[str, Any]], medians: bool = False
+) -> dict[tuple[int, str, str], dict[str, str]]:
     """Returns, for each (k, mode, method), by task the mean (population std), or median, of the test metric over the splits, x 100.
 
     Splits in which a method diverged are left out; where that leaves fewer than there are anywhere, their number is said.
@@ -49,7 +51,10 @@ def summarise(rows: Sequence[Mapping[str, Any]], medians: bool = False) -> dict[
         line.setdefault(row["task"], []).extend([] if row["test"] is None else [row["test"]])
     most = len({row["seed"] for row in rows})
     return {
-        key: {task: (show(values) + _few(len(values), most)) if values else "diverged" for task, values in line.items()}
+        key: {
+            task: (show(values) + _few(len(values), most)) if values else "diverged"
+            for task, values in line.items()
+        }
         for key, line in collected.items()
     }
 
@@ -67,30 +72,53 @@ def _mean(values: Sequence[float]) -> str:
     return f"{summary.mean:.1f} ({summary.std:.1f})" if len(values) > 1 else f"{summary.mean:.1f}"
 
 
-def summary_table(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], medians: bool = False) -> tuple[list[str], list[list[str]]]:
+def summary_table(
+    rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], medians: bool = False
+) -> tuple[list[str], list[list[str]]]:
     """Returns the table's header and its lines: k, mode, method, then a column a task."""
     metrics = {row["task"]: METRIC_NAMES.get(row["metric"], row["metric"]) for row in rows}
-    header = ["k", "mode", "method", *(f"{titles.get(task, task)} ({metric})" for task, metric in metrics.items())]
+    header = [
+        "k",
+        "mode",
+        "method",
+        *(f"{titles.get(task, task)} ({metric})" for task, metric in metrics.items()),
+    ]
     lines = [
-        [str(k), mode, method, *(cells.get(task, "-") for task in metrics)]
-        for (k, mode, method), cells in sorted(summarise(rows, medians).items(), key=lambda item: item[0][0])
+        [str(k), mode, method, *(shown.get(task, "-") for task in metrics)]
+        for (k, mode, method), shown in sorted(summarise(rows, medians).items(), key=lambda item: item[0][0])
     ]
     return header, lines
 
 
 def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """Returns a table in Markdown."""
-    return "\n".join([f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(line)} |" for line in body)])
+    return "\n".join(
+        [
+            f"| {' | '.join(header)} |",
+            f"|{'---|' * len(header)}",
+            *(f"| {' | '.join(line)} |" for line in body),
+        ]
+    )
 
 
 def summary_markdown(
-    rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], facts: Mapping[str, str], verdicts: Sequence[str] = ()
+    rows: Sequence[Mapping[str, Any]],
+    titles: Mapping[str, str],
+    facts: Mapping[str, str],
+    verdicts: Sequence[str] = (),
 ) -> str:
     """Returns the summary page; ``verdicts`` are sentences."""
     seeds = sorted({row["seed"] for row in rows})
     lines = ["# Results", ""]
     if verdicts:
-        lines += ["## Does fine-tuning behave like its kernel?", "", *(f"* {sentence}" for sentence in verdicts), "", "## Accuracy", ""]
+        lines += [
+            "## Does fine-tuning behave like its kernel?",
+            "",
+            *(f"* {sentence}" for sentence in verdicts),
+            "",
+            "## Accuracy",
+            "",
+        ]
     if rows:
         header, body = summary_table(rows, titles)
         lines += [
@@ -98,16 +126,32 @@ def summary_markdown(
             "",
         ]
         lines[-2] += " setting chosen on the split's dev set."
-        lines += [markdown_table(header, body), "", "## Medians", "", markdown_table(*summary_table(rows, titles, medians=True))]
+        lines += [
+            markdown_table(header, body),
+            "",
+            "## Medians",
+            "",
+            markdown_table(*summary_table(rows, titles, medians=True)),
+        ]
         notes = sorted({f"{row['task']}, {row['method']}: {note}" for row in rows for note in row["notes"]})
         if notes:
             lines += ["", "## Notes", "", *(f"* {note}" for note in notes)]
-    lines += ["", "## Where this comes from", "", *(f"* {name}: {value}" for name, value in facts.items()), ""]
+    lines += [
+        "",
+        "## Where this comes from",
+        "",
+        *(f"* {name}: {value}" for name, value in facts.items()),
+        "",
+    ]
     return "\n".join(lines)
 
 
 def write_reports(
-    store: Writer, rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], facts: Mapping[str, str], verdicts: Sequence[str] = ()
+    store: Writer,
+    rows: Sequence[Mapping[str, Any]],
+    titles: Mapping[str, str],
+    facts: Mapping[str, str],
+    verdicts: Sequence[str] = (),
 ) -> None:
     """Writes ``results.csv`` and ``summary.md``."""
     store.write_text("results.csv", results_csv(rows))

@@ -128,11 +128,15 @@ def summarise_rows(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, st
     for row in rows:
         if row["test"] is None:
             continue
-        collected.setdefault((row.get("run", ""), row["mode"], row["method"], row["task"]), []).append(row["test"])
+        collected.setdefault((row.get("run", ""), row["mode"], row["method"], row["task"]), []).append(
+            row["test"]
+        )
     return {key: aggregate(values) for key, values in collected.items()}
 
 
-def _marks(summaries: Mapping[tuple[str, str, str, str], Summary]) -> dict[tuple[str, str, str, str], tuple[bool, bool]]:
+def _marks(
+    summaries: Mapping[tuple[str, str, str, str], Summary],
+) -> dict[tuple[str, str, str, str], tuple[bool, bool]]:
     """Returns, for each entry, whether it is its column's best mean as printed, and whether it is within the best's deviation of it.
 
     A mean over fewer splits than others of the column is of other texts, and is not compared.
@@ -143,5 +147,8 @@ def _marks(summaries: Mapping[tuple[str, str, str, str], Summary]) -> dict[tuple
         most = max(one.splits for one in column)
         best = max((one for one in column if one.splits == most), key=lambda one: one.mean)
         is_best = round(own.mean, 1) == round(best.mean, 1)
-        marks[key] = own.splits == most and is_best, own.splits == most and not is_best and own.mean >= best.mean - best.std
+        marks[key] = (
+            own.splits == most and is_best,
+            own.splits == most and not is_best and own.mean >= best.mean - best.std,
+        )
     return marks

@@ -21,7 +21,10 @@ def logit_plot(identity: str, logits: Mapping[str, Any]) -> Plot | None:
     """
     if logits.get("fine_tuned") is None:
         return None
-    real, linear = (np.asarray(logits[name], dtype=float).reshape(len(logits[name]), -1) for name in ("fine_tuned", "linearized"))
+    real, linear = (
+        np.asarray(logits[name], dtype=float).reshape(len(logits[name]), -1)
+        for name in ("fine_tuned", "linearized")
+    )
     m, c = real.shape
     labels = np.asarray(logits.get("labels") or [0] * m)
     kept = np.unique(np.linspace(0, m - 1, min(m, max(1, MOST_POINTS // c))).round().astype(int))
@@ -30,11 +33,23 @@ def logit_plot(identity: str, logits: Mapping[str, Any]) -> Plot | None:
     values = sorted(set(labels.tolist()), key=str)
     keyed = 1 < len(values) <= 8
     figure, (panel,) = new_figure([2.9], left=0.6, right=0.5, key=keyed)
-    panel.plot([low - edge, high + edge], [low - edge, high + edge], color=MUTED, linewidth=0.8, linestyle=DASHED, zorder=1)
+    panel.plot(
+        [low - edge, high + edge],
+        [low - edge, high + edge],
+        color=MUTED,
+        linewidth=0.8,
+        linestyle=DASHED,
+        zorder=1,
+    )
     handles = []
     for number, label in enumerate(values):
         chosen = kept[labels[kept] == label]
-        style: dict[str, Any] = {"color": SERIES[number % len(SERIES)], "markersize": 3.2, "mew": 0, "alpha": 0.65}
+        style: dict[str, Any] = {
+            "color": SERIES[number % len(SERIES)],
+            "markersize": 3.2,
+            "mew": 0,
+            "alpha": 0.65,
+        }
         marker = "osD^vP"[number % 6]
         name = f"label {short(label, 12)}" if len(values) > 1 else "a logit"
         handles += panel.plot(real[chosen].ravel(), linear[chosen].ravel(), marker, label=name, **style)
@@ -50,7 +65,11 @@ def logit_plot(identity: str, logits: Mapping[str, Any]) -> Plot | None:
     caption += f", {figure_text(100 * error / spread)} % of the real logits' spread" if spread > 0 else ""
     caption += f"; it gives the same class for {100 * agree:.0f} % of them."
     caption += f" Drawn are {len(kept)} texts, evenly taken." if len(kept) < m else ""
-    return Plot("Linearized against real logits", to_svg(figure, identity, "Linearized against real logits", caption), caption)
+    return Plot(
+        "Linearized against real logits",
+        to_svg(figure, identity, "Linearized against real logits", caption),
+        caption,
+    )
 
 
 def _classes(logits: np.ndarray) -> np.ndarray:
@@ -63,9 +82,15 @@ def curve_plot(identity: str, trainings: Sequence[tuple[str, Mapping[str, Any]]]
     None without points.
     """
     drawn = [
-        (name, index, one, index == training.get("chosen")) for name, training in trainings for index, one in enumerate(training["runs"])
+        (name, index, one, index == training.get("chosen"))
+        for name, training in trainings
+        for index, one in enumerate(training["runs"])
     ]
-    drawn = [entry for entry in drawn if entry[2].get("curve") and (entry[3] or entry[2].get("status") != "diverged")]
+    drawn = [
+        entry
+        for entry in drawn
+        if entry[2].get("curve") and (entry[3] or entry[2].get("status") != "diverged")
+    ]
     if not drawn:
         return None
     names = list(dict.fromkeys(name for name, *_ in drawn))
@@ -78,10 +103,17 @@ def curve_plot(identity: str, trainings: Sequence[tuple[str, Mapping[str, Any]]]
             "alpha": 1.0 if is_chosen else 0.35,
         }
         for panel, part, scale in ((upper, "loss", 1), (lower, "dev", 100)):
-            points = [(point["step"], scale * point[part]) for point in one["curve"] if point.get(part) is not None]
+            points = [
+                (point["step"], scale * point[part]) for point in one["curve"] if point.get(part) is not None
+            ]
             if points:
                 panel.plot(*zip(*points, strict=True), **line)
-    losses = [point["loss"] for *_, one, is_chosen in drawn for point in one["curve"] if is_chosen and point.get("loss") is not None]
+    losses = [
+        point["loss"]
+        for *_, one, is_chosen in drawn
+        for point in one["curve"]
+        if is_chosen and point.get("loss") is not None
+    ]
     if losses and max(losses) > 0:  # a setting that nearly diverged would flatten the chosen one
         upper.set_ylim(0, min(upper.get_ylim()[1], 2 * max(losses)))
     upper.set_title("training loss")
@@ -89,7 +121,9 @@ def curve_plot(identity: str, trainings: Sequence[tuple[str, Mapping[str, Any]]]
     lower.set_xlabel("step")
     if len(names) > 1:
         handles = [
-            upper.plot([], [], color=SERIES[number], linestyle="-" if number == 0 else DASHED, label=short(name, 34))[0]
+            upper.plot(
+                [], [], color=SERIES[number], linestyle="-" if number == 0 else DASHED, label=short(name, 34)
+            )[0]
             for number, name in enumerate(names[: len(SERIES)])
         ]
         add_key(figure, handles, columns=2)
@@ -118,14 +152,18 @@ def _sentence(name: str, training: Mapping[str, Any]) -> str:
 def emulation_plot(identity: str, emulation: Mapping[str, Any]) -> Plot:
     """Returns a few dev texts' logits [steps, n, c] along training, the real ones solid, the kernel's emulation dashed."""
     steps = np.asarray(emulation["steps"], dtype=float)
-    real, emulated = (np.asarray(emulation[name], dtype=float).reshape(len(steps), -1) for name in ("real", "emulated"))
+    real, emulated = (
+        np.asarray(emulation[name], dtype=float).reshape(len(steps), -1) for name in ("real", "emulated")
+    )
     kept = np.unique(np.linspace(0, real.shape[1] - 1, min(real.shape[1], MOST_EMULATED)).round().astype(int))
     figure, (panel,) = new_figure([2.2], left=0.6, key=True)
     for number, column in enumerate(kept):
         panel.plot(steps, real[:, column], color=SERIES[number], linewidth=1.2)
         panel.plot(steps, emulated[:, column], color=SERIES[number], linewidth=1.2, linestyle=(0, (1.5, 1.5)))
     styles = (("real training", "-"), ("emulated by the kernel", (0, (1.5, 1.5))))
-    handles = [panel.plot([], [], color=INK, linewidth=1.2, linestyle=line, label=name)[0] for name, line in styles]
+    handles = [
+        panel.plot([], [], color=INK, linewidth=1.2, linestyle=line, label=name)[0] for name, line in styles
+    ]
     add_key(figure, handles, 0.6)
     panel.set_xlabel("step")
     panel.set_ylabel("logit")
@@ -139,7 +177,9 @@ def emulation_plot(identity: str, emulation: Mapping[str, Any]) -> Plot:
     if isinstance(error := emulation.get("error"), float):
         caption += f"; of all {emulation.get('texts', 'the')} dev texts never further than {100 * error:.1f} % of their logits' range"
     caption += "."
-    return Plot("Real and emulated training", to_svg(figure, identity, "Real and emulated training", caption), caption)
+    return Plot(
+        "Real and emulated training", to_svg(figure, identity, "Real and emulated training", caption), caption
+    )
 
 
 TRACKS = (
@@ -151,7 +191,9 @@ TRACKS = (
 
 def trajectory_plot(identity: str, trajectory: Sequence[Mapping[str, Any]]) -> Plot | None:
     """Returns how the linearization's error and the kernel's distance grow along training; None where nothing was measured."""
-    tracks = [(name, title) for name, title in TRACKS if any(point.get(name) is not None for point in trajectory)]
+    tracks = [
+        (name, title) for name, title in TRACKS if any(point.get(name) is not None for point in trajectory)
+    ]
     if not tracks:
         return None
     figure, panels = new_figure([0.8] * len(tracks), titled=True)
@@ -166,5 +208,11 @@ def trajectory_plot(identity: str, trajectory: Sequence[Mapping[str, Any]]) -> P
         ends.append(f"{name.replace('_', ' ')} {figure_text(points[-1][1])}")
     panels[-1].set_xlabel("step")
     caption = f"At step {max(point['step'] for point in trajectory)}: {', '.join(ends)}. Flat curves near zero are kernel behaviour"
-    caption += "; the third test allows a kernel distance of 2." if any(name == "kernel_distance" for name, _ in tracks) else "."
-    return Plot("Along training", to_svg(figure, identity, "How far the model leaves its kernel", caption), caption)
+    caption += (
+        "; the third test allows a kernel distance of 2."
+        if any(name == "kernel_distance" for name, _ in tracks)
+        else "."
+    )
+    return Plot(
+        "Along training", to_svg(figure, identity, "How far the model leaves its kernel", caption), caption
+    )

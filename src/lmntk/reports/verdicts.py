@@ -50,7 +50,9 @@ class Tested:
         counts = {answer: self.alone.count(answer) for answer in words}
         if len(self.alone) < 2 or counts[self.passed] == len(self.alone):
             return words[self.passed]
-        return f"{words[self.passed]}; alone " + ", ".join(f"{count} {words[answer]}" for answer, count in counts.items() if count)
+        return f"{words[self.passed]}; alone " + ", ".join(
+            f"{count} {words[answer]}" for answer, count in counts.items() if count
+        )
 
     @property
     def state(self) -> str:
@@ -92,22 +94,34 @@ class Verdict:
         return self.run, self.task
 
 
-def verdicts(diagnoses: Sequence[Mapping[str, Any]], titles: Mapping[str, str], notes: list[str] | None = None) -> list[Verdict]:
+def verdicts(
+    diagnoses: Sequence[Mapping[str, Any]], titles: Mapping[str, str], notes: list[str] | None = None
+) -> list[Verdict]:
     """Returns a verdict for each run, task, k, mode and method: that of the means over the splits, see ``task_verdict``.
 
     Where a diagnosis is not as it should be there is none, and ``notes`` are told.
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for one in diagnoses:
-        groups.setdefault((one.get("run", ""), *(one.get(name) for name in ("task", "k", "mode", "method"))), []).append(one)
+        groups.setdefault(
+            (one.get("run", ""), *(one.get(name) for name in ("task", "k", "mode", "method"))), []
+        ).append(one)
     found = []
     for key, group in groups.items():
         try:
             found.append(_verdict(key, group, titles))
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:  # another version's file
+        except (
+            KeyError,
+            IndexError,
+            TypeError,
+            ValueError,
+            AttributeError,
+        ) as error:  # another version's file
             if notes is not None:
                 what = f"{group[0]['task']}, k = {group[0]['k']}, {group[0]['mode']}, {group[0]['method']}"
-                notes.append(f"diagnoses of {what}: not as expected ({type(error).__name__}: {error}), so there is no verdict.")
+                notes.append(
+                    f"diagnoses of {what}: not as expected ({type(error).__name__}: {error}), so there is no verdict."
+                )
     return found
 
 
@@ -123,13 +137,19 @@ def at_largest_k(judged: Sequence[Verdict]) -> list[Verdict]:
 def counted(judged: Sequence[Verdict]) -> str:
     """Says how many verdicts there are of each kind; nothing where there is one alone."""
     found = Counter(one.verdict for one in judged)
-    return f"{len(judged)} verdicts: {', '.join(f'{found[kind]} {kind}' for kind in SYMBOLS)}." if len(judged) > 1 else ""
+    return (
+        f"{len(judged)} verdicts: {', '.join(f'{found[kind]} {kind}' for kind in SYMBOLS)}."
+        if len(judged) > 1
+        else ""
+    )
 
 
 def thresholds(judged: Sequence[Verdict]) -> dict[str, str]:
     """Returns each test's threshold, in words."""
     return {
-        name: " or ".join(dict.fromkeys(t.threshold for one in judged for t in one.tests if t.name == name and t.threshold))
+        name: " or ".join(
+            dict.fromkeys(t.threshold for one in judged for t in one.tests if t.name == name and t.threshold)
+        )
         for name in TESTS
     }
 
@@ -142,24 +162,47 @@ def _verdict(key: tuple[Any, ...], group: Sequence[Mapping[str, Any]], titles: M
         verdict, agreement, reason = said[0], "", str(group[0].get("reason") or "")
     else:
         found = task_verdict(group)
-        told = sum(one["numbers"].get("fine_tuned") is not None for one in group)  # the others diverged, as the reason says
+        told = sum(
+            one["numbers"].get("fine_tuned") is not None for one in group
+        )  # the others diverged, as the reason says
         verdict, agreement, reason = found.verdict, f"over {told} splits" if told > 1 else "", found.reason
         over = {test.name: {"value": test.value, "passed": test.passed} for test in found.tests}
     tests = tuple(_tested(name, group, over.get(name)) for name in TESTS)
-    splits = tuple((one["seed"], now, str(one.get("reason") or "")) for one, now in zip(group, said, strict=True))
-    return Verdict(run, task, titles.get(task, task), k, mode, method, verdict, agreement, reason, tests, _numbers(group), splits)
+    splits = tuple(
+        (one["seed"], now, str(one.get("reason") or "")) for one, now in zip(group, said, strict=True)
+    )
+    return Verdict(
+        run,
+        task,
+        titles.get(task, task),
+        k,
+        mode,
+        method,
+        verdict,
+        agreement,
+        reason,
+        tests,
+        _numbers(group),
+        splits,
+    )
 
 
 def _test(one: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     found = one.get("tests")
-    return next((test for test in found if isinstance(test, dict) and test.get("name") == name), None) if isinstance(found, list) else None
+    return (
+        next((test for test in found if isinstance(test, dict) and test.get("name") == name), None)
+        if isinstance(found, list)
+        else None
+    )
 
 
 def _tested(name: str, group: Sequence[Mapping[str, Any]], over: Mapping[str, Any] | None) -> Tested:
     found = [test for one in group if (test := _test(one, name)) is not None]
     over = over or (found[0] if len(found) == 1 else {})
     values = [test["value"] for test in found if isinstance(test.get("value"), int | float)]
-    thresholds = dict.fromkeys(test["threshold"] for test in found if isinstance(test.get("threshold"), int | float))
+    thresholds = dict.fromkeys(
+        test["threshold"] for test in found if isinstance(test.get("threshold"), int | float)
+    )
     spread = _spread(values)
     return Tested(
         name,
@@ -190,14 +233,21 @@ def _threshold(name: str, value: float) -> str:
 def _numbers(group: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     shown = {}
     numbers = [one["numbers"] for one in group if isinstance(one.get("numbers"), dict)]
-    numbers = [one for one in numbers if one.get("fine_tuned") is not None] or numbers  # the verdict is over those whose training ended
+    numbers = [
+        one for one in numbers if one.get("fine_tuned") is not None
+    ] or numbers  # the verdict is over those whose training ended
     for name, (title, scale) in NUMBERS.items():
         values = [one[name] for one in numbers if isinstance(one.get(name), int | float)]
         spread = _spread(values)
         if spread is not None:
-            mean, deviation = spread[0], spread[1] if spread[1] > 1e-9 * abs(spread[0]) else 0.0  # equal numbers, but for rounding
+            mean, deviation = (
+                spread[0],
+                spread[1] if spread[1] > 1e-9 * abs(spread[0]) else 0.0,
+            )  # equal numbers, but for rounding
             form = ".1f" if scale == 100 else ".3g"
-            shown[title] = f"{scale * mean:{form}}" + (f" ({scale * deviation:{form}})" if len(values) > 1 else "")
+            shown[title] = f"{scale * mean:{form}}" + (
+                f" ({scale * deviation:{form}})" if len(values) > 1 else ""
+            )
     return shown
 
 
@@ -220,20 +270,27 @@ def reached(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> lis
         own = [row for row in rows if (row.get("run", ""), row["task"], row["mode"]) == (run, task, mode)]
         k = max(row["k"] for row in own)
         own = [row for row in own if row["k"] == k]
-        means = {method: aggregate([row["test"] for row in own if row["method"] == method]) for method in ordered_methods(own)}
+        means = {
+            method: aggregate([row["test"] for row in own if row["method"] == method])
+            for method in ordered_methods(own)
+        }
         before = next((method for method in means if method in BASELINE_NAMES), None)
         trained = [method for method in means if "fine-tuning" in method]
         kernels = [method for method in means if method not in (before, *trained)]
         parts = []
         for name, methods in (("the kernels reach", kernels), ("fine-tuning reaches", trained)):
             if methods:
-                parts.append(f"{name} {_listed([f'{_figure(means[method])} ({method})' for method in methods])}")
+                parts.append(
+                    f"{name} {_listed([f'{_figure(means[method])} ({method})' for method in methods])}"
+                )
         if before is not None:
             parts.append(f"{before} {_figure(means[before])}")
         sentence = "; ".join(parts)
         best = max((means[method].mean for method in kernels), default=None)
         gain = None if before is None or best is None else best - means[before].mean
-        found.append(Reached(run, titles.get(task, task), k, mode, f"{sentence[:1].upper()}{sentence[1:]}.", gain))
+        found.append(
+            Reached(run, titles.get(task, task), k, mode, f"{sentence[:1].upper()}{sentence[1:]}.", gain)
+        )
     return found
 
 

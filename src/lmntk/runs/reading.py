@@ -30,8 +30,8 @@ class Run:
         experiment: the settings, as in configuration.json; empty where there is none.
         earlier: the settings of other runs of the model in the folder, the latest first.
         versions: of what computed it.
-        rows: those of results.csv, of all finished cells.
-        cells: the finished cells' results, by name.
+        rows: those of results.csv, of all finished splits.
+        splits: the finished splits' results, by name.
         finetunings: the files of ``finetuning/``.
         diagnoses: the files of ``diagnosis/``.
         notes: what was left out, and why.
@@ -43,7 +43,7 @@ class Run:
     earlier: Sequence[Mapping[str, Any]] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     rows: Sequence[Mapping[str, Any]] = ()
-    cells: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    splits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     finetunings: Sequence[Mapping[str, Any]] = ()
     diagnoses: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()
@@ -57,10 +57,10 @@ class Run:
         """Returns the tasks' names in print, by name."""
         return {name: task.title for name, task in TASKS.items()}
 
-    def kernel(self, cell: str, formula: str = "sgd") -> Kernel | None:
-        """Returns a cell's kernel among its training texts, where it was kept and is that of the cell's results."""
-        path = self.folder / "kernels" / cell / f"train-{formula}.safetensors"
-        of = self.cells.get(cell, {}).get("kernels")
+    def kernel(self, split: str, formula: str = "sgd") -> Kernel | None:
+        """Returns a split's kernel among its training texts, where it was kept and is that of the split's results."""
+        path = self.folder / "kernels" / split / f"train-{formula}.safetensors"
+        of = self.splits.get(split, {}).get("kernels")
         try:
             return Kernel.load(path, None if of is None else {"key": of}) if path.is_file() else None
         except UserError:
@@ -110,22 +110,22 @@ def _read_run(folder: Path, name: str) -> Run:
     place = _placing(experiment)
     latest = configuration.get("setups")
     latest = latest if isinstance(latest, list) else []
-    cells = _current(list(_files(folder, "cells", _is_cell, notes)), folder, configuration.get("weights"), notes)
-    others = {cell["cell"] for _, cell in _files(folder, "cells", _is_cell, [])} - set(cells)
+    splits = _current(list(_files(folder, "cells", _is_cell, notes)), folder, configuration.get("weights"), notes)
+    others = {split["cell"] for _, split in _files(folder, "cells", _is_cell, [])} - set(splits)
     parts: dict[str, list[dict[str, Any]]] = {}
     for part, form in (("finetuning", FINETUNING_FORMAT), ("diagnosis", DIAGNOSIS_FORMAT)):
         found = [content for _, content in _files(folder, part, _has_format(form), notes)]
-        current = [one for one in found if one["cell"] not in others and _is_of(one, cells.get(one["cell"]))]
+        current = [one for one in found if one["cell"] not in others and _is_of(one, splits.get(one["cell"]))]
         if len(current) < len(found):
             notes.append(
-                f"{len(found) - len(current)} of {part} are of other weights, prompts, texts or trainings than the cells now, and left out."
+                f"{len(found) - len(current)} of {part} are of other weights, prompts, texts or trainings than the splits now, and left out."
             )
         parts[part] = _of_one_setup(sorted(current, key=place), latest, part, notes)
-    if not cells and not any(parts.values()):
-        raise UserError(f"run: {str(folder)!r} holds no finished cell, fine-tuning or diagnosis; name a folder that `lmntk run` wrote")
-    computed = [*cells.values(), *parts["finetuning"], *parts["diagnosis"]]
+    if not splits and not any(parts.values()):
+        raise UserError(f"run: {str(folder)!r} holds no finished split, fine-tuning or diagnosis; name a folder that `lmntk run` wrote")
+    computed = [*splits.values(), *parts["finetuning"], *parts["diagnosis"]]
     versions: dict[str, str] = configuration.get("versions") or next((one["versions"] for one in computed if one.get("versions")), {})
-    rows = [row for cell in sorted(cells.values(), key=lambda one: place(one["rows"][0])) for row in cell["rows"]]
+    rows = [row for split in sorted(splits.values(), key=lambda one: place(one["rows"][0])) for row in split["rows"]]
     return Run(
         name,
         folder,
@@ -133,7 +133,7 @@ def _read_run(folder: Path, name: str) -> Run:
         earlier,
         versions,
         _of_one_setup(rows, latest, "results", notes),
-        cells,
+        splits,
         parts["finetuning"],
         parts["diagnosis"],
         notes,
@@ -152,15 +152,15 @@ def _of_one_setup(found: Sequence[Mapping[str, Any]], latest: Sequence[str], wha
     return kept
 
 
-def _is_of(one: Mapping[str, Any], cell: Mapping[str, Any] | None) -> bool:
-    """False for a fine-tuning or diagnosis that names other contents than its cell has, or another training than the cell's row is of."""
-    if cell is None:
+def _is_of(one: Mapping[str, Any], split: Mapping[str, Any] | None) -> bool:
+    """False for a fine-tuning or diagnosis that names other contents than its split has, or another training than the split's row is of."""
+    if split is None:
         return True
-    pairs = [(one.get("content"), cell.get("content"))]
-    arms = cell.get("arms")
+    pairs = [(one.get("content"), split.get("content"))]
+    arms = split.get("arms")
     if isinstance(arms, dict):
         pairs.append((one.get("about"), arms.get(one["method"])))
-    return all(own == of_cell or own is None or of_cell is None for own, of_cell in pairs)
+    return all(own == of_split or own is None or of_split is None for own, of_split in pairs)
 
 
 def _placing(experiment: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
@@ -231,11 +231,11 @@ def _has_format(form: str) -> Callable[[Any], bool]:
 def _current(
     found: Sequence[tuple[Path, dict[str, Any]]], folder: Path, weights: str | None, notes: list[str]
 ) -> dict[str, dict[str, Any]]:
-    """Returns the cells of the weights that were used last; those of other weights in the same folder are another run's."""
+    """Returns the splits of the weights that were used last; those of other weights in the same folder are another run's."""
     if not found:
         return {}
     newest = max(found, key=lambda one: (one[1].get("model") == weights, one[0].stat().st_mtime_ns))[1].get("model")
-    current = {cell["cell"]: cell for _, cell in found if cell.get("model") == newest}
+    current = {split["cell"]: split for _, split in found if split.get("model") == newest}
     if len(current) < len(found):
-        notes.append(f"{len(found) - len(current)} cells in {folder.name} are of other weights and were left out.")
+        notes.append(f"{len(found) - len(current)} splits in {folder.name} are of other weights and were left out.")
     return current

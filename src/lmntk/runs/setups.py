@@ -1,6 +1,6 @@
 """What all splits of one method must have in common, so that a mean over them is one of the same thing.
 
-A folder may hold cells of several runs. A *setup* is a hash of all that a result depends on but its texts and seed: weights, prompt,
+A folder may hold splits of several runs. A *setup* is a hash of all that a result depends on but its texts and seed: weights, prompt,
 parameters, training's settings, metric. Of one task, k, mode and method only results of one setup stand beside each other: of that which
 was asked for last.
 """

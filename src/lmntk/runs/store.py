@@ -1,6 +1,6 @@
-"""The cells of an experiment, (task, k, seed, mode), and what is stored of each, found again by content.
+"""The splits of an experiment, (task, k, seed, mode), and what is stored of each, found again by content.
 
-A cell has a *key*: a hash of everything that its kernels depend on (weights, prompt and tokenizer, the very texts,
+A split has a *key*: a hash of everything that its kernels depend on (weights, prompt and tokenizer, the very texts,
 parameters, precision). Files have readable names; the key stands inside, and a file with another key is computed anew.
 """
 
@@ -18,7 +18,7 @@ from lmntk.system.files import write_text
 
 
 @dataclass(frozen=True)
-class Cell:
+class Split:
     """One task at one k, split and mode, and the examples' row numbers in its files."""
 
     task: str
@@ -69,22 +69,22 @@ class Store:
         except (OSError, ValueError):
             return None
 
-    def result(self, cell: Cell, key: str) -> dict[str, Any] | None:
-        """Returns a finished cell's results if they have this key."""
-        found = self.read_json(f"cells/{cell.name}.json")
+    def result(self, split: Split, key: str) -> dict[str, Any] | None:
+        """Returns a finished split's results if they have this key."""
+        found = self.read_json(f"cells/{split.name}.json")
         return found if isinstance(found, dict) and found.get("key") == key else None
 
-    def kernel_path(self, cell: Cell, side: str, formula: str) -> Path:
-        """Returns where the kernel of the cell's train texts against ``side`` (train, dev or test) is kept."""
-        return self.folder / "kernels" / cell.name / f"{side}-{formula}.safetensors"
+    def kernel_path(self, split: Split, side: str, formula: str) -> Path:
+        """Returns where the kernel of the split's train texts against ``side`` (train, dev or test) is kept."""
+        return self.folder / "kernels" / split.name / f"{side}-{formula}.safetensors"
 
-    def has_kernel(self, cell: Cell, side: str, formula: str, key: str) -> bool:
+    def has_kernel(self, split: Split, side: str, formula: str, key: str) -> bool:
         """True where a kernel with this key is kept; its arrays are not read."""
-        return (provenance_of(self.kernel_path(cell, side, formula)) or {}).get("key") == key
+        return (provenance_of(self.kernel_path(split, side, formula)) or {}).get("key") == key
 
-    def kernel(self, cell: Cell, side: str, formula: str, key: str) -> Kernel | None:
+    def kernel(self, split: Split, side: str, formula: str, key: str) -> Kernel | None:
         """Returns a kept kernel if it has this key."""
         try:
-            return Kernel.load(self.kernel_path(cell, side, formula), {"key": key})
+            return Kernel.load(self.kernel_path(split, side, formula), {"key": key})
         except UserError:
             return None

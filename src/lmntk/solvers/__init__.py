@@ -46,7 +46,14 @@ if TYPE_CHECKING:
     from lmntk.solvers.ridge import KernelRidge
     from lmntk.solvers.ridge_path import RidgePath
     from lmntk.solvers.row_logistic import RowLogistic
-    from lmntk.solvers.selection import Selection, Summary, aggregate, predict_labels, select_on_dev, select_on_leave_one_out
+    from lmntk.solvers.selection import (
+        Selection,
+        Summary,
+        aggregate,
+        predict_labels,
+        select_on_dev,
+        select_on_leave_one_out,
+    )
     from lmntk.solvers.support_vector import KernelSVC, KernelSVR
 
 __all__ = [

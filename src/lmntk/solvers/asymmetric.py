@@ -43,7 +43,9 @@ class AsymmetricPath:
         # For labels -1 / +1 the singular values of H are those of K0.
         self.scale = float(singular[0]) if np.all(np.abs(labels) == 1) else float(np.linalg.norm(train, 2))
         if self.scale == 0.0:
-            raise UserError("the train kernel is zero everywhere; check that any trainable parameter is left in the kernel")
+            raise UserError(
+                "the train kernel is zero everywhere; check that any trainable parameter is left in the kernel"
+            )
         self.labels = labels
         self.singular_values = singular / self.scale
         self._left, self._right = left, right.T
@@ -70,7 +72,9 @@ class AsymmetricPath:
         total = (p + q) / (1.0 / gamma + self.singular_values)
         difference = np.divide(p - q, gap, out=np.zeros_like(gap), where=kept)
         return AsymmetricSolution(
-            self._left @ (total + difference) / 2, self._right @ (total - difference) / 2, int(np.count_nonzero(~kept))
+            self._left @ (total + difference) / 2,
+            self._right @ (total - difference) / 2,
+            int(np.count_nonzero(~kept)),
         )
 
 
@@ -98,7 +102,9 @@ class AsymmetricSystems:
         positive = [1] if outputs == 1 else range(outputs)
         self.signs = np.stack([np.where(indices == c, 1.0, -1.0) for c in positive], axis=1)  # (n, c)
         self.paths = [AsymmetricPath(values, self.signs[:, c]) for c, values in enumerate(self._slices)]
-        self._offset: Array = np.zeros(self.signs.shape)  # the one in `paths`; only "reference" ever changes it
+        self._offset: Array = np.zeros(
+            self.signs.shape
+        )  # the one in `paths`; only "reference" ever changes it
 
     def coefficients(self, gamma: float, offset: Array) -> AsymmetricCoefficients:
         """Solve all classes for one gamma, given f0 / s = `offset` [N, C]."""
@@ -146,7 +152,14 @@ class AsymmetricSVM(KernelClassifier):
         UserError: as for the other solvers, or a missing flipped kernel.
     """
 
-    def __init__(self, gamma: float = 0.1, mixture: float = 0.5, f0_scale: float = np.inf, *, f0_fit: F0Fit = "residual") -> None:
+    def __init__(
+        self,
+        gamma: float = 0.1,
+        mixture: float = 0.5,
+        f0_scale: float = np.inf,
+        *,
+        f0_fit: F0Fit = "residual",
+    ) -> None:
         self.gamma = gamma
         self.mixture = mixture
         self.f0_scale = f0_scale
@@ -160,10 +173,14 @@ class AsymmetricSVM(KernelClassifier):
     def fit(self, kernel: Any, labels: Any, f0: Any = None) -> AsymmetricSVM:
         """Solve the C systems; warns if gamma lies on a pole."""
         if np.ndim(kernel) != 4:
-            raise UserError(f"asym needs kernels [N, C, M, C], not shape {np.shape(kernel)}: their orientation matters")
+            raise UserError(
+                f"asym needs kernels [N, C, M, C], not shape {np.shape(kernel)}: their orientation matters"
+            )
         data = self._read_train(kernel, labels, f0)
         systems = AsymmetricSystems(data.kernel, data.indices, self.f0_fit)
-        self.dual_coef_, self.dual_coef_flipped_, self.dropped_, self.distance_to_pole_ = systems.coefficients(self.gamma, data.offset)
+        self.dual_coef_, self.dual_coef_flipped_, self.dropped_, self.distance_to_pole_ = (
+            systems.coefficients(self.gamma, data.offset)
+        )
         self.poles_ = [path.poles for path in systems.paths]
         if self.dropped_:
             warn(
@@ -184,7 +201,9 @@ class AsymmetricSVM(KernelClassifier):
                 )
             other = self._read_eval(flipped, "the flipped kernel")
             if other.shape != values.shape:
-                raise UserError(f"the flipped kernel has shape {other.shape} but the kernel {values.shape}; pass the same examples")
+                raise UserError(
+                    f"the flipped kernel has shape {other.shape} but the kernel {values.shape}; pass the same examples"
+                )
             decision = decision + (1 - self.mixture) * slice_products(other, self.dual_coef_flipped_)
         return decision + self._offset(f0, decision.shape)
 

@@ -9,7 +9,15 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from lmntk.errors import UserError
-from lmntk.solvers.inputs import Array, Labels, as_kernel, as_train_kernel, encode_labels, offset, target_matrix
+from lmntk.solvers.inputs import (
+    Array,
+    Labels,
+    as_kernel,
+    as_train_kernel,
+    encode_labels,
+    offset,
+    target_matrix,
+)
 from lmntk.solvers.selection import predict_labels
 
 
@@ -46,7 +54,9 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         n, c = train.shape[:2]
         given = np.asarray(labels)
         if given.shape != (n,):
-            raise UserError(f"labels have shape {given.shape} for a kernel of {n} train examples; pass one class number an example")
+            raise UserError(
+                f"labels have shape {given.shape} for a kernel of {n} train examples; pass one class number an example"
+            )
         if c == 1 and len(np.unique(given)) == 2:
             self.classes_, codes = np.unique(given, return_inverse=True)
             indices = codes.astype(np.int64)
@@ -55,13 +65,20 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.classes_ = np.arange(max(c, 2))
         self.n_outputs_, self.n_examples_ = c, n
         self.n_features_in_ = n * c
-        return TrainData(train, indices, target_matrix(indices, c), offset(f0, self.f0_scale, (n, c), "f0 of the train set"))
+        return TrainData(
+            train,
+            indices,
+            target_matrix(indices, c),
+            offset(f0, self.f0_scale, (n, c), "f0 of the train set"),
+        )
 
     def _read_eval(self, kernel: Any, name: str = "the eval kernel") -> Array:
         check_is_fitted(self)
         checked = as_kernel(kernel, name, self.n_outputs_)
         if checked.shape[0] != self.n_examples_:
-            raise UserError(f"{name} has {checked.shape[0]} train examples but the solver was fitted on {self.n_examples_}")
+            raise UserError(
+                f"{name} has {checked.shape[0]} train examples but the solver was fitted on {self.n_examples_}"
+            )
         return checked
 
     def _decision(self, kernel: Array) -> Array:

@@ -24,7 +24,14 @@ SOLVER_VERSION = 1  # counts up when a solver gives other numbers, so that old r
 
 REGULARIZATIONS = (0.0, 0.001, 0.01, 0.1, 1.0)
 F0_SCALES = (10.0, 100.0, 1000.0, 10000.0, float("inf"))
-GAMMAS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)  # the last two are ours: K is scaled to norm 1, the reference's is not
+GAMMAS = (
+    0.01,
+    0.1,
+    1.0,
+    10.0,
+    100.0,
+    1000.0,
+)  # the last two are ours: K is scaled to norm 1, the reference's is not
 MIXTURES = (0.0, 0.5, 1.0)
 COSTS = (1.0, 10.0, 100.0)  # not the reference's, which leaves 1; costs act on a kernel of mean diagonal 1
 
@@ -89,12 +96,16 @@ def solve_grid(
     values = default_grid(solver, with_f0=bool(inputs.f0))
     for name, choices in (grid or {}).items():
         if name not in values:
-            raise UserError(f"solver {solver!r} has no setting {name!r}; it has {', '.join(values) or 'none'}")
+            raise UserError(
+                f"solver {solver!r} has no setting {name!r}; it has {', '.join(values) or 'none'}"
+            )
         if len(choices) == 0:
             raise UserError(f"the grid for {name!r} is empty; give at least one value")
         values[name] = tuple(float(choice) for choice in choices)
     if leave_one_out and solver != "ridge":
-        raise UserError(f"exact leave-one-out exists for ridge, not for {solver!r}; choose the setting on a dev set")
+        raise UserError(
+            f"exact leave-one-out exists for ridge, not for {solver!r}; choose the setting on a dev set"
+        )
     return chosen.run(inputs, values, Options(leave_one_out, f0_fit, rank_tolerance))
 
 
@@ -113,7 +124,9 @@ def _offsets(inputs: SolverInputs, scale: float) -> dict[str, Array]:
     """f0 / s for train and every eval set, each [M, C]."""
     c = inputs.train.shape[1]
     sizes = {"train": len(inputs.labels)} | {name: kernel.shape[2] for name, kernel in inputs.evals.items()}
-    return {name: offset(inputs.f0.get(name), scale, (size, c), f"f0 of {name}") for name, size in sizes.items()}
+    return {
+        name: offset(inputs.f0.get(name), scale, (size, c), f"f0 of {name}") for name, size in sizes.items()
+    }
 
 
 def _joint(inputs: SolverInputs, coefficients: Array, scale: float) -> LinearForm | None:
@@ -121,7 +134,9 @@ def _joint(inputs: SolverInputs, coefficients: Array, scale: float) -> LinearFor
     return None if inputs.formula == "signgd" else LinearForm(coefficients, f0_scale=scale)
 
 
-def _predict(inputs: SolverInputs, coefficients: list[Array], offsets: list[dict[str, Array]]) -> list[dict[str, Array]]:
+def _predict(
+    inputs: SolverInputs, coefficients: list[Array], offsets: list[dict[str, Array]]
+) -> list[dict[str, Array]]:
     """K^T alpha + f0 / s for all settings by one matrix product an eval set; coefficients are [N, C] each."""
     stacked = np.stack([one.reshape(-1) for one in coefficients], axis=1)  # (n c, settings)
     decisions: list[dict[str, Array]] = [{} for _ in coefficients]
@@ -135,7 +150,9 @@ def _predict(inputs: SolverInputs, coefficients: list[Array], offsets: list[dict
 def _run_ridge(inputs: SolverInputs, grid: Grid, options: Options) -> list[GridResult]:
     from lmntk.solvers.ridge_path import RidgePath, warn_if_deficient
 
-    path = RidgePath(inputs.train, symmetric=inputs.formula != "asigngd", rank_tolerance=options.rank_tolerance)
+    path = RidgePath(
+        inputs.train, symmetric=inputs.formula != "asigngd", rank_tolerance=options.rank_tolerance
+    )
     if 0.0 in grid["regularization"]:
         warn_if_deficient(path)
     scales = {s: _offsets(inputs, s) for s in grid["f0_scale"]}
@@ -144,7 +161,10 @@ def _run_ridge(inputs: SolverInputs, grid: Grid, options: Options) -> list[GridR
     for ridge in dict.fromkeys(grid["regularization"]):
         alpha = path.solve(targets, ridge)
         held_out = path.leave_one_out(targets, ridge) if options.leave_one_out else None
-        figures = {"numerical_rank": float(path.numerical_rank), "condition_number": path.condition_number(ridge)}
+        figures = {
+            "numerical_rank": float(path.numerical_rank),
+            "condition_number": path.condition_number(ridge),
+        }
         for k, s in enumerate(scales):
             loo = None if held_out is None else held_out[:, :, k] + scales[s]["train"]
             solved[ridge, s] = alpha[:, :, k], loo, figures
@@ -152,7 +172,10 @@ def _run_ridge(inputs: SolverInputs, grid: Grid, options: Options) -> list[GridR
     keys = [(setting["regularization"], setting["f0_scale"]) for setting in settings]
     decisions = _predict(inputs, [solved[key][0] for key in keys], [scales[s] for _, s in keys])
     forms = [_joint(inputs, solved[key][0], key[1]) for key in keys]
-    return [GridResult(a, b, *solved[key][1:], form) for a, b, key, form in zip(settings, decisions, keys, forms, strict=True)]
+    return [
+        GridResult(a, b, *solved[key][1:], form)
+        for a, b, key, form in zip(settings, decisions, keys, forms, strict=True)
+    ]
 
 
 def _run_logistic(inputs: SolverInputs, grid: Grid, options: Options) -> list[GridResult]:
@@ -168,12 +191,16 @@ def _run_logistic(inputs: SolverInputs, grid: Grid, options: Options) -> list[Gr
         found[ridge, s] = path.solve(inputs.labels, scales[s]["train"], ridge, start)
         start = found[ridge, s].start
     solved = [found[setting["regularization"], setting["f0_scale"]] for setting in settings]
-    decisions = _predict(inputs, [one.alpha for one in solved], [scales[setting["f0_scale"]] for setting in settings])
+    decisions = _predict(
+        inputs, [one.alpha for one in solved], [scales[setting["f0_scale"]] for setting in settings]
+    )
     rank = float(path.numerical_rank)
     results = []
     for setting, decision, one in zip(settings, decisions, solved, strict=True):
         figures = {"numerical_rank": rank, "newton_steps": float(one.steps)}
-        results.append(GridResult(setting, decision, None, figures, _joint(inputs, one.alpha, setting["f0_scale"])))
+        results.append(
+            GridResult(setting, decision, None, figures, _joint(inputs, one.alpha, setting["f0_scale"]))
+        )
     return results
 
 
@@ -187,7 +214,10 @@ def _run_asymmetric(inputs: SolverInputs, grid: Grid, options: Options) -> list[
             "pass it in evals_flipped, or set the grid of 'mixture' to 1"
         )
     systems = AsymmetricSystems(inputs.train, inputs.labels, options.f0_fit)
-    parts: dict[tuple[float, float], tuple[dict[str, tuple[Array, Array]], dict[str, Array], dict[str, float], LinearForm]] = {}
+    parts: dict[
+        tuple[float, float],
+        tuple[dict[str, tuple[Array, Array]], dict[str, Array], dict[str, float], LinearForm],
+    ] = {}
     for s, gamma in product(grid["f0_scale"], grid["gamma"]):
         offsets = _offsets(inputs, s)
         solved = systems.coefficients(gamma, offsets["train"])
@@ -213,7 +243,11 @@ def _run_row_logistic(inputs: SolverInputs, grid: Grid, options: Options) -> lis
     results = []
     for setting in _settings(grid):
         model = RowLogistic(setting["regularization"]).fit(inputs.train, inputs.labels)
-        results.append(GridResult(setting, {name: model.decision_function(kernel) for name, kernel in inputs.evals.items()}))
+        results.append(
+            GridResult(
+                setting, {name: model.decision_function(kernel) for name, kernel in inputs.evals.items()}
+            )
+        )
     return results
 
 
@@ -232,7 +266,15 @@ def _run_svc(inputs: SolverInputs, grid: Grid, options: Options) -> list[GridRes
             coefficients = np.zeros((len(problem), 1))
             coefficients[model.support_, 0] = model.dual_coef_[0] / problem.scale
             form = LinearForm(coefficients, False, float(model.intercept_[0]))
-        results.append(GridResult(setting, {name: decide_classes(model, row, c) for name, row in rows.items()}, None, figures, form))
+        results.append(
+            GridResult(
+                setting,
+                {name: decide_classes(model, row, c) for name, row in rows.items()},
+                None,
+                figures,
+                form,
+            )
+        )
     return results
 
 
@@ -245,14 +287,25 @@ def _run_svr(inputs: SolverInputs, grid: Grid, options: Options) -> list[GridRes
     results = []
     for setting in _settings(grid):
         offsets = _offsets(inputs, setting["f0_scale"])
-        model = fit_targets(problem.regularized(setting["regularization"]), inputs.targets - offsets["train"], setting["cost"], 0.1)
-        decisions = {name: np.asarray(model.predict(row)).reshape(-1, c) + offsets[name] for name, row in rows.items()}
+        model = fit_targets(
+            problem.regularized(setting["regularization"]),
+            inputs.targets - offsets["train"],
+            setting["cost"],
+            0.1,
+        )
+        decisions = {
+            name: np.asarray(model.predict(row)).reshape(-1, c) + offsets[name] for name, row in rows.items()
+        }
         form = None
         if inputs.formula != "signgd":
             coefficients = np.zeros(len(problem))
             coefficients[model.support_] = model.dual_coef_[0] / problem.scale
-            form = LinearForm(coefficients.reshape(-1, c), False, float(model.intercept_[0]), setting["f0_scale"])
-        results.append(GridResult(setting, decisions, None, {"support_vectors": float(len(model.support_))}, form))
+            form = LinearForm(
+                coefficients.reshape(-1, c), False, float(model.intercept_[0]), setting["f0_scale"]
+            )
+        results.append(
+            GridResult(setting, decisions, None, {"support_vectors": float(len(model.support_))}, form)
+        )
     return results
 
 
@@ -278,9 +331,21 @@ SOLVERS: dict[str, Solver] = {
             _run_logistic,
         ),
         Solver(
-            "row-logistic", "logistic regression on kernel rows, as the reference", FORMULAS, {"regularization": (0.0,)}, _run_row_logistic
+            "row-logistic",
+            "logistic regression on kernel rows, as the reference",
+            FORMULAS,
+            {"regularization": (0.0,)},
+            _run_row_logistic,
         ),
-        Solver("svc", "support vector classification", _SYMMETRIC, {"regularization": REGULARIZATIONS, "cost": COSTS}, _run_svc),
-        Solver("svr", "support vector regression", _SYMMETRIC, {**_RIDGES_AND_SCALES, "cost": COSTS}, _run_svr),
+        Solver(
+            "svc",
+            "support vector classification",
+            _SYMMETRIC,
+            {"regularization": REGULARIZATIONS, "cost": COSTS},
+            _run_svc,
+        ),
+        Solver(
+            "svr", "support vector regression", _SYMMETRIC, {**_RIDGES_AND_SCALES, "cost": COSTS}, _run_svr
+        ),
     )
 }

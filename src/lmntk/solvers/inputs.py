@@ -60,7 +60,9 @@ def as_kernel(values: Any, name: str, outputs: int | None = None) -> Array:
             "or [M, N] for one output a text"
         )
     if outputs is not None and kernel.shape[1] != outputs:
-        raise UserError(f"{name} has {kernel.shape[1]} logits but the train kernel has {outputs}; compute both with the same prompt")
+        raise UserError(
+            f"{name} has {kernel.shape[1]} logits but the train kernel has {outputs}; compute both with the same prompt"
+        )
     if kernel.size == 0:
         raise UserError(f"{name} is empty, shape {kernel.shape}; pass at least one example on both sides")
     check_finite(kernel, name)
@@ -71,7 +73,9 @@ def as_train_kernel(values: Any, name: str = "the train kernel") -> Array:
     """`as_kernel` for train against train: [N, C, N, C]."""
     kernel = as_kernel(values, name)
     if kernel.shape[0] != kernel.shape[2]:
-        raise UserError(f"{name} has {kernel.shape[0]} x {kernel.shape[2]} examples; it must be train against train, so square")
+        raise UserError(
+            f"{name} has {kernel.shape[0]} x {kernel.shape[2]} examples; it must be train against train, so square"
+        )
     return kernel
 
 
@@ -117,7 +121,9 @@ def encode_labels(labels: Any, outputs: int, *, what: str = "train") -> Labels:
     given = np.asarray(labels)
     classes = max(outputs, 2)
     if given.ndim != 1 or given.dtype.kind not in "iufb" or not np.all(given == np.floor(given)):
-        raise UserError(f"{what} labels must be a list of class numbers 0..{classes - 1}; map label names to numbers first")
+        raise UserError(
+            f"{what} labels must be a list of class numbers 0..{classes - 1}; map label names to numbers first"
+        )
     indices = given.astype(np.int64)
     if outputs == 1 and np.any(indices == -1):
         indices = np.where(indices == -1, 0, np.where(indices == 0, -1, indices))
@@ -127,7 +133,9 @@ def encode_labels(labels: Any, outputs: int, *, what: str = "train") -> Labels:
             "check the label words or the difference output"
         )
     if what == "train" and len(np.unique(indices)) < 2:
-        raise UserError(f"all {len(indices)} train labels are the same class; a solver needs examples of at least two classes")
+        raise UserError(
+            f"all {len(indices)} train labels are the same class; a solver needs examples of at least two classes"
+        )
     return indices
 
 
@@ -156,11 +164,15 @@ def offset(f0: Any, scale: float, shape: tuple[int, int], name: str = "f0") -> A
         UserError: s not positive, or s finite without f0.
     """
     if not scale > 0:
-        raise UserError(f"f0_scale is {scale}; it must be positive, or inf to leave the pre-trained logits out")
+        raise UserError(
+            f"f0_scale is {scale}; it must be positive, or inf to leave the pre-trained logits out"
+        )
     if np.isinf(scale):
         return np.zeros(shape)
     if f0 is None:
-        raise UserError(f"f0_scale is {scale:g} but no pre-trained logits {name} were given; pass them, or use f0_scale=inf")
+        raise UserError(
+            f"f0_scale is {scale:g} but no pre-trained logits {name} were given; pass them, or use f0_scale=inf"
+        )
     return as_logits(f0, shape, name) / scale
 
 
@@ -187,17 +199,30 @@ class SolverInputs:
         n, c = train.shape[:2]
         labels = encode_labels(self.labels, c)
         if len(labels) != n:
-            raise UserError(f"{len(labels)} train labels for a kernel of {n} train examples; pass one label an example")
+            raise UserError(
+                f"{len(labels)} train labels for a kernel of {n} train examples; pass one label an example"
+            )
         evals = {name: self._eval_kernel(value, name, train) for name, value in self.evals.items()}
-        flipped = {name: self._eval_kernel(value, f"{name} (flipped)", train) for name, value in self.evals_flipped.items()}
+        flipped = {
+            name: self._eval_kernel(value, f"{name} (flipped)", train)
+            for name, value in self.evals_flipped.items()
+        }
         for name, value in flipped.items():
             if name not in evals or value.shape != evals[name].shape:
-                raise UserError(f"the flipped kernel {name!r} has no counterpart of its shape in evals; pass both orientations")
+                raise UserError(
+                    f"the flipped kernel {name!r} has no counterpart of its shape in evals; pass both orientations"
+                )
         sizes = {"train": n} | {name: value.shape[2] for name, value in evals.items()}
-        logits = {name: as_logits(self.f0[name], (size, c), f"f0 of {name}") for name, size in sizes.items() if name in self.f0}
+        logits = {
+            name: as_logits(self.f0[name], (size, c), f"f0 of {name}")
+            for name, size in sizes.items()
+            if name in self.f0
+        }
         if logits and len(logits) < len(sizes):
             missing = ", ".join(sorted(set(sizes) - set(logits)))
-            raise UserError(f"pre-trained logits f0 are missing for {missing}; pass them for train and every eval set, or for none")
+            raise UserError(
+                f"pre-trained logits f0 are missing for {missing}; pass them for train and every eval set, or for none"
+            )
         checked = {"train": train, "labels": labels, "evals": evals, "evals_flipped": flipped, "f0": logits}
         for attribute, converted in checked.items():
             object.__setattr__(self, attribute, converted)
@@ -206,7 +231,9 @@ class SolverInputs:
     def _eval_kernel(value: Any, name: str, train: Array) -> Array:
         kernel = as_kernel(value, f"the kernel {name!r}", train.shape[1])
         if kernel.shape[0] != train.shape[0]:
-            raise UserError(f"the kernel {name!r} has {kernel.shape[0]} train examples but the train kernel has {train.shape[0]}")
+            raise UserError(
+                f"the kernel {name!r} has {kernel.shape[0]} train examples but the train kernel has {train.shape[0]}"
+            )
         return kernel
 
     @property

@@ -9,7 +9,15 @@ from scipy.linalg import cho_factor, cho_solve
 
 from lmntk.errors import UserError
 from lmntk.solvers.base import KernelClassifier
-from lmntk.solvers.inputs import Array, Labels, as_train_kernel, check_positive, flatten, symmetric_matrix, warn
+from lmntk.solvers.inputs import (
+    Array,
+    Labels,
+    as_train_kernel,
+    check_positive,
+    flatten,
+    symmetric_matrix,
+    warn,
+)
 
 _MAX_NEWTON_STEPS = 200
 # Newton's decrement falls quadratically near the minimum: a step from 1e-10 lands at the rounding of the objective.
@@ -41,12 +49,16 @@ class LogisticPath:
         self.operator_norm = float(np.abs(eigenvalues).max())
         kept = eigenvalues > len(eigenvalues) * np.finfo(np.float64).eps * self.operator_norm
         if not kept.any():
-            raise UserError("the train kernel has no positive eigenvalue; check that any trainable parameter is left in the kernel")
+            raise UserError(
+                "the train kernel has no positive eigenvalue; check that any trainable parameter is left in the kernel"
+            )
         self.numerical_rank = int(kept.sum())
         self._features = vectors[:, kept] * np.sqrt(eigenvalues[kept] / self.operator_norm)  # (n c, r)
         self._to_dual = vectors[:, kept] / np.sqrt(eigenvalues[kept] * self.operator_norm)  # (n c, r)
 
-    def solve(self, indices: Labels, offset: Array, regularization: float, start: Array | None = None) -> LogisticSolution:
+    def solve(
+        self, indices: Labels, offset: Array, regularization: float, start: Array | None = None
+    ) -> LogisticSolution:
         """Minimise for class numbers [N] and f0 / s [N, C]; `start` of a neighbouring setting saves steps and changes nothing else.
 
         Raises:
@@ -82,7 +94,9 @@ class LogisticPath:
             if decrement <= _LAST_DECREMENT * value:
                 break
         else:
-            warn(f"kernel logistic regression did not converge in {_MAX_NEWTON_STEPS} Newton steps; use a larger regularization")
+            warn(
+                f"kernel logistic regression did not converge in {_MAX_NEWTON_STEPS} Newton steps; use a larger regularization"
+            )
         return LogisticSolution((self._to_dual @ beta).reshape(self.examples, self.outputs), steps, beta)
 
     def _loss(self, offset: Array, beta: Array, indices: Labels) -> tuple[float, Array, Array]:

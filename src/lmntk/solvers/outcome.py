@@ -1,4 +1,4 @@
-"""One cell, solved: from its kernels and pre-trained logits to a row of results for each method."""
+"""One split, solved: from its kernels and pre-trained logits to a row of results for each method."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BASELINES = {"prompt": "zero-shot", "head": "linear probe"}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one method reached in one cell: metrics in [0, 1], the setting chosen on dev, the predicted test classes."""
+    """What one method reached in one split: metrics in [0, 1], the setting chosen on dev, the predicted test classes."""
 
     method: str
     formula: str
@@ -48,7 +48,9 @@ class Outcome:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
 
 
-def baseline(name: str, metric: str, logits: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[int]]) -> Outcome:
+def baseline(
+    name: str, metric: str, logits: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[int]]
+) -> Outcome:
     """Returns how the model classifies before its training: zero-shot in prompt mode, in head mode the linear probe or its own head."""
     dev, test = (predict_labels(logits[part]) for part in ("dev", "test"))
     return Outcome(
@@ -81,7 +83,9 @@ def methods_of(formulas: Sequence[str], solvers: Sequence[str] | None) -> list[t
         if formula == "asigngd" and "asym" in fitting:
             fitting = [solver for solver in fitting if solver != "ridge"]
         if not fitting:
-            raise UserError(f"solvers: none of {', '.join(solvers)} takes {formula}; add {usual_solver(formula)}, or leave the formula out")
+            raise UserError(
+                f"solvers: none of {', '.join(solvers)} takes {formula}; add {usual_solver(formula)}, or leave the formula out"
+            )
         pairs += [(formula, solver) for solver in fitting]
     idle = [solver for solver in solvers if solver not in {solver for _, solver in pairs}]
     if idle:
@@ -96,7 +100,7 @@ def usual_solver(formula: str) -> str:
     return "asym" if formula == "asigngd" else "ridge"
 
 
-def solve_cell(
+def solve_split(
     kernels: Mapping[tuple[str, str], Kernel],
     logits: Mapping[str, np.ndarray],
     labels: Mapping[str, Sequence[int]],
@@ -127,7 +131,9 @@ def solve_cell(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", KernelWarning)
         selection = select_on_dev(
-            solve_grid(solver, inputs), np.asarray(labels["dev"]), lambda truth, found: score(metric, list(truth), list(found))
+            solve_grid(solver, inputs),
+            np.asarray(labels["dev"]),
+            lambda truth, found: score(metric, list(truth), list(found)),
         )
     outcome = Outcome(
         method=f"{formula} {solver}",
@@ -136,8 +142,14 @@ def solve_cell(
         metric=metric,
         dev=float(selection.metric),
         test=math.nan,
-        setting={name: "inf" if math.isinf(value) else value for name, value in selection.result.setting.items()},
-        notes=tuple(dict.fromkeys(str(warning.message) for warning in caught if issubclass(warning.category, KernelWarning))),
+        setting={
+            name: "inf" if math.isinf(value) else value for name, value in selection.result.setting.items()
+        },
+        notes=tuple(
+            dict.fromkeys(
+                str(warning.message) for warning in caught if issubclass(warning.category, KernelWarning)
+            )
+        ),
         predictions=(),
         linear=selection.result.linear,
         dev_decisions=selection.result.dev_decision,

@@ -55,7 +55,9 @@ class RidgePath:
             self.spectrum = np.asarray(np.linalg.svd(self._matrix, compute_uv=False), dtype=np.float64)
         self.operator_norm = float(np.abs(self.spectrum).max())
         if self.operator_norm == 0.0:
-            raise UserError("the train kernel is zero everywhere; check that any trainable parameter is left in the kernel")
+            raise UserError(
+                "the train kernel is zero everywhere; check that any trainable parameter is left in the kernel"
+            )
         relative = n * float(np.finfo(np.float64).eps) if rank_tolerance is None else rank_tolerance
         self._cutoff = relative * self.operator_norm
         self.numerical_rank = int(np.count_nonzero(np.abs(self.spectrum) > self._cutoff))
@@ -86,7 +88,11 @@ class RidgePath:
         n, c = self.examples, self.outputs
         flat = targets.reshape(n * c, -1)
         if inverse.kept == n * c:
-            weights, values, refit = inverse.weights, self.solve(flat, regularization), np.zeros(n, dtype=bool)
+            weights, values, refit = (
+                inverse.weights,
+                self.solve(flat, regularization),
+                np.zeros(n, dtype=bool),
+            )
             blocks = self._diagonal_blocks(inverse, weights)
         elif self.symmetric:
             weights = (inverse.weights != 0).astype(np.float64)

@@ -38,13 +38,17 @@ class RowLogistic(KernelClassifier):
         data = self._read_train(kernel, labels, None)
         counts = np.unique(data.indices, return_counts=True)[1]
         if counts.min() < 2:
-            raise UserError("row-logistic cross-validates on train but some class has a single example; use solver 'logistic'")
+            raise UserError(
+                "row-logistic cross-validates on train but some class has a single example; use solver 'logistic'"
+            )
         values = data.kernel
         if self.regularization:
             matrix = symmetric_matrix(values, "row-logistic with regularization")
             ridge = self.regularization * np.abs(np.linalg.eigvalsh(matrix)).max()
             values = (matrix + ridge * np.eye(len(matrix))).reshape(values.shape)
-        self.model_ = LogisticRegressionCV(max_iter=self.max_iter, cv=int(min(5, counts.min())), scoring="accuracy", random_state=0)
+        self.model_ = LogisticRegressionCV(
+            max_iter=self.max_iter, cv=int(min(5, counts.min())), scoring="accuracy", random_state=0
+        )
         with warnings.catch_warnings():
             # scikit-learn 1.8 and 1.9 announce new defaults of arguments that we do not use.
             warnings.simplefilter("ignore", FutureWarning)

@@ -19,7 +19,9 @@ def predict_labels(decision: Any) -> Labels:
     """Class numbers [M] from decisions: [M] or [M, 1] gives 1 where f > 0 else 0; [M, C] gives the argmax (the first of equals)."""
     values = np.asarray(decision, dtype=np.float64)
     if np.isnan(values).any():
-        raise UserError(f"{int(np.isnan(values).sum())} decisions are NaN, so no class can be predicted; check the kernel and f0")
+        raise UserError(
+            f"{int(np.isnan(values).sum())} decisions are NaN, so no class can be predicted; check the kernel and f0"
+        )
     if values.ndim == 1 or values.shape[1] == 1:
         return (values.reshape(-1) > 0).astype(np.int64)
     return np.asarray(values.argmax(axis=1), dtype=np.int64)
@@ -55,7 +57,9 @@ class Selection:
     def test_predictions(self) -> Labels:
         """Predicted classes of the set called "test"."""
         if "test" not in self.predictions:
-            raise UserError("there is no eval set named 'test'; pass its kernel in SolverInputs.evals, or read predictions[name]")
+            raise UserError(
+                "there is no eval set named 'test'; pass its kernel in SolverInputs.evals, or read predictions[name]"
+            )
         return self.predictions["test"]
 
 
@@ -97,27 +101,41 @@ def select_on_dev(
     return _select(results, [result.decisions[split] for result in results], dev_labels, scorer)
 
 
-def select_on_leave_one_out(results: Sequence[GridResult], train_labels: Any, scorer: str | Scorer = "accuracy") -> Selection:
+def select_on_leave_one_out(
+    results: Sequence[GridResult], train_labels: Any, scorer: str | Scorer = "accuracy"
+) -> Selection:
     """As `select_on_dev`, on the exact leave-one-out decisions of the train set, so that no dev set is spent."""
     decisions = [result.loo for result in results if result.loo is not None]
     if len(decisions) < len(results):
-        raise UserError("these results have no leave-one-out decisions; call solve_grid('ridge', ..., leave_one_out=True)")
+        raise UserError(
+            "these results have no leave-one-out decisions; call solve_grid('ridge', ..., leave_one_out=True)"
+        )
     return _select(results, decisions, train_labels, scorer)
 
 
-def _select(results: Sequence[GridResult], decisions: Sequence[Array], labels: Any, scorer: str | Scorer) -> Selection:
+def _select(
+    results: Sequence[GridResult], decisions: Sequence[Array], labels: Any, scorer: str | Scorer
+) -> Selection:
     if not results:
-        raise UserError("there are no settings to choose from; give the solver a grid of at least one setting")
+        raise UserError(
+            "there are no settings to choose from; give the solver a grid of at least one setting"
+        )
     if isinstance(scorer, str):
         if scorer not in SCORERS:
-            raise UserError(f"unknown metric {scorer!r}; choose one of {', '.join(SCORERS)} or pass a function")
+            raise UserError(
+                f"unknown metric {scorer!r}; choose one of {', '.join(SCORERS)} or pass a function"
+            )
         scorer = SCORERS[scorer]
     indices = encode_labels(labels, decisions[0].shape[1], what="dev")
     if len(indices) != len(decisions[0]):
-        raise UserError(f"{len(indices)} labels for {len(decisions[0])} decisions; pass one label an example, in the kernel's order")
+        raise UserError(
+            f"{len(indices)} labels for {len(decisions[0])} decisions; pass one label an example, in the kernel's order"
+        )
     metrics = [float(scorer(indices, predict_labels(decision))) for decision in decisions]
     if np.isnan(metrics).any():
-        raise UserError("the metric is NaN for some setting; use a metric that is defined for every prediction")
+        raise UserError(
+            "the metric is NaN for some setting; use a metric that is defined for every prediction"
+        )
     rounded = [round(metric, 12) for metric in metrics]
     best = max(range(len(results)), key=lambda k: (rounded[k], strength(results[k].setting)))
     chosen = results[best]
@@ -148,5 +166,7 @@ def aggregate(metrics: Sequence[float]) -> Summary:
     """Return the paper's row of a table: metrics in [0, 1] of the splits x 100, with the *population* standard deviation."""
     values = 100.0 * np.asarray(metrics, dtype=np.float64)
     if values.ndim != 1 or not values.size or not np.isfinite(values).all():
-        raise UserError(f"cannot aggregate {metrics!r}: pass a list of at least one finite metric, one a split")
+        raise UserError(
+            f"cannot aggregate {metrics!r}: pass a list of at least one finite metric, one a split"
+        )
     return Summary(float(values.mean()), float(values.std()), float(np.median(values)), int(values.size))

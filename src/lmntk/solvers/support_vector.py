@@ -33,7 +33,9 @@ class SupportVectorProblem:
         self._lowest, self._highest = float(eigenvalues[0]), float(np.abs(eigenvalues).max())
         self._trace = float(np.trace(matrix))
         if self._trace <= 0:
-            raise UserError(f"the train kernel has trace {self._trace:g}, so it is no kernel of {kind}; check how it was computed")
+            raise UserError(
+                f"the train kernel has trace {self._trace:g}, so it is no kernel of {kind}; check how it was computed"
+            )
         self.scale = self._trace / len(matrix)
         self._matrix = matrix / self.scale
 
@@ -131,7 +133,14 @@ class KernelSVR(KernelClassifier):
         UserError: not finite, not symmetric, indefinite, one class only, or f0 missing though f0_scale is finite.
     """
 
-    def __init__(self, regularization: float = 0.0, cost: float = 1.0, f0_scale: float = np.inf, *, epsilon: float = 0.1) -> None:
+    def __init__(
+        self,
+        regularization: float = 0.0,
+        cost: float = 1.0,
+        f0_scale: float = np.inf,
+        *,
+        epsilon: float = 0.1,
+    ) -> None:
         self.regularization = regularization
         self.cost = cost
         self.f0_scale = f0_scale

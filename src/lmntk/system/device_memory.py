@@ -70,11 +70,15 @@ def device_budget(device: torch.device, card: DeviceMemory | None, asked: int | 
     if card is not None:
         return card_budget(card, asked)
     if asked is not None:
-        raise UserError(f"device-memory: {device.type} has no memory of its own; bound the process with --memory")
+        raise UserError(
+            f"device-memory: {device.type} has no memory of its own; bound the process with --memory"
+        )
     return None
 
 
-def least_budget(first: DeviceMemory, others: Iterable[DeviceMemory], asked: int | None, begun: bool = False) -> int:
+def least_budget(
+    first: DeviceMemory, others: Iterable[DeviceMemory], asked: int | None, begun: bool = False
+) -> int:
     """Returns the bytes that tensors may take on each of several cards, of which the first holds the weights already: the least of all.
 
     Args:
@@ -106,7 +110,9 @@ def card_budget(card: DeviceMemory, asked: int | None) -> int:
     if asked is None:
         return held + int(SHARE * free)
     if asked > held + free:
-        raise UserError(f"device-memory: {shown_bytes(asked)}, and the card has {shown_bytes(held + free)} for this; give less")
+        raise UserError(
+            f"device-memory: {shown_bytes(asked)}, and the card has {shown_bytes(held + free)} for this; give less"
+        )
     return asked
 
 
@@ -121,4 +127,6 @@ def saying_full_card() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"device-memory: the card is full ({reason}); name less than it has, with --device-memory") from error
+        raise UserError(
+            f"device-memory: the card is full ({reason}); name less than it has, with --device-memory"
+        ) from error

@@ -45,9 +45,13 @@ def chosen_devices(device: str = AUTO) -> tuple[torch.device, ...]:
         named = [torch.device(part.strip()) for part in device.split(",")]
         if named == [torch.device("cuda")]:
             named = [torch.device("cuda", index) for index in range(max(1, torch.cuda.device_count()))]
-        named = [torch.empty(0, device=one).device for one in named]  # "cuda" among others is one of them, which has a number
+        named = [
+            torch.empty(0, device=one).device for one in named
+        ]  # "cuda" among others is one of them, which has a number
     if len({one.type for one in named}) > 1:
-        raise UserError(f"device: {device!r} is of several kinds, whose results differ in the last bits; name cards, or cpu")
+        raise UserError(
+            f"device: {device!r} is of several kinds, whose results differ in the last bits; name cards, or cpu"
+        )
     if named[0].type != "cpu" and len(set(named)) < len(named):
         raise UserError(f"device: {device!r} names one twice; name each once")
     return tuple(named)
@@ -59,7 +63,9 @@ def _saying_why(device: str) -> Iterator[None]:
         yield
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise UserError(f"device: {device!r} is not to be had here ({reason}); use cpu, or leave it out") from error
+        raise UserError(
+            f"device: {device!r} is not to be had here ({reason}); use cpu, or leave it out"
+        ) from error
 
 
 class _Taken(TorchFunctionMode):
@@ -78,7 +84,9 @@ class _Taken(TorchFunctionMode):
         return memo[id(tensor)]
 
 
-def copy_to(device: torch.device, model: Model, trainable: Mapping[str, nn.Parameter]) -> tuple[Model, dict[str, nn.Parameter]]:
+def copy_to(
+    device: torch.device, model: Model, trainable: Mapping[str, nn.Parameter]
+) -> tuple[Model, dict[str, nn.Parameter]]:
     """Returns a copy of a model on a device, and its parameters that count; what is shared in the one is shared in the other.
 
     Tensors that are neither parameters nor buffers, such as what a module has put by, go along if they are where the model is.
@@ -87,7 +95,9 @@ def copy_to(device: torch.device, model: Model, trainable: Mapping[str, nn.Param
     """
     made: dict[int, Any] = {}
     for parameter in model.parameters():
-        made[id(parameter)] = nn.Parameter(parameter.detach().to(device, copy=True), requires_grad=parameter.requires_grad)
+        made[id(parameter)] = nn.Parameter(
+            parameter.detach().to(device, copy=True), requires_grad=parameter.requires_grad
+        )
     for buffer in model.buffers():
         made[id(buffer)] = buffer.detach().to(device, copy=True)
     with _Taken(next(model.parameters()).device, device):

@@ -55,7 +55,9 @@ def alone_in(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             who = file.read().strip() or "another process"
-            raise UserError(f"out: {who} of lmntk works in {str(folder)!r}; wait until it ends, or name another folder") from None
+            raise UserError(
+                f"out: {who} of lmntk works in {str(folder)!r}; wait until it ends, or name another folder"
+            ) from None
         except OSError:  # a file system without locks
             yield
             return

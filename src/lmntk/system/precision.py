@@ -33,8 +33,14 @@ def check_precision(precision: str, dtype: str, devices: Sequence[torch.device])
         raise UserError(f"precision: {precision} would spoil --dtype {dtype}; leave one of them out")
     for device in devices:
         if precision == "tf32" and device.type != "cuda":
-            raise UserError(f"precision: tf32 is a card's, and this is {device.type}; use float32, or bfloat16")
-        if precision != FULL and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < AMPERE:
+            raise UserError(
+                f"precision: tf32 is a card's, and this is {device.type}; use float32, or bfloat16"
+            )
+        if (
+            precision != FULL
+            and device.type == "cuda"
+            and torch.cuda.get_device_capability(device)[0] < AMPERE
+        ):
             name = torch.cuda.get_device_name(device)
             raise UserError(f"precision: {name} has no {precision}, which came with Ampere; use float32")
     return cast(Precision, precision)
@@ -99,10 +105,20 @@ def _places() -> list[tuple[Any, str, str]]:
     backends: Any = torch.backends
     reduced = [(backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", "")]
     if not hasattr(backends, "fp32_precision"):  # before torch 2.9
-        return [(backends.cuda.matmul, "allow_tf32", "tf32"), (backends.cudnn, "allow_tf32", "tf32"), *reduced]
+        return [
+            (backends.cuda.matmul, "allow_tf32", "tf32"),
+            (backends.cudnn, "allow_tf32", "tf32"),
+            *reduced,
+        ]
     card = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
-    processor = [getattr(backends.mkldnn, name) for name in ("matmul", "conv", "rnn") if hasattr(backends.mkldnn, name)]
-    return [*((one, "fp32_precision", "tf32") for one in card), *((one, "fp32_precision", "ieee") for one in processor), *reduced]
+    processor = [
+        getattr(backends.mkldnn, name) for name in ("matmul", "conv", "rnn") if hasattr(backends.mkldnn, name)
+    ]
+    return [
+        *((one, "fp32_precision", "tf32") for one in card),
+        *((one, "fp32_precision", "ieee") for one in processor),
+        *reduced,
+    ]
 
 
 def _switch(tf32: bool) -> list[Any]:
@@ -110,7 +126,11 @@ def _switch(tf32: bool) -> list[Any]:
     places = _places()
     before = [getattr(module, name) for module, name, _ in places]
     for module, name, lower in places:
-        setattr(module, name, (lower if tf32 else "ieee") if name == "fp32_precision" else tf32 and lower == "tf32")
+        setattr(
+            module,
+            name,
+            (lower if tf32 else "ieee") if name == "fp32_precision" else tf32 and lower == "tf32",
+        )
     return before
 
 

@@ -21,7 +21,12 @@ from lmntk.tangents.rules import relative_table, rule_of
 from lmntk.tangents.use import Use
 from lmntk.tangents.watching import Record, Watch, watched
 
-CONTAINERS = (nn.ParameterDict, nn.ParameterList, nn.ModuleDict, nn.ModuleList)  # never called: their parent uses them
+CONTAINERS = (
+    nn.ParameterDict,
+    nn.ParameterList,
+    nn.ModuleDict,
+    nn.ModuleList,
+)  # never called: their parent uses them
 
 
 class RuleFailedError(ModelError):
@@ -64,12 +69,20 @@ def capture(
     owners = _owners(model, ruled, local)
     select: Callable[[], Mapping[nn.Module, Tensor]] = getattr(model, "selected_rows", dict)
     watch = Watch(count)
-    device, own = next(iter(batch.values())).device, next((parameter.dtype for parameter in trainable.values()), torch.float32)
+    device, own = (
+        next(iter(batch.values())).device,
+        next((parameter.dtype for parameter in trainable.values()), torch.float32),
+    )
     prepare: Callable[[Batch], None] | None = getattr(model, "prepare", None)
     if prepare is not None:
         with frozen(model):
             prepare(batch)
-    with frozen(model, direct), torch.enable_grad(), watched(owners, watch), relative_positions_watched(model, watch):
+    with (
+        frozen(model, direct),
+        torch.enable_grad(),
+        watched(owners, watch),
+        relative_positions_watched(model, watch),
+    ):
         with autocast(device, lower):
             logits = model(batch)
         if not bool(torch.isfinite(logits).all()):
@@ -87,16 +100,25 @@ def capture(
             rule = relative_table if record.is_relative else rule_of(record.module)
             owned = _owned(record.module)
             if rule is not None and any(parameter in ruled for parameter in owned):
-                use = _as_use(record if lower is None else record.lifted(own), count, logits.shape[1], selections.get(record.module))
+                use = _as_use(
+                    record if lower is None else record.lifted(own),
+                    count,
+                    logits.shape[1],
+                    selections.get(record.module),
+                )
                 try:
                     found = list(rule(use))
                 except Exception as error:
                     kind = type(record.module).__name__
-                    raise RuleFailedError(kind, [names[parameter] for parameter in owned if parameter in ruled]) from error
+                    raise RuleFailedError(
+                        kind, [names[parameter] for parameter in owned if parameter in ruled]
+                    ) from error
                 for parameter, factors in found:
                     if parameter in ruled:
                         parts.setdefault(names[parameter], []).append(factors)
-            by_autograd = [] if record.is_relative else [parameter for parameter in owned if parameter in local]
+            by_autograd = (
+                [] if record.is_relative else [parameter for parameter in owned if parameter in local]
+            )
             if by_autograd:
                 with autocast(device, lower):
                     dense_parts = local_gradients(record, by_autograd, count, logits.shape[1])
@@ -105,7 +127,10 @@ def capture(
         for index, name in enumerate(fallback if direct else ()):
             if all(row[index] is None for row in direct_gradients):
                 continue
-            rows = [torch.zeros_like(direct[index]) if row[index] is None else row[index] for row in direct_gradients]
+            rows = [
+                torch.zeros_like(direct[index]) if row[index] is None else row[index]
+                for row in direct_gradients
+            ]
             parts[name] = [DenseFactors(torch.stack([row.reshape(1, -1) for row in rows if row is not None]))]
         merged = {name: merge(found_parts, trainable[name].shape) for name, found_parts in parts.items()}
     return Tangents(logits, merged)
@@ -113,7 +138,9 @@ def capture(
 
 def without_rule(model: nn.Module, trainable: Mapping[str, nn.Parameter]) -> tuple[str, ...]:
     """Returns the names of the parameters that no module with a rule owns, whether a text uses them or not."""
-    ruled = {parameter for module in model.modules() if rule_of(module) is not None for parameter in _owned(module)}
+    ruled = {
+        parameter for module in model.modules() if rule_of(module) is not None for parameter in _owned(module)
+    }
     return tuple(name for name, parameter in trainable.items() if parameter not in ruled)
 
 
@@ -154,10 +181,16 @@ def _as_use(record: Record, count: int, logits: int, selected_rows: Tensor | Non
     every = tuple(record.stacked(logits, index) for index in range(len(record.outputs)))
     gradients = every[0]
     values: Sequence[object] = record.arguments or tuple(record.keywords.values())
-    inputs = values[0] if values and isinstance(values[0], Tensor) else output  # a table that is given a shape
+    inputs = (
+        values[0] if values and isinstance(values[0], Tensor) else output
+    )  # a table that is given a shape
     if not record.is_relative:
         gradients = gradients.reshape(logits, count, -1, gradients.shape[-1])
         if inputs.shape[0] == 1 < count:  # a lookup broadcast over the batch
             inputs = inputs.expand(count, *inputs.shape[1:])
-        inputs = inputs.reshape(count, -1, inputs.shape[-1]) if inputs.is_floating_point() else inputs.reshape(count, -1)
+        inputs = (
+            inputs.reshape(count, -1, inputs.shape[-1])
+            if inputs.is_floating_point()
+            else inputs.reshape(count, -1)
+        )
     return Use(record.module, inputs, gradients, selected_rows, record.arguments, record.keywords, every)

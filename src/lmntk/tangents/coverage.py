@@ -58,19 +58,30 @@ class Coverage:
             where = ", at their modules, once more a text" if self.batched else ""
             shown = ", ".join(named[:3]) + (", ..." if len(named) > 3 else "")
             line += f"; {len(named)} by plain autograd{where} ({shown}): register a rule for their modules"
-        return line + (f"; one text at a time, about three times as long: {self.reason}" if not self.batched else "")
+        return line + (
+            f"; one text at a time, about three times as long: {self.reason}" if not self.batched else ""
+        )
 
 
-def autograd_gradients(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter]) -> dict[str, Tensor | None]:
+def autograd_gradients(
+    model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter]
+) -> dict[str, Tensor | None]:
     """Returns the Jacobian (c, *shape) of one example by plain autograd; None for parameters that take no part in its logits."""
     parameters = list(trainable.values())
     with frozen(model, parameters), torch.enable_grad():
-        rows = [torch.autograd.grad(logit, parameters, retain_graph=True, allow_unused=True) for logit in model(batch)[0]]
+        rows = [
+            torch.autograd.grad(logit, parameters, retain_graph=True, allow_unused=True)
+            for logit in model(batch)[0]
+        ]
     found: dict[str, Tensor | None] = {}
     for index, (name, parameter) in enumerate(trainable.items()):
         parts = [row[index] for row in rows]
         reached = any(part is not None for part in parts)
-        found[name] = torch.stack([torch.zeros_like(parameter) if part is None else part for part in parts]) if reached else None
+        found[name] = (
+            torch.stack([torch.zeros_like(parameter) if part is None else part for part in parts])
+            if reached
+            else None
+        )
     return found
 
 
@@ -86,14 +97,23 @@ def _largest_difference(one: Tensor, other: Tensor) -> float:
     """Returns the largest absolute difference, NaN if there is one, a block at a time: a table's difference would be a third table."""
     if not one.numel():
         return 0.0
-    one, other = one.reshape(-1, *one.shape[1:]), other.reshape(-1, *other.shape[1:])  # a parameter may have no axes
+    one, other = (
+        one.reshape(-1, *one.shape[1:]),
+        other.reshape(-1, *other.shape[1:]),
+    )  # a parameter may have no axes
     rows = max(1, BLOCK * len(one) // one.numel())
-    parts = [_largest_entry(here - there) for here, there in zip(torch.split(one, rows), torch.split(other, rows), strict=True)]
+    parts = [
+        _largest_entry(here - there)
+        for here, there in zip(torch.split(one, rows), torch.split(other, rows), strict=True)
+    ]
     return math.nan if any(math.isnan(part) for part in parts) else max(parts)
 
 
 def _visit_gradients(
-    model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter], visit: Callable[[int, str, Tensor], None]
+    model: nn.Module,
+    batch: Batch,
+    trainable: Mapping[str, nn.Parameter],
+    visit: Callable[[int, str, Tensor], None],
 ) -> None:
     """Calls ``visit(logit, name, gradient)`` for what plain autograd finds of one example, parameter by parameter as it is found.
 
@@ -150,7 +170,9 @@ class _Largest:
         """Takes one logit's gradient in; one that was not caught is infinitely far off, even where it happens to vanish."""
         self.reference = _worse(self.reference, _largest_entry(reference))
         self.captured = _worse(self.captured, math.inf if captured is None else _largest_entry(captured))
-        self.difference = _worse(self.difference, math.inf if captured is None else _largest_difference(captured, reference))
+        self.difference = _worse(
+            self.difference, math.inf if captured is None else _largest_difference(captured, reference)
+        )
 
 
 def _compare(
@@ -163,7 +185,11 @@ def _compare(
 
     def captured(logit: int, name: str) -> Tensor | None:
         factors = tangents.factors.get(name)
-        return None if factors is None else factors.of_example(index).of_logit(logit).gradients(trainable[name].shape)[0, 0]
+        return (
+            None
+            if factors is None
+            else factors.of_example(index).of_logit(logit).gradients(trainable[name].shape)[0, 0]
+        )
 
     def visit(logit: int, name: str, reference: Tensor) -> None:
         reached.add((name, logit))
@@ -176,7 +202,9 @@ def _compare(
                 found[name].add(torch.zeros_like(trainable[name]), captured(logit, name))
     infinite = [name for name in trainable if name in found and not math.isfinite(found[name].reference)]
     if infinite:
-        raise ModelError(f"the gradients are not finite, in {infinite[0]}: try another dtype or attention implementation")
+        raise ModelError(
+            f"the gradients are not finite, in {infinite[0]}: try another dtype or attention implementation"
+        )
     return found
 
 
@@ -206,7 +234,9 @@ def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Pa
     count = next(iter(batch.values())).shape[0]
     dtype = next(iter(trainable.values())).dtype
     if dtype not in TOLERANCE:
-        raise ModelError(f"weights of type {dtype}: gradients are computed in float64, float32, bfloat16 and float16; convert the model")
+        raise ModelError(
+            f"weights of type {dtype}: gradients are computed in float64, float32, bfloat16 and float16; convert the model"
+        )
     tolerance, noise_level = TOLERANCE[dtype], NOISE[dtype] * torch.finfo(dtype).eps
     chosen = sorted({0, count - 1})  # two, for one example may hide what another shows
     used: set[str] = set()
@@ -229,9 +259,14 @@ def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Pa
 
     def singly(fallback: tuple[str, ...]) -> dict[str, float]:
         """Returns the errors of the examples, each in a batch of its own."""
-        return _largest(errors_of(capture(model, _example(batch, index), trainable, fallback), 0, index) for index in chosen)
+        return _largest(
+            errors_of(capture(model, _example(batch, index), trainable, fallback), 0, index)
+            for index in chosen
+        )
 
-    def outcome(batched: bool, fallback: tuple[str, ...], reason: str = "", wrong: tuple[str, ...] = ()) -> Coverage:
+    def outcome(
+        batched: bool, fallback: tuple[str, ...], reason: str = "", wrong: tuple[str, ...] = ()
+    ) -> Coverage:
         unused = tuple(name for name in trainable if name not in used)
         faint = tuple(name for name in trainable if name in used - compared)
         return Coverage(batched, fallback, unused, max(errors.values()), reason, wrong, faint)
@@ -253,10 +288,16 @@ def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Pa
         except RuleFailedError as error:
             failed = (*failed, *error.names)
     wrong = tuple(name for name, error in errors.items() if not error <= tolerance and error != float("inf"))
-    fallback = tuple(name for name in trainable if errors[name] == float("inf") or name in {*wrong, *failed, *uncovered})
+    fallback = tuple(
+        name for name in trainable if errors[name] == float("inf") or name in {*wrong, *failed, *uncovered}
+    )
     wrong = tuple(name for name in fallback if name in wrong or name in failed)
     if set(fallback) == set(uncovered):
-        reason = f"the batch axis is lost ({lost})" if lost else f"{len(apart)} parameters' gradients lose the batch axis ({apart[0]})"
+        reason = (
+            f"the batch axis is lost ({lost})"
+            if lost
+            else f"{len(apart)} parameters' gradients lose the batch axis ({apart[0]})"
+        )
         return outcome(False, fallback, reason)
     errors, lost = together(fallback)
     if is_right(errors):

@@ -16,7 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors, StackedFactors, alive_uses, drop_empty_uses, sum_over_uses
+from lmntk.tangents.factors import (
+    DenseFactors,
+    Factors,
+    OuterFactors,
+    StackedFactors,
+    alive_uses,
+    drop_empty_uses,
+    sum_over_uses,
+)
 from lmntk.tangents.use import Use
 
 NOBODY = -1  # the expert of a token that no logit depends on
@@ -53,7 +61,10 @@ def stacked_experts(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
     choices = torch.where(alive_uses(use.output_gradients)[:, :, None], choices, NOBODY)
     transposed = _is_transposed(module)
     first, second = getattr(module, _first_name(module)), module.down_proj
-    first_bias, second_bias = getattr(module, f"{_first_name(module)}_bias", None), getattr(module, "down_proj_bias", None)
+    first_bias, second_bias = (
+        getattr(module, f"{_first_name(module)}_bias", None),
+        getattr(module, "down_proj_bias", None),
+    )
     gate: Callable[[Tensor], Tensor] = module._apply_gate if _has_gate(module) else module.act_fn
 
     before: list[OuterFactors | None] = []
@@ -64,9 +75,13 @@ def stacked_experts(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
             before.append(None)
             after.append(None)
             continue
-        up, down = (first[expert], second[expert]) if transposed else (first[expert].T, second[expert].T)  # (h, u), (i, h)
+        up, down = (
+            (first[expert], second[expert]) if transposed else (first[expert].T, second[expert].T)
+        )  # (h, u), (i, h)
         inputs = use.inputs[example, token]  # (s, h)
-        gradients = use.output_gradients[:, example, token] * weights[example, token, choice, None].to(inputs.dtype)  # (c, s, h)
+        gradients = use.output_gradients[:, example, token] * weights[example, token, choice, None].to(
+            inputs.dtype
+        )  # (c, s, h)
         middle = inputs @ up if first_bias is None else torch.addmm(first_bias[expert], inputs, up)  # (s, u)
         activated, middle_gradients = _through(gate, middle, gradients @ down.T)
         layout = _Layout.of(example, count)
@@ -90,7 +105,9 @@ def _first_name(module: Any) -> str:
     return "gate_up_proj" if _has_gate(module) else "up_proj"
 
 
-def _through(function: Callable[[Tensor], Tensor], inputs: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+def _through(
+    function: Callable[[Tensor], Tensor], inputs: Tensor, gradients: Tensor
+) -> tuple[Tensor, Tensor]:
     """Returns function(inputs) [s, i], and the gradients [c, s, u] at the inputs [s, u] of those [c, s, i] at the outputs."""
     with torch.enable_grad():
         inputs = inputs.detach().requires_grad_()
@@ -122,7 +139,9 @@ class _Layout:
         return padded
 
 
-def _stack(parts: list[OuterFactors | None], like: Tensor, shape: torch.Size, transposed: bool) -> StackedFactors:
+def _stack(
+    parts: list[OuterFactors | None], like: Tensor, shape: torch.Size, transposed: bool
+) -> StackedFactors:
     """Returns the factors of a stacked weight; if no expert is used at all, the first has one use, which is zero."""
     if all(part is None for part in parts):
         i, o = shape if transposed else reversed(shape)
@@ -142,7 +161,9 @@ def _stack_biases(parts: list[OuterFactors | None], like: Tensor, width: int) ->
 def is_router(module: Any) -> bool:
     """True for a router whose weights are those of one linear map of its own; what comes after may add a bias to the scores."""
     matrices = [name for name, parameter in module.named_parameters(recurse=False) if parameter.dim() == 2]
-    return matrices == ["weight"] and not any(name.endswith(".weight") for name, _ in module.named_parameters())
+    return matrices == ["weight"] and not any(
+        name.endswith(".weight") for name, _ in module.named_parameters()
+    )
 
 
 def router(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
@@ -161,10 +182,19 @@ def router(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
         raise ValueError(f"{type(module).__name__} has {len(at.calls)} linear maps, not one")
     inputs, scores = at.calls[0]
     floating = [each for each in outputs if each.is_floating_point()]
-    asked = [(output, gradients) for output, gradients in zip(floating, use.every_gradient, strict=True) if output.requires_grad]
+    asked = [
+        (output, gradients)
+        for output, gradients in zip(floating, use.every_gradient, strict=True)
+        if output.requires_grad
+    ]
     at_scores = torch.stack(
         [
-            torch.autograd.grad([each for each, _ in asked], scores, [gradients[logit] for _, gradients in asked], retain_graph=True)[0]
+            torch.autograd.grad(
+                [each for each, _ in asked],
+                scores,
+                [gradients[logit] for _, gradients in asked],
+                retain_graph=True,
+            )[0]
             for logit in range(use.output_gradients.shape[0])
         ]
     )  # (c, *shape)
@@ -198,9 +228,13 @@ def _only_chosen_count(use: Use, outputs: list[Tensor], scores: Tensor, chosen: 
     lowest = torch.where(chosen, scores, torch.inf).amin(-1, keepdim=True)
     raised = torch.where(chosen, scores, lowest - 1e-2)
     with _AtLinear(raised):
-        moved = [each for each in _outputs(use.module(*use.arguments, **use.keywords)) if each.is_floating_point()]
+        moved = [
+            each for each in _outputs(use.module(*use.arguments, **use.keywords)) if each.is_floating_point()
+        ]
     for before, after, gradients in zip(outputs, moved, use.every_gradient, strict=True):
-        rounding = 32 * max(torch.finfo(before.dtype).eps, torch.finfo(torch.float32).eps)  # most routers compute in float32
+        rounding = 32 * max(
+            torch.finfo(before.dtype).eps, torch.finfo(torch.float32).eps
+        )  # most routers compute in float32
         if bool(gradients.any()) and not torch.allclose(after, before, rtol=rounding, atol=rounding):
             return False
     return True

@@ -22,7 +22,9 @@ class BatchAxisLostError(ModelError):
     """A module ran without the batch axis (a table shared by the batch), so examples cannot be told apart."""
 
 
-def local_gradients(record: Record, parameters: Sequence[nn.Parameter], count: int, logits: int) -> list[DenseFactors]:
+def local_gradients(
+    record: Record, parameters: Sequence[nn.Parameter], count: int, logits: int
+) -> list[DenseFactors]:
     """Returns the parameters' gradients (c, n, p) by autograd through one module's call.
 
     Cost: one forward and c backward passes of the module alone for each of the n examples; n c p numbers a parameter.
@@ -47,22 +49,36 @@ def local_gradients(record: Record, parameters: Sequence[nn.Parameter], count: i
             for parameter in parameters:
                 parameter.requires_grad_(True)
             with torch.enable_grad():
-                outputs = [each for each in tree_flatten(record.module(*arguments, **keywords))[0] if _is_float(each)]
+                outputs = [
+                    each for each in tree_flatten(record.module(*arguments, **keywords))[0] if _is_float(each)
+                ]
             _same(record, outputs, example, count)
             for logit in range(logits):
                 gradients = [record.gradients[index].get(logit) for index in range(len(outputs))]
-                used = [(o, _of(g, example, count)) for o, g in zip(outputs, gradients, strict=True) if g is not None and o.requires_grad]
+                used = [
+                    (o, _of(g, example, count))
+                    for o, g in zip(outputs, gradients, strict=True)
+                    if g is not None and o.requires_grad
+                ]
                 found: Sequence[Tensor | None] = [None] * len(parameters)
                 if used:
                     found = torch.autograd.grad(
-                        [o for o, _ in used], parameters, [g for _, g in used], retain_graph=True, allow_unused=True
+                        [o for o, _ in used],
+                        parameters,
+                        [g for _, g in used],
+                        retain_graph=True,
+                        allow_unused=True,
                     )
                 for row, parameter, gradient in zip(rows, parameters, found, strict=True):
-                    row.append(torch.zeros_like(parameter).flatten() if gradient is None else gradient.flatten())
+                    row.append(
+                        torch.zeros_like(parameter).flatten() if gradient is None else gradient.flatten()
+                    )
         finally:
             for parameter, flag in zip(parameters, asked, strict=True):
                 parameter.requires_grad_(flag)
-    return [DenseFactors(torch.stack(row).reshape(count, logits, -1).transpose(0, 1).detach()) for row in rows]
+    return [
+        DenseFactors(torch.stack(row).reshape(count, logits, -1).transpose(0, 1).detach()) for row in rows
+    ]
 
 
 def _of(value: Tensor, example: int, count: int) -> Tensor:
@@ -81,5 +97,9 @@ def _same(record: Record, outputs: Sequence[Tensor], example: int, count: int) -
         expected = _of(whole, example, count)
         tolerance = 1e4 * torch.finfo(whole.dtype).eps
         scale = float(whole.abs().max()) if whole.numel() else 0.0
-        if alone.shape != expected.shape or (alone.numel() and float((alone.detach() - expected).abs().max()) > tolerance * scale):
-            raise BatchAxisLostError(f"{type(record.module).__name__} gives a text something else when it is alone")
+        if alone.shape != expected.shape or (
+            alone.numel() and float((alone.detach() - expected).abs().max()) > tolerance * scale
+        ):
+            raise BatchAxisLostError(
+                f"{type(record.module).__name__} gives a text something else when it is alone"
+            )

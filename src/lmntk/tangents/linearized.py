@@ -45,20 +45,29 @@ class LinearizedModel(nn.Module):
         parameters = dict(model.named_parameters())
         for name, tensor in direction.items():
             if name not in parameters:
-                raise ModelError(f"the model has no parameter {name!r}, which the direction has; it was made with another model")
+                raise ModelError(
+                    f"the model has no parameter {name!r}, which the direction has; it was made with another model"
+                )
             if tensor.shape != parameters[name].shape:
                 shapes = f"{tuple(tensor.shape)}, not {tuple(parameters[name].shape)}"
-                raise ModelError(f"the direction of {name!r} has the shape {shapes}; it was made with another model")
+                raise ModelError(
+                    f"the direction of {name!r} has the shape {shapes}; it was made with another model"
+                )
         self.model = model
         self.direction = nn.ParameterDict(
-            {name.replace(".", "/"): nn.Parameter(tensor.to(parameters[name])) for name, tensor in direction.items()}
+            {
+                name.replace(".", "/"): nn.Parameter(tensor.to(parameters[name]))
+                for name, tensor in direction.items()
+            }
         )
         self.backward: bool | None = None
 
     def taylor(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Returns f(x; theta_0) [n, c] and the slopes <grad f_c(x), v> [n, c]."""
         if self.backward is None:
-            self.backward = not self._forward_mode_is_right({name: tensor[:CHECKED] for name, tensor in batch.items()})
+            self.backward = not self._forward_mode_is_right(
+                {name: tensor[:CHECKED] for name, tensor in batch.items()}
+            )
         return self._by_double_backward(batch) if self.backward else self._by_forward_mode(batch)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -72,24 +81,36 @@ class LinearizedModel(nn.Module):
     def _by_forward_mode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         parameters = dict(self.model.named_parameters())
         prepare = getattr(self.model, "prepare", None)
-        with frozen(self.model), sdpa_kernel([SDPBackend.MATH]):  # the fused attention has no forward-mode rule
+        with (
+            frozen(self.model),
+            sdpa_kernel([SDPBackend.MATH]),
+        ):  # the fused attention has no forward-mode rule
             if prepare is not None:
                 prepare(batch)
             with forward_ad.dual_level():
-                duals = {name: forward_ad.make_dual(parameters[name].detach(), v) for name, v in self._named().items()}  # type: ignore[no-untyped-call]
+                duals = {
+                    name: forward_ad.make_dual(parameters[name].detach(), v)
+                    for name, v in self._named().items()
+                }  # type: ignore[no-untyped-call]
                 found = functional_call(self.model, duals, (batch,), tie_weights=True)
                 logits, slopes = forward_ad.unpack_dual(found)  # type: ignore[no-untyped-call]
         return logits, torch.zeros_like(logits) if slopes is None else slopes
 
     def _by_double_backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The slope J v is the derivative of u J v, which is linear in u, with respect to u; u J is an ordinary backward pass."""
-        parameters, named, trained = dict(self.model.named_parameters()), self._named(), torch.is_grad_enabled()
+        parameters, named, trained = (
+            dict(self.model.named_parameters()),
+            self._named(),
+            torch.is_grad_enabled(),
+        )
         chosen = [parameters[name] for name in named]
         with frozen(self.model, chosen), torch.enable_grad(), sdpa_kernel([SDPBackend.MATH]):
             logits = self.model(batch)
             u = torch.zeros_like(logits, requires_grad=True)
             rows = torch.autograd.grad(logits, chosen, u, create_graph=True, allow_unused=True)
-            products = [(row * v).sum() for row, v in zip(rows, named.values(), strict=True) if row is not None]
+            products = [
+                (row * v).sum() for row, v in zip(rows, named.values(), strict=True) if row is not None
+            ]
             (slopes,) = torch.autograd.grad(torch.stack(products).sum(), u, create_graph=trained)
         return logits.detach(), slopes if trained else slopes.detach()
 

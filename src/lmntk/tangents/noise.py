@@ -32,12 +32,17 @@ class NoiseSearch:
         for name, factors in batch.factors.items():
             if isinstance(factors, DenseFactors) and factors.cancellation is not None:
                 seen = self._largest.get(name)
-                found = factors.cancellation if seen is None else factors.cancellation.to(seen.device)  # one from disk is not on the card
+                found = (
+                    factors.cancellation if seen is None else factors.cancellation.to(seen.device)
+                )  # one from disk is not on the card
                 self._largest[name] = found if seen is None else torch.maximum(seen, found)
 
     def masks(self) -> dict[str, Tensor]:
         """Returns, for each parameter that has any, the mask [p] of its coordinates that are rounding noise in every batch."""
-        masks = {name: (ratio > 0) & (ratio < NOISE_EPSILONS * torch.finfo(ratio.dtype).eps) for name, ratio in self._largest.items()}
+        masks = {
+            name: (ratio > 0) & (ratio < NOISE_EPSILONS * torch.finfo(ratio.dtype).eps)
+            for name, ratio in self._largest.items()
+        }
         return {name: mask for name, mask in masks.items() if bool(mask.any())}
 
 

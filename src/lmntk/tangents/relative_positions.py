@@ -26,18 +26,24 @@ from lmntk.tangents.watching import Record, Watch
 
 def is_bias_owner(module: nn.Module) -> bool:
     """True for an attention that computes a bias from a table of relative positions (T5 and its like)."""
-    return callable(getattr(module, "compute_bias", None)) and isinstance(getattr(module, "relative_attention_bias", None), nn.Embedding)
+    return callable(getattr(module, "compute_bias", None)) and isinstance(
+        getattr(module, "relative_attention_bias", None), nn.Embedding
+    )
 
 
 def is_disentangled(module: nn.Module) -> bool:
     """True for an attention that projects a table of relative positions, [1, r, i], for all heads of all examples (DeBERTa)."""
     numbers = (getattr(module, name, None) for name in ("num_attention_heads", "pos_ebd_size"))
-    return callable(getattr(module, "disentangled_attention_bias", None)) and all(isinstance(number, int) for number in numbers)
+    return callable(getattr(module, "disentangled_attention_bias", None)) and all(
+        isinstance(number, int) for number in numbers
+    )
 
 
 def is_distance_owner(module: nn.Module) -> bool:
     """True for an encoder that owns the table of such attentions."""
-    has_table = callable(getattr(module, "get_rel_embedding", None)) and isinstance(getattr(module, "rel_embeddings", None), nn.Embedding)
+    has_table = callable(getattr(module, "get_rel_embedding", None)) and isinstance(
+        getattr(module, "rel_embeddings", None), nn.Embedding
+    )
     return has_table and any(is_disentangled(each) for each in module.modules())
 
 
@@ -90,7 +96,9 @@ def _watch_distances(encoder: Any, watch: Watch, stack: ExitStack) -> None:
     original = encoder.get_rel_embedding
     positions: Any = getattr(encoder, "get_rel_pos", None)
     half = table.num_embeddings // 2
-    can_narrow = callable(positions) and {m.pos_ebd_size for m in encoder.modules() if is_disentangled(m)} == {half}
+    can_narrow = callable(positions) and {
+        m.pos_ebd_size for m in encoder.modules() if is_disentangled(m)
+    } == {half}
     reach = half  # distances d with |d| < reach occur
 
     def get_rel_pos(hidden_states: Any, query_states: Any = None, relative_pos: Any = None) -> Any:
@@ -101,8 +109,12 @@ def _watch_distances(encoder: Any, watch: Watch, stack: ExitStack) -> None:
         return found
 
     def get_rel_embedding() -> Any:
-        rows = torch.arange(half - reach, half + reach) if reach < half else torch.arange(table.num_embeddings)
-        outwards = torch.argsort((rows - half).abs(), stable=True)  # a short text's rows are the first of a long one's
+        rows = (
+            torch.arange(half - reach, half + reach) if reach < half else torch.arange(table.num_embeddings)
+        )
+        outwards = torch.argsort(
+            (rows - half).abs(), stable=True
+        )  # a short text's rows are the first of a long one's
         ids = rows[outwards].to(table.weight.device)
         values = table.weight[ids].expand(watch.count, -1, -1)
         record = Record(table, (ids.expand(watch.count, -1),), {}, [values.detach()])
@@ -131,13 +143,19 @@ def _watch_disentangled(module: Any, watch: Watch, stack: ExitStack) -> None:
     """
     original = module.disentangled_attention_bias
 
-    def bias(query_layer: Tensor, key_layer: Tensor, relative_pos: Any, rel_embeddings: Tensor, scale_factor: Any) -> Any:
+    def bias(
+        query_layer: Tensor, key_layer: Tensor, relative_pos: Any, rel_embeddings: Tensor, scale_factor: Any
+    ) -> Any:
         heads, count = module.num_attention_heads, watch.count
         if rel_embeddings.dim() != 3:  # not from an encoder that is watched
             return original(query_layer, key_layer, relative_pos, rel_embeddings, scale_factor)
         texts = query_layer.shape[0] // heads
         reach = min(module.pos_ebd_size, rel_embeddings.shape[1] // 2)
-        if texts % count or rel_embeddings.shape[0] != count or (relative_pos is None and reach < module.pos_ebd_size):
+        if (
+            texts % count
+            or rel_embeddings.shape[0] != count
+            or (relative_pos is None and reach < module.pos_ebd_size)
+        ):
             raise ModelError(f"{type(module).__name__} has lost the batch axis of its relative positions")
         rows = rel_embeddings[:, : 2 * reach]
 
@@ -160,7 +178,11 @@ def _watch_disentangled(module: Any, watch: Watch, stack: ExitStack) -> None:
 
 def _is_plain(module: nn.Module) -> bool:
     """True for a linear layer with torch's own forward (nobody's wrapper), of which no parameter asks for a gradient."""
-    return type(module) is nn.Linear and "forward" not in vars(module) and not any(each.requires_grad for each in module.parameters())
+    return (
+        type(module) is nn.Linear
+        and "forward" not in vars(module)
+        and not any(each.requires_grad for each in module.parameters())
+    )
 
 
 def _once(linear: nn.Linear) -> Callable[[Tensor], Tensor]:

@@ -18,12 +18,22 @@ from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from lmntk.tangents.experts import is_router, is_stacked, router, stacked_experts
-from lmntk.tangents.factors import NO_ROW, DenseFactors, Factors, OuterFactors, RowFactors, drop_empty_uses, sum_over_uses
+from lmntk.tangents.factors import (
+    NO_ROW,
+    DenseFactors,
+    Factors,
+    OuterFactors,
+    RowFactors,
+    drop_empty_uses,
+    sum_over_uses,
+)
 from lmntk.tangents.use import Use
 
 Rule = Callable[[Use], Iterator[tuple[nn.Parameter, Factors]]]
 RULES: dict[type[nn.Module], Rule] = {}
-RULES_BY_NAME: dict[str, Rule] = {}  # by the ending of a class's path: every family has its own class for the same few layers
+RULES_BY_NAME: dict[
+    str, Rule
+] = {}  # by the ending of a class's path: every family has its own class for the same few layers
 CONDITIONS: dict[Rule, Callable[[Any], bool]] = {}  # what a module must be besides, for a rule by name
 
 
@@ -91,7 +101,13 @@ def embedding(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
         probe = torch.stack([numbers, torch.ones_like(numbers)], 1)
         found = functional_call(module, {"weight": probe}, use.arguments, use.keywords)
         count, scale = values.shape[1], found[..., 1]
-        ids = torch.where(scale == 0, 0.0, found[..., 0] / scale).round().long().reshape(found.shape[0], -1).expand(count, -1)
+        ids = (
+            torch.where(scale == 0, 0.0, found[..., 0] / scale)
+            .round()
+            .long()
+            .reshape(found.shape[0], -1)
+            .expand(count, -1)
+        )
         values = values * scale.reshape(found.shape[0], -1).expand(count, -1)[:, :, None]
     if module.padding_idx is not None:
         ids = torch.where(ids == module.padding_idx, NO_ROW, ids)
@@ -132,7 +148,9 @@ def scale(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
     module, weight, gradients = use.module, use.module.weight, use.output_gradients
     c, n = gradients.shape[:2]
     values = (torch.ones_like(weight), torch.zeros_like(weight))
-    ones, zeros = (functional_call(module, {"weight": value}, use.arguments, use.keywords) for value in values)
+    ones, zeros = (
+        functional_call(module, {"weight": value}, use.arguments, use.keywords) for value in values
+    )
     gradients = gradients.reshape(c, n, -1, weight.numel())
     yield weight, sum_over_uses(gradients * (ones - zeros).reshape(gradients.shape[1:]))
     if getattr(module, "bias", None) is not None:
@@ -156,6 +174,13 @@ def scaled_adapter(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
         yield vector, sum_over_uses(terms * torch.stack(others).prod(0) if others else terms)
 
 
-RULES_BY_NAME.update({"RMSNorm": scale, "LayerNorm": scale, "DoraLinearLayer": scale, "peft.tuners.ia3.layer.Linear": scaled_adapter})
+RULES_BY_NAME.update(
+    {
+        "RMSNorm": scale,
+        "LayerNorm": scale,
+        "DoraLinearLayer": scale,
+        "peft.tuners.ia3.layer.Linear": scaled_adapter,
+    }
+)
 RULES_BY_NAME.update({"Experts": stacked_experts, "Router": router})
 CONDITIONS.update({stacked_experts: is_stacked, router: is_router})

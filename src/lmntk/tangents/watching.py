@@ -28,8 +28,12 @@ class Record:
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
     outputs: list[Tensor]  # floating-point tensors among the outputs, detached
-    gradients: list[dict[int, Tensor]] = field(default_factory=list)  # of each output, by logit; a missing one is zero
-    leaves: dict[int, Tensor] = field(default_factory=dict)  # the outputs from which on gradients are asked for
+    gradients: list[dict[int, Tensor]] = field(
+        default_factory=list
+    )  # of each output, by logit; a missing one is zero
+    leaves: dict[int, Tensor] = field(
+        default_factory=dict
+    )  # the outputs from which on gradients are asked for
     is_relative: bool = False
 
     def __post_init__(self) -> None:
@@ -54,9 +58,14 @@ class Record:
             return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
         found = replace(
-            self, arguments=tree_map(lift, self.arguments), keywords=tree_map(lift, self.keywords), outputs=list(map(lift, self.outputs))
+            self,
+            arguments=tree_map(lift, self.arguments),
+            keywords=tree_map(lift, self.keywords),
+            outputs=list(map(lift, self.outputs)),
         )
-        found.gradients = [{logit: lift(gradient) for logit, gradient in each.items()} for each in self.gradients]
+        found.gradients = [
+            {logit: lift(gradient) for logit, gradient in each.items()} for each in self.gradients
+        ]
         return found
 
 
@@ -72,11 +81,15 @@ class Watch:
         """Keeps a record; returns the outputs to hand on, those that start a path as leaves that ask for a gradient."""
         handed = []
         for index, output in enumerate(outputs):
-            if output.is_leaf:  # nothing before it asks for a gradient (it may itself: gradient checkpointing sees to that)
+            if (
+                output.is_leaf
+            ):  # nothing before it asks for a gradient (it may itself: gradient checkpointing sees to that)
                 output = output.detach().requires_grad_()
                 record.leaves[index] = output
             else:
-                if len(outputs) > 1:  # one output may be made of another: the hook is to see only what comes from outside
+                if (
+                    len(outputs) > 1
+                ):  # one output may be made of another: the hook is to see only what comes from outside
                     output = output.view_as(output)
                 output.register_hook(self._keeper(record.gradients[index]))  # type: ignore[no-untyped-call]
             handed.append(output)
@@ -96,7 +109,9 @@ class Watch:
         for logit in range(logits.shape[1]):
             self.logit = logit
             asked = [*(leaf for _, _, leaf in leaves), *direct]
-            found = torch.autograd.grad(logits[:, logit].sum(), asked, retain_graph=logit + 1 < logits.shape[1], allow_unused=True)
+            found = torch.autograd.grad(
+                logits[:, logit].sum(), asked, retain_graph=logit + 1 < logits.shape[1], allow_unused=True
+            )
             for (record, index, _), gradient in zip(leaves, found, strict=False):
                 if gradient is not None:
                     record.gradients[index][logit] = gradient
@@ -116,8 +131,12 @@ def watched(modules: Iterable[nn.Module], watch: Watch) -> Iterator[None]:
 def _keeper(watch: Watch) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]:
     def keep(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> Any:
         flat, structure = tree_flatten(output)
-        places = [index for index, each in enumerate(flat) if isinstance(each, Tensor) and each.is_floating_point()]
-        if isinstance(module, nn.Embedding) and flat[0].shape[0] == 1 < watch.count:  # one lookup broadcast over the batch
+        places = [
+            index for index, each in enumerate(flat) if isinstance(each, Tensor) and each.is_floating_point()
+        ]
+        if (
+            isinstance(module, nn.Embedding) and flat[0].shape[0] == 1 < watch.count
+        ):  # one lookup broadcast over the batch
             flat[0] = flat[0].expand(watch.count, *flat[0].shape[1:])
         outputs = [flat[index] for index in places]
         inputs, keys = tree_flatten((arguments, keywords))

@@ -12,10 +12,20 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lmntk.tangents.factors import NO_ROW, DenseFactors, Factors, OuterFactors, RowFactors, StackedFactors, Tangents
+from lmntk.tangents.factors import (
+    NO_ROW,
+    DenseFactors,
+    Factors,
+    OuterFactors,
+    RowFactors,
+    StackedFactors,
+    Tangents,
+)
 
 
-def weighted_sum(tangents: Tangents, weights: Tensor, parameters: Mapping[str, nn.Parameter], signs: bool = False) -> dict[str, Tensor]:
+def weighted_sum(
+    tangents: Tangents, weights: Tensor, parameters: Mapping[str, nn.Parameter], signs: bool = False
+) -> dict[str, Tensor]:
     """Returns sum_nc weights[n, c] phi(gradient[c, n]) in float64, for each parameter that has a gradient, in its shape.
 
     Args:
@@ -32,7 +42,11 @@ def weighted_sum(tangents: Tangents, weights: Tensor, parameters: Mapping[str, n
 
 
 def add_weighted_sum(
-    total: dict[str, Tensor], tangents: Tangents, weights: Tensor, parameters: Mapping[str, nn.Parameter], signs: bool = False
+    total: dict[str, Tensor],
+    tangents: Tangents,
+    weights: Tensor,
+    parameters: Mapping[str, nn.Parameter],
+    signs: bool = False,
 ) -> None:
     """Adds the weighted sum to ``total``, in place and parameter by parameter: beside it one parameter's part is held, not all."""
     weights = weights.to(tangents.logits.device, torch.float64)
@@ -64,7 +78,9 @@ def _sum(factors: Factors, weights: Tensor, shape: torch.Size, signs: bool) -> T
 
 
 def _outer(factors: OuterFactors, weights: Tensor, signs: bool) -> Tensor:
-    if signs and not factors.is_rank_one:  # the sign of a sum is no product: gradients are made, one example at a time
+    if (
+        signs and not factors.is_rank_one
+    ):  # the sign of a sum is no product: gradients are made, one example at a time
         total = torch.zeros((), dtype=torch.float64, device=weights.device)
         for index in range(len(factors.inputs)):
             one = factors.of_example(index)

@@ -11,7 +11,7 @@ from lmntk.tasks.folders import read_folder, read_glue_folder, read_k_shot_folde
 from lmntk.tasks.hub import read_hub
 from lmntk.tasks.metrics import METRICS, score
 from lmntk.tasks.readers import read_data
-from lmntk.tasks.splits import SEEDS, Split, k_shot_split
+from lmntk.tasks.splits import SEEDS, RowNumbers, k_shot_split
 from lmntk.tasks.tables import read_jsonl, read_table, read_tables
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "SEEDS",
     "TASKS",
     "Example",
-    "Split",
+    "RowNumbers",
     "Task",
     "TaskData",
     "get_task",

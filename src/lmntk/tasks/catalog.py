@@ -59,7 +59,9 @@ class Task:
 
     def prompt(self, reading: str) -> str:
         """Return the template for a reading of ``prompts/``: for "last" the causal one if there is one."""
-        return self.causal_template if reading == "last" and self.causal_template is not None else self.template
+        return (
+            self.causal_template if reading == "last" and self.causal_template is not None else self.template
+        )
 
     @property
     def csv_style(self) -> bool:
@@ -88,7 +90,14 @@ _ALL = (
     Task("mr", "MR", _POLARITY, _IT_WAS, _POLARITY_WORDS, text_a_limit=110),
     Task("cr", "CR", _POLARITY, _IT_WAS, _POLARITY_WORDS, text_a_limit=110),
     Task("mpqa", "MPQA", _POLARITY, _IT_WAS, _POLARITY_WORDS, text_a_limit=110),
-    Task("subj", "Subj", ("subjective", "objective"), "{a} This is {mask}.", ("subjective", "objective"), text_a_limit=110),
+    Task(
+        "subj",
+        "Subj",
+        ("subjective", "objective"),
+        "{a} This is {mask}.",
+        ("subjective", "objective"),
+        text_a_limit=110,
+    ),
     Task(
         "trec",
         "TREC",
@@ -118,13 +127,48 @@ _ALL = (
         pair=True,
         causal_template=_CAUSAL_ENTAILMENT,
     ),
-    Task("snli", "SNLI", _THREE_WAY, _ENTAILMENT, _THREE_WAY_WORDS, max_length=256, pair=True, causal_template=_CAUSAL_ENTAILMENT),
-    Task("qnli", "QNLI", _TWO_WAY, _ENTAILMENT, _NO_YES, pair=True, causal_template=_CAUSAL_ANSWERS),
-    Task("rte", "RTE", _TWO_WAY, _ENTAILMENT, _NO_YES, max_length=256, text_a_limit=240, pair=True, causal_template=_CAUSAL_ENTAILMENT),
     Task(
-        "mrpc", "MRPC", ("not equivalent", "equivalent"), _PARAPHRASE, _NO_YES, metric="f1", pair=True, causal_template=_CAUSAL_PARAPHRASE
+        "snli",
+        "SNLI",
+        _THREE_WAY,
+        _ENTAILMENT,
+        _THREE_WAY_WORDS,
+        max_length=256,
+        pair=True,
+        causal_template=_CAUSAL_ENTAILMENT,
     ),
-    Task("qqp", "QQP", ("not duplicate", "duplicate"), _PARAPHRASE, _NO_YES, metric="f1", pair=True, causal_template=_CAUSAL_PARAPHRASE),
+    Task("qnli", "QNLI", _TWO_WAY, _ENTAILMENT, _NO_YES, pair=True, causal_template=_CAUSAL_ANSWERS),
+    Task(
+        "rte",
+        "RTE",
+        _TWO_WAY,
+        _ENTAILMENT,
+        _NO_YES,
+        max_length=256,
+        text_a_limit=240,
+        pair=True,
+        causal_template=_CAUSAL_ENTAILMENT,
+    ),
+    Task(
+        "mrpc",
+        "MRPC",
+        ("not equivalent", "equivalent"),
+        _PARAPHRASE,
+        _NO_YES,
+        metric="f1",
+        pair=True,
+        causal_template=_CAUSAL_PARAPHRASE,
+    ),
+    Task(
+        "qqp",
+        "QQP",
+        ("not duplicate", "duplicate"),
+        _PARAPHRASE,
+        _NO_YES,
+        metric="f1",
+        pair=True,
+        causal_template=_CAUSAL_PARAPHRASE,
+    ),
 )
 
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}

@@ -67,7 +67,9 @@ def read_glue_folder(data: str | Path, task: str | Task) -> TaskData:
     return TaskData(train, test, task.labels)
 
 
-def read_k_shot_folder(data: str | Path, task: str | Task, k: int | None = None, seed: int | None = None) -> TaskData:
+def read_k_shot_folder(
+    data: str | Path, task: str | Task, k: int | None = None, seed: int | None = None
+) -> TaskData:
     """Return a few-shot split that LM-BFF's tool wrote: ``<data>/<k>-<seed>/{train,dev,test}.tsv`` (or ``.csv``).
 
     Args:
@@ -135,9 +137,14 @@ def _read_part(path: Path, task: Task) -> tuple[Example, ...]:
         if value == _NO_GOLD_LABEL:
             unlabelled.append(row)
             continue
-        examples.append(Example(row.text(text), row.text(text_b) if text_b else None, index.index(value, row.where)))
+        examples.append(
+            Example(row.text(text), row.text(text_b) if text_b else None, index.index(value, row.where))
+        )
     if unlabelled:
-        warnings.warn(f"{len(unlabelled)} rows without a gold label left out, the first at {unlabelled[0].where}", stacklevel=3)
+        warnings.warn(
+            f"{len(unlabelled)} rows without a gold label left out, the first at {unlabelled[0].where}",
+            stacklevel=3,
+        )
     return tuple(examples)
 
 
@@ -149,5 +156,7 @@ def _csv_example(row: Row, task: Task) -> Example:
     value = row.text("label").strip()
     first = 1 if task.name == "ag_news" else 0  # AG News numbers its classes from 1
     if not value.isdecimal() or not first <= int(value) < first + len(task.labels):
-        raise UserError(f"{row.where}: unknown label {value!r}; {task.title} numbers its classes {first} to {first + len(task.labels) - 1}")
+        raise UserError(
+            f"{row.where}: unknown label {value!r}; {task.title} numbers its classes {first} to {first + len(task.labels) - 1}"
+        )
     return Example(row.text("text"), None, int(value) - first)

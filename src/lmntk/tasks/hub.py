@@ -16,9 +16,19 @@ from lmntk.tasks.tables import examples_of
 
 _TEST_SPLITS = ("test", "validation", "validation_matched", "test_matched", "dev")
 _NETWORK = frozenset(
-    {"ConnectError", "ConnectTimeout", "ReadTimeout", "Timeout", "ProxyError", "OfflineModeIsEnabled", "LocalEntryNotFoundError"}
+    {
+        "ConnectError",
+        "ConnectTimeout",
+        "ReadTimeout",
+        "Timeout",
+        "ProxyError",
+        "OfflineModeIsEnabled",
+        "LocalEntryNotFoundError",
+    }
 )
-_NOT_THERE = frozenset({"DatasetNotFoundError", "RepositoryNotFoundError", "GatedRepoError", "EmptyDatasetError"})
+_NOT_THERE = frozenset(
+    {"DatasetNotFoundError", "RepositoryNotFoundError", "GatedRepoError", "EmptyDatasetError"}
+)
 
 
 def read_hub(
@@ -69,15 +79,27 @@ def read_hub(
     return TaskData(train, test, index.names)
 
 
-def _load(name: str, config: str | None, revision: str | None, data_files: Mapping[str, str] | None) -> dict[str, Any]:
-    looks_local = name.startswith((".", "/", "~", "\\")) or name.count("/") > 1 or name.lower().endswith((*FORMATS, ".gz"))
+def _load(
+    name: str, config: str | None, revision: str | None, data_files: Mapping[str, str] | None
+) -> dict[str, Any]:
+    looks_local = (
+        name.startswith((".", "/", "~", "\\"))
+        or name.count("/") > 1
+        or name.lower().endswith((*FORMATS, ".gz"))
+    )
     folder = Path(name).expanduser()
     if looks_local and not folder.is_dir():
-        raise UserError(missing(folder) if not folder.exists() else f"{name} is a file, not a dataset's name; read it as a table")
+        raise UserError(
+            missing(folder)
+            if not folder.exists()
+            else f"{name} is a file, not a dataset's name; read it as a table"
+        )
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise UserError(f"{name}: reading a dataset of the hub needs datasets; install it with pip install 'lmntk[data]'") from error
+        raise UserError(
+            f"{name}: reading a dataset of the hub needs datasets; install it with pip install 'lmntk[data]'"
+        ) from error
     options: dict[str, Any] = {"data_files": dict(data_files)} if data_files is not None else {}
     try:
         loaded = load_dataset(str(folder) if looks_local else name, config, revision=revision, **options)
@@ -113,7 +135,9 @@ def _labelled_rows(split: Any, where: str, wanted: tuple[str, str | None, str]) 
     columns = [column for column in wanted if column is not None]
     for column in columns:
         if column not in split.column_names:
-            raise UserError(f"{where}: there is no column {column!r}; the columns are {listed(split.column_names)}")
+            raise UserError(
+                f"{where}: there is no column {column!r}; the columns are {listed(split.column_names)}"
+            )
     label_column = wanted[2]
     names = _class_names(split, label_column)
     for number, record in enumerate(split.select_columns(columns), start=1):
@@ -127,21 +151,33 @@ def _labelled_rows(split: Any, where: str, wanted: tuple[str, str | None, str]) 
 
 
 def _test_rows(
-    splits: Mapping[str, Any], shown: str, train_split: str, test_split: str | None, wanted: tuple[str, str | None, str]
+    splits: Mapping[str, Any],
+    shown: str,
+    train_split: str,
+    test_split: str | None,
+    wanted: tuple[str, str | None, str],
 ) -> tuple[str, list[tuple[Row, bool]]]:
     if test_split is not None and test_split not in splits:
         raise UserError(f"{shown}: there is no split {test_split!r}; the splits are {listed(splits)}")
-    names = (test_split,) if test_split is not None else tuple(name for name in _TEST_SPLITS if name in splits and name != train_split)
+    names = (
+        (test_split,)
+        if test_split is not None
+        else tuple(name for name in _TEST_SPLITS if name in splits and name != train_split)
+    )
     for name in names:
         if test_split is None and wanted[2] not in splits[name].column_names:
             continue
         rows = list(_labelled_rows(splits[name], f"{shown}, split {name!r}", wanted))
         if test_split is not None or any(labelled for _, labelled in rows):
             return name, rows
-    raise UserError(f"{shown}: no split to test on has labels in {wanted[2]!r}; name one of {listed(splits)} as the test split")
+    raise UserError(
+        f"{shown}: no split to test on has labels in {wanted[2]!r}; name one of {listed(splits)} as the test split"
+    )
 
 
-def _label_index(split: Any, label_column: str, labels: Sequence[Any] | None, rows: Sequence[tuple[Row, bool]]) -> LabelIndex:
+def _label_index(
+    split: Any, label_column: str, labels: Sequence[Any] | None, rows: Sequence[tuple[Row, bool]]
+) -> LabelIndex:
     if labels is not None:
         return LabelIndex.given(labels)
     names = _class_names(split, label_column)
@@ -150,9 +186,13 @@ def _label_index(split: Any, label_column: str, labels: Sequence[Any] | None, ro
     return LabelIndex.found(row.cell(label_column) for row, labelled in rows if labelled)
 
 
-def _examples(rows: Sequence[tuple[Row, bool]], wanted: tuple[str, str | None, str], index: LabelIndex) -> list[Example]:
+def _examples(
+    rows: Sequence[tuple[Row, bool]], wanted: tuple[str, str | None, str], index: LabelIndex
+) -> list[Example]:
     kept = [row for row, labelled in rows if labelled]
     if kept and len(kept) < len(rows):
         first = next(row for row, labelled in rows if not labelled)
-        warnings.warn(f"{len(rows) - len(kept)} rows without a label left out, the first {first.where}", stacklevel=3)
+        warnings.warn(
+            f"{len(rows) - len(kept)} rows without a label left out, the first {first.where}", stacklevel=3
+        )
     return examples_of(kept, *wanted, index)

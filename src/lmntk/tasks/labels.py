@@ -23,7 +23,11 @@ def label_name(value: Any) -> str:
 
 def is_blank(value: Any) -> bool:
     """Return True for a label cell that holds nothing: null, NaN or white space."""
-    return value is None or (isinstance(value, float) and value != value) or (isinstance(value, str) and not value.strip())
+    return (
+        value is None
+        or (isinstance(value, float) and value != value)
+        or (isinstance(value, str) and not value.strip())
+    )
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,9 @@ class LabelIndex:
         listed = tuple(label_name(name) for name in names)
         twice = sorted({name for name in listed if listed.count(name) > 1})
         if twice:
-            raise UserError(f"label {twice[0]!r} is named twice among {', '.join(listed)}: name each class once")
+            raise UserError(
+                f"label {twice[0]!r} is named twice among {', '.join(listed)}: name each class once"
+            )
         if len(listed) < 2:
             raise UserError(f"a classification needs two labels or more, not {len(listed)}: name every class")
         return cls(listed)
@@ -71,9 +77,15 @@ class LabelIndex:
         alike = [i for i, known in enumerate(self.names) if _loose(known) == _loose(name)]
         if len(alike) == 1:
             return alike[0]
-        if name.isdecimal() and int(name) < len(self.names) and not any(_is_number(known) for known in self.names):
+        if (
+            name.isdecimal()
+            and int(name) < len(self.names)
+            and not any(_is_number(known) for known in self.names)
+        ):
             return int(name)
-        known = ", ".join(self.names[:_SHOWN]) + (f" and {len(self.names) - _SHOWN} more" if len(self.names) > _SHOWN else "")
+        known = ", ".join(self.names[:_SHOWN]) + (
+            f" and {len(self.names) - _SHOWN} more" if len(self.names) > _SHOWN else ""
+        )
         raise UserError(f"{where}: unknown label {name!r}; the known labels are {known or 'none'}")
 
 

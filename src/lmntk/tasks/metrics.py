@@ -23,7 +23,9 @@ def score(metric: str, labels: Sequence[int], predictions: Sequence[int]) -> flo
     if metric not in METRICS:
         raise UserError(f"there is no metric {metric!r}: use one of {', '.join(METRICS)}")
     if len(labels) != len(predictions):
-        raise UserError(f"{len(labels)} labels and {len(predictions)} predictions cannot be compared: give one prediction per label")
+        raise UserError(
+            f"{len(labels)} labels and {len(predictions)} predictions cannot be compared: give one prediction per label"
+        )
     if len(labels) == 0:
         raise UserError(f"{metric} of no rows is undefined: give at least one labelled text")
     from sklearn.metrics import accuracy_score, f1_score

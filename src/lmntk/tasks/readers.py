@@ -14,7 +14,16 @@ from lmntk.tasks.hub import read_hub
 from lmntk.tasks.rows import FORMATS, missing
 from lmntk.tasks.tables import read_jsonl, read_table, read_tables
 
-__all__ = ["read_data", "read_folder", "read_glue_folder", "read_hub", "read_jsonl", "read_k_shot_folder", "read_table", "read_tables"]
+__all__ = [
+    "read_data",
+    "read_folder",
+    "read_glue_folder",
+    "read_hub",
+    "read_jsonl",
+    "read_k_shot_folder",
+    "read_table",
+    "read_tables",
+]
 
 HUB_PREFIX = "hf:"
 
@@ -63,17 +72,33 @@ def read_data(
     path = Path(source).expanduser()
     if path.is_dir():
         if test is not None:
-            raise UserError(f"{path} is a folder with its own test set: leave out the test file, or name a train file")
+            raise UserError(
+                f"{path} is a folder with its own test set: leave out the test file, or name a train file"
+            )
         if known is not None:
             return _read_task_folder(path, known, k, seed)
         path, test = _parts(path)
     if not path.exists():
         raise UserError(f"{missing(path)}; for a dataset of the Hugging Face hub write {HUB_PREFIX}NAME")
-    return read_tables(path, test, text_column=text_column, text_b_column=text_b_column, label_column=label_column, labels=labels)
+    return read_tables(
+        path,
+        test,
+        text_column=text_column,
+        text_b_column=text_b_column,
+        label_column=label_column,
+        labels=labels,
+    )
 
 
 def _read_task_folder(folder: Path, task: Task, k: int | None, seed: int | None) -> TaskData:
-    inside = [folder, *(entry for entry in folder.iterdir() if entry.name.casefold() in (task.name.casefold(), task.title.casefold()))]
+    inside = [
+        folder,
+        *(
+            entry
+            for entry in folder.iterdir()
+            if entry.name.casefold() in (task.name.casefold(), task.title.casefold())
+        ),
+    ]
     if k is not None and seed is not None and any((place / f"{k}-{seed}").is_dir() for place in inside):
         return read_k_shot_folder(folder, task, k, seed)
     original = "train.csv" if task.csv_style else "train.tsv"
@@ -86,8 +111,13 @@ def _read_task_folder(folder: Path, task: Task, k: int | None, seed: int | None)
 
 def _parts(folder: Path) -> tuple[Path, Path | None]:
     endings = [ending + more for ending in FORMATS for more in ("", ".gz")]
-    there = {part: [folder / f"{part}{e}" for e in endings if (folder / f"{part}{e}").is_file()] for part in ("train", "test", "dev")}
+    there = {
+        part: [folder / f"{part}{e}" for e in endings if (folder / f"{part}{e}").is_file()]
+        for part in ("train", "test", "dev")
+    }
     if not there["train"]:
-        raise UserError(f"{missing(folder / 'train.jsonl')}; name a task, or give a folder with train and test files")
+        raise UserError(
+            f"{missing(folder / 'train.jsonl')}; name a task, or give a folder with train and test files"
+        )
     test = there["test"] or there["dev"]
     return there["train"][0], test[0] if test else None

@@ -34,7 +34,9 @@ class Row:
             UserError: There is no such column; the message lists those there.
         """
         if column not in self.cells:
-            raise UserError(f"{self.where}: there is no column {column!r}; the columns are {listed(self.cells)}")
+            raise UserError(
+                f"{self.where}: there is no column {column!r}; the columns are {listed(self.cells)}"
+            )
         return self.cells[column]
 
     def text(self, column: str) -> str:
@@ -49,7 +51,9 @@ class Row:
         return value
 
 
-def read_rows(path: Path, *, quoted: bool | None = None, header: tuple[str, ...] | None = None, skip_short: bool = False) -> list[Row]:
+def read_rows(
+    path: Path, *, quoted: bool | None = None, header: tuple[str, ...] | None = None, skip_short: bool = False
+) -> list[Row]:
     """Return the rows of one file, whose format is told by its ending.
 
     Args:
@@ -103,7 +107,11 @@ def one_line(error: BaseException) -> str:
 
 def _inside(folder: Path) -> str:
     try:
-        names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir() if not entry.name.startswith("."))
+        names = sorted(
+            entry.name + ("/" if entry.is_dir() else "")
+            for entry in folder.iterdir()
+            if not entry.name.startswith(".")
+        )
     except OSError as error:
         return f"contents that cannot be read ({error.strerror})"
     return listed(names) if names else "nothing in it"
@@ -135,7 +143,9 @@ def _lines(path: Path) -> Iterator[str]:
         try:
             yield line.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise UserError(f"{path} line {number}: not UTF-8 text ({error.reason}); save the file as UTF-8") from error
+            raise UserError(
+                f"{path} line {number}: not UTF-8 text ({error.reason}); save the file as UTF-8"
+            ) from error
 
 
 def _json_rows(path: Path) -> list[Row]:
@@ -154,7 +164,9 @@ def _json_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _delimited_rows(path: Path, delimiter: str, quoted: bool, header: tuple[str, ...] | None, skip_short: bool) -> list[Row]:
+def _delimited_rows(
+    path: Path, delimiter: str, quoted: bool, header: tuple[str, ...] | None, skip_short: bool
+) -> list[Row]:
     rows, short = [], []
     for number, cells in _records(path, delimiter, quoted):
         if not cells or (len(cells) == 1 and not cells[0].strip() and (header is None or len(header) > 1)):
@@ -170,11 +182,20 @@ def _delimited_rows(path: Path, delimiter: str, quoted: bool, header: tuple[str,
             continue
         where = f"{path} line {number}"
         if len(cells) != len(header):
-            hint = "put a text that has a comma or a quote in double quotes" if quoted else "a text may not hold a tab"
-            raise UserError(f"{where}: {len(cells)} cells where the columns are {len(header)} ({listed(header)}); {hint}")
+            hint = (
+                "put a text that has a comma or a quote in double quotes"
+                if quoted
+                else "a text may not hold a tab"
+            )
+            raise UserError(
+                f"{where}: {len(cells)} cells where the columns are {len(header)} ({listed(header)}); {hint}"
+            )
         rows.append(Row(where, dict(zip(header, cells, strict=True))))
     if short:
-        warnings.warn(f"{path}: {len(short)} broken rows with too few cells left out, the first at line {short[0]}", stacklevel=2)
+        warnings.warn(
+            f"{path}: {len(short)} broken rows with too few cells left out, the first at line {short[0]}",
+            stacklevel=2,
+        )
     return rows
 
 
@@ -190,14 +211,18 @@ def _records(path: Path, delimiter: str, quoted: bool) -> Iterator[tuple[int, li
             yield first, cells
             first = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{path} line {first}: broken quoting ({one_line(error)}); double a quote that is part of the text") from error
+        raise UserError(
+            f"{path} line {first}: broken quoting ({one_line(error)}); double a quote that is part of the text"
+        ) from error
 
 
 def _parquet_rows(path: Path) -> list[Row]:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError(f"{path}: reading Parquet needs pyarrow; install it with pip install 'lmntk[data]'") from error
+        raise UserError(
+            f"{path}: reading Parquet needs pyarrow; install it with pip install 'lmntk[data]'"
+        ) from error
     try:
         records = pyarrow.parquet.read_table(path).to_pylist()
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError

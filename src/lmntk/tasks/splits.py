@@ -18,7 +18,7 @@ TEST_SEED = 42
 
 
 @dataclass(frozen=True)
-class Split:
+class RowNumbers:
     """Row numbers, from 0 in file order: ``train`` and ``dev`` in the train file, ``test`` in the test file."""
 
     train: tuple[int, ...]
@@ -34,7 +34,7 @@ def k_shot_split(
     test_limit: int | None = 1000,
     csv_style: bool = False,
     names: Sequence[str] | None = None,
-) -> Split:
+) -> RowNumbers:
     """Return ``k`` train and ``k`` dev rows per label, and the rows to test on.
 
     The train rows are shuffled in place with numpy's legacy generator seeded with ``seed``; labels come in the order in which they
@@ -68,12 +68,14 @@ def k_shot_split(
     for row in order:
         label = train_labels[row]
         if label is None:
-            raise UserError(f"row {row + 1} of the train texts has no label, so it cannot be drawn for a {k}-shot split")
+            raise UserError(
+                f"row {row + 1} of the train texts has no label, so it cannot be drawn for a {k}-shot split"
+            )
         groups.setdefault(label, []).append(row)
     _check_sizes({label: len(rows) for label, rows in groups.items()}, k, names)
     train = tuple(row for rows in groups.values() for row in rows[:k])
     dev = tuple(row for rows in groups.values() for row in rows[k : 2 * k])
-    return Split(train, dev, cut_test(test_size, test_limit, csv_style))
+    return RowNumbers(train, dev, cut_test(test_size, test_limit, csv_style))
 
 
 def cut_test(test_size: int, limit: int | None = 1000, csv_style: bool = False) -> tuple[int, ...]:
@@ -107,7 +109,9 @@ def _check_sizes(found: dict[int, int], k: int, names: Sequence[str] | None) -> 
     most = counts[smallest]
     if most < k:
         advice = f"the largest k possible is {most}" if most else "no k is possible without it"
-        raise UserError(f"label {_called(smallest, names)} has {most} train rows, fewer than k = {k}: {advice}")
+        raise UserError(
+            f"label {_called(smallest, names)} has {most} train rows, fewer than k = {k}: {advice}"
+        )
     short = [label for label in ordered if counts[label] < 2 * k]
     if short:
         listed = ", ".join(f"{_called(label, names)}: {counts[label] - k}" for label in short)

@@ -13,7 +13,9 @@ from lmntk.tasks.labels import LabelIndex, is_blank
 from lmntk.tasks.rows import Row, read_rows
 
 
-def read_jsonl(path: str | Path, require_label: bool = True, labels: Sequence[str] | None = None) -> list[Example]:
+def read_jsonl(
+    path: str | Path, require_label: bool = True, labels: Sequence[str] | None = None
+) -> list[Example]:
     """Return the examples of one JSON-lines file: ``text_a``, ``text_b`` (optional) and ``label``, a class number from 0.
 
     Args:
@@ -60,7 +62,11 @@ def read_table(
         UserError: The file cannot be read, a column is missing, a text is not text, or a label is missing or unknown.
     """
     rows = read_rows(Path(path), quoted=quoted)
-    index = LabelIndex.given(labels) if labels is not None else LabelIndex.found(row.cells.get(label_column) for row in rows)
+    index = (
+        LabelIndex.given(labels)
+        if labels is not None
+        else LabelIndex.found(row.cells.get(label_column) for row in rows)
+    )
     return examples_of(rows, text_column, text_b_column, label_column, index, require_label)
 
 
@@ -87,11 +93,15 @@ def read_tables(
     else:
         index = LabelIndex.found(row.cell(label_column) for row in train_rows)
         if len(index.names) < 2:
-            raise UserError(f"{train}: column {label_column!r} holds only one label ({''.join(index.names)}); two or more are needed")
+            raise UserError(
+                f"{train}: column {label_column!r} holds only one label ({''.join(index.names)}); two or more are needed"
+            )
     train_examples = examples_of(train_rows, text_column, text_b_column, label_column, index)
     test_examples: list[Example] = []
     if test is not None:
-        test_examples = examples_of(read_rows(Path(test), quoted=quoted), text_column, text_b_column, label_column, index)
+        test_examples = examples_of(
+            read_rows(Path(test), quoted=quoted), text_column, text_b_column, label_column, index
+        )
     return TaskData(tuple(train_examples), tuple(test_examples), index.names)
 
 
@@ -126,9 +136,13 @@ def _class_number(row: Row, labels: Sequence[str] | None) -> int:
     if isinstance(value, str) and labels is not None:
         return LabelIndex.given(labels).index(value, row.where)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise UserError(f"{row.where}: label {value!r} is not a class number; number the classes from 0, or name the labels' order")
+        raise UserError(
+            f"{row.where}: label {value!r} is not a class number; number the classes from 0, or name the labels' order"
+        )
     if value < 0:
         raise UserError(f"{row.where}: label {value} is out of range; number the classes from 0")
     if labels is not None and value >= len(labels):
-        raise UserError(f"{row.where}: label {value} is out of range; the {len(labels)} classes are 0 to {len(labels) - 1}")
+        raise UserError(
+            f"{row.where}: label {value} is out of range; the {len(labels)} classes are 0 to {len(labels) - 1}"
+        )
     return value

@@ -34,9 +34,13 @@ def check(
     template: TemplateOption = None,
     label_words: LabelWordsOption = None,
     label_words_reduce: ReduceOption = None,
-    task: Annotated[str | None, typer.Option(help="one of the 14 tasks: its prompt, words and test texts")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="one of the 14 tasks: its prompt, words and test texts")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="folder of the tasks' texts")] = None,
-    texts: Annotated[Path | None, typer.Option(help="JSONL of your own texts: text_a, label  [default: bundled reviews]")] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="JSONL of your own texts: text_a, label  [default: bundled reviews]")
+    ] = None,
     dtype: DtypeOption = None,
     attention: AttentionOption = None,
     as_json: JsonOption = False,
@@ -61,7 +65,16 @@ def check(
     )  # fmt: skip
     well = is_well(findings)
     if as_json:
-        print(json.dumps({"model": model, "all_is_well": well, "findings": [finding.as_dict() for finding in findings]}, indent=1))
+        print(
+            json.dumps(
+                {
+                    "model": model,
+                    "all_is_well": well,
+                    "findings": [finding.as_dict() for finding in findings],
+                },
+                indent=1,
+            )
+        )
     else:
         for finding in findings:
             print_wrapped(finding.as_text(), indent=7)

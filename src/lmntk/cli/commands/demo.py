@@ -70,8 +70,14 @@ def explain(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for task in dict.fromkeys(row["task"] for row in rows):
         means = {}
-        for mode, method in dict.fromkeys((row["mode"], row["method"]) for row in rows if row["task"] == task):
-            found = [row["test"] for row in rows if (row["task"], row["mode"], row["method"]) == (task, mode, method)]
+        for mode, method in dict.fromkeys(
+            (row["mode"], row["method"]) for row in rows if row["task"] == task
+        ):
+            found = [
+                row["test"]
+                for row in rows
+                if (row["task"], row["mode"], row["method"]) == (task, mode, method)
+            ]
             means[mode, method] = 100 * sum(found) / len(found)
         best = max(means, key=lambda key: means[key])
         lines.append(

@@ -19,9 +19,14 @@ APART = ("formulas", "solvers", "no_kernels", "keep_factors", "save_models", "fi
 
 
 def diagnose(
-    optimizers: Annotated[str | None, typer.Option(help=f"of sgd, adamw, signgd  [default: {DEFAULT}]")] = None,
+    optimizers: Annotated[
+        str | None, typer.Option(help=f"of sgd, adamw, signgd  [default: {DEFAULT}]")
+    ] = None,
     finetuned: Annotated[
-        Path | None, typer.Option(help="a checkpoint that you fine-tuned: its folder, a LoRA adapter's, or a file of weights; no training")
+        Path | None,
+        typer.Option(
+            help="a checkpoint that you fine-tuned: its folder, a LoRA adapter's, or a file of weights; no training"
+        ),
     ] = None,
     **options: Any,
 ) -> None:
@@ -35,8 +40,14 @@ def diagnose(
     """
     if options["configuration"] is None and options["model"] is None:
         raise UserError("diagnose: give --model and texts, or a TOML file: lmntk diagnose experiment.toml")
-    absent = {name: parameter.default for name, parameter in inspect.signature(run).parameters.items() if name in APART}
-    fields = {"formulas": (), "solvers": None, "diagnose": True} | given(finetune=optimizers, finetuned=finetuned)
+    absent = {
+        name: parameter.default
+        for name, parameter in inspect.signature(run).parameters.items()
+        if name in APART
+    }
+    fields = {"formulas": (), "solvers": None, "diagnose": True} | given(
+        finetune=optimizers, finetuned=finetuned
+    )
     from lmntk.experiment.configuration import read_toml
 
     said = {} if options["configuration"] is None else read_toml(options["configuration"])
@@ -57,7 +68,11 @@ def diagnose(
 
 def _signature() -> inspect.Signature:
     """Returns run's options without those that a diagnosis has no use for, and this command's own behind the configuration file."""
-    own = [p for p in inspect.signature(diagnose, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    own = [
+        p
+        for p in inspect.signature(diagnose, eval_str=True).parameters.values()
+        if p.kind is not p.VAR_KEYWORD
+    ]
     shared = [p for name, p in inspect.signature(run, eval_str=True).parameters.items() if name not in APART]
     return inspect.Signature([*shared[:1], *own, *shared[1:]])
 

@@ -14,10 +14,15 @@ from lmntk.cli.printing import with_bars
 
 def predict(
     model_dir: Annotated[Path, typer.Option(help="a run's folder, or one of its models/*")],
-    source: Annotated[str, typer.Option("--input", help="JSON lines with text_a, and text_b for pairs; - is stdin")],
-    target: Annotated[str, typer.Option("--output", help="a line a text: class, label, probabilities, decisions; - is stdout")] = "-",
+    source: Annotated[
+        str, typer.Option("--input", help="JSON lines with text_a, and text_b for pairs; - is stdin")
+    ],
+    target: Annotated[
+        str,
+        typer.Option("--output", help="a line a text: class, label, probabilities, decisions; - is stdout"),
+    ] = "-",
     model: ModelOption = None,
-    cell: Annotated[str | None, typer.Option(help="of a run's folder  [default: the best on dev]")] = None,
+    split: Annotated[str | None, typer.Option(help="of a run's folder  [default: the best on dev]")] = None,
     method: Annotated[str | None, typer.Option(help='of a run\'s folder, such as "sgd ridge"')] = None,
     batch_size: Annotated[int, typer.Option(help="texts in one pass", min=1)] = 32,
     memory: MemoryOption = None,
@@ -36,7 +41,7 @@ def predict(
     def work(progress: Any) -> dict[str, Any]:
         progress.work("texts", None)
         return predict_file(
-            model_dir, source, target, model=model, cell=cell, method=method, batch_size=batch_size,
+            model_dir, source, target, model=model, split=split, method=method, batch_size=batch_size,
             device=device or "auto", memory=memory, device_memory=device_memory, note=progress.note, report=progress.advance,
         )  # fmt: skip
 

@@ -13,7 +13,8 @@ from lmntk.cli.options import JsonOption
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders that lmntk run wrote")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="the page  [default: RUN/report.html; of several runs, report.html here]")
+        Path | None,
+        typer.Option("--out", help="the page  [default: RUN/report.html; of several runs, report.html here]"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,6 +39,11 @@ def report(
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise UserError(f"out: cannot write {str(target)!r} ({error.strerror}); name another file") from error
     if as_json:
-        print(json.dumps({"page": str(target), "runs": [str(run) for run in runs], "bytes": len(page.encode())}, indent=1))
+        print(
+            json.dumps(
+                {"page": str(target), "runs": [str(run) for run in runs], "bytes": len(page.encode())},
+                indent=1,
+            )
+        )
     else:
         print(f"Written to {target}")

@@ -22,7 +22,9 @@ APART = (
 
 
 def reproduce(
-    experiment: Annotated[str | None, typer.Argument(metavar="NAME", help="which experiment; --list shows them")] = None,
+    experiment: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="which experiment; --list shows them")
+    ] = None,
     show: Annotated[bool, typer.Option("--list", help="what there is to reproduce")] = False,
     **options: Any,
 ) -> None:
@@ -41,15 +43,29 @@ def reproduce(
     if show or experiment is None:
         if experiment is None and not show:
             raise UserError(f"reproduce: say what: {', '.join(names())}")
-        print(json.dumps(names(), indent=1) if options["as_json"] else "\n".join(f"{name:<16}{what}" for name, what in names().items()))
+        print(
+            json.dumps(names(), indent=1)
+            if options["as_json"]
+            else "\n".join(f"{name:<16}{what}" for name, what in names().items())
+        )
         return
     path = place_of(experiment)
     if options["model"] is None or options["data"] is None:
-        raise UserError(f"reproduce: give --{'model' if options['model'] is None else 'data'}; see lmntk reproduce --help for an example")
+        raise UserError(
+            f"reproduce: give --{'model' if options['model'] is None else 'data'}; see lmntk reproduce --help for an example"
+        )
     if options["tasks"] is not None and "texts_of" in path.read_text(encoding="utf8"):
-        raise UserError(f"reproduce: {experiment} is of one task's prompts, so --tasks does not fit; leave it out")
-    absent = {name: parameter.default for name, parameter in inspect.signature(run).parameters.items() if name in APART}
-    chosen = experiment_of(options | absent | {"configuration": path}, given(out=options["out"] or Path("runs") / experiment))
+        raise UserError(
+            f"reproduce: {experiment} is of one task's prompts, so --tasks does not fit; leave it out"
+        )
+    absent = {
+        name: parameter.default
+        for name, parameter in inspect.signature(run).parameters.items()
+        if name in APART
+    }
+    chosen = experiment_of(
+        options | absent | {"configuration": path}, given(out=options["out"] or Path("runs") / experiment)
+    )
     from lmntk.experiment.run import run as run_experiment
     from lmntk.experiment.run import verdicts_of
 
@@ -66,7 +82,11 @@ def reproduce(
 
 def _signature() -> inspect.Signature:
     """Returns this command's own options, and run's that an experiment leaves open."""
-    own = [p for p in inspect.signature(reproduce, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    own = [
+        p
+        for p in inspect.signature(reproduce, eval_str=True).parameters.values()
+        if p.kind is not p.VAR_KEYWORD
+    ]
     shared = [p for name, p in inspect.signature(run, eval_str=True).parameters.items() if name not in APART]
     return inspect.Signature([*own, *shared])
 

@@ -13,16 +13,27 @@ from lmntk.cli.options import JsonOption, listed
 
 def solve(
     kernels: Annotated[
-        Path, typer.Option(help="a run's folder, or one with {train,dev,test}_kernels_TASK.pt, as the paper's code saves them")
+        Path,
+        typer.Option(
+            help="a run's folder, or one with {train,dev,test}_kernels_TASK.pt, as the paper's code saves them"
+        ),
     ],
-    task: Annotated[str, typer.Option(help="the task as in the files' names, or one cell of a run")],
+    task: Annotated[str, typer.Option(help="the task as in the files' names, or one split of a run")],
     formulas: Annotated[
-        str | None, typer.Option(help="of sgd, signgd, asigngd  [default: what is there; sgd, where the file does not say]")
+        str | None,
+        typer.Option(
+            help="of sgd, signgd, asigngd  [default: what is there; sgd, where the file does not say]"
+        ),
     ] = None,
     solvers: Annotated[
-        str | None, typer.Option(help="of ridge, asym, logistic, row-logistic, svc, svr  [default: ridge; asym for asigngd]")
+        str | None,
+        typer.Option(
+            help="of ridge, asym, logistic, row-logistic, svc, svr  [default: ridge; asym for asigngd]"
+        ),
     ] = None,
-    metric: Annotated[str | None, typer.Option(help="accuracy or f1, of a task that is none of the 14")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="accuracy or f1, of a task that is none of the 14")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Solve kernels that are there already: the grids of a run, each setting chosen on dev; a table of dev and test.
@@ -50,8 +61,22 @@ def solve(
         return
     lines = []
     for row in rows:
-        setting = ", ".join(f"{name} {value if isinstance(value, str) else format(value, 'g')}" for name, value in row["setting"].items())
-        lines.append([row["cell"], row["method"], row["metric"], f"{100 * row['dev']:.1f}", f"{100 * row['test']:.1f}", setting])
-    print(markdown_table(["cell", "method", "metric", "dev", "test", "setting"], lines))
-    for note in dict.fromkeys(f"{row['cell']}, {row['method']}: {note}" for row in rows for note in row["notes"]):
+        setting = ", ".join(
+            f"{name} {value if isinstance(value, str) else format(value, 'g')}"
+            for name, value in row["setting"].items()
+        )
+        lines.append(
+            [
+                row["cell"],
+                row["method"],
+                row["metric"],
+                f"{100 * row['dev']:.1f}",
+                f"{100 * row['test']:.1f}",
+                setting,
+            ]
+        )
+    print(markdown_table(["split", "method", "metric", "dev", "test", "setting"], lines))
+    for note in dict.fromkeys(
+        f"{row['cell']}, {row['method']}: {note}" for row in rows for note in row["notes"]
+    ):
         print(f"* {note}")

@@ -24,9 +24,11 @@ def split(
     """
     if k < 1 or test_limit < 1 or not 0 <= seed < 2**32:
         raise UserError("split: --k and --test-limit must be at least 1, --seed from 0 to 4294967295")
-    from lmntk.experiment.preparation import split_cells
+    from lmntk.experiment.preparation import splits_of
     from lmntk.tasks import get_task, read_data
 
     known = get_task(task)
-    cell = split_cells(known.name, read_data(data, known, k=k, seed=seed), k, seed, ["prompt"], test_limit, known.csv_style)[0]
-    print(json.dumps({"train": cell.train, "dev": cell.dev, "test": cell.test}))
+    split = splits_of(
+        known.name, read_data(data, known, k=k, seed=seed), k, seed, ["prompt"], test_limit, known.csv_style
+    )[0]
+    print(json.dumps({"train": split.train, "dev": split.dev, "test": split.test}))

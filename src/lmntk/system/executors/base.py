@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-Worker = Callable[[Any], Any]  # from a job to its result; where it has a method ``close``, that is called at the end
+Worker = Callable[
+    [Any], Any
+]  # from a job to its result; where it has a method ``close``, that is called at the end
 
 
 class Executor(Protocol):

@@ -11,7 +11,11 @@ from lmntk.system.executors.local import Local
 
 
 def chosen_executor(
-    engine: str, address: str | None = None, workers: int | None = None, devices: Sequence[Any] = (), device: str = "auto"
+    engine: str,
+    address: str | None = None,
+    workers: int | None = None,
+    devices: Sequence[Any] = (),
+    device: str = "auto",
 ) -> Executor:
     """Returns the executor of an engine's name; on several devices one that uses them all (a cluster's workers have their own).
 
@@ -31,13 +35,22 @@ def chosen_executor(
         from lmntk.system.executors.ray_cluster import RayCluster
 
         if device not in ("auto", "cpu", "cuda"):
-            raise UserError(f"device: {device!r} is of this machine, and a Ray worker takes the card that Ray gives it; write cuda, or cpu")
+            raise UserError(
+                f"device: {device!r} is of this machine, and a Ray worker takes the card that Ray gives it; write cuda, or cpu"
+            )
         takes_cards = any(one.type == "cuda" for one in devices)
-        return RayCluster(address, workers, None if workers is None and address is None else torch.get_num_threads(), takes_cards)
+        return RayCluster(
+            address,
+            workers,
+            None if workers is None and address is None else torch.get_num_threads(),
+            takes_cards,
+        )
     if engine != "local":
         raise UserError(f"engine: {engine!r} is not one of local, ray")
     if address is not None or workers is not None:
-        raise UserError(f"{'address' if address is not None else 'workers'}: the local engine has none; add --engine ray")
+        raise UserError(
+            f"{'address' if address is not None else 'workers'}: the local engine has none; add --engine ray"
+        )
     if len(devices) > 1:
         from lmntk.system.executors.threads import Devices
 

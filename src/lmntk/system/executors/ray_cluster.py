@@ -19,8 +19,12 @@ from lmntk.errors import UserError
 from lmntk.system.executors.base import Worker, close
 from lmntk.system.executors.ray_layout import Layout, Machine, laid_out, machines_of, own_card
 
-DEATHS = 3  # of workers on one job: machines go down now and then, but not three times in a row at the same tile
-PATIENCE = 600  # seconds for one worker to find a place and load the model: on a busy machine 120 were too few
+DEATHS = (
+    3  # of workers on one job: machines go down now and then, but not three times in a row at the same tile
+)
+PATIENCE = (
+    600  # seconds for one worker to find a place and load the model: on a busy machine 120 were too few
+)
 KNOCK = 10  # seconds for a cluster's door to open
 PARTING = 10  # seconds for workers to put away what they have
 KEPT = "what is finished is kept, and the same command goes on from there"
@@ -95,19 +99,29 @@ class RayCluster:
             ray.init(address=self.address, **quiet)
         except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
             if self.address is None:
-                raise UserError(f"engine: Ray does not start here ({_reason(error)}); leave --engine out") from error
+                raise UserError(
+                    f"engine: Ray does not start here ({_reason(error)}); leave --engine out"
+                ) from error
             if "ray[client]" in str(error):
-                raise UserError(f"address: {self.address!r} is reached with Ray's client; pip install 'ray[client]'") from error
-            raise UserError(f"address: no Ray cluster at {self.address!r} ({_reason(error)}); start one with `ray start --head`") from error
+                raise UserError(
+                    f"address: {self.address!r} is reached with Ray's client; pip install 'ray[client]'"
+                ) from error
+            raise UserError(
+                f"address: no Ray cluster at {self.address!r} ({_reason(error)}); start one with `ray start --head`"
+            ) from error
         try:
             yield
         finally:
             ray.shutdown()
 
-    def _run(self, ray: Any, make_worker: Callable[..., Worker], jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def _run(
+        self, ray: Any, make_worker: Callable[..., Worker], jobs: Sequence[Any]
+    ) -> Iterator[tuple[int, Any]]:
         layout = self._layout(machines_of(ray.nodes()))
         shared = ray.put(make_worker)
-        actor = ray.remote(num_cpus=layout.threads, num_gpus=int(self.takes_cards), max_restarts=0, max_task_retries=0)(_Actor)
+        actor = ray.remote(
+            num_cpus=layout.threads, num_gpus=int(self.takes_cards), max_restarts=0, max_task_retries=0
+        )(_Actor)
         coming: dict[Any, Any] = {}  # only an actor that has found its place and has the model gets a job
         running: dict[Any, tuple[int, Any]] = {}
         idle: list[Any] = []
@@ -158,7 +172,9 @@ class RayCluster:
             there = [*idle, *(one for _, one in running.values())]
             parting = [one.close.remote() for one in there]
             if parting:
-                ray.wait(parting, num_returns=len(parting), timeout=PARTING)  # one in the middle of a job may not come to it
+                ray.wait(
+                    parting, num_returns=len(parting), timeout=PARTING
+                )  # one in the middle of a job may not come to it
             for one in [*there, *coming.values()]:
                 ray.kill(one)
 
@@ -174,7 +190,13 @@ def _result(ray: Any, reference: Any) -> Any:
     except told.RayTaskError as error:
         cause = getattr(error, "cause", None)
         raise (cause if isinstance(cause, Exception) else error) from None
-    except (told.RayActorError, told.WorkerCrashedError, told.OutOfMemoryError, told.NodeDiedError, told.ObjectLostError):
+    except (
+        told.RayActorError,
+        told.WorkerCrashedError,
+        told.OutOfMemoryError,
+        told.NodeDiedError,
+        told.ObjectLostError,
+    ):
         return LOST
 
 
@@ -227,7 +249,9 @@ class _Actor:
             return
         device = torch.device(own_card(_ray().get_gpu_ids(), os.environ.get("CUDA_VISIBLE_DEVICES")))
         if not torch.cuda.is_available():
-            raise UserError(f"device: PyTorch sees no card on {os.uname().nodename}, and Ray gave one; install its CUDA build there")
+            raise UserError(
+                f"device: PyTorch sees no card on {os.uname().nodename}, and Ray gave one; install its CUDA build there"
+            )
         torch.cuda.set_device(device)
         self.worker = make_worker(device)
 

@@ -32,19 +32,28 @@ def machines_of(nodes: Sequence[Mapping[str, Any]]) -> list[Machine]:
     return [Machine(int(one["CPU"]), int(one.get("GPU", 0))) for one in lent if one.get("CPU", 0) >= 1]
 
 
-def laid_out(machines: Sequence[Machine], workers: int | None, threads: int | None, takes_cards: bool) -> Layout:
+def laid_out(
+    machines: Sequence[Machine], workers: int | None, threads: int | None, takes_cards: bool
+) -> Layout:
     """Returns the workers of a cluster: as many as asked for, or one a card, or as many as ``threads`` goes into the processors.
 
     Raises:
         UserError: no machine has that many processors, or workers are to take cards and there are none.
     """
-    processors, largest = sum(one.processors for one in machines), max((one.processors for one in machines), default=0)
+    processors, largest = (
+        sum(one.processors for one in machines),
+        max((one.processors for one in machines), default=0),
+    )
     cards = sum(one.cards for one in machines) if takes_cards else 0
     if takes_cards and not cards:
-        raise UserError("device: the cluster has no card; start its machines with `ray start --num-gpus`, or give --device cpu")
+        raise UserError(
+            "device: the cluster has no card; start its machines with `ray start --num-gpus`, or give --device cpu"
+        )
     each = threads or max(1, min(processors // (workers or cards or 2), largest))
     if each > largest:
-        raise UserError(f"threads: {each} for a worker, and no machine of the cluster has more than {largest} processors; give fewer")
+        raise UserError(
+            f"threads: {each} for a worker, and no machine of the cluster has more than {largest} processors; give fewer"
+        )
     count = workers or cards or max(1, processors // each)
     room = max(min(one.processors // each, one.cards if takes_cards else count) for one in machines)
     return Layout(count, each, min(count, room))
@@ -64,5 +73,7 @@ def own_card(assigned: Sequence[Any], visible: str | None) -> str:
         raise UserError("device: Ray gave a worker no card; give --device cpu, or look at `ray status`")
     seen = None if visible is None else [part.strip() for part in visible.split(",")]
     if seen is not None and str(assigned[0]) not in seen:
-        raise UserError(f"device: Ray gave a worker the card {assigned[0]}, and it has CUDA_VISIBLE_DEVICES={visible}; leave that to Ray")
+        raise UserError(
+            f"device: Ray gave a worker the card {assigned[0]}, and it has CUDA_VISIBLE_DEVICES={visible}; leave that to Ray"
+        )
     return f"cuda:{assigned[0] if seen is None else seen.index(str(assigned[0]))}"

@@ -1,4 +1,4 @@
-"""The diagnosis of one cell of an experiment: (task, k, seed, mode) and its fine-tuned weights."""
+"""The diagnosis of one split of an experiment: (task, k, seed, mode) and its fine-tuned weights."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from lmntk.models.logit_model import Features, LogitModel
 from lmntk.prompts.encoding import EncodedText, PromptEncoder
 from lmntk.prompts.ensemble import EnsembleEncoder
 from lmntk.prompts.label_words import Reduce
-from lmntk.runs.store import Cell
+from lmntk.runs.store import Split
 from lmntk.solvers.inputs import Array
 
 
 @dataclass(frozen=True, eq=False)
 class CellModel:
-    """A cell's model at theta_0, its encoded texts and their labels by side."""
+    """A split's model at theta_0, its encoded texts and their labels by side."""
 
     model: LogitModel
     texts: Mapping[str, Sequence[EncodedText]]
@@ -38,7 +38,7 @@ class CellModel:
 def cell_model(
     pretrained: Pretrained,
     task: PreparedTask,
-    cell: Cell,
+    split: Split,
     mode: str | None = None,
     *,
     difference: bool | None = None,
@@ -46,13 +46,13 @@ def cell_model(
     reduce: Reduce | None = None,
     batch_size: int = 32,
 ) -> CellModel:
-    """Returns the model whose fine-tuning a cell is about, with its texts, in the cell's own mode or another.
+    """Returns the model whose fine-tuning a split is about, with its texts, in the split's own mode or another.
 
     Args:
         pretrained: the network and tokenizer.
         task: with its data.
-        cell: which of its splits.
-        mode: ``prompt`` or ``head``; by default the cell's.
+        split: which of its splits.
+        mode: ``prompt`` or ``head``; by default the split's.
         difference: fold two classes into one output; by default where there are two.
         features: what head mode reads.
         reduce: what stands for a label word of several tokens.
@@ -61,10 +61,10 @@ def cell_model(
     Raises:
         UserError: the mode does not fit the task or the model.
     """
-    mode = mode or cell.mode
+    mode = mode or split.mode
     folds = task.classes == 2 if difference is None else difference
     encoder = task.encoder(pretrained, mode, reduce)
-    examples = task.examples(cell)
+    examples = task.examples(split)
     texts = {side: [encoder.encode(example) for example in part] for side, part in examples.items()}
     labels = {side: [label_of(example, task.name) for example in part] for side, part in examples.items()}
     model: LogitModel
@@ -73,14 +73,16 @@ def cell_model(
     elif pretrained.kind == "classifier":
         model = own_head_model(pretrained, task.labels, folds)
     else:
-        model = head_model(pretrained, texts["train"], labels["train"], task.classes, folds, features, batch_size)
+        model = head_model(
+            pretrained, texts["train"], labels["train"], task.classes, folds, features, batch_size
+        )
     return CellModel(model, texts, labels)
 
 
-def diagnose_cell(
+def diagnose_split(
     pretrained: Pretrained,
     task: PreparedTask,
-    cell: Cell,
+    split: Split,
     weights: Mapping[str, Tensor] | None,
     *,
     method: str = "sgd fine-tuning",
@@ -97,15 +99,15 @@ def diagnose_cell(
     diverged: str = "",
     settings: Settings | None = None,
 ) -> Diagnosis:
-    """Returns the diagnosis of a cell's fine-tuning; see ``diagnose`` for what is not said here.
+    """Returns the diagnosis of a split's fine-tuning; see ``diagnose`` for what is not said here.
 
     Args:
         pretrained: the network at theta_0, and its tokenizer.
-        task: the cell's task.
-        cell: one of its cells.
-        weights: fine-tuned, by the names of the cell's model; None if training diverged.
+        task: the split's task.
+        split: one of its splits.
+        weights: fine-tuned, by the names of the split's model; None if training diverged.
         method: the name of the fine-tuning.
-        at_start: the cell's model and texts, if they are there already; else ``cell_model`` makes them.
+        at_start: the split's model and texts, if they are there already; else ``cell_model`` makes them.
         parameters: which parameters were trained.
         trainable: those parameters themselves, in place of a filter; of a model that has a LoRA on it for now, the LoRA's.
         difference: as for ``cell_model``.
@@ -122,10 +124,18 @@ def diagnose_cell(
     mode there is only one.
     """
     settings = settings or Settings()
-    how: dict[str, Any] = {"difference": difference, "features": features, "reduce": reduce, "batch_size": settings.batch_size}
-    start = at_start or cell_model(pretrained, task, cell, **how)
+    how: dict[str, Any] = {
+        "difference": difference,
+        "features": features,
+        "reduce": reduce,
+        "batch_size": settings.batch_size,
+    }
+    start = at_start or cell_model(pretrained, task, split, **how)
     chosen = (parameters or ParameterFilter()).select(start.model) if trainable is None else trainable
-    examples = {side: Examples.of_texts(part, pretrained.pad_id, settings.batch_size) for side, part in start.texts.items()}
+    examples = {
+        side: Examples.of_texts(part, pretrained.pad_id, settings.batch_size)
+        for side, part in start.texts.items()
+    }
     return diagnose(
         start.model,
         examples,
@@ -133,24 +143,28 @@ def diagnose_cell(
         weights,
         trainable=chosen,
         metric=task.metric,
-        mode=cell.mode,
+        mode=split.mode,
         kernels=kernels,
         formula=formula,
         training=training,
         trajectory=trajectory,
-        other_mode=_other_mode(pretrained, task, cell, how),
+        other_mode=_other_mode(pretrained, task, split, how),
         diverged=diverged,
-        identity={"cell": cell.name, "task": task.name, "k": cell.k, "seed": cell.seed, "method": method},
+        identity={"cell": split.name, "task": task.name, "k": split.k, "seed": split.seed, "method": method},
         settings=settings,
     )
 
 
-def _other_mode(pretrained: Pretrained, task: PreparedTask, cell: Cell, how: Mapping[str, Any]) -> Array | None:
-    """Returns the test texts' logits before training in the mode that is not the cell's, if the task and the model have it."""
+def _other_mode(
+    pretrained: Pretrained, task: PreparedTask, split: Split, how: Mapping[str, Any]
+) -> Array | None:
+    """Returns the test texts' logits before training in the mode that is not the split's, if the task and the model have it."""
     if pretrained.kind == "classifier":
         return None
     try:
-        other = cell_model(pretrained, task, cell, "head" if cell.mode == "prompt" else "prompt", **how)
+        other = cell_model(pretrained, task, split, "head" if split.mode == "prompt" else "prompt", **how)
     except UserError:
         return None
-    return logits_of(other.model, Examples.of_texts(other.texts["test"], pretrained.pad_id, how["batch_size"]))
+    return logits_of(
+        other.model, Examples.of_texts(other.texts["test"], pretrained.pad_id, how["batch_size"])
+    )
