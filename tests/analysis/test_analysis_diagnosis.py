@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from kept import kept_at
 from model_table import TABLE, pad_id, random_texts
 from tiny import write_model, write_rows
 from toys import Mlp, clusters, train
@@ -22,14 +24,17 @@ from lmntk.diagnosis.spectrum import group_shares
 from lmntk.diagnosis.training import Training
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import make_experiment
-from lmntk.experiment.preparation import prepare_tasks
 from lmntk.experiment.run import run
-from lmntk.experiment.steps.diagnose_split import cell_model, diagnose_split
+from lmntk.experiment.session import GivenCheckpoint
+from lmntk.experiment.shared_model import shared_model_of
+from lmntk.experiment.start import open_session
+from lmntk.experiment.steps.base import Job
+from lmntk.experiment.steps.diagnose import Reached, diagnose_reached
 from lmntk.kernels.kernel import Kernel
 from lmntk.models.filters import ParameterFilter
-from lmntk.models.loading import load_pretrained
 from lmntk.models.weights import at_weights
 from lmntk.prompts.batching import collate
+from lmntk.system.progress import Silent
 
 TOP = {
     "format",
@@ -75,21 +80,32 @@ def setting(tmp_path_factory):
     }
     experiment = make_experiment(values)
     run(experiment)
-    pretrained = load_pretrained(str(folder / "model"), "float64")
-    (task,) = prepare_tasks(experiment, pretrained)
-    return folder / "out", pretrained, task
+    session = open_session(experiment, Silent())
+    return folder / "out", session, *session.tasks
+
+
+def start_of(session, task, split):
+    return shared_model_of(session, task, split, split.mode)
+
+
+def diagnosed(shared, weights, training=None, trajectory=(), diverged="", kernels=None, trainable=None):
+    """Returns the diagnosis of weights of a split's own model."""
+    (split,) = shared.splits
+    chosen = ParameterFilter().select(shared.model) if trainable is None else trainable
+    job = Job(split, GivenCheckpoint(Path("given"), "0" * 64))
+    return diagnose_reached(shared, job, Reached(weights, chosen, training, trajectory, diverged), kernels)
 
 
 def fine_tune(start, pad, rate, steps):
     """SGD, one text a step, no clipping; returns weights along the way and the order of the texts. The model is left as it was."""
     model = copy.deepcopy(start.model).eval()
     order, trajectory = [], []
-    labels = torch.tensor(start.labels["train"]).double()
+    labels = torch.tensor(start.labels(start.splits[0])["train"]).double()
     for step in range(steps):
         i = (3 * step) % len(labels)
         order.append([i])
         loss = torch.nn.functional.binary_cross_entropy_with_logits(
-            model(collate([start.texts["train"][i]], pad))[:, 0], labels[[i]]
+            model(collate([start.texts(start.splits[0])["train"][i]], pad))[:, 0], labels[[i]]
         )
         parameters = list(model.parameters())
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
@@ -104,27 +120,19 @@ def fine_tune(start, pad, rate, steps):
 
 @pytest.mark.parametrize("mode", ["prompt", "head"])
 def test_a_cell(setting, mode):
-    out, pretrained, task = setting
+    out, session, task = setting
     split = next(split for split in task.splits if split.mode == mode)
-    start = cell_model(pretrained, task, split)
-    trajectory, order = fine_tune(start, pretrained.pad_id, 1e-3, 8)
+    start = start_of(session, task, split)
+    trajectory, order = fine_tune(start, session.pretrained.pad_id, 1e-3, 8)
     weights = trajectory[-1][1]
     training = Training("sgd", 1e-3, 8, batch_size=1, batches=order)
+    folder = kept_at(out / "kernels" / split.name)
     kept = {
-        (side, formula): Kernel.load(out / "kernels" / split.name / f"{side}-{formula}.safetensors")
+        (side, formula): Kernel.load(folder / f"{side}-{formula}.safetensors")
         for side in ("train", "dev", "test")
         for formula in ("sgd", "asigngd")
     }
-    found = diagnose_split(
-        pretrained,
-        task,
-        split,
-        weights,
-        at_start=start,
-        kernels=kept,
-        training=training,
-        trajectory=trajectory,
-    )
+    found = diagnosed(start, weights, training, trajectory, kernels=kept)
     plain = json.loads(json.dumps(found.as_dict("abc"), allow_nan=False))
     assert set(plain) == TOP
     assert (plain["format"], plain["key"], plain["cell"], plain["mode"]) == (
@@ -135,12 +143,12 @@ def test_a_cell(setting, mode):
     )
     row = next(
         row
-        for row in json.loads((out / "cells" / f"{split.name}.json").read_text())["rows"]
+        for row in json.loads(kept_at(out / "cells" / f"{split.name}.json").read_text())["rows"]
         if row["method"] == "sgd ridge"
     )
     assert plain["numbers"]["kernel"] == pytest.approx(row["test"])
     with at_weights(start.model, weights):
-        test = Examples.of_texts(start.texts["test"], pretrained.pad_id, 1)
+        test = Examples.of_texts(start.texts(start.splits[0])["test"], session.pretrained.pad_id, 1)
         np.testing.assert_allclose(plain["logits"]["fine_tuned"], logits_of(start.model, test), rtol=1e-9)
     lines = linearized_logits(start.model, test, weights)
     np.testing.assert_allclose(plain["logits"]["linearized"], lines.after, rtol=1e-9)
@@ -152,7 +160,7 @@ def test_a_cell(setting, mode):
     assert plain["emulation"]["error"] < 0.01
     assert [point["step"] for point in plain["trajectory"]] == [4, 8]
     assert all(0 < point["gradient_distance"] < 0.2 for point in plain["trajectory"])
-    train_texts = Examples.of_texts(start.texts["train"], pretrained.pad_id)
+    train_texts = Examples.of_texts(start.texts(start.splits[0])["train"], session.pretrained.pad_id)
     parameters = ParameterFilter().select(start.model)
     assert plain["trajectory"][1]["gradient_distance"] == pytest.approx(
         gradient_distance(start.model, train_texts, weights, parameters).mean
@@ -162,13 +170,18 @@ def test_a_cell(setting, mode):
     assert plain["numbers"]["kernel_distance"] == pytest.approx(moved.elementwise, rel=1e-6)
     assert plain["numbers"]["gradient_distance"] == pytest.approx(plain["trajectory"][1]["gradient_distance"])
     labels = plain["kernels"]["labels"]
-    assert labels == sorted(start.labels["train"]) and np.shape(plain["kernels"]["after"]) == (8, 8)
+    assert labels == sorted(start.labels(start.splits[0])["train"]) and np.shape(
+        plain["kernels"]["after"]
+    ) == (8, 8)
     chi = plain["numbers"]["chi_with_prompt"], plain["numbers"]["chi_without_prompt"]
     assert all(0 < each < 1 for each in chi) and chi[0] != chi[1]
     assert sum(plain["spectrum"]["alignment"]) == pytest.approx(1)
     again = look_before(
         start.model,
-        {side: Examples.of_texts(part, pretrained.pad_id) for side, part in start.texts.items()},
+        {
+            side: Examples.of_texts(part, session.pretrained.pad_id)
+            for side, part in start.texts(split).items()
+        },
         parameters,
     )
     assert plain["groups"] == pytest.approx(
@@ -177,20 +190,20 @@ def test_a_cell(setting, mode):
 
 
 def test_a_cell_whose_kernels_are_not_there(setting):
-    _, pretrained, task = setting
+    _, session, task = setting
     split = task.splits[0]
-    start = cell_model(pretrained, task, split)
-    trajectory, _ = fine_tune(start, pretrained.pad_id, 1e-3, 4)
-    found = diagnose_split(pretrained, task, split, trajectory[-1][1]).as_dict()
+    start = start_of(session, task, split)
+    trajectory, _ = fine_tune(start, session.pretrained.pad_id, 1e-3, 4)
+    found = diagnosed(start, trajectory[-1][1]).as_dict()
     assert sum(found["groups"].values()) == pytest.approx(1)
     assert set(found["groups"]) == {"embeddings", "layer 0", "layer 1", "head"}
     assert found["emulation"] is None and found["trajectory"] is None and found["numbers"]["rate"] is None
 
 
 def test_the_order_of_the_two_modes_agrees_about_chi(setting):
-    _, pretrained, task = setting
+    _, session, task = setting
     found = {
-        split.mode: diagnose_split(pretrained, task, split, None, diverged="nan").as_dict()["numbers"]
+        split.mode: diagnosed(start_of(session, task, split), None, diverged="nan").as_dict()["numbers"]
         for split in task.splits
     }
     for name in ("chi_with_prompt", "chi_without_prompt"):
@@ -199,18 +212,16 @@ def test_the_order_of_the_two_modes_agrees_about_chi(setting):
 
 @pytest.mark.parametrize("how", ["said", "nan weights", "infinite logits"])
 def test_training_that_diverged(setting, how):
-    _, pretrained, task = setting
+    _, session, task = setting
     split = task.splits[0]
-    start = cell_model(pretrained, task, split)
+    start = start_of(session, task, split)
     weights = {name: p.detach().clone() for name, p in start.model.named_parameters()}
     name = "network.bert.encoder.layer.1.output.dense.bias"
     weights[name] = weights[name] * (math.nan if how == "nan weights" else 1e308)
     training = Training("sgd", 1.0, 10)
     given = (None, "the loss was nan at step 3") if how == "said" else (weights, "")
     bad = weights if how == "nan weights" else {**weights, name: weights[name] * math.inf}
-    found = diagnose_split(
-        pretrained, task, split, given[0], diverged=given[1], training=training, trajectory=[(5, bad)]
-    ).as_dict()
+    found = diagnosed(start, given[0], training, [(5, bad)], given[1]).as_dict()
     assert found["verdict"] == "undecided" and found["reason"].startswith("fine-tuning diverged")
     assert found["numbers"]["fine_tuned"] is None and found["numbers"]["kernel"] is not None
     assert (
@@ -223,13 +234,13 @@ def test_training_that_diverged(setting, how):
 
 def test_part_of_the_parameters(setting):
     """A filter's weights alone, as BitFit leaves them."""
-    _, pretrained, task = setting
+    _, session, task = setting
     split = task.splits[0]
-    start = cell_model(pretrained, task, split)
+    start = start_of(session, task, split)
     chosen = ParameterFilter(biases_only=True)
     weights = {name: p.detach() + 0.01 for name, p in chosen.select(start.model).items()}
-    found = diagnose_split(pretrained, task, split, weights, at_start=start, parameters=chosen)
-    texts = Examples.of_texts(start.texts["train"], pretrained.pad_id)
+    found = diagnosed(start, weights, trainable=chosen.select(start.model))
+    texts = Examples.of_texts(start.texts(start.splits[0])["train"], session.pretrained.pad_id)
     assert found.numbers["gradient_distance"] == pytest.approx(
         gradient_distance(start.model, texts, weights, chosen.select(start.model)).mean
     )

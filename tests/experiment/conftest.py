@@ -21,7 +21,7 @@ from tiny import (
 )
 
 from lmntk.engine import compute
-from lmntk.experiment.steps import shared_model as unit_module
+from lmntk.experiment.steps import kernels as kernel_steps
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def lmntk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     made = Command(monkeypatch, capsys)
-    for module in (unit_module, compute):
+    for module in (kernel_steps, compute):
 
         def counted(
             *arguments: Any, wrapped: Callable[..., Any] = module.stream_kernels, **named: Any

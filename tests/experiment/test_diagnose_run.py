@@ -7,6 +7,7 @@ import json
 import shutil
 
 import pytest
+from kept import kept_at
 from safetensors.torch import load_file, save_file
 from tiny import write_adapter, write_gpt2, write_model, write_rows
 from typer.testing import CliRunner
@@ -15,20 +16,21 @@ from lmntk.cli.app import app
 from lmntk.diagnosis.training import Training
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import make_experiment
-from lmntk.experiment.preparation import prepare_tasks
-from lmntk.experiment.run import Silent, run, verdicts_of
+from lmntk.experiment.report import verdicts_of
+from lmntk.experiment.run import run
+from lmntk.experiment.shared_model import shared_models
+from lmntk.experiment.start import open_session
 from lmntk.experiment.steps import diagnose as diagnoses
 from lmntk.experiment.steps import finetune as arms
-from lmntk.experiment.steps import shared_model as unit
-from lmntk.experiment.steps.diagnose import given_checkpoint
-from lmntk.experiment.steps.diagnose_split import cell_model, diagnose_split
+from lmntk.experiment.steps import kernels as kernel_steps
+from lmntk.experiment.steps.diagnose import Diagnose, Reached, diagnose_reached, given_checkpoint
 from lmntk.finetuning import replay as courses
 from lmntk.finetuning.files import load_weights
 from lmntk.finetuning.replay import looks, points
 from lmntk.finetuning.settings import TrainingSettings, batch_order
 from lmntk.models.filters import ParameterFilter
-from lmntk.models.loading import load_pretrained
 from lmntk.reports.page import build_page
+from lmntk.system.progress import Silent
 
 CELL = "films-k2-seed13-prompt"
 
@@ -60,7 +62,7 @@ def changed(values, **change):
 
 
 def diagnosis(values, arm="sgd-fine-tuning", split=CELL):
-    return json.loads((values["out"] / "diagnosis" / f"{split}-{arm}.json").read_text())
+    return json.loads(kept_at(values["out"] / "diagnosis" / f"{split}-{arm}.json").read_text())
 
 
 class Noting(Silent):
@@ -74,8 +76,8 @@ class Noting(Silent):
 def nothing_is_computed(monkeypatch):
     monkeypatch.setattr(arms, "search", lambda *a, **k: pytest.fail("trained a grid"))
     monkeypatch.setattr(courses, "fine_tune", lambda *a, **k: pytest.fail("trained once more"))
-    monkeypatch.setattr(diagnoses, "diagnose_split", lambda *a, **k: pytest.fail("diagnosed again"))
-    monkeypatch.setattr(unit, "stream_kernels", lambda *a, **k: pytest.fail("computed a kernel"))
+    monkeypatch.setattr(diagnoses, "diagnose_reached", lambda *a, **k: pytest.fail("diagnosed again"))
+    monkeypatch.setattr(kernel_steps, "stream_kernels", lambda *a, **k: pytest.fail("computed a kernel"))
 
 
 def test_a_diagnosis_is_that_of_the_weights_that_fine_tuning_kept(values):
@@ -83,17 +85,15 @@ def test_a_diagnosis_is_that_of_the_weights_that_fine_tuning_kept(values):
     experiment = make_experiment(values)
     run(experiment)
     found = diagnosis(values)
-    record = json.loads((values["out"] / "finetuning" / f"{CELL}-sgd-fine-tuning.json").read_text())
+    record = json.loads(kept_at(values["out"] / "finetuning" / f"{CELL}-sgd-fine-tuning.json").read_text())
     weights, _ = load_weights(values["out"] / record["checkpoint"])
-    pretrained = load_pretrained(values["model"])
-    (task,) = prepare_tasks(experiment, pretrained)
+    (shared,) = shared_models(open_session(experiment, Silent()))
     chosen = record["runs"][record["chosen"]]
     order = batch_order(4, 2, 4, 13)
     training = Training("sgd", 1e-1, 4, batch_size=2, clip=1.0, batches=order, best_step=chosen["best_step"])
-    (split,) = task.splits
-    again = diagnose_split(
-        pretrained, task, split, weights, at_start=cell_model(pretrained, task, split), parameters=ParameterFilter(), training=training
-    ).as_dict()  # fmt: skip
+    (job,) = Diagnose().of(shared)
+    reached = Reached(weights, ParameterFilter().select(shared.model), training)
+    again = diagnose_reached(shared, job, reached, None).as_dict()
     assert found["verdict"] == again["verdict"] and found["numbers"].keys() == again["numbers"].keys()
     for name, value in again["numbers"].items():
         if not name.startswith("emulation_"):  # which look at more steps along the way
@@ -127,7 +127,7 @@ def test_the_page_leaves_out_a_diagnosis_of_another_training_or_prompt(values):
     run(make_experiment(values))
     page = values["out"] / "report.html"
     assert "The three tests" in page.read_text()
-    kept = (values["out"] / "diagnosis" / f"{CELL}-sgd-fine-tuning.json").read_bytes()
+    kept = kept_at(values["out"] / "diagnosis" / f"{CELL}-sgd-fine-tuning.json").read_bytes()
     run(make_experiment(changed(values, steps=2) | {"diagnose": False}))
     assert "The three tests" not in page.read_text() and "1 of diagnosis are of other" in page.read_text()
     own = [values["own_tasks"][0] | {"template": "{a} a {mask} film."}]
@@ -135,7 +135,7 @@ def test_the_page_leaves_out_a_diagnosis_of_another_training_or_prompt(values):
     assert "The three tests" not in page.read_text() and "1 of finetuning are of other" in page.read_text()
     run(make_experiment(values | {"diagnose": False}))
     assert "The three tests" in page.read_text()
-    assert (values["out"] / "diagnosis" / f"{CELL}-sgd-fine-tuning.json").read_bytes() == kept
+    assert kept_at(values["out"] / "diagnosis" / f"{CELL}-sgd-fine-tuning.json").read_bytes() == kept
 
 
 def test_what_head_mode_reads_is_part_of_a_prompts_diagnosis(values):
@@ -152,7 +152,7 @@ def test_what_is_there_is_taken_and_nothing_twice(values, monkeypatch):
     assert not (values["out"] / "diagnosis").exists()
     with monkeypatch.context() as only:
         only.setattr(arms, "search", lambda *a, **k: pytest.fail("trained a grid"))
-        only.setattr(unit, "stream_kernels", lambda *a, **k: pytest.fail("computed a kernel"))
+        only.setattr(kernel_steps, "stream_kernels", lambda *a, **k: pytest.fail("computed a kernel"))
         assert run(make_experiment(values)) == json.loads(json.dumps(first))  # the rows of the kernels stay
     page = (values["out"] / "report.html").read_text()
     assert "sgd fine-tuning" in page and diagnosis(values)["verdict"] in page
@@ -164,22 +164,22 @@ def test_what_is_there_is_taken_and_nothing_twice(values, monkeypatch):
 
 def test_an_interruption_costs_no_more_than_what_was_at_work(values, monkeypatch):
     values |= {"finetune": ["sgd", "signgd"]}
-    real, seen = diagnoses.diagnose_split, []
+    real, seen = diagnoses.diagnose_reached, []
 
-    def stopping(*arguments, **named):
-        seen.append(named["method"])
+    def stopping(*arguments):
+        seen.append(arguments)
         if len(seen) == 2:
             raise KeyboardInterrupt
-        return real(*arguments, **named)
+        return real(*arguments)
 
     with monkeypatch.context() as cut:
-        cut.setattr(diagnoses, "diagnose_split", stopping)
+        cut.setattr(diagnoses, "diagnose_reached", stopping)
         with pytest.raises(KeyboardInterrupt):
             run(make_experiment(values))
     first = diagnosis(values)
     monkeypatch.setattr(arms, "search", lambda *a, **k: pytest.fail("trained a grid"))
     monkeypatch.setattr(courses, "fine_tune", lambda *a, **k: pytest.fail("trained once more"))
-    monkeypatch.setattr(unit, "stream_kernels", lambda *a, **k: pytest.fail("computed a kernel"))
+    monkeypatch.setattr(kernel_steps, "stream_kernels", lambda *a, **k: pytest.fail("computed a kernel"))
     run(make_experiment(values))
     assert (
         diagnosis(values) == first
@@ -193,7 +193,7 @@ def test_what_a_diagnosis_of_other_settings_began_is_removed(values, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as cut:
-        cut.setattr(diagnoses, "diagnose_split", stopping)
+        cut.setattr(diagnoses, "diagnose_reached", stopping)
         with pytest.raises(KeyboardInterrupt):
             run(make_experiment(values))
     (begun,) = (values["out"] / "scratch").glob("diagnosis-*")
@@ -320,8 +320,8 @@ def test_the_users_own_checkpoint_is_diagnosed_without_training(values, tmp_path
     run(make_experiment(changed(values | {"diagnose": False, "modes": ["prompt", "head"]}, export=True)))
     place = f"{CELL}-sgd-fine-tuning"
     checkpoint = tmp_path / "mine"
-    (values["out"] / "finetuning" / place / "model").rename(checkpoint)
-    test = json.loads((values["out"] / "finetuning" / f"{place}.json").read_text())["test"]
+    (kept_at(values["out"] / "finetuning" / place) / "model").rename(checkpoint)
+    test = json.loads(kept_at(values["out"] / "finetuning" / f"{place}.json").read_text())["test"]
     values = values | {"finetune": [], "finetuned": str(checkpoint), "out": tmp_path / "other"}
     monkeypatch.setattr(arms, "search", lambda *a, **k: pytest.fail("trained a grid"))
     run(make_experiment(values))
@@ -393,9 +393,11 @@ def test_a_dev_set_of_one_class(values, tmp_path):
 def test_signgd_is_held_against_adam(values, monkeypatch):
     run(make_experiment(values | {"finetune": ["adamw"], "seeds": [13, 21]}))
     assert "signgd" not in diagnosis(values, "adamw-fine-tuning")["numbers"]
-    real, made = diagnoses.diagnose_split, []
+    real, made = diagnoses.diagnose_reached, []
     monkeypatch.setattr(
-        diagnoses, "diagnose_split", lambda *a, **k: (made.append(k["method"]), real(*a, **k))[1]
+        diagnoses,
+        "diagnose_reached",
+        lambda shared, job, *rest: (made.append(job.subject.method), real(shared, job, *rest))[1],
     )
     run(make_experiment(values | {"finetune": ["signgd", "adamw"], "seeds": [13, 21]}))
     assert set(made) == {"signgd fine-tuning"}  # the other's diagnosis is not made again

@@ -25,6 +25,7 @@ from every_kind import (
     read,
     run_flags,
 )
+from kept import kept_at
 from sklearn.linear_model import LogisticRegression
 from tiny import write_classifier
 from torch import Tensor
@@ -206,7 +207,7 @@ def test_a_run_of_a_prompt_starts_at_zero_shot_and_is_found_again(
     texts = read(folder / "test.jsonl")
     with torch.no_grad():
         expected = torch.stack([case.logits(network, tokenizer, row["text_a"]) for row in texts]).numpy()
-    logits, _ = load_tensors(tmp_path / "kernels" / "own-k2-seed13-prompt" / "logits.safetensors")
+    logits, _ = load_tensors(kept_at(tmp_path / "kernels" / "own-k2-seed13-prompt") / "logits.safetensors")
     assert_close(logits["test"], expected, case.tolerance)
     assert rows[0]["test"] == pytest.approx(np.mean((expected[:, 0] > 0) == [row["label"] for row in texts]))
     streams = lmntk.streams
@@ -283,7 +284,7 @@ def test_head_mode_starts_at_the_probe_of_plain_features(
     rows = json.loads(lmntk.works(*flags))
     assert [row["method"] for row in rows] == ["linear probe", "sgd ridge"]
     network, tokenizer = network_of(folder, model), hf.AutoTokenizer.from_pretrained(folder / base_of(model))
-    split = json.loads((tmp_path / "cells" / "own-k2-seed13-head.json").read_text())["split"]
+    split = json.loads(kept_at(tmp_path / "cells" / "own-k2-seed13-head.json").read_text())["split"]
     texts = {
         "train": [read(folder / "train.jsonl")[row] for row in split["train"]],
         "test": read(folder / "test.jsonl"),
@@ -300,9 +301,9 @@ def test_head_mode_starts_at_the_probe_of_plain_features(
         side: [(weight @ h + bias)[1:] - (weight @ h + bias)[:1] for h in part]
         for side, part in read_.items()
     }
-    kept, _ = load_tensors(tmp_path / "kernels" / "own-k2-seed13-head" / "logits.safetensors")
+    kept, _ = load_tensors(kept_at(tmp_path / "kernels" / "own-k2-seed13-head") / "logits.safetensors")
     assert_close(kept["test"], torch.stack(logits["test"]).detach().numpy(), LOOSE)
-    found = Kernel.load(tmp_path / "kernels" / "own-k2-seed13-head" / "test-sgd.safetensors").values
+    found = Kernel.load(kept_at(tmp_path / "kernels" / "own-k2-seed13-head") / "test-sgd.safetensors").values
     jacobians = {side: autograd(network, part, (weight, bias)) for side, part in logits.items()}
     assert_close(found, kernel_of(jacobians["train"], jacobians["test"]), LOOSE)
     streams = lmntk.streams
@@ -350,14 +351,14 @@ def test_a_classifier_starts_at_its_own_head(
     jacobians = {side: autograd(network, part) for side, part in logits.items()}
     for seed, row in ((13, rows[0]), (21, rows[2])):
         name = f"own-k2-seed{seed}-head"
-        split = json.loads((tmp_path / "cells" / f"{name}.json").read_text())["split"]
-        kept, _ = load_tensors(tmp_path / "kernels" / name / "logits.safetensors")
+        split = json.loads(kept_at(tmp_path / "cells" / f"{name}.json").read_text())["split"]
+        kept, _ = load_tensors(kept_at(tmp_path / "kernels" / name) / "logits.safetensors")
         expected = torch.stack(logits["test"]).detach().numpy()
         assert_close(kept["test"], expected, EXACT)
         assert row["test"] == pytest.approx(
             np.mean((expected[:, 0] > 0) == [text["label"] for text in texts["test"]])
         )
-        found = Kernel.load(tmp_path / "kernels" / name / "test-sgd.safetensors").values
+        found = Kernel.load(kept_at(tmp_path / "kernels" / name) / "test-sgd.safetensors").values
         assert_close(found, kernel_of(jacobians["train"][split["train"]], jacobians["test"]), EXACT)
     assert (
         lmntk.streams == 1

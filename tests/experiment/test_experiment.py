@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from kept import kept_at
 from sklearn.linear_model import LogisticRegression
 from tiny import write_model, write_rows
 from transformers import AutoModel, AutoTokenizer
@@ -18,7 +19,8 @@ from transformers import AutoModel, AutoTokenizer
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.run import Silent, run
-from lmntk.experiment.steps import shared_model as module
+from lmntk.experiment.steps import kernels as kernel_steps
+from lmntk.experiment.steps import solve as solving
 from lmntk.kernels.kernel import Kernel, load_tensors
 from lmntk.reports import page
 from lmntk.tasks import read_jsonl
@@ -66,7 +68,7 @@ class Counting(Silent):
         self.amount += amount
 
     def finished(self, split, rows):
-        self.splits.append(split.name)
+        self.splits.append(split)
 
 
 def test_a_run_writes_tidy_results_kernels_and_predictions(values):
@@ -83,16 +85,16 @@ def test_a_run_writes_tidy_results_kernels_and_predictions(values):
     table = list(csv.DictReader((out / "results.csv").open()))
     assert len(table) == len(rows) == 8 * 4
     assert all(0 <= float(line["test"]) <= 1 and float(line["dev"]) >= 0 for line in table)
-    kernel = Kernel.load(out / "kernels" / "films-k4-seed13-prompt" / "test-asigngd.safetensors")
+    kernel = Kernel.load(kept_at(out / "kernels" / "films-k4-seed13-prompt") / "test-asigngd.safetensors")
     assert kernel.values.shape == kernel.flipped.shape == (8, 1, 20, 1)
     assert not np.allclose(kernel.values, kernel.flipped)
-    train = Kernel.load(out / "kernels" / "films-k4-seed13-prompt" / "train-sgd.safetensors").values[
+    train = Kernel.load(kept_at(out / "kernels" / "films-k4-seed13-prompt") / "train-sgd.safetensors").values[
         :, 0, :, 0
     ]
     np.testing.assert_allclose(train, train.T, rtol=1e-5)
-    logits, _ = load_tensors(out / "kernels" / "films-k4-seed13-prompt" / "logits.safetensors")
+    logits, _ = load_tensors(kept_at(out / "kernels" / "films-k4-seed13-prompt") / "logits.safetensors")
     assert logits["test"].shape == (20, 1)
-    lines = (out / "predictions" / "films-k4-seed13-prompt.tsv").read_text().splitlines()
+    lines = kept_at(out / "predictions" / "films-k4-seed13-prompt.tsv").read_text().splitlines()
     assert lines[0].split("\t") == ["row", "label", "zero-shot", "sgd ridge", "signgd ridge", "asigngd asym"]
     right = np.mean([line.split("\t")[1] == line.split("\t")[3] for line in lines[1:]])
     sgd = next(
@@ -116,12 +118,11 @@ def test_a_run_writes_tidy_results_kernels_and_predictions(values):
 
 def test_what_other_formulas_reached_stays_beside_what_is_asked_for(values, monkeypatch):
     small = values | {"k": [2], "seeds": [13], "modes": ["prompt"]}
-    split = values["out"] / "cells" / "films-k2-seed13-prompt.json"
 
     def methods():
-        titles = (
-            (values["out"] / "predictions" / f"{split.stem}.tsv").read_text().split("\n")[0].split("\t")[2:]
-        )
+        split = max((values["out"] / "cells").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+        table = values["out"] / "predictions" / f"{split.stem}.tsv"
+        titles = table.read_text().split("\n")[0].split("\t")[2:]
         found = {row["method"]: row for row in json.loads(split.read_text())["rows"]}
         assert sorted(titles) == sorted(found)
         return found
@@ -142,12 +143,13 @@ def test_what_other_formulas_reached_stays_beside_what_is_asked_for(values, monk
     }
     assert {row["method"]: row for row in json.loads(json.dumps(whole))} == without_setup
     with monkeypatch.context() as patched:
-        patched.setattr(module, "solve_split", lambda *a: pytest.fail("solved"))
+        patched.setattr(solving, "solve_split", lambda *a: pytest.fail("solved"))
         run(make_experiment(small | {"formulas": ["sgd"]}))
         run(make_experiment(small))
     assert methods() == every
     run(make_experiment(small | {"formulas": ["sgd"], "dtype": "float64"}))
     assert list(methods()) == ["zero-shot", "sgd ridge"]
+    assert len(list((values["out"] / "cells").glob("*.json"))) == 2  # the others' lie beside
 
 
 def test_the_page_is_of_the_model_that_was_run_last_though_nothing_was_computed(values, tmp_path):
@@ -206,8 +208,12 @@ def test_each_cell_of_a_shared_stream_equals_the_cell_alone(values, tmp_path):
     run(make_experiment(alone))
     for side in ("train", "dev", "test"):
         for formula in ("sgd", "signgd", "asigngd"):
-            name = f"kernels/films-k4-seed21-prompt/{side}-{formula}.safetensors"
-            together, single = Kernel.load(values["out"] / name), Kernel.load(tmp_path / "alone" / name)
+            together, single = (
+                Kernel.load(
+                    kept_at(out / "kernels" / "films-k4-seed21-prompt") / f"{side}-{formula}.safetensors"
+                )
+                for out in (values["out"], tmp_path / "alone")
+            )
             scale = np.abs(single.values).max()
             assert (
                 np.abs(together.values - single.values).max() <= (1e-5 if formula == "sgd" else 2e-3) * scale
@@ -240,13 +246,15 @@ def test_a_further_formula_computes_that_alone(values):
     small = values | {"modes": ["prompt"], "k": [2], "formulas": ["sgd"]}
     run(make_experiment(small))
     before = (
-        (values["out"] / "kernels" / "films-k2-seed13-prompt" / "train-sgd.safetensors").stat().st_mtime_ns
+        (kept_at(values["out"] / "kernels" / "films-k2-seed13-prompt") / "train-sgd.safetensors")
+        .stat()
+        .st_mtime_ns
     )
     progress = Counting()
     run(make_experiment(small | {"formulas": ["sgd", "signgd"]}), progress)
     assert len(progress.streams) == 1
     assert (
-        values["out"] / "kernels" / "films-k2-seed13-prompt" / "train-sgd.safetensors"
+        kept_at(values["out"] / "kernels" / "films-k2-seed13-prompt") / "train-sgd.safetensors"
     ).stat().st_mtime_ns == before
 
 
@@ -281,9 +289,8 @@ def test_changed_weights_or_texts_never_reuse_an_old_result(values, tmp_path):
     run(make_experiment(base | {"model": str(other)}), progress)
     assert progress.found == (1, 0) and len(progress.streams) == 1
     again = Counting()
-    assert (
-        run(make_experiment(base), again) == first and len(again.streams) == 1
-    )  # and back: the files are the other model's now
+    assert run(make_experiment(base), again) == first
+    assert again.found == (1, 1) and again.streams == []  # the other model's files lie beside
     write_rows(tmp_path / "test.jsonl", 20, offset=4)
     progress = Counting()
     run(make_experiment(base), progress)
@@ -310,8 +317,8 @@ def test_an_interrupted_run_resumes_where_it_stopped(values, tmp_path):
 def test_a_broken_kernel_or_result_file_is_computed_again(values):
     base = values | {"k": [2], "seeds": [13], "modes": ["prompt"]}
     first = run(make_experiment(base))
-    (values["out"] / "cells" / "films-k2-seed13-prompt.json").write_text('{"key": ')
-    path = values["out"] / "kernels" / "films-k2-seed13-prompt" / "dev-sgd.safetensors"
+    kept_at(values["out"] / "cells" / "films-k2-seed13-prompt.json").write_text('{"key": ')
+    path = kept_at(values["out"] / "kernels" / "films-k2-seed13-prompt") / "dev-sgd.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     progress = Counting()
     assert run(make_experiment(base), progress) == first
@@ -338,8 +345,8 @@ def test_kernels_and_predictions_that_are_gone_come_back(values):
     base = values | {"k": [2], "seeds": [13], "modes": ["prompt"]}
     run(make_experiment(base | {"keep_kernels": False}))
     run(make_experiment(base))
-    assert (values["out"] / "kernels" / "films-k2-seed13-prompt" / "dev-sgd.safetensors").is_file()
-    path = values["out"] / "predictions" / "films-k2-seed13-prompt.tsv"
+    assert (kept_at(values["out"] / "kernels" / "films-k2-seed13-prompt") / "dev-sgd.safetensors").is_file()
+    path = kept_at(values["out"] / "predictions" / "films-k2-seed13-prompt.tsv")
     before = path.read_text()
     path.unlink()
     run(make_experiment(base))
@@ -370,9 +377,9 @@ def test_classes_and_versions_are_written_down(values):
     run(make_experiment(values | {"k": [2], "seeds": [13], "modes": ["prompt"]}))
     summary = (values["out"] / "summary.md").read_text()
     assert "0 = 0 (terrible); 1 = 1 (great)" in summary and "## Medians" in summary
-    assert json.loads((values["out"] / "cells" / "films-k2-seed13-prompt.json").read_text())["versions"][
-        "torch"
-    ]
+    assert json.loads(kept_at(values["out"] / "cells" / "films-k2-seed13-prompt.json").read_text())[
+        "versions"
+    ]["torch"]
 
 
 def test_without_kernels_on_disk_the_results_are_the_same(values):
@@ -385,15 +392,19 @@ def test_without_kernels_on_disk_the_results_are_the_same(values):
 
 def test_groups_sum_to_the_kernel(values):
     run(make_experiment(values | {"k": [2], "seeds": [13], "modes": ["prompt"], "groups": True}))
-    kernel = Kernel.load(values["out"] / "kernels" / "films-k2-seed13-prompt" / "test-sgd.safetensors")
+    kernel = Kernel.load(
+        kept_at(values["out"] / "kernels" / "films-k2-seed13-prompt") / "test-sgd.safetensors"
+    )
     assert set(kernel.groups) == {"embeddings", "layer.00", "layer.01", "head"}
     np.testing.assert_allclose(sum(kernel.groups.values()), kernel.values, rtol=1e-12)
 
 
 def test_head_mode_starts_at_the_linear_probe(values, model):
     rows = run(make_experiment(values | {"k": [4], "seeds": [13], "modes": ["head"]}))
-    logits, _ = load_tensors(values["out"] / "kernels" / "films-k4-seed13-head" / "logits.safetensors")
-    split = json.loads((values["out"] / "cells" / "films-k4-seed13-head.json").read_text())["split"]
+    logits, _ = load_tensors(
+        kept_at(values["out"] / "kernels" / "films-k4-seed13-head") / "logits.safetensors"
+    )
+    split = json.loads(kept_at(values["out"] / "cells" / "films-k4-seed13-head.json").read_text())["split"]
     network, tokenizer = AutoModel.from_pretrained(model), AutoTokenizer.from_pretrained(model)
     texts = {side: read_jsonl(Path(values["own_tasks"][0][side])) for side in ("train", "test")}
 
@@ -412,7 +423,7 @@ def test_head_mode_starts_at_the_linear_probe(values, model):
 
 
 def test_mistakes_are_found_before_anything_is_computed(values, monkeypatch):
-    monkeypatch.setattr(module, "stream_kernels", lambda *a, **k: pytest.fail("computed something"))
+    monkeypatch.setattr(kernel_steps, "stream_kernels", lambda *a, **k: pytest.fail("computed something"))
     for change, words in [
         ({"k": [4, 21]}, "largest k possible"),
         ({"label_words": ["terrible", "superb"]}, "superb"),

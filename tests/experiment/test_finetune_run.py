@@ -9,6 +9,7 @@ import re
 import pytest
 import torch
 import transformers as hf
+from kept import kept_at
 from tiny import write_adapter, write_classifier, write_gpt2, write_llama, write_model, write_rows, write_t5
 from typer.testing import CliRunner
 
@@ -17,7 +18,7 @@ from lmntk.errors import UserError
 from lmntk.experiment.configuration import load_experiment, make_experiment
 from lmntk.experiment.run import Silent, run
 from lmntk.experiment.steps import finetune as module
-from lmntk.experiment.steps import shared_model as unit
+from lmntk.experiment.steps import kernels as kernel_steps
 from lmntk.finetuning.files import load_weights, slug
 from lmntk.models.build import prompt_model
 from lmntk.models.loading import fingerprint, load_pretrained
@@ -52,7 +53,7 @@ def changed(values, **change):
 
 
 def record(values, arm="sgd-fine-tuning", split=CELL):
-    return json.loads((values["out"] / "finetuning" / f"{split}-{arm}.json").read_text())
+    return json.loads(kept_at(values["out"] / "finetuning" / f"{split}-{arm}.json").read_text())
 
 
 def without_seconds(found):
@@ -76,14 +77,14 @@ class Watching(Silent):
         self.steps += amount
 
     def finished(self, split, rows):
-        self.done.append(split.name)
+        self.done.append(split)
 
     def note(self, line):
         self.notes.append(line)
 
 
 def no_kernels(monkeypatch):
-    monkeypatch.setattr(unit, "stream_kernels", lambda *a, **k: pytest.fail("computed a kernel"))
+    monkeypatch.setattr(kernel_steps, "stream_kernels", lambda *a, **k: pytest.fail("computed a kernel"))
 
 
 def no_training(monkeypatch):
@@ -130,7 +131,9 @@ def test_fine_tuning_alone_computes_no_kernel(values, monkeypatch):
     ] == chosen["learning_rate"]
     zero = next(row for row in rows if row["seed"] == 13 and row["method"] == "zero-shot")
     assert chosen["curve"][0]["dev"] == zero["dev"]
-    lines = [line.split("\t") for line in (out / "predictions" / f"{CELL}.tsv").read_text().splitlines()]
+    lines = [
+        line.split("\t") for line in kept_at(out / "predictions" / f"{CELL}.tsv").read_text().splitlines()
+    ]
     assert lines[0] == ["row", "label", "zero-shot", *arms]
     assert [int(line[3]) for line in lines[1:]] == found["predictions"]
     assert sum(line[1] == line[3] for line in lines[1:]) / 12 == pytest.approx(found["test"])
@@ -151,7 +154,7 @@ def test_an_arm_is_added_to_a_finished_run_and_leaves_its_kernels_alone(values, 
     no_kernels(monkeypatch)
     after = run(make_experiment(kernels | {"finetune": ["sgd"]}))
     assert after[:-1] == json.loads(json.dumps(before)) and after[-1]["method"] == "sgd fine-tuning"
-    title = (values["out"] / "predictions" / f"{CELL}.tsv").read_text().splitlines()[0]
+    title = kept_at(values["out"] / "predictions" / f"{CELL}.tsv").read_text().splitlines()[0]
     assert title.split("\t") == ["row", "label", "zero-shot", "sgd ridge", "asigngd asym", "sgd fine-tuning"]
     no_training(monkeypatch)
     assert run(make_experiment(kernels)) == after  # without the flag, what was trained stays in the table
@@ -178,7 +181,7 @@ def test_a_changed_setting_trains_anew(values, change):
     progress = Watching()
     run(make_experiment(changed(values, **change)), progress)
     assert len(progress.begun) == 1 and record(values)["key"] != before["key"]
-    assert len(json.loads((values["out"] / "cells" / f"{CELL}.json").read_text())["rows"]) == 2
+    assert len(json.loads(kept_at(values["out"] / "cells" / f"{CELL}.json").read_text())["rows"]) == 2
 
 
 def test_other_texts_or_weights_train_anew(values, tmp_path):
@@ -188,7 +191,7 @@ def test_other_texts_or_weights_train_anew(values, tmp_path):
     write_rows(tmp_path / "test.jsonl", 12, offset=3)
     run(make_experiment(values), progress)
     assert len(progress.begun) == 2
-    rows = json.loads((values["out"] / "cells" / f"{CELL}.json").read_text())["rows"]
+    rows = json.loads(kept_at(values["out"] / "cells" / f"{CELL}.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["zero-shot", "sgd fine-tuning"]
 
 
@@ -270,8 +273,8 @@ def test_a_cell_whose_trainings_all_diverge_is_marked(values):
     assert re.search(
         r"\| 2 \| prompt \| sgd fine-tuning \| diverged \|", (values["out"] / "summary.md").read_text()
     )
-    assert "sgd fine-tuning" not in (values["out"] / "predictions" / f"{CELL}.tsv").read_text()
-    assert "NaN" not in (values["out"] / "cells" / f"{CELL}.json").read_text()
+    assert "sgd fine-tuning" not in kept_at(values["out"] / "predictions" / f"{CELL}.tsv").read_text()
+    assert "NaN" not in kept_at(values["out"] / "cells" / f"{CELL}.json").read_text()
 
 
 def test_the_page_keeps_a_cell_whose_training_diverged(values):
@@ -333,7 +336,7 @@ def test_saved_weights_give_the_predictions_again_and_the_folder_is_a_model(valu
     assert facts["method"] == "sgd fine-tuning" and facts["model"] == fingerprint(
         load_pretrained(values["model"]).network
     )
-    folder = values["out"] / "finetuning" / f"{CELL}-sgd-fine-tuning" / "model"
+    folder = kept_at(values["out"] / "finetuning" / f"{CELL}-sgd-fine-tuning") / "model"
     exported = dict(hf.AutoModelForMaskedLM.from_pretrained(folder).named_parameters())
     assert all(torch.equal(exported[name.removeprefix("network.")], value) for name, value in weights.items())
     assert hf.AutoTokenizer.from_pretrained(folder).mask_token == "[MASK]"
@@ -463,7 +466,7 @@ def test_rates_by_optimizer_and_flags_over_a_file(tmp_path, values):
         and how.rates_of("sgd") == (1e-2, 1e-3)
         and how.rates_of("adamw") is None
     )
-    arms = module.arms_of(experiment, None, 42)
+    arms = module.methods_of_split(experiment, None, 42)
     assert [arm.learning_rates for arm in arms] == [(1e-2, 1e-3), (1e-5, 2e-5, 5e-5)] and arms[
         0
     ].settings.seed == 42
@@ -482,7 +485,7 @@ def test_the_command_prints_a_table(values):
         and "| 2 | prompt | signgd fine-tuning |" in printed.stdout
         and "zero-shot" in printed.stdout
     )
-    folder = values["out"] / "finetuning" / "own-k2-seed13-prompt-signgd-fine-tuning"
+    folder = kept_at(values["out"] / "finetuning" / "own-k2-seed13-prompt-signgd-fine-tuning")
     assert (folder / "weights.safetensors").is_file() and (folder / "model" / "config.json").is_file()
     rows = json.loads(CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False).stdout)
     assert [row["method"] for row in rows] == ["zero-shot", "signgd fine-tuning"]

@@ -16,15 +16,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kept import kept_at
 from safetensors.torch import load_file
 from tiny import write_adapter, write_bart, write_classifier, write_gpt2, write_model, write_rows, write_t5
 
 from lmntk.cli import app as cli
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import make_experiment
-from lmntk.experiment.run import _prepared, plan, run
+from lmntk.experiment.plan import plan
+from lmntk.experiment.run import run
 from lmntk.experiment.session import Silent
-from lmntk.experiment.steps import shared_model as unit
+from lmntk.experiment.shared_model import SharedModel, shared_models
+from lmntk.experiment.start import open_session
+from lmntk.experiment.steps import kernels as kernel_steps
+from lmntk.experiment.steps import solve as solving
 from lmntk.prediction.files import load_predictor
 from lmntk.prediction.predictor import Predictor, fit_sharpness
 from lmntk.prompts.encoding import EncodedText
@@ -85,13 +90,13 @@ def lmntk(
 def decisions_by_kernel(monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
     """Returns, after a run, each method's decisions on the test texts, as its kernel made them."""
     found: dict[str, np.ndarray] = {}
-    with_test = unit.Outcome.with_test
+    with_test = solving.Outcome.with_test
 
     def noted(self: Any, decisions: np.ndarray, labels: Any) -> Any:
         found[self.method] = decisions
         return with_test(self, decisions, labels)
 
-    monkeypatch.setattr(unit.Outcome, "with_test", noted)
+    monkeypatch.setattr(solving.Outcome, "with_test", noted)
     return found
 
 
@@ -131,7 +136,7 @@ def test_what_a_predictor_says_is_what_the_kernel_said(
     tests = read_jsonl(tmp_path / "test.jsonl")
     for method in sorted(linear):
         name = f"films-k4-seed13-{mode}-{method.replace(' ', '-')}"
-        loaded = load_predictor(tmp_path / "out" / "models" / name)
+        loaded = load_predictor(kept_at(tmp_path / "out" / "models" / name))
         found, _ = loaded.predictor.evaluate([loaded.encoder.encode(example) for example in tests])
         np.testing.assert_allclose(
             found, expected[method], rtol=0, atol=1e-5 * np.abs(expected[method]).max()
@@ -142,7 +147,7 @@ def test_what_a_predictor_says_is_what_the_kernel_said(
         np.testing.assert_allclose([line["decisions"] for line in lines], found, rtol=1e-9, atol=1e-12)
         by_column = [
             line.split("\t")
-            for line in (tmp_path / "out" / "predictions" / f"films-k4-seed13-{mode}.tsv")
+            for line in kept_at(tmp_path / "out" / "predictions" / f"films-k4-seed13-{mode}.tsv")
             .read_text()
             .splitlines()
         ]
@@ -173,7 +178,7 @@ def test_asymmetric_solutions_of_mixture_one_are_linear_class_by_class(models, v
     run(
         make_experiment(values | {"model": str(models / "bert"), "formulas": ["asigngd"], "all_logits": True})
     )
-    loaded = load_predictor(tmp_path / "out" / "models" / "films-k4-seed13-prompt-asigngd-asym")
+    loaded = load_predictor(kept_at(tmp_path / "out" / "models" / "films-k4-seed13-prompt-asigngd-asym"))
     assert len(loaded.predictor.linearized) == 2
     tests = [loaded.encoder.encode(example) for example in read_jsonl(tmp_path / "test.jsonl")]
     found, _ = loaded.predictor.evaluate(tests)
@@ -185,21 +190,21 @@ def test_a_run_without_kernels_classifies_its_test_texts_in_one_pass(models, val
     values |= {"model": str(models / "bert"), "formulas": ["sgd"], "k": [8], "save_models": False}
     by_kernel = run(make_experiment(values | {"out": values["out"] / "kernel"}))
     streamed: list[int] = []
-    stream = unit.stream_kernels
+    stream = kernel_steps.stream_kernels
 
     def counted(model: Any, texts: Any, *arguments: Any, **named: Any) -> Any:
         streamed.append(sum(map(len, texts.values())))
         return stream(model, texts, *arguments, **named)
 
-    monkeypatch.setattr(unit, "stream_kernels", counted)
-    monkeypatch.setattr(unit, "PASS", 0.5)
+    monkeypatch.setattr(kernel_steps, "stream_kernels", counted)
+    monkeypatch.setattr(solving, "PASS", 0.5)
     in_one_pass = run(make_experiment(values | {"out": values["out"] / "pass", "keep_kernels": False}))
     assert streamed == [32]  # train and dev, not test
     for one, other in zip(by_kernel, in_one_pass, strict=True):
         assert {**one, "test": 0} == {**other, "test": 0}
         assert one["test"] == pytest.approx(other["test"])
     first, second = (
-        (values["out"] / name / "predictions" / "films-k8-seed13-prompt.tsv").read_text() for name in ("kernel", "pass")
+        kept_at(values["out"] / name / "predictions" / "films-k8-seed13-prompt.tsv").read_text() for name in ("kernel", "pass")
     )  # fmt: skip
     assert first == second
 
@@ -267,9 +272,11 @@ def test_a_predictor_cut_short_while_saved_again_is_none(solved, models, values,
     monkeypatch.setattr(written, lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(make_experiment(again))
-    assert (solved / "models" / "films-k4-seed13-prompt-sgd-ridge" / "direction.safetensors").is_file()
+    assert (
+        kept_at(solved / "models" / "films-k4-seed13-prompt-sgd-ridge") / "direction.safetensors"
+    ).is_file()
     with pytest.raises(UserError):
-        load_predictor(solved / "models" / "films-k4-seed13-prompt-sgd-ridge")
+        load_predictor(kept_at(solved / "models" / "films-k4-seed13-prompt-sgd-ridge"))
 
 
 def test_streams_of_any_kind(solved, lmntk, tmp_path, monkeypatch):
@@ -347,7 +354,7 @@ def test_mistakes(solved, models, lmntk, tmp_path):
         assert (code, out, len(lines)) == (2, "", 1), errors
         assert words in lines[0]
         assert not (tmp_path / "written.jsonl").exists()
-    direction = solved / "models" / "films-k4-seed13-prompt-sgd-ridge" / "direction.safetensors"
+    direction = kept_at(solved / "models" / "films-k4-seed13-prompt-sgd-ridge") / "direction.safetensors"
     direction.write_bytes(direction.read_bytes()[:-50])
     code, _, errors = lmntk("predict", "--model-dir", direction.parent, "--input", texts)
     assert code == 2
@@ -401,7 +408,7 @@ def test_a_run_cut_short_between_its_cells_kernels_goes_on_with_its_tiles(
     class CutShortError(Exception):
         pass
 
-    save, seen = unit.Kernel.save, []
+    save, seen = kernel_steps.Kernel.save, []
 
     def saving(self: Any, path: Path) -> None:
         seen.append(path)
@@ -410,11 +417,11 @@ def test_a_run_cut_short_between_its_cells_kernels_goes_on_with_its_tiles(
         save(self, path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(unit.Kernel, "save", saving)
+        patched.setattr(kernel_steps.Kernel, "save", saving)
         with pytest.raises(CutShortError):
             run(make_experiment(values | {"out": tmp_path / "cut"}))
     captured: list[int] = []
-    of_batch = unit.stream_kernels.__globals__["Capturing"].of_batch
+    of_batch = kernel_steps.stream_kernels.__globals__["Capturing"].of_batch
     monkeypatch.setattr(
         "lmntk.engine.batches.Capturing.of_batch",
         lambda self, texts: captured.append(len(texts)) or of_batch(self, texts),
@@ -439,23 +446,27 @@ def test_whether_one_pass_is_cheaper_does_not_depend_on_what_is_finished(models,
             "keep_kernels": False,
         }
     )
-    session, (task,) = _prepared(experiment, Silent())
+    session = open_session(experiment, Silent())
+    (task,) = session.tasks
     by_length = sorted(range(20), key=lambda row: len(task.data[4, 13].test[row].text_a))
     first, second = (
         replace(split, test=tuple(part))
         for split, part in zip(task.splits, (by_length[:8], by_length[8:]), strict=True)
     )
     task = replace(task, splits=[first, second])
-    lengths = unit.SharedModel(session, task, [first]).test_lengths
-    assert max(map(np.mean, (lengths(first), lengths(second)))) > 1.1 * min(
-        map(np.mean, (lengths(first), lengths(second)))
-    )
+    shared = SharedModel(session, task, task.splits)
+    lengths = [[text.length for text in shared.texts(split)["test"]] for split in task.splits]
+    assert max(map(np.mean, lengths)) > 1.1 * min(map(np.mean, lengths))
+    (whole,) = shared_models(
+        replace(session, tasks=[task])
+    )  # however many are left, the model has all splits
+    assert list(whole.splits) == [first, second]
     seen = set()
     for price in np.linspace(0.5, 4, 200):
-        monkeypatch.setattr(unit, "PASS", price)
+        monkeypatch.setattr(solving, "PASS", price)
         found = {
-            unit._one_pass_is_cheaper(unit.SharedModel(session, task, splits))
-            for splits in ([first, second], [first], [second])
+            solving.one_pass_is_cheaper(SharedModel(session, task, splits))
+            for splits in ([first, second], [second, first])
         }
         assert len(found) == 1
         seen |= found
@@ -473,7 +484,7 @@ def test_there_must_be_room_for_all_directions_before_a_kernel_is_computed(model
         asked.append(directions)
         raise AskedError
 
-    monkeypatch.setattr(unit.SharedModel, "cut", cut)
+    monkeypatch.setattr(SharedModel, "cut", cut)
     for formulas, expected in ((["sgd"], 1), (["sgd", "asigngd"], 2)):
         with pytest.raises(AskedError):
             run(
@@ -487,24 +498,25 @@ def test_there_must_be_room_for_all_directions_before_a_kernel_is_computed(model
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="only Linux says what is held now")
 def test_directions_are_cut_beside_what_is_held_by_then(models, values):
     """Kernels come between the trial and the directions: those that are there are measured, those that will come are counted."""
-    session, (task,) = _prepared(
+    session = open_session(
         make_experiment(values | {"model": str(models / "bert"), "formulas": ["sgd", "asigngd"]}), Silent()
     )
-    one = unit.SharedModel(session, task, task.splits)
+    (task,) = session.tasks
+    one = SharedModel(session, task, task.splits)
     before, coming = one.cut(1, 4, False).peak, 2**28
     assert abs(one.cut(1, 4, False, coming).peak - before - coming) < 2**24
     kernels = torch.ones(coming // 4)
     assert abs(one.cut(1, 4, False).peak - before - coming) < 2**24
     del kernels
     pairs = 8 * (8 + 8 + 20)  # four a class
-    assert one.kernel_bytes(("train", "dev", "test")) == 8 * pairs * 3  # asigngd both ways round
-    grouped = unit.SharedModel(
+    assert one.kernel_bytes(task.splits, ("train", "dev", "test")) == 8 * pairs * 3  # asigngd both ways round
+    grouped = SharedModel(
         replace(session, settings=replace(session.settings, grouping=lambda name: name[-4:])),
         task,
         task.splits,
     )
     groups = len({name[-4:] for name in one.capturing.trainable})
-    assert grouped.kernel_bytes(("train", "dev", "test")) == 8 * pairs * (3 + 2 * groups)
+    assert grouped.kernel_bytes(task.splits, ("train", "dev", "test")) == 8 * pairs * (3 + 2 * groups)
 
 
 def test_directions_that_would_not_fit_beside_the_kernels_are_refused_before_these_are_computed(
@@ -513,8 +525,8 @@ def test_directions_that_would_not_fit_beside_the_kernels_are_refused_before_the
     """By a plan as by a run."""
     values |= {"model": str(models / "bert"), "formulas": ["sgd"], "k": [4], "solvers": ["ridge"]}
     with monkeypatch.context() as patched:
-        patched.setattr(unit.SharedModel, "kernel_bytes", lambda self, sides: 2**33)
-        patched.setattr(unit, "_kernels", lambda *a: pytest.fail("computes"))
+        patched.setattr(SharedModel, "kernel_bytes", lambda self, splits, sides: 2**33)
+        patched.setattr(solving, "kernels_of", lambda *a: pytest.fail("computes"))
         for doing in (plan, run):
             with pytest.raises(
                 UserError, match=r"too little for a solution's direction in float64; the least is \d+MiB$"

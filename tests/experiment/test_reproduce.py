@@ -6,6 +6,7 @@ import gzip
 import json
 
 import pytest
+from kept import kept_at
 from tiny import write_model, write_rows
 from typer.testing import CliRunner
 
@@ -118,7 +119,7 @@ def test_prompts_of_one_task_stand_side_by_side(places, tmp_path):
         6
     }
     splits = [
-        json.loads((tmp_path / "out" / "cells" / f"{task}-k2-seed13-prompt.json").read_text())["split"]
+        json.loads(kept_at(tmp_path / "out" / "cells" / f"{task}-k2-seed13-prompt.json").read_text())["split"]
         for task in ("it-was", "a-film")
     ]
     assert splits[0] == splits[1]

@@ -8,6 +8,7 @@ import zipfile
 
 import pytest
 import torch
+from kept import kept_at
 from tiny import write_model, write_rows
 from typer.testing import CliRunner
 
@@ -155,7 +156,7 @@ def test_kernels_of_other_texts_than_the_results_are_refused(finished, tmp_path)
     """A run over other texts that was cut short between a split's kernels and its results."""
     out = tmp_path / "out"
     shutil.copytree(finished[0], out)
-    path = out / "cells" / f"{CELL}.json"
+    path = kept_at(out / "cells" / f"{CELL}.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"kernels": "of other texts"}))
     with pytest.raises(
         UserError, match=f"those of {CELL} in .* are of other texts, weights or settings than its results"

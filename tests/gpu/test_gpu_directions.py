@@ -16,7 +16,7 @@ from lmntk.engine.budget import MARGIN, Trial
 from lmntk.engine.card_schedule import CARD_MARGIN
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import make_experiment
-from lmntk.experiment.run import plan, run
+from lmntk.experiment.plan import plan, run
 from lmntk.prediction.directions import cut_directions
 from lmntk.prediction.predictor import Predictor
 

@@ -9,9 +9,9 @@ import pytest
 from tiny import write_model, write_rows
 
 from lmntk.engine import rates as calibration
+from lmntk.experiment import shared_model
 from lmntk.experiment.configuration import make_experiment
-from lmntk.experiment.run import plan, run
-from lmntk.experiment.steps import shared_model as unit
+from lmntk.experiment.plan import plan, run
 from lmntk.prediction import estimate as prediction
 from lmntk.system.memory import resident
 from lmntk.tangents.linearized import LinearizedModel
@@ -56,7 +56,7 @@ def test_test_texts_are_planned_whichever_way_they_are_classified(values):
 def test_what_is_timed_is_what_is_done(values, monkeypatch):
     """A second a text and capture, and ten a text and pass: every one of them is in the plan."""
     clock = [0.0]
-    of_batch, taylor = unit.Capturing.of_batch, LinearizedModel.taylor
+    of_batch, taylor = shared_model.Capturing.of_batch, LinearizedModel.taylor
 
     def ticking(seconds: float, what: Any, size: Any) -> Any:
         def called(self: Any, batch: Any) -> Any:
@@ -66,7 +66,7 @@ def test_what_is_timed_is_what_is_done(values, monkeypatch):
         return called
 
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    monkeypatch.setattr(unit.Capturing, "of_batch", ticking(1.0, of_batch, len))
+    monkeypatch.setattr(shared_model.Capturing, "of_batch", ticking(1.0, of_batch, len))
     monkeypatch.setattr(
         LinearizedModel, "taylor", ticking(10.0, taylor, lambda batch: len(batch["input_ids"]))
     )

@@ -16,10 +16,10 @@ from lmntk.checkup.gradients import check_error, check_gradients, check_noise
 from lmntk.checkup.prompt import check_accuracy, check_label_words
 from lmntk.checkup.ties import check_ties
 from lmntk.errors import UserError
-from lmntk.models.build import own_head_model, prompt_model
+from lmntk.models.build import logit_model, own_classes
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import Pretrained, load_pretrained
-from lmntk.models.logit_model import HeadModel, LogitModel, PromptModel
+from lmntk.models.logit_model import LogitModel, PromptModel
 from lmntk.models.probe import frozen_features
 from lmntk.models.state import Batch
 from lmntk.prompts.batching import collate, length_sorted_batches
@@ -280,19 +280,17 @@ def _few(lengths: Sequence[int]) -> list[int]:
 def _model(
     pretrained: Pretrained, asked: Asked, encoded: Sequence[EncodedText], names: Sequence[str]
 ) -> LogitModel:
-    network = pretrained.network
     if pretrained.kind == "classifier":
-        own = [
-            str(label) for _, label in sorted(network.config.id2label.items(), key=lambda item: int(item[0]))
-        ]
-        return own_head_model(pretrained, names or own, network.config.num_labels == 2)
+        classes = pretrained.network.config.num_labels
+        return logit_model(pretrained, asked.encoder, classes == 2, labels=names or own_classes(pretrained))
     if not isinstance(asked.encoder, HeadEncoder):
-        return prompt_model(pretrained, asked.encoder, asked.encoder.classes == 2)
+        return logit_model(pretrained, asked.encoder, asked.encoder.classes == 2)
+    network = pretrained.network
     width = frozen_features(network, [collate(encoded[:1], pretrained.pad_id)]).shape[1]
     head = nn.Linear(width, 2, dtype=next(network.parameters()).dtype)
     nn.init.eye_(head.weight)  # any head will do to look at gradients; always the same one
     nn.init.constant_(head.bias, 0.1)
-    return HeadModel(network, head, difference=True)
+    return logit_model(pretrained, asked.encoder, True, head=head)
 
 
 def _batches(encoded: Sequence[EncodedText], pad_id: int) -> tuple[list[Batch], list[int]]:

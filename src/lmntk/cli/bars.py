@@ -18,8 +18,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from lmntk.runs.store import Split
-
 
 class Bars(AbstractContextManager["Bars"]):
     """Progress bars with the time left: one over the splits, one over the work at hand."""
@@ -69,7 +67,7 @@ class Bars(AbstractContextManager["Bars"]):
         if self._work is not None:
             self._bars.advance(self._work, amount)
 
-    def finished(self, split: Split, rows: Sequence[Mapping[str, Any]]) -> None:
+    def finished(self, split: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Prints a finished split in one line and moves the splits' bar."""
         if self._cells is not None:
             self._bars.advance(self._cells)
@@ -77,7 +75,7 @@ class Bars(AbstractContextManager["Bars"]):
             f"{row['method']} {'diverged' if row['test'] is None else format(100 * row['test'], '.1f')}"
             for row in rows
         )
-        self._console.print(f"{split.name}: {shown}", highlight=False)
+        self._console.print(f"{split}: {shown}", highlight=False)
 
     def note(self, line: str) -> None:
         """Prints a line, once."""

@@ -16,7 +16,7 @@ from lmntk.engine.tiles import Report
 from lmntk.errors import UserError
 from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.kernel import KERNEL_VERSION, Kernel
-from lmntk.models.build import prompt_model
+from lmntk.models.build import logit_model
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.fingerprint import fingerprint
 from lmntk.models.loading import Pretrained
@@ -111,7 +111,7 @@ def compute_kernels(
         (32, 1, 872, 1)
     """
     chosen = parameters or ParameterFilter()
-    model = prompt_model(pretrained, encoder, encoder.classes == 2 and not all_logits)
+    model = logit_model(pretrained, encoder, encoder.classes == 2 and not all_logits)
     texts = {"train": [encoder.encode(e) for e in train], "eval": [encoder.encode(e) for e in evaluate]}
     settings = settings or Settings()
     came_from = origin(

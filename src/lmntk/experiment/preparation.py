@@ -13,7 +13,7 @@ from lmntk.models.loading import Pretrained
 from lmntk.prompts.encoding import HeadEncoder, TextEncoder, fitting_length
 from lmntk.prompts.ensemble import make_prompt_encoder
 from lmntk.prompts.label_words import Reduce
-from lmntk.runs.store import Split
+from lmntk.runs.split import Split
 from lmntk.tasks import Example, Task, TaskData, get_task, k_shot_split, read_data
 from lmntk.tasks.splits import cut_test
 
@@ -129,7 +129,7 @@ def splits_of(
 
 
 def prepare_tasks(experiment: Experiment, pretrained: Pretrained) -> list[PreparedTask]:
-    """Returns the experiment's tasks, read and split; every mistake in data, prompts and lengths shows here, before the work.
+    """Return the experiment's tasks, read and split; every mistake in the data shows here.
 
     Raises:
         UserError: whatever is wrong with the first task that is wrong.
@@ -137,13 +137,6 @@ def prepare_tasks(experiment: Experiment, pretrained: Pretrained) -> list[Prepar
     prepared = [_catalog_task(experiment, get_task(name), pretrained) for name in experiment.tasks]
     prepared += [_own_task(experiment, task, pretrained) for task in experiment.own_tasks]
     for task in prepared:
-        for mode in experiment.modes:
-            encoder = task.encoder(pretrained, mode, experiment.label_words_reduce)
-            for example in dict.fromkeys(
-                e for split in task.splits for part in task.examples(split).values() for e in part
-            ):
-                label_of(example, task.name)
-                encoder.encode(example)
         if task.metric == "f1" and task.classes != 2:
             raise UserError(
                 f"{task.name}: f1 is that of class 1 of two, and here are {task.classes} classes; use accuracy"

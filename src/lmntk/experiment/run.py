@@ -1,260 +1,77 @@
-"""An experiment, run: tasks x k x seeds x modes x formulas, each split computed once and found again by its content."""
+"""A run: one loop over the steps of an experiment, each job done once and found again by its key."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-from lmntk.diagnosis.conclusions import FILE, comparisons_in, conclude, sentences
-from lmntk.engine.estimate import Estimate
-from lmntk.engine.stream import MACHINE, NOT_KEPT, SCRATCH, Settings
-from lmntk.errors import UserError
 from lmntk.experiment.configuration import Experiment
-from lmntk.experiment.preparation import PreparedTask, prepare_tasks
-from lmntk.experiment.session import Progress, Session, Silent
-from lmntk.experiment.steps.diagnose import check_given, diagnose_unit, diagnosis_setup, given_checkpoint
-from lmntk.experiment.steps.finetune import arms_of, check_arms, pending, setup_of, train_arms, with_rows
-from lmntk.experiment.steps.shared_model import compute_unit, forget_unit, plan_unit
-from lmntk.kernels.groups import group_of_layer
-from lmntk.models.build import any_model, own_head_model, untie
-from lmntk.models.filters import ParameterFilter
-from lmntk.models.loading import load_pretrained
-from lmntk.reports.page import write_page
-from lmntk.reports.results import write_reports
-from lmntk.runs.reading import read_run
-from lmntk.runs.store import Split, Store
-from lmntk.solvers.outcome import methods_of
-from lmntk.system.devices import chosen_devices, place
-from lmntk.system.executors.choose import chosen_executor
+from lmntk.experiment.report import Reporter
+from lmntk.experiment.shared_model import SharedModel, shared_models
+from lmntk.experiment.start import open_session
+from lmntk.experiment.steps.base import Job, Step, missing
+from lmntk.experiment.steps.diagnose import Diagnose, check_given
+from lmntk.experiment.steps.finetune import FineTune
+from lmntk.experiment.steps.solve import Solve
+from lmntk.runs.adopt import adopt_old_names
 from lmntk.system.files import alone_in
-from lmntk.system.hashing import versions
-from lmntk.system.memory import default_memory, parse_bytes
-from lmntk.system.precision import check_precision
+from lmntk.system.progress import Progress, Silent
 
-__all__ = ["Progress", "Silent", "plan", "run"]
-
-CONFIGURATION = "configuration.json"
-REMEMBERED = 50  # earlier settings of a folder
+STEPS: tuple[Step, ...] = (Solve(), FineTune(), Diagnose())
+RESULTS: tuple[Step, ...] = STEPS[:2]  # a split is finished when these have no job left on it
 
 
 def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[str, Any]]:
-    """Returns the rows of ``results.csv``, one a task, k, seed, mode and method, and writes the output folder.
+    """Return the rows of ``results.csv``, one a task, k, seed, mode and method, and write the output folder.
 
-    Cells that an earlier run finished with the same content are read, not computed.
+    Jobs that an earlier run finished with the same key are read, not done again.
+
+    Args:
+        experiment: what is asked for.
+        progress: whom the run tells how far it is.
 
     Raises:
         UserError: a mistake in the configuration, the data or the model; nothing is computed then.
+
+    Example:
+        >>> rows = run(Experiment(model="roberta-base", data="data", tasks="sst-2"))  # doctest: +SKIP
     """
-    progress = progress or Silent()
-    session, tasks = _prepared(experiment, progress)
-    check_given(session, tasks)
-    store = session.store
-    store.prepare()
+    session = open_session(experiment, progress or Silent())
+    check_given(session)
+    session.store.prepare()
     if session.pretrained.stored_dtype != experiment.dtype:
-        progress.note(
+        session.progress.note(
             f"weights stored in {session.pretrained.stored_dtype}, computed with in {experiment.dtype}"
         )
-    with alone_in(store.folder):
-        store.write_json(CONFIGURATION, _configuration(session, tasks))
-        planned = [(task, split) for task in tasks for split in task.splits]
-        results = session.finished(planned)
-        untrained = {split.name for _, split in pending(session, planned, results)}
-        progress.start(len(planned), len(planned) - len(untrained))
-        for task, unit in _units(session, tasks):
-            left = [split for split in unit if split.name not in results]
-            if not left and session.methods and experiment.keep_factors:
-                progress.note(NOT_KEPT)
-            for split, result in compute_unit(session, task, left) if left else ():
-                results[split.name] = with_rows(session, task, split, result)
-                if not experiment.finetune:
-                    progress.finished(split, result["rows"])
-                _report(session, tasks, planned)
-            if session.methods:
-                forget_unit(session, task, unit)
-        for task, split in pending(session, planned, results):
-            results[split.name] = train_arms(session, task, split, results[split.name])
-            progress.finished(split, results[split.name]["rows"])
-            _report(session, tasks, planned)
-        for task in tasks if experiment.diagnose else ():
-            for _, unit in _units(session, [task]):
-                diagnose_unit(session, task, unit)
-            _report(session, tasks, planned)
-        _report(session, tasks, planned)
-        missing = write_page(store.folder)
-        if missing:
-            progress.note(missing)
-    rows = [row for _, split in planned for row in results[split.name]["rows"]]
-    return [{name: value for name, value in row.items() if name != "setup"} for row in rows]
+    with alone_in(session.store.folder):
+        adopt_old_names(session.store)
+        reporter = Reporter(session)
+        reporter.begin()
+        models = list(shared_models(session))
+        unfinished = _unfinished(models)
+        session.progress.start(len(session.planned), len(session.planned) - len(unfinished))
+        for step in STEPS:
+            for shared in models:
+                jobs = missing(step, shared)
+                for job in step.do(shared, jobs):
+                    _left_of(unfinished, step, job)
+                    if unfinished.get(job.split.name) == set():
+                        del unfinished[job.split.name]
+                        session.progress.finished(job.split.name, reporter.rows(shared.task, job.split))
+                    reporter.write_tables()
+                step.end(shared, was_done=bool(jobs))
+        reporter.end()
+        return [row for task, split in session.planned for row in reporter.rows(task, split)]
 
 
-def _configuration(session: Session, tasks: Sequence[PreparedTask]) -> dict[str, Any]:
-    """Returns the settings to write down, with those of earlier runs of the model in the folder, the latest first, each once."""
-    now = session.experiment.model_dump(mode="json")
-    before = session.store.read_json(CONFIGURATION)
-    before = before if isinstance(before, dict) else {}
-    others = before.get("earlier")
-    earlier: list[Any] = []
-    for one in [before.get("experiment"), *(others if isinstance(others, list) else [])]:
-        one = one | {"out": now["out"]} if isinstance(one, dict) else {}  # the folder may have been moved
-        if one.get("model") == now["model"] and one not in (now, *earlier):
-            earlier.append(one)
-    said = before.get("setups")
-    return {
-        "experiment": now,
-        "versions": versions(),
-        "weights": session.pretrained.fingerprint,
-        "setups": list(dict.fromkeys([*_setups(session, tasks), *(said if isinstance(said, list) else [])])),
-        "earlier": earlier[:REMEMBERED],
-    }
+def _unfinished(models: list[SharedModel]) -> dict[str, set[tuple[Step, Job]]]:
+    """Return the jobs that are left on each split before it has all of its results."""
+    left: dict[str, set[tuple[Step, Job]]] = {}
+    for step in RESULTS:
+        for shared in models:
+            for job in missing(step, shared):
+                left.setdefault(job.split.name, set()).add((step, job))
+    return left
 
 
-def _setups(session: Session, tasks: Sequence[PreparedTask]) -> Iterable[str]:
-    """Yields the setups of what is asked for; see ``setups``."""
-    for task in tasks:
-        for mode in session.experiment.modes:
-            yield session.setup(task, mode, "baseline")
-            if session.methods:
-                yield session.setup(task, mode, "kernel")
-            arms = arms_of(session.experiment, session.chosen, 0)
-            yield from (setup_of(session, task, mode, arm) for arm in arms)
-            yield from (
-                diagnosis_setup(session, task, mode, one) for one in (*arms, session.given) if one is not None
-            )
-
-
-def verdicts_of(folder: Path) -> dict[str, Any]:
-    """Returns the verdicts and comparisons that a run with ``diagnose`` left in its folder; see ``conclusions.conclude``.
-
-    Raises:
-        UserError: there are none.
-    """
-    found = Store(folder).read_json(FILE)
-    if not isinstance(found, dict):
-        raise UserError(f"verdicts: there are none in {str(folder)!r}; run `lmntk diagnose`")
-    return found
-
-
-def plan(experiment: Experiment, progress: Progress | None = None) -> list[tuple[str, Estimate]]:
-    """Returns what ``run`` would take, for each piece of work that is left: its name and an estimate.
-
-    Cost: the start-up check and a few batches a task and mode. Nothing is computed, and but for this machine's speed nothing written.
-
-    Raises:
-        UserError: as ``run``.
-    """
-    if not experiment.formulas:
-        raise UserError(
-            "plan: it is of kernels, and formulas is none; fine-tuning takes learning rates x batch sizes x steps in each cell"
-        )
-    session, tasks = _prepared(experiment, progress or Silent())
-    results = session.finished([(task, split) for task in tasks for split in task.splits])
-    found: dict[str, Estimate] = {}
-    for task, unit in _units(session, tasks):
-        left = [split for split in unit if split.name not in results]
-        if not left:
-            continue
-        name = f"{task.title} {unit[0].mode}"
-        estimate = plan_unit(session, task, left)
-        found[name] = found[name] + estimate if name in found else estimate
-    return list(found.items())
-
-
-def _prepared(experiment: Experiment, progress: Progress) -> tuple[Session, list[PreparedTask]]:
-    """Returns the model, the texts and the settings of an experiment, after a look at everything that can be wrong with them."""
-    methods = methods_of(experiment.formulas, experiment.solvers)
-    devices = chosen_devices(experiment.device)
-    precision = check_precision(experiment.precision, experiment.dtype, devices)
-    pretrained = load_pretrained(
-        experiment.model,
-        experiment.dtype,
-        experiment.attention,
-        kind=experiment.kind,
-        revision=experiment.revision,
-        base=experiment.base,
-        needs_head=True if "prompt" in experiment.modes else None,
-    )
-    place(pretrained, experiment.device)
-    for mode in experiment.modes:
-        pretrained.reading(mode)
-    if experiment.untie_head:
-        untie(pretrained)
-    tasks = prepare_tasks(experiment, pretrained)
-    store = Store(experiment.out)
-    memory = default_memory() if experiment.memory is None else parse_bytes(experiment.memory)
-    settings = Settings(
-        experiment.batch_size,
-        memory,
-        not experiment.keep_noise,
-        group_of_layer if experiment.groups else None,
-        (experiment.scratch or experiment.out / SCRATCH).resolve(),
-        experiment.keep_factors,
-        chosen_executor(
-            experiment.engine, experiment.address, experiment.workers, devices, experiment.device
-        ),
-        experiment.out / MACHINE,
-        precision,
-        None if experiment.device_memory is None else parse_bytes(experiment.device_memory, "device-memory"),
-    )
-    chosen = ParameterFilter(
-        not experiment.without_embeddings,
-        not experiment.without_head,
-        experiment.biases_only,
-        experiment.include,
-        experiment.exclude,
-    )
-    given = None if experiment.finetuned is None else given_checkpoint(experiment.finetuned)
-    session = Session(experiment, pretrained, store, progress, settings, chosen, methods, given)
-    for mode in experiment.modes:  # a filter that matches nothing, or features that are not there, show now
-        model = any_model(pretrained, mode, experiment.features)
-        chosen.select(model)
-        check_arms(session, model)
-    if (
-        pretrained.kind == "classifier"
-    ):  # whose labels are in no fingerprint: an old result of other ones is not to be found again
-        for task in tasks:
-            own_head_model(pretrained, task.labels, session.folds(task))
-    return session, tasks
-
-
-def _report(
-    session: Session, tasks: Sequence[PreparedTask], planned: Sequence[tuple[PreparedTask, Split]]
-) -> None:
-    """Writes the tables, and the verdicts where there are diagnoses, of all that the folder holds of this model."""
-    found = read_run(session.store.folder)
-    titles = found.titles() | {task.name: task.title for task in tasks}
-    done = sum(split.name in found.splits for _, split in planned)
-    others = len(set(found.splits) - {split.name for _, split in planned})
-    facts = {
-        "model": session.experiment.model,
-        "weights": session.pretrained.fingerprint[:16],
-        "parameters": session.chosen.describe(),
-        "splits": f"{done} of {len(planned)} finished"
-        + (f", and {others} of earlier runs on this model" if others else ""),
-    }
-    facts |= {f"classes of {task.name}": "; ".join(task.meaning()) for task in tasks}
-    facts |= {
-        "computed with": " and ".join(
-            sorted({json.dumps(split["versions"], sort_keys=True) for split in found.splits.values()})
-        )
-    }
-    facts |= {"left out": " ".join(found.notes)} if found.notes else {}
-    verdicts = conclude(found.diagnoses, comparisons_in(found.finetunings, found.splits), titles)
-    if found.diagnoses or session.experiment.diagnose:
-        session.store.write_json(FILE, verdicts)
-    write_reports(session.store, found.rows, titles, facts, sentences(verdicts) if found.diagnoses else [])
-
-
-def _units(session: Session, tasks: Sequence[PreparedTask]) -> Iterable[tuple[PreparedTask, list[Split]]]:
-    """Yields splits that are computed together: all k and seeds where they share a model, and so the test texts' gradients.
-
-    A prompt's and a classifier's own head are shared; a probe is its split's own.
-    """
-    for task in tasks:
-        for mode in session.experiment.modes:
-            splits = [split for split in task.splits if split.mode == mode]
-            if mode == "prompt" or session.pretrained.kind == "classifier":
-                yield task, splits
-            else:
-                yield from ((task, [split]) for split in splits)
+def _left_of(unfinished: dict[str, set[tuple[Step, Job]]], step: Step, job: Job) -> None:
+    unfinished.get(job.split.name, set()).discard((step, job))

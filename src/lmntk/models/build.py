@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -12,56 +13,88 @@ from lmntk.models.loading import Pretrained
 from lmntk.models.logit_model import ClassifierModel, Features, HeadModel, LogitModel, PromptModel, untie_head
 from lmntk.models.probe import frozen_features, linear_probe
 from lmntk.prompts.batching import collate, length_sorted_batches
-from lmntk.prompts.encoding import EncodedText, PromptEncoder
+from lmntk.prompts.encoding import EncodedText, PromptEncoder, TextEncoder
 from lmntk.prompts.ensemble import EnsembleEncoder
 
 
-def prompt_model(
-    pretrained: Pretrained, encoder: PromptEncoder | EnsembleEncoder, difference: bool
-) -> PromptModel:
-    """Returns the model of a prompt's, or of several prompts' mean, label word logits."""
-    return PromptModel(pretrained.network, encoder.label_ids, difference, encoder.label_weights)
+@dataclass(frozen=True)
+class Probe:
+    """The training texts whose frozen features a linear probe is fitted to, and how it is fitted."""
+
+    texts: Sequence[EncodedText]
+    labels: Sequence[int]
+    classes: int
+    batch_size: int = 32
 
 
-def head_model(
+def logit_model(
     pretrained: Pretrained,
-    texts: Sequence[EncodedText],
-    labels: Sequence[int],
-    classes: int,
+    encoder: TextEncoder,
     difference: bool,
+    *,
+    labels: Sequence[str] = (),
     features: Features = "read",
-    batch_size: int = 32,
-) -> HeadModel:
-    """Returns the model whose head is the linear probe of the training texts' features.
+    head: Probe | nn.Linear | None = None,
+) -> LogitModel:
+    """Return the model whose tangents are taken, by what reads the text and what the checkpoint is.
+
+    A prompt's label words are read by ``PromptModel``; a classifier keeps the trained head of its checkpoint;
+    any other network gets a linear head.
+
+    Args:
+        pretrained: the loaded network.
+        encoder: what turns the texts into tokens: with a prompt or without.
+        difference: fold two classes into one output.
+        labels: the classes, in order; a classifier's own must be the same, unless none are given.
+        features: what a linear head reads.
+        head: the linear head, or the texts that it is fitted to.
 
     Raises:
-        UserError: a class without a training text, or features that the network has not.
+        UserError: a classifier with other classes, features that the network has not, or a class without a text.
+
+    Example:
+        >>> model = logit_model(pretrained, encoder, difference=True)  # doctest: +SKIP
     """
-    order = length_sorted_batches([text.length for text in texts], batch_size)
+    if isinstance(encoder, PromptEncoder | EnsembleEncoder):
+        return PromptModel(pretrained.network, encoder.label_ids, difference, encoder.label_weights)
+    if pretrained.kind == "classifier":
+        if features != "read":
+            raise UserError(
+                f"features: the head of {pretrained.name!r} reads what it was trained on; leave {features!r} out"
+            )
+        if labels:
+            _check_classes(pretrained, labels)
+        return ClassifierModel(pretrained.network, difference)
+    if head is None:
+        raise UserError(f"model: {pretrained.name!r} has no head of its own; give training texts for one")
+    linear = head if isinstance(head, nn.Linear) else _fitted(pretrained, head, features)
+    return HeadModel(pretrained.network, linear, difference, features)
+
+
+def own_classes(pretrained: Pretrained) -> list[str]:
+    """Return the classes of a classifier's own head, in order."""
+    named = pretrained.network.config.id2label.items()
+    return [str(name) for _, name in sorted(named, key=lambda item: int(item[0]))]
+
+
+def _fitted(pretrained: Pretrained, probe: Probe, features: Features) -> nn.Linear:
+    order = length_sorted_batches([text.length for text in probe.texts], probe.batch_size)
     device = next(pretrained.network.parameters()).device
     batches = [
         {
             name: tensor.to(device)
-            for name, tensor in collate([texts[i] for i in chosen], pretrained.pad_id).items()
+            for name, tensor in collate([probe.texts[i] for i in chosen], pretrained.pad_id).items()
         }
         for chosen in order
     ]
-    found = frozen_features(pretrained.network, batches, features)
-    restored = torch.empty_like(found)
-    restored[[i for chosen in order for i in chosen]] = found
-    return HeadModel(pretrained.network, linear_probe(restored, labels, classes), difference, features)
+    by_batch = frozen_features(pretrained.network, batches, features)
+    restored = torch.empty_like(by_batch)
+    restored[[i for chosen in order for i in chosen]] = by_batch
+    return linear_probe(restored, probe.labels, probe.classes)
 
 
-def own_head_model(pretrained: Pretrained, labels: Sequence[str], difference: bool) -> ClassifierModel:
-    """Returns the classifier with the trained head that its checkpoint has.
-
-    Raises:
-        UserError: it has another number of classes than the task, or the same ones in another order.
-    """
-    names = [
-        str(name)
-        for _, name in sorted(pretrained.network.config.id2label.items(), key=lambda item: int(item[0]))
-    ]
+def _check_classes(pretrained: Pretrained, labels: Sequence[str]) -> None:
+    names = own_classes(pretrained)
     if len(names) != len(labels):
         raise UserError(
             f"model: {pretrained.name!r} has a head of {len(names)} classes ({', '.join(names)}), and the task has {len(labels)}; use a "
@@ -73,28 +106,10 @@ def own_head_model(pretrained: Pretrained, labels: Sequence[str], difference: bo
             f"model: the head of {pretrained.name!r} has the classes in the order {', '.join(names)}, and the task in the order "
             f"{', '.join(labels)}; give its texts as your own, with --train and --labels {','.join(names)}"
         )
-    return ClassifierModel(pretrained.network, difference)
-
-
-def any_model(pretrained: Pretrained, mode: str, features: Features = "read") -> LogitModel:
-    """Returns a model with the parameters that a mode's models have, to try a parameter filter on before there are texts.
-
-    Raises:
-        UserError: features that the network has not.
-    """
-    if pretrained.kind == "classifier":
-        if features != "read":
-            raise UserError(
-                f"features: the head of {pretrained.name!r} reads what it was trained on; leave {features!r} out"
-            )
-        return ClassifierModel(pretrained.network)
-    if mode == "head":
-        return HeadModel(pretrained.network, nn.Linear(1, 2), features=features)
-    return PromptModel(pretrained.network, [0, 1])
 
 
 def untie(pretrained: Pretrained) -> None:
-    """Gives the vocabulary's head its own copy of a tied weight, in place; beside an adapter it stays frozen, as it was.
+    """Give the vocabulary's head its own copy of a tied weight, in place; beside an adapter it stays frozen, as it was.
 
     Raises:
         UserError: there is no such head, or an adapter is on it.
@@ -111,5 +126,5 @@ def untie(pretrained: Pretrained) -> None:
 
 
 def _loose(name: str) -> str:
-    """Returns a class's name as labels are compared: case, ``_`` and ``-`` are passed over."""
+    """Return a class's name as labels are compared: case, ``_`` and ``-`` are passed over."""
     return name.casefold().replace("_", " ").replace("-", " ").strip()

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lmntk.errors import UserError
 from lmntk.kernels.kernel import load_tensors, save_tensors
-from lmntk.models.build import own_head_model, prompt_model, untie
+from lmntk.models.build import logit_model, untie
 from lmntk.models.loading import load_pretrained
 from lmntk.models.logit_model import HeadModel, LogitModel
 from lmntk.prediction.predictor import Predictor
@@ -112,24 +113,19 @@ def load_predictor(
     }
     labels = tuple(description["labels"])
     encoder: TextEncoder
-    logit_model: LogitModel
     if description["mode"] == "prompt":
         texts = prompt["templates"], prompt["label_words"], prompt["max_length"], prompt["text_a_limit"]
-        encoder = prompted = make_prompt_encoder(
-            pretrained.tokenizer, *texts, reduce=prompt["reduce"], **settings
-        )
-        logit_model = prompt_model(pretrained, prompted, facts["difference"])
+        encoder = make_prompt_encoder(pretrained.tokenizer, *texts, reduce=prompt["reduce"], **settings)
     else:
         encoder = HeadEncoder(pretrained.tokenizer, prompt["max_length"], prompt["text_a_limit"], **settings)
-        if pretrained.kind == "classifier":
-            logit_model = own_head_model(pretrained, labels, facts["difference"])
-        else:
-            weight = torch.as_tensor(tensors[f"{_HEAD}weight"])
-            head = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype, device=chosen)
-            head.load_state_dict(
-                {name: torch.as_tensor(tensors[_HEAD + name]) for name in ("weight", "bias")}
-            )
-            logit_model = HeadModel(pretrained.network, head, facts["difference"], facts["features"])
+    model_of_logits = logit_model(
+        pretrained,
+        encoder,
+        facts["difference"],
+        labels=labels,
+        features=facts["features"],
+        head=_head(tensors, chosen),
+    )
     count = 1 + max(int(name.split(":")[0]) for name in tensors if not name.startswith(_HEAD))
     directions: list[dict[str, Tensor]] = [{} for _ in range(count)]
     for name, values in tensors.items():
@@ -137,7 +133,7 @@ def load_predictor(
             index, _, parameter = name.partition(":")
             directions[int(index)][parameter] = torch.as_tensor(values)
     predictor = Predictor(
-        logit_model,
+        model_of_logits,
         directions,
         pretrained.pad_id,
         intercept=solution["intercept"],
@@ -148,6 +144,16 @@ def load_predictor(
         device_memory=device_memory,
     )
     return LoadedPredictor(predictor, encoder, labels, description)
+
+
+def _head(tensors: Mapping[str, np.ndarray], device: torch.device) -> nn.Linear | None:
+    """Return the linear head of head mode, if there is one."""
+    if f"{_HEAD}weight" not in tensors:
+        return None
+    weight = torch.as_tensor(tensors[f"{_HEAD}weight"])
+    head = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype, device=device)
+    head.load_state_dict({name: torch.as_tensor(tensors[_HEAD + name]) for name in ("weight", "bias")})
+    return head
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lmntk.errors import UserError
 from lmntk.kernels.kernel import Kernel
+from lmntk.runs.records import DiagnosisRecord, FineTuningRecord, Record, SplitResults
 from lmntk.runs.setups import of_one_setup
+from lmntk.runs.store import Store
+from lmntk.system.hashing import SHORT
 from lmntk.tasks import TASKS
 
-FINETUNING_FORMAT = "lmntk finetuning 1"
-DIAGNOSIS_FORMAT = "lmntk diagnosis 2"
+CONFIGURATION = "configuration.json"
 LINEARIZED = " (linearized)"
-COMMON = ("cell", "task", "k", "seed", "mode", "method")
+WRITTEN = "written at"  # an entry that no file has
+Kind = TypeVar("Kind", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Run:
         versions: of what computed it.
         rows: those of results.csv, of all finished splits.
         splits: the finished splits' results, by name.
-        finetunings: the files of ``finetuning/``.
-        diagnoses: the files of ``diagnosis/``.
+        finetunings: the records of ``finetuning/``.
+        diagnoses: the records of ``diagnosis/``.
         notes: what was left out, and why.
     """
 
@@ -58,13 +59,23 @@ class Run:
         return {name: task.title for name, task in TASKS.items()}
 
     def kernel(self, split: str, formula: str = "sgd") -> Kernel | None:
-        """Returns a split's kernel among its training texts, where it was kept and is that of the split's results."""
-        path = self.folder / "kernels" / split / f"train-{formula}.safetensors"
-        of = self.splits.get(split, {}).get("kernels")
-        try:
-            return Kernel.load(path, None if of is None else {"key": of}) if path.is_file() else None
-        except UserError:
-            return None
+        """Return a split's kernel among its training texts, where it was kept and is that of the split's results."""
+        digest = self.splits.get(split, {}).get("kernels")
+        expected = None if digest is None else {"key": digest}
+        for folder in self.kernel_folders(split):
+            path = folder / f"train-{formula}.safetensors"
+            try:
+                if path.is_file():
+                    return Kernel.load(path, expected)
+            except UserError:  # of other settings, or damaged
+                continue
+        return None
+
+    def kernel_folders(self, split: str) -> list[Path]:
+        """Return the folders of a split's kernels; kernels of several settings lie side by side."""
+        parent = self.folder / "kernels"
+        named = [parent / split, *sorted(parent.glob(f"{split}-{'?' * SHORT}"))]
+        return [folder for folder in named if folder.is_dir()]
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -102,42 +113,50 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _read_run(folder: Path, name: str) -> Run:
     if not folder.is_dir():
         raise UserError(f"run: no folder {str(folder)!r}; name one that `lmntk run` wrote")
+    store = Store(folder)
     notes: list[str] = []
-    configuration = _read(folder / "configuration.json")
+    configuration = store.read_json(CONFIGURATION)
     configuration = configuration if isinstance(configuration, dict) else {}
     experiment = configuration.get("experiment") or {}
-    earlier = [one for one in configuration.get("earlier") or () if isinstance(one, dict)]
-    place = _placing(experiment)
+    earlier = [settings for settings in configuration.get("earlier") or () if isinstance(settings, dict)]
+    order = _order(experiment)
     latest = configuration.get("setups")
     latest = latest if isinstance(latest, list) else []
-    splits = _current(list(_files(folder, "cells", _is_cell, notes)), folder, configuration.get("weights"), notes)
-    others = {split["cell"] for _, split in _files(folder, "cells", _is_cell, [])} - set(splits)
-    parts: dict[str, list[dict[str, Any]]] = {}
-    for part, form in (("finetuning", FINETUNING_FORMAT), ("diagnosis", DIAGNOSIS_FORMAT)):
-        found = [content for _, content in _files(folder, part, _has_format(form), notes)]
-        current = [one for one in found if one["cell"] not in others and _is_of(one, splits.get(one["cell"]))]
-        if len(current) < len(found):
-            notes.append(
-                f"{len(found) - len(current)} of {part} are of other weights, prompts, texts or trainings than the splits now, and left out."
-            )
-        parts[part] = _of_one_setup(sorted(current, key=place), latest, part, notes)
-    if not splits and not any(parts.values()):
-        raise UserError(f"run: {str(folder)!r} holds no finished split, fine-tuning or diagnosis; name a folder that `lmntk run` wrote")
-    computed = [*splits.values(), *parts["finetuning"], *parts["diagnosis"]]
-    versions: dict[str, str] = configuration.get("versions") or next((one["versions"] for one in computed if one.get("versions")), {})
-    rows = [row for split in sorted(splits.values(), key=lambda one: place(one["rows"][0])) for row in split["rows"]]
-    return Run(
-        name,
-        folder,
-        experiment,
-        earlier,
-        versions,
-        _of_one_setup(rows, latest, "results", notes),
-        splits,
-        parts["finetuning"],
-        parts["diagnosis"],
-        notes,
+    results = _named_files(store, SplitResults, notes)
+    current = _current(results, store, configuration.get("weights"), latest, notes)
+    others = {record.name for record in results.values()} - set(current)
+    finetunings = _belonging(store, FineTuningRecord, current, others, notes)
+    finetunings = _newest(_of_one_setup(sorted(finetunings, key=order), latest, "finetuning", notes))
+    diagnoses = _belonging(store, DiagnosisRecord, current, others, notes)
+    diagnoses = _about_these(diagnoses, finetunings, notes)
+    diagnoses = _newest(_of_one_setup(sorted(diagnoses, key=order), latest, "diagnosis", notes))
+    if not current and not finetunings and not diagnoses:
+        raise UserError(
+            f"run: {str(folder)!r} holds no finished split, fine-tuning or diagnosis; name a folder that `lmntk run` wrote"
+        )
+    splits = {name: record.as_dict() for name, record in current.items()}
+    computed = [*splits.values(), *finetunings, *diagnoses]
+    versions: dict[str, str] = configuration.get("versions") or next(
+        (record["versions"] for record in computed if record.get("versions")), {}
     )
+    rows = _rows(current, finetunings, order)
+    rows = _of_one_setup(rows, latest, "results", notes)
+    return Run(name, folder, experiment, earlier, versions, rows, splits, finetunings, diagnoses, notes)
+
+
+def _rows(
+    splits: Mapping[str, SplitResults],
+    finetunings: Sequence[Mapping[str, Any]],
+    order: Callable[[Mapping[str, Any]], tuple[Any, ...]],
+) -> list[dict[str, Any]]:
+    """Return the rows of all splits: of each the methods', then the fine-tunings'."""
+    rows = []
+    for results in sorted(splits.values(), key=lambda results: order(results.rows[0].model_dump())):
+        own = [record for record in finetunings if record["cell"] == results.name]
+        trained = [FineTuningRecord.model_validate(record).row(results.head).model_dump() for record in own]
+        methods = {row["method"] for row in trained}
+        rows += [row.model_dump() for row in results.rows if row.method not in methods] + trained
+    return rows
 
 
 def _of_one_setup(found: Sequence[Mapping[str, Any]], latest: Sequence[str], what: str, notes: list[str]) -> list[Any]:
@@ -152,90 +171,115 @@ def _of_one_setup(found: Sequence[Mapping[str, Any]], latest: Sequence[str], wha
     return kept
 
 
-def _is_of(one: Mapping[str, Any], split: Mapping[str, Any] | None) -> bool:
-    """False for a fine-tuning or diagnosis that names other contents than its split has, or another training than the split's row is of."""
-    if split is None:
-        return True
-    pairs = [(one.get("content"), split.get("content"))]
-    arms = split.get("arms")
-    if isinstance(arms, dict):
-        pairs.append((one.get("about"), arms.get(one["method"])))
-    return all(own == of_split or own is None or of_split is None for own, of_split in pairs)
-
-
-def _placing(experiment: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+def _order(experiment: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
     """Returns a key that sorts tasks as the experiment names them, k and seeds as numbers, the prompt before the head, SGD first."""
     own = [task.get("name") for task in experiment.get("own_tasks") or () if isinstance(task, dict)]
     names = [*(experiment.get("tasks") or ()), *own]
     order = {name: number for number, name in enumerate(names)}
 
-    def place(one: Mapping[str, Any]) -> tuple[Any, ...]:
-        task = one["task"]
+    def order_of(record: Mapping[str, Any]) -> tuple[Any, ...]:
+        task = record["task"]
         return (
             order.get(task, len(order)),
             task,
-            one["k"],
-            one["mode"] != "prompt",
-            one["seed"],
-            not str(one.get("method", "")).startswith("sgd"),
+            record["k"],
+            record["mode"] != "prompt",
+            record["seed"],
+            not str(record.get("method", "")).startswith("sgd"),
         )
 
-    return place
+    return order_of
 
 
-def _files(folder: Path, part: str, is_right: Callable[[Any], bool], notes: list[str]) -> list[tuple[Path, dict[str, Any]]]:
-    found = []
-    for path in sorted((folder / part).glob("*.json")):
-        content = _read(path)
-        if is_right(content):
-            found.append((path, content))
-        else:
+def _named_files(store: Store, kind: type[Kind], notes: list[str]) -> dict[str, Kind]:
+    """Return the records of a kind by their files' names; name the damaged ones."""
+    named = {}
+    for name, record in store.records(kind).items():
+        if record is None:
             notes.append(
-                f"{part}/{path.name} is not a file of this version of lmntk, or is damaged, and was left out; run again, it is made anew."
+                f"{name} is not a file of this version of lmntk, or is damaged, and was left out; run again, it is made anew."
             )
-    return found
-
-
-def _read(path: Path) -> Any:
-    """Returns the data of a JSON file, with numbers that are none (NaN, infinity) as None; None when it is missing or broken."""
-    try:
-        return _finite(json.loads(path.read_text(encoding="utf8")))
-    except (OSError, ValueError):
-        return None
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    return [_finite(part) for part in value] if isinstance(value, list) else value
-
-
-def _is_cell(content: Any) -> bool:
-    return (
-        isinstance(content, dict)
-        and isinstance(content.get("cell"), str)
-        and isinstance(content.get("rows"), list)
-        and bool(content["rows"])
-        and all(isinstance(row, dict) and {"task", "k", "seed", "mode", "method", "metric", "test"} <= set(row) for row in content["rows"])
-        and all(row["test"] is None or isinstance(row["test"], int | float) for row in content["rows"])  # None of one that diverged
-        and any(row["test"] is not None for row in content["rows"])
-    )
-
-
-def _has_format(form: str) -> Callable[[Any], bool]:
-    return lambda content: isinstance(content, dict) and content.get("format") == form and set(COMMON) <= set(content)
+        else:
+            named[name] = record
+    return named
 
 
 def _current(
-    found: Sequence[tuple[Path, dict[str, Any]]], folder: Path, weights: str | None, notes: list[str]
-) -> dict[str, dict[str, Any]]:
-    """Returns the splits of the weights that were used last; those of other weights in the same folder are another run's."""
-    if not found:
+    results: Mapping[str, SplitResults],
+    store: Store,
+    weights: str | None,
+    latest: Sequence[str],
+    notes: list[str],
+) -> dict[str, SplitResults]:
+    """Return each split's results of the weights and settings that were used last; say how many are others'.
+
+    Results of other settings lie beside them. Of a split those are taken whose setups come first among the latest;
+    of equals, those that were written last.
+    """
+    if not results:
         return {}
-    newest = max(found, key=lambda one: (one[1].get("model") == weights, one[0].stat().st_mtime_ns))[1].get("model")
-    current = {split["cell"]: split for _, split in found if split.get("model") == newest}
-    if len(current) < len(found):
-        notes.append(f"{len(found) - len(current)} splits in {folder.name} are of other weights and were left out.")
-    return current
+    newest = max(results, key=lambda name: (results[name].model == weights, store.written_at(name)))
+    of_weights = {name: record for name, record in results.items() if record.model == results[newest].model}
+    if len(of_weights) < len(results):
+        left_out = len(results) - len(of_weights)
+        notes.append(f"{left_out} splits in {store.folder.name} are of other weights and were left out.")
+
+    def rank(item: tuple[str, SplitResults]) -> tuple[list[bool], float]:
+        name, record = item
+        setups = {row.setup for row in record.rows}
+        return [setup not in setups for setup in latest], -store.written_at(name)
+
+    current: dict[str, SplitResults] = {}
+    for _, record in sorted(of_weights.items(), key=rank):
+        current.setdefault(record.name, record)
+    if len(current) < len(of_weights):
+        left_out = len(of_weights) - len(current)
+        notes.append(f"{left_out} results are of other settings than the last run's, and left out.")
+    return {name: current[name] for name in dict.fromkeys(record.name for record in of_weights.values())}
+
+
+def _belonging(
+    store: Store,
+    kind: type[FineTuningRecord] | type[DiagnosisRecord],
+    splits: Mapping[str, SplitResults],
+    others: set[str],
+    notes: list[str],
+) -> list[dict[str, Any]]:
+    """Return the records whose contents are those of the current splits; say how many are not."""
+    named = _named_files(store, kind, notes)
+    fitting = {}
+    for name, record in named.items():
+        of_split = splits[record.name].content if record.name in splits else None
+        if record.name not in others and (None in (record.content, of_split) or record.content == of_split):
+            fitting[name] = record
+    if len(fitting) < len(named):
+        notes.append(
+            f"{len(named) - len(fitting)} of {kind.FOLDER} are of other weights, prompts, texts or trainings than the splits now, and left out."
+        )
+    return [record.as_dict() | {WRITTEN: store.written_at(name)} for name, record in fitting.items()]
+
+
+def _about_these(
+    diagnoses: Sequence[dict[str, Any]], finetunings: Sequence[Mapping[str, Any]], notes: list[str]
+) -> list[dict[str, Any]]:
+    """Return the diagnoses that are about the trainings that are shown; say how many are not."""
+    keys = {(record["cell"], record["method"]): record.get("key") for record in finetunings}
+    fitting = []
+    for record in diagnoses:
+        about, key = record.get("about"), keys.get((record["cell"], record["method"]))
+        if None in (about, key) or about == key:
+            fitting.append(record)
+    if len(fitting) < len(diagnoses):
+        notes.append(
+            f"{len(diagnoses) - len(fitting)} of diagnosis are of other weights, prompts, texts or trainings than the splits now, and left out."
+        )
+    return fitting
+
+
+def _newest(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the record of each split and method that was written last, without the time of writing."""
+    newest: dict[tuple[str, str], dict[str, Any]] = {}
+    for record in sorted(records, key=lambda record: -record[WRITTEN]):
+        newest.setdefault((record["cell"], record["method"]), record)
+    kept = [record for record in records if newest[record["cell"], record["method"]] is record]
+    return [{name: value for name, value in record.items() if name != WRITTEN} for record in kept]

@@ -1,48 +1,44 @@
-"""The splits of an experiment, (task, k, seed, mode), and what is stored of each, found again by content.
+"""The output folder: records, kernels and logits, found again by their key.
 
-A split has a *key*: a hash of everything that its kernels depend on (weights, prompt and tokenizer, the very texts,
-parameters, precision). Files have readable names; the key stands inside, and a file with another key is computed anew.
+Files are named by their meaning and the first letters of their key's digest, so that results of other settings lie
+side by side. The whole digest stands inside; a file with another one is computed anew.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import ValidationError
 
 from lmntk.errors import UserError
-from lmntk.kernels.kernel import Kernel, provenance_of
+from lmntk.kernels.kernel import Kernel, load_tensors, provenance_of, save_tensors
+from lmntk.runs.records import Record
+from lmntk.runs.split import Split
 from lmntk.system.files import write_text
+from lmntk.system.hashing import Key, short
 
-
-@dataclass(frozen=True)
-class Split:
-    """One task at one k, split and mode, and the examples' row numbers in its files."""
-
-    task: str
-    k: int
-    seed: int
-    mode: str
-    train: tuple[int, ...]
-    dev: tuple[int, ...]
-    test: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        """A readable name, also of its files."""
-        return f"{self.task}-k{self.k}-seed{self.seed}-{self.mode}"
+Kind = TypeVar("Kind", bound=Record)
+LOGITS = "logits.safetensors"
 
 
 class Store:
-    """The output folder: ``cells/`` (results), ``kernels/``, ``predictions/``; every write is atomic."""
+    """The output folder; every write is atomic.
+
+    Args:
+        folder: where it is.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def prepare(self) -> None:
-        """Makes the folder.
+        """Make the folder.
 
         Raises:
             UserError: it cannot be made or written to.
@@ -50,41 +46,102 @@ class Store:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"out: cannot make the folder {str(self.folder)!r} ({error.strerror}); name another") from error
+            raise UserError(
+                f"out: cannot make the folder {str(self.folder)!r} ({error.strerror}); name another"
+            ) from error
         if not os.access(self.folder, os.W_OK):
             raise UserError(f"out: cannot write to {str(self.folder)!r}; name another folder")
 
     def write_text(self, name: str, text: str) -> None:
-        """Writes a text file under a temporary name, then renames it."""
+        """Write a text file."""
         write_text(self.folder / name, text)
 
     def write_json(self, name: str, content: Any) -> None:
-        """Writes plain data as JSON, atomically."""
+        """Write plain data as JSON."""
         self.write_text(name, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
     def read_json(self, name: str) -> Any:
-        """Returns the data of a JSON file, or None when it is missing or broken."""
+        """Return the data of a JSON file, numbers that are not finite as None; None if it is missing or broken."""
         try:
-            return json.loads((self.folder / name).read_text(encoding="utf8"))
+            return finite(json.loads((self.folder / name).read_text(encoding="utf8")))
         except (OSError, ValueError):
             return None
 
-    def result(self, split: Split, key: str) -> dict[str, Any] | None:
-        """Returns a finished split's results if they have this key."""
-        found = self.read_json(f"cells/{split.name}.json")
-        return found if isinstance(found, dict) and found.get("key") == key else None
+    def record(self, kind: type[Kind], stem: str, key: Key) -> Kind | None:
+        """Return a record if it is there with this key."""
+        found = self.read_record(kind, f"{kind.FOLDER}/{stem}-{key.short}.json")
+        return found if found is not None and found.key == key.digest else None
 
-    def kernel_path(self, split: Split, side: str, formula: str) -> Path:
-        """Returns where the kernel of the split's train texts against ``side`` (train, dev or test) is kept."""
-        return self.folder / "kernels" / split.name / f"{side}-{formula}.safetensors"
-
-    def has_kernel(self, split: Split, side: str, formula: str, key: str) -> bool:
-        """True where a kernel with this key is kept; its arrays are not read."""
-        return (provenance_of(self.kernel_path(split, side, formula)) or {}).get("key") == key
-
-    def kernel(self, split: Split, side: str, formula: str, key: str) -> Kernel | None:
-        """Returns a kept kernel if it has this key."""
+    def read_record(self, kind: type[Kind], name: str) -> Kind | None:
+        """Return the record in a file, or None if it is missing, damaged or of another kind."""
         try:
-            return Kernel.load(self.kernel_path(split, side, formula), {"key": key})
+            return kind.model_validate(self.read_json(name))
+        except ValidationError:
+            return None
+
+    def records(self, kind: type[Kind], pattern: str = "*") -> dict[str, Kind | None]:
+        """Return the records of a kind by their files' names, the damaged ones as None."""
+        paths = sorted((self.folder / kind.FOLDER).glob(f"{pattern}.json"))
+        names = [f"{kind.FOLDER}/{path.name}" for path in paths]
+        return {name: self.read_record(kind, name) for name in names}
+
+    def write_record(self, record: Record, stem: str) -> str:
+        """Write a record; return its file's name."""
+        name = f"{record.FOLDER}/{stem}-{short(record.key)}.json"
+        self.write_json(name, record.as_dict())
+        return name
+
+    def written_at(self, name: str) -> float:
+        """Return when a file was written, in seconds; 0 if it is missing."""
+        path = self.folder / name
+        return path.stat().st_mtime if path.is_file() else 0.0
+
+    def kernel_folder(self, split: str, digest: str) -> Path:
+        """Return where the kernels of a split with this key are kept."""
+        return self.folder / "kernels" / f"{split}-{short(digest)}"
+
+    def kernel_path(self, split: Split, side: str, formula: str, key: Key) -> Path:
+        """Return where the kernel of a split's train texts against a side is kept."""
+        return self.kernel_folder(split.name, key.digest) / f"{side}-{formula}.safetensors"
+
+    def has_kernel(self, split: Split, side: str, formula: str, key: Key) -> bool:
+        """Return whether a kernel with this key is kept; its arrays are not read."""
+        provenance = provenance_of(self.kernel_path(split, side, formula, key)) or {}
+        return provenance.get("key") == key.digest
+
+    def kernel(self, split: Split, side: str, formula: str, key: Key) -> Kernel | None:
+        """Return a kept kernel if it has this key."""
+        try:
+            return Kernel.load(self.kernel_path(split, side, formula, key), {"key": key.digest})
         except UserError:
             return None
+
+    def logits(self, split: Split, key: Key) -> dict[str, np.ndarray] | None:
+        """Return the kept pre-trained logits by side if they have the kernels' key."""
+        try:
+            tensors, metadata = load_tensors(self.kernel_folder(split.name, key.digest) / LOGITS)
+        except UserError:
+            return None
+        return tensors if metadata.get("key") == key.digest else None
+
+    def keep_kernels(
+        self,
+        split: Split,
+        key: Key,
+        kernels: Mapping[tuple[str, str], Kernel],
+        logits: Mapping[str, np.ndarray],
+    ) -> None:
+        """Write a split's kernels, by (side, formula), and its pre-trained logits."""
+        for (side, formula), kernel in kernels.items():
+            kernel.save(self.kernel_path(split, side, formula, key))
+        path = self.kernel_folder(split.name, key.digest) / LOGITS
+        save_tensors(path, dict(logits), {"key": key.digest})
+
+
+def finite(value: Any) -> Any:
+    """Return plain data with numbers that are not finite as None."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    return [finite(part) for part in value] if isinstance(value, list) else value

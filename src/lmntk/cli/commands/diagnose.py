@@ -54,8 +54,8 @@ def diagnose(
     if optimizers is None and (finetuned is not None or ("finetuned" in said and "finetune" not in said)):
         fields["finetune"] = ()  # a checkpoint that is there needs no training
     experiment = experiment_of(options | absent, fields, {"finetune": DEFAULT})
+    from lmntk.experiment.report import verdicts_of
     from lmntk.experiment.run import run as run_experiment
-    from lmntk.experiment.run import verdicts_of
 
     with_bars(lambda progress: run_experiment(experiment, progress))
     found = verdicts_of(experiment.out)

@@ -66,8 +66,8 @@ def reproduce(
     chosen = experiment_of(
         options | absent | {"configuration": path}, given(out=options["out"] or Path("runs") / experiment)
     )
+    from lmntk.experiment.report import verdicts_of
     from lmntk.experiment.run import run as run_experiment
-    from lmntk.experiment.run import verdicts_of
 
     rows = with_bars(lambda progress: run_experiment(chosen, progress))
     found = verdicts_of(chosen.out)

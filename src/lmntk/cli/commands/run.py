@@ -112,7 +112,7 @@ def run(
         print_summary(rows)
         print()
         if experiment.diagnose:
-            from lmntk.experiment.run import verdicts_of
+            from lmntk.experiment.report import verdicts_of
 
             print_verdicts(verdicts_of(experiment.out))
         print_written(experiment.out)
@@ -127,7 +127,7 @@ def plan(**options: Any) -> None:
     Example: lmntk plan --model roberta-base --data data --tasks sst-2 --k 16 --memory 4GiB
     """
     experiment = experiment_of(options)
-    from lmntk.experiment.run import plan as plan_experiment
+    from lmntk.experiment.plan import plan as plan_experiment
 
     found = with_bars(lambda progress: plan_experiment(experiment, progress))
     if options["as_json"]:

@@ -1,43 +1,95 @@
-"""Diagnoses as a part of an experiment: of every split and way of fine-tuning it, kept and found again by content."""
+"""The step that diagnoses: whether each fine-tuning of each split is in the kernel regime."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from lmntk.diagnosis.checkpoint import load_finetuned
-from lmntk.diagnosis.diagnosis import FORMAT, Diagnosis
+from lmntk.diagnosis.diagnosis import FORMAT, Diagnosis, diagnose
+from lmntk.diagnosis.examples import Examples, logits_of
 from lmntk.diagnosis.training import Training
 from lmntk.errors import UserError
-from lmntk.experiment.preparation import PreparedTask
-from lmntk.experiment.session import SIDES, Given, Session
-from lmntk.experiment.steps.diagnose_split import CellModel, diagnose_split
-from lmntk.experiment.steps.finetune import (
-    FineTuningMethod,
-    arms_of,
-    claimed_work,
-    kept_record,
-    key_of,
-    remove_work,
-    setup_of,
-)
-from lmntk.experiment.steps.shared_model import Kernels, SharedModel, forget_unit, kernels_of
+from lmntk.experiment.session import GivenCheckpoint, Session
+from lmntk.experiment.shared_model import SharedModel, shared_model_of
+from lmntk.experiment.steps.base import Job, Subject
+from lmntk.experiment.steps.finetune import FineTune, methods_of_split, training_key, training_setup
+from lmntk.experiment.steps.kernels import Kernels, forget_kernels, kernels_of
+from lmntk.experiment.steps.scratch import claimed_folder, remove_folders
 from lmntk.finetuning.files import load_weights, slug
+from lmntk.finetuning.method import FineTuningMethod
 from lmntk.finetuning.replay import POINTS, course_of
 from lmntk.finetuning.settings import Labelled, TrainingSettings, batch_order
-from lmntk.runs.store import Split
+from lmntk.runs.keys import SplitKeys
+from lmntk.runs.records import DiagnosisRecord, FineTuningRecord
+from lmntk.runs.split import SIDES
 from lmntk.solvers.grid import SOLVER_VERSION
-from lmntk.system.hashing import content_key
+from lmntk.solvers.inputs import Array
+from lmntk.system.hashing import Key
 
-Subject = FineTuningMethod | Given
-COURSE = "diagnosis-"  # begins the names of scratch folders
+SCRATCH_KIND = "diagnosis-"  # begins the names of scratch folders
 
 
-def given_checkpoint(path: Path) -> Given:
-    """Returns a checkpoint's place with the hash of what is in it.
+@dataclass(frozen=True)
+class Reached:
+    """Where a fine-tuning went: its weights, and how they were reached.
+
+    Attributes:
+        weights: fine-tuned, by the names of the split's model; None if training diverged.
+        trainable: the parameters that were trained.
+        training: how; None for a checkpoint that the user gave.
+        trajectory: (step, weights) along the training.
+        diverged: why there are no weights.
+    """
+
+    weights: Mapping[str, Tensor] | None
+    trainable: Mapping[str, nn.Parameter]
+    training: Training | None = None
+    trajectory: Iterable[tuple[int, Mapping[str, Tensor]]] = ()
+    diverged: str = ""
+
+
+class Diagnose:
+    """Diagnose every fine-tuning of every split, and the checkpoint that the user gave."""
+
+    def of(self, shared: SharedModel) -> list[Job]:
+        """Return one job a split and fine-tuning; the linearized model's trainings are not diagnosed."""
+        session = shared.session
+        if not session.experiment.diagnose:
+            return []
+        jobs = []
+        for split in shared.splits:
+            methods = methods_of_split(session.experiment, session.chosen, split.seed)
+            jobs += [Job(split, method) for method in methods if not method.linearized]
+            jobs += [] if session.given is None else [Job(split, session.given)]
+        return jobs
+
+    def kept(self, shared: SharedModel, job: Job) -> DiagnosisRecord | None:
+        """Return a diagnosis that is there with the right key."""
+        return shared.session.store.record(DiagnosisRecord, stem_of(job), diagnosis_key(shared, job))
+
+    def do(self, shared: SharedModel, jobs: Sequence[Job]) -> Iterator[Job]:
+        """Diagnose fine-tunings that are trained."""
+        own = list(dict.fromkeys(job.split for job in jobs if _has_run_kernels(_subject_of(job))))
+        kernels = kernels_of(_asking_for_sgd(shared), own) if own else {}
+        for job in jobs:
+            known = kernels[job.split.name][0] if _has_run_kernels(_subject_of(job)) else None
+            _write(shared, job, _diagnose(shared, job, known))
+            yield job
+
+    def end(self, shared: SharedModel, was_done: bool) -> None:
+        """Remove the scratch files of the kernels."""
+        if was_done and any(_has_run_kernels(_subject_of(job)) for job in self.of(shared)):
+            forget_kernels(_asking_for_sgd(shared))
+
+
+def given_checkpoint(path: Path) -> GivenCheckpoint:
+    """Return a checkpoint's path with the hash of what is in it.
 
     Raises:
         UserError: there is nothing.
@@ -53,214 +105,240 @@ def given_checkpoint(path: Path) -> Given:
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):
                 digest.update(block)
-    return Given(path, digest.hexdigest())
+    return GivenCheckpoint(path, digest.hexdigest())
 
 
-def check_given(session: Session, tasks: Sequence[PreparedTask]) -> None:
-    """Reads the user's checkpoint once for each mode of each task, before anything is computed.
+def check_given(session: Session) -> None:
+    """Read the user's checkpoint once for each mode of each task, before anything is computed.
 
     Raises:
         UserError: it is not of the model's architecture; see ``load_finetuned``.
     """
     if session.given is None:
         return
-    for task in tasks:
+    for task in session.tasks:
         for mode in session.experiment.modes:
             split = next(split for split in task.splits if split.mode == mode)
-            load_finetuned(session.given.path, session.pretrained, SharedModel(session, task, [split]).model)
+            model = shared_model_of(session, task, split, mode).model
+            load_finetuned(session.given.path, session.pretrained, model)
 
 
-def subjects_of(session: Session, split: Split) -> list[Subject]:
-    """Returns what is diagnosed in a split: the arms, but those that train the linearized model, and the checkpoint that was given."""
-    if not session.experiment.diagnose:
-        return []
-    arms = [arm for arm in arms_of(session.experiment, session.chosen, split.seed) if not arm.linearized]
-    return [*arms, *([] if session.given is None else [session.given])]
+def stem_of(job: Job) -> str:
+    """Return the beginning of the name of a diagnosis's file."""
+    subject = _subject_of(job)
+    if isinstance(subject, GivenCheckpoint):
+        return f"{job.split.name}-given-fine-tuning-{subject.digest[:12]}"
+    return f"{job.split.name}-{slug(subject.method)}"
 
 
-def diagnose_unit(session: Session, task: PreparedTask, splits: Sequence[Split]) -> None:
-    """Diagnoses splits that share a model, whose arms are trained; what was diagnosed before is not again."""
-    left = {
-        split.name: [
-            one for one in subjects_of(session, split) if kept_diagnosis(session, task, split, one) is None
-        ]
-        for split in splits
-    }
-    todo = [split for split in splits if left[split.name]]
-    whole = [split for split in todo if any(_has_run_kernels(one) for one in left[split.name])]
-    asked = session.asking_for(("sgd",))
-    kernels = kernels_of(asked, task, whole) if whole else {}
-    for split in todo:
-        for subject in left[split.name]:
-            own = kernels[split.name][0] if _has_run_kernels(subject) else None
-            _write(session, task, split, subject, _diagnose(session, task, split, subject, own))
-    if whole:
-        forget_unit(asked, task, splits)
-
-
-def kept_diagnosis(
-    session: Session, task: PreparedTask, split: Split, subject: Subject
-) -> dict[str, Any] | None:
-    """Returns a diagnosis that is there with the right key."""
-    found = session.store.read_json(_place(split, subject))
-    return (
-        found
-        if isinstance(found, dict) and found.get("key") == diagnosis_key(session, task, split, subject)
-        else None
-    )
-
-
-def diagnosis_key(session: Session, task: PreparedTask, split: Split, subject: Subject) -> str:
-    """Returns the hash of all that a diagnosis depends on."""
-    return content_key(
+def diagnosis_key(shared: SharedModel, job: Job) -> Key:
+    """Return all that a diagnosis depends on."""
+    keys = shared.session.keys(shared.task, job.split)
+    return Key(
         format=FORMAT,
-        kernels=session.key(task, split),
-        metric=task.metric,
-        about=_about(session, task, split, subject),
+        kernels=keys.kernels.digest,
+        metric=keys.metric,
+        about=_about(keys, _subject_of(job)),
         points=POINTS,
-        other=_other_mode(session, task, split),
-        formula=_formula(session, task, split, subject),
+        other=_reads_in_other_mode(shared, job),
+        formula=_formula(shared, job),
         solver=SOLVER_VERSION,
     )
 
 
-def diagnosis_setup(session: Session, task: PreparedTask, mode: str, subject: Subject) -> str:
-    """Returns the hash of what diagnoses must share to be splits of one verdict."""
-    about = subject.digest if isinstance(subject, Given) else setup_of(session, task, mode, subject)
-    return session.setup(task, mode, "kernel", about=about)
-
-
-def _formula(session: Session, task: PreparedTask, split: Split, subject: Subject) -> str:
-    """Returns whose kernel is held against a training: of Adam and SignGD A-SignGD's where it was kept on all sides, else SGD's."""
-    if isinstance(subject, Given) or subject.settings.optimizer == "sgd" or not _has_run_kernels(subject):
-        return "sgd"
-    key = session.key(task, split)
-    return (
-        "asigngd" if all(session.store.has_kernel(split, side, "asigngd", key) for side in SIDES) else "sgd"
-    )
-
-
-def _about(session: Session, task: PreparedTask, split: Split, subject: Subject) -> str:
-    """Returns the hash of the training that is diagnosed, or of the checkpoint that was given."""
-    return subject.digest if isinstance(subject, Given) else key_of(session, task, split, subject)
-
-
-def _other_mode(session: Session, task: PreparedTask, split: Split) -> dict[str, Any] | None:
-    """Returns what the mode that is not the split's reads, for its mean |chi|; None where there is no such mode."""
-    mode = "head" if split.mode == "prompt" else "prompt"
-    try:
-        reads = session.encoder(task, mode).fingerprint()
-    except UserError:
-        return None
-    return {"encoder": reads, "features": session.experiment.features if mode == "head" else None}
-
-
-def _place(split: Split, subject: Subject) -> str:
-    name = f"given-fine-tuning-{subject.digest[:12]}" if isinstance(subject, Given) else slug(subject.method)
-    return f"diagnosis/{split.name}-{name}.json"
-
-
-def _has_run_kernels(subject: Subject) -> bool:
-    """True where what trained are the parameters whose kernels a run computes: no LoRA, no frozen layers."""
-    return isinstance(subject, Given) or not subject.subset.suffix()
-
-
-def _write(session: Session, task: PreparedTask, split: Split, subject: Subject, found: Diagnosis) -> None:
-    belongs = {
-        "content": session.content_key(task, split),
-        "about": _about(session, task, split, subject),
-    }  # by which readers know its split
-    belongs |= {"setup": diagnosis_setup(session, task, split.mode, subject)}
-    plain = found.as_dict(diagnosis_key(session, task, split, subject)) | belongs
-    session.store.write_json(_place(split, subject), plain)
-    session.progress.note(f"{split.name}, {subject.method}: {plain['verdict']}")
-    if isinstance(subject, FineTuningMethod):
-        remove_work(session, COURSE, _place(split, subject))
-
-
-def _diagnose(
-    session: Session, task: PreparedTask, split: Split, subject: Subject, kernels: Kernels | None
-) -> Diagnosis:
-    unit = SharedModel(session, task, [split])
-    how: dict[str, Any] = {
-        "method": subject.method,
-        "formula": _formula(session, task, split, subject),
-        "at_start": CellModel(unit.model, unit.texts[split.name], unit.labels[split.name]),
-        "difference": session.folds(task),
-        "features": session.experiment.features,
-        "reduce": session.experiment.label_words_reduce,
-        "kernels": None if kernels is None else {**kernels, **_signed(session, task, split)},
-        "settings": session.settings,
-    }
-    if isinstance(subject, Given):
-        weights = load_finetuned(subject.path, session.pretrained, unit.model)
-        return diagnose_split(session.pretrained, task, split, weights, parameters=session.chosen, **how)
-    return _diagnose_arm(unit, split, subject, how)
-
-
-def _signed(session: Session, task: PreparedTask, split: Split) -> Kernels:
-    """Returns the kept kernels of SignGD and Adam: they are emulated by them, and held against their solution."""
-    key = session.key(task, split)
-    found = {(side, "asigngd"): session.store.kernel(split, side, "asigngd", key) for side in SIDES}
-    return {place: kernel for place, kernel in found.items() if kernel is not None}
-
-
-def _diagnose_arm(
-    unit: SharedModel, split: Split, arm: FineTuningMethod, how: Mapping[str, Any]
-) -> Diagnosis:
-    """Trains the arm's chosen setting once more, to see where it goes, and diagnoses it."""
-    session, task = unit.session, unit.task
-    record = kept_record(session, task, split, arm)
-    assert record is not None  # arms are trained before
-    with arm.subset.chosen(unit.model) as trained:
-        if record["chosen"] is None:
-            why = "; ".join(record["notes"]) or "all trainings diverged"
-            return diagnose_split(
-                session.pretrained, task, split, None, trainable=trained.parameters, diverged=why, **how
-            )
-        chosen = record["runs"][record["chosen"]]
-        settings = replace(
-            arm.settings, learning_rate=chosen["learning_rate"], batch_size=chosen["batch_size"]
-        )
-        texts, labels = unit.texts[split.name], unit.labels[split.name]
-        train, dev = (Labelled(texts[side], labels[side]) for side in ("train", "dev"))
-        session.progress.work(f"{split.name}: {arm.method}, the way it went", settings.steps)
-        course = course_of(
-            unit.model, trained.parameters, train, dev, settings, chosen["best_step"], session.pretrained.pad_id, task.metric,
-            claimed_work(session, COURSE, diagnosis_key(session, task, split, arm), _place(split, arm)), session.progress.advance,
-        )  # fmt: skip
-        if (course.best_step, course.dev) != (chosen["best_step"], chosen["dev"]):
-            session.progress.note(
-                f"{split.name}, {arm.method}: trained once more it took another way; on this device training is not exact"
-            )
-        weights: Mapping[str, Any] | None = course.best
-        kept = (
-            None
-            if record["checkpoint"] is None or arm.subset.lora_rank is not None
-            else session.store.folder / record["checkpoint"]
-        )
-        if (
-            kept is not None and kept.is_file()
-        ):  # else the course's own, which are the same: somebody may have made room
-            weights = load_weights(kept)[0]
-        training = training_of(settings, len(train), chosen["best_step"])
-        session.progress.work(f"{split.name}: {arm.method}, diagnosed", None)
-        return diagnose_split(
-            session.pretrained,
-            task,
-            split,
-            weights,
-            trainable=trained.parameters,
-            training=training,
-            trajectory=course.along(),
-            **how,
-        )
+def diagnosis_setup(keys: SplitKeys, subject: Subject) -> str:
+    """Return the hash of what diagnoses must share to be splits of one verdict."""
+    if isinstance(subject, GivenCheckpoint):
+        return keys.setup("kernel", about=subject.digest)
+    return keys.setup("kernel", about=training_setup(keys, subject))
 
 
 def training_of(settings: TrainingSettings, texts: int, best_step: int | None) -> Training:
-    """Returns how a training went, for its emulation: the rates, the clipping, and which texts each step saw."""
+    """Return how a training went, for its emulation: the rates, the clipping, and which texts each step saw."""
     order = batch_order(texts, settings.batch_size, settings.steps, settings.seed)
     return Training(
         settings.optimizer, settings.learning_rate, settings.steps, settings.loss, settings.batch_size,  # type: ignore[arg-type]
         settings.schedule, settings.max_grad_norm or None, order, best_step,  # type: ignore[arg-type]
     )  # fmt: skip
+
+
+def _subject_of(job: Job) -> Subject:
+    assert job.subject is not None
+    return job.subject
+
+
+def _asking_for_sgd(shared: SharedModel) -> SharedModel:
+    return replace(shared, session=shared.session.asking_for(("sgd",)))
+
+
+def _has_run_kernels(subject: Subject) -> bool:
+    """Return whether what trained are the parameters whose kernels a run computes: no LoRA, no frozen layers."""
+    return isinstance(subject, GivenCheckpoint) or not subject.subset.suffix()
+
+
+def _formula(shared: SharedModel, job: Job) -> str:
+    """Return whose kernel is held against a training.
+
+    Of Adam and SignGD it is A-SignGD's where that was kept on all sides, else SGD's.
+    """
+    subject, store = _subject_of(job), shared.session.store
+    if isinstance(subject, GivenCheckpoint) or subject.settings.optimizer == "sgd":
+        return "sgd"
+    key = shared.session.keys(shared.task, job.split).kernels
+    is_kept = all(store.has_kernel(job.split, side, "asigngd", key) for side in SIDES)
+    return "asigngd" if is_kept and _has_run_kernels(subject) else "sgd"
+
+
+def _about(keys: SplitKeys, subject: Subject) -> str:
+    """Return the digest of the training that is diagnosed, or of the checkpoint that was given."""
+    if isinstance(subject, GivenCheckpoint):
+        return subject.digest
+    return training_key(keys, subject).digest
+
+
+def _other_mode(job: Job) -> str:
+    return "head" if job.split.mode == "prompt" else "prompt"
+
+
+def _reads_in_other_mode(shared: SharedModel, job: Job) -> dict[str, Any] | None:
+    """Return what the split's other mode reads, for its mean |chi|; None where there is no such mode."""
+    mode, session = _other_mode(job), shared.session
+    try:
+        reads = session.encoder(shared.task, mode).fingerprint()
+    except UserError:
+        return None
+    return {"encoder": reads, "features": session.experiment.features if mode == "head" else None}
+
+
+def _write(shared: SharedModel, job: Job, diagnosis: Diagnosis) -> None:
+    session, keys = shared.session, shared.session.keys(shared.task, job.split)
+    subject, key = _subject_of(job), diagnosis_key(shared, job)
+    belongs = {
+        "content": keys.content.digest,
+        "about": _about(keys, subject),
+    }  # by which readers know its split
+    belongs |= {"setup": diagnosis_setup(keys, subject)}
+    record = DiagnosisRecord.model_validate(diagnosis.as_dict(key.digest) | belongs)
+    name = session.store.write_record(record, stem_of(job))
+    session.progress.note(f"{job.split.name}, {subject.method}: {diagnosis.verdict.verdict}")
+    if isinstance(subject, FineTuningMethod):
+        remove_folders(session, SCRATCH_KIND, name)
+
+
+def _diagnose(shared: SharedModel, job: Job, kernels: Kernels | None) -> Diagnosis:
+    subject = _subject_of(job)
+    if isinstance(subject, FineTuningMethod):
+        return _diagnose_method(shared, job, subject, kernels)
+    weights = load_finetuned(subject.path, shared.session.pretrained, shared.model)
+    reached = Reached(weights, shared.session.chosen.select(shared.model))
+    return diagnose_reached(shared, job, reached, kernels)
+
+
+def diagnose_reached(shared: SharedModel, job: Job, reached: Reached, kernels: Kernels | None) -> Diagnosis:
+    """Return the diagnosis of weights that a fine-tuning of a split reached.
+
+    Mean |chi| in the other mode is that of the linear probe's logits without a prompt, of zero-shot's with one;
+    where a task or a model has only one mode there is only one.
+
+    Args:
+        shared: the split's model at theta_0.
+        job: the split, and what is diagnosed.
+        reached: the weights.
+        kernels: the sgd kernels of theta_0 by (side, formula), if they are known.
+    """
+    session, task, split = shared.session, shared.task, job.split
+    pad_id, batch_size = session.pretrained.pad_id, session.settings.batch_size
+    texts = shared.texts(split)
+    examples = {side: Examples.of_texts(part, pad_id, batch_size) for side, part in texts.items()}
+    identity = {"cell": split.name, "task": task.name, "k": split.k, "seed": split.seed}
+    return diagnose(
+        shared.model,
+        examples,
+        shared.labels(split),
+        reached.weights,
+        trainable=reached.trainable,
+        metric=task.metric,
+        mode=split.mode,
+        kernels=None if kernels is None else {**kernels, **_signed(shared, job)},
+        formula=_formula(shared, job),
+        training=reached.training,
+        trajectory=reached.trajectory,
+        other_mode=_logits_in_other_mode(shared, job),
+        diverged=reached.diverged,
+        identity=identity | {"method": _subject_of(job).method},
+        settings=session.settings,
+    )
+
+
+def _logits_in_other_mode(shared: SharedModel, job: Job) -> Array | None:
+    """Return the test texts' logits before training in the split's other mode, if the task and the model have it."""
+    session, task, split = shared.session, shared.task, job.split
+    if session.pretrained.kind == "classifier":
+        return None
+    other = shared_model_of(session, task, split, _other_mode(job))
+    try:
+        model, texts = other.model, other.texts(split)["test"]
+    except UserError:
+        return None
+    examples = Examples.of_texts(texts, session.pretrained.pad_id, session.settings.batch_size)
+    return logits_of(model, examples)
+
+
+def _signed(shared: SharedModel, job: Job) -> Kernels:
+    """Return the kept kernels of SignGD and Adam, which emulate them and whose solution is held against them."""
+    store, key = shared.session.store, shared.session.keys(shared.task, job.split).kernels
+    found = {(side, "asigngd"): store.kernel(job.split, side, "asigngd", key) for side in SIDES}
+    return {pair: kernel for pair, kernel in found.items() if kernel is not None}
+
+
+def _diagnose_method(
+    shared: SharedModel, job: Job, method: FineTuningMethod, kernels: Kernels | None
+) -> Diagnosis:
+    """Train the method's chosen setting once more, to see where it goes, and diagnose it."""
+    session, split = shared.session, job.split
+    record = FineTune().kept(shared, job)
+    assert record is not None  # the step before has trained it
+    with method.subset.chosen(shared.model) as trained:
+        if record.chosen is None:
+            why = "; ".join(record.notes) or "all trainings diverged"
+            reached = Reached(None, trained.parameters, diverged=why)
+            return diagnose_reached(shared, job, reached, kernels)
+        reached = _replayed(shared, job, method, record, trained.parameters)
+        session.progress.work(f"{split.name}: {method.method}, diagnosed", None)
+        return diagnose_reached(shared, job, reached, kernels)
+
+
+def _replayed(
+    shared: SharedModel,
+    job: Job,
+    method: FineTuningMethod,
+    record: FineTuningRecord,
+    trained: Mapping[str, nn.Parameter],
+) -> Reached:
+    """Return where the chosen training goes, from the weights that were kept or else from the replay."""
+    session, split, chosen = shared.session, job.split, record.chosen_run
+    settings = replace(
+        method.settings, learning_rate=chosen["learning_rate"], batch_size=chosen["batch_size"]
+    )
+    texts, labels = shared.texts(split), shared.labels(split)
+    train, dev = (Labelled(texts[side], labels[side]) for side in ("train", "dev"))
+    session.progress.work(f"{split.name}: {method.method}, the way it went", settings.steps)
+    key = diagnosis_key(shared, job)
+    scratch = claimed_folder(
+        session, SCRATCH_KIND, key, f"{DiagnosisRecord.FOLDER}/{stem_of(job)}-{key.short}.json"
+    )
+    replay = course_of(
+        shared.model, trained, train, dev, settings, chosen["best_step"], session.pretrained.pad_id,
+        shared.task.metric, scratch, session.progress.advance,
+    )  # fmt: skip
+    if (replay.best_step, replay.dev) != (chosen["best_step"], chosen["dev"]):
+        session.progress.note(
+            f"{split.name}, {method.method}: trained once more it took another way; on this device training is not exact"
+        )
+    weights: Mapping[str, Any] | None = replay.best
+    is_kept = record.checkpoint is not None and method.subset.lora_rank is None
+    kept = session.store.folder / str(record.checkpoint)
+    if is_kept and kept.is_file():  # else the replay's own, which are the same: somebody may have made room
+        weights = load_weights(kept)[0]
+    training = training_of(settings, len(train), chosen["best_step"])
+    return Reached(weights, trained, training, replay.along())

@@ -1,0 +1,143 @@
+"""What a run writes beside its records: the settings, the tables, the predictions and the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lmntk.diagnosis.conclusions import FILE, comparisons_in, conclude, sentences
+from lmntk.errors import UserError
+from lmntk.experiment.preparation import PreparedTask
+from lmntk.experiment.session import Session
+from lmntk.experiment.steps.base import Subject
+from lmntk.experiment.steps.diagnose import diagnosis_setup
+from lmntk.experiment.steps.finetune import finetunings_of, methods_of_split, training_setup
+from lmntk.experiment.steps.solve import results_of
+from lmntk.reports.page import write_page
+from lmntk.reports.results import write_reports
+from lmntk.runs.reading import CONFIGURATION, read_run
+from lmntk.runs.records import Row
+from lmntk.runs.split import Split
+from lmntk.runs.store import Store
+from lmntk.system.hashing import short, versions
+
+REMEMBERED = 50  # earlier settings of a folder
+
+
+class Reporter:
+    """Writes what people read, from the records in the output folder.
+
+    Args:
+        session: the run.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def begin(self) -> None:
+        """Write the settings down."""
+        self.session.store.write_json(CONFIGURATION, self._configuration())
+
+    def rows(self, task: PreparedTask, split: Split) -> list[dict[str, Any]]:
+        """Return a split's rows of ``results.csv``: of the kernels' methods, then of the fine-tunings."""
+        results = results_of(self.session, task, split)
+        if results is None:
+            return []
+        trained = finetunings_of(self.session, task, split)
+        rows: list[Row] = [*results.rows, *(record.row(results.head) for record in trained)]
+        return [row.model_dump(exclude={"setup"}) for row in rows]
+
+    def write_tables(self) -> None:
+        """Write the tables, and the verdicts where there are diagnoses, of all that the folder holds of the model."""
+        session, run = self.session, read_run(self.session.store.folder)
+        titles = run.titles() | {task.name: task.title for task in session.tasks}
+        planned = {split.name for _, split in session.planned}
+        others = len(set(run.splits) - planned)
+        beside = f", and {others} of earlier runs on this model" if others else ""
+        facts = {
+            "model": session.experiment.model,
+            "weights": session.pretrained.fingerprint[:16],
+            "parameters": session.chosen.describe(),
+            "splits": f"{len(planned & set(run.splits))} of {len(planned)} finished{beside}",
+        }
+        facts |= {f"classes of {task.name}": "; ".join(task.meaning()) for task in session.tasks}
+        computed = {json.dumps(results["versions"], sort_keys=True) for results in run.splits.values()}
+        facts |= {"computed with": " and ".join(sorted(computed))}
+        facts |= {"left out": " ".join(run.notes)} if run.notes else {}
+        verdicts = conclude(run.diagnoses, comparisons_in(run.finetunings, run.splits), titles)
+        if run.diagnoses or session.experiment.diagnose:
+            session.store.write_json(FILE, verdicts)
+        write_reports(session.store, run.rows, titles, facts, sentences(verdicts) if run.diagnoses else [])
+
+    def end(self) -> None:
+        """Write everything once more, the predictions and the page too."""
+        for task, split in self.session.planned:
+            self._write_predictions(task, split)
+        self.write_tables()
+        missing = write_page(self.session.store.folder)
+        if missing:
+            self.session.progress.note(missing)
+
+    def _write_predictions(self, task: PreparedTask, split: Split) -> None:
+        """Write each method's predictions of a split's test texts as a table; a training that diverged has none."""
+        results = results_of(self.session, task, split)
+        if results is None:
+            return
+        columns = dict(results.predictions)
+        trained = finetunings_of(self.session, task, split)
+        columns |= {record.method: record.predictions for record in trained if record.predictions}
+        table = [("row", "label", *columns)]
+        table += list(zip(split.test, results.test_labels, *columns.values(), strict=True))
+        lines = ["\t".join(map(str, line)) for line in table]
+        name = f"predictions/{split.name}-{short(results.key)}.tsv"
+        self.session.store.write_text(name, "\n".join(lines) + "\n")
+
+    def _configuration(self) -> dict[str, Any]:
+        """Return the settings, and those of earlier runs of the model in the folder, the latest first, each once."""
+        session = self.session
+        now = session.experiment.model_dump(mode="json")
+        before = session.store.read_json(CONFIGURATION)
+        before = before if isinstance(before, dict) else {}
+        others = before.get("earlier")
+        earlier: list[Any] = []
+        for settings in [before.get("experiment"), *(others if isinstance(others, list) else [])]:
+            # the folder may have been moved
+            moved = settings | {"out": now["out"]} if isinstance(settings, dict) else {}
+            if moved.get("model") == now["model"] and moved not in (now, *earlier):
+                earlier.append(moved)
+        setups = before.get("setups")
+        return {
+            "experiment": now,
+            "versions": versions(),
+            "weights": session.pretrained.fingerprint,
+            "setups": list(dict.fromkeys([*self._setups(), *(setups if isinstance(setups, list) else [])])),
+            "earlier": earlier[:REMEMBERED],
+        }
+
+    def _setups(self) -> list[str]:
+        """Return the setups of what is asked for; see ``lmntk.runs.keys``."""
+        session, setups = self.session, []
+        methods = methods_of_split(session.experiment, session.chosen, 0)
+        subjects: list[Subject] = [*methods, *([] if session.given is None else [session.given])]
+        for task in session.tasks:
+            for mode in session.experiment.modes:
+                keys = session.keys(task, next(split for split in task.splits if split.mode == mode))
+                setups.append(keys.setup("baseline"))
+                if session.methods:
+                    setups.append(keys.setup("kernel"))
+                setups += [training_setup(keys, method) for method in methods]
+                setups += [diagnosis_setup(keys, subject) for subject in subjects]
+        return setups
+
+
+def verdicts_of(folder: Path) -> dict[str, Any]:
+    """Return the verdicts and comparisons that a run with ``diagnose`` left; see ``conclude``.
+
+    Raises:
+        UserError: there are none.
+    """
+    verdicts = Store(folder).read_json(FILE)
+    if not isinstance(verdicts, dict):
+        raise UserError(f"verdicts: there are none in {str(folder)!r}; run `lmntk diagnose`")
+    return verdicts

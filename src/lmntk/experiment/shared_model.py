@@ -1,0 +1,146 @@
+"""The model that the splits of one task and mode share, with their texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from lmntk.engine.batches import Capturing
+from lmntk.engine.budget import DOUBLE, MARGIN, Trial
+from lmntk.engine.stream import groups_of
+from lmntk.experiment.preparation import PreparedTask
+from lmntk.experiment.session import Session
+from lmntk.kernels.contraction import kernel_names
+from lmntk.models.build import Probe, logit_model
+from lmntk.models.logit_model import LogitModel
+from lmntk.prediction.directions import Cut, cut_directions, most_directions
+from lmntk.prompts.encoding import EncodedText
+from lmntk.runs.split import Split
+from lmntk.system.device_memory import device_budget
+
+Sides = dict[str, list[EncodedText]]
+
+
+@dataclass
+class SharedModel:
+    """A model, and every split of one task and mode whose kernels are its own.
+
+    The splits of a prompt, or of a classifier with its own head, share the model, and so the gradients of their
+    test texts. A linear probe is fitted to the training texts, so each split has a model of its own.
+
+    Attributes:
+        session: of the run.
+        task: of the splits.
+        splits: all that share the model, the finished ones too.
+        mode: prompt or head; by default that of the splits.
+    """
+
+    session: Session
+    task: PreparedTask
+    splits: Sequence[Split]
+    mode: str = ""
+
+    def __post_init__(self) -> None:
+        self.mode = self.mode or self.splits[0].mode
+
+    @property
+    def title(self) -> str:
+        """What a line about it begins with."""
+        return f"{self.task.title} {self.mode}"
+
+    def texts(self, split: Split) -> Sides:
+        """Return a split's texts by side, encoded."""
+        return self.session.texts(self.task, split, self.mode)
+
+    def labels(self, split: Split) -> dict[str, list[int]]:
+        """Return a split's class numbers by side."""
+        return self.session.labels(self.task, split)
+
+    @cached_property
+    def model(self) -> LogitModel:
+        """The prompt's model, the checkpoint with its own head, or one with a probe on the split's train texts."""
+        session, task = self.session, self.task
+        encoder = session.encoder(task, self.mode)
+        probe = None
+        if self.mode == "head" and session.pretrained.kind != "classifier":
+            (split,) = self.splits
+            texts, labels = self.texts(split)["train"], self.labels(split)["train"]
+            probe = Probe(texts, labels, task.classes, session.settings.batch_size)
+        return logit_model(
+            session.pretrained,
+            encoder,
+            session.folds(task),
+            labels=task.labels,
+            features=session.experiment.features,
+            head=probe,
+        )
+
+    @cached_property
+    def capturing(self) -> Capturing:
+        """What captures the training texts once more, for the directions of solutions."""
+        settings = self.session.settings
+        train = [text for split in self.splits for text in self.texts(split)["train"]]
+        trainable = self.session.chosen.select(self.model)
+        pad_id = self.session.pretrained.pad_id
+        return Capturing(self.model, trainable, pad_id, train, settings.batch_size, card=settings.card)
+
+    @cached_property
+    def trial(self) -> Trial:
+        """What a few of the longest training texts take."""
+        return self.capturing.try_out()
+
+    def trial_beside(self, coming: int) -> Trial:
+        """Return the trial with what is held now, and so many bytes more."""
+        now = self.capturing.held_now(self.trial)
+        return replace(now, resident=now.resident + coming)
+
+    def kernel_bytes(self, splits: Sequence[Split], sides: Sequence[str]) -> int:
+        """Return the bytes of the splits' kernels, each group of parameters its own, which are held until they are solved."""
+        formulas, settings = self.session.experiment.formulas, self.session.settings
+        groups = groups_of(settings.grouping, self.capturing.trainable, alone=0)
+        results = len(kernel_names(formulas)) + len(formulas) * groups
+        pairs = sum(
+            len(texts["train"]) * len(texts[side]) for texts in map(self.texts, splits) for side in sides
+        )
+        return DOUBLE * results * self.model.outputs**2 * pairs
+
+    def check_directions(self, splits: Sequence[Split], sides: Sequence[str]) -> None:
+        """Refuse directions of solutions that would not fit beside the kernels, before those are computed.
+
+        Raises:
+            UserError: it cannot be done in so little; says the least that works.
+        """
+        methods = self.session.methods
+        signs = any(
+            formula == "asigngd" for formula, _ in methods
+        )  # they take more, of which sgd has no need
+        most = max([1, *(most_directions(*method, self.model.outputs) for method in methods)])
+        coming = (
+            self.kernel_bytes(splits, sides) + MARGIN
+        )  # the margin is held by then, and counted once more
+        self.cut(most, 1, signs, coming)
+
+    def cut(self, directions: int, batch_size: int, signs: bool, coming: int = 0) -> Cut:
+        """Return how the directions of a solution are summed beside what is held now and ``coming`` bytes."""
+        settings, trial = self.session.settings, self.trial_beside(coming)
+        device = device_budget(self.capturing.device, self.capturing.card, settings.device_memory)
+        return cut_directions(
+            trial, self.capturing.trainable, directions, batch_size, settings.memory, signs, device
+        )
+
+
+def shared_models(session: Session) -> Iterator[SharedModel]:
+    """Yield the models of a session, each with all the splits that share it."""
+    for task in session.tasks:
+        for mode in session.experiment.modes:
+            splits = [split for split in task.splits if split.mode == mode]
+            if mode == "prompt" or session.pretrained.kind == "classifier":
+                yield SharedModel(session, task, splits)
+            else:
+                yield from (SharedModel(session, task, [split]) for split in splits)
+
+
+def shared_model_of(session: Session, task: PreparedTask, split: Split, mode: str) -> SharedModel:
+    """Return the model of one split alone, in its own mode or another."""
+    return SharedModel(session, task, [split], mode)
