@@ -18,7 +18,7 @@ from lmntk.engine import stream as streaming
 from lmntk.engine.batches import Capturing
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.run import run
-from lmntk.experiment.session import Silent
+from lmntk.system.progress import Silent
 
 METHODS = {"formulas": ["sgd", "asigngd"], "solvers": ["ridge"]}
 

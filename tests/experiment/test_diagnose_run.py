@@ -7,7 +7,7 @@ import json
 import shutil
 
 import pytest
-from kept import kept_at
+from kept import kept_at, latest_at
 from safetensors.torch import load_file, save_file
 from tiny import write_adapter, write_gpt2, write_model, write_rows
 from typer.testing import CliRunner
@@ -62,7 +62,7 @@ def changed(values, **change):
 
 
 def diagnosis(values, arm="sgd-fine-tuning", split=CELL):
-    return json.loads(kept_at(values["out"] / "diagnosis" / f"{split}-{arm}.json").read_text())
+    return json.loads(latest_at(values["out"] / "diagnosis" / f"{split}-{arm}.json").read_text())
 
 
 class Noting(Silent):
@@ -132,7 +132,7 @@ def test_the_page_leaves_out_a_diagnosis_of_another_training_or_prompt(values):
     assert "The three tests" not in page.read_text() and "1 of diagnosis are of other" in page.read_text()
     own = [values["own_tasks"][0] | {"template": "{a} a {mask} film."}]
     run(make_experiment(values | {"own_tasks": own, "diagnose": False, "finetune": [], "formulas": ["sgd"]}))
-    assert "The three tests" not in page.read_text() and "1 of finetuning are of other" in page.read_text()
+    assert "The three tests" not in page.read_text() and "2 of finetuning are of other" in page.read_text()
     run(make_experiment(values | {"diagnose": False}))
     assert "The three tests" in page.read_text()
     assert kept_at(values["out"] / "diagnosis" / f"{CELL}-sgd-fine-tuning.json").read_bytes() == kept
@@ -350,7 +350,7 @@ def test_the_users_own_checkpoint_is_diagnosed_without_training(values, tmp_path
     run(make_experiment(values | {"finetuned": str(moved)}))
     checkpoint = moved.rename(checkpoint)
     (checkpoint / "model.safetensors").write_bytes(
-        (tmp_path / "other" / "kernels" / CELL / "logits.safetensors").read_bytes()
+        (kept_at(tmp_path / "other" / "kernels" / CELL) / "logits.safetensors").read_bytes()
     )
     with pytest.raises(UserError):  # another content is another checkpoint
         run(make_experiment(values))
@@ -457,7 +457,7 @@ def test_a_file_with_a_checkpoint_trains_nothing(values, monkeypatch, tmp_path):
         "lmntk.experiment.run.run", lambda experiment, progress: asked.append(experiment) or []
     )
     monkeypatch.setattr(
-        "lmntk.experiment.run.verdicts_of", lambda folder: {"verdicts": [], "comparisons": []}
+        "lmntk.experiment.report.verdicts_of", lambda folder: {"verdicts": [], "comparisons": []}
     )
     task = values["own_tasks"][0]
     words = [
@@ -521,7 +521,7 @@ def test_splits_of_other_settings_make_no_mean_with_the_last(values):
     assert sorted(line.split(",")[2] for line in lines if "sgd fine-tuning" in line) == ["21", "42"]
     run(make_experiment(values | {"seeds": [13]}))  # the first settings are now the last ones
     lines = (values["out"] / "results.csv").read_text().splitlines()
-    assert [line.split(",")[2] for line in lines if "sgd fine-tuning" in line] == ["13"]
+    assert [line.split(",")[2] for line in lines if "sgd fine-tuning" in line] == ["13", "42"]
 
 
 def test_verdicts_do_not_mix_kernels_of_other_precision(values):

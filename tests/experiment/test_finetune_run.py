@@ -9,7 +9,7 @@ import re
 import pytest
 import torch
 import transformers as hf
-from kept import kept_at
+from kept import kept_at, latest_at
 from tiny import write_adapter, write_classifier, write_gpt2, write_llama, write_model, write_rows, write_t5
 from typer.testing import CliRunner
 
@@ -20,8 +20,8 @@ from lmntk.experiment.run import Silent, run
 from lmntk.experiment.steps import finetune as module
 from lmntk.experiment.steps import kernels as kernel_steps
 from lmntk.finetuning.files import load_weights, slug
-from lmntk.models.build import prompt_model
 from lmntk.models.loading import fingerprint, load_pretrained
+from lmntk.models.logit_model import PromptModel
 
 CELL = "films-k2-seed13-prompt"
 
@@ -48,12 +48,16 @@ def values(model, tmp_path):
     }  # fmt: skip
 
 
+def table_of(values):
+    return list(csv.DictReader((values["out"] / "results.csv").open()))
+
+
 def changed(values, **change):
     return values | {"finetuning": values["finetuning"] | change}
 
 
 def record(values, arm="sgd-fine-tuning", split=CELL):
-    return json.loads(kept_at(values["out"] / "finetuning" / f"{split}-{arm}.json").read_text())
+    return json.loads(latest_at(values["out"] / "finetuning" / f"{split}-{arm}.json").read_text())
 
 
 def without_seconds(found):
@@ -181,7 +185,7 @@ def test_a_changed_setting_trains_anew(values, change):
     progress = Watching()
     run(make_experiment(changed(values, **change)), progress)
     assert len(progress.begun) == 1 and record(values)["key"] != before["key"]
-    assert len(json.loads(kept_at(values["out"] / "cells" / f"{CELL}.json").read_text())["rows"]) == 2
+    assert [row["method"] for row in table_of(values)] == ["zero-shot", "sgd fine-tuning"]
 
 
 def test_other_texts_or_weights_train_anew(values, tmp_path):
@@ -191,8 +195,7 @@ def test_other_texts_or_weights_train_anew(values, tmp_path):
     write_rows(tmp_path / "test.jsonl", 12, offset=3)
     run(make_experiment(values), progress)
     assert len(progress.begun) == 2
-    rows = json.loads(kept_at(values["out"] / "cells" / f"{CELL}.json").read_text())["rows"]
-    assert [row["method"] for row in rows] == ["zero-shot", "sgd fine-tuning"]
+    assert [row["method"] for row in table_of(values)] == ["zero-shot", "sgd fine-tuning"]
 
 
 def test_an_interrupted_run_goes_on_in_the_middle_of_a_training(values, tmp_path):
@@ -331,7 +334,7 @@ def test_odd_texts_are_noted(values, tmp_path):
 def test_saved_weights_give_the_predictions_again_and_the_folder_is_a_model(values):
     run(make_experiment(changed(values, save_weights=True, export=True)))
     found = record(values)
-    assert found["checkpoint"] == f"finetuning/{CELL}-sgd-fine-tuning/weights.safetensors"
+    assert found["checkpoint"] == f"finetuning/{CELL}-sgd-fine-tuning-{found['key'][:8]}/weights.safetensors"
     weights, facts = load_weights(values["out"] / found["checkpoint"])
     assert facts["method"] == "sgd fine-tuning" and facts["model"] == fingerprint(
         load_pretrained(values["model"]).network
@@ -379,7 +382,7 @@ def prompt_model_of(values):
     class Words:
         label_ids, label_weights = [5, 6], None
 
-    return prompt_model(load_pretrained(values["model"]), Words(), True)
+    return PromptModel(load_pretrained(values["model"]).network, Words.label_ids, True, None)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "t5", "classifier", "adapter"])

@@ -25,7 +25,6 @@ from lmntk.errors import UserError
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.plan import plan
 from lmntk.experiment.run import run
-from lmntk.experiment.session import Silent
 from lmntk.experiment.shared_model import SharedModel, shared_models
 from lmntk.experiment.start import open_session
 from lmntk.experiment.steps import kernels as kernel_steps
@@ -33,6 +32,7 @@ from lmntk.experiment.steps import solve as solving
 from lmntk.prediction.files import load_predictor
 from lmntk.prediction.predictor import Predictor, fit_sharpness
 from lmntk.prompts.encoding import EncodedText
+from lmntk.system.progress import Silent
 from lmntk.tasks import read_jsonl
 
 Lines = list[dict[str, Any]]

@@ -425,12 +425,8 @@ def test_a_method_whose_trainings_all_diverged_is_marked_and_fewer_splits_are_no
     assert ridge[0].best and not adamw[0].best and not adamw[0].near and adamw[0].few == 1
 
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,), kernels=False)
-    path = next((folder / "cells").glob("*.json"))
-    content = json.loads(path.read_text())
-    content["rows"] = [
-        one | {"test": None} if one["method"] == "sgd fine-tuning" else one for one in content["rows"]
-    ]
-    write(path, content)
+    path = next((folder / "finetuning").glob("*-sgd-fine-tuning.json"))
+    write(path, json.loads(path.read_text()) | {"test": None})
     assert '<span class="state no">diverged</span>' in build_page([folder])
 
 
@@ -465,12 +461,8 @@ def test_signgd_stands_beside_adam_of_the_same_weights(tmp_path):
 
 def test_a_mean_over_fewer_splits_says_so(tmp_path):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13, 21), kernels=False)
-    path = next((folder / "cells").glob("*seed13*.json"))
-    content = json.loads(path.read_text())
-    content["rows"] = [
-        one | {"test": None} if one["method"] == "sgd fine-tuning" else one for one in content["rows"]
-    ]
-    write(path, content)
+    path = next((folder / "finetuning").glob("*seed13*-sgd-fine-tuning.json"))
+    write(path, json.loads(path.read_text()) | {"test": None})
     text = build_page([folder])
     assert (
         text.count('<sup class="few">1</sup>') == 1

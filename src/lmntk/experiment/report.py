@@ -84,7 +84,7 @@ class Reporter:
         results = results_of(self.session, task, split)
         if results is None:
             return
-        columns = dict(results.predictions)
+        columns = {row.method: results.predictions[row.method] for row in results.rows}
         trained = finetunings_of(self.session, task, split)
         columns |= {record.method: record.predictions for record in trained if record.predictions}
         table = [("row", "label", *columns)]

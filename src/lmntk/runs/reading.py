@@ -159,7 +159,9 @@ def _rows(
     return rows
 
 
-def _of_one_setup(found: Sequence[Mapping[str, Any]], latest: Sequence[str], what: str, notes: list[str]) -> list[Any]:
+def _of_one_setup(
+    found: Sequence[Mapping[str, Any]], latest: Sequence[str], what: str, notes: list[str]
+) -> list[Any]:
     """Returns those of one setup in each group; says which are not."""
     kept, others = of_one_setup(found, latest)
     for task, method in dict.fromkeys((one["task"], one["method"]) for one in others):

@@ -13,7 +13,9 @@ from typing import Any
 GROUP = ("task", "k", "mode", "method")
 
 
-def of_one_setup(found: Iterable[Mapping[str, Any]], latest: Sequence[str]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+def of_one_setup(
+    found: Iterable[Mapping[str, Any]], latest: Sequence[str]
+) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
     """Returns the results that share their group's last setup, in their order, and the others.
 
     Args:
@@ -25,7 +27,9 @@ def of_one_setup(found: Iterable[Mapping[str, Any]], latest: Sequence[str]) -> t
     chosen: dict[tuple[Any, ...], str] = {}
     for one in found:
         group, setup = tuple(one[name] for name in GROUP), one.get("setup")
-        if setup is not None and (group not in chosen or order.get(setup, len(order)) < order.get(chosen[group], len(order))):
+        if setup is not None and (
+            group not in chosen or order.get(setup, len(order)) < order.get(chosen[group], len(order))
+        ):
             chosen[group] = setup
     fitting = [one.get("setup") in (None, chosen.get(tuple(one[name] for name in GROUP))) for one in found]
     kept = [one for one, fits in zip(found, fitting, strict=True) if fits]

@@ -162,6 +162,11 @@ def training_of(settings: TrainingSettings, texts: int, best_step: int | None) -
     )  # fmt: skip
 
 
+def _owner_of(job: Job) -> str:
+    """Return whose the scratch files of a replay are: of this diagnosis, under whatever settings."""
+    return f"{DiagnosisRecord.FOLDER}/{stem_of(job)}.json"
+
+
 def _subject_of(job: Job) -> Subject:
     assert job.subject is not None
     return job.subject
@@ -219,10 +224,10 @@ def _write(shared: SharedModel, job: Job, diagnosis: Diagnosis) -> None:
     }  # by which readers know its split
     belongs |= {"setup": diagnosis_setup(keys, subject)}
     record = DiagnosisRecord.model_validate(diagnosis.as_dict(key.digest) | belongs)
-    name = session.store.write_record(record, stem_of(job))
+    session.store.write_record(record, stem_of(job))
     session.progress.note(f"{job.split.name}, {subject.method}: {diagnosis.verdict.verdict}")
     if isinstance(subject, FineTuningMethod):
-        remove_folders(session, SCRATCH_KIND, name)
+        remove_folders(session, SCRATCH_KIND, _owner_of(job))
 
 
 def _diagnose(shared: SharedModel, job: Job, kernels: Kernels | None) -> Diagnosis:
@@ -324,9 +329,7 @@ def _replayed(
     train, dev = (Labelled(texts[side], labels[side]) for side in ("train", "dev"))
     session.progress.work(f"{split.name}: {method.method}, the way it went", settings.steps)
     key = diagnosis_key(shared, job)
-    scratch = claimed_folder(
-        session, SCRATCH_KIND, key, f"{DiagnosisRecord.FOLDER}/{stem_of(job)}-{key.short}.json"
-    )
+    scratch = claimed_folder(session, SCRATCH_KIND, key, _owner_of(job))
     replay = course_of(
         shared.model, trained, train, dev, settings, chosen["best_step"], session.pretrained.pad_id,
         shared.task.metric, scratch, session.progress.advance,

@@ -142,10 +142,10 @@ def _train(shared: SharedModel, job: Job) -> None:
     session, task, split, method = shared.session, shared.task, job.split, _method_of(job)
     how, keys = session.experiment.finetuning, session.keys(shared.task, job.split)
     key = training_key(keys, method)
-    folder = folder_of(job, key.digest)
+    folder, owner = folder_of(job, key.digest), f"{FineTuningRecord.FOLDER}/{stem_of(job)}"
     texts, labels = shared.texts(split), shared.labels(split)
     train, dev, test = (Labelled(texts[side], labels[side]) for side in SIDES)
-    scratch = claimed_folder(session, SCRATCH_KIND, key, folder)
+    scratch = claimed_folder(session, SCRATCH_KIND, key, owner)
     sizes = len({min(size, len(train)) for size in method.batch_sizes})
     steps = len(method.learning_rates) * sizes * method.settings.steps
     session.progress.work(f"{split.name}: {method.method}", steps)
@@ -202,7 +202,7 @@ def _train(shared: SharedModel, job: Job) -> None:
         versions=versions(),
     )
     session.store.write_record(record, stem_of(job))
-    remove_folders(session, SCRATCH_KIND, folder)
+    remove_folders(session, SCRATCH_KIND, owner)
 
 
 def _notes(

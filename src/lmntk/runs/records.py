@@ -1,0 +1,176 @@
+"""What is written of a split, as typed records: the results of its methods, a fine-tuning, a diagnosis.
+
+One record is one JSON file. The names of the fields in the file are the aliases.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+FINE_TUNING = "fine-tuning"  # the solver in a row of a fine-tuning
+
+
+class Row(BaseModel):
+    """One method's results in one split, as they stand in the table of results."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    task: str
+    k: int
+    seed: int
+    mode: str
+    method: str
+    formula: str = ""
+    solver: str = ""
+    metric: str
+    dev: float | None = None
+    test: float | None
+    setting: dict[str, Any] = {}
+    notes: list[str] = []
+    setup: str | None = None
+
+
+class Record(BaseModel):
+    """A file of one split.
+
+    Attributes:
+        key: the digest of all that the record depends on.
+        content: the digest of the split's model and texts.
+        name: the split's name.
+    """
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True, extra="allow")
+
+    FOLDER: ClassVar[str]
+
+    key: str = ""
+    content: str | None = None
+    name: str = Field(alias="cell")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the record as the plain data of its file."""
+        form = {"format": self.format} if isinstance(self, FineTuningRecord | DiagnosisRecord) else {}
+        return form | self.model_dump(by_alias=True, exclude_unset=True)
+
+
+class SplitResults(Record):
+    """The results of the baseline and of the methods on one split's kernels.
+
+    Attributes:
+        kernels: the digest of the kernels' key.
+        model: the fingerprint of the weights.
+        classes: the meaning of each class.
+        rows: one a method.
+        row_numbers: the texts of each side, by their rows in the task's files.
+        train_labels: class numbers, as ``dev_labels`` and ``test_labels``.
+        predictions: the test classes that each method predicted.
+        predictors: folders of ``models/`` that were saved.
+        saved_models: the (formula, solver) pairs whose models were asked for.
+        versions: of what computed it.
+    """
+
+    FOLDER: ClassVar[str] = "cells"
+
+    kernels: str | None = None
+    model: str | None = None
+    classes: list[str] = []
+    rows: list[Row] = Field(min_length=1)
+    row_numbers: dict[str, list[int]] = Field(default={}, alias="split")
+    train_labels: list[int] = []
+    dev_labels: list[int] = []
+    test_labels: list[int] = []
+    predictions: dict[str, list[int]] = {}
+    predictors: list[str] = []
+    saved_models: list[tuple[str, str]] = []
+    versions: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _has_a_result(self) -> SplitResults:
+        if all(row.test is None for row in self.rows):
+            raise ValueError("no row has a result on test")
+        return self
+
+    @property
+    def methods(self) -> set[tuple[str, str]]:
+        """The (formula, solver) pairs that have a row."""
+        return {(row.formula, row.solver) for row in self.rows}
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """What every row of the split begins with: task, k, seed and mode, and the number of texts a side."""
+        first, sizes = self.rows[0], self.rows[0].model_extra or {}
+        head = {"task": first.task, "k": first.k, "seed": first.seed, "mode": first.mode}
+        return head | {name: sizes[name] for name in sizes if name.endswith("_texts")}
+
+    @property
+    def metrics(self) -> set[str]:
+        """The metrics of the rows."""
+        return {row.metric for row in self.rows}
+
+
+class FineTuningRecord(Record):
+    """A grid of trainings of one split: what each came to, and which was chosen on dev."""
+
+    FOLDER: ClassVar[str] = "finetuning"
+
+    format: Literal["lmntk finetuning 1"] = "lmntk finetuning 1"
+    setup: str | None = None
+    task: str
+    k: int
+    seed: int
+    mode: str
+    metric: str = "accuracy"
+    method: str
+    optimizer: str = ""
+    loss: str = ""
+    linearized: bool = False
+    settings: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
+    trained: Any = None
+    runs: list[dict[str, Any]] = []
+    chosen: int | None = None
+    dev: float | None = None
+    test: float | None = None
+    predictions: list[int] = []
+    checkpoint: str | None = None
+    notes: list[str] = []
+    versions: dict[str, str] = {}
+
+    @property
+    def chosen_run(self) -> dict[str, Any]:
+        """The training that was chosen on dev; empty where all diverged."""
+        return {} if self.chosen is None else self.runs[self.chosen]
+
+    def row(self, head: dict[str, Any]) -> Row:
+        """Return the row of the table of results, with a split's ``head``."""
+        run = self.chosen_run
+        names = {"learning_rate": "learning_rate", "batch_size": "batch_size", "step": "best_step"}
+        setting = {name: run[of_run] for name, of_run in names.items()} if run else {}
+        return Row(
+            **head,
+            method=self.method,
+            solver=FINE_TUNING,
+            metric=self.metric,
+            dev=self.dev,
+            test=self.test,
+            setting=setting,
+            notes=self.notes,
+            setup=self.setup,
+        )
+
+
+class DiagnosisRecord(Record):
+    """Whether one fine-tuning of a split is in the kernel regime; ``about`` is the key of the training."""
+
+    FOLDER: ClassVar[str] = "diagnosis"
+
+    format: Literal["lmntk diagnosis 2"] = "lmntk diagnosis 2"
+    about: str | None = None
+    setup: str | None = None
+    task: str
+    k: int
+    seed: int
+    mode: str
+    method: str
