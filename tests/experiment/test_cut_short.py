@@ -145,7 +145,8 @@ def test_what_is_left_of_finished_cells_is_removed(values, tmp_path, monkeypatch
     again = make_experiment(values | {"out": tmp_path / "out", "keep_kernels": False})
     with monkeypatch.context() as patched:
         patched.setattr(
-            "lmntk.experiment.run.forget_unit", lambda *arguments: (_ for _ in ()).throw(KilledError)
+            "lmntk.experiment.steps.solve.forget_kernels",
+            lambda *arguments: (_ for _ in ()).throw(KilledError),
         )
         with pytest.raises(KilledError):
             run(again)
@@ -160,7 +161,7 @@ def test_a_formula_more_computes_that_alone(values, tmp_path, monkeypatch):
     asked: list[tuple[str, ...]] = []
     stream = streaming.stream_kernels
     monkeypatch.setattr(
-        "lmntk.experiment.steps.shared_model.stream_kernels",
+        "lmntk.experiment.steps.kernels.stream_kernels",
         lambda *a, **k: asked.append(tuple(a[3])) or stream(*a, **k),
     )
     for formulas in (["sgd"], ["sgd", "asigngd"]):

@@ -147,7 +147,7 @@ def test_a_run_keeps_its_solutions_to_the_card(tmp_path, monkeypatch):
     assert run(make_experiment(values))
     assert asked == [300 * MEBI]
     monkeypatch.setattr(
-        "lmntk.experiment.steps.shared_model.stream_kernels", lambda *a, **k: pytest.fail("computes kernels")
+        "lmntk.experiment.steps.kernels.stream_kernels", lambda *a, **k: pytest.fail("computes kernels")
     )
     with pytest.raises(
         UserError,

@@ -256,7 +256,8 @@ def _belonging(
             fitting[name] = record
     if len(fitting) < len(named):
         notes.append(
-            f"{len(named) - len(fitting)} of {kind.FOLDER} are of other weights, prompts, texts or trainings than the splits now, and left out."
+            f"{len(named) - len(fitting)} of {kind.FOLDER} are of other weights, prompts, texts or trainings "
+            "than the splits now, and left out."
         )
     return [record.as_dict() | {WRITTEN: store.written_at(name)} for name, record in fitting.items()]
 
@@ -273,7 +274,8 @@ def _about_these(
             fitting.append(record)
     if len(fitting) < len(diagnoses):
         notes.append(
-            f"{len(diagnoses) - len(fitting)} of diagnosis are of other weights, prompts, texts or trainings than the splits now, and left out."
+            f"{len(diagnoses) - len(fitting)} of diagnosis are of other weights, prompts, texts or trainings "
+            "than the splits now, and left out."
         )
     return fitting
 
