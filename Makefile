@@ -1,4 +1,4 @@
-# Every target stands on a bare machine with make and python3 (3.10 or newer, with its venv module).
+# Every target stands on a bare machine with make and python3 (3.11 or newer, with its venv module).
 # Another interpreter: make PYTHON=python3.12 (before the first `make venv`, or after `make clean-venv`).
 
 PYTHON ?= python3
@@ -16,7 +16,7 @@ help:  ## list the targets
 # The stamp goes first and comes back last: an install cut short is done again.
 $(STAMP): pyproject.toml constraints.txt
 	@rm -f $@
-	@$(PYTHON) -c 'import sys; sys.exit("$(PYTHON) is " + sys.version.split()[0] + ", lmntk needs 3.10 or newer: make PYTHON=python3.12") if sys.version_info < (3, 10) else None'
+	@$(PYTHON) -c 'import sys; sys.exit("$(PYTHON) is " + sys.version.split()[0] + ", lmntk needs 3.11 or newer: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
