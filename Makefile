@@ -1,4 +1,4 @@
-# Every target stands on a bare machine with make and python3 (3.10 or newer, with its venv module).
+# Every target stands on a bare machine with make and python3 (3.11 or newer, with its venv module).
 # Another interpreter: make PYTHON=python3.12 (before the first `make venv`, or after `make clean-venv`).
 
 PYTHON ?= python3
@@ -16,7 +16,7 @@ help:  ## list the targets
 # The stamp goes first and comes back last: an install cut short is done again.
 $(STAMP): pyproject.toml constraints.txt
 	@rm -f $@
-	@$(PYTHON) -c 'import sys; sys.exit("$(PYTHON) is " + sys.version.split()[0] + ", lmntk needs 3.10 or newer: make PYTHON=python3.12") if sys.version_info < (3, 10) else None'
+	@$(PYTHON) -c 'import sys; sys.exit("$(PYTHON) is " + sys.version.split()[0] + ", lmntk needs 3.11 or newer: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
@@ -33,9 +33,10 @@ test: $(STAMP)  ## run the quick tests
 test-slow: $(STAMP)  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-lint: $(STAMP)  ## check style, formatting and types
+lint: $(STAMP)  ## check style, formatting, types and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 
 format: $(STAMP)  ## put the code into shape

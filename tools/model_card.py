@@ -1,6 +1,6 @@
 """Measure the bundled model and write its card: masked-token loss, and zero-shot accuracy of "It was {mask}.".
 
-    python tools/model_card.py --pretraining build/pretrain --data ../shared/data --model src/lmntk/bundled/model
+    python tools/model_card.py --pretraining build/pretrain --data DATA --model src/lmntk/bundled/model
 
 The loss is on the chunks that training never saw (15 % of the tokens masked, as is usual for this figure). Zero-shot
 accuracy is that of the sign of f = logit(great) - logit(terrible), and, since a prompt's threshold is biased, also with the

@@ -1,6 +1,6 @@
 """Train the small masked language model that lmntk ships, from raw English text.
 
-    python tools/pretrain.py --corpus ../shared/corpus --out build/pretrain --steps 6000
+    python tools/pretrain.py --corpus CORPUS --out build/pretrain --steps 6000
     python tools/pretrain.py --out build/pretrain --export src/lmntk/bundled/model
 
 The corpus is any folder of ``*.txt.xz`` or ``*.txt`` files. The recipe: a byte-level BPE vocabulary, chunks of whole
@@ -301,9 +301,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--corpus", type=Path, default=Path("../shared/corpus"), help="folder of *.txt or *.txt.xz"
-    )
+    parser.add_argument("--corpus", type=Path, help="folder of *.txt or *.txt.xz; needed to train")
     parser.add_argument(
         "--out", type=Path, required=True, help="working folder: tokenizer, chunks, checkpoint, log"
     )
@@ -330,6 +328,8 @@ def main() -> None:
     parser.add_argument("--log-every", type=int, default=50)
     parser.add_argument("--save-every", type=int, default=500)
     args = parser.parse_args()
+    if args.corpus is None and not args.export:
+        parser.error("--corpus is needed to train: a folder of *.txt or *.txt.xz")
     (export if args.export else train)(args)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -322,10 +323,6 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: no such file, or broken TOML (with its line).
     """
-    try:
-        import tomllib
-    except ImportError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[no-redef, import-not-found]
     if not path.is_file():
         raise UserError(f"configuration: no file {str(path)!r}; give a TOML file, or flags")
     try:

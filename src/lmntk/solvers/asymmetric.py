@@ -34,7 +34,7 @@ class AsymmetricPath:
     ill-conditioned as you like nearby. As ||H||_op = 1, no gamma below 1 has a pole and **gamma = 1 always sits on the first one**.
     At a pole (1/gamma - sigma at most 2 N eps (1/gamma + 1)) the answer is the minimum-norm least-squares one, a = e there.
 
-    Source: He et al. 2022, learning with asymmetric kernels (AsK-LS), without bias; SPEC section 3.
+    Source: He et al. 2022, learning with asymmetric kernels (AsK-LS), without bias.
     """
 
     def __init__(self, train: Array, labels: Array) -> None:

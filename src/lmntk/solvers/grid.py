@@ -57,7 +57,7 @@ class Solver:
 
 
 def default_grid(solver: str, *, with_f0: bool = True) -> dict[str, tuple[float, ...]]:
-    """Return the settings of SPEC section 3 for a solver; without pre-trained logits only f0_scale = inf is left."""
+    """Return the settings of a solver that are tried by default; without pre-trained logits only f0_scale = inf is left."""
     grid = dict(_solver(solver).grid)
     if "f0_scale" in grid and not with_f0:
         grid["f0_scale"] = (float("inf"),)

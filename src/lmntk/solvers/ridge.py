@@ -27,7 +27,7 @@ class KernelRidge(KernelClassifier):
     Raises:
         UserError: not finite, not symmetric, one class only, or f0 missing though f0_scale is finite.
 
-    Source: Malladi et al. 2023, section on kernel regression; SPEC sections 3 and 9.
+    Source: Malladi et al. 2023, section on kernel regression.
 
     Example:
         model = KernelRidge(regularization=0.01).fit(train_kernel, labels)

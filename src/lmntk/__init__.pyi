@@ -1,0 +1,42 @@
+# The public names: `__init__.py` imports them from here when they are first used, and type checkers read this file alone.
+# Relative imports of names, one a line to a home; other statements lazy-loader does not follow.
+
+from .engine.compute import compute_kernels, module_kernels
+from .engine.stream import stream_kernels
+from .errors import UserError
+from .experiment.configuration import Experiment
+from .experiment.run import run
+from .kernels.kernel import Kernel
+from .models.filters import ParameterFilter
+from .models.loading import load_pretrained
+from .models.logit_model import ClassifierModel, HeadModel, LogitModel, PromptModel
+from .prompts import EnsembleEncoder, HeadEncoder, PromptEncoder
+from .solvers import solve_grid
+from .tangents.rules import register_rule
+from .tasks import Example, read_data
+
+__all__ = [
+    "ClassifierModel",
+    "EnsembleEncoder",
+    "Example",
+    "Experiment",
+    "HeadEncoder",
+    "HeadModel",
+    "Kernel",
+    "LogitModel",
+    "ParameterFilter",
+    "PromptEncoder",
+    "PromptModel",
+    "UserError",
+    "__version__",
+    "compute_kernels",
+    "load_pretrained",
+    "module_kernels",
+    "read_data",
+    "register_rule",
+    "run",
+    "solve_grid",
+    "stream_kernels",
+]
+
+__version__: str
