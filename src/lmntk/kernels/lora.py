@@ -1,0 +1,57 @@
+"""LoRA's kernel at its start, where B = 0 and A is random with variance 1 / r: the kernel of the projected gradients.
+
+K_LoRA = sum over the adapted weights of <G A^T, G' A^T>, which is K of those weights in the mean, with a spread of about 1 / sqrt(r).
+A gradient sum_t g_t x_t^T becomes sum_t g_t (A x_t)^T: the inputs alone change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lmntk.errors import UserError
+from lmntk.tangents.factors import Factors, OuterFactors, RowFactors, StackedFactors
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """LoRA's random start: rank r, and the seed of A."""
+
+    rank: int
+    seed: int = 0
+
+    def matrix(self, name: str, width: int, like: Tensor) -> Tensor:
+        """Returns A [r, i] of a parameter, the same whatever else is adapted."""
+        start = int.from_bytes(hashlib.sha256(f"{self.seed} {name}".encode()).digest()[:7], "big")
+        generator = torch.Generator().manual_seed(start)
+        drawn: Tensor = (
+            torch.randn(self.rank, width, generator=generator, dtype=torch.float64) / self.rank**0.5
+        )
+        return drawn.to(like)
+
+    def of(self, name: str, factors: Factors) -> Factors:
+        """Returns the factors of B's gradient, G A^T.
+
+        Raises:
+            UserError: G is there as a vector, whose rows are not known: it came by plain autograd.
+        """
+        if isinstance(factors, OuterFactors):
+            return replace(
+                factors, inputs=factors.inputs @ self.matrix(name, factors.inputs.shape[-1], factors.inputs).T
+            )
+        if isinstance(factors, RowFactors):  # an output layer of which few rows are read
+            return replace(
+                factors, values=factors.values @ self.matrix(name, factors.values.shape[-1], factors.values).T
+            )
+        if isinstance(factors, StackedFactors):
+            parts = (
+                None if part is None else self.of(f"{name} {index}", part)
+                for index, part in enumerate(factors.parts)
+            )
+            return StackedFactors(tuple(part if isinstance(part, OuterFactors) else None for part in parts))
+        raise UserError(
+            f"lora-rank: the gradients of {name!r} came by plain autograd, as vectors; leave it out: --exclude {name}"
+        )
