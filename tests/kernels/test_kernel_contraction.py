@@ -16,16 +16,14 @@ from lmntk.errors import ModelError
 from lmntk.kernels import contraction
 from lmntk.kernels import gram as gram_module
 from lmntk.kernels.contraction import (
-    FORMULAS,
-    SIGNS,
     Terms,
     Tile,
     inner,
     inner_applies,
-    kernel_names,
     tile_products,
     without_padding,
 )
+from lmntk.kernels.formulas import FORMULAS, SIGNS, kernel_names
 from lmntk.kernels.gram import Panel, gram
 from lmntk.tangents.factors import DenseFactors, OuterFactors, Tangents, coalesce
 

@@ -21,7 +21,7 @@ from lmntk.engine.rates import Rates, measure_rates, rates_of
 from lmntk.engine.stream import Settings, plan_kernels
 from lmntk.errors import UserError
 from lmntk.kernels import contraction, gram
-from lmntk.kernels.contraction import kernel_names
+from lmntk.kernels.formulas import SIGNS, kernel_names
 from lmntk.kernels.gram import Panel
 from lmntk.tangents.factors import DenseFactors, OuterFactors, Tangents
 
@@ -48,7 +48,7 @@ def counted(rows, columns, formulas, c):
 
     def products(rows, columns, names):
         for name in names:
-            kind = "sign_products" if contraction.SIGNS[name] == (True, True) else "products"
+            kind = "sign_products" if SIGNS[name] == (True, True) else "products"
             done[kind] += 2 * len(rows) * len(columns) * rows.values.shape[1]
         return tile_products(rows, columns, names)
 

@@ -16,7 +16,7 @@ from lmntk.engine import stream as streaming
 from lmntk.engine.budget import Schedule
 from lmntk.engine.stream import Settings, stream_kernels, whole
 from lmntk.kernels import gram as gram_module
-from lmntk.kernels.contraction import FORMULAS
+from lmntk.kernels.formulas import FORMULAS
 from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.groups import group_of_layer
 from lmntk.prompts.batching import collate

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lmntk.kernels.contraction import MEMORY_BOUND_FACTOR, SIGNS, inner_columns
+from lmntk.kernels.contraction import MEMORY_BOUND_FACTOR, inner_columns
+from lmntk.kernels.formulas import SIGNS
 from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors, RowFactors, StackedFactors, Tangents
 
 

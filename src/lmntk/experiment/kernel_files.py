@@ -12,7 +12,7 @@ from lmntk.engine.stored_factors import Choice, KeptFactors
 from lmntk.engine.stream import MACHINE, NOT_KEPT, SCRATCH, Settings, finish, finish_all
 from lmntk.engine.work import Owner
 from lmntk.errors import UserError
-from lmntk.kernels.contraction import FORMULAS, kernel_names
+from lmntk.kernels.formulas import FORMULAS, kernel_names
 from lmntk.kernels.groups import group_of_layer
 from lmntk.kernels.kernel import Kernel, save_tensors
 from lmntk.kernels.lora import LowRank

@@ -24,17 +24,9 @@ from math import isqrt
 import torch
 from torch import Tensor
 
+from lmntk.kernels.formulas import SIGNS, SYMMETRIC
 from lmntk.tangents.factors import NO_ROW, DenseFactors, Factors, OuterFactors, RowFactors, alive_uses
 
-FORMULAS = ("sgd", "signgd", "asigngd")
-# kernel name -> (sign on the row side, sign on the column side)
-SIGNS = {
-    "sgd": (False, False),
-    "signgd": (True, True),
-    "asigngd": (True, False),
-    "asigngd_flipped": (False, True),
-}
-SYMMETRIC = ("sgd", "signgd")  # of texts with themselves
 OWN_BLOCK = 32  # rows; smaller matrix products are slow ones
 # Measured: a float32 product over 700,000 positive terms loses 3e-5, over this many 1e-6. Between them sums are float64.
 LONGEST_SUM = 2**15
@@ -43,14 +35,6 @@ MEMORY_BOUND_FACTOR = 8  # an elementwise multiply-add costs about this many of 
 PAIR_NUMBERS = 2**22  # gathered from tables at once
 WORTH_A_COPY = 0.01  # of the terms: if fewer are padding they stay
 TILE_RATE = 0.5  # measured: materialised tiles run at this share of the inner contraction's rate, which leaves padding out (not on a card)
-
-
-def kernel_names(formulas: Sequence[str]) -> list[str]:
-    """Returns the kernels that the formulas need; ``asigngd`` needs both orientations."""
-    names = []
-    for formula in formulas:
-        names += ["asigngd", "asigngd_flipped"] if formula == "asigngd" else [formula]
-    return names
 
 
 def inner_applies(parts: Sequence[Factors], names: Sequence[str]) -> bool:

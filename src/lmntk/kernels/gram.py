@@ -12,7 +12,6 @@ from torch import Tensor
 from lmntk.errors import ModelError
 from lmntk.kernels.contraction import (
     LONGEST_SUM,
-    SYMMETRIC,
     Block,
     Terms,
     Tile,
@@ -21,12 +20,12 @@ from lmntk.kernels.contraction import (
     inner,
     inner_applies,
     inner_columns,
-    kernel_names,
     materialise,
     own_products,
     tile_products,
     without_padding,
 )
+from lmntk.kernels.formulas import FLIPPED, SYMMETRIC, kernel_names
 from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors, StackedFactors, Tangents
 
 TILE_BYTES = (
@@ -37,7 +36,6 @@ COPY_BYTES = (
 )  # at most, of the factors of parameters with the same inputs that are copied without padding, of each side
 GPU_TILE_BYTES = 512 * 2**20  # a GPU has no cache to stay in, and small products leave it idle
 EVERYTHING = "all"
-FLIPPED = "asigngd_flipped"
 
 Grouping = Callable[[str], str]
 

@@ -88,10 +88,9 @@ class LinearizedModel(nn.Module):
             if prepare is not None:
                 prepare(batch)
             with forward_ad.dual_level():
-                duals = {
-                    name: forward_ad.make_dual(parameters[name].detach(), v)
-                    for name, v in self._named().items()
-                }  # type: ignore[no-untyped-call]
+                duals = {}
+                for name, v in self._named().items():
+                    duals[name] = forward_ad.make_dual(parameters[name].detach(), v)  # type: ignore[no-untyped-call]
                 found = functional_call(self.model, duals, (batch,), tie_weights=True)
                 logits, slopes = forward_ad.unpack_dual(found)  # type: ignore[no-untyped-call]
         return logits, torch.zeros_like(logits) if slopes is None else slopes

@@ -21,7 +21,7 @@ from lmntk.experiment.preparation import PreparedTask, label_of
 from lmntk.experiment.session import SIDES, Session
 from lmntk.experiment.steps.results import keep_results
 from lmntk.finetuning.logits import logits_of
-from lmntk.kernels.contraction import FORMULAS, kernel_names
+from lmntk.kernels.formulas import FORMULAS, kernel_names
 from lmntk.kernels.kernel import Kernel, load_tensors, save_tensors
 from lmntk.models.build import head_model, own_head_model, prompt_model
 from lmntk.models.logit_model import LogitModel
