@@ -20,9 +20,10 @@ from lmntk.engine.estimate import shown_count, shown_time
 from lmntk.engine.rates import Rates, measure_rates, rates_of
 from lmntk.engine.stream import Settings, plan_kernels
 from lmntk.errors import UserError
-from lmntk.kernels import contraction, gram
+from lmntk.kernels import contraction, materialised
+from lmntk.kernels import inner as inner_module
 from lmntk.kernels.formulas import SIGNS, kernel_names
-from lmntk.kernels.gram import Panel
+from lmntk.kernels.gram import Panel, gram
 from lmntk.tangents.factors import DenseFactors, OuterFactors, Tangents
 
 
@@ -63,13 +64,17 @@ def counted(rows, columns, formulas, c):
         )
         return by_inner(rows, columns, names, shared)
 
-    materialise, tile_products, by_inner = gram.materialise, gram.tile_products, gram.inner
+    materialise, tile_products, by_inner = (
+        materialised.materialise,
+        materialised.tile_products,
+        inner_module.inner,
+    )
     with (
-        patch.object(gram, "materialise", making),
-        patch.object(gram, "tile_products", products),
-        patch.object(gram, "inner", inner),
+        patch.object(materialised, "materialise", making),
+        patch.object(materialised, "tile_products", products),
+        patch.object(inner_module, "inner", inner),
     ):
-        gram.gram(rows, columns, formulas)
+        gram(rows, columns, formulas)
     return done
 
 

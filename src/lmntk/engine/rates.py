@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from lmntk.engine.cost import Operations
-from lmntk.kernels.contraction import Tile, inner, materialise, tile_products
+from lmntk.kernels.inner import inner
+from lmntk.kernels.materialised import Tile, materialise, tile_products
 from lmntk.system.files import write_text
 from lmntk.system.precision import FULL, Precision, products
 from lmntk.tangents.factors import OuterFactors
