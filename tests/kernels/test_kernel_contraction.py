@@ -18,9 +18,10 @@ from lmntk.kernels import gram as gram_module
 from lmntk.kernels import inner as inner_module
 from lmntk.kernels.formulas import FORMULAS, SIGNS, kernel_names
 from lmntk.kernels.gram import Panel, gram
-from lmntk.kernels.inner import Terms, inner, inner_applies, without_padding
+from lmntk.kernels.inner import inner, inner_applies
 from lmntk.kernels.materialised import Tile, tile_products
 from lmntk.tangents.factors import DenseFactors, OuterFactors, Tangents, coalesce
+from lmntk.tangents.terms import OuterTerms
 
 C, WIDTH, OUT, V = 2, 5, 4, 6
 
@@ -86,7 +87,7 @@ def test_padding_is_left_out_and_nothing_else(rows, columns, budget):
         return {"one": one, "other": OuterFactors(one.inputs, other.output_gradients)}
 
     left, right = side(rows, 1), side(columns, 5)
-    terms = without_padding([left["one"], left["other"]])
+    terms, _ = left["one"].without_padding([left["other"]])
     kept = len(rows) * 4 if min(rows) == 4 else sum(rows)
     assert [len(each.inputs) for each in terms] == [kept, kept] and (terms[0].owners is None) == (
         min(rows) == 4
@@ -125,9 +126,10 @@ def test_copies_without_padding_stay_within_their_bound(room, stripped):
     size, after = parts[0].inputs.nbytes + parts[0].output_gradients.nbytes, (4 + 2) / (4 + 4)
     budget = int(size + (room - 1) * size * after) if room else size - 1
     rows, blocks, made = {}, [], []
+    without_padding = OuterFactors.without_padding
 
     def watched(left, right, *others):
-        rows[id(left)] = isinstance(left, Terms) and left.owners is not None
+        rows[id(left)] = isinstance(left, OuterTerms) and left.owners is not None
         blocks.append(1)
         return inner(left, right, *others)
 
@@ -135,7 +137,7 @@ def test_copies_without_padding_stay_within_their_bound(room, stripped):
         patch.object(gram_module, "COPY_BYTES", budget),
         patch.object(inner_module, "inner", watched),
         patch.object(
-            inner_module, "without_padding", lambda several: made.append(1) or without_padding(several)
+            OuterFactors, "without_padding", lambda *several: made.append(1) or without_padding(*several)
         ),
         patch.object(
             contraction, "inner_columns", lambda rows, columns, *sizes, together: [True] * len(columns)
@@ -152,7 +154,7 @@ def test_a_term_that_is_no_number_is_not_taken_for_padding():
     factors = random_factors("outer", 2, 3, 1)
     factors.output_gradients[0, 1, 2] = torch.nan
     factors.output_gradients[:, 0, 1:] = 0
-    (terms,) = without_padding([factors])
+    (terms,), _ = factors.without_padding([])
     assert len(terms.inputs) == 4 and bool(terms.output_gradients.isnan().any())
 
 

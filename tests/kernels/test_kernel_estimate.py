@@ -45,7 +45,7 @@ def counted(rows, columns, formulas, c):
     def making(factors, block, out):
         t = factors.inputs.shape[1] if isinstance(factors, OuterFactors) else 0
         done["making"] += 2 * t * out.numel()
-        return materialise(factors, block, out)
+        return materialise[type(factors)](factors, block, out)
 
     def products(rows, columns, names):
         for name in names:
@@ -64,13 +64,11 @@ def counted(rows, columns, formulas, c):
         )
         return by_inner(rows, columns, names, shared)
 
-    materialise, tile_products, by_inner = (
-        materialised.materialise,
-        materialised.tile_products,
-        inner_module.inner,
-    )
+    materialise = {kind: kind.materialise for kind in (OuterFactors, DenseFactors)}
+    tile_products, by_inner = materialised.tile_products, inner_module.inner
     with (
-        patch.object(materialised, "materialise", making),
+        patch.object(OuterFactors, "materialise", making),
+        patch.object(DenseFactors, "materialise", making),
         patch.object(materialised, "tile_products", products),
         patch.object(inner_module, "inner", inner),
     ):

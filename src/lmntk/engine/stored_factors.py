@@ -19,7 +19,8 @@ from lmntk.errors import UserError
 from lmntk.kernels.gram import Grouping, Panel, gram
 from lmntk.kernels.lora import LowRank
 from lmntk.system.precision import FULL, products
-from lmntk.tangents.factors import Factors, Tangents
+from lmntk.tangents.factors import Tangents
+from lmntk.tangents.form import Factors
 from lmntk.tangents.noise import noise_coordinates, silence
 
 

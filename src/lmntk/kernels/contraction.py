@@ -12,7 +12,6 @@ from dataclasses import replace
 from lmntk.kernels.inner import add_inner, inner_applies, inputs_of
 from lmntk.kernels.materialised import Buffers, add_tiles
 from lmntk.kernels.sides import Placed, Sides
-from lmntk.tangents.factors import OuterFactors
 
 MEMORY_BOUND_FACTOR = 8  # an elementwise multiply-add costs about this many of a matrix product's
 PAIR_NUMBERS = 2**22  # gathered from tables at once
@@ -93,18 +92,14 @@ def _by_inner(left: Placed, right: Placed, names: Sequence[str]) -> tuple[list[s
     parts = [part for _, part in (*left, *right)]
     for wanted, made_anyway in ((list(names), False), (["sgd"], True)):
         if set(wanted) <= set(names) and inner_applies(parts, wanted):
+            if not parts[0].extents():  # a table's rows
+                return wanted, right, []
             rows, columns = (
-                [
-                    (len(part.inputs), part.inputs.shape[1])
-                    for _, part in side
-                    if isinstance(part, OuterFactors)
-                ]
+                [(place.stop - place.start, part.extents()[0].uses) for place, part in side]
                 for side in (left, right)
             )
-            if not rows:  # a table's rows
-                return wanted, right, []
-            first = next(part for part in parts if isinstance(part, OuterFactors))
-            (c, _, _, o), i = first.output_gradients.shape, first.inputs.shape[-1]
+            _, i, o = parts[0].extents()[0]
+            c = len(parts[0].tensors()[-1])
             chosen = inner_columns(rows, columns, i, o, c, made_anyway, together=left is right)
             short, long = (
                 [batch for batch, inner in zip(right, chosen, strict=True) if inner is which]

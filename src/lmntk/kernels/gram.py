@@ -12,7 +12,8 @@ from lmntk.errors import ModelError
 from lmntk.kernels.contraction import Contraction
 from lmntk.kernels.formulas import FLIPPED, kernel_names
 from lmntk.kernels.sides import Placed, Sides
-from lmntk.tangents.factors import Factors, StackedFactors, Tangents
+from lmntk.tangents.factors import Tangents
+from lmntk.tangents.form import Factors
 
 # rows and columns of one tile together; measured best of 4 to 32 MiB with a cache of 32
 TILE_BYTES = 16 * 2**20
@@ -142,11 +143,8 @@ def _add_parameter(
 
 
 def _stacked_pairs(left: Placed, right: Placed) -> Iterator[tuple[Placed, Placed]]:
-    """Yields both sides of a parameter; of a stack of weights index by index, where both sides have something there."""
-    depths = {len(part.parts) if isinstance(part, StackedFactors) else 0 for _, part in (*left, *right)}
-    if depths == {0}:
-        yield left, right
-        return
+    """Yield both sides of a parameter; of a stack of weights index by index, where both sides have something there."""
+    depths = {len(part.members()) for _, part in (*left, *right)}
     if len(depths) > 1:
         raise TypeError("one parameter's factors are stacked in some batches, and not in others")
     for index in range(depths.pop()):
@@ -157,6 +155,6 @@ def _stacked_pairs(left: Placed, right: Placed) -> Iterator[tuple[Placed, Placed
 
 
 def _at(placed: Placed, index: int) -> Placed:
-    """Returns one index of a stack, in the batches that use it."""
-    stacks = ((place, part.parts[index]) for place, part in placed if isinstance(part, StackedFactors))
-    return [(place, part) for place, part in stacks if part is not None]
+    """Return one member of the factors, in the batches that use it."""
+    members = ((place, part.members()[index]) for place, part in placed)
+    return [(place, member) for place, member in members if member is not None]

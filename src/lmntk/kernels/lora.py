@@ -7,13 +7,13 @@ A gradient sum_t g_t x_t^T becomes sum_t g_t (A x_t)^T: the inputs alone change.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lmntk.errors import UserError
-from lmntk.tangents.factors import Factors, OuterFactors, RowFactors, StackedFactors
+from lmntk.tangents.form import Factors
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class LowRank:
     seed: int = 0
 
     def matrix(self, name: str, width: int, like: Tensor) -> Tensor:
-        """Returns A [r, i] of a parameter, the same whatever else is adapted."""
+        """Return A [r, i] of a parameter, the same whatever else is adapted."""
         start = int.from_bytes(hashlib.sha256(f"{self.seed} {name}".encode()).digest()[:7], "big")
         generator = torch.Generator().manual_seed(start)
         drawn: Tensor = (
@@ -33,25 +33,17 @@ class LowRank:
         return drawn.to(like)
 
     def of(self, name: str, factors: Factors) -> Factors:
-        """Returns the factors of B's gradient, G A^T.
+        """Return the factors of B's gradient, G A^T.
 
         Raises:
             UserError: G is there as a vector, whose rows are not known: it came by plain autograd.
         """
-        if isinstance(factors, OuterFactors):
-            return replace(
-                factors, inputs=factors.inputs @ self.matrix(name, factors.inputs.shape[-1], factors.inputs).T
+        if not factors.has_inputs:
+            raise UserError(
+                f"lora-rank: the gradients of {name!r} came by plain autograd, as vectors; "
+                f"leave it out: --exclude {name}"
             )
-        if isinstance(factors, RowFactors):  # an output layer of which few rows are read
-            return replace(
-                factors, values=factors.values @ self.matrix(name, factors.values.shape[-1], factors.values).T
-            )
-        if isinstance(factors, StackedFactors):
-            parts = (
-                None if part is None else self.of(f"{name} {index}", part)
-                for index, part in enumerate(factors.parts)
-            )
-            return StackedFactors(tuple(part if isinstance(part, OuterFactors) else None for part in parts))
-        raise UserError(
-            f"lora-rank: the gradients of {name!r} came by plain autograd, as vectors; leave it out: --exclude {name}"
-        )
+        return factors.with_inputs(self._projected, name)
+
+    def _projected(self, name: str, inputs: Tensor) -> Tensor:
+        return inputs @ self.matrix(name, inputs.shape[-1], inputs).T

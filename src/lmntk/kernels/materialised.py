@@ -7,69 +7,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
-from math import isqrt
 
 import torch
 from torch import Tensor
 
 from lmntk.kernels.formulas import SIGNS, SYMMETRIC
 from lmntk.kernels.sides import Placed, Sides
-from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors
+from lmntk.tangents.form import Block, Factors
 
 OWN_BLOCK = 32  # rows; smaller matrix products are slow ones
 # Measured: a float32 product over 700,000 positive terms loses 3e-5, over this many 1e-6. Between them sums are float64.
 LONGEST_SUM = 2**15
 EXACT_FLOAT32_INTEGERS = 2**24  # a sum of fewer +-1 than this is exact in float32
 
-Block = tuple[
-    slice, slice
-]  # of a weight's outputs and inputs; of any other gradient of its coordinates, the second being all
-
-
-def blocks_of(factors: Factors, most: int) -> Iterator[Block]:
-    """Yields the blocks of at most ``most`` coordinates into which a parameter's gradient is cut.
-
-    A weight's are about as high as wide: measured on 768 x 768 at 27 terms, blocks of 64 x 128 are made a third faster than as many
-    coordinates in whole rows, for the terms are few and a block is a product of two short sides.
-    """
-    if isinstance(factors, OuterFactors):
-        o, i = int(factors.output_gradients.shape[-1]), int(factors.inputs.shape[-1])
-        high = _even(o, max(1, isqrt(most), most // i))
-        wide = _even(i, max(1, most // high))
-        for top in range(0, o, high):
-            for start in range(0, i, wide):
-                yield slice(top, min(top + high, o)), slice(start, min(start + wide, i))
-    elif isinstance(factors, DenseFactors):
-        step = max(1, most)
-        for start in range(0, factors.values.shape[-1], step):
-            yield slice(start, min(start + step, factors.values.shape[-1])), slice(0, 1)
-    else:
-        raise TypeError(f"{type(factors).__name__} is contracted by rows, not materialised")
-
-
-def _even(whole: int, most: int) -> int:
-    """Returns the extent of the fewest nearly equal parts of at most ``most``."""
-    return -(-whole // -(-whole // most))
-
 
 def coordinates_in(block: Block) -> int:
     """Returns the number of coordinates in a block."""
     outputs, inputs = block
     return len(range(outputs.start, outputs.stop)) * len(range(inputs.start, inputs.stop))
-
-
-def materialise(factors: Factors, block: Block, out: Tensor) -> None:
-    """Writes a block of the gradients of n examples into ``out`` [c, n, coordinates]."""
-    outputs, inputs = block
-    if isinstance(factors, DenseFactors):
-        out.copy_(factors.values[:, :, outputs])
-        return
-    if not isinstance(factors, OuterFactors):
-        raise TypeError(f"{type(factors).__name__} is contracted by rows, not materialised")
-    cut = factors.inputs[:, :, inputs]
-    for logit, gradients in enumerate(factors.output_gradients):
-        found = out[logit].view(len(cut), outputs.stop - outputs.start, cut.shape[-1])
-        torch.bmm(gradients[:, :, outputs].transpose(1, 2), cut, out=found)
 
 
 @dataclass(frozen=True)
@@ -197,10 +152,6 @@ class Buffers:
         return block[:size].view(shape)
 
 
-def _sample(part: Factors) -> Tensor:
-    return part.values if isinstance(part, DenseFactors) else part.tensors()[1]
-
-
 def _is_wide(device: torch.device) -> bool:
     """True where a tile shall be as large as its memory, since there is no cache to stay in and small products leave the device idle."""
     return device.type != "cpu"
@@ -221,7 +172,8 @@ class _Chunk:
 def add_tiles(sides: Sides, buffers: Buffers) -> None:
     """Add the kernels of one parameter, tile by tile."""
     names, sums = sides.names, sides.sums
-    like = _sample(sides.left[0][1])
+    first = sides.left[0][1]
+    like = first.tensors()[-1]
     c, n, d, _ = sums[names[0]].shape
     # columns go through in chunks of about the rows' size, so that a tile is worth materialising and stays in cache
     wide = _is_wide(like.device)
@@ -232,7 +184,7 @@ def add_tiles(sides: Sides, buffers: Buffers) -> None:
     most = buffers.tile_bytes // like.element_size() // (c * n + d * largest)
     most //= 2 if signed else 1  # the signs lie beside the gradients
     most = most if wide else min(most, LONGEST_SUM)
-    for block in blocks_of(sides.left[0][1], most):
+    for block in first.blocks(most):
         rows = _tile(partial(buffers.take, "rows", like), _Chunk(0, n, sides.left), c, block, signed)
         if sides.is_own:
             for name, product in own_products(rows, names).items():
@@ -269,5 +221,5 @@ def _tile(
     values[:, width:].zero_()
     tile = values.view(logits, len(chunk), padded)[:, :, :width]
     for place, part in chunk.parts:
-        materialise(part, block, tile[:, place.start - chunk.first : place.stop - chunk.first])
+        part.materialise(block, tile[:, place.start - chunk.first : place.stop - chunk.first])
     return Tile(values, torch.sign(values, out=stack[rows:]), stack) if signed else Tile(values)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lmntk.tangents.factors import Factors
+from lmntk.tangents.form import Factors
 
 Placed = Sequence[tuple[slice, Factors]]  # batches of examples, each with its place among all of them
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from lmntk.errors import ModelError
 from lmntk.models.state import Batch, frozen
 from lmntk.system.precision import autocast
-from lmntk.tangents.factors import DenseFactors, Factors, Tangents, merge
+from lmntk.tangents.factors import DenseFactors, Tangents, merge
 from lmntk.tangents.fallback import BatchAxisLostError, local_gradients
+from lmntk.tangents.form import Factors
 from lmntk.tangents.relative_positions import is_bias_owner, relative_positions_watched
 from lmntk.tangents.rules import relative_table, rule_of
 from lmntk.tangents.use import Use

@@ -16,15 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lmntk.tangents.factors import (
-    DenseFactors,
-    Factors,
-    OuterFactors,
-    StackedFactors,
-    alive_uses,
-    drop_empty_uses,
-    sum_over_uses,
-)
+from lmntk.tangents.factors import DenseFactors, OuterFactors, StackedFactors, sum_over_uses
+from lmntk.tangents.form import Factors
+from lmntk.tangents.padding import alive_uses, drop_empty_uses
 from lmntk.tangents.use import Use
 
 NOBODY = -1  # the expert of a token that no logit depends on

@@ -18,15 +18,10 @@ from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from lmntk.tangents.experts import is_router, is_stacked, router, stacked_experts
-from lmntk.tangents.factors import (
-    NO_ROW,
-    DenseFactors,
-    Factors,
-    OuterFactors,
-    RowFactors,
-    drop_empty_uses,
-    sum_over_uses,
-)
+from lmntk.tangents.factors import DenseFactors, OuterFactors, RowFactors, sum_over_uses
+from lmntk.tangents.form import Factors
+from lmntk.tangents.padding import drop_empty_uses
+from lmntk.tangents.terms import NO_ROW
 from lmntk.tangents.use import Use
 
 Rule = Callable[[Use], Iterator[tuple[nn.Parameter, Factors]]]
