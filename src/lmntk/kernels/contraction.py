@@ -25,7 +25,7 @@ Uses = Sequence[tuple[float, float]]  # batches of examples: how many, and the t
 def inner_columns(
     rows: Uses, columns: Uses, i: int, o: int, c: int, made_anyway: bool = False, together: bool = False
 ) -> list[bool]:
-    """Returns for which batches of columns the inner contraction of a weight [o, i] takes less time than materialised gradients do.
+    """Return for which batches of columns the inner contraction of a weight [o, i] takes less time than materialised gradients do.
 
     It is for short texts, for its cost grows with the terms of both sides. Where any batch is materialised, so are the rows, once.
     ``made_anyway``: another kernel needs the gradients, so only the matrix product is saved, if all batches go one way.
@@ -50,7 +50,7 @@ def inner_columns(
 
 
 class Contraction:
-    """Adds kernels of parameters to their sums, each in the cheaper way.
+    """Add kernels of parameters to their sums, each in the cheaper way.
 
     What goes by the inner contraction waits for parameters with the same inputs (query, key and value have one), until ``finish``.
 
@@ -88,7 +88,7 @@ class Contraction:
 
 
 def _by_inner(left: Placed, right: Placed, names: Sequence[str]) -> tuple[list[str], Placed, Placed]:
-    """Returns the kernels of a parameter that the inner contraction shall compute, of which columns, and the columns that are left."""
+    """Return the kernels of a parameter that the inner contraction shall compute, of which columns, and the columns that are left."""
     parts = [part for _, part in (*left, *right)]
     for wanted, made_anyway in ((list(names), False), (["sgd"], True)):
         if set(wanted) <= set(names) and inner_applies(parts, wanted):

@@ -32,7 +32,7 @@ class Panel:
     batches: Sequence[Tangents]
 
     def __len__(self) -> int:
-        """Returns the number of examples."""
+        """Return the number of examples."""
         return sum(len(batch) for batch in self.batches)
 
     @property
@@ -41,7 +41,7 @@ class Panel:
         return int(self.batches[0].logits.shape[1])
 
     def of(self, parameter: str) -> Iterator[tuple[slice, Factors]]:
-        """Yields each batch's factors of a parameter with its place; batches in which it has none are left out."""
+        """Yield each batch's factors of a parameter with its place; batches in which it has none are left out."""
         start = 0
         for batch in self.batches:
             place = slice(start, start + len(batch))
@@ -57,7 +57,7 @@ def gram(
     grouping: Grouping | None = None,
     tile_bytes: int | None = None,
 ) -> dict[str, dict[str, Tensor]]:
-    """Returns ``{kernel: {group: K}}`` with K [n, c, m, d] in float64, for ``kernel_names(formulas)``.
+    """Return ``{kernel: {group: K}}`` with K [n, c, m, d] in float64, for ``kernel_names(formulas)``.
 
         sgd K = <g_c(x_n), g_d(x_m)>,  signgd <sign g, sign g>,  asigngd <sign g, g>,  asigngd_flipped <g, sign g>
 
@@ -108,12 +108,12 @@ def gram(
 
 
 def not_finite(where: str) -> ModelError:
-    """Returns the error of gradients that are no numbers."""
+    """Return the error of gradients that are no numbers."""
     return ModelError(f"the gradients are not finite{where}: try another dtype or attention implementation")
 
 
 def first_not_finite(*panels: Panel) -> str:
-    """Returns in which parameter, if one batch's factors tell; nothing where all are finite."""
+    """Return in which parameter, if one batch's factors tell; nothing where all are finite."""
     for panel in panels:
         for batch in panel.batches:
             for name, factors in batch.factors.items():

@@ -22,7 +22,7 @@ EXACT_FLOAT32_INTEGERS = 2**24  # a sum of fewer +-1 than this is exact in float
 
 
 def coordinates_in(block: Block) -> int:
-    """Returns the number of coordinates in a block."""
+    """Return the number of coordinates in a block."""
     outputs, inputs = block
     return len(range(outputs.start, outputs.stop)) * len(range(inputs.start, inputs.stop))
 
@@ -40,15 +40,15 @@ class Tile:
 
     @classmethod
     def of(cls, values: Tensor, names: Sequence[str]) -> Tile:
-        """Returns the tile of gradients in memory of their own, with the signs if one of the named kernels wants any."""
+        """Return the tile of gradients in memory of their own, with the signs if one of the named kernels wants any."""
         return cls(values) if set(names) <= {"sgd"} else cls(values, values.sign())
 
     def __len__(self) -> int:
-        """Returns the number of its rows."""
+        """Return the number of its rows."""
         return len(self.values)
 
     def __getitem__(self, rows: slice) -> Tile:
-        """Returns some of its rows."""
+        """Return some of its rows."""
         return Tile(self.values[rows], None if self.signs is None else self.signs[rows])
 
     @cached_property
@@ -59,7 +59,7 @@ class Tile:
 
 
 def tile_products(rows: Tile, columns: Tile, names: Sequence[str]) -> dict[str, Tensor]:
-    """Returns the products [a, b] of materialised tiles, of a and b rows, for every named kernel.
+    """Return the products [a, b] of materialised tiles, of a and b rows, for every named kernel.
 
     The sign-sign product is exact: in 8-bit integers where there is enough to do, else in floats on p < 2^24 terms.
     """
@@ -83,7 +83,7 @@ def _product(rows: Tile, columns: Tile, name: str) -> Tensor:
 
 
 def own_products(tile: Tile, names: Sequence[str]) -> dict[str, Tensor]:
-    """Returns the products [a, a] of a tile with itself; of the symmetric kernels, half of the blocks are the others' mirror."""
+    """Return the products [a, a] of a tile with itself; of the symmetric kernels, half of the blocks are the others' mirror."""
     products = {name: _product(tile, tile, name) for name in names if name not in SYMMETRIC}
     blocks = list(pairwise([*range(0, len(tile), max(OWN_BLOCK, -(-len(tile) // 4))), len(tile)]))
     for name in names:
@@ -118,7 +118,7 @@ def _in_pieces(tile: Tensor) -> bool:
 
 
 def _longer_first(rows: Tensor, columns: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Returns rows columns^T; measured on 32 x 256 rows of 8192: a quarter faster with the longer side first, in int8 twice.
+    """Return rows columns^T; measured on 32 x 256 rows of 8192: a quarter faster with the longer side first, in int8 twice.
 
     Of tiles that are whole multiples of the longest sum the pieces are one batch of products, summed in float64: a card wants much to
     do at a time.
@@ -141,7 +141,7 @@ class Buffers:
         self._blocks: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
     def take(self, side: str, like: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Returns a block of this shape, zeroed only where a batch will not write (the caller's business)."""
+        """Return a block of this shape, zeroed only where a batch will not write (the caller's business)."""
         size = 1
         for extent in shape:
             size *= extent

@@ -23,13 +23,13 @@ NOISE_EPSILONS = 50_000
 
 
 class NoiseSearch:
-    """Looks for noise batch by batch, so that none has to be kept."""
+    """Look for noise batch by batch, so that none has to be kept."""
 
     def __init__(self) -> None:
         self._largest: dict[str, Tensor] = {}
 
     def add(self, batch: Tangents) -> None:
-        """Takes a batch into account."""
+        """Take a batch into account."""
         for name, factors in batch.factors.items():
             cancellation = factors.cancellation
             if cancellation is not None:
@@ -38,7 +38,7 @@ class NoiseSearch:
                 self._largest[name] = torch.maximum(seen, cancellation.to(seen.device))
 
     def masks(self) -> dict[str, Tensor]:
-        """Returns, for each parameter that has any, the mask [p] of its coordinates that are rounding noise in every batch."""
+        """Return, for each parameter that has any, the mask [p] of its coordinates that are rounding noise in every batch."""
         masks = {
             name: (ratio > 0) & (ratio < NOISE_EPSILONS * torch.finfo(ratio.dtype).eps)
             for name, ratio in self._largest.items()
@@ -47,7 +47,7 @@ class NoiseSearch:
 
 
 def noise_coordinates(batches: Sequence[Tangents]) -> dict[str, Tensor]:
-    """Returns, for each parameter that has any, the mask [p] of its coordinates that are rounding noise in every batch."""
+    """Return, for each parameter that has any, the mask [p] of its coordinates that are rounding noise in every batch."""
     search = NoiseSearch()
     for batch in batches:
         search.add(batch)
@@ -55,7 +55,7 @@ def noise_coordinates(batches: Sequence[Tangents]) -> dict[str, Tensor]:
 
 
 def silence(tangents: Tangents, masks: Mapping[str, Tensor]) -> Tangents:
-    """Returns the tangents with the masked coordinates set to zero; what is not masked is shared, or stays on disk."""
+    """Return the tangents with the masked coordinates set to zero; what is not masked is shared, or stays on disk."""
     if not masks:
         return tangents
     names = masks.keys() & tangents.factors.keys()
