@@ -24,7 +24,7 @@ import torch
 from measuring import describe_machine, machine, print_table, seconds, write_json
 from torch import Tensor
 
-from lmntk.kernels import gram as gram_module
+from lmntk.kernels import contraction
 from lmntk.kernels.contraction import MEMORY_BOUND_FACTOR, inner_columns
 from lmntk.kernels.gram import TILE_BYTES, Panel, gram
 from lmntk.tangents.factors import OuterFactors, Tangents
@@ -52,7 +52,7 @@ def timed_gram(
 ) -> tuple[float, Tensor]:
     """Returns the seconds of one contraction in the given way, and its result."""
     with patch.object(
-        gram_module, "inner_columns", lambda rows, columns, *sizes, **how: [by_inner] * len(columns)
+        contraction, "inner_columns", lambda rows, columns, *sizes, **how: [by_inner] * len(columns)
     ):
         time, found = seconds(lambda: gram(rows, columns, ["sgd"], tile_bytes=tile_bytes))
     return time, found["sgd"]["all"]

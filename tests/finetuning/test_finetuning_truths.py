@@ -15,7 +15,7 @@ from lmntk.finetuning.logits import logits_of
 from lmntk.finetuning.losses import mean_loss
 from lmntk.finetuning.settings import Labelled, TrainingSettings, batch_order
 from lmntk.finetuning.training import fine_tune, fine_tune_linearized
-from lmntk.kernels.contraction import FORMULAS
+from lmntk.kernels.formulas import FORMULAS
 from lmntk.models.weights import at_weights
 from lmntk.prompts.batching import collate
 

@@ -13,21 +13,15 @@ from model_table import kernel_of
 
 from lmntk.engine.stream import whole
 from lmntk.errors import ModelError
-from lmntk.kernels import contraction
+from lmntk.kernels import contraction, materialised
 from lmntk.kernels import gram as gram_module
-from lmntk.kernels.contraction import (
-    FORMULAS,
-    SIGNS,
-    Terms,
-    Tile,
-    inner,
-    inner_applies,
-    kernel_names,
-    tile_products,
-    without_padding,
-)
+from lmntk.kernels import inner as inner_module
+from lmntk.kernels.formulas import FORMULAS, SIGNS, kernel_names
 from lmntk.kernels.gram import Panel, gram
+from lmntk.kernels.inner import inner, inner_applies
+from lmntk.kernels.materialised import Tile, tile_products
 from lmntk.tangents.factors import DenseFactors, OuterFactors, Tangents, coalesce
+from lmntk.tangents.terms import OuterTerms
 
 C, WIDTH, OUT, V = 2, 5, 4, 6
 
@@ -93,7 +87,7 @@ def test_padding_is_left_out_and_nothing_else(rows, columns, budget):
         return {"one": one, "other": OuterFactors(one.inputs, other.output_gradients)}
 
     left, right = side(rows, 1), side(columns, 5)
-    terms = without_padding([left["one"], left["other"]])
+    terms, _ = left["one"].without_padding([left["other"]])
     kept = len(rows) * 4 if min(rows) == 4 else sum(rows)
     assert [len(each.inputs) for each in terms] == [kept, kept] and (terms[0].owners is None) == (
         min(rows) == 4
@@ -110,9 +104,9 @@ def test_padding_is_left_out_and_nothing_else(rows, columns, budget):
     ]
     with (
         patch.object(gram_module, "COPY_BYTES", budget),
-        patch.object(gram_module, "inner", watched if budget == 2**20 else inner),
+        patch.object(inner_module, "inner", watched if budget == 2**20 else inner),
         patch.object(
-            gram_module, "inner_columns", lambda rows, columns, *sizes, together: [True] * len(columns)
+            contraction, "inner_columns", lambda rows, columns, *sizes, together: [True] * len(columns)
         ),
     ):
         found = gram(*panels, ["sgd"], grouping=str)["sgd"]
@@ -132,20 +126,21 @@ def test_copies_without_padding_stay_within_their_bound(room, stripped):
     size, after = parts[0].inputs.nbytes + parts[0].output_gradients.nbytes, (4 + 2) / (4 + 4)
     budget = int(size + (room - 1) * size * after) if room else size - 1
     rows, blocks, made = {}, [], []
+    without_padding = OuterFactors.without_padding
 
     def watched(left, right, *others):
-        rows[id(left)] = isinstance(left, Terms) and left.owners is not None
+        rows[id(left)] = isinstance(left, OuterTerms) and left.owners is not None
         blocks.append(1)
         return inner(left, right, *others)
 
     with (
         patch.object(gram_module, "COPY_BYTES", budget),
-        patch.object(gram_module, "inner", watched),
+        patch.object(inner_module, "inner", watched),
         patch.object(
-            gram_module, "without_padding", lambda several: made.append(1) or without_padding(several)
+            OuterFactors, "without_padding", lambda *several: made.append(1) or without_padding(*several)
         ),
         patch.object(
-            gram_module, "inner_columns", lambda rows, columns, *sizes, together: [True] * len(columns)
+            contraction, "inner_columns", lambda rows, columns, *sizes, together: [True] * len(columns)
         ),
     ):
         found = whole(gram(panel, panel, ["sgd"])["sgd"])
@@ -159,7 +154,7 @@ def test_a_term_that_is_no_number_is_not_taken_for_padding():
     factors = random_factors("outer", 2, 3, 1)
     factors.output_gradients[0, 1, 2] = torch.nan
     factors.output_gradients[:, 0, 1:] = 0
-    (terms,) = without_padding([factors])
+    (terms,), _ = factors.without_padding([])
     assert len(terms.inputs) == 4 and bool(terms.output_gradients.isnan().any())
 
 
@@ -191,9 +186,8 @@ def test_gram_of_mixed_factors_and_batches(row_sizes, column_sizes, tile_bytes, 
     (rows, left), (columns, right) = side(row_sizes, 1), side(column_sizes, 100)
     with ExitStack() as stack:
         if wide:
-            stack.enter_context(patch.object(gram_module, "_is_wide", lambda device: True))
-            for module in (gram_module, contraction):
-                stack.enter_context(patch.object(module, "LONGEST_SUM", 3))
+            stack.enter_context(patch.object(materialised, "_is_wide", lambda device: True))
+            stack.enter_context(patch.object(materialised, "LONGEST_SUM", 3))
         found = gram(rows, columns, FORMULAS, tile_bytes=tile_bytes)
         own = gram(rows, rows, FORMULAS, tile_bytes=tile_bytes)
     assert list(found) == kernel_names(FORMULAS)
@@ -217,7 +211,7 @@ def test_integer_and_float_sign_products_agree(monkeypatch):
 
 
 def test_a_float32_sign_product_too_long_to_be_exact_is_refused(monkeypatch):
-    monkeypatch.setattr(contraction, "EXACT_FLOAT32_INTEGERS", 200)
+    monkeypatch.setattr(materialised, "EXACT_FLOAT32_INTEGERS", 200)
     rows = torch.ones(2, 200)
     with pytest.raises(ValueError, match="200 coordinates"):
         sign_products(rows, rows)

@@ -20,9 +20,10 @@ from lmntk.engine.estimate import shown_count, shown_time
 from lmntk.engine.rates import Rates, measure_rates, rates_of
 from lmntk.engine.stream import Settings, plan_kernels
 from lmntk.errors import UserError
-from lmntk.kernels import contraction, gram
-from lmntk.kernels.contraction import kernel_names
-from lmntk.kernels.gram import Panel
+from lmntk.kernels import contraction, materialised
+from lmntk.kernels import inner as inner_module
+from lmntk.kernels.formulas import SIGNS, kernel_names
+from lmntk.kernels.gram import Panel, gram
 from lmntk.tangents.factors import DenseFactors, OuterFactors, Tangents
 
 
@@ -44,11 +45,11 @@ def counted(rows, columns, formulas, c):
     def making(factors, block, out):
         t = factors.inputs.shape[1] if isinstance(factors, OuterFactors) else 0
         done["making"] += 2 * t * out.numel()
-        return materialise(factors, block, out)
+        return materialise[type(factors)](factors, block, out)
 
     def products(rows, columns, names):
         for name in names:
-            kind = "sign_products" if contraction.SIGNS[name] == (True, True) else "products"
+            kind = "sign_products" if SIGNS[name] == (True, True) else "products"
             done[kind] += 2 * len(rows) * len(columns) * rows.values.shape[1]
         return tile_products(rows, columns, names)
 
@@ -63,13 +64,15 @@ def counted(rows, columns, formulas, c):
         )
         return by_inner(rows, columns, names, shared)
 
-    materialise, tile_products, by_inner = gram.materialise, gram.tile_products, gram.inner
+    materialise = {kind: kind.materialise for kind in (OuterFactors, DenseFactors)}
+    tile_products, by_inner = materialised.tile_products, inner_module.inner
     with (
-        patch.object(gram, "materialise", making),
-        patch.object(gram, "tile_products", products),
-        patch.object(gram, "inner", inner),
+        patch.object(OuterFactors, "materialise", making),
+        patch.object(DenseFactors, "materialise", making),
+        patch.object(materialised, "tile_products", products),
+        patch.object(inner_module, "inner", inner),
     ):
-        gram.gram(rows, columns, formulas)
+        gram(rows, columns, formulas)
     return done
 
 

@@ -15,8 +15,9 @@ from model_table import FAMILIES, MASKED, TABLE, pad_id, random_texts, relative_
 from lmntk.engine import stream as streaming
 from lmntk.engine.budget import Schedule
 from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.kernels import contraction
 from lmntk.kernels import gram as gram_module
-from lmntk.kernels.contraction import FORMULAS
+from lmntk.kernels.formulas import FORMULAS
 from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.groups import group_of_layer
 from lmntk.prompts.batching import collate
@@ -77,7 +78,7 @@ def test_batches_padding_order_and_tiles(name, data):
     tile_bytes = data.draw(st.sampled_from([1, 3000, 20_000, gram_module.TILE_BYTES]))
     forced = data.draw(st.sampled_from([None, [True], [False], [True, False], [False, True]]))
 
-    own_choice = gram_module.inner_columns
+    own_choice = contraction.inner_columns
 
     def choice(rows, columns, *sizes, together):
         if forced is None:
@@ -88,7 +89,7 @@ def test_batches_padding_order_and_tiles(name, data):
             else [which for which, _ in zip(cycle(forced), columns, strict=False)]
         )
 
-    with patch.object(gram_module, "inner_columns", choice):
+    with patch.object(contraction, "inner_columns", choice):
         found = compute(model, trainable, coverage, texts, batches, pad_to, tile_bytes)
     assert_same(found, expected, max(ROUNDING, TABLE[name].tolerance))
 

@@ -18,7 +18,7 @@ from model_table import (
 )
 
 from lmntk.engine.stream import Settings, stream_kernels, whole
-from lmntk.kernels.contraction import FORMULAS
+from lmntk.kernels.formulas import FORMULAS
 from lmntk.kernels.gram import Panel, gram
 from lmntk.prompts.batching import collate
 from lmntk.tangents.capture import capture

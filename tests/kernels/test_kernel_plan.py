@@ -22,7 +22,8 @@ from lmntk.errors import UserError
 from lmntk.kernels.gram import Panel, gram
 from lmntk.prompts.encoding import EncodedText
 from lmntk.system.memory import peak_of, resident, return_freed
-from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors, Tangents
+from lmntk.tangents.factors import DenseFactors, OuterFactors, Tangents
+from lmntk.tangents.form import Factors
 
 LINUX = pytest.mark.skipif(
     not os.path.exists("/proc/self/clear_refs"), reason="only Linux starts its count of memory anew"

@@ -10,7 +10,7 @@ from model_table import FAMILIES, TABLE, alone, flat, oracle, pad_id, plain_logi
 from torch import nn
 
 from lmntk.engine.stream import Settings, stream_kernels, whole
-from lmntk.kernels.contraction import FORMULAS
+from lmntk.kernels.formulas import FORMULAS
 from lmntk.models.filters import ParameterFilter
 from lmntk.tangents.capture import capture
 from lmntk.tangents.noise import noise_coordinates

@@ -10,7 +10,7 @@ import torch
 from model_table import TABLE, oracle, pad_id, random_texts
 from torch import nn
 
-from lmntk.kernels.contraction import FORMULAS
+from lmntk.kernels.formulas import FORMULAS
 from lmntk.kernels.gram import Panel, gram
 from lmntk.prompts.batching import collate
 from lmntk.tangents import rules

@@ -7,16 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmntk.tangents.factors import (
-    NO_ROW,
     DenseFactors,
     OuterFactors,
     RowFactors,
     Tangents,
     coalesce,
-    drop_empty_uses,
     merge,
     sum_over_uses,
 )
+from lmntk.tangents.padding import drop_empty_uses
+from lmntk.tangents.terms import NO_ROW
 
 C, N, V, WIDTH, OUT = 2, 3, 5, 4, 6
 

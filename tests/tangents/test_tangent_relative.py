@@ -13,8 +13,9 @@ from torch import nn
 from lmntk.prompts.batching import collate
 from lmntk.tangents.capture import capture
 from lmntk.tangents.coverage import check_coverage
-from lmntk.tangents.factors import NO_ROW, OuterFactors, RowFactors
+from lmntk.tangents.factors import OuterFactors, RowFactors
 from lmntk.tangents.relative_positions import is_disentangled, is_distance_owner, relative_positions_watched
+from lmntk.tangents.terms import NO_ROW
 from lmntk.tangents.watching import Watch
 
 NO_PLACES = {

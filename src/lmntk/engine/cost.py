@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lmntk.kernels.contraction import MEMORY_BOUND_FACTOR, SIGNS, inner_columns
-from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors, RowFactors, StackedFactors, Tangents
+from lmntk.kernels.contraction import MEMORY_BOUND_FACTOR, inner_columns
+from lmntk.kernels.formulas import SIGNS
+from lmntk.tangents.factors import Tangents
 
 
 @dataclass(frozen=True)
@@ -39,26 +40,8 @@ class Shape:
 
 
 def shapes_of(tangents: Tangents, tokens: int) -> list[Shape]:
-    """Returns the shapes of a batch's factors, its texts having so many tokens."""
-    return [shape for factors in tangents.factors.values() for shape in _shapes(factors, tokens)]
-
-
-def _shapes(factors: Factors, tokens: int) -> list[Shape]:
-    if isinstance(factors, OuterFactors):
-        return [
-            Shape(
-                int(factors.inputs.shape[1]),
-                int(factors.inputs.shape[2]),
-                int(factors.output_gradients.shape[3]),
-                tokens,
-            )
-        ]
-    if isinstance(factors, DenseFactors):
-        return [Shape(0, int(factors.values.shape[2]), 1, tokens)]
-    if isinstance(factors, RowFactors):
-        return []  # products of the few rows that texts share: nothing beside the rest
-    assert isinstance(factors, StackedFactors)
-    return [shape for part in factors.parts if part is not None for shape in _shapes(part, tokens)]
+    """Return the shapes of a batch's factors, its texts having so many tokens."""
+    return [Shape(*extent, tokens) for factors in tangents.factors.values() for extent in factors.extents()]
 
 
 @dataclass(frozen=True)

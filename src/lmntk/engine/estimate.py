@@ -13,7 +13,7 @@ from lmntk.engine.batches import Capturing
 from lmntk.engine.budget import Schedule, Trial, evenly, spans
 from lmntk.engine.cost import Operations, contraction, shapes_of
 from lmntk.engine.rates import Rates, finish_work
-from lmntk.kernels.contraction import kernel_names
+from lmntk.kernels.formulas import kernel_names
 from lmntk.prompts.batching import length_sorted_batches
 from lmntk.prompts.encoding import EncodedText
 from lmntk.system.memory import shown_bytes

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from lmntk.system.files import replacing
-from lmntk.tangents.factors import DenseFactors, Factors, OuterFactors, RowFactors, StackedFactors, Tangents
+from lmntk.tangents.factors import Tangents
+from lmntk.tangents.form import Factors
 
 FORMAT = "lmntk-factors-1"
 LOGITS = "logits"
@@ -49,24 +50,6 @@ class _Tensors:
         return self._names[key]
 
 
-def _described(factors: Factors, tensors: _Tensors) -> dict[str, Any]:
-    if isinstance(factors, OuterFactors):
-        names = {
-            "inputs": tensors.name(factors.inputs),
-            "output_gradients": tensors.name(factors.output_gradients),
-        }
-        return {"form": "outer", "transposed": factors.transposed, **names}
-    if isinstance(factors, RowFactors):
-        return {"form": "rows", "ids": tensors.name(factors.ids), "values": tensors.name(factors.values)}
-    if isinstance(factors, DenseFactors):
-        cancellation = None if factors.cancellation is None else tensors.name(factors.cancellation)
-        return {"form": "dense", "values": tensors.name(factors.values), "cancellation": cancellation}
-    return {
-        "form": "stacked",
-        "parts": [None if part is None else _described(part, tensors) for part in factors.parts],
-    }
-
-
 def save_tangents(path: Path, tangents: Tangents) -> None:
     """Writes a batch's tangents, atomically.
 
@@ -74,7 +57,7 @@ def save_tangents(path: Path, tangents: Tangents) -> None:
         OSError: no room on the disk, or no right to write.
     """
     tensors = _Tensors()
-    forms = json.dumps({name: _described(factors, tensors) for name, factors in tangents.factors.items()})
+    forms = json.dumps({name: factors.described(tensors.name) for name, factors in tangents.factors.items()})
     save_checked(path, tensors.by_name | {LOGITS: tangents.logits}, forms)
 
 
@@ -181,19 +164,7 @@ class StoredFactors(Mapping[str, Factors]):
             with _opened(self.path, verify=True):
                 self.verified = True
         with _opened(self.path, verify=False) as (file, _):
-            return self._made(form, lambda key: file.get_tensor(key).to(self.device))
-
-    def _made(self, form: Mapping[str, Any], tensor: Any) -> Factors:
-        if form["form"] == "outer":
-            return OuterFactors(tensor(form["inputs"]), tensor(form["output_gradients"]), form["transposed"])
-        if form["form"] == "rows":
-            return RowFactors(tensor(form["ids"]), tensor(form["values"]))
-        if form["form"] == "dense":
-            return DenseFactors(
-                tensor(form["values"]), None if form["cancellation"] is None else tensor(form["cancellation"])
-            )
-        parts: Sequence[Any] = [None if part is None else self._made(part, tensor) for part in form["parts"]]
-        return StackedFactors(tuple(parts))
+            return Factors.of_description(form, lambda key: file.get_tensor(key).to(self.device))
 
     def __contains__(self, name: object) -> bool:
         return name in self.forms

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmntk.engine.batches import Capturing
 from lmntk.engine.budget import LOSS_TEXTS, evenly
-from lmntk.kernels.contraction import SYMMETRIC
+from lmntk.kernels.formulas import SYMMETRIC
 from lmntk.kernels.gram import EVERYTHING, TILE_BYTES, Panel, gram
 from lmntk.prompts.encoding import EncodedText
 from lmntk.system.precision import FULL, Precision, products

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from lmntk.engine.cost import Operations
-from lmntk.kernels.contraction import Tile, inner, materialise, tile_products
+from lmntk.kernels.inner import inner
+from lmntk.kernels.materialised import Tile, tile_products
 from lmntk.system.files import write_text
 from lmntk.system.precision import FULL, Precision, products
 from lmntk.tangents.factors import OuterFactors
@@ -71,7 +72,7 @@ def measure_rates(device: torch.device) -> Rates:
     rows, columns = (Tile.of(normal(count, SIDE * SIDE), ["signgd"]) for count in (ROWS, COLUMNS))
     product = 2.0 * ROWS * COLUMNS * SIDE * SIDE
     return Rates(
-        making=2.0 * ROWS * TOKENS * SIDE * SIDE / _seconds(lambda: materialise(factors, block, out), device),
+        making=2.0 * ROWS * TOKENS * SIDE * SIDE / _seconds(lambda: factors.materialise(block, out), device),
         products=product / _seconds(lambda: tile_products(rows, columns, ["sgd"]), device),
         sign_products=product / _seconds(lambda: tile_products(rows, columns, ["signgd"]), device),
         inner=2.0 * ROWS * COLUMNS * 2 * WIDTH / _seconds(lambda: inner(left, right, ["sgd"]), device),

@@ -1,13 +1,7 @@
-"""Kernels from factors that an earlier run left on disk: any formula, any choice of parameters, LoRA of any rank, without the model.
-
-LoRA at its start (B = 0, A random with variance 1 / r) has the kernel of the projected gradients: K_LoRA = sum over the adapted weights of
-<G A^T, G' A^T>, which is K of those weights in the mean, with a spread of about 1 / sqrt(r). A gradient sum_t g_t x_t^T becomes
-sum_t g_t (A x_t)^T: the inputs alone change.
-"""
+"""Kernels from factors that an earlier run left on disk: any formula, any choice of parameters, LoRA of any rank, without the model."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,50 +17,11 @@ from lmntk.engine.tiles import in_order
 from lmntk.engine.work import INDEX, Scratch
 from lmntk.errors import UserError
 from lmntk.kernels.gram import Grouping, Panel, gram
+from lmntk.kernels.lora import LowRank
 from lmntk.system.precision import FULL, products
-from lmntk.tangents.factors import Factors, OuterFactors, RowFactors, StackedFactors, Tangents
+from lmntk.tangents.factors import Tangents
+from lmntk.tangents.form import Factors
 from lmntk.tangents.noise import noise_coordinates, silence
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """LoRA's random start: rank r, and the seed of A."""
-
-    rank: int
-    seed: int = 0
-
-    def matrix(self, name: str, width: int, like: Tensor) -> Tensor:
-        """Returns A [r, i] of a parameter, the same whatever else is adapted."""
-        start = int.from_bytes(hashlib.sha256(f"{self.seed} {name}".encode()).digest()[:7], "big")
-        generator = torch.Generator().manual_seed(start)
-        drawn: Tensor = (
-            torch.randn(self.rank, width, generator=generator, dtype=torch.float64) / self.rank**0.5
-        )
-        return drawn.to(like)
-
-    def of(self, name: str, factors: Factors) -> Factors:
-        """Returns the factors of B's gradient, G A^T.
-
-        Raises:
-            UserError: G is there as a vector, whose rows are not known: it came by plain autograd.
-        """
-        if isinstance(factors, OuterFactors):
-            return replace(
-                factors, inputs=factors.inputs @ self.matrix(name, factors.inputs.shape[-1], factors.inputs).T
-            )
-        if isinstance(factors, RowFactors):  # an output layer of which few rows are read
-            return replace(
-                factors, values=factors.values @ self.matrix(name, factors.values.shape[-1], factors.values).T
-            )
-        if isinstance(factors, StackedFactors):
-            parts = (
-                None if part is None else self.of(f"{name} {index}", part)
-                for index, part in enumerate(factors.parts)
-            )
-            return StackedFactors(tuple(part if isinstance(part, OuterFactors) else None for part in parts))
-        raise UserError(
-            f"lora-rank: the gradients of {name!r} came by plain autograd, as vectors; leave it out: --exclude {name}"
-        )
 
 
 @dataclass(frozen=True)

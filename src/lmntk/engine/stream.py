@@ -25,7 +25,7 @@ from lmntk.engine.rates import rates_of
 from lmntk.engine.tiles import LOGITS, NOISE, SEPARATOR, Job, Report, TileMaker
 from lmntk.engine.work import Owner, Scratch, sweep
 from lmntk.errors import UserError
-from lmntk.kernels.contraction import kernel_names
+from lmntk.kernels.formulas import kernel_names
 from lmntk.kernels.gram import EVERYTHING, Grouping
 from lmntk.models.logit_model import LogitModel
 from lmntk.prompts.encoding import EncodedText

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmntk.tangents.factors import Factors, Tangents, changed
+from lmntk.tangents.factors import Tangents
+from lmntk.tangents.form import Factors
 
 
 class Transfers:
@@ -46,7 +47,7 @@ class Transfers:
 
         if self.is_card:
             self.stream.wait_stream(torch.cuda.current_stream(self.device))
-        waiting = {name: changed(factors, park) for name, factors in tangents.factors.items()}
+        waiting = {name: factors.changed(park) for name, factors in tangents.factors.items()}
         return self.fetching(replace(tangents, factors=waiting))
 
     def fetching(self, tangents: Tangents) -> Tangents:
@@ -72,9 +73,9 @@ class Transfers:
 
     def _in(self, factors: Mapping[str, Factors], name: str) -> tuple[Factors, Any]:
         if not self.is_card:
-            return changed(factors[name], lambda tensor: tensor.to(self.device)), None
+            return factors[name].changed(lambda tensor: tensor.to(self.device)), None
         with torch.cuda.stream(self.stream):
-            found = changed(factors[name], self._pinned_in)
+            found = factors[name].changed(self._pinned_in)
             return found, self.stream.record_event()
 
     def _pinned_in(self, tensor: Tensor) -> Tensor:
@@ -87,7 +88,7 @@ class Transfers:
             return found
         computing = torch.cuda.current_stream(self.device)
         computing.wait_event(event)
-        return changed(found, lambda tensor: _used_by(tensor, computing))
+        return found.changed(lambda tensor: _used_by(tensor, computing))
 
 
 def _used_by(tensor: Tensor, stream: Any) -> Tensor:

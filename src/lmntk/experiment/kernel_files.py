@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from lmntk.engine.compute import as_kernels, compute_kernels, origin
-from lmntk.engine.stored_factors import Choice, KeptFactors, LowRank
+from lmntk.engine.stored_factors import Choice, KeptFactors
 from lmntk.engine.stream import MACHINE, NOT_KEPT, SCRATCH, Settings, finish, finish_all
 from lmntk.engine.work import Owner
 from lmntk.errors import UserError
-from lmntk.kernels.contraction import FORMULAS, kernel_names
+from lmntk.kernels.formulas import FORMULAS, kernel_names
 from lmntk.kernels.groups import group_of_layer
 from lmntk.kernels.kernel import Kernel, save_tensors
+from lmntk.kernels.lora import LowRank
 from lmntk.models.build import untie
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import load_pretrained

@@ -11,7 +11,7 @@ from lmntk.engine.budget import DOUBLE, MARGIN, Trial
 from lmntk.engine.stream import groups_of
 from lmntk.experiment.preparation import PreparedTask
 from lmntk.experiment.session import Session
-from lmntk.kernels.contraction import kernel_names
+from lmntk.kernels.formulas import kernel_names
 from lmntk.models.build import Probe, logit_model
 from lmntk.models.logit_model import LogitModel
 from lmntk.prediction.directions import Cut, cut_directions, most_directions

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lmntk.errors import UserError
-from lmntk.kernels.contraction import FORMULAS
+from lmntk.kernels.formulas import FORMULAS
 from lmntk.kernels.kernel import Kernel, load_tensors
 from lmntk.solvers.inputs import Array
 from lmntk.solvers.outcome import BASELINES, baseline, methods_of, solve_split

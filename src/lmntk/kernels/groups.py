@@ -6,7 +6,7 @@ from itertools import pairwise
 
 
 def group_of_layer(parameter: str) -> str:
-    """Returns a parameter's group: ``layer.03`` for a numbered block, else ``embeddings`` or ``head``."""
+    """Return a parameter's group: ``layer.03`` for a numbered block, else ``embeddings`` or ``head``."""
     parts = parameter.split(".")
     for before, part in pairwise(parts):
         if part.isdigit():

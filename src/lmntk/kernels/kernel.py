@@ -37,7 +37,7 @@ class Kernel:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Writes one safetensors file, atomically: ``values``, ``values_flipped``, ``group.<name>``, and the metadata."""
+        """Write one safetensors file, atomically: ``values``, ``values_flipped``, ``group.<name>``, and the metadata."""
         tensors = {"values": self.values} | {f"group.{name}": part for name, part in self.groups.items()}
         if self.flipped is not None:
             tensors["values_flipped"] = self.flipped
@@ -53,7 +53,7 @@ class Kernel:
 
     @classmethod
     def load(cls, path: Path, expected: dict[str, Any] | None = None) -> Kernel:
-        """Returns the kernel in a file that ``save`` wrote.
+        """Return the kernel in a file that ``save`` wrote.
 
         Args:
             path: the file.
@@ -79,7 +79,7 @@ class Kernel:
 
 
 def provenance_of(path: Path) -> dict[str, Any] | None:
-    """Returns what a kernel's file says of its making, without its arrays; None where there is no such file, or a damaged one."""
+    """Return what a kernel's file says of its making, without its arrays; None where there is no such file, or a damaged one."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -96,7 +96,7 @@ def _short(value: Any) -> str:
 
 
 def save_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Writes arrays to a safetensors file under a temporary name, then renames it."""
+    """Write arrays to a safetensors file under a temporary name, then renames it."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -112,7 +112,7 @@ def save_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str,
 
 
 def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Returns the arrays and the metadata of a safetensors file.
+    """Return the arrays and the metadata of a safetensors file.
 
     Raises:
         UserError: no such file, or not a whole safetensors file.

@@ -1,7 +1,7 @@
 """One forward and C backward passes of a batch, with every parameter's gradient caught at its use.
 
-What goes into a module and the gradient of what comes out (``watching.py``, ``relative.py``) are made into factors by the module's rule
-(``rules.py``); a parameter without a rule gets plain autograd at its module (``local.py``), or through the whole network.
+What goes into a module and the gradient of what comes out (``watching.py``, ``relative_positions.py``) are made into factors by the module's rule
+(``rules.py``); a parameter without a rule gets plain autograd at its module (``fallback.py``), or through the whole network.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from lmntk.errors import ModelError
 from lmntk.models.state import Batch, frozen
 from lmntk.system.precision import autocast
-from lmntk.tangents.factors import DenseFactors, Factors, Tangents, merge
-from lmntk.tangents.fallback import BatchAxisLostError, local_gradients
+from lmntk.tangents.factors import DenseFactors, Tangents, merge
+from lmntk.tangents.fallback import BatchAxisLostError, fallback_gradients
+from lmntk.tangents.form import Factors
 from lmntk.tangents.relative_positions import is_bias_owner, relative_positions_watched
-from lmntk.tangents.rules import relative_table, rule_of
+from lmntk.tangents.rules import relative_positions, rule_of
 from lmntk.tangents.use import Use
 from lmntk.tangents.watching import Record, Watch, watched
 
@@ -44,7 +45,7 @@ def capture(
     fallback: Collection[str] = (),
     lower: torch.dtype | None = None,
 ) -> Tangents:
-    """Returns the factored Jacobian of ``model(batch)`` [n, c] with respect to the trainable parameters.
+    """Return the factored Jacobian of ``model(batch)`` [n, c] with respect to the trainable parameters.
 
     Args:
         model: any module from a batch to logits; ``model.selected_rows()``, if there is one, names the modules that
@@ -65,8 +66,8 @@ def capture(
     count = next(iter(batch.values())).shape[0]
     direct = [trainable[name] for name in fallback] if count == 1 else []
     ruled = {parameter for parameter, name in names.items() if name not in fallback}
-    local = {parameter for parameter, name in names.items() if name in fallback} if count > 1 else set()
-    owners = _owners(model, ruled, local)
+    at_module = {parameter for parameter, name in names.items() if name in fallback} if count > 1 else set()
+    owners = _owners(model, ruled, at_module)
     select: Callable[[], Mapping[nn.Module, Tensor]] = getattr(model, "selected_rows", dict)
     watch = Watch(count)
     device, own = (
@@ -88,7 +89,7 @@ def capture(
         if not bool(torch.isfinite(logits).all()):
             raise ModelError("the logits are not finite: try another dtype or attention implementation")
         selections = select()
-        direct_gradients = watch.differentiate(logits, direct)
+        through_gradients = watch.differentiate(logits, direct)
     logits = logits.detach() if lower is None else logits.detach().to(own)
 
     parts: dict[str, list[Factors]] = {}
@@ -97,7 +98,7 @@ def capture(
             record = watch.records.pop(0)
             if not record.has_gradient:
                 continue
-            rule = relative_table if record.is_relative else rule_of(record.module)
+            rule = relative_positions if record.is_relative_positions else rule_of(record.module)
             owned = _owned(record.module)
             if rule is not None and any(parameter in ruled for parameter in owned):
                 use = _as_use(
@@ -117,19 +118,19 @@ def capture(
                     if parameter in ruled:
                         parts.setdefault(names[parameter], []).append(factors)
             by_autograd = (
-                [] if record.is_relative else [parameter for parameter in owned if parameter in local]
+                [] if record.is_relative_positions else [parameter for parameter in owned if parameter in at_module]
             )
             if by_autograd:
                 with autocast(device, lower):
-                    dense_parts = local_gradients(record, by_autograd, count, logits.shape[1])
+                    dense_parts = fallback_gradients(record, by_autograd, count, logits.shape[1])
                 for parameter, dense in zip(by_autograd, dense_parts, strict=True):
                     parts.setdefault(names[parameter], []).append(dense)
         for index, name in enumerate(fallback if direct else ()):
-            if all(row[index] is None for row in direct_gradients):
+            if all(row[index] is None for row in through_gradients):
                 continue
             rows = [
                 torch.zeros_like(direct[index]) if row[index] is None else row[index]
-                for row in direct_gradients
+                for row in through_gradients
             ]
             parts[name] = [DenseFactors(torch.stack([row.reshape(1, -1) for row in rows if row is not None]))]
         merged = {name: merge(found_parts, trainable[name].shape) for name, found_parts in parts.items()}
@@ -137,7 +138,7 @@ def capture(
 
 
 def without_rule(model: nn.Module, trainable: Mapping[str, nn.Parameter]) -> tuple[str, ...]:
-    """Returns the names of the parameters that no module with a rule owns, whether a text uses them or not."""
+    """Return the names of the parameters that no module with a rule owns, whether a text uses them or not."""
     ruled = {
         parameter for module in model.modules() if rule_of(module) is not None for parameter in _owned(module)
     }
@@ -145,7 +146,7 @@ def without_rule(model: nn.Module, trainable: Mapping[str, nn.Parameter]) -> tup
 
 
 def _owned(module: nn.Module) -> list[nn.Parameter]:
-    """Returns the parameters that a module's own forward uses: its own, and those of containers in it, which are never called."""
+    """Return the parameters that a module's own forward uses: its own, and those of containers in it, which are never called."""
     found = list(module.parameters(recurse=False))
     for child in module.children():
         if isinstance(child, CONTAINERS):
@@ -153,8 +154,8 @@ def _owned(module: nn.Module) -> list[nn.Parameter]:
     return found
 
 
-def _owners(model: nn.Module, ruled: set[nn.Parameter], local: set[nn.Parameter]) -> set[nn.Module]:
-    """Returns the modules to watch: of parameters that count, and every lookup, for gradients start there."""
+def _owners(model: nn.Module, ruled: set[nn.Parameter], at_module: set[nn.Parameter]) -> set[nn.Module]:
+    """Return the modules to watch: of parameters that count, and every lookup, for gradients start there."""
     biases = {m.relative_attention_bias for m in model.modules() if is_bias_owner(m)}
     owners: set[nn.Module] = set()
     for module in model.modules():
@@ -163,14 +164,14 @@ def _owners(model: nn.Module, ruled: set[nn.Parameter], local: set[nn.Parameter]
         if isinstance(module, nn.Embedding):
             owners.add(module)
         else:
-            covered = local if rule_of(module) is None else local | ruled
+            covered = at_module if rule_of(module) is None else at_module | ruled
             if any(parameter in covered for parameter in _owned(module)):
                 owners.add(module)
     return owners
 
 
 def _as_use(record: Record, count: int, logits: int, selected_rows: Tensor | None) -> Use:
-    """Returns the record as a use with the axes (n, t, i) and (c, n, t, o).
+    """Return the record as a use with the axes (n, t, i) and (c, n, t, o).
 
     Modules may see the batch's tokens in one row [n t, i]; ``check_coverage`` finds out when it is not so.
     """
@@ -184,7 +185,7 @@ def _as_use(record: Record, count: int, logits: int, selected_rows: Tensor | Non
     inputs = (
         values[0] if values and isinstance(values[0], Tensor) else output
     )  # a table that is given a shape
-    if not record.is_relative:
+    if not record.is_relative_positions:
         gradients = gradients.reshape(logits, count, -1, gradients.shape[-1])
         if inputs.shape[0] == 1 < count:  # a lookup broadcast over the batch
             inputs = inputs.expand(count, *inputs.shape[1:])

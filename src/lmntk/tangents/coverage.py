@@ -47,7 +47,7 @@ class Coverage:
     faint: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """Returns one line for the report."""
+        """Return one line for the report."""
         line = f"gradients agree with autograd to {self.worst:.1e}"
         if self.unused:
             line += f"; {len(self.unused)} parameters have no influence"
@@ -66,7 +66,7 @@ class Coverage:
 def autograd_gradients(
     model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor | None]:
-    """Returns the Jacobian (c, *shape) of one example by plain autograd; None for parameters that take no part in its logits."""
+    """Return the Jacobian (c, *shape) of one example by plain autograd; None for parameters that take no part in its logits."""
     parameters = list(trainable.values())
     with frozen(model, parameters), torch.enable_grad():
         rows = [
@@ -86,7 +86,7 @@ def autograd_gradients(
 
 
 def _largest_entry(values: Tensor) -> float:
-    """Returns the largest absolute value, without a copy of all of them; NaN if there is one."""
+    """Return the largest absolute value, without a copy of all of them; NaN if there is one."""
     if not values.numel():
         return 0.0
     smallest, largest = torch.aminmax(values)
@@ -94,7 +94,7 @@ def _largest_entry(values: Tensor) -> float:
 
 
 def _largest_difference(one: Tensor, other: Tensor) -> float:
-    """Returns the largest absolute difference, NaN if there is one, a block at a time: a table's difference would be a third table."""
+    """Return the largest absolute difference, NaN if there is one, a block at a time: a table's difference would be a third table."""
     if not one.numel():
         return 0.0
     one, other = (
@@ -115,7 +115,7 @@ def _visit_gradients(
     trainable: Mapping[str, nn.Parameter],
     visit: Callable[[int, str, Tensor], None],
 ) -> None:
-    """Calls ``visit(logit, name, gradient)`` for what plain autograd finds of one example, parameter by parameter as it is found.
+    """Call ``visit(logit, name, gradient)`` for what plain autograd finds of one example, parameter by parameter as it is found.
 
     None is kept: the gradients of a whole network are as large as its weights, once a logit. The user's own hooks do not run.
     """
@@ -167,7 +167,7 @@ class _Largest:
         return self.reference <= floor and self.captured <= floor
 
     def add(self, reference: Tensor, captured: Tensor | None) -> None:
-        """Takes one logit's gradient in; one that was not caught is infinitely far off, even where it happens to vanish."""
+        """Take one logit's gradient in; one that was not caught is infinitely far off, even where it happens to vanish."""
         self.reference = _worse(self.reference, _largest_entry(reference))
         self.captured = _worse(self.captured, math.inf if captured is None else _largest_entry(captured))
         self.difference = _worse(
@@ -178,7 +178,7 @@ class _Largest:
 def _compare(
     model: nn.Module, example: Batch, tangents: Tangents, index: int, trainable: Mapping[str, nn.Parameter]
 ) -> dict[str, _Largest]:
-    """Returns, for the parameters that take part in one example's logits, how the example's factors in a batch compare with autograd."""
+    """Return, for the parameters that take part in one example's logits, how the example's factors in a batch compare with autograd."""
     found: dict[str, _Largest] = {}
 
     reached: set[tuple[str, int]] = set()
@@ -209,7 +209,7 @@ def _compare(
 
 
 def _errors(found: Mapping[str, _Largest], names: Iterable[str], floor: float) -> dict[str, float]:
-    """Returns each parameter's error; a gradient below rounding noise everywhere counts as zero.
+    """Return each parameter's error; a gradient below rounding noise everywhere counts as zero.
 
     What takes part in the logits and is not caught has an infinite error, even where its gradient happens to vanish.
     """
@@ -226,7 +226,7 @@ def _example(batch: Batch, index: int) -> dict[str, Tensor]:
 
 
 def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter]) -> Coverage:
-    """Returns how to capture this model's gradients, after comparing up to two examples with plain autograd.
+    """Return how to capture this model's gradients, after comparing up to two examples with plain autograd.
 
     Cost: three forward and 3 c backward passes where all is well, else up to nine. Memory: two examples' factors, and of one parameter
     at a time the gradient of one logit, by autograd and from the factors.
@@ -250,7 +250,7 @@ def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Pa
         return _errors(found, trainable, floor)
 
     def together(fallback: tuple[str, ...]) -> tuple[dict[str, float], str]:
-        """Returns the errors of the batch's examples, or none and why there are none."""
+        """Return the errors of the batch's examples, or none and why there are none."""
         try:
             tangents = capture(model, batch, trainable, fallback)
         except RuntimeError as lost:
@@ -258,7 +258,7 @@ def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Pa
         return _largest(errors_of(tangents, index, index) for index in chosen), ""
 
     def singly(fallback: tuple[str, ...]) -> dict[str, float]:
-        """Returns the errors of the examples, each in a batch of its own."""
+        """Return the errors of the examples, each in a batch of its own."""
         return _largest(
             errors_of(capture(model, _example(batch, index), trainable, fallback), 0, index)
             for index in chosen
@@ -312,7 +312,7 @@ def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Pa
 
 
 def _largest(several: Iterable[dict[str, float]]) -> dict[str, float]:
-    """Returns each parameter's largest error; NaN counts as larger than anything."""
+    """Return each parameter's largest error; NaN counts as larger than anything."""
     largest: dict[str, float] = {}
     for errors in several:
         for name, error in errors.items():
@@ -321,5 +321,5 @@ def _largest(several: Iterable[dict[str, float]]) -> dict[str, float]:
 
 
 def _worse(one: float, other: float) -> float:
-    """Returns the larger; NaN counts as larger than anything."""
+    """Return the larger; NaN counts as larger than anything."""
     return one if other <= one or math.isnan(one) else other

@@ -16,15 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lmntk.tangents.factors import (
-    DenseFactors,
-    Factors,
-    OuterFactors,
-    StackedFactors,
-    alive_uses,
-    drop_empty_uses,
-    sum_over_uses,
-)
+from lmntk.tangents.factors import DenseFactors, OuterFactors, StackedFactors, sum_over_uses
+from lmntk.tangents.form import Factors
+from lmntk.tangents.padding import alive_uses, drop_empty_uses
 from lmntk.tangents.use import Use
 
 NOBODY = -1  # the expert of a token that no logit depends on
@@ -108,7 +102,7 @@ def _first_name(module: Any) -> str:
 def _through(
     function: Callable[[Tensor], Tensor], inputs: Tensor, gradients: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Returns function(inputs) [s, i], and the gradients [c, s, u] at the inputs [s, u] of those [c, s, i] at the outputs."""
+    """Return function(inputs) [s, i], and the gradients [c, s, u] at the inputs [s, u] of those [c, s, i] at the outputs."""
     with torch.enable_grad():
         inputs = inputs.detach().requires_grad_()
         outputs = function(inputs)
@@ -133,7 +127,7 @@ class _Layout:
         return cls(example, place, count, int(sizes.max()))
 
     def pad(self, values: Tensor) -> Tensor:
-        """Returns values [..., s, x] as [..., n, most, x], zeros where an example has fewer."""
+        """Return values [..., s, x] as [..., n, most, x], zeros where an example has fewer."""
         padded = values.new_zeros(*values.shape[:-2], self.count, self.most, values.shape[-1])
         padded[..., self.example, self.place, :] = values
         return padded
@@ -142,7 +136,7 @@ class _Layout:
 def _stack(
     parts: list[OuterFactors | None], like: Tensor, shape: torch.Size, transposed: bool
 ) -> StackedFactors:
-    """Returns the factors of a stacked weight; if no expert is used at all, the first has one use, which is zero."""
+    """Return the factors of a stacked weight; if no expert is used at all, the first has one use, which is zero."""
     if all(part is None for part in parts):
         i, o = shape if transposed else reversed(shape)
         c, n = like.shape[:2]
@@ -151,7 +145,7 @@ def _stack(
 
 
 def _stack_biases(parts: list[OuterFactors | None], like: Tensor, width: int) -> DenseFactors:
-    """Returns the gradients of stacked biases [e, o]: each expert's output gradients, summed over its tokens."""
+    """Return the gradients of stacked biases [e, o]: each expert's output gradients, summed over its tokens."""
     nothing = like.new_zeros(*like.shape[:2], 1, width)
     sums = [sum_over_uses(nothing if part is None else part.output_gradients) for part in parts]
     known = [each.cancellation for each in sums if each.cancellation is not None]
@@ -216,7 +210,7 @@ def _outputs(output: Any) -> tuple[Tensor, ...]:
 
 
 def _chosen(outputs: tuple[Tensor, ...], scores: Tensor) -> Tensor | None:
-    """Returns the mask [*shape, e] of the experts that were chosen, from the one output of whole numbers; None if there is not one."""
+    """Return the mask [*shape, e] of the experts that were chosen, from the one output of whole numbers; None if there is not one."""
     choices = [each for each in outputs if not each.is_floating_point()]
     if len(choices) != 1 or choices[0].shape[:-1] != scores.shape[:-1] or choices[0].dtype != torch.int64:
         return None
@@ -249,7 +243,7 @@ class _AtLinear(TorchFunctionMode):
         self.calls: list[tuple[Tensor, Tensor]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Calls the function; the linear map's output is handed on as a copy, which may be changed in place."""
+        """Call the function; the linear map's output is handed on as a copy, which may be changed in place."""
         result = func(*args, **(kwargs or {}))
         if func is not nn.functional.linear:
             return result

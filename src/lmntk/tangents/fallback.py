@@ -22,10 +22,10 @@ class BatchAxisLostError(ModelError):
     """A module ran without the batch axis (a table shared by the batch), so examples cannot be told apart."""
 
 
-def local_gradients(
+def fallback_gradients(
     record: Record, parameters: Sequence[nn.Parameter], count: int, logits: int
 ) -> list[DenseFactors]:
-    """Returns the parameters' gradients (c, n, p) by autograd through one module's call.
+    """Return the parameters' gradients (c, n, p) by autograd through one module's call.
 
     Cost: one forward and c backward passes of the module alone for each of the n examples; n c p numbers a parameter.
 
@@ -82,7 +82,7 @@ def local_gradients(
 
 
 def _of(value: Tensor, example: int, count: int) -> Tensor:
-    """Returns an example's part of a tensor [n, ...] or [n t, ...]."""
+    """Return an example's part of a tensor [n, ...] or [n t, ...]."""
     size = value.shape[0] // count
     return value[example * size : (example + 1) * size]
 
@@ -92,7 +92,7 @@ def _is_float(value: Any) -> bool:
 
 
 def _same(record: Record, outputs: Sequence[Tensor], example: int, count: int) -> None:
-    """Refuses a module that gives an example something else when it is alone: its arguments were cut wrongly, or it mixes examples."""
+    """Refuse a module that gives an example something else when it is alone: its arguments were cut wrongly, or it mixes examples."""
     for whole, alone in zip(record.outputs, outputs, strict=True):
         expected = _of(whole, example, count)
         tolerance = 1e4 * torch.finfo(whole.dtype).eps

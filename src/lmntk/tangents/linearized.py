@@ -63,7 +63,7 @@ class LinearizedModel(nn.Module):
         self.backward: bool | None = None
 
     def taylor(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Returns f(x; theta_0) [n, c] and the slopes <grad f_c(x), v> [n, c]."""
+        """Return f(x; theta_0) [n, c] and the slopes <grad f_c(x), v> [n, c]."""
         if self.backward is None:
             self.backward = not self._forward_mode_is_right(
                 {name: tensor[:CHECKED] for name, tensor in batch.items()}
@@ -71,7 +71,7 @@ class LinearizedModel(nn.Module):
         return self._by_double_backward(batch) if self.backward else self._by_forward_mode(batch)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Returns the linearized logits [n, c]."""
+        """Return the linearized logits [n, c]."""
         logits, slopes = self.taylor(batch)
         return logits + slopes
 
@@ -88,10 +88,9 @@ class LinearizedModel(nn.Module):
             if prepare is not None:
                 prepare(batch)
             with forward_ad.dual_level():
-                duals = {
-                    name: forward_ad.make_dual(parameters[name].detach(), v)
-                    for name, v in self._named().items()
-                }  # type: ignore[no-untyped-call]
+                duals = {}
+                for name, v in self._named().items():
+                    duals[name] = forward_ad.make_dual(parameters[name].detach(), v)  # type: ignore[no-untyped-call]
                 found = functional_call(self.model, duals, (batch,), tie_weights=True)
                 logits, slopes = forward_ad.unpack_dual(found)  # type: ignore[no-untyped-call]
         return logits, torch.zeros_like(logits) if slopes is None else slopes

@@ -14,7 +14,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lmntk.tangents.factors import DenseFactors, Factors, Tangents
+from lmntk.tangents.factors import Tangents
+from lmntk.tangents.form import Factors
 
 # Measured in float32 on a trained 6-layer BERT, 64 texts: key biases cancel to 10-80 epsilons, those of one nearly idle
 # head to 25,000; the least cancelling of all other coordinates to 850,000.
@@ -22,23 +23,22 @@ NOISE_EPSILONS = 50_000
 
 
 class NoiseSearch:
-    """Looks for noise batch by batch, so that none has to be kept."""
+    """Look for noise batch by batch, so that none has to be kept."""
 
     def __init__(self) -> None:
         self._largest: dict[str, Tensor] = {}
 
     def add(self, batch: Tangents) -> None:
-        """Takes a batch into account."""
+        """Take a batch into account."""
         for name, factors in batch.factors.items():
-            if isinstance(factors, DenseFactors) and factors.cancellation is not None:
-                seen = self._largest.get(name)
-                found = (
-                    factors.cancellation if seen is None else factors.cancellation.to(seen.device)
-                )  # one from disk is not on the card
-                self._largest[name] = found if seen is None else torch.maximum(seen, found)
+            cancellation = factors.cancellation
+            if cancellation is not None:
+                seen = self._largest.get(name, cancellation)
+                # one from disk is not on the card
+                self._largest[name] = torch.maximum(seen, cancellation.to(seen.device))
 
     def masks(self) -> dict[str, Tensor]:
-        """Returns, for each parameter that has any, the mask [p] of its coordinates that are rounding noise in every batch."""
+        """Return, for each parameter that has any, the mask [p] of its coordinates that are rounding noise in every batch."""
         masks = {
             name: (ratio > 0) & (ratio < NOISE_EPSILONS * torch.finfo(ratio.dtype).eps)
             for name, ratio in self._largest.items()
@@ -47,7 +47,7 @@ class NoiseSearch:
 
 
 def noise_coordinates(batches: Sequence[Tangents]) -> dict[str, Tensor]:
-    """Returns, for each parameter that has any, the mask [p] of its coordinates that are rounding noise in every batch."""
+    """Return, for each parameter that has any, the mask [p] of its coordinates that are rounding noise in every batch."""
     search = NoiseSearch()
     for batch in batches:
         search.add(batch)
@@ -55,14 +55,11 @@ def noise_coordinates(batches: Sequence[Tangents]) -> dict[str, Tensor]:
 
 
 def silence(tangents: Tangents, masks: Mapping[str, Tensor]) -> Tangents:
-    """Returns the tangents with the masked coordinates set to zero; what is not masked is shared, or stays on disk."""
+    """Return the tangents with the masked coordinates set to zero; what is not masked is shared, or stays on disk."""
     if not masks:
         return tangents
-    silenced = {}
-    for name in masks.keys() & tangents.factors.keys():
-        found = tangents.factors[name]
-        if isinstance(found, DenseFactors):
-            silenced[name] = replace(found, values=torch.where(masks[name], 0.0, found.values))
+    names = masks.keys() & tangents.factors.keys()
+    silenced = {name: tangents.factors[name].silenced(masks[name]) for name in names}
     return replace(tangents, factors=_With(tangents.factors, silenced))
 
 

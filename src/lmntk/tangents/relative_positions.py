@@ -49,7 +49,7 @@ def is_distance_owner(module: nn.Module) -> bool:
 
 @contextmanager
 def relative_positions_watched(model: nn.Module, watch: Watch) -> Iterator[None]:
-    """Gives the model's relative positions a batch axis, and keeps records of their tables, while the body runs."""
+    """Give the model's relative positions a batch axis, and keeps records of their tables, while the body runs."""
     with ExitStack() as stack:
         for module in model.modules():
             if is_bias_owner(module):
@@ -62,7 +62,7 @@ def relative_positions_watched(model: nn.Module, watch: Watch) -> Iterator[None]
 
 
 def _replace(owner: Any, name: str, value: Any, stack: ExitStack) -> None:
-    """Sets an attribute of the instance until the stack unwinds."""
+    """Set an attribute of the instance until the stack unwinds."""
     own = vars(owner)
     if name in own:
         stack.callback(own.__setitem__, name, own[name])
@@ -72,7 +72,7 @@ def _replace(owner: Any, name: str, value: Any, stack: ExitStack) -> None:
 
 
 def _watch_bias(module: Any, watch: Watch, stack: ExitStack) -> None:
-    """Makes ``compute_bias`` hand its bias on for every example, so that the gradient keeps the batch axis."""
+    """Make ``compute_bias`` hand its bias on for every example, so that the gradient keeps the batch axis."""
     table = module.relative_attention_bias
     original = module.compute_bias
 
@@ -84,14 +84,14 @@ def _watch_bias(module: Any, watch: Watch, stack: ExitStack) -> None:
         finally:
             handle.remove()
         bias = bias.expand(watch.count, *bias.shape[1:])
-        record = Record(table, (buckets[0],), {}, [bias.detach()], is_relative=True)
+        record = Record(table, (buckets[0],), {}, [bias.detach()], is_relative_positions=True)
         return watch.add(record, [bias])[0]
 
     _replace(module, "compute_bias", compute_bias, stack)
 
 
 def _watch_distances(encoder: Any, watch: Watch, stack: ExitStack) -> None:
-    """Makes ``get_rel_embedding`` hand on rows [n, r, i], as if every example had looked them up in the table."""
+    """Make ``get_rel_embedding`` hand on rows [n, r, i], as if every example had looked them up in the table."""
     table = encoder.rel_embeddings
     original = encoder.get_rel_embedding
     positions: Any = getattr(encoder, "get_rel_pos", None)
@@ -135,7 +135,7 @@ def _swapping(one: Tensor, other: Tensor) -> Callable[[nn.Module, tuple[Any, ...
 
 
 def _watch_disentangled(module: Any, watch: Watch, stack: ExitStack) -> None:
-    """Makes ``disentangled_attention_bias`` use every example's own rows [n, r, i], in one call for the batch.
+    """Make ``disentangled_attention_bias`` use every example's own rows [n, r, i], in one call for the batch.
 
     The original projects one table for all its heads and repeats it for every example. It is told that all examples' heads are
     heads of one example, [n h, t, i / h] as they lie, and gets their projections side by side, [1, r, n o]. Of a table that was
@@ -194,14 +194,14 @@ class _SharedRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Returns [n, r, o], a view of one example's."""
+        """Return [n, r, o], a view of one example's."""
         ctx.save_for_backward(weight)
         ctx.dtype = rows.dtype
         return nn.functional.linear(rows[:1], weight, bias).expand(rows.shape[0], -1, -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        """Returns the gradient [n, r, i] at the rows; weight and bias ask for none."""
+        """Return the gradient [n, r, i] at the rows; weight and bias ask for none."""
         (weight,) = ctx.saved_tensors
         gradient = gradients[0]  # under autocast in less than the weight's precision
         return (gradient @ weight.to(gradient.dtype)).to(ctx.dtype), None, None

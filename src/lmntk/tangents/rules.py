@@ -18,15 +18,10 @@ from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from lmntk.tangents.experts import is_router, is_stacked, router, stacked_experts
-from lmntk.tangents.factors import (
-    NO_ROW,
-    DenseFactors,
-    Factors,
-    OuterFactors,
-    RowFactors,
-    drop_empty_uses,
-    sum_over_uses,
-)
+from lmntk.tangents.factors import DenseFactors, OuterFactors, RowFactors, sum_over_uses
+from lmntk.tangents.form import Factors
+from lmntk.tangents.padding import drop_empty_uses
+from lmntk.tangents.terms import NO_ROW
 from lmntk.tangents.use import Use
 
 Rule = Callable[[Use], Iterator[tuple[nn.Parameter, Factors]]]
@@ -38,7 +33,7 @@ CONDITIONS: dict[Rule, Callable[[Any], bool]] = {}  # what a module must be besi
 
 
 def register_rule(*kinds: type[nn.Module]) -> Callable[[Rule], Rule]:
-    """Returns a decorator that makes a function the rule of these kinds of module (and of their subclasses)."""
+    """Return a decorator that makes a function the rule of these kinds of module (and of their subclasses)."""
 
     def register(rule: Rule) -> Rule:
         RULES.update(dict.fromkeys(kinds, rule))
@@ -48,7 +43,7 @@ def register_rule(*kinds: type[nn.Module]) -> Callable[[Rule], Rule]:
 
 
 def rule_of(module: nn.Module) -> Rule | None:
-    """Returns the rule of the module's class: its own, one by its name's ending, or its nearest base class's; else None."""
+    """Return the rule of the module's class: its own, one by its name's ending, or its nearest base class's; else None."""
     kind = type(module)
     if kind in RULES:
         return RULES[kind]
@@ -114,7 +109,7 @@ def embedding(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
     yield module.weight, RowFactors(ids, values)
 
 
-def relative_table(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
+def relative_positions(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
     """T5's relative positions: a bucket's row gets the bias gradients [c, n, heads, t, s] of the places that share the bucket."""
     weight = use.module.weight
     buckets = use.inputs.flatten()  # (t s,)

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 class Record:
     """One call of a module: its arguments, its outputs, and the outputs' gradients, logit by logit.
 
-    ``is_relative`` marks a table of relative positions, which has no batch axis of its own: then the arguments are the
+    ``is_relative_positions`` marks a table of relative positions, which has no batch axis of its own: then the arguments are the
     bucket of each pair of places [t, s], and the output is its bias, handed on for every example, [n, heads, t, s].
     """
 
@@ -34,7 +34,7 @@ class Record:
     leaves: dict[int, Tensor] = field(
         default_factory=dict
     )  # the outputs from which on gradients are asked for
-    is_relative: bool = False
+    is_relative_positions: bool = False
 
     def __post_init__(self) -> None:
         self.gradients = [{} for _ in self.outputs]
@@ -45,14 +45,14 @@ class Record:
         return any(self.gradients)
 
     def stacked(self, logits: int, output: int = 0) -> Tensor:
-        """Returns the gradient [c, *shape] of every logit with respect to one output."""
+        """Return the gradient [c, *shape] of every logit with respect to one output."""
         like = self.outputs[output]
         found = [self.gradients[output].get(logit) for logit in range(logits)]
         parts = [torch.zeros_like(like) if gradient is None else gradient for gradient in found]
         return parts[0].unsqueeze(0) if logits == 1 else torch.stack(parts)
 
     def lifted(self, dtype: torch.dtype) -> Record:
-        """Returns the record with every number of a pass in lower precision in ``dtype``: sums over uses are not to be rounded so."""
+        """Return the record with every number of a pass in lower precision in ``dtype``: sums over uses are not to be rounded so."""
 
         def lift(value: Any) -> Any:
             return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
@@ -78,7 +78,7 @@ class Watch:
         self.records: list[Record] = []
 
     def add(self, record: Record, outputs: Sequence[Tensor]) -> list[Tensor]:
-        """Keeps a record; returns the outputs to hand on, those that start a path as leaves that ask for a gradient."""
+        """Keep a record; returns the outputs to hand on, those that start a path as leaves that ask for a gradient."""
         handed = []
         for index, output in enumerate(outputs):
             if (
@@ -103,7 +103,7 @@ class Watch:
         return keep
 
     def differentiate(self, logits: Tensor, direct: Sequence[nn.Parameter] = ()) -> list[list[Tensor | None]]:
-        """Runs one backward pass a logit; returns the gradients of ``direct``, logit by logit."""
+        """Run one backward pass a logit; returns the gradients of ``direct``, logit by logit."""
         leaves = [(record, index, leaf) for record in self.records for index, leaf in record.leaves.items()]
         gradients: list[list[Tensor | None]] = []
         for logit in range(logits.shape[1]):
@@ -121,7 +121,7 @@ class Watch:
 
 @contextmanager
 def watched(modules: Iterable[nn.Module], watch: Watch) -> Iterator[None]:
-    """Keeps a record of every call of the modules while the body runs."""
+    """Keep a record of every call of the modules while the body runs."""
     with ExitStack() as stack:
         for module in modules:
             stack.callback(module.register_forward_hook(_keeper(watch), with_kwargs=True).remove)

@@ -44,7 +44,7 @@ def solve(
     """
     from lmntk.errors import UserError
     from lmntk.experiment.solve_folder import solve_folder
-    from lmntk.kernels.contraction import FORMULAS
+    from lmntk.kernels.formulas import FORMULAS
     from lmntk.reports.results import markdown_table
     from lmntk.solvers.grid import SOLVERS
 

@@ -16,7 +16,7 @@ from lmntk.engine.stream import NOT_KEPT, Streamed, finish, finish_all, stream_k
 from lmntk.engine.work import Owner
 from lmntk.experiment.session import Session
 from lmntk.experiment.shared_model import SharedModel
-from lmntk.kernels.contraction import FORMULAS, kernel_names
+from lmntk.kernels.formulas import FORMULAS, kernel_names
 from lmntk.kernels.kernel import Kernel
 from lmntk.prompts.encoding import EncodedText
 from lmntk.runs.split import SIDES, Split

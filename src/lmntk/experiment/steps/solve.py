@@ -15,7 +15,7 @@ from lmntk.experiment.shared_model import SharedModel
 from lmntk.experiment.steps.base import Job
 from lmntk.experiment.steps.kernels import Logits, forget_kernels, kernels_of
 from lmntk.finetuning.logits import logits_of
-from lmntk.kernels.contraction import kernel_names
+from lmntk.kernels.formulas import kernel_names
 from lmntk.prediction.directions import count_of, directions_of, is_linear
 from lmntk.prediction.estimate import PASS
 from lmntk.prediction.files import DESCRIPTION, save_predictor

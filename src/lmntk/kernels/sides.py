@@ -1,0 +1,27 @@
+"""One parameter's factors on both sides of a Gram matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lmntk.tangents.form import Factors
+
+Placed = Sequence[tuple[slice, Factors]]  # batches of examples, each with its place among all of them
+
+
+@dataclass(frozen=True)
+class Sides:
+    """One parameter's factors of the rows and of the columns, and the sums that their kernels are added to."""
+
+    left: Placed
+    right: Placed
+    names: Sequence[str]  # of the kernels
+    sums: Mapping[str, Tensor]  # [c, n, d, m], by kernel
+
+    @property
+    def is_own(self) -> bool:
+        """True where the columns are the rows."""
+        return self.left is self.right
