@@ -16,7 +16,6 @@ from lmntk.experiment.preparation import PreparedTask
 from lmntk.experiment.session import SIDES, Given, Session
 from lmntk.experiment.steps.diagnose_split import CellModel, diagnose_split
 from lmntk.experiment.steps.finetune import (
-    FineTuningMethod,
     arms_of,
     claimed_work,
     kept_record,
@@ -26,8 +25,9 @@ from lmntk.experiment.steps.finetune import (
 )
 from lmntk.experiment.steps.shared_model import Kernels, SharedModel, forget_unit, kernels_of
 from lmntk.finetuning.files import load_weights, slug
-from lmntk.finetuning.replay import POINTS, course_of
-from lmntk.finetuning.settings import Labelled, TrainingSettings, batch_order
+from lmntk.finetuning.method import FineTuningMethod
+from lmntk.finetuning.replay import POINTS, replay
+from lmntk.finetuning.settings import Labelled, TrainingData, TrainingSettings, batch_order
 from lmntk.runs.store import Split
 from lmntk.solvers.grid import SOLVER_VERSION
 from lmntk.system.hashing import content_key
@@ -225,8 +225,9 @@ def _diagnose_arm(
         texts, labels = unit.texts[split.name], unit.labels[split.name]
         train, dev = (Labelled(texts[side], labels[side]) for side in ("train", "dev"))
         session.progress.work(f"{split.name}: {arm.method}, the way it went", settings.steps)
-        course = course_of(
-            unit.model, trained.parameters, train, dev, settings, chosen["best_step"], session.pretrained.pad_id, task.metric,
+        course = replay(
+            unit.model, trained.parameters, TrainingData(train, dev, session.pretrained.pad_id, task.metric), settings,
+            chosen["best_step"],
             claimed_work(session, COURSE, diagnosis_key(session, task, split, arm), _place(split, arm)), session.progress.advance,
         )  # fmt: skip
         if (course.best_step, course.dev) != (chosen["best_step"], chosen["dev"]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from lmntk.experiment.steps.shared_model import SharedModel
 from lmntk.finetuning import optimizers
 from lmntk.finetuning.files import MODEL, WEIGHTS, export, save_weights, slug
 from lmntk.finetuning.grid import Search, search
-from lmntk.finetuning.settings import Labelled, TrainingSettings
+from lmntk.finetuning.method import FineTuningMethod
+from lmntk.finetuning.settings import Labelled, TrainingData, TrainingSettings
 from lmntk.finetuning.subsets import Subset
 from lmntk.finetuning.training import need_accelerate
 from lmntk.models.filters import ParameterFilter, has_adapter
@@ -31,37 +31,6 @@ from lmntk.tasks.metrics import score
 FORMAT = "lmntk finetuning 1"
 SOLVER = "fine-tuning"
 TRAINING = "finetuning-"  # begins the names of scratch folders
-
-
-@dataclass(frozen=True)
-class FineTuningMethod:
-    """One way of fine-tuning, of every split."""
-
-    settings: TrainingSettings
-    learning_rates: tuple[float, ...]
-    batch_sizes: tuple[int, ...]
-    subset: Subset
-    linearized: bool
-
-    @property
-    def method(self) -> str:
-        """Its name in tables."""
-        return f"{self.settings.optimizer} fine-tuning{self.subset.suffix()}{' (linearized)' if self.linearized else ''}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns all that its numbers depend on, beside the split."""
-        settings = {
-            name: value
-            for name, value in asdict(self.settings).items()
-            if name not in ("learning_rate", "batch_size")
-        }
-        return settings | {
-            "learning_rates": self.learning_rates,
-            "batch_sizes": self.batch_sizes,
-            "parameters": self.subset.as_dict(),
-            "lora_seed": self.subset.seed if self.subset.lora_rank is not None else None,
-            "linearized": self.linearized,
-        }
 
 
 def arms_of(experiment: Experiment, chosen: ParameterFilter, seed: int) -> list[FineTuningMethod]:
@@ -175,9 +144,8 @@ def _train(unit: SharedModel, split: Split, arm: FineTuningMethod) -> None:
     sizes = len({min(size, len(train)) for size in arm.batch_sizes})
     session.progress.work(f"{split.name}: {arm.method}", len(arm.learning_rates) * sizes * arm.settings.steps)
     found = search(
-        unit.model, train, dev, test, arm.subset, arm.settings, arm.learning_rates, arm.batch_sizes, session.pretrained.pad_id,
-        metric=task.metric, linearized=arm.linearized, folder=folder, checkpoint_seconds=how.checkpoint_seconds,
-        on_step=session.progress.advance,
+        unit.model, TrainingData(train, dev, session.pretrained.pad_id, task.metric, test), arm,
+        folder=folder, checkpoint_seconds=how.checkpoint_seconds, on_step=session.progress.advance,
     )  # fmt: skip
     (session.store.folder / f"{place}.json").unlink(
         missing_ok=True
