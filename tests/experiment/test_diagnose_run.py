@@ -12,7 +12,6 @@ from tiny import write_adapter, write_gpt2, write_model, write_rows
 from typer.testing import CliRunner
 
 from lmntk.cli.app import app
-from lmntk.diagnosis.training import Training
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.preparation import prepare_tasks
@@ -29,6 +28,7 @@ from lmntk.finetuning.settings import TrainingSettings, batch_order
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import load_pretrained
 from lmntk.reports.page import build_page
+from lmntk.solvers.emulated_training import Training
 
 CELL = "films-k2-seed13-prompt"
 

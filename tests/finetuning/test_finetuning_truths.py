@@ -9,7 +9,6 @@ import torch
 from model_table import TABLE, alone, pad_id, random_texts
 from torch import nn
 
-from lmntk.diagnosis.chi import output_derivative
 from lmntk.engine.stream import Settings, stream_kernels, whole
 from lmntk.finetuning.logits import logits_of
 from lmntk.finetuning.losses import mean_loss
@@ -18,6 +17,7 @@ from lmntk.finetuning.training import fine_tune, fine_tune_linearized
 from lmntk.kernels.contraction import FORMULAS
 from lmntk.models.weights import at_weights
 from lmntk.prompts.batching import collate
+from lmntk.solvers.chi import output_derivative
 
 MODELS = ["bert", "gpt2", "llama", "t5", "bert-head-mode"]
 still = partial(TrainingSettings, schedule="constant", max_grad_norm=0.0, dropout=False)

@@ -10,7 +10,6 @@ from typing import Any
 
 from lmntk.diagnosis.checkpoint import load_finetuned
 from lmntk.diagnosis.diagnosis import FORMAT, Diagnosis
-from lmntk.diagnosis.training import Training
 from lmntk.errors import UserError
 from lmntk.experiment.preparation import PreparedTask
 from lmntk.experiment.session import SIDES, Given, Session
@@ -29,6 +28,7 @@ from lmntk.finetuning.method import FineTuningMethod
 from lmntk.finetuning.replay import POINTS, replay
 from lmntk.finetuning.settings import Labelled, TrainingData, TrainingSettings, batch_order
 from lmntk.runs.store import Split
+from lmntk.solvers.emulated_training import Training
 from lmntk.solvers.grid import SOLVER_VERSION
 from lmntk.system.hashing import content_key
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lmntk.diagnosis.before import Kernels
 from lmntk.diagnosis.diagnosis import Diagnosis, diagnose
 from lmntk.diagnosis.examples import Examples, logits_of
-from lmntk.diagnosis.training import Training
+from lmntk.diagnosis.subject import FineTuning, KernelSolution, LabelledExamples
 from lmntk.engine.stream import Settings
 from lmntk.errors import UserError
 from lmntk.experiment.preparation import PreparedTask, label_of
@@ -23,6 +23,7 @@ from lmntk.prompts.encoding import EncodedText, PromptEncoder
 from lmntk.prompts.ensemble import EnsembleEncoder
 from lmntk.prompts.label_words import Reduce
 from lmntk.runs.store import Split
+from lmntk.solvers.emulated_training import Training
 from lmntk.solvers.inputs import Array
 
 
@@ -138,18 +139,11 @@ def diagnose_split(
     }
     return diagnose(
         start.model,
-        examples,
-        start.labels,
-        weights,
-        trainable=chosen,
-        metric=task.metric,
+        LabelledExamples(examples, start.labels, task.metric),
+        FineTuning(weights, chosen, training, trajectory, diverged),
+        solution=KernelSolution(kernels or {}, formula),
         mode=split.mode,
-        kernels=kernels,
-        formula=formula,
-        training=training,
-        trajectory=trajectory,
         other_mode=_other_mode(pretrained, task, split, how),
-        diverged=diverged,
         identity={"cell": split.name, "task": task.name, "k": split.k, "seed": split.seed, "method": method},
         settings=settings,
     )

@@ -17,9 +17,9 @@ from lmntk.diagnosis.before import look_before
 from lmntk.diagnosis.diagnosis import diagnose
 from lmntk.diagnosis.examples import Examples, logits_of
 from lmntk.diagnosis.features import gradient_distance, kernel_distance, sgd_kernel
-from lmntk.diagnosis.linearization import linearized_logits, logit_error
+from lmntk.diagnosis.linearization import linearized_logits
 from lmntk.diagnosis.spectrum import group_shares
-from lmntk.diagnosis.training import Training
+from lmntk.diagnosis.subject import FineTuning, KernelSolution, LabelledExamples
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.preparation import prepare_tasks
@@ -30,6 +30,8 @@ from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import load_pretrained
 from lmntk.models.weights import at_weights
 from lmntk.prompts.batching import collate
+from lmntk.solvers.emulated_training import Training
+from lmntk.solvers.emulator import logit_error
 
 TOP = {
     "format",
@@ -263,12 +265,12 @@ def test_sign_descent_is_emulated():
                 p -= rate * g.sign()
     weights = {name: p.detach() for name, p in tuned.named_parameters()}
     training = Training("signgd", rate, steps, decay="constant", batch_size=1, batches=order)
-    found = diagnose(model, examples, labels, weights, kernels=kernels, training=training)
+    texts, solution = LabelledExamples(examples, labels), KernelSolution(kernels)
+    found = diagnose(model, texts, FineTuning(weights, training=training), solution=solution)
     assert found.numbers["emulation_error"] < 0.02
     assert np.ptp(np.array(found.emulation["real"])[:, 0]) > 0.01
-    unknown = diagnose(
-        model, examples, labels, weights, kernels=kernels, training=Training("adamw", rate, steps)
-    )
+    adam = FineTuning(weights, training=Training("adamw", rate, steps))
+    unknown = diagnose(model, texts, adam, solution=solution)
     assert unknown.emulation is None
 
 
@@ -299,9 +301,9 @@ def test_mistakes_are_said():
     some, labels, x = clusters(6, 2, 1)
     train(model, x, labels, 0.0, 1, "squared")
     with pytest.raises(UserError, match="no dev texts"):
-        diagnose(model, {"train": some}, {"train": labels}, None)
+        diagnose(model, LabelledExamples({"train": some}, {"train": labels}), FineTuning(None))
     every, truth = (dict.fromkeys(("train", "dev", "test"), part) for part in (some, labels))
     with pytest.raises(UserError, match="no parameter requires a gradient"):
-        diagnose(model.requires_grad_(False), every, truth, None)
+        diagnose(model.requires_grad_(False), LabelledExamples(every, truth), FineTuning(None))
     with pytest.raises(UserError, match="there is no batch"):
         Examples.of_batches([])
