@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmntk.diagnosis.conclusions import FILE, comparisons_in, conclude, sentences
+from lmntk.diagnosis.over_splits import FILE, comparisons_in, over_splits, sentences
 from lmntk.engine.estimate import Estimate
 from lmntk.engine.stream import MACHINE, NOT_KEPT, SCRATCH, Settings
 from lmntk.errors import UserError
@@ -125,7 +125,7 @@ def _setups(session: Session, tasks: Sequence[PreparedTask]) -> Iterable[str]:
 
 
 def verdicts_of(folder: Path) -> dict[str, Any]:
-    """Returns the verdicts and comparisons that a run with ``diagnose`` left in its folder; see ``conclusions.conclude``.
+    """Returns the verdicts and comparisons that a run with ``diagnose`` left in its folder; see ``over_splits``.
 
     Raises:
         UserError: there are none.
@@ -240,7 +240,7 @@ def _report(
         )
     }
     facts |= {"left out": " ".join(found.notes)} if found.notes else {}
-    verdicts = conclude(found.diagnoses, comparisons_in(found.finetunings, found.splits), titles)
+    verdicts = over_splits(found.diagnoses, comparisons_in(found.finetunings, found.splits), titles)
     if found.diagnoses or session.experiment.diagnose:
         session.store.write_json(FILE, verdicts)
     write_reports(session.store, found.rows, titles, facts, sentences(verdicts) if found.diagnoses else [])
