@@ -10,6 +10,7 @@ import torch
 
 from lmntk import ParameterFilter, PromptEncoder, PromptModel, compute_kernels, load_pretrained
 from lmntk.engine.stream import Settings
+from lmntk.prompts import Limits
 from lmntk.tasks import TASKS, k_shot_split, read_data
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -30,7 +31,7 @@ def test_kernels_of_a_trained_model_equal_autograd_in_float64(task, all_logits):
     data = read_data(DATA, known)
     train, evaluate = data.train[:2], data.test[:2]
     pretrained = load_pretrained(str(MODEL), "float64")
-    encoder = PromptEncoder(pretrained.tokenizer, known.template, known.label_words, known.max_length)
+    encoder = PromptEncoder(pretrained.tokenizer, known.template, known.label_words, Limits(known.max_length))
     found = compute_kernels(
         pretrained,
         encoder,
@@ -136,7 +137,7 @@ def test_every_prompt_fits_a_wordpiece_model(task):
     known = TASKS[task]
     pretrained = load_pretrained(str(MODEL))
     encoder = PromptEncoder(
-        pretrained.tokenizer, known.template, known.label_words, known.max_length, known.text_a_limit
+        pretrained.tokenizer, known.template, known.label_words, Limits(known.max_length, known.text_a_limit)
     )
     model = PromptModel(pretrained.network, encoder.label_ids, difference=len(known.labels) == 2)
     assert ParameterFilter().select(model)

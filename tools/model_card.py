@@ -19,7 +19,7 @@ from pretrain import LENGTHS, held_out_loss
 
 from lmntk.models.loading import load_pretrained
 from lmntk.models.logit_model import PromptModel
-from lmntk.prompts import PromptEncoder, collate, length_sorted_batches
+from lmntk.prompts import Limits, PromptEncoder, collate, length_sorted_batches
 from lmntk.tasks import get_task, read_data
 
 EXAMPLES = (
@@ -34,7 +34,10 @@ def zero_shot(pretrained, task: str, data: Path) -> dict[str, float]:
     known = get_task(task)
     examples = read_data(data, known).test
     encoder = PromptEncoder(
-        pretrained.tokenizer, known.template, known.label_words, known.max_length, known.text_a_limit
+        pretrained.tokenizer,
+        known.template,
+        known.label_words,
+        Limits(known.max_length, known.text_a_limit),
     )
     model = PromptModel(pretrained.network, encoder.label_ids, difference=True)
     texts = [encoder.encode(example) for example in examples]

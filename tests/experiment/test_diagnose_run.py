@@ -13,7 +13,7 @@ from tiny import write_adapter, write_gpt2, write_model, write_rows
 from typer.testing import CliRunner
 
 from lmntk.cli.app import app
-from lmntk.diagnosis.training import Training
+from lmntk.diagnosis.subject import FineTuning
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.report import verdicts_of
@@ -23,13 +23,14 @@ from lmntk.experiment.start import open_session
 from lmntk.experiment.steps import diagnose as diagnoses
 from lmntk.experiment.steps import finetune as arms
 from lmntk.experiment.steps import kernels as kernel_steps
-from lmntk.experiment.steps.diagnose import Diagnose, Reached, diagnose_reached, given_checkpoint
+from lmntk.experiment.steps.diagnose import Diagnose, diagnose_split, given_checkpoint
 from lmntk.finetuning import replay as courses
 from lmntk.finetuning.files import load_weights
 from lmntk.finetuning.replay import looks, points
 from lmntk.finetuning.settings import TrainingSettings, batch_order
 from lmntk.models.filters import ParameterFilter
 from lmntk.reports.page import build_page
+from lmntk.solvers.emulated_training import Training
 from lmntk.system.progress import Silent
 
 CELL = "films-k2-seed13-prompt"
@@ -76,7 +77,7 @@ class Noting(Silent):
 def nothing_is_computed(monkeypatch):
     monkeypatch.setattr(arms, "search", lambda *a, **k: pytest.fail("trained a grid"))
     monkeypatch.setattr(courses, "fine_tune", lambda *a, **k: pytest.fail("trained once more"))
-    monkeypatch.setattr(diagnoses, "diagnose_reached", lambda *a, **k: pytest.fail("diagnosed again"))
+    monkeypatch.setattr(diagnoses, "diagnose_split", lambda *a, **k: pytest.fail("diagnosed again"))
     monkeypatch.setattr(kernel_steps, "stream_kernels", lambda *a, **k: pytest.fail("computed a kernel"))
 
 
@@ -92,8 +93,8 @@ def test_a_diagnosis_is_that_of_the_weights_that_fine_tuning_kept(values):
     order = batch_order(4, 2, 4, 13)
     training = Training("sgd", 1e-1, 4, batch_size=2, clip=1.0, batches=order, best_step=chosen["best_step"])
     (job,) = Diagnose().of(shared)
-    reached = Reached(weights, ParameterFilter().select(shared.model), training)
-    again = diagnose_reached(shared, job, reached, None).as_dict()
+    tuning = FineTuning(weights, ParameterFilter().select(shared.model), training)
+    again = diagnose_split(shared, job, tuning, None).as_dict()
     assert found["verdict"] == again["verdict"] and found["numbers"].keys() == again["numbers"].keys()
     for name, value in again["numbers"].items():
         if not name.startswith("emulation_"):  # which look at more steps along the way
@@ -164,7 +165,7 @@ def test_what_is_there_is_taken_and_nothing_twice(values, monkeypatch):
 
 def test_an_interruption_costs_no_more_than_what_was_at_work(values, monkeypatch):
     values |= {"finetune": ["sgd", "signgd"]}
-    real, seen = diagnoses.diagnose_reached, []
+    real, seen = diagnoses.diagnose_split, []
 
     def stopping(*arguments):
         seen.append(arguments)
@@ -173,7 +174,7 @@ def test_an_interruption_costs_no_more_than_what_was_at_work(values, monkeypatch
         return real(*arguments)
 
     with monkeypatch.context() as cut:
-        cut.setattr(diagnoses, "diagnose_reached", stopping)
+        cut.setattr(diagnoses, "diagnose_split", stopping)
         with pytest.raises(KeyboardInterrupt):
             run(make_experiment(values))
     first = diagnosis(values)
@@ -193,7 +194,7 @@ def test_what_a_diagnosis_of_other_settings_began_is_removed(values, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as cut:
-        cut.setattr(diagnoses, "diagnose_reached", stopping)
+        cut.setattr(diagnoses, "diagnose_split", stopping)
         with pytest.raises(KeyboardInterrupt):
             run(make_experiment(values))
     (begun,) = (values["out"] / "scratch").glob("diagnosis-*")
@@ -393,10 +394,10 @@ def test_a_dev_set_of_one_class(values, tmp_path):
 def test_signgd_is_held_against_adam(values, monkeypatch):
     run(make_experiment(values | {"finetune": ["adamw"], "seeds": [13, 21]}))
     assert "signgd" not in diagnosis(values, "adamw-fine-tuning")["numbers"]
-    real, made = diagnoses.diagnose_reached, []
+    real, made = diagnoses.diagnose_split, []
     monkeypatch.setattr(
         diagnoses,
-        "diagnose_reached",
+        "diagnose_split",
         lambda shared, job, *rest: (made.append(job.subject.method), real(shared, job, *rest))[1],
     )
     run(make_experiment(values | {"finetune": ["signgd", "adamw"], "seeds": [13, 21]}))

@@ -12,7 +12,8 @@ from model_table import TABLE, pad_id, random_texts
 from lmntk.finetuning import grid
 from lmntk.finetuning.grid import best_of, cut_batch_sizes, search
 from lmntk.finetuning.logits import logits_of
-from lmntk.finetuning.settings import Labelled, TrainingSettings
+from lmntk.finetuning.method import FineTuningMethod
+from lmntk.finetuning.settings import Labelled, TrainingData, TrainingSettings
 from lmntk.finetuning.subsets import Subset
 from lmntk.finetuning.training import fine_tune
 from lmntk.models.weights import at_weights
@@ -31,10 +32,11 @@ def case(dtype=torch.float64):
     return model, *sides, Subset()
 
 
-def run(parts, rates=(1e-2, 3e-1, 1e38), sizes=(2, 4), **more):
+def run(parts, rates=(1e-2, 3e-1, 1e38), sizes=(2, 4), linearized=False, **more):
     model, train, dev, test, subset = parts
-    settings = replace(SETTINGS, max_grad_norm=0.0)
-    return search(model, train, dev, test, subset, settings, rates, sizes, pad_id(model), **more)
+    data = TrainingData(train, dev, pad_id(model), test=test)
+    method = FineTuningMethod(replace(SETTINGS, max_grad_norm=0.0), rates, sizes, subset, linearized)
+    return search(model, data, method, **more)
 
 
 def plain(found):
@@ -58,11 +60,9 @@ def test_every_point_is_trained_and_the_first_best_on_dev_is_chosen():
     rate, size = points[found.chosen]
     alone = fine_tune(
         model,
-        train,
-        dev,
+        TrainingData(train, dev, 0),
         dict(model.named_parameters()),
         replace(SETTINGS, learning_rate=rate, batch_size=size, max_grad_norm=0.0),
-        0,
     )
     assert all(torch.equal(alone.weights[key], found.weights[key]) for key in alone.weights)
     with at_weights(model, found.weights):

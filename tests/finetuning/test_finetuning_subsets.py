@@ -11,7 +11,7 @@ from model_table import TABLE, pad_id, random_texts
 
 from lmntk.errors import UserError
 from lmntk.finetuning.logits import logits_of
-from lmntk.finetuning.settings import Labelled, TrainingSettings
+from lmntk.finetuning.settings import Labelled, TrainingData, TrainingSettings
 from lmntk.finetuning.subsets import Subset, without_bottom
 from lmntk.finetuning.training import fine_tune, fine_tune_linearized
 from lmntk.models.filters import ParameterFilter
@@ -51,7 +51,7 @@ def test_lora_is_put_on_trained_merged_and_taken_off(name, linearized):
             logits_of(model, texts, pad), logits_of(row.model(2), texts, pad)
         ) if not row.head_mode else None
         found = (fine_tune_linearized if linearized else fine_tune)(
-            model, data, data, trained.parameters, SETTINGS, pad
+            model, TrainingData(data, data, pad), trained.parameters, SETTINGS
         )
         own = trained.own(found.weights)
     assert {key: (module, module.training) for key, module in model.named_modules()} == modules

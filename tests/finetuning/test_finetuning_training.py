@@ -18,7 +18,7 @@ from model_table import TABLE, alone, pad_id, random_texts
 from lmntk.errors import UserError
 from lmntk.finetuning.logits import logits_of
 from lmntk.finetuning.optimizers import SignGD
-from lmntk.finetuning.settings import Labelled, TrainingSettings, batch_order
+from lmntk.finetuning.settings import Checkpoints, Labelled, TrainingData, TrainingSettings, batch_order
 from lmntk.finetuning.trainer import last_checkpoint
 from lmntk.finetuning.training import fine_tune, fine_tune_linearized
 from lmntk.models.weights import at_weights
@@ -33,8 +33,7 @@ def case(name="bert", outputs=1, dtype=torch.float64):
     return (
         model,
         row.parameters.select(model),
-        Labelled(texts[:4], [0, 1, 0, 1]),
-        Labelled(texts[2:], [0, 1, 1, 1]),
+        TrainingData(Labelled(texts[:4], [0, 1, 0, 1]), Labelled(texts[2:], [0, 1, 1, 1]), pad_id(model)),
     )
 
 
@@ -67,13 +66,13 @@ def same(a, b):
 )
 @pytest.mark.parametrize("train_one", [fine_tune, fine_tune_linearized])
 def test_afterwards_the_model_is_what_it_was(name, train_one):
-    model, trainable, train, dev = case(name, 2)
+    model, trainable, data = case(name, 2)
     model.train()
     next(iter(model.parameters())).requires_grad_(False)
     before = {key: (p, p.detach().clone(), p.requires_grad) for key, p in model.named_parameters()}
     flags = {module: module.training for module in model.modules()}
     states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    found = train_one(model, train, dev, trainable, SETTINGS, pad_id(model))
+    found = train_one(model, data, trainable, SETTINGS)
     assert found.status == "finished" and found.trained == sum(p.numel() for p in trainable.values())
     assert [look.step for look in found.curve] == [0, 3, 6, 9, 10]
     for key, p in model.named_parameters():
@@ -85,28 +84,28 @@ def test_afterwards_the_model_is_what_it_was(name, train_one):
     assert set(found.weights) == set(trainable)
     if train_one is fine_tune:
         with at_weights(model, found.weights):
-            assert torch.equal(logits_of(model, dev.texts, pad_id(model)), found.dev_logits)
+            assert torch.equal(logits_of(model, data.dev.texts, pad_id(model)), found.dev_logits)
 
 
 def test_only_the_chosen_parameters_move_and_dropout_is_on():
-    model, trainable, train, dev = case("roberta-top-layer")
-    found = fine_tune(model, train, dev, trainable, SETTINGS, pad_id(model))
+    model, trainable, data = case("roberta-top-layer")
+    found = fine_tune(model, data, trainable, SETTINGS)
     moved = [
         name for name, value in found.weights.items() if not torch.equal(value, trainable[name].detach())
     ]
     assert moved and all(".layer.1." in name for name in moved)
-    without = fine_tune(model, train, dev, trainable, replace(SETTINGS, dropout=False), pad_id(model))
+    without = fine_tune(model, data, trainable, replace(SETTINGS, dropout=False))
     assert not torch.equal(found.dev_logits, without.dev_logits)
     assert without.curve[0] == found.curve[0]  # looks at dev are without dropout
-    same(found, fine_tune(model, train, dev, trainable, SETTINGS, pad_id(model)))
+    same(found, fine_tune(model, data, trainable, SETTINGS))
 
 
 @pytest.mark.parametrize(("name", "optimizer"), [("bert", "sgd"), ("gpt2", "adamw"), ("t5", "signgd")])
 @pytest.mark.parametrize("stop", [1, 5, 9])
 def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, name, optimizer, stop):
-    model, trainable, train, dev = case(name, dtype=torch.float32)
+    model, trainable, data = case(name, dtype=torch.float32)
     settings = replace(SETTINGS, optimizer=optimizer)
-    in_one_piece = fine_tune(model, train, dev, trainable, settings, pad_id(model))
+    in_one_piece = fine_tune(model, data, trainable, settings)
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
     steps = []
 
@@ -118,25 +117,19 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, name, optimi
     with pytest.raises(KeyboardInterrupt):
         fine_tune(
             model,
-            train,
-            dev,
+            data,
             trainable,
             settings,
-            pad_id(model),
-            checkpoints=tmp_path,
-            checkpoint_seconds=0,
+            checkpoints=Checkpoints(tmp_path, 0),
             on_step=count,
         )
     assert all(torch.equal(p, before[key]) for key, p in model.named_parameters())
     found = fine_tune(
         model,
-        train,
-        dev,
+        data,
         trainable,
         settings,
-        pad_id(model),
-        checkpoints=tmp_path,
-        checkpoint_seconds=0,
+        checkpoints=Checkpoints(tmp_path, 0),
         on_step=count,
     )
     same(found, in_one_piece)
@@ -145,49 +138,41 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, name, optimi
 
 
 def test_an_interrupted_training_of_the_linearized_model_goes_on(tmp_path):
-    model, trainable, train, dev = case()
-    in_one_piece = fine_tune_linearized(model, train, dev, trainable, SETTINGS, pad_id(model))
+    model, trainable, data = case()
+    in_one_piece = fine_tune_linearized(model, data, trainable, SETTINGS)
     steps = iter([None] * 4)
     with pytest.raises(StopIteration):
         fine_tune_linearized(
             model,
-            train,
-            dev,
+            data,
             trainable,
             SETTINGS,
-            pad_id(model),
-            checkpoints=tmp_path,
-            checkpoint_seconds=0,
+            checkpoints=Checkpoints(tmp_path, 0),
             on_step=lambda: next(steps),
         )
     assert last_checkpoint(tmp_path).name == "checkpoint-4"
     same(
-        fine_tune_linearized(model, train, dev, trainable, SETTINGS, pad_id(model), checkpoints=tmp_path),
+        fine_tune_linearized(model, data, trainable, SETTINGS, checkpoints=Checkpoints(tmp_path)),
         in_one_piece,
     )
 
 
 def test_a_checkpoint_that_was_cut_short_is_not_taken(tmp_path):
-    model, trainable, train, dev = case()
+    model, trainable, data = case()
     steps = iter([None] * 6)
     with pytest.raises(StopIteration):
         fine_tune(
             model,
-            train,
-            dev,
+            data,
             trainable,
             SETTINGS,
-            pad_id(model),
-            checkpoints=tmp_path,
-            checkpoint_seconds=0,
+            checkpoints=Checkpoints(tmp_path, 0),
             on_step=lambda: next(steps),
         )
     (tmp_path / "checkpoint-8").mkdir()
     (tmp_path / "checkpoint-8" / "trained.safetensors").write_bytes(b"half of")
-    found = fine_tune(
-        model, train, dev, trainable, SETTINGS, pad_id(model), checkpoints=tmp_path, checkpoint_seconds=0
-    )
-    same(found, fine_tune(model, train, dev, trainable, SETTINGS, pad_id(model)))
+    found = fine_tune(model, data, trainable, SETTINGS, checkpoints=Checkpoints(tmp_path, 0))
+    same(found, fine_tune(model, data, trainable, SETTINGS))
 
 
 @pytest.mark.slow
@@ -199,32 +184,30 @@ sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!
 import torch
 torch.set_num_threads(1)
 import test_finetuning_training as here
-model, trainable, train, dev = here.case("gpt2", dtype=torch.float32)
+model, trainable, data = here.case("gpt2", dtype=torch.float32)
 steps = []
 def count():
     steps.append(1)
     if len(steps) == 8:
         os.kill(os.getpid(), signal.SIGKILL)
 folder = Path({str(tmp_path)!r})
-here.fine_tune(model, train, dev, trainable, here.SETTINGS, here.pad_id(model), checkpoints=folder, checkpoint_seconds=0, on_step=count)
+here.fine_tune(model, data, trainable, here.SETTINGS, checkpoints=here.Checkpoints(folder, 0), on_step=count)
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     killed = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert last_checkpoint(tmp_path) is not None
-    model, trainable, train, dev = case("gpt2", dtype=torch.float32)
-    found = fine_tune(
-        model, train, dev, trainable, SETTINGS, pad_id(model), checkpoints=tmp_path, checkpoint_seconds=0
-    )
-    same(found, fine_tune(model, train, dev, trainable, SETTINGS, pad_id(model)))
+    model, trainable, data = case("gpt2", dtype=torch.float32)
+    found = fine_tune(model, data, trainable, SETTINGS, checkpoints=Checkpoints(tmp_path, 0))
+    same(found, fine_tune(model, data, trainable, SETTINGS))
 
 
 @pytest.mark.parametrize("train_one", [fine_tune, fine_tune_linearized])
 def test_a_diverging_training_is_stopped_at_once_and_says_so(train_one):
-    model, trainable, train, dev = case(dtype=torch.float32)
+    model, trainable, data = case(dtype=torch.float32)
     steps = []
     settings = replace(SETTINGS, learning_rate=1e38, max_grad_norm=0.0)
-    found = train_one(model, train, dev, trainable, settings, pad_id(model), on_step=lambda: steps.append(1))
+    found = train_one(model, data, trainable, settings, on_step=lambda: steps.append(1))
     assert found.status == "diverged" and "no number" in found.reason
     assert len(steps) < 4
     assert found.best_step is None and found.dev is None and found.weights == {}
@@ -232,14 +215,14 @@ def test_a_diverging_training_is_stopped_at_once_and_says_so(train_one):
 
 
 def test_a_training_that_diverges_late_keeps_the_best_from_before():
-    model, trainable, train, dev = case()
+    model, trainable, data = case()
 
     def spoil(step, module):
         if step == 6:
             with torch.no_grad():
                 next(iter(trainable.values())).fill_(float("nan"))
 
-    found = fine_tune(model, train, dev, trainable, SETTINGS, pad_id(model), on_evaluation=spoil)
+    found = fine_tune(model, data, trainable, SETTINGS, on_evaluation=spoil)
     assert found.status == "diverged" and found.reason == "the loss is no number at step 7"
     assert (
         found.best_step in (3, 6)
@@ -251,36 +234,33 @@ def test_a_training_that_diverges_late_keeps_the_best_from_before():
 
 
 def test_the_callback_sees_each_look_and_changes_nothing(tmp_path):
-    model, trainable, train, dev = case()
-    plain = fine_tune(model, train, dev, trainable, SETTINGS, pad_id(model))
+    model, trainable, data = case()
+    plain = fine_tune(model, data, trainable, SETTINGS)
     seen = {}
 
     def look(step, module):
         assert module is model and not any(part.training for part in module.modules())
         torch.rand(3), model.zero_grad()
-        seen[step] = logits_of(module, dev.texts, pad_id(model))
+        seen[step] = logits_of(module, data.dev.texts, pad_id(model))
 
     found = fine_tune(
         model,
-        train,
-        dev,
+        data,
         trainable,
         SETTINGS,
-        pad_id(model),
         on_evaluation=look,
-        checkpoints=tmp_path,
-        checkpoint_seconds=0,
+        checkpoints=Checkpoints(tmp_path, 0),
     )
     same(found, plain)
     assert list(seen) == [0, 3, 6, 9, 10]
-    assert torch.equal(seen[0], logits_of(model, dev.texts, pad_id(model)))
+    assert torch.equal(seen[0], logits_of(model, data.dev.texts, pad_id(model)))
     assert torch.equal(seen[found.best_step], found.dev_logits)
     assert last_checkpoint(tmp_path) is None  # with a callback a training always begins anew
 
 
 def test_the_first_of_equal_looks_is_the_best():
-    model, trainable, train, dev = case()
-    found = fine_tune(model, train, dev, trainable, replace(SETTINGS, learning_rate=1e-9), pad_id(model))
+    model, trainable, data = case()
+    found = fine_tune(model, data, trainable, replace(SETTINGS, learning_rate=1e-9))
     assert len({look.dev for look in found.curve}) == 1 and found.best_step == 3
 
 
@@ -328,11 +308,11 @@ def test_mistakes_in_the_settings_are_told(change, words):
 
 
 def test_other_mistakes_are_told(monkeypatch):
-    model, trainable, train, dev = case()
+    model, trainable, data = case()
     with pytest.raises(UserError, match="2 texts and 1 labels"):
-        Labelled(train.texts[:2], [1])
+        Labelled(data.train.texts[:2], [1])
     with pytest.raises(UserError, match="no parameter is left"):
-        fine_tune(model, train, dev, {}, SETTINGS, pad_id(model))
+        fine_tune(model, data, {}, SETTINGS)
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(UserError, match=r"lmntk\[finetune\]"):
-        fine_tune(model, train, dev, trainable, SETTINGS, pad_id(model))
+        fine_tune(model, data, trainable, SETTINGS)

@@ -9,15 +9,15 @@ import torch
 from model_table import TABLE, alone, pad_id, random_texts
 from torch import nn
 
-from lmntk.diagnosis.chi import output_derivative
 from lmntk.engine.stream import Settings, stream_kernels, whole
 from lmntk.finetuning.logits import logits_of
 from lmntk.finetuning.losses import mean_loss
-from lmntk.finetuning.settings import Labelled, TrainingSettings, batch_order
+from lmntk.finetuning.settings import Labelled, TrainingData, TrainingSettings, batch_order
 from lmntk.finetuning.training import fine_tune, fine_tune_linearized
 from lmntk.kernels.formulas import FORMULAS
 from lmntk.models.weights import at_weights
 from lmntk.prompts.batching import collate
+from lmntk.solvers.chi import output_derivative
 
 MODELS = ["bert", "gpt2", "llama", "t5", "bert-head-mode"]
 still = partial(TrainingSettings, schedule="constant", max_grad_norm=0.0, dropout=False)
@@ -44,9 +44,9 @@ def logits(model, texts):
 
 def after_one_step(model, row, train, labels, evaluated, settings):
     """The logits after one step of ``fine_tune``."""
-    found = fine_tune(
-        model, Labelled(train, labels), Labelled(train, labels), row.parameters.select(model), settings, pad_id(model)
-    )  # fmt: skip
+    labelled = Labelled(train, labels)
+    data = TrainingData(labelled, labelled, pad_id(model))
+    found = fine_tune(model, data, row.parameters.select(model), settings)
     assert found.best_step == 1
     with at_weights(model, found.weights):
         return logits(model, evaluated)
@@ -99,15 +99,11 @@ def test_the_first_step_of_adam_is_that_of_signgd(name):
     parameters = row.parameters.select(model)
     loss = mean_loss("cross-entropy", model(collate(train, pad_id(model))), torch.tensor([1]))
     gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    data, moved = Labelled(train, [1]), {}
+    labelled, moved = Labelled(train, [1]), {}
+    data = TrainingData(labelled, labelled, pad_id(model))
     for optimizer in ("adamw", "signgd"):
         found = fine_tune(
-            model,
-            data,
-            data,
-            parameters,
-            still(optimizer=optimizer, learning_rate=eta, batch_size=1, steps=1),
-            pad_id(model),
+            model, data, parameters, still(optimizer=optimizer, learning_rate=eta, batch_size=1, steps=1)
         )
         moved[optimizer] = {key: found.weights[key] - parameters[key].detach() for key in parameters}
     for key, gradient in zip(parameters, gradients, strict=True):
@@ -154,8 +150,9 @@ def test_the_trainer_does_what_a_loop_written_out_does(name, optimizer):
         optimizer, 3e-2, batch_size=2, steps=9, eval_every=9, max_grad_norm=0.5, dropout=False, seed=5
     )
     for outputs in (1, 2):
-        model, data = row.model(outputs), Labelled(texts, labels)
-        found = fine_tune(model, data, data, row.parameters.select(model), settings, pad_id(model))
+        model, labelled = row.model(outputs), Labelled(texts, labels)
+        data = TrainingData(labelled, labelled, pad_id(model))
+        found = fine_tune(model, data, row.parameters.select(model), settings)
         with at_weights(model, found.weights):
             ours = logits(model, texts)
         assert float((ours - logits(model, texts)).abs().max()) > 1e-3
@@ -176,8 +173,9 @@ def test_training_of_the_linearized_model_is_gradient_descent_on_the_kernel(name
     )
     rate, steps, seen = 1e-2, 6, {}
     settings = still(loss="squared", learning_rate=rate, batch_size=4, steps=steps, eval_every=1)
+    data = TrainingData(Labelled(train, labels), Labelled(evaluated, [0, 1, 0]), pad_id(model))
     found = fine_tune_linearized(
-        model, Labelled(train, labels), Labelled(evaluated, [0, 1, 0]), row.parameters.select(model), settings, pad_id(model),
+        model, data, row.parameters.select(model), settings,
         on_evaluation=lambda step, linearized: seen.update({step: logits_of(linearized, evaluated, pad_id(model), 1)}),
     )  # fmt: skip
     to_train, to_eval = kernels(model, row, train, train)["sgd"], kernels(model, row, train, evaluated)["sgd"]

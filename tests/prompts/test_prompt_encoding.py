@@ -5,7 +5,7 @@ from prompts_tokenizers import ADDS_SPACE, KINDS, SENTENCES, shared_tokenizer, s
 from transformers import PreTrainedTokenizerBase
 
 from lmntk.errors import UserError
-from lmntk.prompts import HeadEncoder, PromptEncoder, collate
+from lmntk.prompts import HeadEncoder, Limits, PromptEncoder, collate
 from lmntk.prompts.assembly import share_length
 from lmntk.prompts.tokenization import PieceEncoder, Space
 from lmntk.tasks.example import Example
@@ -62,7 +62,7 @@ def lm_bff_ids(tokenizer: PreTrainedTokenizerBase, template: str, example: Examp
 
 def pieces_of(kind: str, template: str, example: Example, **limits: int) -> list[str]:
     tokenizer = small_tokenizer(kind)
-    encoded = PromptEncoder(tokenizer, template, ("great", "terrible"), **limits).encode(example)
+    encoded = PromptEncoder(tokenizer, template, ("great", "terrible"), Limits(**limits)).encode(example)
     assert encoded.ids[encoded.read_position] == tokenizer.mask_token_id
     return tokenizer.convert_ids_to_tokens(list(encoded.ids))
 
@@ -255,7 +255,9 @@ _cache: dict[tuple[str, str, int], PromptEncoder] = {}
 def _encoder(kind: str, template: str, max_length: int) -> PromptEncoder:
     key = (kind, template, max_length)
     if key not in _cache:
-        _cache[key] = PromptEncoder(small_tokenizer(kind), template, ("great", "terrible"), max_length)
+        _cache[key] = PromptEncoder(
+            small_tokenizer(kind), template, ("great", "terrible"), Limits(max_length)
+        )
     return _cache[key]
 
 
@@ -272,13 +274,13 @@ def test_truncation_cuts_texts_from_their_ends_and_keeps_the_rest() -> None:
     text = " ".join(["great"] * 50)
     tokens = pieces_of("byte-bpe", "{mask}: {a} It was.", Example(text), max_length=12)
     assert tokens == ["<s>", "<mask>", ":", *["Ġgreat"] * 5, "ĠIt", "Ġwas", ".", "</s>"]
-    tokens = pieces_of("byte-bpe", "{mask}: {a} It was.", Example(text), text_a_limit=3)
+    tokens = pieces_of("byte-bpe", "{mask}: {a} It was.", Example(text), text_a=3)
     assert tokens == ["<s>", "<mask>", ":", *["Ġgreat"] * 3, "ĠIt", "Ġwas", ".", "</s>"]
     pair = Example(text, "terrible terrible terrible")
     tokens = pieces_of("byte-bpe", "{mask}, {a}, {b}", pair, max_length=12)
     assert tokens.count("Ġgreat") == 4
     assert tokens.count("Ġterrible") == 3
-    tokens = pieces_of("byte-bpe", "{mask}, {a}, {b}", pair, text_b_limit=1, text_a_limit=2)
+    tokens = pieces_of("byte-bpe", "{mask}, {a}, {b}", pair, text_b=1, text_a=2)
     assert tokens == ["<s>", "<mask>", ",", "Ġgreat", "Ġgreat", ",", "Ġterrible", "</s>"]
 
 
@@ -295,17 +297,17 @@ def test_shared_length_shortens_the_longest_first(lengths: list[int], budget: in
 def test_max_length_too_small_or_beyond_the_model() -> None:
     tokenizer = small_tokenizer("byte-bpe")
     with pytest.raises(UserError, match="max_length 5 leaves no room for the text: use at least 7"):
-        PromptEncoder(tokenizer, "{a} It was {mask}.", ("great", "terrible"), max_length=5)
-    encoder = PromptEncoder(tokenizer, "{a} It was {mask}.", ("great", "terrible"), max_length=7)
+        PromptEncoder(tokenizer, "{a} It was {mask}.", ("great", "terrible"), Limits(5))
+    encoder = PromptEncoder(tokenizer, "{a} It was {mask}.", ("great", "terrible"), Limits(7))
     assert len(encoder.encode(Example("a long text")).ids) == 7
     with pytest.raises(UserError, match="max_length 513 is more than the 512 tokens"):
-        PromptEncoder(tokenizer, "{a} It was {mask}.", ("great", "terrible"), max_length=513)
+        PromptEncoder(tokenizer, "{a} It was {mask}.", ("great", "terrible"), Limits(513))
     with pytest.raises(UserError, match="max_length 2 leaves no room for the text: use at least 3"):
-        HeadEncoder(tokenizer, max_length=2)
+        HeadEncoder(tokenizer, Limits(2))
     with pytest.raises(UserError, match="too small for two texts: use at least 5"):
-        HeadEncoder(tokenizer, max_length=3).encode(PAIR)
+        HeadEncoder(tokenizer, Limits(3)).encode(PAIR)
     with pytest.raises(UserError, match="text_a_limit 0"):
-        HeadEncoder(tokenizer, text_a_limit=0)
+        HeadEncoder(tokenizer, Limits(text_a=0))
 
 
 def test_a_missing_second_text_is_named() -> None:
@@ -338,7 +340,7 @@ def test_head_mode_and_token_types() -> None:
     theirs = tokenizer(PAIR.text_a, PAIR.text_b)
     assert list(encoded.ids) == theirs["input_ids"]
     assert list(encoded.token_type_ids or ()) == theirs["token_type_ids"]
-    assert len(HeadEncoder(tokenizer, max_length=9).encode(PAIR).ids) == 9
+    assert len(HeadEncoder(tokenizer, Limits(9)).encode(PAIR).ids) == 9
 
     encoded = PromptEncoder(tokenizer, "{a}{sep+}{mask} {b}", ("yes", "no")).encode(Example("film", "film"))
     first = list(encoded.ids).index(tokenizer.sep_token_id)
@@ -351,7 +353,7 @@ def test_fingerprints_follow_what_decides_the_ids_and_nothing_else() -> None:
     tokenizer = small_tokenizer("word-piece")
 
     def print_of(template: str = "{a} {mask}", words: tuple[str, ...] = ("yes", "no"), **limits: int) -> str:
-        return PromptEncoder(tokenizer, template, words, **limits).fingerprint()
+        return PromptEncoder(tokenizer, template, words, Limits(**limits)).fingerprint()
 
     same = print_of()
     tokenizer(["a", "b c d"], padding="max_length", truncation=True, max_length=8)
@@ -362,10 +364,10 @@ def test_fingerprints_follow_what_decides_the_ids_and_nothing_else() -> None:
         print_of("{a} so {mask}"),
         print_of(words=("no", "yes")),
         print_of(max_length=64),
-        print_of(text_a_limit=5),
-        print_of(text_b_limit=5),
+        print_of(text_a=5),
+        print_of(text_b=5),
         HeadEncoder(tokenizer).fingerprint(),
-        HeadEncoder(tokenizer, max_length=64).fingerprint(),
+        HeadEncoder(tokenizer, Limits(64)).fingerprint(),
         PromptEncoder(small_tokenizer("byte-bpe"), "{a} {mask}", ("Yes", "No")).fingerprint(),
     ]
     assert len({same, *others}) == 1 + len(others)

@@ -2,7 +2,7 @@ import pytest
 from prompts_tokenizers import small_tokenizer
 
 from lmntk.errors import UserError
-from lmntk.prompts import EnsembleEncoder, PromptEncoder, collate, make_prompt_encoder, members
+from lmntk.prompts import EnsembleEncoder, Limits, PromptEncoder, collate, make_prompt_encoder, members
 from lmntk.tasks.example import Example
 
 WORDS = ("terrible", "great|good")
@@ -56,9 +56,11 @@ def test_a_batch_falls_apart_into_those_of_its_templates(side: str, reading: str
 def test_one_template_is_no_ensemble() -> None:
     tokenizer = small_tokenizer("byte-bpe")
     for templates in (TEMPLATES[0], TEMPLATES[:1]):
-        encoder = make_prompt_encoder(tokenizer, templates, WORDS, 64, 9, reading="last", reduce="mean")
+        encoder = make_prompt_encoder(
+            tokenizer, templates, WORDS, Limits(64, 9), reading="last", reduce="mean"
+        )
         assert isinstance(encoder, PromptEncoder)
-        direct = PromptEncoder(tokenizer, TEMPLATES[0], WORDS, 64, 9, reading="last", reduce="mean")
+        direct = PromptEncoder(tokenizer, TEMPLATES[0], WORDS, Limits(64, 9), reading="last", reduce="mean")
         assert encoder.fingerprint() == direct.fingerprint()
         assert encoder.templates == (encoder.template,)
 
@@ -68,7 +70,7 @@ def test_fingerprints() -> None:
         ensemble().fingerprint(),
         ensemble(TEMPLATES[::-1]).fingerprint(),
         ensemble(TEMPLATES[:2]).fingerprint(),
-        ensemble(max_length=64).fingerprint(),
+        ensemble(limits=Limits(64)).fingerprint(),
         ensemble(reduce="mean").fingerprint(),
         ensemble(reading="decoder", decoder_start=1).fingerprint(),
         ensemble().encoders[0].fingerprint(),

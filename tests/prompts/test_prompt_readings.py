@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from prompts_tokenizers import CAUSAL_KINDS, KINDS, SENTENCES, small_tokenizer
 
 from lmntk.errors import UserError
-from lmntk.prompts import EncodedText, HeadEncoder, PromptEncoder, collate, parse_template
+from lmntk.prompts import EncodedText, HeadEncoder, Limits, PromptEncoder, collate, parse_template
 from lmntk.prompts.layout import ending_at_mask
 from lmntk.prompts.tokenization import PieceEncoder, Space
 from lmntk.tasks import TASKS
@@ -119,28 +119,31 @@ _cache: dict[tuple[str, str, int], PromptEncoder] = {}
 def _cached(kind: str, template: str, max_length: int) -> PromptEncoder:
     key = (kind, template, max_length)
     if key not in _cache:
-        _cache[key] = prompt(kind, template, max_length=max_length)
+        _cache[key] = prompt(kind, template, limits=Limits(max_length))
     return _cache[key]
 
 
 def test_lengths_of_causal_prompts() -> None:
     text = Example(" ".join(["great"] * 600))
-    assert tokens("gpt2", prompt("gpt2", "So: {a} It was", max_length=7).encode(text))[2:] == [
+    assert tokens("gpt2", prompt("gpt2", "So: {a} It was", limits=Limits(7)).encode(text))[2:] == [
         ":",
         "Ġgreat",
         "Ġgreat",
         "ĠIt",
         "Ġwas",
     ]
-    assert tokens("gpt2", prompt("gpt2", "{a} It was", text_a_limit=1).encode(text))[-2:] == ["ĠIt", "Ġwas"]
-    assert len(prompt("llama", "{a} It was", max_length=4).encode(text).ids) == 4
+    assert tokens("gpt2", prompt("gpt2", "{a} It was", limits=Limits(text_a=1)).encode(text))[-2:] == [
+        "ĠIt",
+        "Ġwas",
+    ]
+    assert len(prompt("llama", "{a} It was", limits=Limits(4)).encode(text).ids) == 4
     with pytest.raises(UserError, match="max_length 3 leaves no room for the text: use at least 4"):
-        prompt("llama", "{a} It was", max_length=3)
-    assert len(prompt("gpt2", "{a} It was", max_length=3).encode(text).ids) == 3
+        prompt("llama", "{a} It was", limits=Limits(3))
+    assert len(prompt("gpt2", "{a} It was", limits=Limits(3)).encode(text).ids) == 3
     with pytest.raises(UserError, match="use at least 3"):
-        prompt("gpt2", "{a} It was", max_length=2)
+        prompt("gpt2", "{a} It was", limits=Limits(2))
     with pytest.raises(UserError, match="more than the 512 tokens"):
-        prompt("gpt2", "{a} It was", max_length=513)
+        prompt("gpt2", "{a} It was", limits=Limits(513))
 
 
 def test_nothing_to_read_is_an_error() -> None:
@@ -202,11 +205,11 @@ def test_a_decoder_without_a_mask_of_any_kind() -> None:
 
 def test_decoder_lengths_are_the_encoders() -> None:
     text = Example(" ".join(["great"] * 600))
-    encoded = prompt("t5", "{a} It was {mask}.", "decoder", max_length=8).encode(text)
+    encoded = prompt("t5", "{a} It was {mask}.", "decoder", limits=Limits(8)).encode(text)
     assert tokens("t5", encoded) == ["▁great"] * 3 + ["▁It", "▁was", "<extra_id_0>", ".", "</s>"]
-    assert prompt("t5", "{a} It was {mask}.", "decoder", max_length=6)
+    assert prompt("t5", "{a} It was {mask}.", "decoder", limits=Limits(6))
     with pytest.raises(UserError, match="use at least 6"):
-        prompt("t5", "{a} It was {mask}.", "decoder", max_length=5)
+        prompt("t5", "{a} It was {mask}.", "decoder", limits=Limits(5))
 
 
 def test_misuse() -> None:
@@ -240,11 +243,9 @@ def test_head_mode_of_a_causal_model(kind: str) -> None:
         ".",
     ]
     assert pair.read_position == len(pair.ids) - 1
-    assert len(HeadEncoder(tokenizer, max_length=6, reading="last").encode(PAIR).ids) == 6
+    assert len(HeadEncoder(tokenizer, Limits(6), reading="last").encode(PAIR).ids) == 6
     with pytest.raises(UserError, match="too small for two texts"):
-        HeadEncoder(tokenizer, max_length=len(whole[:1]) + kind.startswith("llama"), reading="last").encode(
-            PAIR
-        )
+        HeadEncoder(tokenizer, Limits(len(whole[:1]) + kind.startswith("llama")), reading="last").encode(PAIR)
 
 
 def test_head_mode_at_the_last_token_with_a_separator_or_without_a_line_break() -> None:
@@ -308,7 +309,7 @@ def test_every_task_has_a_causal_prompt(task: object, kind: str) -> None:
     template = task.prompt("last")
     tokenizer = small_tokenizer(kind)
     encoder = PromptEncoder(
-        tokenizer, template, task.label_words, task.max_length, task.text_a_limit, reading="last"
+        tokenizer, template, task.label_words, Limits(task.max_length, task.text_a_limit), reading="last"
     )
     encoded = encoder.encode(PAIR)
     text = tokenizer.decode(list(encoded.ids), skip_special_tokens=True)
@@ -334,7 +335,7 @@ def test_every_task_has_a_prompt_for_a_decoder(task: object, kind: str) -> None:
         small_tokenizer(kind),
         task.prompt("decoder"),
         task.label_words,
-        task.max_length,
+        Limits(task.max_length),
         reading="decoder",
         decoder_start=START,
     )

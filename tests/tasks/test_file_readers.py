@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lmntk.errors import UserError
-from lmntk.tasks import Example, read_data, read_jsonl, read_table, read_tables
+from lmntk.tasks import Columns, Example, read_data, read_jsonl, read_table, read_tables
 
 
 def write(path, text):
@@ -87,7 +87,7 @@ def test_csv_with_quotes_and_line_breaks(tmp_path):
 
 def test_tsv_has_quoting_off(tmp_path):
     path = write(tmp_path / "a.tsv", 'first\tsecond\tlabel\n"x\ty\t10\nz\tw"\t9\n')
-    assert read_table(path, text_column="first", text_b_column="second") == [
+    assert read_table(path, columns=Columns(text="first", text_b="second")) == [
         Example('"x', "y", 1),
         Example("z", 'w"', 0),
     ]
@@ -107,7 +107,7 @@ def test_json_lines_tables(tmp_path):
     path = write(
         tmp_path / "a.jsonl.gz", gzip.compress(lines({"q": "x", "y": "no"}, {"q": "z", "y": "yes"}).encode())
     )
-    assert read_table(path, text_column="q", label_column="y") == [
+    assert read_table(path, columns=Columns(text="q", label="y")) == [
         Example("x", None, 0),
         Example("z", None, 1),
     ]

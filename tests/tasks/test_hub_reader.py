@@ -8,7 +8,7 @@ import pytest
 datasets = pytest.importorskip("datasets")
 
 from lmntk.errors import UserError  # noqa: E402
-from lmntk.tasks import Example, read_data, read_hub  # noqa: E402
+from lmntk.tasks import Columns, Example, read_data, read_hub  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -49,9 +49,9 @@ def test_class_labels_go_by_name_into_the_given_order(monkeypatch):
         train=split_of(["x", "y"], [0, 2], names, b=["p", "q"]),
         validation=split_of(["z"], [1], names, b=["r"]),
     )
-    data = read_hub("some/nli", text_b_column="b")
+    data = read_hub("some/nli", columns=Columns(text_b="b"))
     assert (data.labels, data.train[1]) == (tuple(names), Example("y", "q", 2))
-    data = read_data("hf:some/nli", "mnli", text_b_column="b")
+    data = read_data("hf:some/nli", "mnli", columns=Columns(text_b="b"))
     assert (data.train, data.test) == ((Example("x", "p", 1), Example("y", "q", 0)), (Example("z", "r", 2),))
 
 
@@ -84,7 +84,7 @@ def test_unlabelled_rows_are_left_out_with_a_warning(monkeypatch):
     ("options", "message"),
     [
         (
-            {"text_column": "body"},
+            {"columns": Columns(text="body")},
             "some/name, split 'train': there is no column 'body'; the columns are text, label",
         ),
         ({"train_split": "learn"}, "there is no split 'learn'; the splits are train, test"),

@@ -5,7 +5,6 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -48,17 +47,37 @@ def test_global_generator_is_left_alone():
     assert np.random.get_state()[1].tolist() == before
 
 
-def test_long_test_set_is_cut_by_shuffle_or_by_pandas():
+def test_long_test_set_is_cut_by_shuffle_or_drawn():
     rows = [[f"{i}", i] for i in range(2345)]
     np.random.seed(42)
     np.random.shuffle(rows)
     assert cut_test(2345, 1000) == tuple(row[1] for row in rows[:1000])
-    frame = pd.DataFrame({"text": [f"{i}" for i in range(2345)], "row": range(2345)}).sample(
-        n=1000, random_state=42
-    )
-    assert cut_test(2345, 1000, csv_style=True) == tuple(frame["row"])
+    drawn = cut_test(2345, 1000, csv_style=True)
+    assert drawn[:5] == (1391, 668, 1996, 808, 1897) and len(set(drawn)) == 1000
     assert cut_test(1000, 1000) == tuple(range(1000))
     assert cut_test(2345, None) == tuple(range(2345))
+
+
+@pytest.mark.parametrize(
+    ("size", "limit"),
+    [
+        (2345, 1000),
+        (872, 1000),
+        (1000, 1000),
+        (1001, 1000),
+        (1821, 1000),
+        (9815, 1000),
+        (40430, 1000),
+        (277_000, 1000),
+        (500, 1),
+        (1821, 1820),
+    ],
+)
+def test_csv_test_set_has_the_rows_that_pandas_samples(size, limit):
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"text": [f"{i}" for i in range(size)], "row": range(size)})
+    expected = frame if size <= limit else frame.sample(n=limit, random_state=42)
+    assert cut_test(size, limit, csv_style=True) == tuple(expected["row"])
 
 
 def test_too_few_rows_name_the_label_and_the_largest_k():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from lmntk.models.loading import Pretrained, load_pretrained
 from lmntk.models.logit_model import LogitModel, PromptModel
 from lmntk.models.probe import frozen_features
 from lmntk.models.state import Batch
+from lmntk.prompts.assembly import Limits
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText, HeadEncoder, PromptEncoder, fitting_length
 from lmntk.prompts.ensemble import EnsembleEncoder, make_prompt_encoder
@@ -70,8 +71,71 @@ def examine(
 
 
 @dataclass(frozen=True)
+class PromptChoice:
+    """The prompt that a model is looked at with.
+
+    Attributes:
+        mode: ``prompt`` or ``head``.
+        template: one template, or several; None: the task's, or a default one.
+        label_words: a word for each class; None: the task's, or default ones.
+        reduce: what stands for a label word of several tokens.
+    """
+
+    mode: str = "prompt"
+    template: str | Sequence[str] | None = None
+    label_words: Sequence[str] | None = None
+    reduce: Any = None
+
+
+@dataclass(frozen=True)
+class TextChoice:
+    """The texts that a model is looked at on: a task's test texts, a file of the user's, or the bundled ones.
+
+    Attributes:
+        task: the name of one of the tasks.
+        data: the folder of the tasks' texts.
+        file: JSON lines of the user's own texts.
+
+    Raises:
+        UserError: choices that do not go together.
+    """
+
+    task: str | None = None
+    data: str | None = None
+    file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.data is not None and self.task is None:
+            raise UserError("data: it is a task's; give --task too, or your own texts with --texts")
+        if self.task is not None and self.file is not None:
+            raise UserError("texts: a task has texts of its own; give --task or --texts")
+        if self.known is not None and self.data is None:
+            name = self.known.name
+            raise UserError(f"data: {name} needs the folder that holds {name}/test.jsonl.gz; give --data")
+
+    @property
+    def known(self) -> Task | None:
+        """The task, if one is named."""
+        return None if self.task is None else get_task(self.task)
+
+    def read(self) -> tuple[list[Example], str]:
+        """Return at most ``MOST`` texts, and where they are from."""
+        if self.known is not None:
+            data = read_data(self.data or "", self.known, k=1, seed=13)
+            rows = cut_test(len(data.test), MOST, self.known.csv_style)
+            return [data.test[row] for row in rows], self.known.name
+        if self.file is not None:
+            return read_jsonl(self.file, require_label=False)[:MOST], str(self.file)
+        return read_jsonl(EXAMPLES / "reviews" / "test.jsonl")[:MOST], "bundled"
+
+
+BUNDLED_TEXTS = TextChoice()
+USUAL_PROMPT = PromptChoice()
+
+
+@dataclass(frozen=True)
 class Asked:
-    """What the model is looked at with: texts, and a prompt or none."""
+    """The texts that the model is looked at with, and a prompt or none."""
 
     mode: str
     examples: list[Example]
@@ -82,58 +146,42 @@ class Asked:
 
 def check(
     name: str,
+    prompt: PromptChoice = USUAL_PROMPT,
+    texts: TextChoice = BUNDLED_TEXTS,
     *,
-    mode: str = "prompt",
-    template: str | Sequence[str] | None = None,
-    label_words: Sequence[str] | None = None,
-    label_words_reduce: Any = None,
-    task: str | None = None,
-    data: str | None = None,
-    texts: Path | None = None,
-    dtype: str = "float32",
-    attention: str | None = None,
     parameters: ParameterFilter | None = None,
+    dtype: str = "float32",
     **loading: Any,
 ) -> list[Finding]:
-    """Returns what is found on a model folder or hub name; the arguments are those of ``lmntk check``.
+    """Return the findings on a model folder or hub name.
 
-    Label words that are no single tokens here: given ones are the user's mistake, a task's a fault, the default ones a note; after
-    the latter two the check goes on in head mode. An adapter that is frozen whole is a fault, and ends it.
+    Label words that are no single tokens here: given ones are the user's mistake, a task's a fault, the default
+    ones a note; after the latter two the check goes on in head mode. An adapter that is frozen whole is a fault,
+    and ends it.
+
+    Args:
+        name: of the model.
+        prompt: the prompt to look at it with.
+        texts: the texts to look at it on.
+        parameters: those that count.
+        dtype: float32 or float64.
+        loading: further arguments of ``load_pretrained``.
 
     Raises:
         UserError: a model, a prompt or texts that cannot be read, or options that do not go together.
     """
-    if data is not None and task is None:
-        raise UserError("data: it is a task's; give --task too, or your own texts with --texts")
-    if task is not None and texts is not None:
-        raise UserError("texts: a task has texts of its own; give --task or --texts")
-    known = None if task is None else get_task(task)
-    if known is not None and data is None:
-        raise UserError(
-            f"data: {known.name} needs the folder that holds {known.name}/test.jsonl.gz; give --data"
-        )
-    pretrained = load_pretrained(
-        name, dtype, attention, needs_head=True if mode == "prompt" else None, **loading
-    )
+    pretrained = load_pretrained(name, dtype, needs_head=True if prompt.mode == "prompt" else None, **loading)
     is_classifier = pretrained.kind == "classifier"
-    given = [flag for flag, value in (("--template", template), ("--label-words", label_words)) if value]
-    if given and (mode == "head" or is_classifier):
+    options = (("--template", prompt.template), ("--label-words", prompt.label_words))
+    given = [flag for flag, value in options if value]
+    if given and (prompt.mode == "head" or is_classifier):
         reads = "a classifier reads its own head" if is_classifier else "head mode reads no prompt"
         raise UserError(f"{' and '.join(given)}: {reads}; leave the option out")
     findings = [_model_finding(pretrained, dtype)]
-    asked = _asked(
-        pretrained,
-        "head" if is_classifier else mode,
-        template,
-        label_words,
-        label_words_reduce,
-        known,
-        data,
-        texts,
-    )
+    asked = _asked(pretrained, replace(prompt, mode="head") if is_classifier else prompt, texts)
     findings += asked.findings
     encoded = [asked.encoder.encode(example) for example in asked.examples]
-    model = _model(pretrained, asked, encoded, () if known is None else known.labels)
+    model = _model(pretrained, asked, encoded, () if texts.known is None else texts.known.labels)
     labels = [example.label for example in asked.examples if example.label is not None]
     has_baseline = (
         (asked.mode == "prompt" or is_classifier)
@@ -156,30 +204,19 @@ def check(
         if parameters is not None or not pretrained.adapter:
             raise
         return [*findings, Finding("parameters", "fault", str(error).removeprefix("parameters: "))]
+    pad_id = pretrained.pad_id
     few = [encoded[index] for index in _few([text.length for text in encoded])]
-    found = examine(
-        model,
-        collate(few, pretrained.pad_id),
-        [collate([text], pretrained.pad_id) for text in few],
-        trainable,
-    )
-    findings += found
-    if not any(
-        finding.check in ("coverage", "gradients") for finding in found
-    ):  # no logits to rank or to classify by
+    examined = examine(model, collate(few, pad_id), [collate([text], pad_id) for text in few], trainable)
+    findings += examined
+    has_logits = any(finding.check in ("coverage", "gradients") for finding in examined)
+    if not has_logits:  # nothing to rank or to classify by
         return findings
-    batches, order = _batches(encoded, pretrained.pad_id)
+    batches, order = _batches(encoded, pad_id)
     if isinstance(model, PromptModel) and not isinstance(asked.encoder, HeadEncoder):
         findings.append(check_label_words(model, batches, asked.encoder.labels, pretrained.tokenizer))
     if has_baseline and classes > 1:
-        findings.append(
-            check_accuracy(
-                model,
-                batches,
-                [labels[i] for i in order],
-                "the model's own head" if is_classifier else "zero-shot",
-            )
-        )
+        whose = "the model's own head" if is_classifier else "zero-shot"
+        findings.append(check_accuracy(model, batches, [labels[i] for i in order], whose))
     return findings
 
 
@@ -200,74 +237,50 @@ def _model_finding(pretrained: Pretrained, dtype: str) -> Finding:
     )
 
 
-def _asked(
-    pretrained: Pretrained,
-    mode: str,
-    template: str | Sequence[str] | None,
-    label_words: Sequence[str] | None,
-    reduce: Any,
-    known: Task | None,
-    data: str | None,
-    texts: Path | None,
-) -> Asked:
-    """Returns the texts, the mode after a look at the label words, its encoder, and what there is to say about them."""
-    examples, source = _examples(known, data, texts)
+def _asked(pretrained: Pretrained, prompt: PromptChoice, texts: TextChoice) -> Asked:
+    """Return the texts, the mode after a look at the label words, its encoder, and the findings on them."""
+    known, mode = texts.known, prompt.mode
+    examples, source = texts.read()
     findings: list[Finding] = []
     prompts, words = (
         PROMPTS["reviews"]
         if known is None or mode == "head"
         else (known.prompt(pretrained.reading(mode)), known.label_words)
     )
-    if mode == "prompt" and label_words is None:
+    if mode == "prompt" and prompt.label_words is None:
         try:
-            LabelWords.read(pretrained.tokenizer, words, reduce)
+            LabelWords.read(pretrained.tokenizer, words, prompt.reduce)
         except UserError as error:
             whose = "the default" if known is None else f"{known.name}'s"
             level: Level = "note" if known is None else "fault"
             reason = (
                 str(error).split(": choose")[0].removeprefix("label word ")
-            )  # its advice is the line's own
-            line = f"{whose} {', '.join(words)} do not suit this model: {reason}; give --label-words; looked at in head mode instead"
+            )  # the line has its own advice
+            line = (
+                f"{whose} {', '.join(words)} do not suit this model: {reason}; give --label-words; "
+                "looked at in head mode instead"
+            )
             findings.append(Finding("label words", level, line, {"words": list(words)}))
             mode = "head"
-    length = fitting_length(pretrained.tokenizer, LENGTH if known is None else known.max_length)
+    limits = Limits(fitting_length(pretrained.tokenizer, LENGTH if known is None else known.max_length))
     settings: Any = {"reading": pretrained.reading(mode), "decoder_start": pretrained.decoder_start}
     encoder: HeadEncoder | PromptEncoder | EnsembleEncoder
     details: dict[str, Any]
     if mode == "head":
-        encoder = HeadEncoder(pretrained.tokenizer, length, **settings)
+        encoder = HeadEncoder(pretrained.tokenizer, limits, **settings)
         shown, details = "without a prompt", {}
     else:
-        chosen, given = template or prompts, label_words or words
-        encoder = make_prompt_encoder(pretrained.tokenizer, chosen, given, length, reduce=reduce, **settings)
-        written = [chosen] if isinstance(chosen, str) else list(chosen)
-        shown, details = (
-            f"{' and '.join(repr(each) for each in written)} with {', '.join(given)}",
-            {"templates": written, "words": [*given]},
+        chosen, given = prompt.template or prompts, prompt.label_words or words
+        encoder = make_prompt_encoder(
+            pretrained.tokenizer, chosen, given, limits, reduce=prompt.reduce, **settings
         )
-    what = counted(len(examples), "bundled review" if source == "bundled" else "text") + (
-        "" if source == "bundled" else f" of {source}"
-    )
-    findings.insert(
-        0,
-        Finding(
-            "input",
-            "fine",
-            f"{what}, {shown}",
-            {"mode": mode, "texts": len(examples), "source": source, **details},
-        ),
-    )
-    return Asked(mode, examples, source, encoder, findings)
-
-
-def _examples(known: Task | None, data: str | None, texts: Path | None) -> tuple[list[Example], str]:
-    """Returns at most ``MOST`` texts and where they are from: the task's test texts, the user's, or the bundled ones."""
-    if known is not None:
-        found = read_data(data or "", known, k=1, seed=13)
-        return [found.test[row] for row in cut_test(len(found.test), MOST, known.csv_style)], known.name
-    if texts is not None:
-        return read_jsonl(texts, require_label=False)[:MOST], str(texts)
-    return read_jsonl(EXAMPLES / "reviews" / "test.jsonl")[:MOST], "bundled"
+        written = [chosen] if isinstance(chosen, str) else list(chosen)
+        shown = f"{' and '.join(repr(each) for each in written)} with {', '.join(given)}"
+        details = {"templates": written, "words": [*given]}
+    count = counted(len(examples), "bundled review" if source == "bundled" else "text")
+    line = f"{count}{'' if source == 'bundled' else f' of {source}'}, {shown}"
+    details = {"mode": mode, "texts": len(examples), "source": source, **details}
+    return Asked(mode, examples, source, encoder, [Finding("input", "fine", line, details), *findings])
 
 
 def _few(lengths: Sequence[int]) -> list[int]:

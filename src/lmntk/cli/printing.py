@@ -53,8 +53,8 @@ PASSED = {True: "passed", False: "failed", None: "cannot be told"}
 
 
 def print_verdicts(found: dict[str, Any]) -> None:
-    """Prints each verdict of ``conclusions.conclude``: its reason, the three tests, and the numbers beside them."""
-    from lmntk.diagnosis.conclusions import heading
+    """Prints each verdict of ``over_splits``: its reason, the three tests, and the numbers beside them."""
+    from lmntk.diagnosis.over_splits import heading
 
     for one in found["verdicts"]:
         splits = f" ({one['splits']} splits)" if one["splits"] > 1 else ""

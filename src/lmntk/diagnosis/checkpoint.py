@@ -14,7 +14,7 @@ from lmntk.models.adapters import CONFIG_FILE, read_adapter
 from lmntk.models.checkpoint import Checkpoint
 from lmntk.models.fingerprint import BOOKKEEPING
 from lmntk.models.hidden_states import is_encoder_decoder, without_wrapper
-from lmntk.models.hub import Place
+from lmntk.models.hub import Location
 from lmntk.models.loading import Pretrained
 from lmntk.models.logit_model import ClassifierModel, LogitModel, PromptModel
 from lmntk.models.state import frozen
@@ -50,16 +50,18 @@ def load_finetuned(path: Path, pretrained: Pretrained, model: LogitModel) -> dic
         if apart:
             raise UserError(apart)
         return weights
-    place = Place(path, None)
-    if not (place.has("config.json") or place.has(CONFIG_FILE)):
+    location = Location(path, None)
+    if not (location.has("config.json") or location.has(CONFIG_FILE)):
         raise UserError(
             f"finetuned: {str(path)!r} is neither a safetensors file nor a folder with a config.json or an {CONFIG_FILE}; "
             "give the folder that the fine-tuned model was saved to"
         )
-    _check_tokenizer(place, pretrained)
+    _check_tokenizer(location, pretrained)
     with torch.random.fork_rng(devices=[]):
         network = _network(
-            place, pretrained, None if isinstance(model, ClassifierModel) else isinstance(model, PromptModel)
+            location,
+            pretrained,
+            None if isinstance(model, ClassifierModel) else isinstance(model, PromptModel),
         )
     own = [name for name, _ in model.named_parameters() if not name.startswith("network.")]
     if own:
@@ -94,13 +96,13 @@ def _of_file(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def _network(place: Place, pretrained: Pretrained, needs_head: bool | None) -> nn.Module:
+def _network(location: Location, pretrained: Pretrained, needs_head: bool | None) -> nn.Module:
     """Returns a checkpoint's network, or the base's with an adapter merged into it."""
     dtype = next(pretrained.network.parameters()).dtype
     attention = getattr(pretrained.network.config, "_attn_implementation", None)
-    name = str(place.folder)
-    if not place.has(CONFIG_FILE):
-        network, _, _ = Checkpoint(name, place, None).load(dtype, attention, pretrained.kind, needs_head)
+    name = str(location.folder)
+    if not location.has(CONFIG_FILE):
+        network, _, _ = Checkpoint(name, location, None).load(dtype, attention, pretrained.kind, needs_head)
         kept: nn.Module = network
         return kept
     if pretrained.adapter:
@@ -108,8 +110,8 @@ def _network(place: Place, pretrained: Pretrained, needs_head: bool | None) -> n
             f"finetuned: {name!r} is an adapter, and {pretrained.name!r} is one too; give the adapter's base as the model, or its trained "
             "weights as a safetensors file"
         )
-    adapter = read_adapter(name, place)
-    base = Place(Path(pretrained.name).expanduser(), None)
+    adapter = read_adapter(name, location)
+    base = Location(Path(pretrained.name).expanduser(), None)
     if pretrained.revision is not None:
         from lmntk.models.hub import locate
 
@@ -142,7 +144,7 @@ def _named(
     """Returns the weights by the model's own names, and what is wrong if one weight of the model has two values; the first is taken."""
     named = dict(model.named_parameters())
     own = {id(parameter): name for name, parameter in named.items()}
-    places = {name: own[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
+    by_name = {name: own[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
     inside = {
         name: own[id(p)]
         for name, p in pretrained.network.named_parameters(remove_duplicate=False)
@@ -155,29 +157,29 @@ def _named(
     from_name: dict[str, str] = {}
     apart = ""
     for name, value in found.items():
-        place = places.get(name) or inside.get(name)
-        if place is None:
+        own_name = by_name.get(name) or inside.get(name)
+        if own_name is None:
             if name in outside:  # a vocabulary's head, in a mode that does not read it
                 continue
             raise UserError(
                 f"finetuned: {shown!r} is not of the architecture of {pretrained.name!r}: it has {name!r}, which the base has not; "
                 "fine-tune from the same checkpoint, and give the same kind"
             )
-        parameter = named[place]
+        parameter = named[own_name]
         if value.shape != parameter.shape:
             raise UserError(
                 f"finetuned: {shown!r} is not of the architecture of {pretrained.name!r}: {name!r} is {tuple(value.shape)}, and "
                 f"{tuple(parameter.shape)} in the base; fine-tune from the same checkpoint"
             )
         value = value.detach().to(parameter.device, parameter.dtype)
-        if place in weights and not torch.equal(weights[place], value):
+        if own_name in weights and not torch.equal(weights[own_name], value):
             apart = (
-                f"finetuned: {shown!r} has {from_name[place]!r} and {name!r} apart, which are one weight in {pretrained.name!r}; load the "
+                f"finetuned: {shown!r} has {from_name[own_name]!r} and {name!r} apart, which are one weight in {pretrained.name!r}; load the "
                 "base with its head untied"
             )
-        elif place not in weights:
-            weights[place] = value.clone()
-            from_name[place] = name
+        elif own_name not in weights:
+            weights[own_name] = value.clone()
+            from_name[own_name] = name
     if not weights:
         raise UserError(
             f"finetuned: {shown!r} has none of the parameters of {pretrained.name!r}; give weights of this model"
@@ -185,23 +187,23 @@ def _named(
     return weights, apart
 
 
-def _check_tokenizer(place: Place, pretrained: Pretrained) -> None:
+def _check_tokenizer(location: Location, pretrained: Pretrained) -> None:
     """Refuses a checkpoint that brings a tokenizer with another vocabulary: the same words would be other tokens."""
-    if not any(place.has(file) for file in TOKENIZER_FILES):
+    if not any(location.has(file) for file in TOKENIZER_FILES):
         return
     from transformers import AutoTokenizer
 
     from lmntk.models.checkpoint import loading
 
-    with loading(f"finetuned: cannot load the tokenizer of {str(place.folder)!r}"):
+    with loading(f"finetuned: cannot load the tokenizer of {str(location.folder)!r}"):
         found = AutoTokenizer.from_pretrained(
-            str(place.folder), local_files_only=True, trust_remote_code=False
+            str(location.folder), local_files_only=True, trust_remote_code=False
         ).get_vocab()
     own = pretrained.tokenizer.get_vocab()
     other = next((word for word in sorted({*found, *own}) if found.get(word) != own.get(word)), None)
     if other is not None:
         raise UserError(
-            f"finetuned: {str(place.folder)!r} has another tokenizer than {pretrained.name!r}: {other!r} is token "
+            f"finetuned: {str(location.folder)!r} has another tokenizer than {pretrained.name!r}: {other!r} is token "
             f"{found.get(other, 'none')}, and {own.get(other, 'none')} in the base; fine-tune from the same checkpoint"
         )
 

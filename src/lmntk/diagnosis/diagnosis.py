@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from lmntk.diagnosis.before import SIDES, Before, Kernels, look_before
-from lmntk.diagnosis.chi import mean_chi
+from lmntk.diagnosis.before import SIDES, Before, look_before
 from lmntk.diagnosis.examples import Examples, fitted, logits_of
 from lmntk.diagnosis.features import gradient_distance, gradient_norms, kernel_distance, sgd_kernel
-from lmntk.diagnosis.linearization import linearized_logits, logit_error
+from lmntk.diagnosis.linearization import linearized_logits
 from lmntk.diagnosis.spectrum import group_shares, readable_groups, shares_of, spectrum
 from lmntk.diagnosis.stability import stable_rates
-from lmntk.diagnosis.training import Training, compared, emulate
+from lmntk.diagnosis.subject import FineTuning, KernelSolution, LabelledExamples
 from lmntk.diagnosis.verdict import Evidence, Verdict, decide
 from lmntk.engine.stream import Settings
 from lmntk.errors import UserError
 from lmntk.models.weights import at_weights
+from lmntk.solvers.chi import mean_chi
+from lmntk.solvers.emulated_training import Emulation, Training, emulate
+from lmntk.solvers.emulator import logit_error
 from lmntk.solvers.inputs import Array
 from lmntk.solvers.selection import predict_labels
 from lmntk.system.hashing import versions
@@ -37,7 +39,7 @@ SHOWN_KERNEL = 64  # texts a side of the kernels that are kept for a picture
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """What ``lmntk diagnose`` writes; parts that are not known are None or empty."""
+    """The record that ``lmntk diagnose`` writes; parts that are not known are None or empty."""
 
     identity: Mapping[str, Any]  # split, task, k, seed, mode, metric, method, formula
     verdict: Verdict
@@ -52,7 +54,11 @@ class Diagnosis:
     versions: Mapping[str, str] = field(default_factory=versions)
 
     def as_dict(self, key: str = "") -> dict[str, Any]:
-        """Returns plain data for JSON, numbers that are not finite being null; ``key`` is the hash of all that it depends on."""
+        """Return plain data for JSON, numbers that are not finite being null.
+
+        Args:
+            key: the hash of all that the diagnosis depends on.
+        """
         parts = {
             "trajectory": list(self.trajectory) or None,
             "logits": self.logits,
@@ -70,81 +76,70 @@ class Diagnosis:
             **self.verdict.as_dict(),
             "numbers": self.numbers,
         }
-        found: dict[str, Any] = _plain(head | parts)
-        return found
+        plain: dict[str, Any] = _plain(head | parts)
+        return plain
 
 
 def diagnose(
     model: nn.Module,
-    examples: Mapping[str, Examples],
-    labels: Mapping[str, Sequence[int]],
-    weights: Mapping[str, Tensor] | None,
+    texts: LabelledExamples,
+    fine_tuning: FineTuning,
     *,
-    trainable: Mapping[str, nn.Parameter] | None = None,
-    metric: str = "accuracy",
+    solution: KernelSolution | None = None,
     mode: str = "prompt",
-    kernels: Kernels | None = None,
-    formula: str = "sgd",
-    solver: str | None = None,
-    training: Training | None = None,
-    trajectory: Iterable[tuple[int, Mapping[str, Tensor]]] = (),
     other_mode: Array | None = None,
-    diverged: str = "",
     identity: Mapping[str, Any] | None = None,
     settings: Settings | None = None,
 ) -> Diagnosis:
-    """Returns the diagnosis of one fine-tuning of any module from a batch to logits [n, c].
+    """Return the diagnosis of one fine-tuning of any module from a batch to logits [n, c].
 
     Args:
         model: at theta_0, where it is again when this returns.
-        examples: ``train``, ``dev`` and ``test``.
-        labels: class numbers of the same sides.
-        weights: the fine-tuned weights by the names of ``model.named_parameters()``; None if training diverged.
-        trainable: the parameters that were trained; by default those that require a gradient.
-        metric: ``accuracy`` or ``f1``.
+        texts: the train, dev and test examples with their labels.
+        fine_tuning: the weights that it led to, and what is known of the way there.
+        solution: the kernel that it is held against; by default the sgd kernel, which is then computed.
         mode: ``prompt``, or ``head`` where the logits before training are a linear probe's.
-        kernels: by (side, formula), those of theta_0 that are there already; sgd kernels that are not are computed.
-        formula: of the kernel whose solution is held against fine-tuning: the optimizer's own, ``sgd`` or of Adam and SignGD ``asigngd``.
-        solver: with which it is solved; by default the formula's usual one.
-        training: how it was trained; without it there is no emulation, and the stable rates are the cross-entropy's.
-        trajectory: (step, weights) along the training, in order; taken one at a time.
         other_mode: logits [m, c] of the test texts before training in the other mode, for its mean |chi|.
-        diverged: why there are no weights.
         identity: split, task, k, seed, method; written as they are.
         settings: batch size, memory, scratch folder.
 
-    Cost: the kernels; four forward passes a test text, beside that of its logits before training; 64 train texts' gradients three
-    times (before and after for their distance, which takes them batch by batch and keeps none, and after for the kernel), and once more
-    where given kernels have no readable groups; for each step of the trajectory four forward passes a dev text and 16 train texts'
-    gradients three times. Memory: the model, twice the weights, and what ``settings`` bounds.
+    Cost: the kernels; four forward passes a test text, beside that of its logits before training; 64 train
+    texts' gradients three times (before and after for their distance, which takes them batch by batch and keeps
+    none, and after for the kernel), and once more where given kernels have no readable groups; for each step of
+    the trajectory four forward passes a dev text and 16 train texts' gradients three times. Memory: the model,
+    twice the weights, and what ``settings`` bounds.
 
-    Where all train texts are of one class nothing is solved, and the kernel's spectrum has no labels to be held against.
+    Where all train texts are of one class nothing is solved, and the kernel's spectrum has no labels to be held
+    against.
 
     Raises:
-        UserError: a side missing, labels that do not fit, a metric that is unknown, a kernel of other texts, or no kernel of the formula.
+        UserError: a side missing, labels that do not fit, a metric that is unknown, a kernel of other texts, or
+            no kernel of the formula.
     """
-    settings = settings or Settings()
-    missing = [side for side in SIDES if side not in examples or side not in labels]
+    settings, solution = settings or Settings(), solution or KernelSolution()
+    labels, formula, training = texts.labels, solution.formula, fine_tuning.training
+    missing = [side for side in SIDES if side not in texts.examples or side not in labels]
     if missing:
         raise UserError(f"diagnose: there are no {missing[0]} texts with labels; give train, dev and test")
-    trainable = (
-        {n: p for n, p in model.named_parameters() if p.requires_grad} if trainable is None else trainable
-    )
+    trainable = fine_tuning.trainable
+    if trainable is None:
+        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
         raise UserError(
             "diagnose: no parameter requires a gradient; name those that were trained in trainable"
         )
-    _, coverage = fitted(model, examples["train"], trainable)
+    _, coverage = fitted(model, texts.examples["train"], trainable)
     if not coverage.batched:
-        examples = {side: part.alone() for side, part in examples.items()}
-    before = look_before(model, examples, trainable, kernels, settings)
-    found = _Findings(model, examples, labels, trainable, metric, before, coverage, settings)
+        texts = replace(texts, examples={side: part.alone() for side, part in texts.examples.items()})
+    before = look_before(model, texts.examples, trainable, solution.kernels, settings)
+    measured = _Measurements(model, texts, trainable, before, coverage, settings)
     absent = [side for side in SIDES if (side, formula) not in before.kernels]
     if absent:
         raise UserError(
-            f"diagnose: there is no {formula} kernel of the {absent[0]} texts; give all three, or solve the sgd kernel"
+            f"diagnose: there is no {formula} kernel of the {absent[0]} texts; "
+            "give all three, or solve the sgd kernel"
         )
-    numbers: dict[str, float | None] = found.before_training(training, mode, other_mode)
+    numbers: dict[str, float | None] = measured.before_training(training, mode, other_mode)
     logits: dict[str, Any] = {
         "before": before.logits["test"],
         "fine_tuned": None,
@@ -153,46 +148,42 @@ def diagnose(
     }
     classes: dict[str, Sequence[int] | None] = {"fine_tuned": None, "linearized": None}
     pictures = None
+    weights, diverged = fine_tuning.weights, fine_tuning.diverged
     if weights is not None and not diverged:
         diverged = _not_finite(weights)
     if weights is not None and not diverged:
         with at_weights(model, weights):
-            logits["fine_tuned"] = logits_of(model, examples["test"])
-        logits["linearized"] = linearized_logits(model, examples["test"], weights).after
+            logits["fine_tuned"] = logits_of(model, texts.examples["test"])
+        logits["linearized"] = linearized_logits(model, texts.examples["test"], weights).after
         if np.isfinite(logits["fine_tuned"]).all():
             classes = {name: predict_labels(logits[name]).tolist() for name in classes}
-            moved, pictures = found.features(weights)
+            moved, pictures = measured.features(weights)
             numbers |= moved
             numbers["logit_error"] = logit_error(logits["before"], logits["fine_tuned"], logits["linearized"])
         else:
             diverged = "the fine-tuned model's logits are not finite"
             logits["fine_tuned"] = logits["linearized"] = None
-    unsolved = (
-        f"all {len(labels['train'])} train texts are of one class" if len(set(labels["train"])) < 2 else ""
-    )
+    has_one_class = len(set(labels["train"])) < 2
+    solved = None if has_one_class else before.solve(labels, texts.metric, formula, solution.solver)
     evidence = Evidence(
-        metric,
-        labels["test"],
-        predict_labels(before.logits["test"]).tolist(),
-        None if unsolved else before.solve(labels, metric, formula, solver).predictions,
-        classes["fine_tuned"],
-        classes["linearized"],
-        numbers.get("kernel_distance"),
-        diverged,
-        numbers.get("kernel_distance_median"),
-        formula,
-        unsolved,
+        metric=texts.metric,
+        labels=labels["test"],
+        zero_shot=predict_labels(before.logits["test"]).tolist(),
+        kernel=None if solved is None else solved.predictions,
+        fine_tuned=classes["fine_tuned"],
+        linearized=classes["linearized"],
+        distance=numbers.get("kernel_distance"),
+        diverged=diverged,
+        median=numbers.get("kernel_distance_median"),
+        formula=formula,
+        unsolved=f"all {len(labels['train'])} train texts are of one class" if has_one_class else "",
     )
-    scored = {
-        name: evidence.score(getattr(evidence, name))
-        for name in ("zero_shot", "fine_tuned", "kernel", "linearized")
-    }
-    numbers = scored | numbers
-    steps, curves = found.along(trajectory, None if diverged else weights, training)
-    spread = (
-        None if unsolved else spectrum(before.kernels["train", "sgd"].values, labels["train"])
-    )  # against labels that differ
-    emulation = found.emulation(training, curves)
+    names = ("zero_shot", "fine_tuned", "kernel", "linearized")
+    numbers = {name: evidence.score(getattr(evidence, name)) for name in names} | numbers
+    steps, curves = measured.along(fine_tuning.trajectory, None if diverged else weights, training)
+    train_kernel = before.kernels["train", "sgd"].values
+    spread = None if has_one_class else spectrum(train_kernel, labels["train"])  # by labels that differ
+    emulation = measured.emulation(training, curves)
     numbers |= {
         name: None if spread is None else getattr(spread, name)
         for name in ("target_alignment", "effective_rank")
@@ -201,31 +192,30 @@ def diagnose(
         f"emulation_{name}": None if emulation is None else emulation[name]
         for name in ("error", "move_error")
     }
+    eigen = None
+    if spread is not None:
+        eigen = {"eigenvalues": spread.eigenvalues, "alignment": spread.alignment}
     return Diagnosis(
-        identity={**(identity or {}), "mode": mode, "metric": metric, "formula": formula},
+        identity={**(identity or {}), "mode": mode, "metric": texts.metric, "formula": formula},
         verdict=decide(evidence),
         numbers=numbers,
         trajectory=steps,
         logits=logits,
-        predictions={name: getattr(evidence, name) for name in scored},
+        predictions={name: getattr(evidence, name) for name in names},
         emulation=emulation,
-        spectrum=None
-        if spread is None
-        else {"eigenvalues": spread.eigenvalues, "alignment": spread.alignment},
-        groups=found.groups(),
+        spectrum=eigen,
+        groups=measured.groups(),
         kernels=pictures,
     )
 
 
 @dataclass(frozen=True, eq=False)
-class _Findings:
-    """The model with all that is known of it before, and what is measured of it."""
+class _Measurements:
+    """The model with all that is known of it before training; its methods measure the fine-tuning."""
 
     model: nn.Module
-    examples: Mapping[str, Examples]
-    labels: Mapping[str, Sequence[int]]
+    texts: LabelledExamples
     trainable: Mapping[str, nn.Parameter]
-    metric: str
     before: Before
     coverage: Coverage
     settings: Settings
@@ -233,19 +223,22 @@ class _Findings:
     def before_training(
         self, training: Training | None, mode: str, other_mode: Array | None
     ) -> dict[str, float | None]:
-        """Returns chi and the stable rates. Chi is that of the test texts: the linear probe was fitted to the train texts."""
+        """Return chi and the stable rates.
+
+        Chi is that of the test texts: the linear probe was fitted to the train texts.
+        """
         here, there = ("with", "without") if mode == "prompt" else ("without", "with")
+        test_labels = self.texts.labels["test"]
         loss = "cross-entropy" if training is None else training.loss
         size = None if training is None else training.batch_size
-        is_descent = (
-            training is None or training.optimizer == "sgd"
-        )  # the steps of others are no gradients, nor their rates
+        # the steps of other optimizers are no gradients, nor their rates
+        is_descent = training is None or training.optimizer == "sgd"
         rates = stable_rates(
             self.before.kernels["train", "sgd"].values, self.before.logits["train"], loss, size
         )
         return {
-            f"chi_{here}_prompt": mean_chi(self.before.logits["test"], self.labels["test"]),
-            f"chi_{there}_prompt": None if other_mode is None else mean_chi(other_mode, self.labels["test"]),
+            f"chi_{here}_prompt": mean_chi(self.before.logits["test"], test_labels),
+            f"chi_{there}_prompt": None if other_mode is None else mean_chi(other_mode, test_labels),
             "largest_stable_rate": rates.full_batch if is_descent else None,
             "largest_stable_rate_for_every_f": rates.for_every_f if is_descent else None,
             "largest_stable_rate_for_every_minibatch": rates.every_minibatch if is_descent else None,
@@ -253,20 +246,19 @@ class _Findings:
         }
 
     def features(self, weights: Mapping[str, Tensor]) -> tuple[dict[str, float | None], dict[str, Any]]:
-        """Returns the distances that features moved, and the kernels before and after for a picture."""
-        chosen = _spread_over_classes(self.labels["train"], FEATURE_TEXTS)
+        """Return the distances that features moved, and the kernels before and after for a picture."""
+        labels = self.texts.labels["train"]
+        chosen = _spread_over_classes(labels, FEATURE_TEXTS)
         first, second = self._kernels(chosen, weights)
         moved = kernel_distance(first, second)
         gradients = gradient_distance(
-            self.model, self.examples["train"].choose(chosen), weights, self.trainable, self.coverage
+            self.model, self._train_examples(chosen), weights, self.trainable, self.coverage
         )
-        ordered = np.array(sorted(range(len(chosen)), key=lambda i: self.labels["train"][chosen[i]]))[
-            :SHOWN_KERNEL
-        ]
+        ordered = np.array(sorted(range(len(chosen)), key=lambda i: labels[chosen[i]]))[:SHOWN_KERNEL]
         pictures = {
             "before": np.einsum("ncmc->nm", first)[np.ix_(ordered, ordered)],
             "after": np.einsum("ncmc->nm", second)[np.ix_(ordered, ordered)],
-            "labels": [self.labels["train"][chosen[i]] for i in ordered],
+            "labels": [labels[chosen[i]] for i in ordered],
         }
         cosines = gradients.cosine[np.isfinite(gradients.cosine)]
         numbers: dict[str, float | None] = {
@@ -282,19 +274,15 @@ class _Findings:
         return numbers, pictures
 
     def _kernels(self, chosen: Sequence[int], weights: Mapping[str, Tensor]) -> tuple[Array, Array]:
-        """Returns the sgd kernels of chosen train texts with themselves before and after."""
-        first = self.before.kernels["train", "sgd"].values[
-            np.ix_(chosen, range(self._outputs), chosen, range(self._outputs))
-        ]
+        """Return the sgd kernels of chosen train texts with themselves before and after."""
+        outputs = range(self.before.logits["train"].shape[1])
+        before = self.before.kernels["train", "sgd"].values[np.ix_(chosen, outputs, chosen, outputs)]
         settings = replace(self.settings, grouping=None)
-        after = sgd_kernel(
-            self.model, self.examples["train"].choose(chosen), self.trainable, settings, weights
-        )
-        return first, next(iter(after.values()))
+        after = sgd_kernel(self.model, self._train_examples(chosen), self.trainable, settings, weights)
+        return before, next(iter(after.values()))
 
-    @property
-    def _outputs(self) -> int:
-        return int(self.before.logits["train"].shape[1])
+    def _train_examples(self, chosen: Sequence[int]) -> Examples:
+        return self.texts.examples["train"].choose(chosen)
 
     def along(
         self,
@@ -302,70 +290,71 @@ class _Findings:
         weights: Mapping[str, Tensor] | None,
         training: Training | None,
     ) -> tuple[list[dict[str, float]], dict[int, Array]]:
-        """Returns what is measured at each step, and the dev texts' real logits by step."""
-        dev, start = self.examples["dev"], self.before.logits["dev"]
-        chosen = _spread_over_classes(self.labels["train"], TRAJECTORY_TEXTS)
-        found, curves = [], {0: start}
-        for step, there in trajectory:
-            if _not_finite(there):
+        """Return the numbers that are measured at each step, and the dev texts' real logits by step."""
+        dev, dev_labels = self.texts.examples["dev"], self.texts.labels["dev"]
+        start, metric = self.before.logits["dev"], self.texts.metric
+        chosen = _spread_over_classes(self.texts.labels["train"], TRAJECTORY_TEXTS)
+        points, curves = [], {0: start}
+        for step, weights_there in trajectory:
+            if _not_finite(weights_there):
                 break
-            with at_weights(self.model, there):
+            with at_weights(self.model, weights_there):
                 real = logits_of(self.model, dev)
             if not np.isfinite(real).all():
                 break
             curves[step] = real
-            linearized = linearized_logits(self.model, dev, there).after
-            first, second = self._kernels(chosen, there)
+            linearized = linearized_logits(self.model, dev, weights_there).after
+            first, second = self._kernels(chosen, weights_there)
             gradients = gradient_distance(
-                self.model, self.examples["train"].choose(chosen), there, self.trainable, self.coverage
+                self.model, self._train_examples(chosen), weights_there, self.trainable, self.coverage
             )
-            found.append(
+            points.append(
                 {
                     "step": step,
                     "logit_error": logit_error(start, real, linearized),
                     "kernel_distance": kernel_distance(first, second).elementwise,
                     "gradient_distance": gradients.mean,
-                    "linearized": score(self.metric, self.labels["dev"], predict_labels(linearized).tolist()),
-                    "dev": score(self.metric, self.labels["dev"], predict_labels(real).tolist()),
+                    "linearized": score(metric, dev_labels, predict_labels(linearized).tolist()),
+                    "dev": score(metric, dev_labels, predict_labels(real).tolist()),
                 }
             )
         if weights is not None and training is not None and training.reached not in curves:
             with at_weights(self.model, weights):
                 curves[training.reached] = logits_of(self.model, dev)
-        return found, curves
+        return points, curves
 
     def emulation(self, training: Training | None, curves: Mapping[int, Array]) -> dict[str, Any] | None:
-        """Returns real and emulated learning curves of dev texts, if the training can be emulated."""
+        """Return real and emulated learning curves of dev texts, if the training can be emulated."""
         if training is None or len(curves) < 2:
             return None
-        steps = sorted(curves)
-        emulated = emulate(training, self.before.kernels, self.labels["train"], self.before.logits, steps)
+        steps, labels = sorted(curves), self.texts.labels["train"]
+        emulated = emulate(training, self.before.kernels, labels, self.before.logits, steps)
         if emulated is None:
             return None
         real = np.stack([curves[step] for step in steps])
-        return compared(steps, real, emulated).as_dict(SHOWN_TEXTS)
+        return Emulation.of(steps, real, emulated).as_dict(SHOWN_TEXTS)
 
     def groups(self) -> dict[str, float]:
-        """Returns each parameter group's share of the train kernel's trace; of 64 train texts where the kernel has no such groups."""
+        """Return each parameter group's share of the train kernel's trace.
+
+        Where the kernel has no such groups, the share is that of 64 train texts.
+        """
         grouping = readable_groups(self.model)
         parts = self.before.kernels["train", "sgd"].groups
         if parts and set(parts) <= {grouping(name) for name in self.trainable}:
             return group_shares(parts)
-        chosen = _spread_over_classes(self.labels["train"], FEATURE_TEXTS)
-        return shares_of(
-            gradient_norms(
-                self.model, self.examples["train"].choose(chosen), self.trainable, grouping, self.coverage
-            )
+        chosen = _spread_over_classes(self.texts.labels["train"], FEATURE_TEXTS)
+        norms = gradient_norms(
+            self.model, self._train_examples(chosen), self.trainable, grouping, self.coverage
         )
+        return shares_of(norms)
 
 
 def _spread_over_classes(labels: Sequence[int], most: int) -> list[int]:
-    """Returns at most so many places, in turn one of each class, in ascending order."""
+    """Return at most ``most`` row numbers, in turn one of each class, in ascending order."""
     queues = {label: [i for i, each in enumerate(labels) if each == label] for label in sorted(set(labels))}
-    turns = sorted(
-        (turn, label, place) for label, places in queues.items() for turn, place in enumerate(places)
-    )
-    return sorted(place for _, _, place in turns[:most])
+    turns = sorted((turn, label, row) for label, rows in queues.items() for turn, row in enumerate(rows))
+    return sorted(row for _, _, row in turns[:most])
 
 
 def _not_finite(weights: Mapping[str, Tensor]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -68,15 +67,6 @@ def linearized_logits(model: nn.Module, examples: Examples, weights: Mapping[str
             after.update(zip(places, (logits.double() + slopes.double()).cpu(), strict=True))
     order = range(len(examples))
     return Linearized(*(torch.stack([found[place] for place in order]).numpy() for found in (before, after)))
-
-
-def logit_error(before: Array, fine_tuned: Array, linearized: Array) -> float:
-    """Returns ||f_FT - f_lin||_F / ||f_FT - f_0||_F over all texts and logits [n, c]: the part of the logits' move that is not linear.
-
-    0: the linearization is exact. 1: it is no better than to say that nothing moved. nan where nothing did.
-    """
-    moved = float(np.linalg.norm(fine_tuned - before))
-    return float(np.linalg.norm(fine_tuned - linearized)) / moved if moved > 0 else float("nan")
 
 
 def recovered_share(zero_shot: float, fine_tuned: float, linearized: float) -> float:

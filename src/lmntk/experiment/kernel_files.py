@@ -19,6 +19,7 @@ from lmntk.kernels.lora import LowRank
 from lmntk.models.build import untie
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import load_pretrained
+from lmntk.prompts.assembly import Limits
 from lmntk.prompts.encoding import fitting_length
 from lmntk.prompts.ensemble import make_prompt_encoder
 from lmntk.prompts.label_words import Reduce
@@ -153,7 +154,7 @@ def compute_to_folder(
         pretrained.tokenizer,
         template,
         words,
-        max_length or fitting_length(pretrained.tokenizer, DEFAULT_LENGTH),
+        Limits(max_length or fitting_length(pretrained.tokenizer, DEFAULT_LENGTH)),
         reading=reading,
         decoder_start=pretrained.decoder_start,
         reduce=label_words_reduce,

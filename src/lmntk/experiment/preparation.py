@@ -10,11 +10,12 @@ from typing import Any
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import Experiment, OwnTask
 from lmntk.models.loading import Pretrained
+from lmntk.prompts.assembly import Limits
 from lmntk.prompts.encoding import HeadEncoder, TextEncoder, fitting_length
 from lmntk.prompts.ensemble import make_prompt_encoder
 from lmntk.prompts.label_words import Reduce
 from lmntk.runs.split import Split
-from lmntk.tasks import Example, Task, TaskData, get_task, k_shot_split, read_data
+from lmntk.tasks import Columns, Example, Task, TaskData, get_task, k_shot_split, read_data
 from lmntk.tasks.splits import cut_test
 
 DEFAULT_LENGTH = 128  # tokens, of a user's own task
@@ -63,10 +64,9 @@ class PreparedTask:
         """
         reading: Any = pretrained.reading(mode)
         tokenizer, start = pretrained.tokenizer, pretrained.decoder_start
+        limits = Limits(self.max_length, self.text_a_limit)
         if mode == "head":
-            return HeadEncoder(
-                tokenizer, self.max_length, self.text_a_limit, reading=reading, decoder_start=start
-            )
+            return HeadEncoder(tokenizer, limits, reading=reading, decoder_start=start)
         if not self.templates or self.label_words is None:
             raise UserError(
                 f"{self.name}: prompt mode needs a template and label words; give both, or use mode head"
@@ -79,8 +79,7 @@ class PreparedTask:
             tokenizer,
             self.templates,
             self.label_words,
-            self.max_length,
-            self.text_a_limit,
+            limits,
             reading=reading,
             decoder_start=start,
             reduce=reduce,
@@ -187,13 +186,9 @@ def _own_task(experiment: Experiment, task: OwnTask, pretrained: Pretrained) -> 
             label_words=task.label_words or known.label_words,
             splits=tuple(replace(split, task=task.name) for split in known.splits),
         )
-    columns = {
-        "text_column": task.text_column,
-        "text_b_column": task.text_b_column,
-        "label_column": task.label_column,
-    }
+    columns = Columns(task.text_column, task.text_b_column, task.label_column)
     source = task.train if task.train.startswith("hf:") else Path(task.train)
-    data = read_data(source, None, test=task.test, labels=task.labels, **columns)  # type: ignore[arg-type]
+    data = read_data(source, None, test=task.test, labels=task.labels, columns=columns)
     found = {example.label for example in data.train if example.label is not None}
     classes = len(data.labels) if data.labels is not None else max(found, default=0) + 1
     if classes < 2:

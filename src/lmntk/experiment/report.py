@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lmntk.diagnosis.conclusions import FILE, comparisons_in, conclude, sentences
+from lmntk.diagnosis.over_splits import FILE, comparisons_in, over_splits, sentences
 from lmntk.errors import UserError
 from lmntk.experiment.preparation import PreparedTask
 from lmntk.experiment.session import Session
@@ -65,7 +65,7 @@ class Reporter:
         computed = {json.dumps(results["versions"], sort_keys=True) for results in run.splits.values()}
         facts |= {"computed with": " and ".join(sorted(computed))}
         facts |= {"left out": " ".join(run.notes)} if run.notes else {}
-        verdicts = conclude(run.diagnoses, comparisons_in(run.finetunings, run.splits), titles)
+        verdicts = over_splits(run.diagnoses, comparisons_in(run.finetunings, run.splits), titles)
         if run.diagnoses or session.experiment.diagnose:
             session.store.write_json(FILE, verdicts)
         write_reports(session.store, run.rows, titles, facts, sentences(verdicts) if run.diagnoses else [])
@@ -132,7 +132,7 @@ class Reporter:
 
 
 def verdicts_of(folder: Path) -> dict[str, Any]:
-    """Return the verdicts and comparisons that a run with ``diagnose`` left; see ``conclude``.
+    """Return the verdicts and comparisons that a run with ``diagnose`` left; see ``over_splits``.
 
     Raises:
         UserError: there are none.

@@ -1,4 +1,7 @@
-"""The chosen training of an arm, done once more along its way: training is deterministic, so nothing of it has to be kept."""
+"""A chosen training, done once more to see its weights along the way.
+
+Training is deterministic, so nothing of it has to be kept.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lmntk.finetuning.settings import Labelled, TrainingSettings
+from lmntk.finetuning.settings import TrainingData, TrainingSettings
 from lmntk.finetuning.training import fine_tune
 from lmntk.models.logit_model import LogitModel
 from lmntk.system.files import replacing, write_text
@@ -22,8 +25,8 @@ BEST, DONE = "best.safetensors", "done.json"  # the word that all is there is wr
 
 
 @dataclass(frozen=True)
-class Course:
-    """A training's weights, in a folder, by the names of the parameters that trained.
+class Replay:
+    """The weights of a training done once more, in a folder, by the names of the parameters that trained.
 
     Attributes:
         folder: of the files.
@@ -43,43 +46,38 @@ class Course:
         return None if self.best_step is None else load_file(self.folder / BEST)
 
     def along(self) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """Yields each step that was kept and its weights, one after the other from disk."""
+        """Yield each step that was kept and its weights, one after the other from disk."""
         for step in self.steps:
             yield step, load_file(self.folder / f"step-{step}.safetensors")
 
 
-def course_of(
+def replay(
     model: LogitModel,
     trained: Mapping[str, nn.Parameter],
-    train: Labelled,
-    dev: Labelled,
+    data: TrainingData,
     settings: TrainingSettings,
     best_step: int | None,
-    pad_id: int,
-    metric: str,
     folder: Path,
     on_step: Callable[[int], None],
-) -> Course:
-    """Returns a training's course: from the folder if it is there, else trained.
+) -> Replay:
+    """Return the replay of a training: from the folder if it is there, else trained.
 
     Args:
         model: at theta_0, where it is again afterwards.
         trained: the parameters that train.
-        train: texts to train on.
-        dev: texts that choose the step.
+        data: texts to train on, and texts that choose the step.
         settings: those of the training that is done once more.
-        best_step: what it came to then; kept beside ``POINTS`` steps that are evenly spread over its looks at dev.
-        pad_id: the padding token.
-        metric: of dev.
-        folder: of this course alone; the caller removes it.
+        best_step: the step that was best then; kept beside ``POINTS`` steps that are evenly spread over its
+            looks at dev.
+        folder: of this replay alone; the caller removes it.
         on_step: called with the number of steps done.
 
     Cost: one training, and for each step kept the trained parameters on disk.
     """
-    found = _read(folder)
-    if found is not None:
+    earlier = _read(folder)
+    if earlier is not None:
         on_step(settings.steps)
-        return found
+        return earlier
     wanted = {*points(looks(settings), POINTS), *([] if best_step is None else [best_step])}
     kept: list[int] = []
 
@@ -88,23 +86,21 @@ def course_of(
             _save(folder / f"step-{step}.safetensors", trained)
             kept.append(step)
 
-    done = fine_tune(
-        model, train, dev, trained, settings, pad_id, metric=metric, on_evaluation=keep, on_step=partial(on_step, 1)
-    )  # fmt: skip
-    if done.best_step is not None:
-        _save(folder / BEST, done.weights)
-    write_text(folder / DONE, json.dumps({"steps": kept, "best_step": done.best_step, "dev": done.dev}))
-    return Course(folder, tuple(kept), done.best_step, done.dev)
+    tuned = fine_tune(model, data, trained, settings, on_evaluation=keep, on_step=partial(on_step, 1))
+    if tuned.best_step is not None:
+        _save(folder / BEST, tuned.weights)
+    write_text(folder / DONE, json.dumps({"steps": kept, "best_step": tuned.best_step, "dev": tuned.dev}))
+    return Replay(folder, tuple(kept), tuned.best_step, tuned.dev)
 
 
 def looks(settings: TrainingSettings) -> list[int]:
-    """Returns the steps after which a training looks at dev."""
+    """Return the steps after which a training looks at dev."""
     every = range(settings.eval_every, settings.steps, settings.eval_every)
     return [*every, settings.steps]
 
 
 def points(steps: Sequence[int], most: int) -> list[int]:
-    """Returns at most so many of the steps, evenly spread, the last one among them.
+    """Return at most ``most`` of the steps, evenly spread, the last one among them.
 
     >>> points([100, 200, 300, 400, 500, 600, 700, 800, 900, 1000], 4)
     [300, 500, 800, 1000]
@@ -114,18 +110,17 @@ def points(steps: Sequence[int], most: int) -> list[int]:
 
 
 def _save(path: Path, values: Mapping[str, Tensor]) -> None:
+    copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in values.items()}
     with replacing(path) as temporary:
-        save_file(
-            {name: value.detach().to("cpu", copy=True).contiguous() for name, value in values.items()},
-            temporary,
-        )
+        save_file(copies, temporary)
 
 
-def _read(folder: Path) -> Course | None:
+def _read(folder: Path) -> Replay | None:
+    """Return the replay that is in a folder, if all of it is there."""
     try:
-        said: dict[str, Any] = json.loads((folder / DONE).read_text(encoding="utf8"))
-        found = Course(folder, tuple(said["steps"]), said["best_step"], said["dev"])
+        record: dict[str, Any] = json.loads((folder / DONE).read_text(encoding="utf8"))
+        earlier = Replay(folder, tuple(record["steps"]), record["best_step"], record["dev"])
     except (OSError, ValueError, KeyError):
         return None
-    names = [f"step-{step}.safetensors" for step in found.steps] + [BEST] * (found.best_step is not None)
-    return found if all((folder / name).is_file() for name in names) else None
+    names = [f"step-{step}.safetensors" for step in earlier.steps] + [BEST] * (earlier.best_step is not None)
+    return earlier if all((folder / name).is_file() for name in names) else None

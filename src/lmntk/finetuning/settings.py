@@ -1,14 +1,15 @@
-"""What a training is: its settings, its data, what it came to."""
+"""The records of a training: its settings, its data, its checkpoints and its result."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmntk.errors import UserError
 from lmntk.finetuning import losses, optimizers
@@ -16,11 +17,13 @@ from lmntk.prompts.encoded_text import EncodedText
 
 Status = Literal["finished", "diverged"]
 SCHEDULES = ("linear", "constant")
+CHECKPOINT_SECONDS = 60.0  # what an interruption costs at most; a checkpoint takes a second or two
+OnEvaluation = Callable[[int, nn.Module], None]
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How to train once.
+    """The settings of one training.
 
     Attributes:
         optimizer: sgd, adamw or signgd.
@@ -72,7 +75,8 @@ class Labelled:
     def __post_init__(self) -> None:
         if not self.texts or len(self.texts) != len(self.labels):
             raise UserError(
-                f"finetune: {len(self.texts)} texts and {len(self.labels)} labels; give at least one text, each with its label"
+                f"finetune: {len(self.texts)} texts and {len(self.labels)} labels; "
+                "give at least one text, each with its label"
             )
 
     def __len__(self) -> int:
@@ -80,8 +84,41 @@ class Labelled:
 
 
 @dataclass(frozen=True)
+class TrainingData:
+    """The texts of a training: those that it learns from, and those that judge it.
+
+    Attributes:
+        train: texts to train on.
+        dev: texts that choose the step of each training, and the best of several trainings.
+        pad_id: the padding token.
+        metric: of dev, accuracy or f1.
+        test: texts whose logits are wanted at the best weights; None where none are.
+    """
+
+    train: Labelled
+    dev: Labelled
+    pad_id: int
+    metric: str = "accuracy"
+    test: Labelled | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """A folder of one training's own, and the seconds between two checkpoints in it; None writes none."""
+
+    folder: Path
+    seconds: float | None = CHECKPOINT_SECONDS
+
+
+@dataclass(frozen=True)
 class Look:
-    """One look at dev: after how many steps, the mean loss of the steps since the last look (None before the first), the metric."""
+    """One look at dev.
+
+    Attributes:
+        step: after how many steps.
+        loss: the mean of the steps since the last look; None before the first.
+        dev: the metric.
+    """
 
     step: int
     loss: float | None
@@ -90,7 +127,7 @@ class Look:
 
 @dataclass(frozen=True)
 class FineTuned:
-    """What a training came to.
+    """The result of a training.
 
     Attributes:
         settings: of the training.
@@ -99,8 +136,8 @@ class FineTuned:
         curve: the looks at dev, from step 0 on.
         best_step: the first look after step 0 with the best metric; None when there was none before it diverged.
         dev: the metric there.
-        weights: the trained parameters' values there, by the names of the model's parameters, on the processor. Of LoRA the
-            adapted layers' merged weights.
+        weights: the trained parameters' values there, by the names of the model's parameters, on the
+            processor. Of LoRA the adapted layers' merged weights.
         dev_logits: [n, c] there, float64.
         trained: the number of trained parameters.
         seconds: of all its parts, if it was interrupted.
@@ -118,7 +155,7 @@ class FineTuned:
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the run as plain data, without weights and logits."""
+        """Return the run as plain data, without weights and logits."""
         return {
             "learning_rate": self.settings.learning_rate,
             "batch_size": self.settings.batch_size,
@@ -133,7 +170,9 @@ class FineTuned:
 
 
 def batch_order(count: int, batch_size: int, steps: int, seed: int) -> list[list[int]]:
-    """Returns the texts' numbers of each step: pass after pass over all ``count`` in a new random order, each pass's last batch as it is.
+    """Return the texts' numbers of each step.
+
+    Pass after pass goes over all ``count`` texts in a new random order; each pass's last batch has what is left.
 
     >>> [len(batch) for batch in batch_order(5, 2, 4, seed=0)]
     [2, 2, 1, 2]

@@ -1,7 +1,8 @@
 """transformers' Trainer for a module from a batch of encoded texts to logits [n, c].
 
-What is ours: the batches and their order, the loss, which parameters train, the looks at dev, and checkpoints that hold the trained
-parameters alone. The loop, the schedule, clipping, optimizer and generator states, and going on from a checkpoint are the Trainer's.
+Ours are the batches and their order, the loss, which parameters train, the looks at dev, and checkpoints that
+hold the trained parameters alone. The Trainer's are the loop, the schedule, clipping, optimizer and generator
+states, and going on from a checkpoint.
 """
 
 from __future__ import annotations
@@ -23,20 +24,22 @@ from transformers.trainer_callback import PrinterCallback
 from lmntk.finetuning.logits import logits_of
 from lmntk.finetuning.losses import mean_loss
 from lmntk.finetuning.optimizers import make_optimizer
-from lmntk.finetuning.settings import Labelled, Look, TrainingSettings, batch_order
+from lmntk.finetuning.settings import (
+    Checkpoints,
+    Look,
+    OnEvaluation,
+    TrainingData,
+    TrainingSettings,
+    batch_order,
+)
 from lmntk.prompts.batching import collate
 from lmntk.solvers.selection import predict_labels
 from lmntk.system.files import write_text
 from lmntk.tasks.metrics import score
 
-TRAINED, BEST, RECORD = (
-    "trained.safetensors",
-    "best.safetensors",
-    "record.json",
-)  # the record is written last: without it nothing is whole
+# the record is written last: without it nothing is whole
+TRAINED, BEST, RECORD = "trained.safetensors", "best.safetensors", "record.json"
 GPU_LOOKS = 16  # steps between two looks at the loss on an accelerator, which has to be waited for
-
-OnEvaluation = Callable[[int, nn.Module], None]
 
 
 class DivergedError(ArithmeticError):
@@ -49,14 +52,11 @@ class Loop(Trainer):  # type: ignore[misc]
     Args:
         module: from a batch to logits [n, c].
         trained: the parameters that train, by name.
-        train: texts to train on.
-        dev: texts to look at.
+        data: texts to train on, and texts to look at.
         settings: how.
-        pad_id: the padding token.
-        metric: of dev.
-        folder: for checkpoints.
-        checkpoint_seconds: between two checkpoints; None writes none.
-        on_evaluation: called at each look, step 0 included, with the step and the module as it then is, in eval mode.
+        checkpoints: where checkpoints are written, and how often.
+        on_evaluation: called at each look, step 0 included, with the step and the module as it then is, in
+            eval mode.
         on_step: called after each step.
     """
 
@@ -64,24 +64,19 @@ class Loop(Trainer):  # type: ignore[misc]
         self,
         module: nn.Module,
         trained: Mapping[str, nn.Parameter],
-        train: Labelled,
-        dev: Labelled,
+        data: TrainingData,
         settings: TrainingSettings,
-        pad_id: int,
-        metric: str,
-        folder: Path,
-        checkpoint_seconds: float | None,
+        checkpoints: Checkpoints,
         on_evaluation: OnEvaluation | None,
         on_step: Callable[[], None] | None,
     ) -> None:
-        self.trained, self.dev, self.how, self.pad_id, self.metric = (
-            dict(trained),
-            dev,
-            settings,
-            pad_id,
-            metric,
+        self.trained, self.data, self.settings = dict(trained), data, settings
+        self.checkpoint_seconds, self.on_evaluation, self.on_step = (
+            checkpoints.seconds,
+            on_evaluation,
+            on_step,
         )
-        self.checkpoint_seconds, self.on_evaluation, self.on_step = checkpoint_seconds, on_evaluation, on_step
+        train = data.train
         self.order = batch_order(len(train), settings.batch_size, settings.steps, settings.seed)
         self.curve: list[Look] = []
         self.best: dict[str, Tensor] = {}
@@ -91,14 +86,14 @@ class Loop(Trainer):  # type: ignore[misc]
         self.parameters_trained = list(self.trained.values())
         device = self.parameters_trained[0].device
         self.looks_every = 1 if device.type == "cpu" else GPU_LOOKS
-        # gradients are summed where the loss is; its mean over the steps since the last look is asked for only then
+        # losses are summed where they are; their mean over the steps since the last look is asked for only then
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.loss_steps = 0
         super().__init__(
             model=module,
-            args=_arguments(settings, folder, device),
+            args=_arguments(settings, checkpoints.folder, device),
             data_collator=lambda rows: (
-                collate([text for text, _ in rows], pad_id)
+                collate([text for text, _ in rows], data.pad_id)
                 | {"labels": torch.tensor([label for _, label in rows])}
             ),
             train_dataset=list(zip(train.texts, train.labels, strict=True)),
@@ -109,19 +104,20 @@ class Loop(Trainer):  # type: ignore[misc]
             callbacks=[_Watch(self)],
         )
         self.remove_callback(PrinterCallback)
-        # One process in one precision has nothing to wrap. Measured on a tiny BERT: accelerate's optimizer and backward look for a package
-        # on disk in each step, 0.7 of 3 ms more than a plain loop takes, and its garbage collection is 0.2 s a training.
+        # One process in one precision has nothing to wrap. Measured on a tiny BERT: accelerate's optimizer and
+        # backward look for a package on disk in each step, 0.7 of 3 ms more than a plain loop takes, and its
+        # garbage collection is 0.2 s a training.
         self.accelerator.prepare = lambda *objects: objects if len(objects) > 1 else objects[0]
         self.accelerator.free_memory = lambda *objects: objects
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Returns all steps' batches as one pass, so that going on from a checkpoint is skipping some."""
+        """Return all steps' batches as one pass, so that going on from a checkpoint is skipping some."""
         return DataLoader(self.train_dataset, batch_sampler=self.order, collate_fn=self.data_collator)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None
     ) -> Tensor:
-        """Takes a batch's gradient; returns its loss.
+        """Take a batch's gradient, and return its loss.
 
         Raises:
             DivergedError: the loss or a logit is no number.
@@ -129,25 +125,25 @@ class Loop(Trainer):  # type: ignore[misc]
         inputs = self._prepare_inputs(inputs)
         labels = inputs.pop("labels")
         logits = model(inputs)
-        loss = mean_loss(self.how.loss, logits, labels)
+        loss = mean_loss(self.settings.loss, logits, labels)
         if self.state.global_step % self.looks_every == 0 and not bool(
             torch.isfinite(logits).all() & torch.isfinite(loss)
         ):
             raise DivergedError(f"the loss is no number at step {self.state.global_step + 1}")
         loss.backward()  # type: ignore[no-untyped-call]
-        found = loss.detach()
-        self.loss_sum += found
+        detached = loss.detach()
+        self.loss_sum += detached
         self.loss_steps += 1
-        return found
+        return detached
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        return nn.utils.clip_grad_norm_(self.parameters_trained, self.how.max_grad_norm)
+        return nn.utils.clip_grad_norm_(self.parameters_trained, self.settings.max_grad_norm)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         return grad_norm  # nobody reads the norm of gradients that are not clipped
 
     def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
-        """Looks at dev: the metric, the loss since the last look, and the weights if they are the best so far.
+        """Measure the metric on dev and the loss since the last look, and keep the weights if they are the best.
 
         Raises:
             DivergedError: a logit is no number.
@@ -155,10 +151,11 @@ class Loop(Trainer):  # type: ignore[misc]
         step = self.state.global_step
         self.control.should_evaluate = False
         with torch.random.fork_rng(devices=_devices(self.args.device)):
-            logits = logits_of(self.model, self.dev.texts, self.pad_id)
+            dev_texts = self.data.dev
+            logits = logits_of(self.model, dev_texts.texts, self.data.pad_id)
             if not bool(torch.isfinite(logits).all()):
                 raise DivergedError(f"the logits are no numbers after step {step}")
-            dev = score(self.metric, self.dev.labels, predict_labels(logits).tolist())
+            dev = score(self.data.metric, dev_texts.labels, predict_labels(logits).tolist())
             loss = float(self.loss_sum) / self.loss_steps if self.loss_steps else None
             self.loss_sum.zero_()
             self.loss_steps = 0
@@ -179,11 +176,11 @@ class Loop(Trainer):  # type: ignore[misc]
         return next(look.dev for look in self.curve if look.step == self.best_step)
 
     def seconds(self) -> float:
-        """Returns the time taken so far, before an interruption too."""
+        """Return the seconds taken so far, before an interruption too."""
         return self.seconds_before + time.monotonic() - self.started
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Writes the trained parameters alone; the rest is the pre-trained model's."""
+        """Write the trained parameters alone; the rest is the pre-trained model's."""
         folder = Path(str(output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         save_file(
@@ -201,9 +198,8 @@ class Loop(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self.args.output_dir)
-        shutil.rmtree(
-            folder / f"checkpoint-{self.state.global_step}", ignore_errors=True
-        )  # a part of one that was cut short
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        shutil.rmtree(checkpoint, ignore_errors=True)  # a part of one that was cut short
         super()._save_checkpoint(model, trial)
         record = {
             "curve": [[look.step, look.loss, look.dev] for look in self.curve],
@@ -212,9 +208,9 @@ class Loop(Trainer):  # type: ignore[misc]
             "loss_steps": self.loss_steps,
             "seconds": self.seconds(),
         }
-        write_text(folder / f"checkpoint-{self.state.global_step}" / RECORD, json.dumps(record))
+        write_text(checkpoint / RECORD, json.dumps(record))
         for path in folder.glob("checkpoint-*"):
-            if path.name != f"checkpoint-{self.state.global_step}":
+            if path != checkpoint:
                 shutil.rmtree(path, ignore_errors=True)
         self.saved = time.monotonic()
 
@@ -230,20 +226,20 @@ class Loop(Trainer):  # type: ignore[misc]
         self.loss_sum.fill_(record["loss_sum"])
         self.loss_steps = record["loss_steps"]
         if self.best_step is not None:
-            kept = load_file(folder / BEST)
-            self.best_logits = kept.pop("logits")
-            self.best = {name.removeprefix("weights:"): value for name, value in kept.items()}
+            tensors = load_file(folder / BEST)
+            self.best_logits = tensors.pop("logits")
+            self.best = {name.removeprefix("weights:"): value for name, value in tensors.items()}
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Says when to look at dev and when to write a checkpoint."""
+    """The Trainer's callback that says when to look at dev and when to write a checkpoint."""
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         loop = self.loop
-        loop.model.train(loop.how.dropout)
+        loop.model.train(loop.settings.dropout)
         if state.global_step == 0:
             loop.evaluate()
 
@@ -252,13 +248,13 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         if loop.on_step is not None:
             loop.on_step()
         is_last = state.global_step == state.max_steps
-        control.should_evaluate = is_last or state.global_step % loop.how.eval_every == 0
+        control.should_evaluate = is_last or state.global_step % loop.settings.eval_every == 0
         if loop.checkpoint_seconds is not None and not is_last:
             control.should_save = time.monotonic() - loop.saved >= loop.checkpoint_seconds
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Returns the newest whole checkpoint in a folder."""
+    """Return the newest whole checkpoint in a folder."""
     whole = [path.parent for path in folder.glob(f"checkpoint-*/{RECORD}")]
     return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[-1]), default=None)
 
@@ -286,9 +282,8 @@ def _arguments(settings: TrainingSettings, folder: Path, device: torch.device) -
     arguments.__dict__["_setup_devices"] = device  # of several GPUs the model's, and that one alone
     arguments._n_gpu = min(1, arguments._n_gpu)
     if device.type == "cuda":
-        torch.cuda.set_device(
-            device
-        )  # the arguments have made the first one current, whose generator would be the one that is kept
+        # the arguments have made the first GPU current, whose generator would be the one that is kept
+        torch.cuda.set_device(device)
     return arguments
 
 

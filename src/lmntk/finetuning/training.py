@@ -9,104 +9,98 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
 from lmntk.errors import UserError
-from lmntk.finetuning.settings import FineTuned, Labelled, Status, TrainingSettings
+from lmntk.finetuning.settings import (
+    Checkpoints,
+    FineTuned,
+    Labelled,
+    OnEvaluation,
+    Status,
+    TrainingData,
+    TrainingSettings,
+)
 from lmntk.models.state import frozen
 from lmntk.models.weights import at_weights
 from lmntk.prompts.batching import collate
 from lmntk.tangents.linearized import LinearizedModel
 
-if TYPE_CHECKING:
-    from lmntk.finetuning.trainer import OnEvaluation
-
-CHECKPOINT_SECONDS = 60.0  # what an interruption costs at most; a checkpoint takes a second or two
-
 
 def fine_tune(
     model: nn.Module,
-    train: Labelled,
-    dev: Labelled,
+    data: TrainingData,
     trainable: Mapping[str, nn.Parameter],
     settings: TrainingSettings,
-    pad_id: int,
     *,
-    metric: str = "accuracy",
-    checkpoints: Path | None = None,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    checkpoints: Checkpoints | None = None,
     on_evaluation: OnEvaluation | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> FineTuned:
-    """Returns what training of the model came to, and its weights at the step that was best on dev.
+    """Return the record of a training of the model, and its weights at the step that was best on dev.
 
     Args:
-        model: a LogitModel; trained in place and put back: values to the bit, ``requires_grad`` and training flags.
-        train: texts to train on.
-        dev: texts that choose the step; the first of equals.
-        trainable: the parameters that train, as ``ParameterFilter.select`` returns them. A tied weight stays tied.
+        model: a LogitModel; trained in place and put back: values to the bit, ``requires_grad`` and training
+            flags.
+        data: texts to train on, and texts that choose the step; the first of equals.
+        trainable: the parameters that train, as ``ParameterFilter.select`` returns them. A tied weight stays
+            tied.
         settings: how.
-        pad_id: the padding token.
-        metric: of dev, accuracy or f1.
-        checkpoints: a folder of this training's own: an interrupted training goes on from there, to the same bits as in one piece.
-        checkpoint_seconds: time between two checkpoints.
-        on_evaluation: called as ``on_evaluation(step, model)`` at step 0 and whenever dev is looked at, with the model at that step's
-            weights and in eval mode; what it draws at random does not change the training. With it a training always begins anew, since
-            earlier steps' calls cannot be made again.
+        checkpoints: an interrupted training goes on from there, to the same bits as in one piece.
+        on_evaluation: called as ``on_evaluation(step, model)`` at step 0 and whenever dev is looked at, with
+            the model at that step's weights and in eval mode; what it draws at random does not change the
+            training. With it a training always begins anew, since earlier steps' calls cannot be made again.
         on_step: called after each step.
 
-    Cost: a forward and a backward pass a text and step. Memory: that of training, and the trained parameters twice more.
+    Cost: a forward and a backward pass a text and step. Memory: that of training, and the trained parameters
+    twice more.
 
-    A training whose loss or logits are no numbers any more is stopped at once and has the status ``diverged``; it still has the best
-    weights from before.
+    A training whose loss or logits are no numbers any more is stopped at once and has the status
+    ``diverged``; it still has the best weights from before.
 
     Raises:
-        UserError: accelerate, which transformers' Trainer needs, is not installed; a label that the model has no logit for.
+        UserError: accelerate, which transformers' Trainer needs, is not installed; a label that the model has
+            no logit for.
     """
     with at_weights(model, {name: parameter.detach() for name, parameter in trainable.items()}):
-        return _train(
-            model, trainable, train, dev, settings, pad_id, metric, checkpoints, checkpoint_seconds, on_evaluation, on_step
-        )  # fmt: skip
+        return _train(model, trainable, data, settings, checkpoints, on_evaluation, on_step)
 
 
 def fine_tune_linearized(
     model: nn.Module,
-    train: Labelled,
-    dev: Labelled,
+    data: TrainingData,
     trainable: Mapping[str, nn.Parameter],
     settings: TrainingSettings,
-    pad_id: int,
     *,
-    metric: str = "accuracy",
-    checkpoints: Path | None = None,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    checkpoints: Checkpoints | None = None,
     on_evaluation: OnEvaluation | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> FineTuned:
-    """Returns what training of the linearized model f(x; theta_0) + <grad f(x; theta_0), v> came to, v starting at zero.
+    """Return the record of a training of the linearized model f(x; theta_0) + <grad f(x; theta_0), v>.
 
-    As ``fine_tune``, but: in eval mode, without dropout, whatever the settings say, since the linearization is that of the model in eval
-    mode; ``on_evaluation`` gets the ``LinearizedModel``; ``weights`` are theta_0 + v.
+    v starts at zero. As ``fine_tune``, but: in eval mode, without dropout, whatever the settings say, since
+    the linearization is that of the model in eval mode; ``on_evaluation`` gets the ``LinearizedModel``;
+    ``weights`` are theta_0 + v.
 
     Cost: three forward passes and their backward pass a text and step.
     """
-    linearized = linearized_at(model, train, trainable, pad_id)
+    linearized = linearized_at(model, data.train, trainable, data.pad_id)
     direction = {name.replace("/", "."): v for name, v in linearized.direction.items()}
-    found = _train(
-        linearized, direction, train, dev, settings, pad_id, metric, checkpoints, checkpoint_seconds, on_evaluation, on_step
-    )  # fmt: skip
-    moved = {name: trainable[name].detach().cpu() + v for name, v in found.weights.items()}
-    return replace(found, weights=moved)
+    tuned = _train(linearized, direction, data, settings, checkpoints, on_evaluation, on_step)
+    moved = {name: trainable[name].detach().cpu() + v for name, v in tuned.weights.items()}
+    return replace(tuned, weights=moved)
 
 
 def linearized_at(
     model: nn.Module, train: Labelled, trainable: Mapping[str, nn.Parameter], pad_id: int
 ) -> LinearizedModel:
-    """Returns the linearized model with v = 0, its way (forward or backward) settled on a v that is not zero, which would fit any way."""
+    """Return the linearized model with v = 0.
+
+    Its way (forward or backward) is settled on a v that is not zero, which would fit any way.
+    """
     generator = torch.Generator().manual_seed(0)
     device = next(iter(trainable.values())).device
     draws = {name: torch.randn(p.shape, generator=generator).to(p) for name, p in trainable.items()}
@@ -122,13 +116,9 @@ def linearized_at(
 def _train(
     module: nn.Module,
     trained: Mapping[str, nn.Parameter],
-    train: Labelled,
-    dev: Labelled,
+    data: TrainingData,
     settings: TrainingSettings,
-    pad_id: int,
-    metric: str,
-    checkpoints: Path | None,
-    checkpoint_seconds: float,
+    checkpoints: Checkpoints | None,
     on_evaluation: OnEvaluation | None,
     on_step: Callable[[], None] | None,
 ) -> FineTuned:
@@ -144,19 +134,19 @@ def _train(
     with ExitStack() as stack:
         stack.enter_context(own_randomness(device))
         stack.enter_context(frozen(module, parameters))
-        folder = checkpoints or Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="lmntk-"))
-        )  # which stays empty
         prepare = getattr(module, "prepare", None)
         if prepare is not None:  # in eval mode: with dropout no two passes agree
-            prepare({name: tensor.to(device) for name, tensor in collate(train.texts[:1], pad_id).items()})
+            batch = collate(data.train.texts[:1], data.pad_id)
+            prepare({name: tensor.to(device) for name, tensor in batch.items()})
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
-        keeps = checkpoint_seconds if checkpoints is not None and on_evaluation is None else None
-        loop = Loop(
-            module, trained, train, dev, settings, pad_id, metric, folder, keeps, on_evaluation, on_step
-        )
-        resumed = last_checkpoint(folder) if keeps is not None else None
+        if checkpoints is None:  # the Trainer wants a folder, which stays empty
+            empty = stack.enter_context(tempfile.TemporaryDirectory(prefix="lmntk-"))
+            checkpoints = Checkpoints(Path(empty), None)
+        elif on_evaluation is not None:
+            checkpoints = replace(checkpoints, seconds=None)
+        loop = Loop(module, trained, data, settings, checkpoints, on_evaluation, on_step)
+        resumed = None if checkpoints.seconds is None else last_checkpoint(checkpoints.folder)
         try:
             loop.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         except DivergedError as error:
@@ -164,18 +154,14 @@ def _train(
         finally:
             for parameter in parameters:
                 parameter.grad = None
-    dev_metric = (
-        None
-        if loop.best_step is None
-        else next(look.dev for look in loop.curve if look.step == loop.best_step)
-    )
+    best_look = next((look for look in loop.curve if look.step == loop.best_step), None)
     return FineTuned(
         settings=settings,
         status=status,
         reason=reason,
         curve=tuple(loop.curve),
         best_step=loop.best_step,
-        dev=dev_metric,
+        dev=None if best_look is None else best_look.dev,
         weights=loop.best,
         dev_logits=loop.best_logits,
         trained=sum(parameter.numel() for parameter in parameters),
@@ -184,7 +170,7 @@ def _train(
 
 
 def need_accelerate() -> None:
-    """Looks for what transformers' Trainer needs.
+    """Import accelerate, which transformers' Trainer needs.
 
     Raises:
         UserError: it is not installed.
@@ -199,7 +185,7 @@ def need_accelerate() -> None:
 
 @contextmanager
 def own_randomness(device: torch.device) -> Iterator[None]:
-    """While the body runs, the generators of Python, numpy and torch may be seeded; afterwards they are where they were."""
+    """Put the generators of Python, numpy and torch back where they were, whatever the body seeds and draws."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[] if device.type != "cuda" else [device]):
         try:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lmntk.errors import UserError
-from lmntk.models.hub import Place, locate, looks_local
+from lmntk.models.hub import Location, locate, looks_local
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -29,7 +29,7 @@ class Adapter:
     """An adapter's files, what they name as their base, and the shapes of the tensors by their names in the base."""
 
     name: str
-    place: Place
+    location: Location
     base_name: str | None
     base_revision: str | None
     kind: str | None
@@ -41,7 +41,7 @@ class Adapter:
         return next((self.shapes[head][0] for head in HEADS if head in self.shapes), None)
 
 
-def read_adapter(name: str, place: Place) -> Adapter:
+def read_adapter(name: str, location: Location) -> Adapter:
     """Returns the adapter of a folder.
 
     Raises:
@@ -49,8 +49,8 @@ def read_adapter(name: str, place: Place) -> Adapter:
     """
     peft = _peft(name)
     try:
-        stored = json.loads((place.folder / CONFIG_FILE).read_text())
-        config = peft.PeftConfig.from_pretrained(str(place.folder))
+        stored = json.loads((location.folder / CONFIG_FILE).read_text())
+        config = peft.PeftConfig.from_pretrained(str(location.folder))
         prompt_learning, method = config.is_prompt_learning, str(stored["peft_type"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"adapter: cannot read the {CONFIG_FILE} of {name!r}: {one_line(error)}") from error
@@ -63,22 +63,26 @@ def read_adapter(name: str, place: Place) -> Adapter:
         raise UserError(
             f"adapter: {name!r} is for the task {task}, not one of {', '.join(KINDS_OF_TASKS)}; give one of a language model"
         )
-    if not place.has(WEIGHTS_FILE):
-        why = f"only a pickle, {PICKLE_FILE}, which is never read" if place.has(PICKLE_FILE) else "no weights"
+    if not location.has(WEIGHTS_FILE):
+        why = (
+            f"only a pickle, {PICKLE_FILE}, which is never read"
+            if location.has(PICKLE_FILE)
+            else "no weights"
+        )
         raise UserError(f"adapter: {name!r} has {why}; save it again with PEFT as {WEIGHTS_FILE}")
     base = stored.get("base_model_name_or_path")
     return Adapter(
         name,
-        place,
+        location,
         base or None,
         stored.get("revision"),
         KINDS_OF_TASKS.get(task),
-        _shapes(name, place.folder / WEIGHTS_FILE),
+        _shapes(name, location.folder / WEIGHTS_FILE),
     )
 
 
-def find_base(adapter: Adapter, base: str | None, revision: str | None) -> tuple[str, Place]:
-    """Returns the name and place of an adapter's base model: ``base`` if given, else the one that the adapter names.
+def find_base(adapter: Adapter, base: str | None, revision: str | None) -> tuple[str, Location]:
+    """Returns the name and location of an adapter's base model: ``base`` if given, else the one that the adapter names.
 
     A folder that the adapter names is looked for from the current directory, then beside the adapter's folder. ``revision``
     is the base's on the hub; without one, that which the adapter names.
@@ -86,7 +90,7 @@ def find_base(adapter: Adapter, base: str | None, revision: str | None) -> tuple
     Raises:
         UserError: no base is named, or it cannot be found, or it is itself an adapter.
     """
-    whole = adapter.place.has("model.safetensors") or adapter.place.has("model.safetensors.index.json")
+    whole = adapter.location.has("model.safetensors") or adapter.location.has("model.safetensors.index.json")
     if base is None and whole:
         raise UserError(
             f"adapter: {adapter.name!r} holds a whole model beside the adapter; say which is the base, with base"
@@ -96,7 +100,7 @@ def find_base(adapter: Adapter, base: str | None, revision: str | None) -> tuple
         raise UserError(f"adapter: {adapter.name!r} names no base model; give one, with base")
     shown = f"adapter: the base {wanted!r} of {adapter.name!r}"
     folder = Path(wanted).expanduser()
-    beside = adapter.place.folder.resolve().parent / folder
+    beside = adapter.location.folder.resolve().parent / folder
     if base is None and not (folder / "config.json").is_file() and (beside / "config.json").is_file():
         folder = beside
     if folder is beside or looks_local(wanted):
@@ -104,18 +108,18 @@ def find_base(adapter: Adapter, base: str | None, revision: str | None) -> tuple
             raise UserError(
                 f"{shown} is a folder, which has no revision {revision!r}; leave the revision out"
             )
-        place = Place(folder, None)
+        location = Location(folder, None)
     else:
-        place = locate(wanted, revision or (adapter.base_revision if base is None else None), shown)
-    if not place.has("config.json"):
+        location = locate(wanted, revision or (adapter.base_revision if base is None else None), shown)
+    if not location.has("config.json"):
         raise UserError(
             f"{shown} is not a folder with a config.json; give the base model's folder or hub name, with base"
         )
-    if place.has(CONFIG_FILE) and place.folder.resolve() != adapter.place.folder.resolve():
+    if location.has(CONFIG_FILE) and location.folder.resolve() != adapter.location.folder.resolve():
         raise UserError(
             f"{shown} is an adapter itself; merge it into its own base first, or give another base"
         )
-    return wanted, place
+    return wanted, location
 
 
 def put_adapter(adapter: Adapter, network: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -125,7 +129,7 @@ def put_adapter(adapter: Adapter, network: nn.Module, dtype: torch.dtype) -> nn.
         UserError: the adapter's weights do not fit the network.
     """
     peft = _peft(adapter.name)
-    folder, base = str(adapter.place.folder), type(network).__name__
+    folder, base = str(adapter.location.folder), type(network).__name__
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

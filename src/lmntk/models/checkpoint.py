@@ -13,7 +13,7 @@ from torch import nn
 
 from lmntk.errors import UserError
 from lmntk.models.adapters import Adapter, one_line, put_adapter
-from lmntk.models.hub import Place
+from lmntk.models.hub import Location
 from lmntk.models.kinds import KINDS, auto_class, kind_of
 
 ADVICE = {
@@ -54,7 +54,7 @@ class Checkpoint:
     """A model's configuration and weights in a folder, and the adapter to put on it."""
 
     name: str
-    place: Place
+    location: Location
     adapter: Adapter | None
 
     def load(
@@ -67,9 +67,9 @@ class Checkpoint:
         """
         from transformers import CONFIG_MAPPING, AutoConfig
 
-        folder = str(self.place.folder)
+        folder = str(self.location.folder)
         with loading(f"model: cannot load {self.name!r}"):
-            stored = json.loads((self.place.folder / "config.json").read_text())
+            stored = json.loads((self.location.folder / "config.json").read_text())
             if stored.get("auto_map") and stored.get("model_type") not in CONFIG_MAPPING:
                 raise UserError(
                     f"model: {self.name!r} needs Python code of its own, which is never run; use a model that transformers has"
@@ -81,10 +81,10 @@ class Checkpoint:
                 f"model: {self.name!r} has quantised weights, which have no gradient; use the unquantised checkpoint, or train an "
                 "adapter on it and give the adapter's folder"
             )
-        if not any(self.place.has(file) for file in ("model.safetensors", "model.safetensors.index.json")):
+        if not any(self.location.has(file) for file in ("model.safetensors", "model.safetensors.index.json")):
             pickled = (
                 " (pytorch_model.bin is a pickle, which is never read)"
-                if self.place.has("pytorch_model.bin")
+                if self.location.has("pytorch_model.bin")
                 else ""
             )
             raise UserError(

@@ -32,7 +32,7 @@ UNWANTED = (
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A folder with a model's files; ``revision`` is the hub commit they are from, None for a folder of the user's."""
 
     folder: Path
@@ -48,7 +48,7 @@ def looks_local(name: str) -> bool:
     return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
-def locate(name: str, revision: str | None = None, shown: str | None = None) -> Place:
+def locate(name: str, revision: str | None = None, shown: str | None = None) -> Location:
     """Returns the place of a folder or, downloaded or from the cache, of a hub repository.
 
     Args:
@@ -65,7 +65,7 @@ def locate(name: str, revision: str | None = None, shown: str | None = None) -> 
             raise UserError(
                 f"{shown} is a folder, which has no revision {revision!r}; leave the revision out, or give a hub name"
             )
-        return Place(Path(name).expanduser(), None)
+        return Location(Path(name).expanduser(), None)
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
@@ -97,7 +97,7 @@ def locate(name: str, revision: str | None = None, shown: str | None = None) -> 
     finally:
         if not quiet:
             enable_progress_bars()
-    return Place(folder, folder.name)
+    return Location(folder, folder.name)
 
 
 def _reason(error: BaseException, revision: str | None) -> str:

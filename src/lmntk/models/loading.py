@@ -15,7 +15,7 @@ from lmntk.models.adapters import CONFIG_FILE, find_base, read_adapter
 from lmntk.models.checkpoint import Checkpoint, loading
 from lmntk.models.fingerprint import fingerprint
 from lmntk.models.hidden_states import is_decoder_only
-from lmntk.models.hub import Place, locate, looks_local
+from lmntk.models.hub import Location, locate, looks_local
 from lmntk.models.kinds import check_kind, reading_of
 
 __all__ = ["DTYPES", "Pretrained", "fingerprint", "load_pretrained"]
@@ -103,16 +103,16 @@ def load_pretrained(
     check_kind(kind)
     with _quiet(), torch.random.fork_rng(devices=[]):
         local = looks_local(name)
-        place = locate(name, None if local else revision)
-        if place.has(CONFIG_FILE):
-            adapter = read_adapter(name, place)
+        location = locate(name, None if local else revision)
+        if location.has(CONFIG_FILE):
+            adapter = read_adapter(name, location)
             # An adapter in a folder has no revision of its own: the one given is its base's.
             base_name, weights = find_base(adapter, base, revision if local else None)
             if kind == "auto" and adapter.kind is not None:
                 kind = adapter.kind
             checkpoint = Checkpoint(base_name, weights, adapter)
         else:
-            if not place.has("config.json"):
+            if not location.has("config.json"):
                 where = "a folder" if local else "a hub repository"
                 raise UserError(
                     f"model: {name!r} is not {where} with a config.json; give a Hugging Face model folder or a hub name"
@@ -125,24 +125,24 @@ def load_pretrained(
                 raise UserError(
                     f"model: {name!r} is a folder, which has no revision {revision!r}; leave it out, or give a hub name"
                 )
-            checkpoint = Checkpoint(name, place, None)
+            checkpoint = Checkpoint(name, location, None)
         network, kind, stored = checkpoint.load(DTYPES[dtype], attention, kind, needs_head)
-        tokenizer = _tokenizer(name, place if _has_tokenizer(place) else checkpoint.place, network)
+        tokenizer = _tokenizer(name, location if _has_tokenizer(location) else checkpoint.location, network)
     if kind == "classifier":
         _set_padding(name, network, tokenizer)
-    commit = place.revision or checkpoint.place.revision
+    commit = location.revision or checkpoint.location.revision
     return Pretrained(
         network, tokenizer, name, fingerprint(network), stored, kind, checkpoint.adapter is not None, commit
     )
 
 
-def _tokenizer(name: str, place: Place, network: Any) -> Any:
+def _tokenizer(name: str, location: Location, network: Any) -> Any:
     """Returns the tokenizer of a folder, cut to the length that the network has positions for."""
     from transformers import AutoTokenizer
 
     with loading(f"model: cannot load the tokenizer of {name!r}"):
         tokenizer = AutoTokenizer.from_pretrained(
-            str(place.folder), local_files_only=True, trust_remote_code=False
+            str(location.folder), local_files_only=True, trust_remote_code=False
         )
     positions = getattr(network.config, "max_position_embeddings", None)
     if positions:
@@ -153,9 +153,9 @@ def _tokenizer(name: str, place: Place, network: Any) -> Any:
     return tokenizer
 
 
-def _has_tokenizer(place: Place) -> bool:
+def _has_tokenizer(location: Location) -> bool:
     """True when the folder has a tokenizer, which an adapter's has only sometimes."""
-    return place.has("tokenizer_config.json") or place.has("tokenizer.json")
+    return location.has("tokenizer_config.json") or location.has("tokenizer.json")
 
 
 def _set_padding(name: str, network: Any, tokenizer: Any) -> None:

@@ -18,6 +18,7 @@ from lmntk.models.build import logit_model, untie
 from lmntk.models.loading import load_pretrained
 from lmntk.models.logit_model import HeadModel, LogitModel
 from lmntk.prediction.predictor import Predictor
+from lmntk.prompts.assembly import Limits
 from lmntk.prompts.encoding import HeadEncoder, TextEncoder
 from lmntk.prompts.ensemble import make_prompt_encoder
 from lmntk.system.devices import place
@@ -111,13 +112,14 @@ def load_predictor(
         "reading": pretrained.reading(description["mode"]),
         "decoder_start": pretrained.decoder_start,
     }
+    limits = Limits(prompt["max_length"], prompt["text_a_limit"])
     labels = tuple(description["labels"])
     encoder: TextEncoder
     if description["mode"] == "prompt":
-        texts = prompt["templates"], prompt["label_words"], prompt["max_length"], prompt["text_a_limit"]
+        texts = prompt["templates"], prompt["label_words"], limits
         encoder = make_prompt_encoder(pretrained.tokenizer, *texts, reduce=prompt["reduce"], **settings)
     else:
-        encoder = HeadEncoder(pretrained.tokenizer, prompt["max_length"], prompt["text_a_limit"], **settings)
+        encoder = HeadEncoder(pretrained.tokenizer, limits, **settings)
     model_of_logits = logit_model(
         pretrained,
         encoder,

@@ -1,5 +1,6 @@
 """prompts/: from texts to tokens. Templates, label words, encoded examples and padded batches; nothing here knows a model."""
 
+from lmntk.prompts.assembly import Limits
 from lmntk.prompts.batching import collate, length_sorted_batches, members
 from lmntk.prompts.encoded_text import EncodedText
 from lmntk.prompts.encoding import HeadEncoder, PromptEncoder, TextEncoder
@@ -14,6 +15,7 @@ __all__ = [
     "EnsembleEncoder",
     "HeadEncoder",
     "LabelWords",
+    "Limits",
     "PromptEncoder",
     "Reading",
     "Reduce",

@@ -47,33 +47,50 @@ class _Slot:
     is_mask: bool = False
 
 
+@dataclass(frozen=True)
+class Limits:
+    """The most tokens of a sequence and of its texts.
+
+    Attributes:
+        max_length: the longest sequence, special tokens included.
+        text_a: the most tokens of the first text; None: no limit of its own.
+        text_b: the same for the second.
+
+    Raises:
+        UserError: a limit that leaves no text.
+    """
+
+    max_length: int = 128
+    text_a: int | None = None
+    text_b: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in (("text_a_limit", self.text_a), ("text_b_limit", self.text_b)):
+            if limit is not None and limit < 1:
+                raise UserError(f"{name} {limit} leaves no text: use at least 1, or leave it out")
+
+
+USUAL_LIMITS = Limits()
+
+
 class Assembly:
-    """Turns examples into sequences of one layout.
+    """Maker of sequences of one layout from examples.
 
     Attributes:
         smallest_length: the tokens that it needs for its fixed pieces and one token of every text.
     """
 
-    def __init__(
-        self,
-        pieces: PieceEncoder,
-        layout: Layout,
-        max_length: int,
-        text_a_limit: int | None,
-        text_b_limit: int | None,
-    ) -> None:
-        for name, limit in (("text_a_limit", text_a_limit), ("text_b_limit", text_b_limit)):
-            if limit is not None and limit < 1:
-                raise UserError(f"{name} {limit} leaves no text: use at least 1, or leave it out")
+    def __init__(self, pieces: PieceEncoder, layout: Layout, limits: Limits) -> None:
         self._pieces = pieces
         self._layout = layout
-        self._max_length = max_length
-        self._limits = {"a": text_a_limit, "b": text_b_limit}
+        self._max_length = limits.max_length
+        self._limits = {"a": limits.text_a, "b": limits.text_b}
         self._has_token_types = pieces.has_token_types and layout.has_token_types
         self._plan = list(_plan(pieces, layout))
         if self._has_token_types and self._plan[-1].token_type > 1:
             raise UserError(
-                f"template {str(layout.template)!r} has {{sep+}} more than once, but this model has two token types: use {{sep}}"
+                f"template {str(layout.template)!r} has {{sep+}} more than once, but this model has two token "
+                "types: use {sep}"
             )
         self._fixed_length = sum(len(slot.ids) for slot in self._plan)
         self.smallest_length = self._fixed_length + len(layout.template.text_parts)

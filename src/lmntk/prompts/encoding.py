@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from lmntk.errors import UserError
-from lmntk.prompts.assembly import Assembly
+from lmntk.prompts.assembly import USUAL_LIMITS, Assembly, Limits
 from lmntk.prompts.encoded_text import EncodedText
 from lmntk.prompts.label_words import LabelWords, Reduce
 from lmntk.prompts.layout import Layout, Reading, needed_start, prompt_layout
@@ -55,9 +55,7 @@ class PromptEncoder:
         template: where the texts and the mask stand, parsed or as written. For "last" it ends where the label word is to
             come, or is cut at its mask; for "decoder" the mask may be left out.
         label_words: one entry for each class, in order; ``great|good`` is the mean of two.
-        max_length: the longest sequence, in tokens, special tokens included.
-        text_a_limit: the most tokens of the first text; None: no limit of its own.
-        text_b_limit: the same for the second.
+        limits: the most tokens of the sequence and of each text.
         reading: "mask", "last" (causal models) or "decoder" (an encoder with a decoder).
         decoder_start: the id that the decoder starts from, which "decoder" needs; other readings do not look at it.
         reduce: what stands for a label word of several tokens, "first" or "mean"; None: such a word is an error.
@@ -79,25 +77,21 @@ class PromptEncoder:
         tokenizer: PreTrainedTokenizerBase,
         template: Template | str,
         label_words: Sequence[str],
-        max_length: int = 128,
-        text_a_limit: int | None = None,
-        text_b_limit: int | None = None,
+        limits: Limits = USUAL_LIMITS,
         *,
         reading: Reading = "mask",
         decoder_start: int | None = None,
         reduce: Reduce | None = None,
     ) -> None:
-        parsed = (
-            parse_template(template, require_mask=reading == "mask")
-            if isinstance(template, str)
-            else template
-        )
+        parsed = template
+        if isinstance(parsed, str):
+            parsed = parse_template(parsed, require_mask=reading == "mask")
         pieces = PieceEncoder(tokenizer)
         layout = prompt_layout(pieces, parsed, reading, decoder_start)
         self.template = layout.template
         self.templates: tuple[Template, ...] = (layout.template,)
         self.reading: Reading = reading
-        self.max_length = max_length
+        self.max_length = limits.max_length
         self.labels = LabelWords.read(pieces, label_words, reduce)
         self.label_words, self.label_ids, self.label_weights = (
             self.labels.words,
@@ -106,8 +100,8 @@ class PromptEncoder:
         )
         self.classes = self.labels.classes
         self._reduce = reduce
-        self._assembly = Assembly(pieces, layout, max_length, text_a_limit, text_b_limit)
-        check_max_length(tokenizer, max_length, self._assembly.smallest_length)
+        self._assembly = Assembly(pieces, layout, limits)
+        check_max_length(tokenizer, limits.max_length, self._assembly.smallest_length)
 
     def encode(self, example: Example) -> EncodedText:
         """Return the prompt around the example's texts; ``read_position`` is where the label word is predicted.
@@ -144,9 +138,7 @@ class HeadEncoder:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        max_length: int = 128,
-        text_a_limit: int | None = None,
-        text_b_limit: int | None = None,
+        limits: Limits = USUAL_LIMITS,
         *,
         reading: Reading = "first",
         decoder_start: int | None = None,
@@ -155,7 +147,7 @@ class HeadEncoder:
             raise ValueError(
                 f"reading {reading!r} is not one that head mode has: use 'first', 'last' or 'decoder'"
             )
-        self.max_length = max_length
+        self.max_length = limits.max_length
         self.reading: Reading = reading
         pieces = PieceEncoder(tokenizer)
         if reading == "first" and not pieces.prefix:
@@ -166,10 +158,10 @@ class HeadEncoder:
 
         def assembly(template: str) -> Assembly:
             layout = Layout(reading, parse_template(template, require_mask=False), decoder_ids=decoder_ids)
-            return Assembly(pieces, layout, max_length, text_a_limit, text_b_limit)
+            return Assembly(pieces, layout, limits)
 
         self._single = assembly("{a}")
-        check_max_length(tokenizer, max_length, self._single.smallest_length)
+        check_max_length(tokenizer, limits.max_length, self._single.smallest_length)
         pair = "{a}{sep+}{b}"
         if reading == "last" and tokenizer.sep_token_id is None:
             pair = "{a}\n{b}" if _has_line_break(pieces) else "{a} {b}"

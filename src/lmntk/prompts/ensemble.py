@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lmntk.errors import UserError
+from lmntk.prompts.assembly import USUAL_LIMITS, Limits
 from lmntk.prompts.encoded_text import EncodedText
 from lmntk.prompts.encoding import PromptEncoder, sha256_of
 from lmntk.prompts.label_words import Reduce
@@ -85,8 +86,7 @@ def make_prompt_encoder(
     tokenizer: PreTrainedTokenizerBase,
     templates: str | Sequence[str],
     label_words: Sequence[str],
-    max_length: int = 128,
-    text_a_limit: int | None = None,
+    limits: Limits = USUAL_LIMITS,
     *,
     reading: Reading = "mask",
     decoder_start: int | None = None,
@@ -103,8 +103,7 @@ def make_prompt_encoder(
             tokenizer,
             template,
             label_words,
-            max_length,
-            text_a_limit,
+            limits,
             reading=reading,
             decoder_start=decoder_start,
             reduce=reduce,

@@ -71,7 +71,7 @@ def render(runs: Sequence[Run]) -> str:
 
 def contents(runs: Sequence[Run]) -> dict[str, Any]:
     """Returns all that the page shows, as plain data and drawn plots."""
-    from lmntk.diagnosis.conclusions import comparisons_in, conclude
+    from lmntk.diagnosis.over_splits import comparisons_in, over_splits
     from lmntk.reports.accuracy_plot import accuracy_plot
     from lmntk.reports.again import as_toml, changes, settings_rows
     from lmntk.reports.closeups import close_ups
@@ -125,7 +125,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
         "comparisons": [
             one | {"run": run.name if len(runs) > 1 else ""}
             for run in runs
-            for one in conclude([], comparisons_in(run.finetunings, run.splits), titles)["comparisons"]
+            for one in over_splits([], comparisons_in(run.finetunings, run.splits), titles)["comparisons"]
         ],
         "undiagnosed": undiagnosed,
         "has_gains": any(one.gain is not None for one in undiagnosed),

@@ -118,7 +118,9 @@ def capture(
                     if parameter in ruled:
                         parts.setdefault(names[parameter], []).append(factors)
             by_autograd = (
-                [] if record.is_relative_positions else [parameter for parameter in owned if parameter in at_module]
+                []
+                if record.is_relative_positions
+                else [parameter for parameter in owned if parameter in at_module]
             )
             if by_autograd:
                 with autocast(device, lower):

@@ -12,12 +12,13 @@ from lmntk.tasks.hub import read_hub
 from lmntk.tasks.metrics import METRICS, score
 from lmntk.tasks.readers import read_data
 from lmntk.tasks.splits import SEEDS, RowNumbers, k_shot_split
-from lmntk.tasks.tables import read_jsonl, read_table, read_tables
+from lmntk.tasks.tables import Columns, read_jsonl, read_table, read_tables
 
 __all__ = [
     "METRICS",
     "SEEDS",
     "TASKS",
+    "Columns",
     "Example",
     "RowNumbers",
     "Task",

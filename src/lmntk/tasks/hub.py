@@ -12,7 +12,7 @@ from lmntk.tasks.data import TaskData
 from lmntk.tasks.example import Example
 from lmntk.tasks.labels import LabelIndex, is_blank
 from lmntk.tasks.rows import FORMATS, Row, listed, missing, one_line
-from lmntk.tasks.tables import examples_of
+from lmntk.tasks.tables import PLAIN_COLUMNS, Columns, examples_of
 
 _TEST_SPLITS = ("test", "validation", "validation_matched", "test_matched", "dev")
 _NETWORK = frozenset(
@@ -35,9 +35,7 @@ def read_hub(
     name: str,
     config: str | None = None,
     *,
-    text_column: str = "text",
-    text_b_column: str | None = None,
-    label_column: str = "label",
+    columns: Columns = PLAIN_COLUMNS,
     labels: Sequence[Any] | None = None,
     train_split: str = "train",
     test_split: str | None = None,
@@ -46,33 +44,35 @@ def read_hub(
 ) -> TaskData:
     """Return the train and test splits of a dataset that ``datasets.load_dataset`` knows.
 
-    The test split is ``test_split``, or the first with labels of test, validation, validation_matched, test_matched and dev (GLUE's
-    test sets have none). Rows without a label are left out with a warning. The network is used only if ``name`` is no local folder.
+    The test split is ``test_split``, or the first with labels of test, validation, validation_matched,
+    test_matched and dev (GLUE's test sets have none). Rows without a label are left out with a warning. The
+    network is used only if ``name`` is no local folder.
 
     Args:
-        name: A dataset's name on the hub such as ``fancyzhx/ag_news``, a local folder, or a file format with ``data_files``.
+        name: A dataset's name on the hub such as ``fancyzhx/ag_news``, a local folder, or a file format with
+            ``data_files``.
         config: The dataset's configuration, such as ``sst2`` of ``nyu-mll/glue``.
-        text_column: Column of the text, or of the first text of a pair.
-        text_b_column: Column of the second text, or None for single texts.
-        label_column: Column of the label; a ``ClassLabel`` gives its names.
-        labels: Labels in the order of their class indexes; by default the ``ClassLabel``'s, else the train split's, sorted.
+        columns: Names of the columns; a ``ClassLabel`` gives the names of the labels.
+        labels: Labels in the order of their class indexes; by default the ``ClassLabel``'s, else the train
+            split's, sorted.
         train_split: Name of the split to train on.
-        test_split: Name of the split to test on; by default the first of the above that is there and has labels.
+        test_split: Name of the split to test on; by default the first of the above that is there and has
+            labels.
         revision: The dataset's commit, for runs that can be repeated.
         data_files: Local files by split, for the formats ``parquet``, ``json``, ``csv`` as ``name``.
 
     Raises:
-        UserError: ``datasets`` is not installed, the name does not exist, the network is down, or a split, column or label is wrong.
+        UserError: ``datasets`` is not installed, the name does not exist, the network is down, or a split,
+            column or label is wrong.
     """
     splits = _load(name, config, revision, data_files)
     shown = f"{name} ({config})" if config else name
     if train_split not in splits:
         raise UserError(f"{shown}: there is no split {train_split!r}; the splits are {listed(splits)}")
-    wanted = (text_column, text_b_column, label_column)
-    train_rows = list(_labelled_rows(splits[train_split], f"{shown}, split {train_split!r}", wanted))
-    test_name, test_rows = _test_rows(splits, shown, train_split, test_split, wanted)
-    index = _label_index(splits[train_split], label_column, labels, train_rows)
-    train, test = (tuple(_examples(rows, wanted, index)) for rows in (train_rows, test_rows))
+    train_rows = list(_labelled_rows(splits[train_split], f"{shown}, split {train_split!r}", columns))
+    test_name, test_rows = _test_rows(splits, shown, train_split, test_split, columns)
+    index = _label_index(splits[train_split], columns.label, labels, train_rows)
+    train, test = (tuple(_examples(rows, columns, index)) for rows in (train_rows, test_rows))
     for split, examples in ((train_split, train), (test_name, test)):
         if not examples:
             raise UserError(f"{shown}, split {split!r}: no row has a label; name another split")
@@ -130,23 +130,21 @@ def _class_names(split: Any, label_column: str) -> tuple[str, ...] | None:
     return tuple(names) if names else None
 
 
-def _labelled_rows(split: Any, where: str, wanted: tuple[str, str | None, str]) -> Iterator[tuple[Row, bool]]:
+def _labelled_rows(split: Any, where: str, columns: Columns) -> Iterator[tuple[Row, bool]]:
     """Yield each row and whether it has a label; ``ClassLabel`` numbers become names."""
-    columns = [column for column in wanted if column is not None]
-    for column in columns:
+    for column in columns.names():
         if column not in split.column_names:
             raise UserError(
                 f"{where}: there is no column {column!r}; the columns are {listed(split.column_names)}"
             )
-    label_column = wanted[2]
-    names = _class_names(split, label_column)
-    for number, record in enumerate(split.select_columns(columns), start=1):
+    names = _class_names(split, columns.label)
+    for number, record in enumerate(split.select_columns(columns.names()), start=1):
         row = Row(f"{where}, row {number}", dict(record))
-        value = row.cell(label_column)
+        value = row.cell(columns.label)
         # The hub marks a hidden label by -1, in a ClassLabel and in a plain column alike.
         hidden = is_blank(value) or (isinstance(value, int) and value == -1)
         if names is not None and isinstance(value, int) and 0 <= value < len(names):
-            row.cells[label_column] = names[value]
+            row.cells[columns.label] = names[value]
         yield row, not hidden
 
 
@@ -155,7 +153,7 @@ def _test_rows(
     shown: str,
     train_split: str,
     test_split: str | None,
-    wanted: tuple[str, str | None, str],
+    columns: Columns,
 ) -> tuple[str, list[tuple[Row, bool]]]:
     if test_split is not None and test_split not in splits:
         raise UserError(f"{shown}: there is no split {test_split!r}; the splits are {listed(splits)}")
@@ -165,13 +163,14 @@ def _test_rows(
         else tuple(name for name in _TEST_SPLITS if name in splits and name != train_split)
     )
     for name in names:
-        if test_split is None and wanted[2] not in splits[name].column_names:
+        if test_split is None and columns.label not in splits[name].column_names:
             continue
-        rows = list(_labelled_rows(splits[name], f"{shown}, split {name!r}", wanted))
+        rows = list(_labelled_rows(splits[name], f"{shown}, split {name!r}", columns))
         if test_split is not None or any(labelled for _, labelled in rows):
             return name, rows
     raise UserError(
-        f"{shown}: no split to test on has labels in {wanted[2]!r}; name one of {listed(splits)} as the test split"
+        f"{shown}: no split to test on has labels in {columns.label!r}; "
+        f"name one of {listed(splits)} as the test split"
     )
 
 
@@ -186,13 +185,11 @@ def _label_index(
     return LabelIndex.found(row.cell(label_column) for row, labelled in rows if labelled)
 
 
-def _examples(
-    rows: Sequence[tuple[Row, bool]], wanted: tuple[str, str | None, str], index: LabelIndex
-) -> list[Example]:
+def _examples(rows: Sequence[tuple[Row, bool]], columns: Columns, index: LabelIndex) -> list[Example]:
     kept = [row for row, labelled in rows if labelled]
     if kept and len(kept) < len(rows):
         first = next(row for row, labelled in rows if not labelled)
         warnings.warn(
             f"{len(rows) - len(kept)} rows without a label left out, the first {first.where}", stacklevel=3
         )
-    return examples_of(kept, *wanted, index)
+    return examples_of(kept, columns, index)

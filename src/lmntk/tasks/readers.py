@@ -12,7 +12,7 @@ from lmntk.tasks.data import TaskData
 from lmntk.tasks.folders import read_folder, read_glue_folder, read_k_shot_folder
 from lmntk.tasks.hub import read_hub
 from lmntk.tasks.rows import FORMATS, missing
-from lmntk.tasks.tables import read_jsonl, read_table, read_tables
+from lmntk.tasks.tables import PLAIN_COLUMNS, Columns, read_jsonl, read_table, read_tables
 
 __all__ = [
     "read_data",
@@ -35,16 +35,14 @@ def read_data(
     test: str | Path | None = None,
     k: int | None = None,
     seed: int | None = None,
-    text_column: str = "text",
-    text_b_column: str | None = None,
-    label_column: str = "label",
+    columns: Columns = PLAIN_COLUMNS,
     labels: Sequence[Any] | None = None,
 ) -> TaskData:
     """Return the data at ``source``, whatever its layout; only ``hf:NAME`` may use the network.
 
-    Tried in this order: ``hf:NAME`` or ``hf:NAME:CONFIG`` (a hub dataset), a file (a table, with ``test`` beside it), and a folder: with
-    a task and k and seed LM-BFF's ``<k>-<seed>`` if it is there, with a task our folder format and then GLUE's; without a task
-    ``train.*`` and ``test.*`` (or ``dev.*``) as tables.
+    Tried in this order: ``hf:NAME`` or ``hf:NAME:CONFIG`` (a hub dataset), a file (a table, with ``test`` beside
+    it), and a folder: with a task and k and seed LM-BFF's ``<k>-<seed>`` if it is there, with a task our folder
+    format and then GLUE's; without a task ``train.*`` and ``test.*`` (or ``dev.*``) as tables.
 
     Args:
         source: ``hf:`` and a name, a file or a folder.
@@ -52,9 +50,7 @@ def read_data(
         test: A test file, when ``source`` is a train file.
         k: Examples per label of a ready-made split; ignored where the folder has none.
         seed: Seed of that split.
-        text_column: Column of the text in a table or hub dataset.
-        text_b_column: Column of the second text, or None for single texts.
-        label_column: Column of the label.
+        columns: Names of the columns of a table or hub dataset.
         labels: Labels in class order; by default those of ``task`` or of the data.
 
     Raises:
@@ -67,8 +63,7 @@ def read_data(
         if test is not None:
             raise UserError("a dataset of the hub has its own test split: leave out the test file")
         name, _, config = str(source).removeprefix(HUB_PREFIX).partition(":")
-        columns = {"text_column": text_column, "text_b_column": text_b_column, "label_column": label_column}
-        return read_hub(name, config or None, labels=labels, **columns)  # type: ignore[arg-type]
+        return read_hub(name, config or None, columns=columns, labels=labels)
     path = Path(source).expanduser()
     if path.is_dir():
         if test is not None:
@@ -80,30 +75,18 @@ def read_data(
         path, test = _parts(path)
     if not path.exists():
         raise UserError(f"{missing(path)}; for a dataset of the Hugging Face hub write {HUB_PREFIX}NAME")
-    return read_tables(
-        path,
-        test,
-        text_column=text_column,
-        text_b_column=text_b_column,
-        label_column=label_column,
-        labels=labels,
-    )
+    return read_tables(path, test, columns=columns, labels=labels)
 
 
 def _read_task_folder(folder: Path, task: Task, k: int | None, seed: int | None) -> TaskData:
-    inside = [
-        folder,
-        *(
-            entry
-            for entry in folder.iterdir()
-            if entry.name.casefold() in (task.name.casefold(), task.title.casefold())
-        ),
-    ]
-    if k is not None and seed is not None and any((place / f"{k}-{seed}").is_dir() for place in inside):
+    names = (task.name.casefold(), task.title.casefold())
+    folders = [folder, *(entry for entry in folder.iterdir() if entry.name.casefold() in names)]
+    if k is not None and seed is not None and any((each / f"{k}-{seed}").is_dir() for each in folders):
         return read_k_shot_folder(folder, task, k, seed)
     original = "train.csv" if task.csv_style else "train.tsv"
-    if any((place / original).is_file() for place in inside):
-        # A ready-made split has all three parts; GLUE's own test set has no labels, so only the folder's name can tell.
+    if any((each / original).is_file() for each in folders):
+        # A ready-made split has all three parts; GLUE's own test set has no labels, so only the folder's name
+        # can tell.
         is_k_shot = all(part.isdecimal() for part in folder.name.split("-")) and folder.name.count("-") == 1
         return read_k_shot_folder(folder, task) if is_k_shot else read_glue_folder(folder, task)
     return read_folder(folder, task)

@@ -81,14 +81,14 @@ def k_shot_split(
 def cut_test(test_size: int, limit: int | None = 1000, csv_style: bool = False) -> tuple[int, ...]:
     """Return the rows to test on: all in file order if they are at most ``limit``, else ``limit`` of them drawn with seed 42.
 
-    GLUE-like tasks shuffle and keep the first ``limit``; CSV tasks take what ``pandas.DataFrame.sample`` picks, in its order.
+    GLUE-like tasks shuffle and keep the first ``limit``. CSV tasks take the rows that ``pandas.DataFrame.sample``
+    draws, in its order: numpy's legacy generator draws them without replacement.
     """
     if limit is None or test_size <= limit:
         return tuple(range(test_size))
     if csv_style:
-        import pandas as pd
-
-        return tuple(int(row) for row in pd.Series(range(test_size)).sample(n=limit, random_state=TEST_SEED))
+        rows = np.random.RandomState(TEST_SEED).choice(test_size, limit, replace=False)
+        return tuple(rows.tolist())
     return tuple(_shuffled(test_size, TEST_SEED)[:limit])
 
 

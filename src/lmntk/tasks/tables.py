@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,28 @@ from lmntk.tasks.data import TaskData
 from lmntk.tasks.example import Example
 from lmntk.tasks.labels import LabelIndex, is_blank
 from lmntk.tasks.rows import Row, read_rows
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of a table's columns.
+
+    Attributes:
+        text: Column of the text, or of the first text of a pair.
+        text_b: Column of the second text, or None for single texts.
+        label: Column of the label.
+    """
+
+    text: str = "text"
+    text_b: str | None = None
+    label: str = "label"
+
+    def names(self) -> list[str]:
+        """Return the names of the columns that are there."""
+        return [name for name in (self.text, self.text_b, self.label) if name is not None]
+
+
+PLAIN_COLUMNS = Columns()
 
 
 def read_jsonl(
@@ -40,9 +63,7 @@ def read_jsonl(
 def read_table(
     path: str | Path,
     *,
-    text_column: str = "text",
-    text_b_column: str | None = None,
-    label_column: str = "label",
+    columns: Columns = PLAIN_COLUMNS,
     labels: Sequence[Any] | None = None,
     require_label: bool = True,
     quoted: bool | None = None,
@@ -51,9 +72,7 @@ def read_table(
 
     Args:
         path: The file; its ending tells the format. CSV and TSV need a header line.
-        text_column: Column of the text, or of the first text of a pair.
-        text_b_column: Column of the second text, or None for single texts.
-        label_column: Column of the label: text, numbers or truth values.
+        columns: Names of the columns; the label's holds text, numbers or truth values.
         labels: Labels in the order of their class indexes; by default those that occur, sorted as numbers or else as text.
         require_label: Refuse rows without a label; else their label is None, and the column may be absent.
         quoted: Whether CSV or TSV cells may stand in double quotes; by default in CSV they may, in TSV not.
@@ -62,21 +81,16 @@ def read_table(
         UserError: The file cannot be read, a column is missing, a text is not text, or a label is missing or unknown.
     """
     rows = read_rows(Path(path), quoted=quoted)
-    index = (
-        LabelIndex.given(labels)
-        if labels is not None
-        else LabelIndex.found(row.cells.get(label_column) for row in rows)
-    )
-    return examples_of(rows, text_column, text_b_column, label_column, index, require_label)
+    found = (row.cells.get(columns.label) for row in rows)
+    index = LabelIndex.found(found) if labels is None else LabelIndex.given(labels)
+    return examples_of(rows, columns, index, require_label)
 
 
 def read_tables(
     train: str | Path,
     test: str | Path | None = None,
     *,
-    text_column: str = "text",
-    text_b_column: str | None = None,
-    label_column: str = "label",
+    columns: Columns = PLAIN_COLUMNS,
     labels: Sequence[Any] | None = None,
     quoted: bool | None = None,
 ) -> TaskData:
@@ -91,27 +105,21 @@ def read_tables(
     if labels is not None:
         index = LabelIndex.given(labels)
     else:
-        index = LabelIndex.found(row.cell(label_column) for row in train_rows)
+        index = LabelIndex.found(row.cell(columns.label) for row in train_rows)
         if len(index.names) < 2:
             raise UserError(
-                f"{train}: column {label_column!r} holds only one label ({''.join(index.names)}); two or more are needed"
+                f"{train}: column {columns.label!r} holds only one label ({''.join(index.names)}); "
+                "two or more are needed"
             )
-    train_examples = examples_of(train_rows, text_column, text_b_column, label_column, index)
+    train_examples = examples_of(train_rows, columns, index)
     test_examples: list[Example] = []
     if test is not None:
-        test_examples = examples_of(
-            read_rows(Path(test), quoted=quoted), text_column, text_b_column, label_column, index
-        )
+        test_examples = examples_of(read_rows(Path(test), quoted=quoted), columns, index)
     return TaskData(tuple(train_examples), tuple(test_examples), index.names)
 
 
 def examples_of(
-    rows: Sequence[Row],
-    text_column: str,
-    text_b_column: str | None,
-    label_column: str,
-    index: LabelIndex,
-    require_label: bool = True,
+    rows: Sequence[Row], columns: Columns, index: LabelIndex, require_label: bool = True
 ) -> list[Example]:
     """Return one example per row, with labels looked up in ``index``.
 
@@ -121,13 +129,13 @@ def examples_of(
     examples = []
     for row in rows:
         label = None
-        if require_label or not is_blank(row.cells.get(label_column)):
-            value = row.cell(label_column)
+        if require_label or not is_blank(row.cells.get(columns.label)):
+            value = row.cell(columns.label)
             if is_blank(value):
-                raise UserError(f"{row.where}: {label_column!r} is empty; give every row a label")
+                raise UserError(f"{row.where}: {columns.label!r} is empty; give every row a label")
             label = index.index(value, row.where)
-        text_b = row.text(text_b_column) if text_b_column is not None else None
-        examples.append(Example(row.text(text_column), text_b, label))
+        text_b = row.text(columns.text_b) if columns.text_b is not None else None
+        examples.append(Example(row.text(columns.text), text_b, label))
     return examples
 
 

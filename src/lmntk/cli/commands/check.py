@@ -55,12 +55,14 @@ def check(
     """
     if mode not in ("prompt", "head"):
         raise UserError(f"mode: {mode!r} is neither prompt nor head")
+    from lmntk.checkup.examine import PromptChoice, TextChoice
     from lmntk.checkup.examine import check as examine_model
     from lmntk.checkup.findings import is_well
 
     findings = examine_model(
-        model, mode=mode, template=template or None, label_words=listed(label_words) if label_words else None,
-        label_words_reduce=label_words_reduce, task=task, data=data, texts=texts,
+        model,
+        PromptChoice(mode, template or None, listed(label_words) if label_words else None, label_words_reduce),
+        TextChoice(task, data, texts),
         **given(dtype=dtype, attention=attention, kind=kind, revision=revision, base=base),
     )  # fmt: skip
     well = is_well(findings)

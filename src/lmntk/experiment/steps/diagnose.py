@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from lmntk.diagnosis.checkpoint import load_finetuned
 from lmntk.diagnosis.diagnosis import FORMAT, Diagnosis, diagnose
 from lmntk.diagnosis.examples import Examples, logits_of
-from lmntk.diagnosis.training import Training
+from lmntk.diagnosis.subject import FineTuning, KernelSolution, LabelledExamples
 from lmntk.errors import UserError
 from lmntk.experiment.session import GivenCheckpoint, Session
 from lmntk.experiment.shared_model import SharedModel, shared_model_of
@@ -23,35 +23,17 @@ from lmntk.experiment.steps.kernels import Kernels, forget_kernels, kernels_of
 from lmntk.experiment.steps.scratch import claimed_folder, remove_folders
 from lmntk.finetuning.files import load_weights, slug
 from lmntk.finetuning.method import FineTuningMethod
-from lmntk.finetuning.replay import POINTS, course_of
-from lmntk.finetuning.settings import Labelled, TrainingSettings, batch_order
+from lmntk.finetuning.replay import POINTS, replay
+from lmntk.finetuning.settings import Labelled, TrainingData, TrainingSettings, batch_order
 from lmntk.runs.keys import SplitKeys
 from lmntk.runs.records import DiagnosisRecord, FineTuningRecord
 from lmntk.runs.split import SIDES
+from lmntk.solvers.emulated_training import Training
 from lmntk.solvers.grid import SOLVER_VERSION
 from lmntk.solvers.inputs import Array
 from lmntk.system.hashing import Key
 
 SCRATCH_KIND = "diagnosis-"  # begins the names of scratch folders
-
-
-@dataclass(frozen=True)
-class Reached:
-    """Where a fine-tuning went: its weights, and how they were reached.
-
-    Attributes:
-        weights: fine-tuned, by the names of the split's model; None if training diverged.
-        trainable: the parameters that were trained.
-        training: how; None for a checkpoint that the user gave.
-        trajectory: (step, weights) along the training.
-        diverged: why there are no weights.
-    """
-
-    weights: Mapping[str, Tensor] | None
-    trainable: Mapping[str, nn.Parameter]
-    training: Training | None = None
-    trajectory: Iterable[tuple[int, Mapping[str, Tensor]]] = ()
-    diverged: str = ""
 
 
 class Diagnose:
@@ -235,12 +217,14 @@ def _diagnose(shared: SharedModel, job: Job, kernels: Kernels | None) -> Diagnos
     if isinstance(subject, FineTuningMethod):
         return _diagnose_method(shared, job, subject, kernels)
     weights = load_finetuned(subject.path, shared.session.pretrained, shared.model)
-    reached = Reached(weights, shared.session.chosen.select(shared.model))
-    return diagnose_reached(shared, job, reached, kernels)
+    fine_tuning = FineTuning(weights, shared.session.chosen.select(shared.model))
+    return diagnose_split(shared, job, fine_tuning, kernels)
 
 
-def diagnose_reached(shared: SharedModel, job: Job, reached: Reached, kernels: Kernels | None) -> Diagnosis:
-    """Return the diagnosis of weights that a fine-tuning of a split reached.
+def diagnose_split(
+    shared: SharedModel, job: Job, fine_tuning: FineTuning, kernels: Kernels | None
+) -> Diagnosis:
+    """Return the diagnosis of weights that a fine-tuning of a split fine_tuning.
 
     Mean |chi| in the other mode is that of the linear probe's logits without a prompt, of zero-shot's with one;
     where a task or a model has only one mode there is only one.
@@ -248,7 +232,7 @@ def diagnose_reached(shared: SharedModel, job: Job, reached: Reached, kernels: K
     Args:
         shared: the split's model at theta_0.
         job: the split, and what is diagnosed.
-        reached: the weights.
+        fine_tuning: the weights that it led to, and the way there.
         kernels: the sgd kernels of theta_0 by (side, formula), if they are known.
     """
     session, task, split = shared.session, shared.task, job.split
@@ -256,20 +240,14 @@ def diagnose_reached(shared: SharedModel, job: Job, reached: Reached, kernels: K
     texts = shared.texts(split)
     examples = {side: Examples.of_texts(part, pad_id, batch_size) for side, part in texts.items()}
     identity = {"cell": split.name, "task": task.name, "k": split.k, "seed": split.seed}
+    known = {} if kernels is None else {**kernels, **_signed(shared, job)}
     return diagnose(
         shared.model,
-        examples,
-        shared.labels(split),
-        reached.weights,
-        trainable=reached.trainable,
-        metric=task.metric,
+        LabelledExamples(examples, shared.labels(split), task.metric),
+        fine_tuning,
+        solution=KernelSolution(known, _formula(shared, job)),
         mode=split.mode,
-        kernels=None if kernels is None else {**kernels, **_signed(shared, job)},
-        formula=_formula(shared, job),
-        training=reached.training,
-        trajectory=reached.trajectory,
         other_mode=_logits_in_other_mode(shared, job),
-        diverged=reached.diverged,
         identity=identity | {"method": _subject_of(job).method},
         settings=session.settings,
     )
@@ -306,11 +284,11 @@ def _diagnose_method(
     with method.subset.chosen(shared.model) as trained:
         if record.chosen is None:
             why = "; ".join(record.notes) or "all trainings diverged"
-            reached = Reached(None, trained.parameters, diverged=why)
-            return diagnose_reached(shared, job, reached, kernels)
-        reached = _replayed(shared, job, method, record, trained.parameters)
+            fine_tuning = FineTuning(None, trained.parameters, diverged=why)
+            return diagnose_split(shared, job, fine_tuning, kernels)
+        fine_tuning = _replayed(shared, job, method, record, trained.parameters)
         session.progress.work(f"{split.name}: {method.method}, diagnosed", None)
-        return diagnose_reached(shared, job, reached, kernels)
+        return diagnose_split(shared, job, fine_tuning, kernels)
 
 
 def _replayed(
@@ -319,7 +297,7 @@ def _replayed(
     method: FineTuningMethod,
     record: FineTuningRecord,
     trained: Mapping[str, nn.Parameter],
-) -> Reached:
+) -> FineTuning:
     """Return where the chosen training goes, from the weights that were kept or else from the replay."""
     session, split, chosen = shared.session, job.split, record.chosen_run
     settings = replace(
@@ -330,18 +308,18 @@ def _replayed(
     session.progress.work(f"{split.name}: {method.method}, the way it went", settings.steps)
     key = diagnosis_key(shared, job)
     scratch = claimed_folder(session, SCRATCH_KIND, key, _owner_of(job))
-    replay = course_of(
-        shared.model, trained, train, dev, settings, chosen["best_step"], session.pretrained.pad_id,
-        shared.task.metric, scratch, session.progress.advance,
-    )  # fmt: skip
-    if (replay.best_step, replay.dev) != (chosen["best_step"], chosen["dev"]):
+    data = TrainingData(train, dev, session.pretrained.pad_id, shared.task.metric)
+    replayed = replay(
+        shared.model, trained, data, settings, chosen["best_step"], scratch, session.progress.advance
+    )
+    if (replayed.best_step, replayed.dev) != (chosen["best_step"], chosen["dev"]):
         session.progress.note(
             f"{split.name}, {method.method}: trained once more it took another way; on this device training is not exact"
         )
-    weights: Mapping[str, Any] | None = replay.best
+    weights: Mapping[str, Any] | None = replayed.best
     is_kept = record.checkpoint is not None and method.subset.lora_rank is None
     kept = session.store.folder / str(record.checkpoint)
     if is_kept and kept.is_file():  # else the replay's own, which are the same: somebody may have made room
         weights = load_weights(kept)[0]
     training = training_of(settings, len(train), chosen["best_step"])
-    return Reached(weights, trained, training, replay.along())
+    return FineTuning(weights, trained, training, replayed.along())

@@ -16,7 +16,7 @@ from lmntk.finetuning import optimizers
 from lmntk.finetuning.files import MODEL, WEIGHTS, export, save_weights, slug
 from lmntk.finetuning.grid import Search, search
 from lmntk.finetuning.method import FineTuningMethod
-from lmntk.finetuning.settings import Labelled, TrainingSettings
+from lmntk.finetuning.settings import Labelled, TrainingData, TrainingSettings
 from lmntk.finetuning.subsets import Subset
 from lmntk.finetuning.training import need_accelerate
 from lmntk.models.filters import ParameterFilter, has_adapter
@@ -149,11 +149,15 @@ def _train(shared: SharedModel, job: Job) -> None:
     sizes = len({min(size, len(train)) for size in method.batch_sizes})
     steps = len(method.learning_rates) * sizes * method.settings.steps
     session.progress.work(f"{split.name}: {method.method}", steps)
+    data = TrainingData(train, dev, session.pretrained.pad_id, task.metric, test)
     found = search(
-        shared.model, train, dev, test, method.subset, method.settings, method.learning_rates, method.batch_sizes,
-        session.pretrained.pad_id, metric=task.metric, linearized=method.linearized, folder=scratch,
-        checkpoint_seconds=how.checkpoint_seconds, on_step=session.progress.advance,
-    )  # fmt: skip
+        shared.model,
+        data,
+        method,
+        folder=scratch,
+        checkpoint_seconds=how.checkpoint_seconds,
+        on_step=session.progress.advance,
+    )
     (session.store.folder / f"{folder}.json").unlink(
         missing_ok=True
     )  # it would vouch for half-written weights

@@ -10,9 +10,9 @@ import torch
 from scipy.special import expit, softmax
 from toys import mean_loss
 
-from lmntk.diagnosis.emulator import SquaredLossTraining, descend, emulated_logits
 from lmntk.diagnosis.stability import stable_rates
 from lmntk.errors import UserError
+from lmntk.solvers.emulator import SquaredLossTraining, descend, emulated_logits
 
 N = 8
 

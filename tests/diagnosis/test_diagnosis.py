@@ -19,9 +19,9 @@ from lmntk.diagnosis.before import look_before
 from lmntk.diagnosis.diagnosis import diagnose
 from lmntk.diagnosis.examples import Examples, logits_of
 from lmntk.diagnosis.features import gradient_distance, kernel_distance, sgd_kernel
-from lmntk.diagnosis.linearization import linearized_logits, logit_error
+from lmntk.diagnosis.linearization import linearized_logits
 from lmntk.diagnosis.spectrum import group_shares
-from lmntk.diagnosis.training import Training
+from lmntk.diagnosis.subject import FineTuning, KernelSolution, LabelledExamples
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.run import run
@@ -29,11 +29,13 @@ from lmntk.experiment.session import GivenCheckpoint
 from lmntk.experiment.shared_model import shared_model_of
 from lmntk.experiment.start import open_session
 from lmntk.experiment.steps.base import Job
-from lmntk.experiment.steps.diagnose import Reached, diagnose_reached
+from lmntk.experiment.steps.diagnose import diagnose_split
 from lmntk.kernels.kernel import Kernel
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.weights import at_weights
 from lmntk.prompts.batching import collate
+from lmntk.solvers.emulated_training import Training
+from lmntk.solvers.emulator import logit_error
 from lmntk.system.progress import Silent
 
 TOP = {
@@ -93,7 +95,7 @@ def diagnosed(shared, weights, training=None, trajectory=(), diverged="", kernel
     (split,) = shared.splits
     chosen = ParameterFilter().select(shared.model) if trainable is None else trainable
     job = Job(split, GivenCheckpoint(Path("given"), "0" * 64))
-    return diagnose_reached(shared, job, Reached(weights, chosen, training, trajectory, diverged), kernels)
+    return diagnose_split(shared, job, FineTuning(weights, chosen, training, trajectory, diverged), kernels)
 
 
 def fine_tune(start, pad, rate, steps):
@@ -274,12 +276,12 @@ def test_sign_descent_is_emulated():
                 p -= rate * g.sign()
     weights = {name: p.detach() for name, p in tuned.named_parameters()}
     training = Training("signgd", rate, steps, decay="constant", batch_size=1, batches=order)
-    found = diagnose(model, examples, labels, weights, kernels=kernels, training=training)
+    texts, solution = LabelledExamples(examples, labels), KernelSolution(kernels)
+    found = diagnose(model, texts, FineTuning(weights, training=training), solution=solution)
     assert found.numbers["emulation_error"] < 0.02
     assert np.ptp(np.array(found.emulation["real"])[:, 0]) > 0.01
-    unknown = diagnose(
-        model, examples, labels, weights, kernels=kernels, training=Training("adamw", rate, steps)
-    )
+    adam = FineTuning(weights, training=Training("adamw", rate, steps))
+    unknown = diagnose(model, texts, adam, solution=solution)
     assert unknown.emulation is None
 
 
@@ -310,9 +312,9 @@ def test_mistakes_are_said():
     some, labels, x = clusters(6, 2, 1)
     train(model, x, labels, 0.0, 1, "squared")
     with pytest.raises(UserError, match="no dev texts"):
-        diagnose(model, {"train": some}, {"train": labels}, None)
+        diagnose(model, LabelledExamples({"train": some}, {"train": labels}), FineTuning(None))
     every, truth = (dict.fromkeys(("train", "dev", "test"), part) for part in (some, labels))
     with pytest.raises(UserError, match="no parameter requires a gradient"):
-        diagnose(model.requires_grad_(False), every, truth, None)
+        diagnose(model.requires_grad_(False), LabelledExamples(every, truth), FineTuning(None))
     with pytest.raises(UserError, match="there is no batch"):
         Examples.of_batches([])

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lmntk.diagnosis.comparison import compare, over_splits
-from lmntk.diagnosis.conclusions import comparisons_in, conclude
-from lmntk.diagnosis.over_splits import task_verdict
+from lmntk.diagnosis.comparison import compare
+from lmntk.diagnosis.over_splits import comparisons_in, over_splits, task_comparison, task_verdict
 from lmntk.diagnosis.uncertainty import error_of_mean
 from lmntk.errors import UserError
 from lmntk.tasks.metrics import score
@@ -176,7 +175,7 @@ def compared(first, second, labels=LABELS, metric="accuracy"):
 
 def test_two_fine_tunings_over_splits():
     splits = [compared(first, second) for first, second in ((0.8, 0.7), (0.9, 0.7), (0.7, 0.6))]
-    found = over_splits(splits, ("one", "other"))
+    found = task_comparison(splits, ("one", "other"))
     assert (found.first, found.second, found.agreement) == pytest.approx((0.8, 2 / 3, 1 - 0.4 / 3))
     pairs = [[(1.0, one.seen.first), (-1.0, one.seen.second)] for one in splits]
     texts = error_of_mean("accuracy", LABELS, pairs)
@@ -184,19 +183,19 @@ def test_two_fine_tunings_over_splits():
         np.hypot(np.std([0.1, 0.2, 0.1], ddof=1) / 3**0.5, texts)
     )
     assert found.differs and "3 splits, more than" in found.sentence
-    assert not over_splits([splits[0], splits[0], compared(0.5, 0.7)], ("one", "other")).differs
-    assert over_splits(splits[:1], ("one", "other")) is splits[0]
+    assert not task_comparison([splits[0], splits[0], compared(0.5, 0.7)], ("one", "other")).differs
+    assert task_comparison(splits[:1], ("one", "other")) is splits[0]
     with pytest.raises(UserError, match="no split"):
-        over_splits([], ("one", "other"))
+        task_comparison([], ("one", "other"))
     with pytest.raises(UserError, match="give the comparison of each split"):
-        over_splits([found, found], ("one", "other"))
+        task_comparison([found, found], ("one", "other"))
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1"])
 def test_splits_that_differ_by_the_same_text_are_no_surer_than_its_error(metric):
     """80 test texts, one of which one fine-tuning gets right and the other wrong, in both splits: the splits agree, the texts are few."""
     one = compared(49 / 80, 48 / 80, LABELS[:80], metric)
-    found = over_splits([one, one], ("one", "other"))
+    found = task_comparison([one, one], ("one", "other"))
     assert found.first - found.second == pytest.approx(one.first - one.second) and found.first != found.second
     assert found.error >= 1 / 80 and not found.differs and "within twice the error of" in found.sentence
 
@@ -204,7 +203,7 @@ def test_splits_that_differ_by_the_same_text_are_no_surer_than_its_error(metric)
 def test_comparisons_stand_in_the_verdicts_without_their_texts():
     head = {"task": "films", "k": 4, "mode": "prompt"}
     for count in (1, 2):
-        (one,) = conclude([], [(head, compared(0.8, 0.7))] * count, {})["comparisons"]
+        (one,) = over_splits([], [(head, compared(0.8, 0.7))] * count, {})["comparisons"]
         assert set(one) == {
             *head,
             "title",

@@ -1,4 +1,4 @@
-"""What is known of a real training, and its emulation beside it."""
+"""A real training, as far as it is known, and its emulation by kernels beside it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lmntk.diagnosis.emulator import (
+from lmntk.kernels.kernel import Kernel
+from lmntk.solvers.emulator import (
     Decay,
     Loss,
     SquaredLossTraining,
@@ -16,16 +17,15 @@ from lmntk.diagnosis.emulator import (
     emulated_logits,
     emulation_error,
     learning_rates,
+    logit_error,
     sign_descend,
 )
-from lmntk.diagnosis.linearization import logit_error
-from lmntk.kernels.kernel import Kernel
 from lmntk.solvers.inputs import Array
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a model was fine-tuned.
+    """The course of a fine-tuning, as far as it is known.
 
     Attributes:
         optimizer: ``sgd``, ``adamw`` or ``signgd``.
@@ -64,9 +64,9 @@ class Training:
 class Emulation:
     """Logits [steps, m, c] of some texts in real training and in its emulation by the kernel.
 
-    ``error`` is ``emulation_error``, whose range is that of all texts at all steps, before training too. ``move_error`` is
-    ``logit_error`` at the last step, ||real - emulated|| / ||real - f0||: 0 is exact, 1 no better than saying that nothing moved; None
-    where the steps do not begin with 0.
+    ``error`` is ``emulation_error``, whose range is that of all texts at all steps, before training too.
+    ``move_error`` is ``logit_error`` at the last step, ||real - emulated|| / ||real - f0||: 0 is exact, 1 no
+    better than saying that nothing moved; None where the steps do not begin with 0.
     """
 
     steps: tuple[int, ...]
@@ -75,8 +75,18 @@ class Emulation:
     error: float
     move_error: float | None
 
+    @classmethod
+    def of(cls, steps: Sequence[int], real: Array, emulated: Array) -> Emulation:
+        """Return both logits with their errors."""
+        from_start = steps[0] == 0 and len(steps) > 1
+        move_error = logit_error(real[0], real[-1], emulated[-1]) if from_start else None
+        return cls(tuple(steps), real, emulated, emulation_error(real, emulated), move_error)
+
     def as_dict(self, texts: int) -> dict[str, Any]:
-        """Returns plain data of at most so many texts, spread evenly over them, and so over the classes; the errors stay those of all."""
+        """Return plain data of at most ``texts`` texts, spread evenly over them, and so over the classes.
+
+        The errors stay those of all texts.
+        """
         count = self.real.shape[1]
         few = np.s_[:, np.unique(np.linspace(0, count - 1, min(texts, count)).round().astype(int))]
         return {
@@ -97,11 +107,11 @@ def emulate(
     steps: Sequence[int],
     side: str = "dev",
 ) -> Array | None:
-    """Returns the emulated logits [steps, m, c] of a side's texts, or None where no kernel describes the training.
+    """Return the emulated logits [steps, m, c] of a side's texts, or None where no kernel describes the training.
 
-    SGD goes by the sgd kernel: with the order of the batches step by step, else as if every step saw all texts, which is what
-    minibatches do on average. SignGD goes by ``asigngd`` where there is one logit and one text a step in a known order. Adam has no
-    kernel beyond its first step. Dropout is not emulated.
+    SGD goes by the sgd kernel: with the order of the batches step by step, else as if every step saw all texts,
+    which is what minibatches do on average. SignGD goes by ``asigngd`` where there is one logit and one text a
+    step in a known order. Adam has no kernel beyond its first step. Dropout is not emulated.
 
     Args:
         training: how the model was trained.
@@ -116,20 +126,17 @@ def emulate(
         return None
     train, other = kernels["train", formula].values, kernels[side, formula].values
     if formula == "asigngd":
-        if (
-            train.shape[1] != 1
-            or training.batches is None
-            or any(len(batch) != 1 for batch in training.batches)
-        ):
+        if training.batches is None or train.shape[1] != 1 or any(len(b) != 1 for b in training.batches):
             return None
         order = [batch[0] for batch in training.batches]
-        found = sign_descend(
+        coefficients = sign_descend(
             train, labels, f0["train"], training.rates, order, loss=training.loss, steps=steps
         )
     elif training.loss == "squared" and training.batches is None and training.clip is None:
-        found = SquaredLossTraining.of_labels(train, labels, f0["train"]).descent_at(training.rates, steps)
+        closed_form = SquaredLossTraining.of_labels(train, labels, f0["train"])
+        coefficients = closed_form.descent_at(training.rates, steps)
     else:
-        found = descend(
+        coefficients = descend(
             train,
             labels,
             f0["train"],
@@ -139,10 +146,4 @@ def emulate(
             batches=training.batches,
             clip=training.clip,
         )
-    return emulated_logits(found, other, f0[side])
-
-
-def compared(steps: Sequence[int], real: Array, emulated: Array) -> Emulation:
-    """Returns both with their errors."""
-    move_error = logit_error(real[0], real[-1], emulated[-1]) if steps[0] == 0 and len(steps) > 1 else None
-    return Emulation(tuple(steps), real, emulated, emulation_error(real, emulated), move_error)
+    return emulated_logits(coefficients, other, f0[side])

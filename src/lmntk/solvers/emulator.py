@@ -1,11 +1,12 @@
 """Fine-tuning emulated by its kernel: training of the linearized model, without a model.
 
-Gradient training of f_lin(x) = f0(x) + <g(x), theta - theta_0> never leaves the span of the training gradients,
+Gradient training of f_lin(x) = f0(x) + <g(x), theta - theta_0> never leaves the span of the training
+gradients,
 
     theta_t - theta_0 = - sum_nc A_t[n, c] g_c(x_n),    f_t(x) = f0(x) - sum_nc A_t[n, c] K[n, c, x, d],
 
-so that all there is to know of it are the *coefficients* A_t [n, c]. Every function here returns them, and ``emulated_logits`` makes
-logits of any texts from them and a kernel [n, c, m, d].
+so that all there is to know of it are the *coefficients* A_t [n, c]. Every function here returns them, and
+``emulated_logits`` makes logits of any texts from them and a kernel [n, c, m, d].
 
 The losses are means over the training set, L = 1/n sum_i l_i:
 
@@ -22,8 +23,8 @@ from typing import Literal
 
 import numpy as np
 
-from lmntk.diagnosis.chi import output_derivative
 from lmntk.errors import UserError
+from lmntk.solvers.chi import output_derivative
 from lmntk.solvers.inputs import (
     Array,
     as_kernel,
@@ -41,14 +42,17 @@ CLIP_FLOOR = 1e-6  # torch.nn.utils.clip_grad_norm_ adds it to the norm that it 
 
 
 def learning_rates(rate: float, steps: int, decay: Decay = "constant") -> Array:
-    """Returns the rate of each step [steps]; ``linear`` is rate (1 - s / steps), s = 0, 1, ..., transformers' without a warm-up."""
+    """Return the rate of each step [steps].
+
+    ``linear`` is rate (1 - s / steps), s = 0, 1, ..., transformers' without a warm-up.
+    """
     if decay == "constant":
         return np.full(steps, rate)
     return rate * (1.0 - np.arange(steps) / max(steps, 1))
 
 
 def emulated_logits(coefficients: Array, kernel: Array, f0: Array) -> Array:
-    """Returns f(x_m) = f0(x_m) - sum_nc A[n, c] K[n, c, m, d], shape [..., m, d].
+    """Return f(x_m) = f0(x_m) - sum_nc A[n, c] K[n, c, m, d], shape [..., m, d].
 
     Args:
         coefficients: A [..., n, c], with any axes before, such as steps.
@@ -95,15 +99,16 @@ class SquaredLossTraining:
 
     @classmethod
     def of_labels(cls, kernel: Array, labels: Sequence[int], f0: Array) -> SquaredLossTraining:
-        """Returns the training on labels: targets -1, +1 for one logit, one-hot for several."""
+        """Return the training on labels: targets -1, +1 for one logit, one-hot for several."""
         outputs = as_train_kernel(kernel).shape[1]
         return cls(kernel, target_matrix(encode_labels(labels, outputs, what="emulated"), outputs), f0)
 
     def flow(self, time: float) -> Array:
-        """Returns the coefficients A [n, c] of gradient flow at a time: A = U phi U^T (f0 - y) / n, phi = (1 - exp(-t lambda)) / lambda.
+        """Return the coefficients A [n, c] of gradient flow at a time.
 
-        phi is t where lambda is zero. On the training texts f_t = y + exp(-t K / n) (f0 - y); t = inf is the interpolation, along
-        eigenvectors above the rounding error of the largest.
+        A = U phi U^T (f0 - y) / n with phi = (1 - exp(-t lambda)) / lambda, and phi = t where lambda is zero. On
+        the training texts f_t = y + exp(-t K / n) (f0 - y); t = inf is the interpolation, along eigenvectors
+        above the rounding error of the largest.
         """
         if not time >= 0:
             raise UserError(f"time: {time} is before the start; give 0 or more, or inf")
@@ -115,17 +120,19 @@ class SquaredLossTraining:
         return self._coefficients(phi)
 
     def descent(self, rates: Sequence[float] | Array) -> Array:
-        """Returns the coefficients A [n, c] after full-batch gradient descent with these rates, one a step; exact.
+        """Return the coefficients A [n, c] after full-batch gradient descent with these rates, one a step; exact.
 
         A = U phi U^T (f0 - y) / n with phi = sum_s eta_s prod_{r < s} (1 - eta_r lambda), which for one rate is
-        (1 - (1 - eta lambda)^s) / lambda. On the training texts the residual shrinks by prod_s (1 - eta_s lambda).
+        (1 - (1 - eta lambda)^s) / lambda. On the training texts the residual shrinks by
+        prod_s (1 - eta_s lambda).
 
-        Cost: n c operations a step, and (n c)^2 in the end. A rate that is too large gives what descent would: numbers without bound.
+        Cost: n c operations a step, and (n c)^2 in the end. A rate that is too large gives what descent would:
+        numbers without bound.
         """
         return np.asarray(self.descent_at(rates, [len(rates)])[0])
 
     def descent_at(self, rates: Sequence[float] | Array, steps: Sequence[int]) -> Array:
-        """Returns the coefficients A [steps, n, c] after each of the given numbers of steps."""
+        """Return the coefficients A [steps, n, c] after each of the given numbers of steps."""
         wanted = _checked_steps(steps, len(rates))
         phi, left = np.zeros_like(self.eigenvalues), np.ones_like(self.eigenvalues)
         found = {0: phi}
@@ -152,7 +159,7 @@ def descend(
     batches: Sequence[Sequence[int]] | None = None,
     clip: float | None = None,
 ) -> Array:
-    """Returns the coefficients A [steps, n, c] of gradient descent on the linearized model, step by step, for any loss.
+    """Return the coefficients A [steps, n, c] of gradient descent on the linearized model, for any loss.
 
         A += eta_s / |B| chi_B,    chi = d loss / d f at f = f0 - K A,   B all training texts, or the step's minibatch
 
@@ -164,9 +171,11 @@ def descend(
         loss: ``cross-entropy`` or ``squared``.
         steps: after how many steps to look; by default after the last.
         batches: the training texts' numbers that each step sees, in the order of a real training; by default all, every step.
-        clip: the largest norm of a step's gradient, as ``clip_grad_norm_`` has it; the norm is sqrt(a K a), a = chi_B / |B|.
+        clip: the largest norm of a step's gradient, as ``clip_grad_norm_`` has it; the norm is sqrt(a K a),
+            a = chi_B / |B|.
 
-    Cost: 2 (n c)^2 operations a step, with ``clip`` or without (the norm is read off how the logits move); no network.
+    Cost: 2 (n c)^2 operations a step, with ``clip`` or without (the norm is read off how the logits move); no
+    network.
     """
     kernel = as_train_kernel(kernel)
     n, c = kernel.shape[:2]
@@ -205,9 +214,9 @@ def sign_descend(
     loss: Loss = "cross-entropy",
     steps: Sequence[int] | None = None,
 ) -> Array:
-    """Returns the coefficients A [steps, n, 1] of sign descent with one text a step on the linearized model of one logit.
+    """Return the coefficients A [steps, n, 1] of sign descent on the linearized model of one logit.
 
-        df(x) = - eta sign(chi_i) <sign g(x_i), g(x)>,   so   A[i] += eta sign(chi_i)
+        df(x) = - eta sign(chi_i) <sign g(x_i), g(x)>,   so   A[i] += eta sign(chi_i),   one text i a step
 
     Args:
         kernel: ``asigngd`` of the training texts [n, 1, n, 1], with the sign on the first side, as ``Kernel.values`` has it.
@@ -225,7 +234,8 @@ def sign_descend(
     n, c = kernel.shape[:2]
     if c != 1:
         raise UserError(
-            f"sign descent: its kernel describes one logit and one text a step, not {c} logits; fold two classes into one"
+            f"sign descent: its kernel describes one logit and one text a step, not {c} logits; "
+            "fold two classes into one"
         )
     if len(order) < len(rates):
         raise UserError(f"{len(order)} texts for {len(rates)} steps; give one for each step")
@@ -246,15 +256,26 @@ def sign_descend(
 
 
 def emulation_error(real: Array, emulated: Array) -> float:
-    """Returns the largest |real - emulated| of all logits [..., m, c], divided by the range (largest less smallest) of the real ones.
+    """Return the largest |real - emulated| of all logits [..., m, c], in units of the real logits' range.
 
-    nan where the real logits are all the same; inf where the emulated ones are not finite.
+    The range is the largest real logit less the smallest. nan where the real logits are all the same; inf where
+    the emulated ones are not finite.
     """
     real, emulated = np.asarray(real, dtype=np.float64), np.asarray(emulated, dtype=np.float64)
     spread = float(real.max() - real.min())
     if not np.isfinite(emulated).all():
         return float("inf")
     return float(np.abs(real - emulated).max()) / spread if spread > 0 else float("nan")
+
+
+def logit_error(before: Array, real: Array, predicted: Array) -> float:
+    """Return ||real - predicted||_F / ||real - before||_F over all texts and logits [n, c].
+
+    It is the part of the logits' move that a prediction, such as the linearization's, misses. 0: the prediction
+    is exact. 1: it is no better than to say that nothing moved. nan where nothing did.
+    """
+    moved = float(np.linalg.norm(real - before))
+    return float(np.linalg.norm(real - predicted)) / moved if moved > 0 else float("nan")
 
 
 def _checked_steps(steps: Sequence[int], taken: int) -> set[int]:

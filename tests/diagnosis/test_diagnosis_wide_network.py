@@ -14,7 +14,8 @@ from lmntk.diagnosis.before import look_before
 from lmntk.diagnosis.diagnosis import diagnose
 from lmntk.diagnosis.examples import Examples
 from lmntk.diagnosis.stability import stable_rates
-from lmntk.diagnosis.training import Training, compared, emulate
+from lmntk.diagnosis.subject import FineTuning, KernelSolution, LabelledExamples
+from lmntk.solvers.emulated_training import Emulation, Training, emulate
 
 WIDTH, STEPS = 4096, 40
 
@@ -52,17 +53,14 @@ def test_a_wide_network_is_kernel_like_and_emulated_within_a_hundredth(outputs, 
     real = torch.stack(curve).numpy()
     training = Training("sgd", rate, STEPS, loss, decay="constant")
     emulated = emulate(training, before.kernels, labels["train"], before.logits, range(STEPS + 1))
-    assert compared(range(STEPS + 1), real, emulated).error < 0.01
+    assert Emulation.of(range(STEPS + 1), real, emulated).error < 0.01
     assert np.abs(real[-1] - real[0]).max() > 0.3 * (real.max() - real.min())  # it did train
     at_start = weights_of(model)
     found = diagnose(
         model,
-        examples,
-        labels,
-        weights_of(tuned),
-        training=training,
-        kernels=before.kernels,
-        trajectory=[(STEPS, weights_of(tuned))],
+        LabelledExamples(examples, labels),
+        FineTuning(weights_of(tuned), training=training, trajectory=[(STEPS, weights_of(tuned))]),
+        solution=KernelSolution(before.kernels),
     )
     assert found.verdict.verdict == "kernel-like", found.verdict.reason
     assert [test.passed for test in found.verdict.tests] == [True, True, True]
@@ -104,10 +102,8 @@ def test_a_narrow_network_at_a_large_rate_is_not_kernel_like():
     train(tuned, x["train"], labels["train"], rate, 200, "squared")
     found = diagnose(
         model,
-        examples,
-        labels,
-        weights_of(tuned),
-        training=Training("sgd", rate, 200, "squared", decay="constant"),
+        LabelledExamples(examples, labels),
+        FineTuning(weights_of(tuned), training=Training("sgd", rate, 200, "squared", decay="constant")),
     )
     assert found.verdict.verdict == "not", found.verdict.reason
     assert found.numbers["rate"] > found.numbers["largest_stable_rate"]
@@ -149,7 +145,7 @@ def test_a_fresh_head_on_features_that_must_move_is_not_kernel_like():
             1e-2 * torch.randn(2, 16, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
         )
     train(tuned, parts["train"][2], labels["train"], 0.8, 1500, "cross-entropy")
-    found = diagnose(model, examples, labels, weights_of(tuned))
+    found = diagnose(model, LabelledExamples(examples, labels), FineTuning(weights_of(tuned)))
     assert found.verdict.verdict == "not"
     assert found.numbers["fine_tuned"] > 0.95
     by_name = {test.name: test for test in found.verdict.tests}

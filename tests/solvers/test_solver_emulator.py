@@ -8,7 +8,11 @@ import torch
 from model_table import TABLE, pad_id, random_texts
 from toys import mean_loss
 
-from lmntk.diagnosis.emulator import (
+from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.errors import UserError
+from lmntk.prompts.batching import collate
+from lmntk.solvers.emulated_training import Emulation
+from lmntk.solvers.emulator import (
     SquaredLossTraining,
     descend,
     emulated_logits,
@@ -16,10 +20,6 @@ from lmntk.diagnosis.emulator import (
     learning_rates,
     sign_descend,
 )
-from lmntk.diagnosis.training import compared
-from lmntk.engine.stream import Settings, stream_kernels, whole
-from lmntk.errors import UserError
-from lmntk.prompts.batching import collate
 from lmntk.tangents.linearized import LinearizedModel
 
 N, M, P = 7, 4, 50
@@ -207,10 +207,10 @@ def test_mistakes_are_said():
 def test_an_emulation_in_which_nothing_moves_is_not_flattered_by_how_far_apart_the_texts_are():
     f0 = np.array([[-50.0], [50.0]])
     real = np.stack([f0, f0 + 0.5, f0 + np.array([[0.6], [-0.8]])])
-    still = compared((0, 1, 2), real, np.stack([f0] * 3))
+    still = Emulation.of((0, 1, 2), real, np.stack([f0] * 3))
     assert still.error < 0.01 and still.move_error == pytest.approx(1.0)
-    half = compared((0, 1, 2), real, np.stack([f0, f0, f0 + np.array([[0.6], [-0.3]])]))
+    half = Emulation.of((0, 1, 2), real, np.stack([f0, f0, f0 + np.array([[0.6], [-0.3]])]))
     assert half.move_error == pytest.approx(0.5) and half.as_dict(2)["move_error"] == half.move_error
-    assert compared((0, 1, 2), real, real).move_error == 0
-    assert compared((1, 2), real[1:], real[1:]).move_error is None
-    assert np.isnan(compared((0, 1), np.stack([f0, f0]), np.stack([f0, f0])).move_error)
+    assert Emulation.of((0, 1, 2), real, real).move_error == 0
+    assert Emulation.of((1, 2), real[1:], real[1:]).move_error is None
+    assert np.isnan(Emulation.of((0, 1), np.stack([f0, f0]), np.stack([f0, f0])).move_error)
