@@ -27,7 +27,8 @@ from scaling import QUICK, SMALL, Problem, network, texts_of
 from torch import Tensor
 
 from lmntk.engine import budget as schedule
-from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.models.filters import ParameterFilter
 from lmntk.system.executors.base import Executor
 from lmntk.system.executors.local import Local

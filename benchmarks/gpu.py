@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from measuring import describe_machine, machine, print_table, seconds, write_json
 
-from lmntk.engine.stream import Settings, Streamed, stream_kernels, whole
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import Streamed, stream_kernels, whole
 from lmntk.errors import UserError
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.logit_model import LogitModel, PromptModel

@@ -50,7 +50,8 @@ from torch import Tensor, nn
 
 from lmntk.engine import batches as capturing
 from lmntk.engine import tiles
-from lmntk.engine.stream import Settings, Streamed, stream_kernels, whole
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import Streamed, stream_kernels, whole
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.logit_model import PromptModel
 from lmntk.models.state import frozen

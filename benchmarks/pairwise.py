@@ -41,11 +41,13 @@ from torch import Tensor
 from torch.func import functional_call, jvp, vjp
 from transformers import RobertaConfig, RobertaForMaskedLM
 
-from lmntk.engine.stream import Settings, default_memory, stream_kernels, whole
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.experiment.configuration import parse_bytes
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.logit_model import PromptModel
 from lmntk.prompts.encoding import EncodedText
+from lmntk.system.memory import default_memory
 
 TOLERANCE = 1e-4
 LENGTHS = (8, 11, 14, 17, 20, 23, 26, 30, 35, 45, 60)  # tokens of SST-2's prompted test texts: its tenths

@@ -50,7 +50,8 @@ def measured(name: str, quick: bool) -> dict[str, Any]:
     from transformers import RobertaConfig, RobertaForMaskedLM
 
     from lmntk.engine.estimate import Estimate
-    from lmntk.engine.stream import Settings, stream_kernels
+    from lmntk.engine.settings import Settings
+    from lmntk.engine.stream import stream_kernels
     from lmntk.errors import UserError
     from lmntk.models.filters import ParameterFilter
     from lmntk.models.logit_model import PromptModel

@@ -37,7 +37,8 @@ from torch import Tensor
 from torch.func import functional_call, jacrev
 from transformers import RobertaConfig, RobertaForMaskedLM
 
-from lmntk.engine.stream import Settings, plan_kernels, stream_kernels, whole
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import plan_kernels, stream_kernels, whole
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.logit_model import PromptModel
 from lmntk.models.state import frozen

@@ -17,7 +17,8 @@ from lmntk.diagnosis.emulator import (
     sign_descend,
 )
 from lmntk.diagnosis.training import compared
-from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.errors import UserError
 from lmntk.prompts.batching import collate
 from lmntk.tangents.linearized import LinearizedModel

@@ -16,6 +16,7 @@ from tiny import write_model, write_rows
 from lmntk.engine import rates as calibration
 from lmntk.engine import stream as streaming
 from lmntk.engine.batches import Capturing
+from lmntk.engine.settings import NOT_KEPT
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.run import run
 from lmntk.experiment.session import Silent
@@ -264,7 +265,7 @@ def test_that_no_factors_are_kept_of_kernels_that_are_there_is_said(values, tmp_
     for more in ({}, {"solvers": ["logistic"], "formulas": ["sgd"]}):
         notes = Notes()
         run(make_experiment(first | more | {"keep_factors": True}), notes)
-        assert {line for line in notes.lines if "keep-factors" in line} == {streaming.NOT_KEPT}
+        assert {line for line in notes.lines if "keep-factors" in line} == {NOT_KEPT}
         assert not list((tmp_path / "out").rglob("factors"))
     notes = Notes()
     run(make_experiment(values | {"out": tmp_path / "new", "keep_factors": True}), notes)

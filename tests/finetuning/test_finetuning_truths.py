@@ -10,7 +10,8 @@ from model_table import TABLE, alone, pad_id, random_texts
 from torch import nn
 
 from lmntk.diagnosis.chi import output_derivative
-from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.finetuning.logits import logits_of
 from lmntk.finetuning.losses import mean_loss
 from lmntk.finetuning.settings import Labelled, TrainingSettings, batch_order

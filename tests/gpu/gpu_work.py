@@ -6,7 +6,8 @@ import pytest
 import torch
 from model_table import TABLE, pad_id, random_texts
 
-from lmntk.engine.stream import Settings, Streamed, stream_kernels
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import Streamed, stream_kernels
 
 FORMULAS = ["sgd", "signgd", "asigngd"]
 PAIRS = [("a", "a"), ("b", "a"), ("a", "c"), ("b", "c")]

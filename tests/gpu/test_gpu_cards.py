@@ -18,7 +18,8 @@ from model_table import TABLE, pad_id, random_texts
 
 from lmntk.engine import stream as streaming
 from lmntk.engine.budget import Schedule
-from lmntk.engine.stream import Settings, stream_kernels
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels
 from lmntk.errors import UserError
 from lmntk.system.device_memory import CardMemory
 from lmntk.system.devices import chosen_devices

@@ -16,7 +16,7 @@ from lmntk.engine import stream as streaming
 from lmntk.engine import tiles
 from lmntk.engine.budget import MARGIN, Schedule, Trial, make_schedule
 from lmntk.engine.card_schedule import BUFFERS, CARD_MARGIN, make_card_schedule
-from lmntk.engine.stream import Settings
+from lmntk.engine.settings import Settings
 from lmntk.engine.transfers import Fetched, Transfers
 from lmntk.errors import UserError
 from lmntk.kernels.gram import GPU_TILE_BYTES, TILE_BYTES

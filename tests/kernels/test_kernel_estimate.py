@@ -18,7 +18,8 @@ from lmntk.engine.cost import Operations, Shape, shapes_of
 from lmntk.engine.cost import contraction as operations_of
 from lmntk.engine.estimate import shown_count, shown_time
 from lmntk.engine.rates import Rates, measure_rates, rates_of
-from lmntk.engine.stream import Settings, plan_kernels
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import plan_kernels
 from lmntk.errors import UserError
 from lmntk.kernels import contraction, gram
 from lmntk.kernels.contraction import kernel_names

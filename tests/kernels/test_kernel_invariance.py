@@ -14,7 +14,8 @@ from model_table import FAMILIES, MASKED, TABLE, pad_id, random_texts, relative_
 
 from lmntk.engine import stream as streaming
 from lmntk.engine.budget import Schedule
-from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.kernels import gram as gram_module
 from lmntk.kernels.contraction import FORMULAS
 from lmntk.kernels.gram import Panel, gram

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from lmntk import UserError, module_kernels, register_rule
-from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.errors import ModelError
 from lmntk.prompts.encoding import EncodedText
 from lmntk.tangents.factors import sum_over_uses

@@ -17,7 +17,8 @@ from model_table import (
     relative_distance,
 )
 
-from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.kernels.contraction import FORMULAS
 from lmntk.kernels.gram import Panel, gram
 from lmntk.prompts.batching import collate

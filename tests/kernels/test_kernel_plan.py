@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from lmntk.engine import stream as streaming
+from lmntk.engine.assembly import jobs_of
 from lmntk.engine.batches import Capturing
 from lmntk.engine.budget import DOUBLE, MARGIN, Trial, make_schedule, padded_tokens
 from lmntk.engine.card_schedule import STREAMED, make_card_schedule
-from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.engine.transfers import Fetched, Transfers
 from lmntk.errors import UserError
 from lmntk.kernels.gram import Panel, gram
@@ -178,7 +180,7 @@ def test_tiles_are_counted_as_they_are_cut(chunk):
     texts = {"a": texts_of([1]), **{f"c{i}": texts_of([10, 20, 30 + i]) for i in range(4)}}
     pairs = [("a", name) for name in texts]
     columns = [[text.length for text in texts[name]] for name in texts if name != "a"]
-    jobs = streaming._jobs(texts, pairs, ["a"], chunk)
+    jobs = jobs_of(texts, pairs, ["a"], chunk)
     most = max(
         sum(text.length for text in texts[job.column][job.start : job.stop])
         for job in jobs

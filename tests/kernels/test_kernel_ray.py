@@ -21,7 +21,8 @@ from torch import nn
 
 from lmntk.engine import stream as streaming
 from lmntk.engine.budget import Schedule
-from lmntk.engine.stream import Settings, stream_kernels
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels
 from lmntk.errors import ModelError, UserError
 from lmntk.system.executors.choose import chosen_executor
 from lmntk.system.executors.local import Local

@@ -14,8 +14,9 @@ from model_table import TABLE, pad_id, plain_logits, random_texts
 from lmntk.engine import stream as streaming
 from lmntk.engine import tiles
 from lmntk.engine.budget import MARGIN, Schedule, Trial, make_schedule
+from lmntk.engine.settings import Settings
 from lmntk.engine.stored_factors import Choice, KeptFactors, LowRank
-from lmntk.engine.stream import Settings, finish, stream_kernels
+from lmntk.engine.stream import finish, stream_kernels
 from lmntk.engine.work import Scratch
 from lmntk.errors import UserError
 from lmntk.models.filters import ParameterFilter

@@ -9,7 +9,8 @@ import torch
 from model_table import FAMILIES, TABLE, alone, flat, oracle, pad_id, plain_logits, random_texts
 from torch import nn
 
-from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.kernels.contraction import FORMULAS
 from lmntk.models.filters import ParameterFilter
 from lmntk.tangents.capture import capture

@@ -10,7 +10,8 @@ from coverage_models import BATCH, Around, BroadcastTable, Coupled, Scale, Share
 from model_table import FAMILIES, TABLE, pad_id, random_texts
 from torch import nn
 
-from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.errors import ModelError
 from lmntk.kernels.gram import Panel, gram
 from lmntk.prompts.batching import collate

@@ -19,7 +19,7 @@ from lmntk.diagnosis.spectrum import group_shares, readable_groups, shares_of, s
 from lmntk.diagnosis.stability import stable_rates
 from lmntk.diagnosis.training import Training, compared, emulate
 from lmntk.diagnosis.verdict import Evidence, Verdict, decide
-from lmntk.engine.stream import Settings
+from lmntk.engine.settings import Settings
 from lmntk.errors import UserError
 from lmntk.models.weights import at_weights
 from lmntk.solvers.inputs import Array

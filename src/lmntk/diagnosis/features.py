@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from lmntk.diagnosis.examples import Examples, device_of, fitted
-from lmntk.engine.stream import Pair, Settings, Streamed, finish, stream_kernels, whole
+from lmntk.engine.assembly import Pair
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import Streamed, finish, stream_kernels, whole
 from lmntk.errors import UserError
 from lmntk.kernels.gram import Grouping, Panel, gram
 from lmntk.models.fingerprint import fingerprint

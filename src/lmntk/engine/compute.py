@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lmntk.engine.precision_loss import Loss
-from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.engine.tiles import Report
 from lmntk.errors import UserError
 from lmntk.kernels.gram import Panel, gram

@@ -8,92 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TypedDict, TypeVar
 
 import torch
 from torch import Tensor
 
+from lmntk.engine.assembly import Pair, assembled, index_of, jobs_of
 from lmntk.engine.batches import Capturing
-from lmntk.engine.budget import LOSS_TEXTS, Schedule, Trial, make_schedule, spans
+from lmntk.engine.budget import LOSS_TEXTS, Schedule, Trial, make_schedule
 from lmntk.engine.card_schedule import make_card_schedule
 from lmntk.engine.estimate import Estimate, estimate
 from lmntk.engine.precision_loss import Loss, measured_loss
 from lmntk.engine.progress import Account
 from lmntk.engine.rates import rates_of
-from lmntk.engine.tiles import LOGITS, NOISE, SEPARATOR, Job, Report, TileMaker
-from lmntk.engine.work import Owner, Scratch, sweep
+from lmntk.engine.settings import SCRATCH, Settings
+from lmntk.engine.tiles import Report, TileMaker
+from lmntk.engine.work import Scratch, sweep
 from lmntk.errors import UserError
 from lmntk.kernels.contraction import kernel_names
 from lmntk.kernels.gram import EVERYTHING, Grouping
 from lmntk.models.logit_model import LogitModel
 from lmntk.prompts.encoding import EncodedText
 from lmntk.system.device_memory import DeviceMemory, device_budget, least_budget, memory_of, saying_full_card
-from lmntk.system.executors.base import Executor
-from lmntk.system.executors.local import Local
 from lmntk.system.executors.threads import Devices
-from lmntk.system.memory import default_memory, shown_bytes
-from lmntk.system.precision import FULL, Precision
+from lmntk.system.memory import shown_bytes
+from lmntk.system.precision import FULL
 from lmntk.tangents.coverage import Coverage
-from lmntk.tangents.rules import RULES
 
-Pair = tuple[str, str]
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to compute: none of it changes what is computed beyond rounding, but for ``drop_noise``.
-
-    Attributes:
-        batch_size: the most texts in one forward pass.
-        memory: bytes that lmntk may hold on one machine, the model included: this process, and a cluster's workers there.
-        drop_noise: leave coordinates that are rounding noise out of the sign kernels.
-        grouping: from a parameter's name to its group, for per-group values.
-        scratch: a folder for row factors that do not fit into memory, and for finished tiles; without one there is neither.
-        keep_factors: leave all texts' factors in the scratch folder.
-        executor: where tiles are made: here, or on a cluster.
-        rates: the file in which this machine's speed is kept.
-        precision: of passes and products: ``float32`` (in full), ``tf32``, ``bfloat16``. A lower one changes what is computed, and how much
-            is measured.
-        device_memory: bytes that tensors may take of each card, the weights included; by default most of what is free.
-        card: stands in for the device's memory; for tests.
-        owner: whose the scratch files are: what is begun for it and not gone on with is removed by ``finish_all``.
-    """
-
-    batch_size: int = 32
-    memory: int = field(default_factory=default_memory)
-    drop_noise: bool = True
-    grouping: Grouping | None = None
-    scratch: Path | None = None
-    keep_factors: bool = False
-    executor: Executor = field(default_factory=Local)
-    rates: Path | None = None
-    precision: Precision = FULL
-    device_memory: int | None = None
-    card: DeviceMemory | None = None
-    owner: Owner | None = None
-
-    @property
-    def copies(self) -> int:
-        """Workers in this process, each with a model and row factors of its own."""
-        return len(self.executor.devices) if isinstance(self.executor, Devices) else 1
-
-    @property
-    def processes(self) -> int:
-        """Processes that share the memory of one machine: the workers that a cluster has on one, and this one."""
-        return int(getattr(self.executor, "sharing", 1))
-
-    @property
-    def share(self) -> int:
-        """Bytes that each of them may hold."""
-        return self.memory // self.processes
-
-    def cut(self) -> dict[str, object]:
-        """Returns what the cut of the work depends on, and so its numbers' last bits; not the memory: a cut that fits is kept to."""
-        rules = sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in RULES)
-        return {"batch_size": self.batch_size, "keep_factors": self.keep_factors, "rules": rules}
 
 
 @dataclass(frozen=True)
@@ -115,11 +58,6 @@ class Streamed:
     noise: dict[str, int]
     schedule: Schedule
     loss: Loss | None = None
-
-
-MACHINE = "machine.json"  # the name of the file with this machine's speed
-NOT_KEPT = "keep-factors: none were kept, for the kernels are there already; name a new folder with --out"
-SCRATCH = "scratch"  # the name of the folder for scratch files in an output folder
 
 
 def stream_kernels(
@@ -172,7 +110,7 @@ def stream_kernels(
         loss = measured_loss(
             capturing, of_rows, formulas, settings.drop_noise, schedule.loss_texts or LOSS_TEXTS
         )
-    jobs = _jobs(texts, pairs, row_names, schedule.chunk)
+    jobs = jobs_of(texts, pairs, row_names, schedule.chunk)
     account = Account(texts, row_names, jobs, report)
     maker = TileMaker(
         model,
@@ -204,9 +142,9 @@ def stream_kernels(
         tiles[missing[place].name] = tile
         account.settle(missing[place])
     account.close()
-    kernels, logits, noise = _assembled(jobs, tiles, texts)
+    kernels, logits, noise = assembled(jobs, tiles, texts)
     if scratch is not None and settings.keep_factors:
-        scratch.keep_index(_index(capturing, texts, pairs, jobs, row_names))
+        scratch.keep_index(index_of(capturing, texts, pairs, jobs, row_names))
     assert all(set(kernels[pair]) == set(names) for pair in pairs)
     return Streamed(kernels, logits, capturing.coverage, noise, schedule, loss)
 
@@ -219,76 +157,6 @@ def _saying_full(results: Iterator[Result]) -> Iterator[Result]:
     """
     with saying_full_card():
         yield from results
-
-
-def _jobs(
-    texts: Mapping[str, Sequence[EncodedText]], pairs: Sequence[Pair], row_names: Sequence[str], chunk: int
-) -> list[Job]:
-    """Returns the tiles to make: of a column group in chunks, or whole where it is a row group too, whose factors are there anyway."""
-    jobs = []
-    for column in dict.fromkeys(column for _, column in pairs):
-        rows = tuple(row for row in row_names if (row, column) in set(pairs))
-        size = len(texts[column])
-        jobs += [
-            Job(rows, column, *span) for span in ([(0, size)] if column in row_names else spans(size, chunk))
-        ]
-    return jobs
-
-
-def _index(
-    capturing: Capturing,
-    texts: Mapping[str, Sequence[EncodedText]],
-    pairs: Sequence[Pair],
-    jobs: Sequence[Job],
-    row_names: Sequence[str],
-) -> dict[str, object]:
-    """Returns the order of the texts in the files of their factors, and which parameters are linear maps, which LoRA can adapt."""
-    modules = list(capturing.model.modules())
-    tables = {
-        p
-        for module in modules
-        if isinstance(module, torch.nn.Embedding)
-        for p in module.parameters(recurse=False)
-    }
-    linear = {p for module in modules for p in module.parameters(recurse=False) if p.dim() > 1} - tables
-    groups: dict[str, dict[str, list[int]]] = {}
-    spans = [(name, 0, len(texts[name])) for name in row_names]
-    spans += [(job.column, job.start, job.stop) for job in jobs if job.column not in row_names]
-    for name, start, stop in spans:
-        found = groups.setdefault(name, {"order": []})
-        found["order"] += [
-            start + index for chosen in capturing.batches(texts[name][start:stop]) for index in chosen
-        ]
-    adaptable = [name for name, parameter in capturing.trainable.items() if parameter in linear]
-    return {"groups": groups, "pairs": list(pairs), "adaptable": adaptable, "precision": capturing.precision}
-
-
-def _assembled(
-    jobs: Sequence[Job], tiles: Mapping[str, dict[str, Tensor]], texts: Mapping[str, Sequence[EncodedText]]
-) -> tuple[dict[Pair, dict[str, dict[str, Tensor]]], dict[str, Tensor], dict[str, int]]:
-    """Returns kernels, logits and noise of all tiles, in the texts' order."""
-    kernels: dict[Pair, dict[str, dict[str, Tensor]]] = {}
-    logits: dict[str, list[Tensor]] = {}
-    of_rows: dict[str, Tensor] = {}
-    noise: dict[str, int] = {}
-    for job in jobs:
-        for label, values in tiles[job.name].items():
-            row, *what = label.split(SEPARATOR)
-            if label == LOGITS:
-                logits.setdefault(job.column, []).append(values)
-            elif what == [NOISE]:
-                noise |= {row: int(values)} if int(values) >= 0 else {}
-            elif what == [LOGITS]:
-                of_rows[row] = values
-            else:
-                target = kernels.setdefault((row, job.column), {}).setdefault(what[0], {})
-                if what[1] not in target:
-                    n, c, _, d = values.shape
-                    target[what[1]] = torch.full(
-                        (n, c, len(texts[job.column]), d), torch.nan, dtype=torch.float64
-                    )
-                target[what[1]][:, :, job.start : job.stop] = values
-    return kernels, of_rows | {name: torch.cat(parts) for name, parts in logits.items()}, noise
 
 
 def finish(settings: Settings, key: str) -> None:

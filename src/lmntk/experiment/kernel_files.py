@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lmntk.engine.compute import as_kernels, compute_kernels, origin
+from lmntk.engine.settings import MACHINE, NOT_KEPT, SCRATCH, Settings
 from lmntk.engine.stored_factors import Choice, KeptFactors, LowRank
-from lmntk.engine.stream import MACHINE, NOT_KEPT, SCRATCH, Settings, finish, finish_all
+from lmntk.engine.stream import finish, finish_all
 from lmntk.engine.work import Owner
 from lmntk.errors import UserError
 from lmntk.kernels.contraction import FORMULAS, kernel_names

@@ -9,7 +9,7 @@ from typing import Any
 
 from lmntk.diagnosis.conclusions import FILE, comparisons_in, conclude, sentences
 from lmntk.engine.estimate import Estimate
-from lmntk.engine.stream import MACHINE, NOT_KEPT, SCRATCH, Settings
+from lmntk.engine.settings import MACHINE, NOT_KEPT, SCRATCH, Settings
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import Experiment
 from lmntk.experiment.preparation import PreparedTask, prepare_tasks

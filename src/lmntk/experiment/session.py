@@ -8,7 +8,7 @@ from os.path import abspath
 from pathlib import Path
 from typing import Any, Protocol
 
-from lmntk.engine.stream import Settings
+from lmntk.engine.settings import Settings
 from lmntk.experiment.configuration import Experiment
 from lmntk.experiment.preparation import PreparedTask
 from lmntk.kernels.kernel import KERNEL_VERSION

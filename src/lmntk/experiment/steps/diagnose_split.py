@@ -12,7 +12,7 @@ from lmntk.diagnosis.before import Kernels
 from lmntk.diagnosis.diagnosis import Diagnosis, diagnose
 from lmntk.diagnosis.examples import Examples, logits_of
 from lmntk.diagnosis.training import Training
-from lmntk.engine.stream import Settings
+from lmntk.engine.settings import Settings
 from lmntk.errors import UserError
 from lmntk.experiment.preparation import PreparedTask, label_of
 from lmntk.models.build import head_model, own_head_model, prompt_model

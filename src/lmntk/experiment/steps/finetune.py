@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lmntk.engine.stream import SCRATCH
+from lmntk.engine.settings import SCRATCH
 from lmntk.engine.work import KEY, Owner, claim, sweep
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import Experiment

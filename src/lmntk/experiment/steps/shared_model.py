@@ -14,7 +14,8 @@ from lmntk.engine.batches import Capturing
 from lmntk.engine.budget import DOUBLE, MARGIN, Trial
 from lmntk.engine.estimate import Estimate
 from lmntk.engine.pieces import Begun, Piece
-from lmntk.engine.stream import NOT_KEPT, finish, finish_all, groups_of, plan_kernels, stream_kernels, whole
+from lmntk.engine.settings import NOT_KEPT
+from lmntk.engine.stream import finish, finish_all, groups_of, plan_kernels, stream_kernels, whole
 from lmntk.engine.work import Owner
 from lmntk.errors import UserError
 from lmntk.experiment.preparation import PreparedTask, label_of
