@@ -41,6 +41,7 @@ from torch import Tensor
 from torch.func import functional_call, jvp, vjp
 from transformers import RobertaConfig, RobertaForMaskedLM
 
+from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.settings import Settings
 from lmntk.engine.stream import stream_kernels, whole
 from lmntk.experiment.configuration import parse_bytes
@@ -105,7 +106,7 @@ def run_lmntk(model: PromptModel, texts: dict[str, list[EncodedText]], settings:
         settings = replace(settings, scratch=Path(folder) / "scratch")
         trainable = ParameterFilter().select(model)
         streamed = stream_kernels(
-            model, texts, [("train", "eval")], ["sgd"], trainable, pad_id=1, settings=settings, key="pairwise"
+            KernelWork(model, texts, [("train", "eval")], ["sgd"], trainable, 1), settings, key="pairwise"
         )
     return whole(streamed.kernels["train", "eval"]["sgd"])[:, 0, :, 0]
 

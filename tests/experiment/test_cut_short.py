@@ -162,7 +162,7 @@ def test_a_formula_more_computes_that_alone(values, tmp_path, monkeypatch):
     stream = streaming.stream_kernels
     monkeypatch.setattr(
         "lmntk.experiment.steps.shared_model.stream_kernels",
-        lambda *a, **k: asked.append(tuple(a[3])) or stream(*a, **k),
+        lambda *a, **k: asked.append(tuple(a[0].formulas)) or stream(*a, **k),
     )
     for formulas in (["sgd"], ["sgd", "asigngd"]):
         run(make_experiment(values | {"out": tmp_path / "out", "formulas": formulas}))

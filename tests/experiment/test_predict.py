@@ -187,9 +187,9 @@ def test_a_run_without_kernels_classifies_its_test_texts_in_one_pass(models, val
     streamed: list[int] = []
     stream = unit.stream_kernels
 
-    def counted(model: Any, texts: Any, *arguments: Any, **named: Any) -> Any:
-        streamed.append(sum(map(len, texts.values())))
-        return stream(model, texts, *arguments, **named)
+    def counted(work: Any, *arguments: Any, **named: Any) -> Any:
+        streamed.append(sum(map(len, work.texts.values())))
+        return stream(work, *arguments, **named)
 
     monkeypatch.setattr(unit, "stream_kernels", counted)
     monkeypatch.setattr(unit, "PASS", 0.5)
@@ -414,10 +414,9 @@ def test_a_run_cut_short_between_its_cells_kernels_goes_on_with_its_tiles(
         with pytest.raises(CutShortError):
             run(make_experiment(values | {"out": tmp_path / "cut"}))
     captured: list[int] = []
-    of_batch = unit.stream_kernels.__globals__["Capturing"].of_batch
+    of_batch = unit.Capturing.of_batch
     monkeypatch.setattr(
-        "lmntk.engine.batches.Capturing.of_batch",
-        lambda self, texts: captured.append(len(texts)) or of_batch(self, texts),
+        unit.Capturing, "of_batch", lambda self, texts: captured.append(len(texts)) or of_batch(self, texts)
     )
     run(make_experiment(values | {"out": tmp_path / "cut"}))
     assert captured == []

@@ -10,6 +10,7 @@ from model_table import TABLE, alone, pad_id, random_texts
 from torch import nn
 
 from lmntk.diagnosis.chi import output_derivative
+from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.settings import Settings
 from lmntk.engine.stream import stream_kernels, whole
 from lmntk.finetuning.logits import logits_of
@@ -33,7 +34,7 @@ def kernels(model, row, train, evaluated):
     """The library's kernels [n, c, m, d] of train texts against others."""
     groups, pair = {"train": train, "eval": evaluated}, ("train", "eval")
     found = stream_kernels(
-        model, groups, [pair], FORMULAS, row.parameters.select(model), pad_id(model), Settings()
+        KernelWork(model, groups, [pair], FORMULAS, row.parameters.select(model), pad_id(model)), Settings()
     ).kernels[pair]
     return {name: whole(groups) for name, groups in found.items()}
 

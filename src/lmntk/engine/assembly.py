@@ -9,38 +9,28 @@ from torch import Tensor
 
 from lmntk.engine.batches import Capturing
 from lmntk.engine.budget import spans
+from lmntk.engine.kernel_work import KernelWork, Pair
 from lmntk.engine.tiles import LOGITS, NOISE, SEPARATOR, Job
 from lmntk.prompts.encoding import EncodedText
 
-Pair = tuple[str, str]
 
-
-def jobs_of(
-    texts: Mapping[str, Sequence[EncodedText]], pairs: Sequence[Pair], row_names: Sequence[str], chunk: int
-) -> list[Job]:
+def jobs_of(work: KernelWork, chunk: int) -> list[Job]:
     """Return the tiles to make of each column group, chunk by chunk.
 
     A group that is a row group too is one tile: its factors are there anyway.
     """
     jobs = []
-    for column in dict.fromkeys(column for _, column in pairs):
-        rows = tuple(row for row in row_names if (row, column) in set(pairs))
-        size = len(texts[column])
-        jobs += [
-            Job(rows, column, *span) for span in ([(0, size)] if column in row_names else spans(size, chunk))
-        ]
+    for column in work.column_groups:
+        rows = tuple(row for row in work.row_groups if (row, column) in set(work.pairs))
+        size = len(work.texts[column])
+        parts = [(0, size)] if column in work.row_groups else spans(size, chunk)
+        jobs += [Job(rows, column, *part) for part in parts]
     return jobs
 
 
-def index_of(
-    capturing: Capturing,
-    texts: Mapping[str, Sequence[EncodedText]],
-    pairs: Sequence[Pair],
-    jobs: Sequence[Job],
-    row_names: Sequence[str],
-) -> dict[str, object]:
+def index_of(work: KernelWork, capturing: Capturing, jobs: Sequence[Job]) -> dict[str, object]:
     """Return the order of the texts in the files of their factors, and the names of the linear maps, which LoRA can adapt."""
-    modules = list(capturing.model.modules())
+    modules = list(work.model.modules())
     tables = {
         p
         for module in modules
@@ -49,15 +39,15 @@ def index_of(
     }
     linear = {p for module in modules for p in module.parameters(recurse=False) if p.dim() > 1} - tables
     groups: dict[str, dict[str, list[int]]] = {}
-    spans = [(name, 0, len(texts[name])) for name in row_names]
-    spans += [(job.column, job.start, job.stop) for job in jobs if job.column not in row_names]
-    for name, start, stop in spans:
-        found = groups.setdefault(name, {"order": []})
-        found["order"] += [
-            start + index for chosen in capturing.batches(texts[name][start:stop]) for index in chosen
-        ]
-    adaptable = [name for name, parameter in capturing.trainable.items() if parameter in linear]
-    return {"groups": groups, "pairs": list(pairs), "adaptable": adaptable, "precision": capturing.precision}
+    captured = [(name, 0, len(work.texts[name])) for name in work.row_groups]
+    captured += [(job.column, job.start, job.stop) for job in jobs if job.column not in work.row_groups]
+    for name, start, stop in captured:
+        batches = capturing.batches(work.texts[name][start:stop])
+        order = groups.setdefault(name, {"order": []})["order"]
+        order += [start + index for batch in batches for index in batch]
+    adaptable = [name for name, parameter in work.trainable.items() if parameter in linear]
+    pairs = list(work.pairs)
+    return {"groups": groups, "pairs": pairs, "adaptable": adaptable, "precision": capturing.precision}
 
 
 def assembled(

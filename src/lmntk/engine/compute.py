@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.precision_loss import Loss
+from lmntk.engine.progress import Listener
 from lmntk.engine.settings import Settings
 from lmntk.engine.stream import stream_kernels, whole
 from lmntk.engine.tiles import Report
@@ -133,7 +135,10 @@ def compute_kernels(
     )
     trainable, pairs = chosen.select(model), [("train", "eval")]
     streamed = stream_kernels(
-        model, texts, pairs, formulas, trainable, pretrained.pad_id, settings, report, work
+        KernelWork(model, texts, pairs, formulas, trainable, pretrained.pad_id),
+        settings,
+        Listener(report=report),
+        key=work,
     )
     provenance = {
         **came_from,

@@ -13,9 +13,12 @@ import numpy as np
 from lmntk.engine.batches import Capturing
 from lmntk.engine.budget import DOUBLE, MARGIN, Trial
 from lmntk.engine.estimate import Estimate
+from lmntk.engine.kernel_work import KernelWork, groups_of
 from lmntk.engine.pieces import Begun, Piece
+from lmntk.engine.plan import plan_kernels
+from lmntk.engine.progress import Listener
 from lmntk.engine.settings import NOT_KEPT
-from lmntk.engine.stream import finish, finish_all, groups_of, plan_kernels, stream_kernels, whole
+from lmntk.engine.stream import finish, finish_all, stream_kernels, whole
 from lmntk.engine.work import Owner
 from lmntk.errors import UserError
 from lmntk.experiment.preparation import PreparedTask, label_of
@@ -413,7 +416,9 @@ def plan_unit(session: Session, task: PreparedTask, splits: Sequence[Split]) -> 
     sides = SIDES[:2] if in_one_pass else SIDES
     texts, pairs, _ = _work(unit, splits, sides)
     trainable = session.chosen.select(unit.model)
-    found = plan_kernels(unit.model, texts, pairs, formulas, trainable, session.pretrained.pad_id, settings)
+    found = plan_kernels(
+        KernelWork(unit.model, texts, pairs, formulas, trainable, session.pretrained.pad_id), settings
+    )
     solved = [(method[0], most_directions(*method, unit.model.outputs)) for method in session.methods]
     solved = [(formula, count) for formula, count in solved if count]
     if session.methods and (in_one_pass or session.experiment.save_models):
@@ -467,19 +472,20 @@ def _stream(unit: SharedModel, piece: Piece, sides: Sequence[str]) -> dict[str, 
         total,
     )
     streamed = stream_kernels(
-        unit.model,
-        groups,
-        pairs,
-        formulas,
-        session.chosen.select(unit.model),
-        session.pretrained.pad_id,
-        replace(session.settings, owner=_owner(session, piece.splits)),
-        lambda captured, contracted: session.progress.advance(
-            capture_cost * captured + pair_cost * contracted
+        KernelWork(
+            unit.model, groups, pairs, formulas, session.chosen.select(unit.model), session.pretrained.pad_id
         ),
-        piece.work,
-        lambda estimate: session.progress.note(f"{unit.task.title} {unit.mode}: {estimate.describe()}"),
-        lambda line: session.progress.note(f"{unit.task.title} {unit.mode}: {line}"),
+        replace(session.settings, owner=_owner(session, piece.splits)),
+        Listener(
+            report=lambda captured, contracted: session.progress.advance(
+                capture_cost * captured + pair_cost * contracted
+            ),
+            announce=lambda estimate: session.progress.note(
+                f"{unit.task.title} {unit.mode}: {estimate.describe()}"
+            ),
+            note=lambda line: session.progress.note(f"{unit.task.title} {unit.mode}: {line}"),
+        ),
+        key=piece.work,
     )
     session.progress.note(f"{unit.task.title} {unit.mode}: {streamed.coverage.describe()}")
     if streamed.loss is not None:
