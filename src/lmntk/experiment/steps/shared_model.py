@@ -39,7 +39,7 @@ from lmntk.prediction.directions import (
 )
 from lmntk.prediction.estimate import PASS, estimate_predictions
 from lmntk.prediction.files import save_predictor
-from lmntk.prediction.predictor import Predictor, fit_sharpness
+from lmntk.prediction.predictor import DecisionRule, Predictor, fit_sharpness, limits_of
 from lmntk.prompts.encoding import EncodedText, PromptEncoder
 from lmntk.prompts.ensemble import EnsembleEncoder
 from lmntk.runs.store import Split
@@ -427,9 +427,8 @@ def plan_unit(session: Session, task: PreparedTask, splits: Sequence[Split]) -> 
         for split in splits if solved else ():
             train, tests = (unit.texts[split.name][side] for side in ("train", "test"))
             found += estimate_predictions(
-                unit.capturing, trial, train, tests if in_one_pass else [], solved, settings.memory, settings.batch_size,
-                settings.drop_noise, settings.device_memory,
-            )  # fmt: skip
+                unit.capturing, trial, train, tests if in_one_pass else [], solved, settings
+            )
     return found
 
 
@@ -557,18 +556,10 @@ def _predictor(unit: SharedModel, split: Split, outcome: Outcome) -> tuple[Predi
     directions = directions_of(
         unit.capturing, train, form, outcome.formula, drop_noise=drop_noise, at_once=cut.at_once
     )
-    predictor = Predictor(
-        unit.model,
-        directions,
-        session.pretrained.pad_id,
-        intercept=form.intercept,
-        f0_scale=form.f0_scale,
-        sharpness=fit_sharpness(outcome.dev_decisions, np.asarray(unit.labels[split.name]["dev"])),
-        batch_size=session.settings.batch_size,
-        memory=session.settings.memory,
-        device_memory=session.settings.device_memory,
-        card=session.settings.card,
-    )
+    sharpness = fit_sharpness(outcome.dev_decisions, np.asarray(unit.labels[split.name]["dev"]))
+    rule = DecisionRule(form.intercept, form.f0_scale, sharpness)
+    limits = limits_of(session.settings)
+    predictor = Predictor(unit.model, directions, session.pretrained.pad_id, rule, limits)
     return predictor, directions
 
 
@@ -603,7 +594,7 @@ def _save(
             "solution": {
                 "method": outcome.method, "formula": outcome.formula, "solver": outcome.solver, "setting": outcome.setting,
                 "intercept": form.intercept, "f0_scale": "inf" if math.isinf(form.f0_scale) else form.f0_scale,
-                "sharpness": predictor.sharpness, "each_class": form.each_class,
+                "sharpness": predictor.rule.sharpness, "each_class": form.each_class,
             },
             "versions": versions(),
         },
