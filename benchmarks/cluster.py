@@ -27,7 +27,9 @@ from scaling import QUICK, SMALL, Problem, network, texts_of
 from torch import Tensor
 
 from lmntk.engine import budget as schedule
-from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.models.filters import ParameterFilter
 from lmntk.system.executors.base import Executor
 from lmntk.system.executors.local import Local
@@ -41,7 +43,9 @@ def timed(problem: Problem, executor: Executor) -> tuple[float, Tensor]:
     settings = Settings(memory=parse_bytes(problem.memory), executor=executor)
     with patch.multiple(schedule, MOST_COLUMNS=128, COLUMNS_PER_ROW=2):
         taken, found = seconds(
-            lambda: stream_kernels(model, texts, [("train", "eval")], ["sgd"], trainable, 1, settings)
+            lambda: stream_kernels(
+                KernelWork(model, texts, [("train", "eval")], ["sgd"], trainable, 1), settings
+            )
         )
     return taken, whole(found.kernels["train", "eval"]["sgd"])
 

@@ -23,7 +23,9 @@ from typing import Any
 import torch
 from measuring import describe_machine, machine, print_table, seconds, write_json
 
-from lmntk.engine.stream import Settings, Streamed, stream_kernels, whole
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import Streamed, stream_kernels, whole
 from lmntk.errors import UserError
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.logit_model import LogitModel, PromptModel
@@ -212,7 +214,9 @@ def measured(given: argparse.Namespace) -> int:
 
         def body(settings: Settings = settings) -> Streamed:
             pairs = [("train", "train"), ("train", "eval")]
-            return stream_kernels(work.model, work.texts, pairs, formulas, trainable, work.pad_id, settings)
+            return stream_kernels(
+                KernelWork(work.model, work.texts, pairs, formulas, trainable, work.pad_id), settings
+            )
 
         repeats = 1 if given.quick else given.repeats
         if not given.quick and is_card:

@@ -50,7 +50,9 @@ from torch import Tensor, nn
 
 from lmntk.engine import batches as capturing
 from lmntk.engine import tiles
-from lmntk.engine.stream import Settings, Streamed, stream_kernels, whole
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import Streamed, stream_kernels, whole
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.logit_model import PromptModel
 from lmntk.models.state import frozen
@@ -279,7 +281,7 @@ class Case:
         """Returns the kernel [train, eval] and what comes with it: the whole call, as a user makes it."""
         settings = Settings(self.size.batch_size)
         return stream_kernels(
-            self.model, texts, [("train", "eval")], ["sgd"], self.trainable, PAD_ID, settings
+            KernelWork(self.model, texts, [("train", "eval")], ["sgd"], self.trainable, PAD_ID), settings
         )
 
     def gradient(self, text: EncodedText) -> list[Tensor]:

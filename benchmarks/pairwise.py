@@ -41,11 +41,14 @@ from torch import Tensor
 from torch.func import functional_call, jvp, vjp
 from transformers import RobertaConfig, RobertaForMaskedLM
 
-from lmntk.engine.stream import Settings, default_memory, stream_kernels, whole
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.experiment.configuration import parse_bytes
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.logit_model import PromptModel
 from lmntk.prompts.encoding import EncodedText
+from lmntk.system.memory import default_memory
 
 TOLERANCE = 1e-4
 LENGTHS = (8, 11, 14, 17, 20, 23, 26, 30, 35, 45, 60)  # tokens of SST-2's prompted test texts: its tenths
@@ -103,7 +106,7 @@ def run_lmntk(model: PromptModel, texts: dict[str, list[EncodedText]], settings:
         settings = replace(settings, scratch=Path(folder) / "scratch")
         trainable = ParameterFilter().select(model)
         streamed = stream_kernels(
-            model, texts, [("train", "eval")], ["sgd"], trainable, pad_id=1, settings=settings, key="pairwise"
+            KernelWork(model, texts, [("train", "eval")], ["sgd"], trainable, 1), settings, key="pairwise"
         )
     return whole(streamed.kernels["train", "eval"]["sgd"])[:, 0, :, 0]
 

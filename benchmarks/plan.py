@@ -50,7 +50,10 @@ def measured(name: str, quick: bool) -> dict[str, Any]:
     from transformers import RobertaConfig, RobertaForMaskedLM
 
     from lmntk.engine.estimate import Estimate
-    from lmntk.engine.stream import Settings, stream_kernels
+    from lmntk.engine.kernel_work import KernelWork
+    from lmntk.engine.progress import Listener
+    from lmntk.engine.settings import Settings
+    from lmntk.engine.stream import stream_kernels
     from lmntk.errors import UserError
     from lmntk.models.filters import ParameterFilter
     from lmntk.models.logit_model import PromptModel
@@ -95,15 +98,10 @@ def measured(name: str, quick: bool) -> dict[str, Any]:
         trainable, pairs = ParameterFilter().select(model), [("train", "eval")]
         try:
             stream_kernels(
-                model,
-                groups,
-                pairs,
-                formulas.split(","),
-                trainable,
-                1,
+                KernelWork(model, groups, pairs, formulas.split(","), trainable, 1),
                 settings,
+                Listener(announce=announce),
                 key="k" * 32,
-                announce=announce,
             )
         except UserError as error:
             return {"refused": str(error)}

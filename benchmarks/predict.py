@@ -23,7 +23,7 @@ from scaling import QUICK, Problem, network, texts_of
 
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.state import frozen
-from lmntk.prediction.predictor import Predictor
+from lmntk.prediction.predictor import PassLimits, Predictor
 from lmntk.prediction.stream import WINDOW
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.system.memory import resident
@@ -47,7 +47,7 @@ def main() -> int:
     model, texts = network(problem), texts_of(problem)
     torch.manual_seed(1)
     direction = {name: 1e-3 * torch.randn_like(p) for name, p in ParameterFilter().select(model).items()}
-    predictor = Predictor(model, [direction], 1, batch_size=BATCH)
+    predictor = Predictor(model, [direction], 1, limits=PassLimits(BATCH))
     few = texts["train"]
 
     def plain() -> None:

@@ -37,7 +37,10 @@ from torch import Tensor
 from torch.func import functional_call, jacrev
 from transformers import RobertaConfig, RobertaForMaskedLM
 
-from lmntk.engine.stream import Settings, plan_kernels, stream_kernels, whole
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.plan import plan_kernels
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.logit_model import PromptModel
 from lmntk.models.state import frozen
@@ -123,7 +126,8 @@ def timed(
     trainable, settings = ParameterFilter().select(model), Settings(memory=parse_bytes(problem.memory))
     texts, pairs = texts_of(problem), [("train", "eval")]
     taken, found = seconds(
-        lambda: stream_kernels(model, texts, pairs, problem.formulas, trainable, 1, settings), clock
+        lambda: stream_kernels(KernelWork(model, texts, pairs, problem.formulas, trainable, 1), settings),
+        clock,
     )
     return taken, whole(found.kernels["train", "eval"]["sgd"])
 
@@ -192,10 +196,9 @@ def curves(quick: bool, repeats: int, clock: Clock) -> dict[str, Any]:
             model = network(problem)
             timed(replace(problem, train=4, evaluation=8), model)
             times.append(statistics.median(timed(problem, model, clock)[0] for _ in range(repeats)))
-            plan = plan_kernels(
-                model, texts_of(problem), [("train", "eval")], problem.formulas, ParameterFilter().select(model), 1,
-                Settings(memory=parse_bytes(problem.memory)),
-            )  # fmt: skip
+            trainable, pairs = ParameterFilter().select(model), [("train", "eval")]
+            work = KernelWork(model, texts_of(problem), pairs, problem.formulas, trainable, 1)
+            plan = plan_kernels(work, Settings(memory=parse_bytes(problem.memory)))
             operations.append(plan.capture_operations + plan.contraction_operations)
             weights.append(linear_weights(model))
         axis = weights if name == "P" else list(sizes[: len(times)])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lmntk import ParameterFilter, PromptEncoder, PromptModel, compute_kernels, load_pretrained
-from lmntk.engine.stream import Settings
+from lmntk.engine.settings import Settings
 from lmntk.prompts import Limits
 from lmntk.tasks import TASKS, k_shot_split, read_data
 

@@ -13,7 +13,7 @@ from torch.func import functional_call, jvp
 from lmntk.diagnosis.examples import Examples, logits_of
 from lmntk.diagnosis.features import gradient_distance, kernel_distance, sgd_kernel
 from lmntk.diagnosis.linearization import change_of, linearized_logits, recovered_share
-from lmntk.engine.stream import Settings
+from lmntk.engine.settings import Settings
 from lmntk.errors import ModelError, UserError
 from lmntk.models.weights import at_weights
 from lmntk.prompts.batching import collate

@@ -16,6 +16,7 @@ from tiny import write_model, write_rows
 from lmntk.engine import rates as calibration
 from lmntk.engine import stream as streaming
 from lmntk.engine.batches import Capturing
+from lmntk.engine.settings import NOT_KEPT
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.run import run
 from lmntk.system.progress import Silent
@@ -162,7 +163,7 @@ def test_a_formula_more_computes_that_alone(values, tmp_path, monkeypatch):
     stream = streaming.stream_kernels
     monkeypatch.setattr(
         "lmntk.experiment.steps.kernels.stream_kernels",
-        lambda *a, **k: asked.append(tuple(a[3])) or stream(*a, **k),
+        lambda *a, **k: asked.append(tuple(a[0].formulas)) or stream(*a, **k),
     )
     for formulas in (["sgd"], ["sgd", "asigngd"]):
         run(make_experiment(values | {"out": tmp_path / "out", "formulas": formulas}))
@@ -265,7 +266,7 @@ def test_that_no_factors_are_kept_of_kernels_that_are_there_is_said(values, tmp_
     for more in ({}, {"solvers": ["logistic"], "formulas": ["sgd"]}):
         notes = Notes()
         run(make_experiment(first | more | {"keep_factors": True}), notes)
-        assert {line for line in notes.lines if "keep-factors" in line} == {streaming.NOT_KEPT}
+        assert {line for line in notes.lines if "keep-factors" in line} == {NOT_KEPT}
         assert not list((tmp_path / "out").rglob("factors"))
     notes = Notes()
     run(make_experiment(values | {"out": tmp_path / "new", "keep_factors": True}), notes)

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from tiny import write_adapter, write_bart, write_classifier, write_gpt2, write_model, write_rows, write_t5
 
 from lmntk.cli import app as cli
+from lmntk.engine.batches import Capturing
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.plan import plan
@@ -192,9 +193,9 @@ def test_a_run_without_kernels_classifies_its_test_texts_in_one_pass(models, val
     streamed: list[int] = []
     stream = kernel_steps.stream_kernels
 
-    def counted(model: Any, texts: Any, *arguments: Any, **named: Any) -> Any:
-        streamed.append(sum(map(len, texts.values())))
-        return stream(model, texts, *arguments, **named)
+    def counted(work: Any, *arguments: Any, **named: Any) -> Any:
+        streamed.append(sum(map(len, work.texts.values())))
+        return stream(work, *arguments, **named)
 
     monkeypatch.setattr(kernel_steps, "stream_kernels", counted)
     monkeypatch.setattr(solving, "PASS", 0.5)
@@ -420,10 +421,9 @@ def test_a_run_cut_short_between_its_cells_kernels_goes_on_with_its_tiles(
         with pytest.raises(CutShortError):
             run(make_experiment(values | {"out": tmp_path / "cut"}))
     captured: list[int] = []
-    of_batch = kernel_steps.stream_kernels.__globals__["Capturing"].of_batch
+    of_batch = Capturing.of_batch
     monkeypatch.setattr(
-        "lmntk.engine.batches.Capturing.of_batch",
-        lambda self, texts: captured.append(len(texts)) or of_batch(self, texts),
+        Capturing, "of_batch", lambda self, texts: captured.append(len(texts)) or of_batch(self, texts)
     )
     run(make_experiment(values | {"out": tmp_path / "cut"}))
     assert captured == []

@@ -9,7 +9,9 @@ import torch
 from model_table import TABLE, alone, pad_id, random_texts
 from torch import nn
 
-from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.finetuning.logits import logits_of
 from lmntk.finetuning.losses import mean_loss
 from lmntk.finetuning.settings import Labelled, TrainingData, TrainingSettings, batch_order
@@ -32,7 +34,7 @@ def kernels(model, row, train, evaluated):
     """The library's kernels [n, c, m, d] of train texts against others."""
     groups, pair = {"train": train, "eval": evaluated}, ("train", "eval")
     found = stream_kernels(
-        model, groups, [pair], FORMULAS, row.parameters.select(model), pad_id(model), Settings()
+        KernelWork(model, groups, [pair], FORMULAS, row.parameters.select(model), pad_id(model)), Settings()
     ).kernels[pair]
     return {name: whole(groups) for name, groups in found.items()}
 

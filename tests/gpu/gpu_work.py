@@ -6,7 +6,10 @@ import pytest
 import torch
 from model_table import TABLE, pad_id, random_texts
 
-from lmntk.engine.stream import Settings, Streamed, stream_kernels
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.progress import Listener
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import Streamed, stream_kernels
 
 FORMULAS = ["sgd", "signgd", "asigngd"]
 PAIRS = [("a", "a"), ("b", "a"), ("a", "c"), ("b", "c")]
@@ -52,7 +55,10 @@ def work(
     settings = Settings(**({"batch_size": 4} | chosen))
     trainable = row.parameters.select(model)
     return stream_kernels(
-        model, texts, PAIRS, formulas, trainable, pad_id(model), settings, report, key, announce, note
+        KernelWork(model, texts, PAIRS, formulas, trainable, pad_id(model)),
+        settings,
+        Listener(report=report, announce=announce, note=note),
+        key=key,
     )
 
 

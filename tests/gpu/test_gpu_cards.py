@@ -16,9 +16,11 @@ from gpu_work import (
 )
 from model_table import TABLE, pad_id, random_texts
 
-from lmntk.engine import stream as streaming
+from lmntk.engine import plan as planning
 from lmntk.engine.budget import Schedule
-from lmntk.engine.stream import Settings, stream_kernels
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels
 from lmntk.errors import UserError
 from lmntk.system.device_memory import CardMemory
 from lmntk.system.devices import chosen_devices
@@ -83,7 +85,7 @@ def test_a_global_setting_changes_no_kernel():
 def test_row_factors_that_live_elsewhere(tmp_path, monkeypatch, where):
     here = work("bert", torch.float64, "cuda:0")
     away = Schedule(3, where == "rows_on_disk", 4, 0, 0, rows_on_host=where == "rows_on_host", card_peak=1)
-    monkeypatch.setattr(streaming, "make_card_schedule", lambda *a, **k: away)
+    monkeypatch.setattr(planning, "make_card_schedule", lambda *a, **k: away)
     for attempt in range(5):  # copies beside arithmetic: a race need not show the first time
         there = work("bert", torch.float64, "cuda:0", scratch=tmp_path / str(attempt))
         for label, values in blocks(here).items():
@@ -123,7 +125,8 @@ def test_memory_stays_within_the_budget():
         settings = Settings(device_memory=budget * MEBI)
         found.append(
             stream_kernels(
-                model, texts, [("a", "c")], ["sgd"], wide.parameters.select(model), pad_id(model), settings
+                KernelWork(model, texts, [("a", "c")], ["sgd"], wide.parameters.select(model), pad_id(model)),
+                settings,
             )
         )
         assert torch.cuda.max_memory_allocated() <= budget * MEBI

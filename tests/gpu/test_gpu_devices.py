@@ -10,8 +10,9 @@ import torch
 from gpu_work import assert_same_bits, work
 from model_table import TABLE, random_texts
 
-from lmntk.engine import stream as streaming
+from lmntk.engine import plan as planning
 from lmntk.engine import tiles
+from lmntk.engine.budget import Schedule
 from lmntk.errors import ModelError, UserError
 from lmntk.system.devices import chosen_devices, copy_to
 from lmntk.system.executors.choose import chosen_executor
@@ -45,7 +46,7 @@ def test_both_workers_make_tiles_and_a_run_that_was_cut_short_goes_on(tmp_path, 
             raise KeyboardInterrupt
         return make(self, job)
 
-    monkeypatch.setattr(streaming, "make_schedule", lambda *a, **k: streaming.Schedule(1, False, 2, 0, 0))
+    monkeypatch.setattr(planning, "make_schedule", lambda *a, **k: Schedule(1, False, 2, 0, 0))
     monkeypatch.setattr(tiles.Tiles, "__call__", told)
     with pytest.raises(KeyboardInterrupt):
         work(scratch=tmp_path, executor=TWO, batch_size=1)
@@ -163,7 +164,7 @@ def test_devices_as_they_are_named():
 def test_the_work_that_is_told_adds_up(tmp_path, monkeypatch, batch_size):
     """Of two workers that both capture the row texts, and of a run that goes on with some of its tiles: each text and pair once."""
     monkeypatch.setattr(
-        streaming, "make_schedule", lambda *a, **k: streaming.Schedule(batch_size, False, 2, 0, 0, copies=2)
+        planning, "make_schedule", lambda *a, **k: Schedule(batch_size, False, 2, 0, 0, copies=2)
     )
     inside, seen = [], []
 

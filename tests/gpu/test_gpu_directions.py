@@ -18,7 +18,7 @@ from lmntk.errors import UserError
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.plan import plan, run
 from lmntk.prediction.directions import cut_directions
-from lmntk.prediction.predictor import Predictor
+from lmntk.prediction.predictor import PassLimits, Predictor
 
 # a million coordinates; 4 texts of 10 tokens
 TRAINABLE = {"w": torch.nn.Parameter(torch.zeros(2**20))}
@@ -59,7 +59,8 @@ def predictor(**more):
     direction = {
         name: torch.randn_like(parameter) for name, parameter in row.parameters.select(model).items()
     }
-    return Predictor(model, [direction], pad_id(model), batch_size=8, **more), random_texts(
+    limits = PassLimits(8, **more)
+    return Predictor(model, [direction], pad_id(model), limits=limits), random_texts(
         row, [5, 4, 6, 3, 7, 4, 5, 6, 8, 3], 0
     )
 

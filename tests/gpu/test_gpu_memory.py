@@ -12,11 +12,12 @@ import torch
 from gpu_work import FORMULAS, LENGTHS, MEBI, PAIRS, PretendedCard, assert_same_bits, blocks, work
 from model_table import TABLE, pad_id, random_texts
 
-from lmntk.engine import stream as streaming
+from lmntk.engine import plan as planning
 from lmntk.engine import tiles
 from lmntk.engine.budget import MARGIN, Schedule, Trial, make_schedule
 from lmntk.engine.card_schedule import BUFFERS, CARD_MARGIN, make_card_schedule
-from lmntk.engine.stream import Settings
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.settings import Settings
 from lmntk.engine.transfers import Fetched, Transfers
 from lmntk.errors import UserError
 from lmntk.kernels.gram import GPU_TILE_BYTES, TILE_BYTES
@@ -198,11 +199,11 @@ def test_a_small_card_cuts_batches_and_sends_rows_away_and_the_kernels_are_the_s
 def test_row_factors_that_live_elsewhere_give_the_same_bits(tmp_path, monkeypatch, name, where):
     found = Schedule(3, where == "rows_on_disk", 4, 0, 0)
     monkeypatch.setattr(
-        streaming, "make_schedule", lambda *a, **k: found
+        planning, "make_schedule", lambda *a, **k: found
     )  # a processor's: no card, nothing is fetched
     here = work(name, scratch=tmp_path / "here")
     away = replace(found, card_peak=1, **{where: True})
-    monkeypatch.setattr(streaming, "make_card_schedule", lambda *a, **k: away)
+    monkeypatch.setattr(planning, "make_card_schedule", lambda *a, **k: away)
     started = []
     start = Transfers.start
     monkeypatch.setattr(
@@ -341,7 +342,7 @@ def test_one_parameter_that_has_nearly_all_factors_leaves_them_on_the_card():
 def test_every_card_is_asked_what_is_free(monkeypatch, tmp_path):
     """The fullest bounds the work; what others hold there is not ours, and the weights will come beside it."""
     cards = {"meta": PretendedCard(4000 * MEBI, 0, 0)}
-    monkeypatch.setattr(streaming, "memory_of", lambda device: cards.get(device.type))
+    monkeypatch.setattr(planning, "memory_of", lambda device: cards.get(device.type))
     both = Devices((torch.device("cpu"), torch.device("meta")))
 
     def planned(card, **more):
@@ -349,8 +350,8 @@ def test_every_card_is_asked_what_is_free(monkeypatch, tmp_path):
         model = row.model(2).float()
         texts = {group: random_texts(row, part, place) for place, (group, part) in enumerate(LENGTHS.items())}
         settings = Settings(4, card=card, executor=both, rates=tmp_path / "machine.json", **more)
-        return streaming.plan_kernels(
-            model, texts, PAIRS, FORMULAS, row.parameters.select(model), pad_id(model), settings
+        return planning.plan_kernels(
+            KernelWork(model, texts, PAIRS, FORMULAS, row.parameters.select(model), pad_id(model)), settings
         )
 
     equal = planned(pretended(4000)).card

@@ -11,10 +11,10 @@ import torch
 from gpu_work import FORMULAS, MEBI, assert_same_bits, blocks, largest_error, work
 from model_table import TABLE, pad_id, random_texts
 
+from lmntk.engine import plan as planning
 from lmntk.engine import rates as calibration
-from lmntk.engine import stream as streaming
 from lmntk.engine.batches import Capturing
-from lmntk.engine.budget import LOSS_TEXTS, MARGIN, Trial, evenly, loss_bytes, make_schedule
+from lmntk.engine.budget import LOSS_TEXTS, MARGIN, Schedule, Trial, evenly, loss_bytes, make_schedule
 from lmntk.engine.card_schedule import CARD_MARGIN, make_card_schedule
 from lmntk.engine.precision_loss import measured_loss
 from lmntk.engine.stored_factors import KeptFactors
@@ -261,7 +261,7 @@ def test_the_trial_and_the_measured_loss_hold_what_the_cut_says(monkeypatch):
         "_of_batch",
         lambda self, texts, precision: sizes.append(len(texts)) or of_batch(self, texts, precision),
     )
-    monkeypatch.setattr(streaming, "make_schedule", lambda *a, **k: streaming.Schedule(2, False, 2, 0, 0))
+    monkeypatch.setattr(planning, "make_schedule", lambda *a, **k: Schedule(2, False, 2, 0, 0))
     work(precision="bfloat16", formulas=["sgd"])
     assert tried[0] == sizes[0] == 4  # the trial
     assert max(sizes[2:]) == 2
@@ -307,11 +307,11 @@ def test_the_measured_loss_is_in_the_cut(card):
 
 def test_a_begun_cut_is_measured_on_as_many_texts(tmp_path, monkeypatch):
     """Its numbers are in the kernels' metadata, which are to be those of a run that was not cut short."""
-    found = streaming.Schedule(2, False, 2, 0, 0, loss_texts=4)
-    monkeypatch.setattr(streaming, "make_schedule", lambda *a, **k: found)
+    found = Schedule(2, False, 2, 0, 0, loss_texts=4)
+    monkeypatch.setattr(planning, "make_schedule", lambda *a, **k: found)
     whole = work(precision="bfloat16", scratch=tmp_path)
     assert whole.loss.texts == 4
-    monkeypatch.setattr(streaming, "make_schedule", lambda *a, **k: pytest.fail("cut anew"))
+    monkeypatch.setattr(planning, "make_schedule", lambda *a, **k: pytest.fail("cut anew"))
     assert work(precision="bfloat16", scratch=tmp_path).loss == whole.loss
 
 
@@ -342,7 +342,7 @@ def test_a_plan_counts_what_a_low_precision_takes(tmp_path, monkeypatch, formula
     free = calibration.Rates(*[1e30] * 5, "some machine")
     monkeypatch.setattr(calibration, "measure_rates", lambda device: free)
     monkeypatch.setattr(
-        streaming.Scratch, "keep_schedule", lambda self, schedule: clock.__setitem__(0, 0.0)
+        planning.Scratch, "keep_schedule", lambda self, schedule: clock.__setitem__(0, 0.0)
     )  # after the trial
     work(precision="bfloat16", formulas=formulas, announce=said.append, scratch=tmp_path)
     assert said[0].seconds == pytest.approx(clock[0], rel=0.25)  # padding is counted by tokens

@@ -17,8 +17,10 @@ from lmntk.engine import rates as calibration
 from lmntk.engine.cost import Operations, Shape, shapes_of
 from lmntk.engine.cost import contraction as operations_of
 from lmntk.engine.estimate import shown_count, shown_time
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.plan import plan_kernels
 from lmntk.engine.rates import Rates, measure_rates, rates_of
-from lmntk.engine.stream import Settings, plan_kernels
+from lmntk.engine.settings import Settings
 from lmntk.errors import UserError
 from lmntk.kernels import contraction, materialised
 from lmntk.kernels import inner as inner_module
@@ -163,7 +165,7 @@ def test_a_plan_of_every_kind(tmp_path, name):
     row = TABLE[name]
     model = row.model(2).float()
     texts = {"train": random_texts(row, [5, 4, 6], 0), "eval": random_texts(row, [5, 4, 6, 3], 1)}
-    arguments = (
+    work = KernelWork(
         model,
         texts,
         [("train", "eval"), ("train", "train")],
@@ -171,7 +173,7 @@ def test_a_plan_of_every_kind(tmp_path, name):
         row.parameters.select(model),
         pad_id(model),
     )
-    found = plan_kernels(*arguments, Settings(rates=tmp_path / "machine.json"))
+    found = plan_kernels(work, Settings(rates=tmp_path / "machine.json"))
     assert (found.texts, found.pairs, found.disk) == (7, 21, 0)
     assert 0 < found.seconds < 60
     assert found.capture_operations > 0
@@ -180,7 +182,7 @@ def test_a_plan_of_every_kind(tmp_path, name):
     both = found + found
     assert (both.texts, both.peak) == (14, found.peak)
     with pytest.raises(UserError, match="the least is"):
-        plan_kernels(*arguments, Settings(memory=2**20))
+        plan_kernels(work, Settings(memory=2**20))
     assert [path.name for path in tmp_path.iterdir()] == ["machine.json"]
 
 

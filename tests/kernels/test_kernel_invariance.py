@@ -12,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_table import FAMILIES, MASKED, TABLE, pad_id, random_texts, relative_distance
 
-from lmntk.engine import stream as streaming
+from lmntk.engine import plan as planning
 from lmntk.engine.budget import Schedule
-from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.progress import Listener
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.kernels import contraction
 from lmntk.kernels import gram as gram_module
 from lmntk.kernels.formulas import FORMULAS
@@ -123,7 +126,7 @@ def test_logits_that_are_no_numbers_are_an_error():
         with pytest.raises(RuntimeError, match="not finite"):
             capture(model, collate(texts, pad_id(model)), trainable)
         with pytest.raises(RuntimeError, match="not finite"):
-            stream_kernels(model, {"a": texts}, [("a", "a")], FORMULAS, trainable, pad_id(model))
+            stream_kernels(KernelWork(model, {"a": texts}, [("a", "a")], FORMULAS, trainable, pad_id(model)))
     finally:
         model.network.set_attn_implementation("sdpa")
 
@@ -132,12 +135,7 @@ def streamed(name, groups, pairs, key="", **chosen):
     row = TABLE[name]
     model = row.model(OUTPUTS)
     return stream_kernels(
-        model,
-        groups,
-        pairs,
-        FORMULAS,
-        row.parameters.select(model),
-        pad_id(model),
+        KernelWork(model, groups, pairs, FORMULAS, row.parameters.select(model), pad_id(model)),
         Settings(**chosen),
         key=key,
     )
@@ -162,7 +160,7 @@ def test_any_cut_gives_the_same_kernels_and_logits(
     }
     pairs = [("a", "a"), ("b", "a"), ("a", "c"), ("b", "c")]
     plenty = streamed(name, texts, pairs)
-    with patch.object(streaming, "make_schedule", lambda *a, **k: Schedule(size, on_disk, chunk, 0, 0)):
+    with patch.object(planning, "make_schedule", lambda *a, **k: Schedule(size, on_disk, chunk, 0, 0)):
         little = streamed(name, texts, pairs, key="k", scratch=tmp_path_factory.mktemp("scratch"))
     assert set(plenty.kernels) == set(pairs) == set(little.kernels)
     for pair in pairs:
@@ -182,17 +180,19 @@ def test_every_text_is_captured_once(tmp_path, name, on_disk):
     model = row.model(OUTPUTS)
     texts = {group: random_texts(row, [5, 4, 6], i) for i, group in enumerate("abc")}
     seen = []
-    with patch.object(streaming, "make_schedule", lambda *a, **k: Schedule(2, on_disk, 2, 0, 0)):
+    with patch.object(planning, "make_schedule", lambda *a, **k: Schedule(2, on_disk, 2, 0, 0)):
         stream_kernels(
-            model,
-            texts,
-            [("a", "c"), ("b", "c"), ("a", "a")],
-            ["sgd"],
-            row.parameters.select(model),
-            pad_id(model),
+            KernelWork(
+                model,
+                texts,
+                [("a", "c"), ("b", "c"), ("a", "a")],
+                ["sgd"],
+                row.parameters.select(model),
+                pad_id(model),
+            ),
             Settings(scratch=tmp_path),
-            lambda captured, contracted: seen.append((captured, contracted)),
-            "key",
+            Listener(report=lambda captured, contracted: seen.append((captured, contracted))),
+            key="key",
         )
     assert tuple(map(sum, zip(*seen, strict=True))) == (9, 27)
 
@@ -243,7 +243,8 @@ def test_noise_of_the_columns_group_is_not_left_out_of_the_rows_group():
 
     def compute(*pairs):
         return stream_kernels(
-            model, texts, pairs, FORMULAS, dict(model.named_parameters()), 0, Settings(batch_size=1)
+            KernelWork(model, texts, pairs, FORMULAS, dict(model.named_parameters()), 0),
+            Settings(batch_size=1),
         )
 
     alone = compute(("plain", "noisy"))

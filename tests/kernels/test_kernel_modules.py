@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from lmntk import UserError, module_kernels, register_rule
-from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.errors import ModelError
 from lmntk.prompts.encoding import EncodedText
 from lmntk.tangents.factors import sum_over_uses
@@ -232,7 +234,8 @@ def test_batches_that_a_module_cannot_be_cut_for_go_text_by_text():
     model = Positions()
     texts = {"a": [EncodedText((1 + i, 2, 3, 7 - i), 0, None) for i in range(4)]}
     found = stream_kernels(
-        model, texts, [("a", "a")], ["sgd"], dict(model.named_parameters()), 0, Settings(batch_size=4)
+        KernelWork(model, texts, [("a", "a")], ["sgd"], dict(model.named_parameters()), 0),
+        Settings(batch_size=4),
     )
     rows = []
     for text in texts["a"]:

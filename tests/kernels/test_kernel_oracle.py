@@ -17,7 +17,9 @@ from model_table import (
     relative_distance,
 )
 
-from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.kernels.formulas import FORMULAS
 from lmntk.kernels.gram import Panel, gram
 from lmntk.prompts.batching import collate
@@ -41,7 +43,8 @@ def test_every_family_equals_plain_autograd(name, outputs):
     trainable = row.parameters.select(model)
     texts = {"train": random_texts(row, TRAIN, 1), "eval": random_texts(row, EVAL, 2)}
     streamed = stream_kernels(
-        model, texts, [("train", "eval")], FORMULAS, trainable, pad_id(model), Settings(batch_size=3)
+        KernelWork(model, texts, [("train", "eval")], FORMULAS, trainable, pad_id(model)),
+        Settings(batch_size=3),
     )
     jacobian = {side: oracle(model, alone(model, part), trainable) for side, part in texts.items()}
 
@@ -131,7 +134,7 @@ def test_padding_token_inside_a_text_has_no_row(name):
         for text in random_texts(row, [5, 4, 6], 4)
     ]
     streamed = stream_kernels(
-        model, {"all": texts}, [("all", "all")], FORMULAS, trainable, pad, Settings(batch_size=1)
+        KernelWork(model, {"all": texts}, [("all", "all")], FORMULAS, trainable, pad), Settings(batch_size=1)
     )
     jacobian = oracle(model, alone(model, texts), trainable)
     table = next(p for p in jacobian if p.endswith(("word_embeddings.weight", "tok_embeddings.weight")))
@@ -149,7 +152,7 @@ def test_float32(name):
     texts = {"train": random_texts(row, TRAIN, 1), "eval": random_texts(row, EVAL, 2)}
     exact, single = (
         stream_kernels(
-            each, texts, [("train", "eval")], ["sgd"], row.parameters.select(each), pad_id(each)
+            KernelWork(each, texts, [("train", "eval")], ["sgd"], row.parameters.select(each), pad_id(each))
         ).kernels["train", "eval"]
         for each in (model, row.model(2, dtype=torch.float32))
     )
@@ -165,12 +168,9 @@ def test_leaving_noise_out_brings_float32_signs_closer_to_float64(name):
         model = row.model(1, dtype=dtype)
         settings = Settings(drop_noise=drop_noise)
         streamed = stream_kernels(
-            model,
-            texts,
-            [("train", "eval")],
-            ["signgd"],
-            row.parameters.select(model),
-            pad_id(model),
+            KernelWork(
+                model, texts, [("train", "eval")], ["signgd"], row.parameters.select(model), pad_id(model)
+            ),
             settings,
         )
         return whole(streamed.kernels["train", "eval"]["signgd"])
@@ -194,7 +194,9 @@ def test_untying_removes_exactly_the_cross_terms():
     kernels = []
     for model in (tied, untied):
         streamed = stream_kernels(
-            model, texts, [("train", "eval")], ["sgd"], row.parameters.select(model), pad_id(model)
+            KernelWork(
+                model, texts, [("train", "eval")], ["sgd"], row.parameters.select(model), pad_id(model)
+            )
         )
         kernels.append(whole(streamed.kernels["train", "eval"]["sgd"]))
     embedding, decoder = (

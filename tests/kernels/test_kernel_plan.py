@@ -12,11 +12,14 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from lmntk.engine import stream as streaming
+from lmntk.engine.assembly import jobs_of
 from lmntk.engine.batches import Capturing
 from lmntk.engine.budget import DOUBLE, MARGIN, Trial, make_schedule, padded_tokens
 from lmntk.engine.card_schedule import STREAMED, make_card_schedule
-from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.plan import cut_work
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.engine.transfers import Fetched, Transfers
 from lmntk.errors import UserError
 from lmntk.kernels.gram import Panel, gram
@@ -69,9 +72,8 @@ def cut(texts, pairs, trial=TRIAL, formulas=("sgd",), **settings):
     model = Deep()
     every = [text for part in texts.values() for text in part]
     capturing = Capturing(model, dict(model.named_parameters()), 0, every, settings.get("batch_size", 32))
-    return streaming._cut(
-        trial, capturing, texts, pairs, formulas, Settings(**{"memory": 2**50} | settings), True
-    )
+    work = KernelWork(model, texts, pairs, formulas, capturing.trainable, 0)
+    return cut_work(work, Settings(**{"memory": 2**50} | settings), capturing, trial, True)
 
 
 def tokens_held(found):
@@ -127,7 +129,9 @@ def test_a_run_with_groups_holds_no_more_than_was_said():
     trainable = dict(model.named_parameters())
     before = resident()
     grown, found = peak_of(
-        lambda: stream_kernels(model, texts, [("a", "b")], ["sgd"], trainable, 0, Settings(grouping=layer_of))
+        lambda: stream_kernels(
+            KernelWork(model, texts, [("a", "b")], ["sgd"], trainable, 0), Settings(grouping=layer_of)
+        )
     )
     kernels = 14 * DOUBLE * 900 * 800 * 4
     assert kernels > MARGIN
@@ -151,7 +155,9 @@ def test_rows_are_counted_in_the_batches_that_they_are_held_in(batch_size):
     ):
         model = Deep()
         chosen = Settings(batch_size=batch_size, memory=2**50)
-        streamed = stream_kernels(model, texts, pairs, ["sgd"], dict(model.named_parameters()), 0, chosen)
+        streamed = stream_kernels(
+            KernelWork(model, texts, pairs, ["sgd"], dict(model.named_parameters()), 0), chosen
+        )
     rows = held[1:]  # after the trial
     assert len(rows) == 16 // min(batch_size, 2)
     assert streamed.schedule.batch_size == batch_size
@@ -179,7 +185,7 @@ def test_tiles_are_counted_as_they_are_cut(chunk):
     texts = {"a": texts_of([1]), **{f"c{i}": texts_of([10, 20, 30 + i]) for i in range(4)}}
     pairs = [("a", name) for name in texts]
     columns = [[text.length for text in texts[name]] for name in texts if name != "a"]
-    jobs = streaming._jobs(texts, pairs, ["a"], chunk)
+    jobs = jobs_of(KernelWork(Deep(), texts, pairs, ["sgd"], {}, 0), chunk)
     most = max(
         sum(text.length for text in texts[job.column][job.start : job.stop])
         for job in jobs

@@ -19,9 +19,11 @@ import torch
 from model_table import TABLE, pad_id, random_texts
 from torch import nn
 
-from lmntk.engine import stream as streaming
+from lmntk.engine import plan as planning
 from lmntk.engine.budget import Schedule
-from lmntk.engine.stream import Settings, stream_kernels
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels
 from lmntk.errors import ModelError, UserError
 from lmntk.system.executors.choose import chosen_executor
 from lmntk.system.executors.local import Local
@@ -58,11 +60,13 @@ def work(name, executor, scratch=None, key="k" * 32, batch=2, keep=False):
     lengths = {"a": [5, 4, 6], "b": [4, 4], "c": [3, 7, 5, 6, 4, 5, 5, 8]}
     texts = {group: random_texts(row, part, i) for i, (group, part) in enumerate(lengths.items())}
     with patch.object(
-        streaming, "make_schedule", lambda *a, **k: Schedule(batch, scratch is not None, 2, 0, 0)
+        planning, "make_schedule", lambda *a, **k: Schedule(batch, scratch is not None, 2, 0, 0)
     ):
         settings = Settings(scratch=scratch, executor=executor, keep_factors=keep)
         return stream_kernels(
-            model, texts, PAIRS, FORMULAS, row.parameters.select(model), pad_id(model), settings, key=key
+            KernelWork(model, texts, PAIRS, FORMULAS, row.parameters.select(model), pad_id(model)),
+            settings,
+            key=key,
         )
 
 
@@ -334,7 +338,8 @@ def test_processes_of_a_machine_share_its_memory(cluster):
     line = r"^memory: 9 MiB for the 3 processes of a machine is too little for this; the least is \d+MiB.*, or give fewer --workers$"
     with pytest.raises(UserError, match=line):
         stream_kernels(
-            model, texts, [("a", "b")], ["sgd"], row.parameters.select(model), pad_id(model), little
+            KernelWork(model, texts, [("a", "b")], ["sgd"], row.parameters.select(model), pad_id(model)),
+            little,
         )
 
 

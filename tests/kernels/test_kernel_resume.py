@@ -11,11 +11,14 @@ import pytest
 import torch
 from model_table import TABLE, pad_id, plain_logits, random_texts
 
-from lmntk.engine import stream as streaming
+from lmntk.engine import plan as planning
 from lmntk.engine import tiles
 from lmntk.engine.budget import MARGIN, Schedule, Trial, make_schedule
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.progress import Listener
+from lmntk.engine.settings import Settings
 from lmntk.engine.stored_factors import Choice, KeptFactors
-from lmntk.engine.stream import Settings, finish, stream_kernels
+from lmntk.engine.stream import finish, stream_kernels
 from lmntk.engine.work import Scratch
 from lmntk.errors import UserError
 from lmntk.kernels.lora import LowRank
@@ -51,10 +54,13 @@ def work(
         group: random_texts(row, lengths, i)
         for i, (group, lengths) in enumerate({"a": [5, 4, 6], "b": [4, 4], "c": [3, 7, 5, 6, 4]}.items())
     }
-    with patch.object(streaming, "make_schedule", lambda *a, **k: Schedule(2, on_disk, chunk, 0, 0)):
+    with patch.object(planning, "make_schedule", lambda *a, **k: Schedule(2, on_disk, chunk, 0, 0)):
         settings = Settings(scratch=scratch, keep_factors=keep, executor=executor or Local())
         return stream_kernels(
-            model, texts, pairs, formulas, row.parameters.select(model), pad_id(model), settings, report, key
+            KernelWork(model, texts, pairs, formulas, row.parameters.select(model), pad_id(model)),
+            settings,
+            Listener(report=report),
+            key=key,
         )
 
 
@@ -363,7 +369,7 @@ def test_a_choice_of_parameters_of_kept_factors(tmp_path):
         ParameterFilter(exclude=("*embeddings*",)),
     ):
         expected = stream_kernels(
-            model, texts, [("a", "c")], ["sgd"], chosen.select(model), pad_id(model)
+            KernelWork(model, texts, [("a", "c")], ["sgd"], chosen.select(model), pad_id(model))
         ).kernels["a", "c"]["sgd"]["all"]
         found, _ = kept.kernels(
             ("a", "c"), ["sgd"], Choice(chosen.include, chosen.exclude, chosen.biases_only)
@@ -381,12 +387,7 @@ def test_low_rank_kernels_are_those_of_peft_at_its_start(tmp_path, name):
     texts = random_texts(row, [5, 4, 6], 0)
     settings = Settings(scratch=tmp_path, keep_factors=True)
     stream_kernels(
-        model,
-        {"a": texts},
-        [("a", "a")],
-        ["sgd"],
-        row.parameters.select(model),
-        pad_id(model),
+        KernelWork(model, {"a": texts}, [("a", "a")], ["sgd"], row.parameters.select(model), pad_id(model)),
         settings,
         key=KEY,
     )
@@ -424,12 +425,9 @@ def test_a_gradient_that_came_by_autograd_has_no_low_rank_kernel(tmp_path):
     query.__class__ = Doubled
     settings = Settings(scratch=tmp_path, keep_factors=True)
     stream_kernels(
-        model,
-        {"a": random_texts(row, [5, 4], 0)},
-        [("a", "a")],
-        ["sgd"],
-        row.parameters.select(model),
-        0,
+        KernelWork(
+            model, {"a": random_texts(row, [5, 4], 0)}, [("a", "a")], ["sgd"], row.parameters.select(model), 0
+        ),
         settings,
         key=KEY,
     )

@@ -9,7 +9,9 @@ import torch
 from model_table import FAMILIES, TABLE, alone, flat, oracle, pad_id, plain_logits, random_texts
 from torch import nn
 
-from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.kernels.formulas import FORMULAS
 from lmntk.models.filters import ParameterFilter
 from lmntk.tangents.capture import capture
@@ -19,7 +21,7 @@ from lmntk.tangents.noise import noise_coordinates
 def all_kernels(model, row, texts, pair, **chosen):
     trainable = chosen.pop("trainable", None) or row.parameters.select(model)
     found = stream_kernels(
-        model, texts, [pair], FORMULAS, trainable, pad_id(model), Settings(**chosen)
+        KernelWork(model, texts, [pair], FORMULAS, trainable, pad_id(model)), Settings(**chosen)
     ).kernels[pair]
     return {kernel: whole(groups) for kernel, groups in found.items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
 
@@ -18,7 +19,7 @@ from lmntk.engine.budget import MARGIN, Trial
 from lmntk.errors import UserError
 from lmntk.prediction import directions
 from lmntk.prediction.directions import cut_directions, directions_of
-from lmntk.prediction.predictor import Predictor
+from lmntk.prediction.predictor import PassLimits, Predictor
 from lmntk.prompts.encoding import EncodedText
 from lmntk.solvers.linear_form import LinearForm
 from lmntk.system.memory import peak_of, resident, return_freed
@@ -174,19 +175,20 @@ def test_predictions_in_little_memory_are_the_same():
     model: Any = Wide(256)
     direction = {name: torch.randn_like(parameter) for name, parameter in model.named_parameters()}
     texts = [EncodedText(tuple(1 + (i + j) % 8 for j in range(400)), 0, None) for i in range(24)]
-    free = Predictor(model, [direction], 0, batch_size=24)
+    free = Predictor(model, [direction], 0, limits=PassLimits(batch_size=24))
     expected, _ = free.evaluate(texts)
     assert free.texts_at_once(texts) == 24
-    tight = Predictor(model, [direction], 0, batch_size=24, memory=2**40)
+    tight = Predictor(model, [direction], 0, limits=PassLimits(batch_size=24, memory=2**40))
     with torch.no_grad():
         assert tight.texts_at_once(texts) == 24
         assert tight.token_bytes is not None
         tight.token_bytes = max(tight.token_bytes, 2**14)
-        tight.memory = int(resident() + MARGIN + 4.5 * 400 * tight.token_bytes)
+        memory = int(resident() + MARGIN + 4.5 * 400 * tight.token_bytes)
+        tight.limits = replace(tight.limits, memory=memory)
         assert tight.texts_at_once(texts) in (1, 3)
     np.testing.assert_allclose(tight.evaluate(texts)[0], expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(UserError, match=r"is too little for one text and v; the least is \d+MiB"):
-        Predictor(model, [direction], 0, memory=2**20).evaluate(texts)
+        Predictor(model, [direction], 0, limits=PassLimits(memory=2**20)).evaluate(texts)
 
 
 class Attending(torch.nn.Module):
@@ -216,8 +218,10 @@ def test_longer_texts_that_come_later_stay_within_the_memory():
     def window(length: int) -> list[EncodedText]:
         return [EncodedText(tuple(1 + (i + j) % 8 for j in range(length)), 0, None) for i in range(16)]
 
-    expected, _ = Predictor(model, [direction], 0, batch_size=2).evaluate(window(1500))
-    bounded = Predictor(model, [direction], 0, batch_size=16, memory=resident() + MARGIN + 400 * 2**20)
+    expected, _ = Predictor(model, [direction], 0, limits=PassLimits(batch_size=2)).evaluate(window(1500))
+    bounded = Predictor(
+        model, [direction], 0, limits=PassLimits(batch_size=16, memory=resident() + MARGIN + 400 * 2**20)
+    )
     bounded.evaluate(window(50))
     with torch.no_grad():
         assert bounded.texts_at_once(window(50)) == 16
@@ -229,8 +233,8 @@ def test_longer_texts_that_come_later_stay_within_the_memory():
         assert bounded.token_bytes == known
     before = resident()
     grown, found = peak_of(lambda: bounded.evaluate(window(1500))[0])
-    assert bounded.memory is not None
-    assert before + grown <= bounded.memory
+    assert bounded.limits.memory is not None
+    assert before + grown <= bounded.limits.memory
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -8,7 +8,9 @@ import torch
 from model_table import TABLE, pad_id, random_texts
 from toys import mean_loss
 
-from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.errors import UserError
 from lmntk.prompts.batching import collate
 from lmntk.solvers.emulated_training import Emulation
@@ -155,12 +157,9 @@ def test_real_descent_on_a_linearized_model(name, outputs, loss):
     texts = {"train": random_texts(row, [5, 4, 6, 5, 3, 4], 1), "other": random_texts(row, [4, 6], 2)}
     labels = [i % max(outputs, 2) for i in range(6)]
     streamed = stream_kernels(
-        model,
-        texts,
-        [("train", "train"), ("train", "other")],
-        ["sgd"],
-        parameters,
-        pad_id(model),
+        KernelWork(
+            model, texts, [("train", "train"), ("train", "other")], ["sgd"], parameters, pad_id(model)
+        ),
         Settings(drop_noise=False),
     )
     kernels = {side: whole(streamed.kernels["train", side]["sgd"]).numpy() for side in texts}

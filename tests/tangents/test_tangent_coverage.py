@@ -10,7 +10,9 @@ from coverage_models import BATCH, Around, BroadcastTable, Coupled, Scale, Share
 from model_table import FAMILIES, TABLE, pad_id, random_texts
 from torch import nn
 
-from lmntk.engine.stream import Settings, stream_kernels, whole
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.errors import ModelError
 from lmntk.kernels.gram import Panel, gram
 from lmntk.prompts.batching import collate
@@ -455,7 +457,8 @@ def test_fallback_reaches_the_kernel():
     model = Toy(Scale())
     texts = {"a": [EncodedText(tuple(row.tolist()), 0, None) for row in BATCH["input_ids"]]}
     found = stream_kernels(
-        model, texts, [("a", "a")], ["sgd"], dict(model.named_parameters()), 0, Settings(batch_size=3)
+        KernelWork(model, texts, [("a", "a")], ["sgd"], dict(model.named_parameters()), 0),
+        Settings(batch_size=3),
     )
     full = torch.cat([g.flatten(2) for g in jacobian(model, BATCH).values()], 2)
     expected = torch.einsum("cnp,dmp->ncmd", full, full)

@@ -12,7 +12,7 @@ from lmntk.diagnosis.examples import Examples, device_of, fitted, logits_of
 from lmntk.diagnosis.features import stream_sgd
 from lmntk.diagnosis.spectrum import readable_groups
 from lmntk.engine.compute import as_kernels
-from lmntk.engine.stream import Settings
+from lmntk.engine.settings import Settings
 from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.kernel import Kernel
 from lmntk.models.logit_model import LogitModel

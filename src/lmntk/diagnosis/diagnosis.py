@@ -18,7 +18,7 @@ from lmntk.diagnosis.spectrum import group_shares, readable_groups, shares_of, s
 from lmntk.diagnosis.stability import stable_rates
 from lmntk.diagnosis.subject import FineTuning, KernelSolution, LabelledExamples
 from lmntk.diagnosis.verdict import Evidence, Verdict, decide
-from lmntk.engine.stream import Settings
+from lmntk.engine.settings import Settings
 from lmntk.errors import UserError
 from lmntk.models.weights import at_weights
 from lmntk.solvers.chi import mean_chi

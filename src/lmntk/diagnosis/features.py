@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from lmntk.diagnosis.examples import Examples, device_of, fitted
-from lmntk.engine.stream import Pair, Settings, Streamed, finish, stream_kernels, whole
+from lmntk.engine.kernel_work import KernelWork, Pair
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import Streamed, finish, stream_kernels, whole
 from lmntk.errors import UserError
 from lmntk.kernels.gram import Grouping, Panel, gram
 from lmntk.models.fingerprint import fingerprint
@@ -208,7 +210,7 @@ def stream_sgd(
         key = content_key(
             weights=fingerprint(model), reads=reads, texts=shown, pairs=pairs, cut=cut, pad_id=pad_id
         )
-    streamed = stream_kernels(model, texts, pairs, ["sgd"], trainable, pad_id, settings, key=key)
+    streamed = stream_kernels(KernelWork(model, texts, pairs, ["sgd"], trainable, pad_id), settings, key=key)
     finish(settings, key)
     return streamed
 

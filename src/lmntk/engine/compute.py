@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.precision_loss import Loss
-from lmntk.engine.stream import Settings, stream_kernels, whole
-from lmntk.engine.tiles import Report
+from lmntk.engine.progress import Listener
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels, whole
 from lmntk.errors import UserError
+from lmntk.kernels.formulas import FORMULAS
 from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.kernel import KERNEL_VERSION, Kernel
 from lmntk.models.build import logit_model
@@ -48,33 +51,49 @@ class Computed:
     loss: Loss | None = None
 
 
-def origin(
-    pretrained: Pretrained,
-    encoder: PromptEncoder | EnsembleEncoder,
-    train: Sequence[Example],
-    evaluate: Sequence[Example],
-    *,
-    all_logits: bool = False,
-    parameters: ParameterFilter | None = None,
-    settings: Settings | None = None,
-) -> dict[str, Any]:
-    """Returns all that a kernel's values depend on, hashed where it is long: two kernels of one origin are the same."""
-    network = pretrained.network
-    return {
-        "model": pretrained.fingerprint,
-        "prompt": encoder.fingerprint(),
-        "templates": [str(template) for template in encoder.templates],
-        "label_words": list(encoder.label_words),
-        "difference": encoder.classes == 2 and not all_logits,
-        "tied": getattr(network.get_output_embeddings(), "weight", None)
-        is network.get_input_embeddings().weight,
-        "parameters": (parameters or ParameterFilter()).as_dict(),
-        "drop_noise": (settings or Settings()).drop_noise,
-        "precision": (settings or Settings()).precision,
-        "dtype": str(next(network.parameters()).dtype).removeprefix("torch."),
-        "train": digest_examples(train),
-        "eval": digest_examples(evaluate),
-    }
+@dataclass(frozen=True)
+class PromptedTexts:
+    """Training and evaluation texts of a prompted language model, between which kernels are asked for.
+
+    Attributes:
+        pretrained: what ``load_pretrained`` returned.
+        encoder: the prompt: template, label words, limits.
+        train: n texts.
+        evaluate: m texts.
+        all_logits: keep both logits of a two-class prompt; by default they are folded into their difference, c = 1.
+        parameters: which parameters count; all by default.
+    """
+
+    pretrained: Pretrained
+    encoder: PromptEncoder | EnsembleEncoder
+    train: Sequence[Example]
+    evaluate: Sequence[Example]
+    all_logits: bool = False
+    parameters: ParameterFilter = field(default_factory=ParameterFilter)
+
+    @property
+    def folds(self) -> bool:
+        """Whether two logits are folded into their difference."""
+        return self.encoder.classes == 2 and not self.all_logits
+
+    def origin(self, settings: Settings) -> dict[str, Any]:
+        """Return all that a kernel's values depend on, hashed where it is long: two kernels of one origin are the same."""
+        network = self.pretrained.network
+        return {
+            "model": self.pretrained.fingerprint,
+            "prompt": self.encoder.fingerprint(),
+            "templates": [str(template) for template in self.encoder.templates],
+            "label_words": list(self.encoder.label_words),
+            "difference": self.folds,
+            "tied": getattr(network.get_output_embeddings(), "weight", None)
+            is network.get_input_embeddings().weight,
+            "parameters": self.parameters.as_dict(),
+            "drop_noise": settings.drop_noise,
+            "precision": settings.precision,
+            "dtype": str(next(network.parameters()).dtype).removeprefix("torch."),
+            "train": digest_examples(self.train),
+            "eval": digest_examples(self.evaluate),
+        }
 
 
 def compute_kernels(
@@ -82,14 +101,13 @@ def compute_kernels(
     encoder: PromptEncoder | EnsembleEncoder,
     train: Sequence[Example],
     evaluate: Sequence[Example],
-    formulas: Sequence[str] = ("sgd", "signgd", "asigngd"),
+    formulas: Sequence[str] = FORMULAS,
     *,
     all_logits: bool = False,
     parameters: ParameterFilter | None = None,
     settings: Settings | None = None,
-    report: Report = lambda captured, contracted: None,
 ) -> Computed:
-    """Returns the tangent kernels [n, c, m, c] between training and evaluation texts of a prompted language model.
+    """Return the tangent kernels [n, c, m, c] between training and evaluation texts of a prompted language model.
 
     Args:
         pretrained: what ``load_pretrained`` returned.
@@ -100,7 +118,6 @@ def compute_kernels(
         all_logits: keep both logits of a two-class prompt; by default they are folded into their difference, c = 1.
         parameters: which parameters count; all by default.
         settings: batch size, memory, noise, groups.
-        report: called with the texts captured and the pairs contracted since the last call.
 
     Cost: (n + m) forward and c (n + m) backward passes, and 2 n m c^2 P operations a kernel. See ``stream_kernels``.
 
@@ -110,57 +127,57 @@ def compute_kernels(
         >>> compute_kernels(pretrained, encoder, train, test).kernels["sgd"].values.shape  # doctest: +SKIP
         (32, 1, 872, 1)
     """
-    chosen = parameters or ParameterFilter()
-    model = logit_model(pretrained, encoder, encoder.classes == 2 and not all_logits)
-    texts = {"train": [encoder.encode(e) for e in train], "eval": [encoder.encode(e) for e in evaluate]}
+    texts = PromptedTexts(pretrained, encoder, train, evaluate, all_logits, parameters or ParameterFilter())
+    return kernels_of_prompt(texts, formulas, settings)
+
+
+def kernels_of_prompt(
+    texts: PromptedTexts,
+    formulas: Sequence[str] = FORMULAS,
+    settings: Settings | None = None,
+    listener: Listener | None = None,
+) -> Computed:
+    """Return the tangent kernels between training and evaluation texts; see ``compute_kernels``."""
     settings = settings or Settings()
-    came_from = origin(
-        pretrained, encoder, train, evaluate, all_logits=all_logits, parameters=chosen, settings=settings
-    )
-    groups = settings.grouping is not None
-    grouped = (
-        {name: settings.grouping(name) for name in chosen.select(model)}
-        if settings.grouping is not None
-        else None
-    )
-    work = content_key(
-        origin=came_from,
+    pretrained, encoder = texts.pretrained, texts.encoder
+    model = logit_model(pretrained, encoder, texts.folds)
+    encoded = {
+        side: [encoder.encode(example) for example in part]
+        for side, part in (("train", texts.train), ("eval", texts.evaluate))
+    }
+    origin, trainable = texts.origin(settings), texts.parameters.select(model)
+    grouping = settings.grouping
+    key = content_key(
+        origin=origin,
         formulas=list(formulas),
-        groups=grouped,
+        groups=None if grouping is None else {name: grouping(name) for name in trainable},
         version=KERNEL_VERSION,
         settings=settings.cut(),
     )
-    trainable, pairs = chosen.select(model), [("train", "eval")]
-    streamed = stream_kernels(
-        model, texts, pairs, formulas, trainable, pretrained.pad_id, settings, report, work
-    )
+    work = KernelWork(model, encoded, [("train", "eval")], formulas, trainable, pretrained.pad_id)
+    streamed = stream_kernels(work, settings, listener, key)
     provenance = {
-        **came_from,
+        **origin,
         "model_name": pretrained.name,
         "noise_coordinates_left_out": streamed.noise.get("train", 0),
         **({} if streamed.loss is None else {"precision_loss": streamed.loss.as_dict()}),
         "versions": versions(),
     }
-    kernels = as_kernels(streamed.kernels["train", "eval"], formulas, groups, provenance)
-    return Computed(
-        kernels,
-        {side: streamed.logits[side].numpy() for side in ("train", "eval")},
-        streamed.coverage,
-        work,
-        streamed.loss,
-    )
+    kernels = as_kernels(streamed.kernels["train", "eval"], formulas, grouping is not None, provenance)
+    logits = {side: streamed.logits[side].numpy() for side in encoded}
+    return Computed(kernels, logits, streamed.coverage, key, streamed.loss)
 
 
 def module_kernels(
     module: nn.Module,
     train: Sequence[Batch],
     evaluate: Sequence[Batch],
-    formulas: Sequence[str] = ("sgd", "signgd", "asigngd"),
+    formulas: Sequence[str] = FORMULAS,
     *,
     trainable: Mapping[str, nn.Parameter] | None = None,
     settings: Settings | None = None,
 ) -> Computed:
-    """Returns the tangent kernels [n, c, m, c] of any module from a batch to logits [b, c], on batches of the user's own.
+    """Return the tangent kernels [n, c, m, c] of any module from a batch to logits [b, c], on batches of the user's own.
 
     Args:
         module: called with one batch.
@@ -241,7 +258,7 @@ def as_kernels(
     grouped: bool,
     provenance: dict[str, Any],
 ) -> dict[str, Kernel]:
-    """Returns the kernels of Gram values by name and parameter group; ``grouped`` keeps the groups' parts too."""
+    """Return the kernels of Gram values by name and parameter group; ``grouped`` keeps the groups' parts too."""
     kernels = {}
     for formula in formulas:
         flipped, groups = found.get(f"{formula}_flipped"), found[formula]

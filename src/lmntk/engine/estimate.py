@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +11,10 @@ from torch import nn
 from lmntk.engine.batches import Capturing
 from lmntk.engine.budget import Schedule, Trial, evenly, spans
 from lmntk.engine.cost import Operations, contraction, shapes_of
+from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.rates import Rates, finish_work
-from lmntk.kernels.formulas import kernel_names
+from lmntk.engine.settings import Settings
 from lmntk.prompts.batching import length_sorted_batches
-from lmntk.prompts.encoding import EncodedText
 from lmntk.system.memory import shown_bytes
 from lmntk.system.precision import FULL
 
@@ -54,7 +53,7 @@ class Estimate:
     copies: int = 1
 
     def __add__(self, other: Estimate) -> Estimate:
-        """Returns what both take, one after the other."""
+        """Return what both take, one after the other."""
         return Estimate(
             self.texts + other.texts,
             self.pairs + other.pairs,
@@ -70,11 +69,11 @@ class Estimate:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns plain data."""
+        """Return plain data."""
         return dict(self.__dict__)
 
     def describe(self) -> str:
-        """Returns one line."""
+        """Return one line."""
         operations = self.capture_operations + self.contraction_operations
         line = f"{self.texts:,} texts, {self.pairs:,} pairs: {shown_count(operations)} operations, {shown_bytes(self.peak)} of memory at most"
         line += (
@@ -89,33 +88,30 @@ class Estimate:
 
 
 def estimate(
+    work: KernelWork,
+    settings: Settings,
     capturing: Capturing,
     trial: Trial,
     schedule: Schedule,
-    texts: Mapping[str, Sequence[EncodedText]],
-    pairs: Sequence[tuple[str, str]],
-    formulas: Sequence[str],
     rates: Rates,
-    copies: int = 1,
-    drop_noise: bool = True,
 ) -> Estimate:
-    """Returns what ``stream_kernels`` will take with this schedule.
+    """Return what ``stream_kernels`` will take with this schedule.
 
     Operations of forward and backward passes are those of the matrices that tokens pass, without the attention's own products. Of
-    several devices, ``copies``, each captures the row texts for itself, and the rest is shared out. In a lower precision than float32
-    a few row texts are captured and contracted in both first, and for signs (``drop_noise``) all of them once more in full.
+    several devices each captures the row texts for itself, and the rest is shared out. In a lower precision than float32 a few row
+    texts are captured and contracted in both first, and for signs without noise all of them once more in full.
 
     Cost: one batch of texts of middling length is captured, to be timed.
     """
     capturing.batch_size = schedule.batch_size
-    groups = dict.fromkeys(name for pair in pairs for name in pair)
+    texts, groups, rows, copies = work.texts, work.groups, work.row_groups, settings.copies
     batches = {
         name: [
             (len(part), max(texts[name][i].length for i in part)) for part in capturing.batches(texts[name])
         ]
         for name in groups
     }
-    every = sorted((text for name in groups for text in texts[name]), key=lambda text: text.length)
+    every = sorted(work.texts_of(groups), key=lambda text: text.length)
     size = schedule.batch_size if capturing.coverage.batched else 1
     middle = max(0, len(every) // 2 - size // 2)
     few = every[middle : middle + size]
@@ -128,35 +124,32 @@ def estimate(
     all_tokens = sum(
         count * length for name in groups for count, length in batches[name]
     )  # padding is computed too
-    rows = {row for row, _ in pairs}
     of_rows = sum(count * length for name in groups if name in rows for count, length in batches[name])
     each = of_rows + (all_tokens - of_rows) / copies
     operations, read = Operations(), 0.0
-    for column in dict.fromkeys(column for _, column in pairs):
-        wanted = [row for row, other in pairs if other == column]
+    for column in work.column_groups:
+        wanted = [row for row, other in work.pairs if other == column]
         tiles = 1 if column in rows else len(spans(len(texts[column]), schedule.chunk))
         read += schedule.disk * tiles
         panel = [batch for row in wanted for batch in batches[row]]
         operations += contraction(
-            shapes, panel, batches[column], trial.outputs, kernel_names(formulas), tiles, wanted == [column]
+            shapes, panel, batches[column], trial.outputs, work.kernel_names, tiles, wanted == [column]
         )
     first, first_operations, in_full = 0.0, Operations(), 0.0
     if capturing.precision != FULL:
-        lengths = evenly(sorted(text.length for name in rows for text in texts[name]), schedule.loss_texts)
+        lengths = evenly(sorted(text.length for text in work.texts_of(rows)), schedule.loss_texts)
         few_batches = [(len(part), lengths[part[-1]]) for part in length_sorted_batches(lengths, size)]
         first = 2.0 * sum(count * length for count, length in few_batches)
-        block = contraction(
-            shapes, few_batches, few_batches, trial.outputs, kernel_names(formulas), 1, own=True
-        )
+        block = contraction(shapes, few_batches, few_batches, trial.outputs, work.kernel_names, 1, own=True)
         first_operations = block + block
-        in_full = of_rows if drop_noise and set(formulas) != {"sgd"} else 0.0
+        in_full = of_rows if settings.drop_noise and set(work.formulas) != {"sgd"} else 0.0
     capture_operations = (
         2.0 * (1 + trial.outputs) * matrices(capturing.model) * (all_tokens + first + in_full)
     )
     operations_in_all = operations + first_operations
     return Estimate(
         texts=len(every),
-        pairs=sum(len(texts[row]) * len(texts[column]) for row, column in pairs),
+        pairs=work.text_pairs(),
         capture_operations=capture_operations,
         contraction_operations=operations_in_all.total,
         factor_bytes=trial.factors / trial.tokens * all_tokens,
@@ -173,7 +166,7 @@ def estimate(
 
 
 def matrices(model: nn.Module) -> int:
-    """Returns the coordinates of the matrices that every token passes: not of tables, and not of a vocabulary's head."""
+    """Return the coordinates of the matrices that every token passes: not of tables, and not of a vocabulary's head."""
     tables = {
         p
         for module in model.modules()
@@ -187,7 +180,7 @@ def matrices(model: nn.Module) -> int:
 
 
 def shown_time(seconds: float) -> str:
-    """Returns a time as people say it: 40 s, 3 min, 2.5 h, 4 days."""
+    """Return a time as people say it: 40 s, 3 min, 2.5 h, 4 days."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     if seconds < 5400:
@@ -196,7 +189,7 @@ def shown_time(seconds: float) -> str:
 
 
 def shown_count(operations: float) -> str:
-    """Returns a number of operations: 3.2 T, 1.5 P."""
+    """Return a number of operations: 3.2 T, 1.5 P."""
     for power, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
         if operations >= power:
             return f"{operations / power:.1f} {letter}"

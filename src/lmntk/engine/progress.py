@@ -1,13 +1,30 @@
-"""What is done of a piece of work, as it is told to who waits for it."""
+"""Progress of a piece of work, reported once per text and pair."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+from lmntk.engine.estimate import Estimate
+from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.tiles import Job, Report
-from lmntk.prompts.encoding import EncodedText
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told of a piece of work; by default nobody.
+
+    Attributes:
+        report: called with the texts captured and the pairs contracted since the last call.
+        announce: told what the work will take, before it starts; this machine's speed is measured for it, and kept.
+        note: told what is worth reading once.
+    """
+
+    report: Report = lambda captured, contracted: None
+    announce: Callable[[Estimate], None] | None = None
+    note: Callable[[str], None] = lambda line: None
 
 
 class Account:
@@ -17,14 +34,9 @@ class Account:
     nobody hears, it is told at the end. Workers' threads tell it of their work at any time.
     """
 
-    def __init__(
-        self,
-        texts: Mapping[str, Sequence[EncodedText]],
-        row_names: Sequence[str],
-        jobs: Sequence[Job],
-        report: Report,
-    ) -> None:
+    def __init__(self, work: KernelWork, jobs: Sequence[Job], report: Report) -> None:
         self.report = report
+        texts, row_names = work.texts, work.row_groups
         chunks = {
             (job.column, job.start): job.stop - job.start for job in jobs if job.column not in row_names
         }

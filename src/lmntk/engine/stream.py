@@ -6,94 +6,27 @@ all rows that want it, and dropped. What a chunk comes to is a *tile*; finished 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TypedDict, TypeVar
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
 
-import torch
 from torch import Tensor
 
-from lmntk.engine.batches import Capturing
-from lmntk.engine.budget import LOSS_TEXTS, Schedule, Trial, make_schedule, spans
-from lmntk.engine.card_schedule import make_card_schedule
-from lmntk.engine.estimate import Estimate, estimate
+from lmntk.engine.assembly import assembled, index_of, jobs_of
+from lmntk.engine.budget import LOSS_TEXTS, Schedule
+from lmntk.engine.kernel_work import KernelWork, Pair
+from lmntk.engine.plan import begun_or_new_schedule, capturing_of
 from lmntk.engine.precision_loss import Loss, measured_loss
-from lmntk.engine.progress import Account
-from lmntk.engine.rates import rates_of
-from lmntk.engine.tiles import LOGITS, NOISE, SEPARATOR, Job, Report, TileMaker
-from lmntk.engine.work import Owner, Scratch, sweep
-from lmntk.errors import UserError
-from lmntk.kernels.formulas import kernel_names
-from lmntk.kernels.gram import EVERYTHING, Grouping
-from lmntk.models.logit_model import LogitModel
-from lmntk.prompts.encoding import EncodedText
-from lmntk.system.device_memory import DeviceMemory, device_budget, least_budget, memory_of, saying_full_card
-from lmntk.system.executors.base import Executor
-from lmntk.system.executors.local import Local
-from lmntk.system.executors.threads import Devices
-from lmntk.system.memory import default_memory, shown_bytes
-from lmntk.system.precision import FULL, Precision
+from lmntk.engine.progress import Account, Listener
+from lmntk.engine.settings import SCRATCH, Settings
+from lmntk.engine.tiles import TileMaker
+from lmntk.engine.work import Scratch, sweep
+from lmntk.kernels.gram import EVERYTHING
+from lmntk.system.device_memory import saying_full_card
+from lmntk.system.precision import FULL
 from lmntk.tangents.coverage import Coverage
-from lmntk.tangents.rules import RULES
 
-Pair = tuple[str, str]
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to compute: none of it changes what is computed beyond rounding, but for ``drop_noise``.
-
-    Attributes:
-        batch_size: the most texts in one forward pass.
-        memory: bytes that lmntk may hold on one machine, the model included: this process, and a cluster's workers there.
-        drop_noise: leave coordinates that are rounding noise out of the sign kernels.
-        grouping: from a parameter's name to its group, for per-group values.
-        scratch: a folder for row factors that do not fit into memory, and for finished tiles; without one there is neither.
-        keep_factors: leave all texts' factors in the scratch folder.
-        executor: where tiles are made: here, or on a cluster.
-        rates: the file in which this machine's speed is kept.
-        precision: of passes and products: ``float32`` (in full), ``tf32``, ``bfloat16``. A lower one changes what is computed, and how much
-            is measured.
-        device_memory: bytes that tensors may take of each card, the weights included; by default most of what is free.
-        card: stands in for the device's memory; for tests.
-        owner: whose the scratch files are: what is begun for it and not gone on with is removed by ``finish_all``.
-    """
-
-    batch_size: int = 32
-    memory: int = field(default_factory=default_memory)
-    drop_noise: bool = True
-    grouping: Grouping | None = None
-    scratch: Path | None = None
-    keep_factors: bool = False
-    executor: Executor = field(default_factory=Local)
-    rates: Path | None = None
-    precision: Precision = FULL
-    device_memory: int | None = None
-    card: DeviceMemory | None = None
-    owner: Owner | None = None
-
-    @property
-    def copies(self) -> int:
-        """Workers in this process, each with a model and row factors of its own."""
-        return len(self.executor.devices) if isinstance(self.executor, Devices) else 1
-
-    @property
-    def processes(self) -> int:
-        """Processes that share the memory of one machine: the workers that a cluster has on one, and this one."""
-        return int(getattr(self.executor, "sharing", 1))
-
-    @property
-    def share(self) -> int:
-        """Bytes that each of them may hold."""
-        return self.memory // self.processes
-
-    def cut(self) -> dict[str, object]:
-        """Returns what the cut of the work depends on, and so its numbers' last bits; not the memory: a cut that fits is kept to."""
-        rules = sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in RULES)
-        return {"batch_size": self.batch_size, "keep_factors": self.keep_factors, "rules": rules}
 
 
 @dataclass(frozen=True)
@@ -117,69 +50,44 @@ class Streamed:
     loss: Loss | None = None
 
 
-MACHINE = "machine.json"  # the name of the file with this machine's speed
-NOT_KEPT = "keep-factors: none were kept, for the kernels are there already; name a new folder with --out"
-SCRATCH = "scratch"  # the name of the folder for scratch files in an output folder
-
-
 def stream_kernels(
-    model: LogitModel,
-    texts: Mapping[str, Sequence[EncodedText]],
-    pairs: Sequence[Pair],
-    formulas: Sequence[str],
-    trainable: Mapping[str, torch.nn.Parameter],
-    pad_id: int,
-    settings: Settings | None = None,
-    report: Report = lambda captured, contracted: None,
-    key: str = "",
-    announce: Callable[[Estimate], None] | None = None,
-    note: Callable[[str], None] = lambda line: None,
+    work: KernelWork, settings: Settings | None = None, listener: Listener | None = None, key: str = ""
 ) -> Streamed:
-    """Returns the kernels between the named groups of texts, and the logits of every text in a pair.
+    """Return the kernels between the named groups of texts, and the logits of every text in a pair.
 
     Args:
-        model: from a batch to logits [n, c].
-        texts: groups of encoded texts by name; the kernels' axes follow their order.
-        pairs: (row group, column group) for each kernel wanted; rows are training texts.
-        formulas: of ``sgd``, ``signgd``, ``asigngd``.
-        trainable: the parameters that count.
-        pad_id: the padding token.
+        work: which model's kernels, between which texts, by which formulas.
         settings: batch size, memory, noise, grouping, scratch.
-        report: called with the texts captured and the pairs contracted since the last call.
+        listener: who is told how far the work is, and what it will take.
         key: a hash of all that the numbers depend on; the settings' scratch folder is used only with it.
-        announce: told what the work will take, before it starts; this machine's speed is measured for it, and kept.
-        note: told what is worth reading once.
 
     Cost: every text is captured once; see ``gram``. Row factors on disk are read once a tile.
 
     Raises:
         UserError: the memory, or the disk, is too small.
+
+    Example:
+        >>> work = KernelWork(model, {"train": train, "test": test}, [("train", "test")], ["sgd"], trainable, 0)  # doctest: +SKIP
+        >>> stream_kernels(work, Settings(memory=2**32)).kernels["train", "test"]["sgd"]["all"].shape  # doctest: +SKIP
+        torch.Size([32, 1, 872, 1])
     """
-    settings = settings or Settings()
-    every = list(dict.fromkeys(name for pair in pairs for name in pair))
-    names = kernel_names(formulas)
-    capturing = Capturing(
-        model, trainable, pad_id, [text for name in every for text in texts[name]], settings.batch_size,
-        precision=settings.precision, card=settings.card,
-    )  # fmt: skip
+    settings, listener = settings or Settings(), listener or Listener()
+    capturing = capturing_of(work, settings)
     scratch = Scratch(settings.scratch, key) if settings.scratch is not None and key else None
-    row_names = list(dict.fromkeys(row for row, _ in pairs))
-    schedule = _schedule(capturing, texts, pairs, formulas, settings, scratch, announce, note)
+    schedule = begun_or_new_schedule(work, settings, capturing, scratch, listener)
     loss = None
     if settings.precision != FULL:
         capturing.batch_size = schedule.batch_size  # larger ones may not fit
-        of_rows = [text for name in row_names for text in texts[name]]
-        loss = measured_loss(
-            capturing, of_rows, formulas, settings.drop_noise, schedule.loss_texts or LOSS_TEXTS
-        )
-    jobs = _jobs(texts, pairs, row_names, schedule.chunk)
-    account = Account(texts, row_names, jobs, report)
+        rows, most = work.texts_of(work.row_groups), schedule.loss_texts or LOSS_TEXTS
+        loss = measured_loss(capturing, rows, work.formulas, settings.drop_noise, most)
+    jobs = jobs_of(work, schedule.chunk)
+    account = Account(work, jobs, listener.report)
     maker = TileMaker(
-        model,
-        trainable,
-        pad_id,
-        {name: texts[name] for name in every},
-        list(formulas),
+        work.model,
+        work.trainable,
+        work.pad_id,
+        {name: work.texts[name] for name in work.groups},
+        list(work.formulas),
         schedule,
         capturing.coverage,
         settings.drop_noise,
@@ -187,7 +95,7 @@ def stream_kernels(
         settings.keep_factors,
         schedule.has_room(settings.share),
         None if scratch is None or settings.scratch is None else (settings.scratch, key),
-        row_names,
+        work.row_groups,
         account.told,
         precision=settings.precision,
     )
@@ -198,21 +106,21 @@ def stream_kernels(
             tiles[job.name] = earlier
             account.settle(job, with_rows=False)
     missing = [job for job in jobs if job.name not in tiles]
-    for place, tile in _saying_full(settings.executor.run(maker, missing)):
+    for index, tile in _saying_full(settings.executor.run(maker, missing)):
         if scratch is not None:
-            scratch.save_tile(missing[place].name, tile)
-        tiles[missing[place].name] = tile
-        account.settle(missing[place])
+            scratch.save_tile(missing[index].name, tile)
+        tiles[missing[index].name] = tile
+        account.settle(missing[index])
     account.close()
-    kernels, logits, noise = _assembled(jobs, tiles, texts)
+    kernels, logits, noise = assembled(jobs, tiles, work.texts)
     if scratch is not None and settings.keep_factors:
-        scratch.keep_index(_index(capturing, texts, pairs, jobs, row_names))
-    assert all(set(kernels[pair]) == set(names) for pair in pairs)
+        scratch.keep_index(index_of(work, capturing, jobs))
+    assert all(set(kernels[pair]) == set(work.kernel_names) for pair in work.pairs)
     return Streamed(kernels, logits, capturing.coverage, noise, schedule, loss)
 
 
 def _saying_full(results: Iterator[Result]) -> Iterator[Result]:
-    """Yields results; a card without room for one becomes a line that says what to do.
+    """Yield results; a card without room for one becomes a line that says what to do.
 
     Raises:
         UserError: the card is full.
@@ -221,247 +129,21 @@ def _saying_full(results: Iterator[Result]) -> Iterator[Result]:
         yield from results
 
 
-def _jobs(
-    texts: Mapping[str, Sequence[EncodedText]], pairs: Sequence[Pair], row_names: Sequence[str], chunk: int
-) -> list[Job]:
-    """Returns the tiles to make: of a column group in chunks, or whole where it is a row group too, whose factors are there anyway."""
-    jobs = []
-    for column in dict.fromkeys(column for _, column in pairs):
-        rows = tuple(row for row in row_names if (row, column) in set(pairs))
-        size = len(texts[column])
-        jobs += [
-            Job(rows, column, *span) for span in ([(0, size)] if column in row_names else spans(size, chunk))
-        ]
-    return jobs
-
-
-def _index(
-    capturing: Capturing,
-    texts: Mapping[str, Sequence[EncodedText]],
-    pairs: Sequence[Pair],
-    jobs: Sequence[Job],
-    row_names: Sequence[str],
-) -> dict[str, object]:
-    """Returns the order of the texts in the files of their factors, and which parameters are linear maps, which LoRA can adapt."""
-    modules = list(capturing.model.modules())
-    tables = {
-        p
-        for module in modules
-        if isinstance(module, torch.nn.Embedding)
-        for p in module.parameters(recurse=False)
-    }
-    linear = {p for module in modules for p in module.parameters(recurse=False) if p.dim() > 1} - tables
-    groups: dict[str, dict[str, list[int]]] = {}
-    spans = [(name, 0, len(texts[name])) for name in row_names]
-    spans += [(job.column, job.start, job.stop) for job in jobs if job.column not in row_names]
-    for name, start, stop in spans:
-        found = groups.setdefault(name, {"order": []})
-        found["order"] += [
-            start + index for chosen in capturing.batches(texts[name][start:stop]) for index in chosen
-        ]
-    adaptable = [name for name, parameter in capturing.trainable.items() if parameter in linear]
-    return {"groups": groups, "pairs": list(pairs), "adaptable": adaptable, "precision": capturing.precision}
-
-
-def _assembled(
-    jobs: Sequence[Job], tiles: Mapping[str, dict[str, Tensor]], texts: Mapping[str, Sequence[EncodedText]]
-) -> tuple[dict[Pair, dict[str, dict[str, Tensor]]], dict[str, Tensor], dict[str, int]]:
-    """Returns kernels, logits and noise of all tiles, in the texts' order."""
-    kernels: dict[Pair, dict[str, dict[str, Tensor]]] = {}
-    logits: dict[str, list[Tensor]] = {}
-    of_rows: dict[str, Tensor] = {}
-    noise: dict[str, int] = {}
-    for job in jobs:
-        for label, values in tiles[job.name].items():
-            row, *what = label.split(SEPARATOR)
-            if label == LOGITS:
-                logits.setdefault(job.column, []).append(values)
-            elif what == [NOISE]:
-                noise |= {row: int(values)} if int(values) >= 0 else {}
-            elif what == [LOGITS]:
-                of_rows[row] = values
-            else:
-                target = kernels.setdefault((row, job.column), {}).setdefault(what[0], {})
-                if what[1] not in target:
-                    n, c, _, d = values.shape
-                    target[what[1]] = torch.full(
-                        (n, c, len(texts[job.column]), d), torch.nan, dtype=torch.float64
-                    )
-                target[what[1]][:, :, job.start : job.stop] = values
-    return kernels, of_rows | {name: torch.cat(parts) for name, parts in logits.items()}, noise
-
-
 def finish(settings: Settings, key: str) -> None:
-    """Removes the scratch files of a piece of work whose kernels are kept elsewhere now; with ``keep_factors`` not the factors."""
+    """Remove the scratch files of a piece of work whose kernels are kept elsewhere now; with ``keep_factors`` not the factors."""
     if settings.scratch is not None and key:
         Scratch(settings.scratch, key).remove(settings.keep_factors)
 
 
 def finish_all(settings: Settings) -> None:
-    """Removes all scratch files of the settings' owner, whose kernels are kept elsewhere now: those begun under other settings too."""
+    """Remove all scratch files of the settings' owner, whose kernels are kept elsewhere now: those begun under other settings too."""
     if settings.owner is not None:
         own = settings.owner.out.resolve() / SCRATCH  # where they are, if no folder was named
         sweep([own, *([] if settings.scratch is None else [settings.scratch])], settings.owner)
 
 
-def plan_kernels(
-    model: LogitModel,
-    texts: Mapping[str, Sequence[EncodedText]],
-    pairs: Sequence[Pair],
-    formulas: Sequence[str],
-    trainable: Mapping[str, torch.nn.Parameter],
-    pad_id: int,
-    settings: Settings | None = None,
-) -> Estimate:
-    """Returns what ``stream_kernels`` would take, with the same arguments.
-
-    Cost: the start-up check, and a few batches.
-
-    Raises:
-        UserError: the memory is too small.
-    """
-    settings = settings or Settings()
-    every = [text for name in dict.fromkeys(name for pair in pairs for name in pair) for text in texts[name]]
-    capturing = Capturing(
-        model, trainable, pad_id, every, settings.batch_size, precision=settings.precision, card=settings.card
-    )
-    trial = capturing.try_out()
-    schedule = _cut(trial, capturing, texts, pairs, formulas, settings, settings.scratch is not None)
-    rates = rates_of(capturing.device, settings.rates, settings.precision)
-    return estimate(
-        capturing, trial, schedule, texts, pairs, formulas, rates, settings.copies, settings.drop_noise
-    )
-
-
-def _cut(
-    trial: Trial,
-    capturing: Capturing,
-    texts: Mapping[str, Sequence[EncodedText]],
-    pairs: Sequence[Pair],
-    formulas: Sequence[str],
-    settings: Settings,
-    has_scratch: bool,
-) -> Schedule:
-    rows = list(dict.fromkeys(row for row, _ in pairs))
-    columns = [column for column in dict.fromkeys(column for _, column in pairs) if column not in rows]
-    kernels = len(kernel_names(formulas)) * groups_of(settings.grouping, capturing.trainable)
-    work = (
-        trial,
-        [[text.length for text in texts[name]] for name in rows],
-        [[text.length for text in texts[name]] for name in columns],
-        kernels * sum(len(texts[row]) * len(texts[column]) for row, column in pairs),
-        settings.batch_size if capturing.coverage.batched else 1,
-        settings.share,
-    )
-    may: _May = {
-        "has_scratch": has_scratch,
-        "keep_factors": settings.keep_factors,
-        "copies": settings.copies,
-        "processes": settings.processes,
-        "lower": settings.precision != FULL,
-    }
-    if capturing.card is not None:
-        card = least_budget(capturing.card, _other_cards(capturing, settings), settings.device_memory)
-        return make_card_schedule(*work, card, kernels=kernels, **may)
-    device_budget(capturing.device, None, settings.device_memory)  # there is none to bound
-    weights = sum(parameter.nbytes for parameter in capturing.model.parameters())
-    return make_schedule(*work, weights=weights, **may)
-
-
-def groups_of(grouping: Grouping | None, trainable: Mapping[str, torch.nn.Parameter], alone: int = 1) -> int:
-    """Returns how many groups of parameters have kernels of their own; ``alone`` where all are summed."""
-    return alone if grouping is None else len({grouping(name) for name in trainable})
-
-
-def _other_cards(capturing: Capturing, settings: Settings) -> list[DeviceMemory]:
-    """Returns the memories of the cards that will get a copy of the model."""
-    devices = settings.executor.devices if isinstance(settings.executor, Devices) else ()
-    found = (memory_of(device) for device in devices if device != capturing.device)
-    return [card for card in found if card is not None]
-
-
-class _May(TypedDict):
-    has_scratch: bool
-    keep_factors: bool
-    copies: int
-    processes: int
-    lower: bool
-
-
-def _schedule(
-    capturing: Capturing,
-    texts: Mapping[str, Sequence[EncodedText]],
-    pairs: Sequence[Pair],
-    formulas: Sequence[str],
-    settings: Settings,
-    scratch: Scratch | None,
-    announce: Callable[[Estimate], None] | None,
-    note: Callable[[str], None],
-) -> Schedule:
-    """Returns an earlier run's schedule, if it fits into the memory; or makes one and writes it down, and drops what followed the other."""
-    earlier = None if scratch is None else scratch.schedule()
-    if scratch is not None and earlier is not None:
-        with suppress(TypeError):  # of another version
-            found = Schedule.of(earlier)
-            if (reason := _unfit(found, capturing, settings)) is None:
-                if (
-                    settings.owner is not None
-                ):  # who goes on with it, in a scratch folder of several, is not always who began it
-                    scratch.claim(settings.owner)
-                return found
-            note(f"what is begun was cut for {reason}: it begins anew")
-    if scratch is not None:
-        scratch.remove()  # factors of another cut, or of one that nobody knows any more, are of other texts
-    if settings.keep_factors and scratch is None:
-        raise UserError("keep-factors: there is no folder for them; name one with --scratch")
-    trial = capturing.try_out()
-    schedule = _cut(trial, capturing, texts, pairs, formulas, settings, scratch is not None)
-    if announce is not None:
-        rates = rates_of(capturing.device, settings.rates, settings.precision)
-        announce(
-            estimate(
-                capturing,
-                trial,
-                schedule,
-                texts,
-                pairs,
-                formulas,
-                rates,
-                settings.copies,
-                settings.drop_noise,
-            )
-        )
-    if scratch is not None:
-        if schedule.disk:
-            scratch.check_room(schedule.disk)
-        if settings.owner is not None:
-            scratch.claim(settings.owner)
-        scratch.keep_schedule(schedule.as_dict())
-    return schedule
-
-
-def _unfit(found: Schedule, capturing: Capturing, settings: Settings) -> str | None:
-    """Returns what an earlier run's cut is for that is not there now; None where it will do."""
-    if (found.card_peak > 0) != (capturing.card is not None):
-        return f"{'a card' if found.card_peak else 'a processor'}, and this is {capturing.device.type}"
-    if found.copies < settings.copies:  # each holds row factors of its own
-        return f"{found.copies} at work, and there are {settings.copies}"
-    if found.peak > settings.share:
-        each = "" if settings.processes == 1 else f" each of {settings.processes} processes"
-        return f"{shown_bytes(found.peak)} of memory, and {shown_bytes(settings.share)} are allowed{each}"
-    others = _other_cards(capturing, settings)
-    card = (
-        0
-        if capturing.card is None
-        else least_budget(capturing.card, others, settings.device_memory, begun=True)
-    )
-    if found.card_peak > card:
-        return f"{shown_bytes(found.card_peak)} of a card's memory, and {shown_bytes(card)} are allowed"
-    return None
-
-
 def whole(groups: Mapping[str, Tensor]) -> Tensor:
-    """Returns a kernel's values, summed over its parameter groups. Memory: the sum."""
+    """Return a kernel's values, summed over its parameter groups. Memory: the sum."""
     if set(groups) == {EVERYTHING}:
         return groups[EVERYTHING]
     first, *others = groups.values()

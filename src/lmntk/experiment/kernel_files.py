@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmntk.engine.compute import as_kernels, compute_kernels, origin
+from lmntk.engine.compute import PromptedTexts, as_kernels, kernels_of_prompt
+from lmntk.engine.progress import Listener
+from lmntk.engine.settings import MACHINE, NOT_KEPT, SCRATCH, Settings
 from lmntk.engine.stored_factors import Choice, KeptFactors
-from lmntk.engine.stream import MACHINE, NOT_KEPT, SCRATCH, Settings, finish, finish_all
+from lmntk.engine.stream import finish, finish_all
 from lmntk.engine.work import Owner
 from lmntk.errors import UserError
 from lmntk.kernels.formulas import FORMULAS, kernel_names
@@ -175,17 +177,9 @@ def compute_to_folder(
         owner=Owner(out, ("kernel",)),
     )
     filtered = ParameterFilter(**(parameters or {}))
-    expected = origin(
-        pretrained,
-        encoder,
-        texts["train"],
-        texts["eval"],
-        all_logits=all_logits,
-        parameters=filtered,
-        settings=settings,
-    )
+    prompted = PromptedTexts(pretrained, encoder, texts["train"], texts["eval"], all_logits, filtered)
     files: dict[str, list[int]] = {}
-    plain = json.loads(json.dumps(expected))
+    plain = json.loads(json.dumps(prompted.origin(settings)))
     for (
         formula
     ) in FORMULAS:  # the same kernel is kept, one of something else never overwritten or left beside this one
@@ -215,16 +209,13 @@ def compute_to_folder(
     per_text, per_pair = 6 * tokens * c, 2.0 * c * c * len(kernel_names(formulas))
     progress.work(f"{n} x {m} texts", per_text * (n + m) + per_pair * n * m)
     with alone_in(out):
-        computed = compute_kernels(
-            pretrained,
-            encoder,
-            texts["train"],
-            texts["eval"],
+        computed = kernels_of_prompt(
+            prompted,
             formulas,
-            all_logits=all_logits,
-            parameters=filtered,
-            settings=settings,
-            report=lambda captured, contracted: progress.advance(per_text * captured + per_pair * contracted),
+            settings,
+            Listener(
+                lambda captured, contracted: progress.advance(per_text * captured + per_pair * contracted)
+            ),
         )
         if computed.loss is not None:
             progress.note(computed.loss.describe())

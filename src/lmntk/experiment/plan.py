@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lmntk.engine.estimate import Estimate
-from lmntk.engine.stream import plan_kernels
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.plan import plan_kernels
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import Experiment
 from lmntk.experiment.shared_model import SharedModel, shared_models
@@ -50,9 +51,8 @@ def _plan(shared: SharedModel, splits: Sequence[Split]) -> Estimate:
     sides = SIDES[:2] if in_one_pass else SIDES
     texts, pairs, _ = groups_and_pairs(shared, splits, sides)
     trainable = session.chosen.select(shared.model)
-    estimate = plan_kernels(
-        shared.model, texts, pairs, formulas, trainable, session.pretrained.pad_id, settings
-    )
+    work = KernelWork(shared.model, texts, pairs, formulas, trainable, session.pretrained.pad_id)
+    estimate = plan_kernels(work, settings)
     solutions = [(method[0], most_directions(*method, shared.model.outputs)) for method in session.methods]
     solutions = [(formula, count) for formula, count in solutions if count]
     if session.methods and (in_one_pass or session.experiment.save_models):
@@ -61,7 +61,6 @@ def _plan(shared: SharedModel, splits: Sequence[Split]) -> Estimate:
         for split in splits if solutions else ():
             train, tests = (shared.texts(split)[side] for side in ("train", "test"))
             estimate += estimate_predictions(
-                shared.capturing, trial, train, tests if in_one_pass else [], solutions, settings.memory,
-                settings.batch_size, settings.drop_noise, settings.device_memory,
-            )  # fmt: skip
+                shared.capturing, trial, train, tests if in_one_pass else [], solutions, settings
+            )
     return estimate

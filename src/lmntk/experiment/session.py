@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from os.path import abspath
 from pathlib import Path
 
-from lmntk.engine.stream import Settings
+from lmntk.engine.settings import Settings
 from lmntk.experiment.configuration import Experiment
 from lmntk.experiment.preparation import PreparedTask, label_of
 from lmntk.models.filters import ParameterFilter

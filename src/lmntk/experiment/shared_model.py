@@ -8,7 +8,7 @@ from functools import cached_property
 
 from lmntk.engine.batches import Capturing
 from lmntk.engine.budget import DOUBLE, MARGIN, Trial
-from lmntk.engine.stream import groups_of
+from lmntk.engine.kernel_work import groups_of
 from lmntk.experiment.preparation import PreparedTask
 from lmntk.experiment.session import Session
 from lmntk.kernels.formulas import kernel_names

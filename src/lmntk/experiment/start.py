@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from lmntk.engine.stream import MACHINE, SCRATCH, Settings
+from lmntk.engine.settings import MACHINE, SCRATCH, Settings
 from lmntk.experiment.configuration import Experiment
 from lmntk.experiment.preparation import prepare_tasks
 from lmntk.experiment.session import Session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -12,8 +13,9 @@ from lmntk.engine.budget import MARGIN, Trial
 from lmntk.engine.card_schedule import CARD_MARGIN
 from lmntk.engine.estimate import GPU_RATE, Estimate, matrices
 from lmntk.engine.rates import finish_work
+from lmntk.engine.settings import Settings
 from lmntk.prediction.directions import cut_directions
-from lmntk.prediction.predictor import Predictor
+from lmntk.prediction.predictor import Predictor, limits_of
 from lmntk.prompts.encoding import EncodedText
 from lmntk.system.device_memory import device_budget
 from lmntk.system.memory import resident
@@ -28,12 +30,9 @@ def estimate_predictions(
     train: Sequence[EncodedText],
     tests: Sequence[EncodedText],
     solutions: Sequence[tuple[str, int]],
-    memory: int,
-    batch_size: int,
-    drop_noise: bool = True,
-    device_memory: int | None = None,
+    settings: Settings,
 ) -> Estimate:
-    """Returns what the predictors of a split take: of each solution v from the training texts, and its decisions on the test texts.
+    """Return what the predictors of a split take: of each solution v from the training texts, and its decisions on the test texts.
 
     Args:
         capturing: of the model.
@@ -41,18 +40,15 @@ def estimate_predictions(
         train: the training texts.
         tests: those that are classified; none where predictors are only saved.
         solutions: of each its formula and how many directions it has, at most.
-        memory: bytes that the process may hold.
-        batch_size: the most texts in one pass.
-        drop_noise: signs leave noise out, which takes a round more over the training texts.
-        device_memory: bytes that tensors may take on a card; by default most of what is free.
+        settings: memory, texts in one pass, and whether signs leave noise out, which takes a round more over the training texts.
 
     Cost: a batch of training texts and one of test texts, to be timed.
     """
     trainable = capturing.trainable
-    card = device_budget(capturing.device, capturing.card, device_memory)
+    card = device_budget(capturing.device, capturing.card, settings.device_memory)
     cuts = {
         (formula, count): cut_directions(
-            trial, trainable, count, batch_size, memory, formula == "asigngd", card
+            trial, trainable, count, settings.batch_size, settings.memory, formula == "asigngd", card
         )
         for formula, count in set(solutions)
     }
@@ -71,7 +67,7 @@ def estimate_predictions(
             weighted_sum(batch, torch.ones(len(batch), trial.outputs), trainable, formula == "asigngd")
         finish_work(capturing.device)
         total = time.perf_counter() - started
-        rounds = -(-count // cut.at_once) + (1 if formula == "asigngd" and drop_noise else 0)
+        rounds = -(-count // cut.at_once) + (1 if formula == "asigngd" and settings.drop_noise else 0)
         tokens = _padded(train, batches)
         alike = solutions.count((formula, count))
         seconds += (
@@ -80,23 +76,22 @@ def estimate_predictions(
         operations += alike * tokens * forward * ((1 + trial.outputs) * rounds + count)
     if tests:
         # v has the weights' shapes, and a pass takes as long whatever is in it: the weights themselves stand for it
-        predictor = Predictor(
-            capturing.model, [dict(trainable)], capturing.pad_id, batch_size=batch_size, memory=memory, device_memory=device_memory,
-            card=capturing.card,
-        )  # fmt: skip
+        limits = replace(limits_of(settings), card=capturing.card)
+        predictor = Predictor(capturing.model, [dict(trainable)], capturing.pad_id, limits=limits)
         with torch.no_grad():
-            predictor.batch_size = predictor.texts_at_once(tests)
+            at_once = predictor.texts_at_once(tests)
+        predictor.limits = replace(limits, batch_size=at_once)
         longest = max(text.length for text in tests)
         held = sum(parameter.nbytes for parameter in trainable.values())
         directions = sum(count for _, count in solutions)
         taken = held * max(count for _, count in solutions) + int(
-            (predictor.token_bytes or 0) * longest * predictor.batch_size
+            (predictor.token_bytes or 0) * longest * at_once
         )
         if capturing.card is None:
             peak = max(peak, max(resident(), trial.resident) + MARGIN + taken)
         else:
             card_peak = max(card_peak, capturing.card.held() + CARD_MARGIN + taken)
-        capturing.batch_size = predictor.batch_size
+        capturing.batch_size = at_once
         batches = capturing.batches(tests)
         few = [tests[index] for index in batches[len(batches) // 2]]
         predictor.evaluate(few)

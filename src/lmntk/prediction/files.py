@@ -17,7 +17,7 @@ from lmntk.kernels.kernel import load_tensors, save_tensors
 from lmntk.models.build import logit_model, untie
 from lmntk.models.loading import load_pretrained
 from lmntk.models.logit_model import HeadModel, LogitModel
-from lmntk.prediction.predictor import Predictor
+from lmntk.prediction.predictor import DecisionRule, PassLimits, Predictor
 from lmntk.prompts.assembly import Limits
 from lmntk.prompts.encoding import HeadEncoder, TextEncoder
 from lmntk.prompts.ensemble import make_prompt_encoder
@@ -39,13 +39,28 @@ class LoadedPredictor:
     description: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class WantedPredictor:
+    """Which of a run's predictors is wanted; by default the best on dev.
+
+    Attributes:
+        split: the split that it was solved on.
+        method: its method, such as ``sgd ridge``.
+        model: where its pre-trained model is now, if that has moved.
+    """
+
+    split: str | None = None
+    method: str | None = None
+    model: str | None = None
+
+
 def save_predictor(
     folder: Path,
     directions: Sequence[Mapping[str, Tensor]],
     model: LogitModel,
     description: Mapping[str, Any],
 ) -> None:
-    """Writes both files, the description last: a folder without one is no predictor, nor is one between an earlier and this.
+    """Write both files, the description last: a folder without one is no predictor, nor is one between an earlier and this.
 
     ``description`` is plain data with the entries that ``load_predictor`` reads: model, prompt, solution, labels.
     """
@@ -68,22 +83,15 @@ def save_predictor(
 
 
 def load_predictor(
-    folder: Path,
-    model: str | None = None,
-    batch_size: int = 32,
-    device: str = "auto",
-    memory: int | None = None,
-    device_memory: int | None = None,
+    folder: Path, model: str | None = None, device: str = "auto", limits: PassLimits | None = None
 ) -> LoadedPredictor:
-    """Returns the predictor in a folder, with its pre-trained model.
+    """Return the predictor in a folder, with its pre-trained model.
 
     Args:
         folder: what ``save_predictor`` wrote.
         model: where the pre-trained model is now, if it has moved; its weights must be the same.
-        batch_size: texts in one pass.
         device: where to compute.
-        memory: bytes that the process may hold; None does not bound it.
-        device_memory: bytes that tensors may take on a card; by default most of what is free.
+        limits: texts in one pass, and the memory.
 
     Raises:
         UserError: no predictor there, or a pre-trained model with other weights than it was made with.
@@ -112,14 +120,14 @@ def load_predictor(
         "reading": pretrained.reading(description["mode"]),
         "decoder_start": pretrained.decoder_start,
     }
-    limits = Limits(prompt["max_length"], prompt["text_a_limit"])
+    text_limits = Limits(prompt["max_length"], prompt["text_a_limit"])
     labels = tuple(description["labels"])
     encoder: TextEncoder
     if description["mode"] == "prompt":
-        texts = prompt["templates"], prompt["label_words"], limits
+        texts = prompt["templates"], prompt["label_words"], text_limits
         encoder = make_prompt_encoder(pretrained.tokenizer, *texts, reduce=prompt["reduce"], **settings)
     else:
-        encoder = HeadEncoder(pretrained.tokenizer, limits, **settings)
+        encoder = HeadEncoder(pretrained.tokenizer, text_limits, **settings)
     model_of_logits = logit_model(
         pretrained,
         encoder,
@@ -134,17 +142,8 @@ def load_predictor(
         if not name.startswith(_HEAD):
             index, _, parameter = name.partition(":")
             directions[int(index)][parameter] = torch.as_tensor(values)
-    predictor = Predictor(
-        model_of_logits,
-        directions,
-        pretrained.pad_id,
-        intercept=solution["intercept"],
-        f0_scale=float(solution["f0_scale"]),
-        sharpness=solution["sharpness"],
-        batch_size=batch_size,
-        memory=memory,
-        device_memory=device_memory,
-    )
+    rule = DecisionRule(solution["intercept"], float(solution["f0_scale"]), solution["sharpness"])
+    predictor = Predictor(model_of_logits, directions, pretrained.pad_id, rule, limits)
     return LoadedPredictor(predictor, encoder, labels, description)
 
 
@@ -159,7 +158,7 @@ def _head(tensors: Mapping[str, np.ndarray], device: torch.device) -> nn.Linear 
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Returns what a folder's predictor is of.
+    """Return what a folder's predictor is of.
 
     Raises:
         UserError: there is none.
@@ -175,10 +174,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     )
 
 
-def find_predictor(
-    folder: Path, split: str | None = None, method: str | None = None
-) -> tuple[Path, list[str]]:
-    """Returns the predictor's folder under a run's, or the folder itself, and the names of the others that were there to choose from.
+def find_predictor(folder: Path, wanted: WantedPredictor) -> tuple[Path, list[str]]:
+    """Return the predictor's folder under a run's, or the folder itself, and the names of the others that were there to choose from.
 
     Of several the one with the best dev metric is taken, the first by name of equals.
 
@@ -197,11 +194,13 @@ def find_predictor(
     chosen = {
         path: facts
         for path, facts in candidates.items()
-        if split in (None, facts["cell"]) and method in (None, facts["solution"]["method"])
+        if wanted.split in (None, facts["cell"]) and wanted.method in (None, facts["solution"]["method"])
     }
     if not chosen:
         asked = " and ".join(
-            f"{name} {value!r}" for name, value in (("split", split), ("method", method)) if value is not None
+            f"{name} {value!r}"
+            for name, value in (("split", wanted.split), ("method", wanted.method))
+            if value is not None
         )
         there = ", ".join(path.name for path in candidates)
         raise UserError(f"model-dir: {str(folder)!r} has no predictor of {asked}; it has {there}")

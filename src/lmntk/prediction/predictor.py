@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from lmntk.engine.budget import MARGIN, ROOMY, whole_mebibytes
 from lmntk.engine.card_schedule import CARD_MARGIN
+from lmntk.engine.settings import Settings
 from lmntk.errors import UserError
 from lmntk.models.logit_model import LogitModel
 from lmntk.models.state import frozen
@@ -22,6 +24,43 @@ from lmntk.system.precision import FULL, products
 from lmntk.tangents.linearized import LinearizedModel
 
 
+@dataclass(frozen=True)
+class DecisionRule:
+    """How decisions are made of slopes <grad f(x), v> and pre-trained logits f0(x), and probabilities of decisions.
+
+    Attributes:
+        intercept: a number that is added.
+        f0_scale: s, by which the pre-trained logits are divided; inf leaves them out.
+        sharpness: probabilities are the softmax (of one logit, the sigmoid) of this times the decisions.
+    """
+
+    intercept: float = 0.0
+    f0_scale: float = float("inf")
+    sharpness: float = 1.0
+
+
+@dataclass(frozen=True)
+class PassLimits:
+    """How much one forward pass may take.
+
+    Attributes:
+        batch_size: texts in one pass, at most.
+        memory: bytes that the process may hold, the model and v included; None does not bound it.
+        device_memory: bytes that tensors may take on a card, the model and v included; by default most of what is free.
+        card: stands in for the device's memory; for tests.
+    """
+
+    batch_size: int = 32
+    memory: int | None = None
+    device_memory: int | None = None
+    card: DeviceMemory | None = None
+
+
+def limits_of(settings: Settings) -> PassLimits:
+    """Return the limits that passes have in a run with these settings."""
+    return PassLimits(settings.batch_size, settings.memory, settings.device_memory, settings.card)
+
+
 class Predictor:
     """Decisions f0(x) / s + <grad f(x), v> + intercept of texts, in bounded memory.
 
@@ -29,13 +68,8 @@ class Predictor:
         model: the pre-trained model.
         directions: v, one for all logits or one a logit.
         pad_id: the padding token.
-        intercept: a number.
-        f0_scale: s; inf leaves the pre-trained logits out.
-        sharpness: probabilities are the softmax (of one logit, the sigmoid) of this times the decisions.
-        batch_size: texts in one pass, at most.
-        memory: bytes that the process may hold, the model and v included; None does not bound it.
-        device_memory: bytes that tensors may take on a card, the model and v included; by default most of what is free.
-        card: stands in for the device's memory; for tests.
+        rule: intercept, s, and the sharpness of probabilities.
+        limits: texts in one pass, and the memory.
 
     Attributes:
         token_bytes: what a token of a pass takes; None before the memory was first looked at.
@@ -49,37 +83,32 @@ class Predictor:
         model: LogitModel,
         directions: Sequence[Mapping[str, Tensor]],
         pad_id: int,
-        *,
-        intercept: float = 0.0,
-        f0_scale: float = float("inf"),
-        sharpness: float = 1.0,
-        batch_size: int = 32,
-        memory: int | None = None,
-        device_memory: int | None = None,
-        card: DeviceMemory | None = None,
+        rule: DecisionRule | None = None,
+        limits: PassLimits | None = None,
     ) -> None:
         if len(directions) not in (1, model.outputs):
             raise UserError(
                 f"predictor: {len(directions)} directions for {model.outputs} logits; it was made for another task"
             )
-        self.model, self.device = model, next(model.parameters()).device
-        self.card, self.device_memory = memory_of(self.device) if card is None else card, device_memory
-        device_budget(self.device, self.card, device_memory)  # what cannot be had is better said now
+        self.model, self.device, self.pad_id = model, next(model.parameters()).device, pad_id
+        self.rule, self.limits = rule or DecisionRule(), limits or PassLimits()
+        self.card = memory_of(self.device) if self.limits.card is None else self.limits.card
+        device_budget(
+            self.device, self.card, self.limits.device_memory
+        )  # what cannot be had is better said now
         self.linearized = [LinearizedModel(model, direction) for direction in directions]
-        self.pad_id, self.batch_size, self.memory = pad_id, batch_size, memory
         self.token_bytes: float | None = None
         self.looked_at = 0
-        self.intercept, self.f0_scale, self.sharpness = intercept, f0_scale, sharpness
         self._keeps_apart: bool | None = None
 
     @property
     def by_two_backward_passes(self) -> bool:
-        """True once forward mode turned out not to do for the model, which costs twice the time."""
+        """Whether forward mode turned out not to do for the model, which costs twice the time."""
         return any(linearized.backward for linearized in self.linearized)
 
     @saying_full_card()
     def evaluate(self, texts: Sequence[EncodedText]) -> tuple[Array, Array]:
-        """Returns the decisions and the pre-trained logits, each [n, c] float64, in the order of the texts.
+        """Return the decisions and the pre-trained logits, each [n, c] float64, in the order of the texts.
 
         Raises:
             UserError: the memory is too small for one text; says the least that works.
@@ -97,7 +126,7 @@ class Predictor:
                 )
                 before[chosen] = logits.double().cpu().numpy()
                 decisions[chosen] = (
-                    slopes.double().cpu().numpy() + before[chosen] / self.f0_scale + self.intercept
+                    slopes.double().cpu().numpy() + before[chosen] / self.rule.f0_scale + self.rule.intercept
                 )
         return decisions, before
 
@@ -107,13 +136,13 @@ class Predictor:
             return [linearized.taylor(batch) for linearized in self.linearized]
 
     def texts_at_once(self, texts: Sequence[EncodedText]) -> int:
-        """Returns how many of the texts go into one pass: as many as the memory holds of the longest, and one where the model mixes them.
+        """Return how many of the texts go into one pass: as many as the memory holds of the longest, and one where the model mixes them.
 
         What a text takes is looked at on the two longest of the first texts, and again on one that is longer than all before: attention
         takes more a token, the longer the text.
         """
-        size = self.batch_size if self.keeps_apart(texts) else 1
-        if (self.memory is None and self.card is None) or not texts:
+        size = self.limits.batch_size if self.keeps_apart(texts) else 1
+        if (self.limits.memory is None and self.card is None) or not texts:
             return size
         ordered = sorted(texts, key=lambda text: text.length)
         if ordered[-1].length > self.looked_at:
@@ -129,8 +158,8 @@ class Predictor:
         assert self.token_bytes is not None
         trim()  # what earlier passes freed is there for the next
         one = self.token_bytes * ordered[-1].length
-        on_card = device_budget(self.device, self.card, self.device_memory)
-        bounds = [("memory", self.memory, resident() + MARGIN, one if on_card is None else 0.0)]
+        on_card = device_budget(self.device, self.card, self.limits.device_memory)
+        bounds = [("memory", self.limits.memory, resident() + MARGIN, one if on_card is None else 0.0)]
         if self.card is not None:
             bounds.append(("device-memory", on_card, self.card.held() + CARD_MARGIN, one))
         for option, allowed, held, each in bounds:
@@ -150,7 +179,7 @@ class Predictor:
         return size
 
     def keeps_apart(self, texts: Sequence[EncodedText]) -> bool:
-        """True where a text's logits do not depend on its batch; looked at once, on the shortest and the longest of the first texts."""
+        """Return whether a text's logits do not depend on its batch; looked at once, on the shortest and the longest of the first texts."""
         if len(texts) < 2:
             return True
         if self._keeps_apart is None:
@@ -170,12 +199,12 @@ class Predictor:
         return self._keeps_apart
 
     def probabilities(self, decisions: Array) -> Array:
-        """Returns class probabilities [n, classes] of decisions [n, c]."""
-        return np.exp(_log_probabilities(self.sharpness * decisions))
+        """Return class probabilities [n, classes] of decisions [n, c]."""
+        return np.exp(_log_probabilities(self.rule.sharpness * decisions))
 
 
 def fit_sharpness(decisions: Array, labels: Labels) -> float:
-    """Returns the factor of the decisions [n, c] whose probabilities fit the labels [n] best, by likelihood.
+    """Return the factor of the decisions [n, c] whose probabilities fit the labels [n] best, by likelihood.
 
     Targets are a little off 0 and 1, as Platt's (1999): (n + 1) / (n + c) in place of 1, so that a dev set without an error does not
     make every probability 1.

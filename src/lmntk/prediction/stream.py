@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from lmntk.errors import UserError
-from lmntk.prediction.files import LoadedPredictor, find_predictor, load_predictor
+from lmntk.prediction.files import LoadedPredictor, WantedPredictor, find_predictor, load_predictor
+from lmntk.prediction.predictor import PassLimits
 from lmntk.solvers.selection import predict_labels
 from lmntk.system.files import replacing
-from lmntk.system.memory import default_memory, parse_bytes
+from lmntk.system.memory import default_memory
 from lmntk.tasks.example import Example
 from lmntk.tasks.rows import Row, missing
 
@@ -31,30 +32,22 @@ def predict_file(
     model_dir: Path,
     source: str,
     target: str,
+    wanted: WantedPredictor | None = None,
+    limits: PassLimits | None = None,
     *,
-    model: str | None = None,
-    split: str | None = None,
-    method: str | None = None,
-    batch_size: int = 32,
     device: str = "auto",
-    memory: str | None = None,
-    device_memory: str | None = None,
     note: Callable[[str], None] = lambda line: None,
     report: Report = lambda texts: None,
 ) -> dict[str, Any]:
-    """Writes one JSON line a text: ``class``, ``label``, ``probabilities``, ``decisions``; returns what was done.
+    """Write one JSON line a text: ``class``, ``label``, ``probabilities``, ``decisions``; returns what was done.
 
     Args:
         model_dir: a run's folder, or one predictor's.
         source: JSON lines with ``text_a`` (or ``text``) and perhaps ``text_b``; also with ``.gz``; ``-`` is stdin.
         target: where the lines go; a file appears whole, at the end; ``-`` is stdout, window by window.
-        model: where the pre-trained model is now, if it has moved.
-        split: of a run's folder; the best on dev by default.
-        method: of a run's folder, such as ``sgd ridge``.
-        batch_size: texts in one pass.
+        wanted: which predictor of a run's folder, and where its pre-trained model is now; the best on dev by default.
+        limits: texts in one pass, and the memory; by default half of the machine's.
         device: where to compute.
-        memory: that the process may hold, such as ``4GiB``; half of the machine's by default.
-        device_memory: that tensors may take on a card; nine tenths of what is free by default.
         note: told what is worth reading once.
         report: told how many texts are done.
 
@@ -71,20 +64,19 @@ def predict_file(
         raise UserError(f"output: {target!r} is a folder; name a file")
     if target != STANDARD and source != STANDARD and Path(target).resolve() == Path(source).resolve():
         raise UserError(f"output: {target!r} is the input; name another file")
-    budget = default_memory() if memory is None else parse_bytes(memory)
-    card_budget = None if device_memory is None else parse_bytes(device_memory, "device-memory")
-    folder, others = find_predictor(model_dir, split, method)
+    wanted, limits = wanted or WantedPredictor(), limits or PassLimits(memory=default_memory())
+    folder, others = find_predictor(model_dir, wanted)
     if others:
         note(
             f"{folder.name} of {len(others) + 1} predictors, the best on dev; choose with --split and --method"
         )
-    loaded = load_predictor(folder, model, batch_size, device, budget, card_budget)
+    loaded = load_predictor(folder, wanted.model, device, limits)
     started, count = time.monotonic(), 0
     with ExitStack() as stack:
         lines = stack.enter_context(_reading(source))
         out = stack.enter_context(_writing(target))
         examples = _examples(lines, source)
-        while window := list(itertools.islice(examples, WINDOW * batch_size)):
+        while window := list(itertools.islice(examples, WINDOW * limits.batch_size)):
             for line in _classified(loaded, window):
                 out.write(line)
             out.flush()
@@ -162,7 +154,7 @@ def _writing(target: str) -> Iterator[IO[str]]:
 
 
 def _examples(lines: IO[str], source: str) -> Iterator[tuple[str, Example]]:
-    """Yields each line's text with its place, as it comes."""
+    """Yield each line's text with its place, as it comes."""
     name = "stdin" if source == STANDARD else source
     numbered = enumerate(lines, start=1)
     while True:

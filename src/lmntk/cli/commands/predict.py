@@ -36,14 +36,30 @@ def predict(
 
     Example: lmntk predict --model-dir runs/sst-2 --input texts.jsonl --output classes.jsonl
     """
+    from lmntk.prediction.files import WantedPredictor
+    from lmntk.prediction.predictor import PassLimits
     from lmntk.prediction.stream import STANDARD, predict_file
+    from lmntk.system.memory import default_memory, parse_bytes
+
+    wanted = WantedPredictor(split, method, model)
+    limits = PassLimits(
+        batch_size,
+        default_memory() if memory is None else parse_bytes(memory),
+        None if device_memory is None else parse_bytes(device_memory, "device-memory"),
+    )
 
     def work(progress: Any) -> dict[str, Any]:
         progress.work("texts", None)
         return predict_file(
-            model_dir, source, target, model=model, split=split, method=method, batch_size=batch_size,
-            device=device or "auto", memory=memory, device_memory=device_memory, note=progress.note, report=progress.advance,
-        )  # fmt: skip
+            model_dir,
+            source,
+            target,
+            wanted,
+            limits,
+            device=device or "auto",
+            note=progress.note,
+            report=progress.advance,
+        )
 
     done = with_bars(work)
     if target == STANDARD:

@@ -11,8 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.pieces import Begun, Piece
-from lmntk.engine.stream import NOT_KEPT, Streamed, finish, finish_all, stream_kernels, whole
+from lmntk.engine.progress import Listener
+from lmntk.engine.settings import NOT_KEPT
+from lmntk.engine.stream import Streamed, finish, finish_all, stream_kernels, whole
 from lmntk.engine.work import Owner
 from lmntk.experiment.session import Session
 from lmntk.experiment.shared_model import SharedModel
@@ -193,20 +196,19 @@ def _computed(shared: SharedModel, piece: Piece, sides: Sequence[str]) -> dict[s
     ks = ",".join(str(k) for k in dict.fromkeys(split.k for split in splits))
     seed = f" seed {splits[0].seed}" if len(splits) == 1 else ""
     session.progress.work(f"{shared.task.title} k={ks} {shared.mode}{seed}", total)
-    streamed = stream_kernels(
-        shared.model,
-        groups,
-        pairs,
-        piece.formulas,
-        session.chosen.select(shared.model),
-        session.pretrained.pad_id,
-        replace(session.settings, owner=_owner(session, piece.splits)),
-        lambda captured, contracted: session.progress.advance(
+    trainable, pad_id = session.chosen.select(shared.model), session.pretrained.pad_id
+    listener = Listener(
+        report=lambda captured, contracted: session.progress.advance(
             capture_cost * captured + pair_cost * contracted
         ),
-        piece.work,
-        lambda estimate: session.progress.note(f"{shared.title}: {estimate.describe()}"),
-        lambda line: session.progress.note(f"{shared.title}: {line}"),
+        announce=lambda estimate: session.progress.note(f"{shared.title}: {estimate.describe()}"),
+        note=lambda line: session.progress.note(f"{shared.title}: {line}"),
+    )
+    streamed = stream_kernels(
+        KernelWork(shared.model, groups, pairs, piece.formulas, trainable, pad_id),
+        replace(session.settings, owner=_owner(session, piece.splits)),
+        listener,
+        key=piece.work,
     )
     session.progress.note(f"{shared.title}: {streamed.coverage.describe()}")
     if streamed.loss is not None:

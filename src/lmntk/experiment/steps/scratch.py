@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lmntk.engine.stream import SCRATCH
+from lmntk.engine.settings import SCRATCH
 from lmntk.engine.work import KEY, Owner, claim, sweep
 from lmntk.experiment.session import Session
 from lmntk.system.hashing import Key

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lmntk.engine.stream import NOT_KEPT
+from lmntk.engine.settings import NOT_KEPT
 from lmntk.experiment.preparation import PreparedTask
 from lmntk.experiment.session import Session
 from lmntk.experiment.shared_model import SharedModel
@@ -19,7 +19,7 @@ from lmntk.kernels.formulas import kernel_names
 from lmntk.prediction.directions import count_of, directions_of, is_linear
 from lmntk.prediction.estimate import PASS
 from lmntk.prediction.files import DESCRIPTION, save_predictor
-from lmntk.prediction.predictor import Predictor, fit_sharpness
+from lmntk.prediction.predictor import DecisionRule, Predictor, fit_sharpness, limits_of
 from lmntk.runs.records import Row, SplitResults
 from lmntk.runs.split import SIDES, Split
 from lmntk.solvers.outcome import BASELINES, Outcome, baseline, solve_split
@@ -230,18 +230,10 @@ def _predictor(shared: SharedModel, split: Split, outcome: Outcome) -> tuple[Pre
         drop_noise=settings.drop_noise,
         at_once=cut.at_once,
     )
-    predictor = Predictor(
-        shared.model,
-        directions,
-        session.pretrained.pad_id,
-        intercept=form.intercept,
-        f0_scale=form.f0_scale,
-        sharpness=fit_sharpness(outcome.dev_decisions, np.asarray(shared.labels(split)["dev"])),
-        batch_size=settings.batch_size,
-        memory=settings.memory,
-        device_memory=settings.device_memory,
-        card=settings.card,
-    )
+    sharpness = fit_sharpness(outcome.dev_decisions, np.asarray(shared.labels(split)["dev"]))
+    rule = DecisionRule(form.intercept, form.f0_scale, sharpness)
+    pad_id = session.pretrained.pad_id
+    predictor = Predictor(shared.model, directions, pad_id, rule, limits_of(settings))
     return predictor, directions
 
 
@@ -265,7 +257,7 @@ def _save(
     solution = {
         "method": outcome.method, "formula": outcome.formula, "solver": outcome.solver, "setting": outcome.setting,
         "intercept": form.intercept, "f0_scale": "inf" if math.isinf(form.f0_scale) else form.f0_scale,
-        "sharpness": predictor.sharpness, "each_class": form.each_class,
+        "sharpness": predictor.rule.sharpness, "each_class": form.each_class,
     }  # fmt: skip
     description = {
         "cell": split.name, "dev": outcome.dev, "metric": task.metric, "mode": split.mode, "labels": task.labels,

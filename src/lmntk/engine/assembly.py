@@ -1,0 +1,78 @@
+"""Which tiles a piece of work has, and kernels put together from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lmntk.engine.batches import Capturing
+from lmntk.engine.budget import spans
+from lmntk.engine.kernel_work import KernelWork, Pair
+from lmntk.engine.tiles import LOGITS, NOISE, SEPARATOR, Job
+from lmntk.prompts.encoding import EncodedText
+
+
+def jobs_of(work: KernelWork, chunk: int) -> list[Job]:
+    """Return the tiles to make of each column group, chunk by chunk.
+
+    A group that is a row group too is one tile: its factors are there anyway.
+    """
+    jobs = []
+    for column in work.column_groups:
+        rows = tuple(row for row in work.row_groups if (row, column) in set(work.pairs))
+        size = len(work.texts[column])
+        parts = [(0, size)] if column in work.row_groups else spans(size, chunk)
+        jobs += [Job(rows, column, *part) for part in parts]
+    return jobs
+
+
+def index_of(work: KernelWork, capturing: Capturing, jobs: Sequence[Job]) -> dict[str, object]:
+    """Return the order of the texts in the files of their factors, and the names of the linear maps, which LoRA can adapt."""
+    modules = list(work.model.modules())
+    tables = {
+        p
+        for module in modules
+        if isinstance(module, torch.nn.Embedding)
+        for p in module.parameters(recurse=False)
+    }
+    linear = {p for module in modules for p in module.parameters(recurse=False) if p.dim() > 1} - tables
+    groups: dict[str, dict[str, list[int]]] = {}
+    captured = [(name, 0, len(work.texts[name])) for name in work.row_groups]
+    captured += [(job.column, job.start, job.stop) for job in jobs if job.column not in work.row_groups]
+    for name, start, stop in captured:
+        batches = capturing.batches(work.texts[name][start:stop])
+        order = groups.setdefault(name, {"order": []})["order"]
+        order += [start + index for batch in batches for index in batch]
+    adaptable = [name for name, parameter in work.trainable.items() if parameter in linear]
+    pairs = list(work.pairs)
+    return {"groups": groups, "pairs": pairs, "adaptable": adaptable, "precision": capturing.precision}
+
+
+def assembled(
+    jobs: Sequence[Job], tiles: Mapping[str, dict[str, Tensor]], texts: Mapping[str, Sequence[EncodedText]]
+) -> tuple[dict[Pair, dict[str, dict[str, Tensor]]], dict[str, Tensor], dict[str, int]]:
+    """Return kernels, logits and noise of all tiles, in the texts' order."""
+    kernels: dict[Pair, dict[str, dict[str, Tensor]]] = {}
+    logits: dict[str, list[Tensor]] = {}
+    of_rows: dict[str, Tensor] = {}
+    noise: dict[str, int] = {}
+    for job in jobs:
+        for label, values in tiles[job.name].items():
+            row, *what = label.split(SEPARATOR)
+            if label == LOGITS:
+                logits.setdefault(job.column, []).append(values)
+            elif what == [NOISE]:
+                noise |= {row: int(values)} if int(values) >= 0 else {}
+            elif what == [LOGITS]:
+                of_rows[row] = values
+            else:
+                target = kernels.setdefault((row, job.column), {}).setdefault(what[0], {})
+                if what[1] not in target:
+                    n, c, _, d = values.shape
+                    target[what[1]] = torch.full(
+                        (n, c, len(texts[job.column]), d), torch.nan, dtype=torch.float64
+                    )
+                target[what[1]][:, :, job.start : job.stop] = values
+    return kernels, of_rows | {name: torch.cat(parts) for name, parts in logits.items()}, noise

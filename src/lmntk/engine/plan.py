@@ -1,0 +1,158 @@
+"""How kernels will be cut to fit into memory, as an earlier run has begun them or anew, and what they will take."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TypedDict
+
+from lmntk.engine.batches import Capturing
+from lmntk.engine.budget import Schedule, Trial, make_schedule
+from lmntk.engine.card_schedule import make_card_schedule
+from lmntk.engine.estimate import Estimate, estimate
+from lmntk.engine.kernel_work import KernelWork, groups_of
+from lmntk.engine.progress import Listener
+from lmntk.engine.rates import rates_of
+from lmntk.engine.settings import Settings
+from lmntk.engine.work import Scratch
+from lmntk.errors import UserError
+from lmntk.system.device_memory import DeviceMemory, device_budget, least_budget, memory_of
+from lmntk.system.executors.threads import Devices
+from lmntk.system.memory import shown_bytes
+from lmntk.system.precision import FULL
+
+
+def plan_kernels(work: KernelWork, settings: Settings | None = None) -> Estimate:
+    """Return what ``stream_kernels`` would take for the same work and settings.
+
+    Cost: the start-up check, and a few batches.
+
+    Raises:
+        UserError: the memory is too small.
+    """
+    settings = settings or Settings()
+    capturing = capturing_of(work, settings)
+    trial = capturing.try_out()
+    schedule = cut_work(work, settings, capturing, trial, settings.scratch is not None)
+    return _estimate(work, settings, capturing, trial, schedule)
+
+
+def capturing_of(work: KernelWork, settings: Settings) -> Capturing:
+    """Return what captures the texts of all groups. Cost: the start-up check."""
+    return Capturing(
+        work.model,
+        work.trainable,
+        work.pad_id,
+        work.texts_of(work.groups),
+        settings.batch_size,
+        precision=settings.precision,
+        card=settings.card,
+    )
+
+
+def begun_or_new_schedule(
+    work: KernelWork, settings: Settings, capturing: Capturing, scratch: Scratch | None, listener: Listener
+) -> Schedule:
+    """Return an earlier run's schedule if it fits into the memory; else make one, and drop what followed the other.
+
+    Raises:
+        UserError: the memory, or the disk, is too small.
+    """
+    earlier = None if scratch is None else scratch.schedule()
+    if scratch is not None and earlier is not None:
+        with suppress(TypeError):  # of another version
+            found = Schedule.of(earlier)
+            if (reason := _unfit(found, capturing, settings)) is None:
+                if settings.owner is not None:  # who goes on with it is not always who began it
+                    scratch.claim(settings.owner)
+                return found
+            listener.note(f"what is begun was cut for {reason}: it begins anew")
+    if scratch is not None:
+        scratch.remove()  # factors of another cut, or of one that nobody knows any more, are of other texts
+    if settings.keep_factors and scratch is None:
+        raise UserError("keep-factors: there is no folder for them; name one with --scratch")
+    trial = capturing.try_out()
+    schedule = cut_work(work, settings, capturing, trial, scratch is not None)
+    if listener.announce is not None:
+        listener.announce(_estimate(work, settings, capturing, trial, schedule))
+    if scratch is not None:
+        if schedule.disk:
+            scratch.check_room(schedule.disk)
+        if settings.owner is not None:
+            scratch.claim(settings.owner)
+        scratch.keep_schedule(schedule.as_dict())
+    return schedule
+
+
+def cut_work(
+    work: KernelWork, settings: Settings, capturing: Capturing, trial: Trial, has_scratch: bool
+) -> Schedule:
+    """Return the cut of the work that fits into the settings' memory, by what a few texts took.
+
+    Raises:
+        UserError: the memory is too small; says the least that works.
+    """
+    rows = work.row_groups
+    kernels = len(work.kernel_names) * groups_of(settings.grouping, capturing.trainable)
+    sizes = (
+        trial,
+        work.lengths_of(rows),
+        work.lengths_of([column for column in work.column_groups if column not in rows]),
+        kernels * work.text_pairs(),
+        settings.batch_size if capturing.coverage.batched else 1,
+        settings.share,
+    )
+    may: _May = {
+        "has_scratch": has_scratch,
+        "keep_factors": settings.keep_factors,
+        "copies": settings.copies,
+        "processes": settings.processes,
+        "lower": settings.precision != FULL,
+    }
+    if capturing.card is not None:
+        card = least_budget(capturing.card, _other_cards(capturing, settings), settings.device_memory)
+        return make_card_schedule(*sizes, card, kernels=kernels, **may)
+    device_budget(capturing.device, None, settings.device_memory)  # there is none to bound
+    weights = sum(parameter.nbytes for parameter in capturing.model.parameters())
+    return make_schedule(*sizes, weights=weights, **may)
+
+
+class _May(TypedDict):
+    has_scratch: bool
+    keep_factors: bool
+    copies: int
+    processes: int
+    lower: bool
+
+
+def _estimate(
+    work: KernelWork, settings: Settings, capturing: Capturing, trial: Trial, schedule: Schedule
+) -> Estimate:
+    rates = rates_of(capturing.device, settings.rates, settings.precision)
+    return estimate(work, settings, capturing, trial, schedule, rates)
+
+
+def _other_cards(capturing: Capturing, settings: Settings) -> list[DeviceMemory]:
+    """Return the memories of the cards that will get a copy of the model."""
+    devices = settings.executor.devices if isinstance(settings.executor, Devices) else ()
+    found = (memory_of(device) for device in devices if device != capturing.device)
+    return [card for card in found if card is not None]
+
+
+def _unfit(found: Schedule, capturing: Capturing, settings: Settings) -> str | None:
+    """Return what an earlier run's cut is for that is not there now; None where it will do."""
+    if (found.card_peak > 0) != (capturing.card is not None):
+        return f"{'a card' if found.card_peak else 'a processor'}, and this is {capturing.device.type}"
+    if found.copies < settings.copies:  # each holds row factors of its own
+        return f"{found.copies} at work, and there are {settings.copies}"
+    if found.peak > settings.share:
+        each = "" if settings.processes == 1 else f" each of {settings.processes} processes"
+        return f"{shown_bytes(found.peak)} of memory, and {shown_bytes(settings.share)} are allowed{each}"
+    others = _other_cards(capturing, settings)
+    card = (
+        0
+        if capturing.card is None
+        else least_budget(capturing.card, others, settings.device_memory, begun=True)
+    )
+    if found.card_peak > card:
+        return f"{shown_bytes(found.card_peak)} of a card's memory, and {shown_bytes(card)} are allowed"
+    return None
