@@ -9,29 +9,23 @@ from typing import Any
 
 from lmntk.diagnosis.conclusions import FILE, comparisons_in, conclude, sentences
 from lmntk.engine.estimate import Estimate
-from lmntk.engine.stream import MACHINE, NOT_KEPT, SCRATCH, Settings
+from lmntk.engine.stream import NOT_KEPT
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import Experiment
 from lmntk.experiment.preparation import PreparedTask, prepare_tasks
 from lmntk.experiment.session import Progress, Session, Silent
+from lmntk.experiment.start import filter_of, load, settings_of
 from lmntk.experiment.steps.diagnose import check_given, diagnose_unit, diagnosis_setup, given_checkpoint
 from lmntk.experiment.steps.finetune import arms_of, check_arms, pending, setup_of, train_arms, with_rows
 from lmntk.experiment.steps.shared_model import compute_unit, forget_unit, plan_unit
-from lmntk.kernels.groups import group_of_layer
-from lmntk.models.build import any_model, own_head_model, untie
-from lmntk.models.filters import ParameterFilter
-from lmntk.models.loading import load_pretrained
+from lmntk.models.build import any_model, own_head_model
 from lmntk.reports.page import write_page
 from lmntk.reports.results import write_reports
 from lmntk.runs.reading import read_run
 from lmntk.runs.store import Split, Store
 from lmntk.solvers.outcome import methods_of
-from lmntk.system.devices import chosen_devices, place
-from lmntk.system.executors.choose import chosen_executor
 from lmntk.system.files import alone_in
 from lmntk.system.hashing import versions
-from lmntk.system.memory import default_memory, parse_bytes
-from lmntk.system.precision import check_precision
 
 __all__ = ["Progress", "Silent", "plan", "run"]
 
@@ -164,46 +158,11 @@ def plan(experiment: Experiment, progress: Progress | None = None) -> list[tuple
 def _prepared(experiment: Experiment, progress: Progress) -> tuple[Session, list[PreparedTask]]:
     """Returns the model, the texts and the settings of an experiment, after a look at everything that can be wrong with them."""
     methods = methods_of(experiment.formulas, experiment.solvers)
-    devices = chosen_devices(experiment.device)
-    precision = check_precision(experiment.precision, experiment.dtype, devices)
-    pretrained = load_pretrained(
-        experiment.model,
-        experiment.dtype,
-        experiment.attention,
-        kind=experiment.kind,
-        revision=experiment.revision,
-        base=experiment.base,
-        needs_head=True if "prompt" in experiment.modes else None,
-    )
-    place(pretrained, experiment.device)
-    for mode in experiment.modes:
-        pretrained.reading(mode)
-    if experiment.untie_head:
-        untie(pretrained)
+    settings = settings_of(experiment, experiment.out)
+    pretrained = load(experiment, experiment.modes)
     tasks = prepare_tasks(experiment, pretrained)
     store = Store(experiment.out)
-    memory = default_memory() if experiment.memory is None else parse_bytes(experiment.memory)
-    settings = Settings(
-        experiment.batch_size,
-        memory,
-        not experiment.keep_noise,
-        group_of_layer if experiment.groups else None,
-        (experiment.scratch or experiment.out / SCRATCH).resolve(),
-        experiment.keep_factors,
-        chosen_executor(
-            experiment.engine, experiment.address, experiment.workers, devices, experiment.device
-        ),
-        experiment.out / MACHINE,
-        precision,
-        None if experiment.device_memory is None else parse_bytes(experiment.device_memory, "device-memory"),
-    )
-    chosen = ParameterFilter(
-        not experiment.without_embeddings,
-        not experiment.without_head,
-        experiment.biases_only,
-        experiment.include,
-        experiment.exclude,
-    )
+    chosen = filter_of(experiment)
     given = None if experiment.finetuned is None else given_checkpoint(experiment.finetuned)
     session = Session(experiment, pretrained, store, progress, settings, chosen, methods, given)
     for mode in experiment.modes:  # a filter that matches nothing, or features that are not there, show now

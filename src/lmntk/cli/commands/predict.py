@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lmntk.cli.options import DeviceMemoryOption, DeviceOption, JsonOption, MemoryOption, ModelOption
+from lmntk.cli.configured import some_options
+from lmntk.cli.options import JsonOption
 from lmntk.cli.printing import with_bars
+
+OPTIONS = partial(some_options, ("model", "memory", "device", "device_memory"))
 
 
 def predict(
+    context: typer.Context,
     model_dir: Annotated[Path, typer.Option(help="a run's folder, or one of its models/*")],
     source: Annotated[
         str, typer.Option("--input", help="JSON lines with text_a, and text_b for pairs; - is stdin")
@@ -21,13 +26,11 @@ def predict(
         str,
         typer.Option("--output", help="a line a text: class, label, probabilities, decisions; - is stdout"),
     ] = "-",
-    model: ModelOption = None,
-    split: Annotated[str | None, typer.Option(help="of a run's folder  [default: the best on dev]")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="of a run's folder", show_default="the best on dev")
+    ] = None,
     method: Annotated[str | None, typer.Option(help='of a run\'s folder, such as "sgd ridge"')] = None,
-    batch_size: Annotated[int, typer.Option(help="texts in one pass", min=1)] = 32,
-    memory: MemoryOption = None,
-    device: DeviceOption = None,
-    device_memory: DeviceMemoryOption = None,
+    batch_size: Annotated[int, typer.Option(help="texts in one pass", min=1, rich_help_panel="Machine")] = 32,
     as_json: JsonOption = False,
 ) -> None:
     """Classify any number of texts with a solved model, one pass each, without training texts or kernels.
@@ -41,8 +44,8 @@ def predict(
     def work(progress: Any) -> dict[str, Any]:
         progress.work("texts", None)
         return predict_file(
-            model_dir, source, target, model=model, split=split, method=method, batch_size=batch_size,
-            device=device or "auto", memory=memory, device_memory=device_memory, note=progress.note, report=progress.advance,
+            model_dir, source, target, split=split, method=method, batch_size=batch_size,
+            note=progress.note, report=progress.advance, **context.obj,
         )  # fmt: skip
 
     done = with_bars(work)
