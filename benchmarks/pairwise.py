@@ -44,11 +44,10 @@ from transformers import RobertaConfig, RobertaForMaskedLM
 from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.settings import Settings
 from lmntk.engine.stream import stream_kernels, whole
-from lmntk.experiment.configuration import parse_bytes
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.logit_model import PromptModel
 from lmntk.prompts.encoding import EncodedText
-from lmntk.system.memory import default_memory
+from lmntk.system.memory import default_memory, parse_bytes
 
 TOLERANCE = 1e-4
 LENGTHS = (8, 11, 14, 17, 20, 23, 26, 30, 35, 45, 60)  # tokens of SST-2's prompted test texts: its tenths

@@ -10,7 +10,7 @@ from kept import kept_at
 from tiny import write_model, write_rows
 from typer.testing import CliRunner
 
-from lmntk.bundled.experiments import names, place_of
+from lmntk.bundled.experiments import path_of, titles
 from lmntk.cli.app import app
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import load_experiment
@@ -45,9 +45,9 @@ def places(tmp_path_factory):
     return ["--model", str(write_model(base / "model")), "--data", str(base / "data")]
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", titles())
 def test_every_experiment_is_the_papers(name):
-    found = load_experiment(place_of(name), {"model": "m", "data": "d"})
+    found = load_experiment(path_of(name), {"model": "m", "data": "d"})
     assert found.diagnose and found.finetune and found.seeds == SEEDS and found.finetuning.steps == 1000
     assert (
         found.finetuning.batch_sizes == (2, 4, 8)
@@ -61,7 +61,7 @@ def test_every_experiment_is_the_papers(name):
             and found.finetune == ("sgd", "adamw")
             and len(found.formulas) == 3
         )
-    assert len(names()[name]) > 40
+    assert len(titles()[name]) > 40
 
 
 def test_one_that_is_cut_to_size_runs_to_its_verdicts(places, tmp_path):
@@ -93,7 +93,7 @@ def test_prompts_of_one_task_stand_side_by_side(places, tmp_path):
         "--kind",
         "masked",
     ]
-    path = place_of("prompt-choice")
+    path = path_of("prompt-choice")
     tasks = [task.name for task in load_experiment(path, {"model": "m", "data": "d"}).own_tasks]
     with pytest.raises(UserError, match="label word 'red'"):  # the tiny model knows neither red nor blue
         CliRunner().invoke(app, words, catch_exceptions=False)
@@ -128,8 +128,8 @@ def test_prompts_of_one_task_stand_side_by_side(places, tmp_path):
 def test_what_there_is_and_mistakes():
     said = CliRunner().invoke(app, ["reproduce", "--list"], catch_exceptions=False).stdout
     assert (
-        all(line.split()[0] in names() for line in said.splitlines())
-        and len(said.splitlines()) == len(names()) == 8
+        all(line.split()[0] in titles() for line in said.splitlines())
+        and len(said.splitlines()) == len(titles()) == 8
     )
     for words, expected in [
         (["mian", "--model", "m", "--data", "d"], "'mian' is not one of main"),

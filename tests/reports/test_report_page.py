@@ -475,7 +475,7 @@ def test_a_mean_over_fewer_splits_says_so(tmp_path):
 
 def test_nested_settings_are_tables_of_their_own():
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
-    from lmntk.reports.again import as_toml, settings_rows
+    from lmntk.reports.rerun import as_toml, settings_rows
 
     settings = {
         "model": "m",
@@ -490,7 +490,7 @@ def test_nested_settings_are_tables_of_their_own():
 
 def test_settings_of_an_earlier_run_are_shown_as_what_they_change():
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
-    from lmntk.reports.again import changes
+    from lmntk.reports.rerun import changes
 
     now = {
         "k": [16],
@@ -521,10 +521,10 @@ def test_the_settings_run_again_as_they_are(tmp_path):
         "template": "{a} ü\x7f {mask}",
         "label_words": ["a", "b"],
     }
-    experiment = make_experiment(
-        {"model": "m", "own_tasks": [own], "k": [4], "memory": "1GiB", "groups": True, "out": tmp_path}
-    )
-    from lmntk.reports.again import as_toml
+    training = {"learning_rates": {"sgd": [1e-3, 0.1 + 0.2], "adamw": [2e-5]}, "seed": None, "batch_sizes": 4}
+    values = {"model": "m", "own_tasks": [own], "k": [4], "memory": "1GiB", "groups": True, "out": tmp_path}
+    experiment = make_experiment(values | {"finetune": "sgd,adamw", "finetuning": training, "seeds": [1, 2]})
+    from lmntk.reports.rerun import as_toml
 
     (tmp_path / "experiment.toml").write_text(
         as_toml(json.loads(json.dumps(experiment.model_dump(mode="json")))), encoding="utf8"

@@ -1,7 +1,7 @@
 """The command line of lmntk: a module of ``lmntk.cli.commands`` for each command.
 
 Results go to stdout, progress to stderr. A mistake of the user's is one line and exit code 2. Heavy libraries are imported by
-the command that needs them, so that ``--help`` answers at once.
+the command that needs them, and options are made for the command that is called, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ from typing import Annotated
 import typer
 
 from lmntk import __version__
-from lmntk.cli.commands.check import check
-from lmntk.cli.commands.demo import demo
-from lmntk.cli.commands.diagnose import diagnose
-from lmntk.cli.commands.finetune import finetune
-from lmntk.cli.commands.kernel import kernel
-from lmntk.cli.commands.predict import predict
-from lmntk.cli.commands.report import report
-from lmntk.cli.commands.reproduce import reproduce
-from lmntk.cli.commands.run import plan, run
-from lmntk.cli.commands.solve import solve
-from lmntk.cli.commands.split import split
+from lmntk.cli.commands import (
+    check,
+    demo,
+    diagnose,
+    finetune,
+    kernel,
+    predict,
+    report,
+    reproduce,
+    run,
+    solve,
+    split,
+)
+from lmntk.cli.configured import experiment_options, kernel_options
+from lmntk.cli.options import taking
 from lmntk.errors import ModelError, UserError
 
 INTERRUPTED = 130
@@ -45,22 +49,22 @@ def _root(version: Annotated[bool, typer.Option("--version", help="print the ver
         raise typer.Exit
 
 
-app.command()(run)
-app.command()(plan)
-app.command()(finetune)
-app.command()(diagnose)
-app.command()(reproduce)
-app.command()(kernel)
-app.command()(solve)
-app.command()(predict)
-app.command()(check)
-app.command()(split)
-app.command()(report)
-app.command()(demo)
+app.command(cls=taking(experiment_options))(run.run)
+app.command(cls=taking(experiment_options))(run.plan)
+app.command(cls=taking(finetune.OPTIONS))(finetune.finetune)
+app.command(cls=taking(diagnose.OPTIONS))(diagnose.diagnose)
+app.command(cls=taking(reproduce.OPTIONS))(reproduce.reproduce)
+app.command(cls=taking(kernel_options))(kernel.kernel)
+app.command()(solve.solve)
+app.command(cls=taking(predict.OPTIONS))(predict.predict)
+app.command(cls=taking(check.OPTIONS))(check.check)
+app.command()(split.split)
+app.command()(report.report)
+app.command()(demo.demo)
 
 
 def main() -> None:
-    """Runs the command line: exit code 2 and one line for the user's mistakes, 130 after Ctrl-C."""
+    """Run the command line: exit code 2 and one line for the user's mistakes, 130 after Ctrl-C."""
     try:
         code = app(standalone_mode=False)
     except UserError as error:

@@ -1,212 +1,182 @@
-"""Options that several commands have, in one wording, and how their values are read."""
+"""Options of commands, made from the fields of the configurations; see ``lmntk.experiment.configuration.parts``.
+
+A command names the fields that it takes. Its options are made when it is called, so that no other command waits for them.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand
 
-from lmntk.errors import UserError
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
-Command = TypeVar("Command", bound=Callable[..., None])
+    from lmntk.experiment.configuration.parts import Part
 
-ModelOption = Annotated[
-    str | None, typer.Option("--model", help="a Hugging Face model folder, or a hub name")
+GROUPS = ("Data", "Prompt", "Model", "Kernels", "Fine-tuning", "Machine", "Output")
+LIST = "A,B,..."
+
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="print the result as JSON", rich_help_panel=GROUPS[-1])
 ]
-KindOption = Annotated[
-    str | None, typer.Option(help="masked, causal, seq2seq or classifier  [default: by the checkpoint]")
-]
-RevisionOption = Annotated[str | None, typer.Option(help="branch, tag or commit of a hub name")]
-BaseOption = Annotated[
-    str | None, typer.Option(help="the base model of an adapter, in place of the one it names")
-]
-TemplateOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        help='the prompt: "{a} It was {mask}.", for causal models "{a} It was", or LM-BFF\'s; given several times, their mean'
-    ),
-]
-LabelWordsOption = Annotated[
-    str | None,
-    typer.Option(help="the words of each class, in order: terrible,great, or bad|awful,great|good"),
-]
-ReduceOption = Annotated[
-    str | None, typer.Option(help="label words of several tokens: first token, or mean  [default: an error]")
-]
-FeaturesOption = Annotated[
-    str | None, typer.Option(help="head mode: read (first token, or a decoder's last), mean  [default: read]")
-]
-FormulasOption = Annotated[
-    str | None, typer.Option(help="of sgd, signgd, asigngd, or none  [default: all three]")
-]
-DtypeOption = Annotated[str | None, typer.Option(help="float32 or float64  [default: float32]")]
-AttentionOption = Annotated[str | None, typer.Option(help="attention implementation: sdpa, eager")]
-BatchOption = Annotated[int | None, typer.Option(help="texts in one forward pass  [default: 32]")]
-MemoryOption = Annotated[
-    str | None,
-    typer.Option(help="of the process, or a Ray machine's: 4GiB  [default: half of the machine's]"),
-]
-ScratchOption = Annotated[
-    Path | None,
-    typer.Option(help="folder for finished tiles and what memory does not hold  [default: OUT/scratch]"),
-]
-DeviceOption = Annotated[
-    str | None,
-    typer.Option(help="cpu, cuda:1, cuda for all cards, cuda:0,cuda:2  [default: a card if there is one]"),
-]
-DeviceMemoryOption = Annotated[
-    str | None, typer.Option(help="of each card, such as 60GiB  [default: nine tenths of what is free]")
-]
-PrecisionOption = Annotated[
-    str | None,
-    typer.Option(
-        help="of passes and products: float32, tf32, bfloat16, whose error is measured  [default: float32]"
-    ),
-]
-EngineOption = Annotated[str | None, typer.Option(help="local, or ray for a cluster  [default: local]")]
-AddressOption = Annotated[
-    str | None, typer.Option(help="of a running Ray cluster, such as auto  [default: one on this machine]")
-]
-WorkersOption = Annotated[
-    int | None, typer.Option(help="processes on the Ray cluster, each with the model", min=1)
-]
-KeepFactorsOption = Annotated[
-    bool, typer.Option("--keep-factors", help="leave all texts' factors in the scratch folder")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
-AllLogitsOption = Annotated[
-    bool, typer.Option("--all-logits", help="keep both logits of two classes, not their difference")
-]
-UntieOption = Annotated[
-    bool, typer.Option("--untie-head", help="give the decoder its own copy of a tied weight")
-]
-EmbeddingsOption = Annotated[bool, typer.Option("--without-embeddings", help="leave the lookup tables out")]
-HeadOption = Annotated[bool, typer.Option("--without-head", help="leave out what is not the base model's")]
-BiasesOption = Annotated[bool, typer.Option("--biases-only", help="biases alone (BitFit)")]
-IncludeOption = Annotated[str | None, typer.Option(help='only parameters that match, such as "*.layer.11.*"')]
-ExcludeOption = Annotated[str | None, typer.Option(help="not parameters that match")]
-GroupsOption = Annotated[bool, typer.Option("--groups", help="also keep each layer's part of the kernels")]
-NoiseOption = Annotated[
-    bool,
-    typer.Option("--keep-noise", help="let coordinates that are rounding noise vote in the sign kernels"),
-]
-RatesOption = Annotated[
-    str | None, typer.Option(help="fine-tuning: of the grid, 1e-3,5e-3  [default: the paper's, by optimizer]")
-]
-SizesOption = Annotated[
-    str | None, typer.Option("--batch-sizes", help="fine-tuning: of the grid  [default: 2,4,8]")
-]
-StepsOption = Annotated[int | None, typer.Option(help="fine-tuning: of each training  [default: 1000]")]
-EveryOption = Annotated[
-    int | None,
-    typer.Option("--eval-every", help="fine-tuning: steps between two looks at dev  [default: 100]"),
-]
-LossOption = Annotated[
-    str | None, typer.Option(help="fine-tuning: cross-entropy or squared  [default: cross-entropy]")
-]
-LinearizedOption = Annotated[
-    bool, typer.Option("--linearized", help="fine-tuning: train the linearized model as well")
-]
-RankOption = Annotated[
-    int | None, typer.Option("--lora-rank", help="fine-tuning: train a fresh LoRA of this rank")
-]
-FreezeOption = Annotated[
-    int | None,
-    typer.Option("--freeze-layers", help="fine-tuning: not the embeddings and so many bottom layers"),
-]
-WeightsOption = Annotated[bool, typer.Option("--save-weights", help="fine-tuning: keep the best weights")]
 
 
-def training(
-    learning_rates: RatesOption = None,
-    batch_sizes: SizesOption = None,
-    steps: StepsOption = None,
-    eval_every: EveryOption = None,
-    loss: LossOption = None,
-    linearized: LinearizedOption = False,
-    lora_rank: RankOption = None,
-    freeze_layers: FreezeOption = None,
-    save_weights: WeightsOption = False,
-) -> None:
-    """The options of every command that fine-tunes."""
+@dataclass(frozen=True)
+class FieldOption:
+    """A field of a configuration as an option.
 
-
-def computing(
-    attention: AttentionOption = None,
-    batch_size: BatchOption = None,
-    memory: MemoryOption = None,
-    scratch: ScratchOption = None,
-    keep_factors: KeepFactorsOption = False,
-    device: DeviceOption = None,
-    device_memory: DeviceMemoryOption = None,
-    precision: PrecisionOption = None,
-    engine: EngineOption = None,
-    address: AddressOption = None,
-    workers: WorkersOption = None,
-    all_logits: AllLogitsOption = False,
-    untie_head: UntieOption = False,
-    without_embeddings: EmbeddingsOption = False,
-    without_head: HeadOption = False,
-    biases_only: BiasesOption = False,
-    include: IncludeOption = None,
-    exclude: ExcludeOption = None,
-    groups: GroupsOption = False,
-    keep_noise: NoiseOption = False,
-) -> None:
-    """The options of every command that computes kernels."""
-
-
-def with_computing(before: str) -> Callable[[Command], Command]:
-    """Returns a decorator of a command that takes ``**computing``: in its signature, which typer reads, their options come in its place.
-
-    Args:
-        before: the command's own option that they stand before in its help.
+    Attributes:
+        name: the field's.
+        field: the field as pydantic knows it.
+        group: the heading that the option stands under.
+        table: the table of a configuration's file that the field is in; empty for the file's own fields.
     """
-    return _with_options(computing, before)
+
+    name: str
+    field: FieldInfo
+    group: str
+    table: str = ""
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """The field's words on its option."""
+        extra = self.field.json_schema_extra
+        return dict(extra) if isinstance(extra, dict) else {}
+
+    @property
+    def flag(self) -> str:
+        """The flag, such as ``--batch-size``."""
+        return str(self.extra.get("flag", f"--{self.name.replace('_', '-')}"))
+
+    @property
+    def help(self) -> str:
+        """The line that says what the option is for."""
+        return str(self.extra.get("help", self.field.description or ""))
+
+    @property
+    def is_switch(self) -> bool:
+        """True for a flag without a value: it turns the default round."""
+        return isinstance(self.field.default, bool)
+
+    def parameter(self) -> inspect.Parameter:
+        """Return the parameter that typer reads as this option."""
+        kinds = set(_kinds(self.field.annotation))
+        takes_list = tuple in kinds and str not in kinds
+        if self.is_switch:
+            annotation: Any = bool
+        elif kinds == {str, tuple}:
+            annotation = list[str] | None  # given once or several times
+        else:
+            annotation = (str if tuple in kinds else kinds.pop()) | None
+        option = typer.Option(
+            self.flag,
+            help=self.help,
+            rich_help_panel=self.group,
+            metavar=self.extra.get("metavar", LIST if takes_list else None),
+            show_default=self.extra.get("unset", not self.is_switch),
+        )
+        return inspect.Parameter(
+            self.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=self._shown_default(),
+            annotation=Annotated[annotation, option],
+        )
+
+    def _shown_default(self) -> Any:
+        """Return the default as the command line would say it, None where there is none to show."""
+        if self.is_switch:
+            return False
+        if self.field.is_required() or "unset" in self.extra:
+            return None
+        default = self.field.get_default(call_default_factory=True)
+        return (",".join(map(str, default)) or None) if isinstance(default, tuple) else default
 
 
-def with_training(before: str) -> Callable[[Command], Command]:
-    """Returns a decorator as ``with_computing``'s, of the options of fine-tuning."""
-    return _with_options(training, before)
+def options_of(part: type[Part], table: str = "") -> list[FieldOption]:
+    """Return the fields of a configuration that are options, each in the group of the class that declares it."""
+    options = []
+    for name, field in part.model_fields.items():
+        declaring: Any = next(
+            base for base in reversed(part.__mro__) if name in getattr(base, "model_fields", ())
+        )
+        option = FieldOption(name, field, declaring.GROUP, table)
+        if "no_option" not in option.extra:
+            options.append(option)
+    return options
 
 
-def _with_options(options: Callable[..., None], before: str) -> Callable[[Command], Command]:
-    def decorated(command: Command) -> Command:
-        own = inspect.signature(command, eval_str=True)  # typer takes a signature that is set as it is
-        parameters = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        place = [p.name for p in parameters].index(before)
-        parameters[place:place] = inspect.signature(options, eval_str=True).parameters.values()
-        command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = command.__annotations__ | get_type_hints(options, include_extras=True)
-        return command
+def taking(fields: Callable[[], Sequence[FieldOption]]) -> type[TyperCommand]:
+    """Return the class of a command that takes fields as options, in groups, beside options of its own.
 
-    return decorated
-
-
-def given(**values: Any) -> dict[str, Any]:
-    """Returns the options that were given."""
-    return {name: value for name, value in values.items() if value is not None and value is not False}
-
-
-def listed(text: str) -> list[str]:
-    """Returns the parts of a list with commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def numbers(name: str, text: str | None) -> list[int] | None:
-    """Returns the whole numbers of a list with commas.
-
-    Raises:
-        UserError: something else is in it.
+    The command finds in ``context.obj`` the values of the fields that were given: by name, those of a table in a dict of its own.
     """
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in listed(text)]
-    except ValueError:
-        raise UserError(
-            f"{name}: {text!r} is not a list of whole numbers; write {'16,64' if name == 'k' else '13,21'}"
-        ) from None
+
+    class Taking(TyperCommand):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            lines_joined = re.sub(r"(?<!\n)\n(?!\n)", " ", named.pop("help") or "")
+            super().__init__(*arguments, **named | {"help": lines_joined, "rich_markup_mode": "rich"})
+
+        @cached_property
+        def fields(self) -> Sequence[FieldOption]:
+            made = fields()
+            self.params = sorted([*self.params, *_as_typer_does(made)], key=_place)
+            for parameter in self.params:
+                if getattr(parameter, "is_flag", False):
+                    parameter.metavar = " "  # which takes no value; some versions of typer show <bool>
+            return made
+
+        def get_params(self, ctx: Any) -> Any:
+            return super().get_params(ctx) if self.fields else []
+
+        def invoke(self, ctx: Any) -> Any:
+            values: dict[str, Any] = {}
+            for option in self.fields:
+                value = ctx.params.pop(option.name)
+                if ctx.get_parameter_source(option.name).name == "COMMANDLINE":
+                    table = values.setdefault(option.table, {}) if option.table else values
+                    table[option.name] = not option.field.default if option.is_switch else value
+            ctx.obj = values
+            return super().invoke(ctx)
+
+    return Taking
+
+
+def _as_typer_does(fields: Iterable[FieldOption]) -> list[Any]:
+    """Return the options that typer makes of a function with these parameters."""
+
+    def function() -> None: ...
+
+    parameters = [option.parameter() for option in fields]
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app = typer.Typer(add_completion=False)
+    app.command()(function)
+    return typer.main.get_command(app).params
+
+
+def _place(parameter: Any) -> tuple[int, bool]:
+    """Return what sorts parameters: those without a group first, and last in its group what every command has."""
+    group = getattr(parameter, "rich_help_panel", None)
+    return GROUPS.index(group) if group in GROUPS else -1, parameter.name == "as_json"
+
+
+def _kinds(annotation: Any) -> Iterable[type]:
+    """Yield the types that values of a field may have, such as bool, int, str, Path, tuple or dict."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _kinds(get_args(annotation)[0])
+    elif origin in (Union, UnionType):
+        for member in get_args(annotation):
+            yield from _kinds(member)
+    elif origin is Literal:
+        yield str
+    elif annotation is not NoneType:
+        yield origin or annotation

@@ -1,11 +1,16 @@
-"""From an experiment's configuration to a session: the model, the texts and the settings, checked before any work."""
+"""From a configuration to what computes: a session with its model, texts and settings, checked before any work."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 from torch import nn
 
 from lmntk.engine.settings import MACHINE, SCRATCH, Settings
+from lmntk.engine.work import Owner
 from lmntk.experiment.configuration import Experiment
+from lmntk.experiment.configuration.parts import Computation
 from lmntk.experiment.preparation import prepare_tasks
 from lmntk.experiment.session import Session
 from lmntk.experiment.steps.diagnose import given_checkpoint
@@ -30,9 +35,10 @@ def open_session(experiment: Experiment, progress: Progress) -> Session:
         UserError: a mistake in the configuration, the data, the prompts or the model.
     """
     methods = methods_of(experiment.formulas, experiment.solvers)
-    settings = settings_of(experiment)
-    pretrained = load(experiment)
+    check_precision(experiment.precision, experiment.dtype, chosen_devices(experiment.device))
+    pretrained = load(experiment, experiment.modes)
     tasks = prepare_tasks(experiment, pretrained)
+    settings = settings_of(experiment, experiment.out)
     given = None if experiment.finetuned is None else given_checkpoint(experiment.finetuned)
     chosen = filter_of(experiment)
     store = Store(experiment.out)
@@ -57,60 +63,60 @@ def open_session(experiment: Experiment, progress: Progress) -> Session:
     return session
 
 
-def load(experiment: Experiment) -> Pretrained:
-    """Return the experiment's model, on its device.
+def load(computation: Computation, modes: Sequence[str]) -> Pretrained:
+    """Return the model on its device, with the head that the modes need, untied if so asked.
 
     Raises:
-        UserError: no such model, or one without a head that the modes need.
+        UserError: a model that cannot be read, or that cannot be put to use in one of the modes.
     """
     pretrained = load_pretrained(
-        experiment.model,
-        experiment.dtype,
-        experiment.attention,
-        kind=experiment.kind,
-        revision=experiment.revision,
-        base=experiment.base,
-        needs_head=True if "prompt" in experiment.modes else None,
+        computation.model,
+        computation.dtype,
+        computation.attention,
+        kind=computation.kind,
+        revision=computation.revision,
+        base=computation.base,
+        needs_head=True if "prompt" in modes else None,
     )
-    place(pretrained, experiment.device)
-    for mode in experiment.modes:
+    place(pretrained, computation.device)
+    for mode in modes:
         pretrained.reading(mode)
-    if experiment.untie_head:
+    if computation.untie_head:
         untie(pretrained)
     return pretrained
 
 
-def settings_of(experiment: Experiment) -> Settings:
-    """Return how the experiment's kernels are computed.
+def settings_of(computation: Computation, out: Path, owner: Owner | None = None) -> Settings:
+    """Return the engine's settings of a computation whose results go to a folder.
 
     Raises:
-        UserError: a device that is not there, a precision that it has not, or a memory that is no size.
+        UserError: a device, precision, engine or amount of memory that is not to be had.
     """
-    devices = chosen_devices(experiment.device)
-    precision = check_precision(experiment.precision, experiment.dtype, devices)
-    device_memory = experiment.device_memory
+    devices = chosen_devices(computation.device)
+    memory, device_memory = computation.memory, computation.device_memory
     return Settings(
-        batch_size=experiment.batch_size,
-        memory=default_memory() if experiment.memory is None else parse_bytes(experiment.memory),
-        drop_noise=not experiment.keep_noise,
-        grouping=group_of_layer if experiment.groups else None,
-        scratch=(experiment.scratch or experiment.out / SCRATCH).resolve(),
-        keep_factors=experiment.keep_factors,
+        batch_size=computation.batch_size,
+        memory=default_memory() if memory is None else parse_bytes(memory),
+        drop_noise=not computation.keep_noise,
+        grouping=group_of_layer if computation.groups else None,
+        scratch=(computation.scratch or out / SCRATCH).resolve(),
+        keep_factors=computation.keep_factors,
         executor=chosen_executor(
-            experiment.engine, experiment.address, experiment.workers, devices, experiment.device
+            computation.engine, computation.address, computation.workers, devices, computation.device
         ),
-        rates=experiment.out / MACHINE,
-        precision=precision,
+        rates=out / MACHINE,
+        precision=check_precision(computation.precision, computation.dtype, devices),
         device_memory=None if device_memory is None else parse_bytes(device_memory, "device-memory"),
+        owner=owner,
     )
 
 
-def filter_of(experiment: Experiment) -> ParameterFilter:
-    """Return which parameters count."""
+def filter_of(computation: Computation) -> ParameterFilter:
+    """Return the choice of parameters."""
     return ParameterFilter(
-        not experiment.without_embeddings,
-        not experiment.without_head,
-        experiment.biases_only,
-        experiment.include,
-        experiment.exclude,
+        embeddings=not computation.without_embeddings,
+        head=not computation.without_head,
+        biases_only=computation.biases_only,
+        include=computation.include,
+        exclude=computation.exclude,
     )

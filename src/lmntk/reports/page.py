@@ -73,9 +73,9 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
     """Returns all that the page shows, as plain data and drawn plots."""
     from lmntk.diagnosis.over_splits import comparisons_in, over_splits
     from lmntk.reports.accuracy_plot import accuracy_plot
-    from lmntk.reports.again import as_toml, changes, settings_rows
     from lmntk.reports.closeups import close_ups
     from lmntk.reports.drawing import style
+    from lmntk.reports.rerun import as_toml, changes, settings_rows
     from lmntk.reports.tables import Entry, result_tables
     from lmntk.reports.verdicts import at_largest_k, counted, reached, thresholds, verdicts
 

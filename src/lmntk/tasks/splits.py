@@ -6,8 +6,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from lmntk.errors import UserError
 
 SEEDS = (13, 21, 42, 87, 100)
@@ -87,12 +85,16 @@ def cut_test(test_size: int, limit: int | None = 1000, csv_style: bool = False) 
     if limit is None or test_size <= limit:
         return tuple(range(test_size))
     if csv_style:
+        import numpy as np  # here, so that --help does not wait for it
+
         rows = np.random.RandomState(TEST_SEED).choice(test_size, limit, replace=False)
         return tuple(rows.tolist())
     return tuple(_shuffled(test_size, TEST_SEED)[:limit])
 
 
 def _shuffled(count: int, seed: int) -> list[int]:
+    import numpy as np  # here, so that --help does not wait for it
+
     rows = list(range(count))
     # A list, not an array: the reference shuffles a list, and both draw from the same stream.
     np.random.RandomState(seed).shuffle(rows)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The paper's experiments as configurations: a TOML file each, whose first line says what it is."""
+"""The paper's experiments as configurations: a TOML file each, whose first line is its title."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from lmntk.errors import UserError
 FOLDER = Path(__file__).parent
 
 
-def names() -> dict[str, str]:
-    """Returns the experiments' names and what each is."""
-    found = {
+def titles() -> dict[str, str]:
+    """Return the experiments' titles by name, the main ones first."""
+    by_name = {
         path.stem: path.read_text(encoding="utf8").split("\n", 1)[0].removeprefix("# ")
-        for path in sorted(FOLDER.glob("*.toml"))
+        for path in FOLDER.glob("*.toml")
     }
-    return dict(sorted(found.items(), key=lambda item: (not item[0].startswith("main"), item[0])))
+    return dict(sorted(by_name.items(), key=lambda item: (not item[0].startswith("main"), item[0])))
 
 
-def place_of(name: str) -> Path:
-    """Returns an experiment's file.
+def path_of(name: str) -> Path:
+    """Return an experiment's file.
 
     Raises:
         UserError: there is none of this name.
     """
-    if name not in names():
+    if name not in titles():
         raise UserError(
-            f"reproduce: {name!r} is not one of {', '.join(names())}; `lmntk reproduce --list` says what they are"
+            f"reproduce: {name!r} is not one of {', '.join(titles())}; `lmntk reproduce --list` says what they are"
         )
     return FOLDER / f"{name}.toml"

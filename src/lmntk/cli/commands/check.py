@@ -3,46 +3,49 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lmntk.cli.options import (
-    AttentionOption,
-    BaseOption,
-    DtypeOption,
-    JsonOption,
-    KindOption,
-    LabelWordsOption,
-    ReduceOption,
-    RevisionOption,
-    TemplateOption,
-    given,
-    listed,
-)
+from lmntk.cli.configured import some_options
+from lmntk.cli.options import JsonOption
 from lmntk.cli.printing import print_wrapped
 from lmntk.errors import UserError
 
+FIELDS = (
+    "kind",
+    "revision",
+    "base",
+    "template",
+    "label_words",
+    "label_words_reduce",
+    "dtype",
+    "attention",
+)
+OPTIONS = partial(some_options, FIELDS)
+
 
 def check(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="a model or adapter folder, or a hub name")],
-    kind: KindOption = None,
-    revision: RevisionOption = None,
-    base: BaseOption = None,
-    mode: Annotated[str, typer.Option(help="prompt or head")] = "prompt",
-    template: TemplateOption = None,
-    label_words: LabelWordsOption = None,
-    label_words_reduce: ReduceOption = None,
+    mode: Annotated[str, typer.Option(help="prompt or head", rich_help_panel="Prompt")] = "prompt",
     task: Annotated[
-        str | None, typer.Option(help="one of the 14 tasks: its prompt, words and test texts")
+        str | None,
+        typer.Option(help="one of the 14 tasks: its prompt, words and test texts", rich_help_panel="Data"),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="folder of the tasks' texts")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="folder of the tasks' texts", rich_help_panel="Data")
+    ] = None,
     texts: Annotated[
-        Path | None, typer.Option(help="JSONL of your own texts: text_a, label  [default: bundled reviews]")
+        Path | None,
+        typer.Option(
+            help="JSONL of your own texts: text_a, label",
+            rich_help_panel="Data",
+            show_default="bundled reviews",
+        ),
     ] = None,
-    dtype: DtypeOption = None,
-    attention: AttentionOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """The doctor: is this model fit to have its kernels taken? Exit code 0 when all is well, 1 when something is not.
@@ -58,13 +61,12 @@ def check(
     from lmntk.checkup.examine import PromptChoice, TextChoice
     from lmntk.checkup.examine import check as examine_model
     from lmntk.checkup.findings import is_well
+    from lmntk.experiment.configuration.parts import parts_of
 
-    findings = examine_model(
-        model,
-        PromptChoice(mode, template or None, listed(label_words) if label_words else None, label_words_reduce),
-        TextChoice(task, data, texts),
-        **given(dtype=dtype, attention=attention, kind=kind, revision=revision, base=base),
-    )  # fmt: skip
+    given = context.obj
+    words = list(parts_of(given.pop("label_words", ""))) or None
+    prompt = PromptChoice(mode, given.pop("template", None), words, given.pop("label_words_reduce", None))
+    findings = examine_model(model, prompt, TextChoice(task, data, texts), **given)
     well = is_well(findings)
     if as_json:
         print(

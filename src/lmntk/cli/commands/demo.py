@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lmntk.bundled import EXAMPLES, MODEL, PROMPTS, SHOTS
-from lmntk.cli.options import JsonOption, numbers
+from lmntk.cli.options import JsonOption
 from lmntk.cli.printing import print_summary, print_written, with_bars
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def demo(
 
     Example: lmntk demo
     """
-    experiment = demo_experiment(out, numbers("seeds", seeds) or [])
+    experiment = demo_experiment(out, seeds)
     from lmntk.experiment.run import run as run_experiment
 
     rows = with_bars(lambda progress: run_experiment(experiment, progress))
@@ -38,8 +38,8 @@ def demo(
     print_written(experiment.out)
 
 
-def demo_experiment(out: Path, seeds: Sequence[int]) -> Experiment:
-    """Returns the demonstration: both bundled tasks at k = 8, prompt and head, all three formulas."""
+def demo_experiment(out: Path, seeds: str) -> Experiment:
+    """Return the demonstration: both bundled tasks at k = 8, prompt and head, all three formulas."""
     from lmntk.experiment.configuration import make_experiment
 
     tasks = [
@@ -57,7 +57,7 @@ def demo_experiment(out: Path, seeds: Sequence[int]) -> Experiment:
         "model": str(MODEL),
         "own_tasks": tasks,
         "k": [SHOTS],
-        "seeds": list(seeds),
+        "seeds": seeds,
         "modes": ["prompt", "head"],
         "test_limit": 80,
         "out": out,
@@ -66,19 +66,19 @@ def demo_experiment(out: Path, seeds: Sequence[int]) -> Experiment:
 
 
 def explain(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns what the demonstration's table says, in words a newcomer understands."""
+    """Return lines that tell a newcomer what the demonstration's table says."""
     lines = []
     for task in dict.fromkeys(row["task"] for row in rows):
         means = {}
         for mode, method in dict.fromkeys(
             (row["mode"], row["method"]) for row in rows if row["task"] == task
         ):
-            found = [
+            accuracies = [
                 row["test"]
                 for row in rows
                 if (row["task"], row["mode"], row["method"]) == (task, mode, method)
             ]
-            means[mode, method] = 100 * sum(found) / len(found)
+            means[mode, method] = 100 * sum(accuracies) / len(accuracies)
         best = max(means, key=lambda key: means[key])
         lines.append(
             f"{task}: without training the prompt alone gets {means['prompt', 'zero-shot']:.0f} % of the test texts right; "

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import json
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
-from lmntk.cli.commands.run import experiment_of, run
-from lmntk.cli.options import given
+from lmntk.cli.configured import (
+    DEFAULT_OPTIMIZERS,
+    ConfigurationArgument,
+    OptimizersOption,
+    experiment_of,
+    experiment_options,
+)
+from lmntk.cli.options import JsonOption
 from lmntk.cli.printing import print_summary, print_written, with_bars
 from lmntk.errors import UserError
 
@@ -23,24 +29,26 @@ OF_KERNELS = (
     "workers",
     "groups",
     "keep_noise",
-    "no_kernels",
+    "keep_kernels",
+    "save_models",
 )
-APART = (*OF_KERNELS, "save_models", "finetune", "save_weights", "diagnose")
-DEFAULT = "sgd,adamw"
+OWN_WAY = ("finetune", "save_weights", "diagnose")  # which --optimizers, --save and lmntk diagnose say
+OPTIONS = partial(experiment_options, without=(*OF_KERNELS, *OWN_WAY))
 
 
 def finetune(
-    optimizers: Annotated[
-        str | None, typer.Option(help=f"of sgd, adamw, signgd  [default: {DEFAULT}]")
-    ] = None,
+    context: typer.Context,
+    configuration: ConfigurationArgument = None,
+    optimizers: OptimizersOption = None,
     save: Annotated[
         bool,
         typer.Option(
             "--save",
             help="keep the best weights: OUT/finetuning/*/weights.safetensors, and a model's folder beside it",
+            rich_help_panel="Output",
         ),
     ] = False,
-    **options: Any,
+    as_json: JsonOption = False,
 ) -> None:
     """Fine-tune for real, on the same splits as the kernels: a grid of trainings a split, the best on dev, its test metric.
 
@@ -50,39 +58,22 @@ def finetune(
     Example: lmntk finetune --model roberta-base --data data --tasks sst-2 --k 16 --optimizers sgd --learning-rates 1e-3,5e-3
     --out runs/sst-2
     """
-    if options["configuration"] is None and options["model"] is None:
+    given = context.obj
+    if configuration is None and "model" not in given:
         raise UserError("finetune: give --model and texts, or a TOML file: lmntk finetune experiment.toml")
-    absent = {
-        name: parameter.default
-        for name, parameter in inspect.signature(run).parameters.items()
-        if name in APART
-    }
-    fields: dict[str, Any] = {"formulas": (), "solvers": None} | given(finetune=optimizers)
-    fields |= {"diagnose": False, "finetuned": None}  # which a file may ask for, and lmntk diagnose does
-    absent |= {"save_weights": save, "export": save}
-    experiment = experiment_of(options | absent, fields, {"finetune": DEFAULT})
+    # a file may ask for a diagnosis, which lmntk diagnose makes
+    over: dict[str, Any] = {"formulas": (), "solvers": None, "diagnose": False, "finetuned": None}
+    if optimizers is not None:
+        over["finetune"] = optimizers
+    if save:
+        given = given | {"finetuning": given.get("finetuning", {}) | {"save_weights": True, "export": True}}
+    experiment = experiment_of(given, configuration, over, {"finetune": DEFAULT_OPTIMIZERS})
     from lmntk.experiment.run import run as run_experiment
 
     rows = with_bars(lambda progress: run_experiment(experiment, progress))
-    if options["as_json"]:
+    if as_json:
         print(json.dumps(rows, indent=1))
     else:
         print_summary(rows)
         print()
         print_written(experiment.out)
-
-
-def _signature() -> inspect.Signature:
-    """Returns run's options without those of kernels, and this command's own behind the configuration file."""
-    own = [
-        p
-        for p in inspect.signature(finetune, eval_str=True).parameters.values()
-        if p.kind is not p.VAR_KEYWORD
-    ]
-    shared = [p for name, p in inspect.signature(run, eval_str=True).parameters.items() if name not in APART]
-    return inspect.Signature([*shared[:1], *own, *shared[1:]])
-
-
-_both = _signature()
-finetune.__signature__ = _both  # type: ignore[attr-defined]
-finetune.__annotations__ = {name: parameter.annotation for name, parameter in _both.parameters.items()}

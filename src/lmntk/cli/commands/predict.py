@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lmntk.cli.options import DeviceMemoryOption, DeviceOption, JsonOption, MemoryOption, ModelOption
+from lmntk.cli.configured import some_options
+from lmntk.cli.options import JsonOption
 from lmntk.cli.printing import with_bars
+
+OPTIONS = partial(some_options, ("model", "memory", "device", "device_memory"))
 
 
 def predict(
+    context: typer.Context,
     model_dir: Annotated[Path, typer.Option(help="a run's folder, or one of its models/*")],
     source: Annotated[
         str, typer.Option("--input", help="JSON lines with text_a, and text_b for pairs; - is stdin")
@@ -21,13 +26,11 @@ def predict(
         str,
         typer.Option("--output", help="a line a text: class, label, probabilities, decisions; - is stdout"),
     ] = "-",
-    model: ModelOption = None,
-    split: Annotated[str | None, typer.Option(help="of a run's folder  [default: the best on dev]")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="of a run's folder", show_default="the best on dev")
+    ] = None,
     method: Annotated[str | None, typer.Option(help='of a run\'s folder, such as "sgd ridge"')] = None,
-    batch_size: Annotated[int, typer.Option(help="texts in one pass", min=1)] = 32,
-    memory: MemoryOption = None,
-    device: DeviceOption = None,
-    device_memory: DeviceMemoryOption = None,
+    batch_size: Annotated[int, typer.Option(help="texts in one pass", min=1, rich_help_panel="Machine")] = 32,
     as_json: JsonOption = False,
 ) -> None:
     """Classify any number of texts with a solved model, one pass each, without training texts or kernels.
@@ -41,7 +44,9 @@ def predict(
     from lmntk.prediction.stream import STANDARD, predict_file
     from lmntk.system.memory import default_memory, parse_bytes
 
-    wanted = WantedPredictor(split, method, model)
+    given = context.obj
+    memory, device_memory = given.get("memory"), given.get("device_memory")
+    wanted = WantedPredictor(split, method, given.get("model"))
     limits = PassLimits(
         batch_size,
         default_memory() if memory is None else parse_bytes(memory),
@@ -56,7 +61,7 @@ def predict(
             target,
             wanted,
             limits,
-            device=device or "auto",
+            device=given.get("device", "auto"),
             note=progress.note,
             report=progress.advance,
         )

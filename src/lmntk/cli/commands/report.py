@@ -14,7 +14,9 @@ def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders that lmntk run wrote")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="the page  [default: RUN/report.html; of several runs, report.html here]"),
+        typer.Option(
+            "--out", help="the page", show_default="RUN/report.html; of several runs, report.html here"
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import inspect
 import json
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from lmntk.cli.commands.run import experiment_of, run
-from lmntk.cli.options import given
+from lmntk.cli.configured import experiment_of, experiment_options
+from lmntk.cli.options import JsonOption
 from lmntk.cli.printing import print_summary, print_verdicts, print_written, with_bars
 from lmntk.errors import UserError
 
 # what an experiment is about is in its file; the command says on what, where, and how much of it
-APART = (
-    "configuration", "train", "test", "name", "text_column", "text_b_column", "label_column", "labels", "metric", "template", "label_words",
+IN_ITS_FILE = (
+    "train", "test", "name", "text_column", "text_b_column", "label_column", "labels", "metric", "template", "label_words",
     "label_words_reduce", "max_length", "formulas", "solvers", "finetune", "diagnose", "save_models", "linearized",
 )  # fmt: skip
+OPTIONS = partial(experiment_options, without=IN_ITS_FILE)
 
 
 def reproduce(
+    context: typer.Context,
     experiment: Annotated[
         str | None, typer.Argument(metavar="NAME", help="which experiment; --list shows them")
     ] = None,
     show: Annotated[bool, typer.Option("--list", help="what there is to reproduce")] = False,
-    **options: Any,
+    as_json: JsonOption = False,
 ) -> None:
     """Reproduce a table or figure of the paper: kernels, fine-tuning, diagnosis and report, from one of lmntk's own configurations.
 
@@ -38,59 +40,33 @@ def reproduce(
     On two cores: lmntk reproduce main --model DIR --data data --tasks sst-2,mr --k 16 --seeds 13,21 --test-limit 200
     --learning-rates 1e-3 --batch-sizes 8 --steps 100
     """
-    from lmntk.bundled.experiments import names, place_of
+    from lmntk.bundled.experiments import path_of, titles
 
-    if show or experiment is None:
-        if experiment is None and not show:
-            raise UserError(f"reproduce: say what: {', '.join(names())}")
-        print(
-            json.dumps(names(), indent=1)
-            if options["as_json"]
-            else "\n".join(f"{name:<16}{what}" for name, what in names().items())
-        )
+    if show:
+        by_name = titles()
+        lines = "\n".join(f"{name:<16}{title}" for name, title in by_name.items())
+        print(json.dumps(by_name, indent=1) if as_json else lines)
         return
-    path = place_of(experiment)
-    if options["model"] is None or options["data"] is None:
-        raise UserError(
-            f"reproduce: give --{'model' if options['model'] is None else 'data'}; see lmntk reproduce --help for an example"
-        )
-    if options["tasks"] is not None and "texts_of" in path.read_text(encoding="utf8"):
+    if experiment is None:
+        raise UserError(f"reproduce: say what: {', '.join(titles())}")
+    path, given = path_of(experiment), context.obj
+    absent = [name for name in ("model", "data") if name not in given]
+    if absent:
+        raise UserError(f"reproduce: give --{absent[0]}; see lmntk reproduce --help for an example")
+    if "tasks" in given and "texts_of" in path.read_text(encoding="utf8"):
         raise UserError(
             f"reproduce: {experiment} is of one task's prompts, so --tasks does not fit; leave it out"
         )
-    absent = {
-        name: parameter.default
-        for name, parameter in inspect.signature(run).parameters.items()
-        if name in APART
-    }
-    chosen = experiment_of(
-        options | absent | {"configuration": path}, given(out=options["out"] or Path("runs") / experiment)
-    )
+    chosen = experiment_of({"out": Path("runs") / experiment} | given, path)
     from lmntk.experiment.report import verdicts_of
     from lmntk.experiment.run import run as run_experiment
 
     rows = with_bars(lambda progress: run_experiment(chosen, progress))
-    found = verdicts_of(chosen.out)
-    if options["as_json"]:
-        print(json.dumps({"rows": rows, **found}, indent=1))
+    verdicts = verdicts_of(chosen.out)
+    if as_json:
+        print(json.dumps({"rows": rows, **verdicts}, indent=1))
         return
     print_summary(rows)
     print()
-    print_verdicts(found)
+    print_verdicts(verdicts)
     print_written(chosen.out)
-
-
-def _signature() -> inspect.Signature:
-    """Returns this command's own options, and run's that an experiment leaves open."""
-    own = [
-        p
-        for p in inspect.signature(reproduce, eval_str=True).parameters.values()
-        if p.kind is not p.VAR_KEYWORD
-    ]
-    shared = [p for name, p in inspect.signature(run, eval_str=True).parameters.items() if name not in APART]
-    return inspect.Signature([*own, *shared])
-
-
-_both = _signature()
-reproduce.__signature__ = _both  # type: ignore[attr-defined]
-reproduce.__annotations__ = {name: parameter.annotation for name, parameter in _both.parameters.items()}

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lmntk.cli.options import JsonOption, listed
+from lmntk.cli.options import JsonOption
 
 
 def solve(
@@ -22,13 +22,14 @@ def solve(
     formulas: Annotated[
         str | None,
         typer.Option(
-            help="of sgd, signgd, asigngd  [default: what is there; sgd, where the file does not say]"
+            help="of sgd, signgd, asigngd", show_default="what is there; sgd, where the file does not say"
         ),
     ] = None,
     solvers: Annotated[
         str | None,
         typer.Option(
-            help="of ridge, asym, logistic, row-logistic, svc, svr  [default: ridge; asym for asigngd]"
+            help="of ridge, asym, logistic, row-logistic, svc, svr",
+            show_default="ridge; asym for asigngd",
         ),
     ] = None,
     metric: Annotated[
@@ -43,14 +44,15 @@ def solve(
     Example: lmntk solve --kernels downloads/sst-2-16-13 --task sst-2 --solvers ridge,logistic,svc
     """
     from lmntk.errors import UserError
+    from lmntk.experiment.configuration.parts import parts_of
     from lmntk.experiment.solve_folder import solve_folder
     from lmntk.kernels.formulas import FORMULAS
     from lmntk.reports.results import markdown_table
     from lmntk.solvers.grid import SOLVERS
 
-    chosen = {"formulas": formulas and listed(formulas), "solvers": solvers and listed(solvers)}
+    chosen = {"formulas": parts_of(formulas), "solvers": parts_of(solvers)}
     for name, known in (("formulas", FORMULAS), ("solvers", SOLVERS)):
-        unknown = [one for one in chosen[name] or () if one not in known]
+        unknown = [value for value in chosen[name] or () if value not in known]
         if unknown:
             raise UserError(f"{name}: {unknown[0]!r} is not one of {', '.join(known)}")
     if metric not in (None, "accuracy", "f1"):

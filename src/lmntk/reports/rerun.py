@@ -1,10 +1,12 @@
-"""How to run it again: the settings as the TOML file that ``lmntk run`` reads."""
+"""The settings of a run as the TOML file that ``lmntk run`` reads, and as a table."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from typing import Any
+
+import tomli_w
 
 FIRST = (
     "model",
@@ -24,69 +26,58 @@ FIRST = (
 
 
 def as_toml(settings: Mapping[str, Any]) -> str:
-    """Returns plain data as TOML: what is None is left out, tables and lists of tables come last.
-
-    Lists that are empty stay, as they may differ from a default.
-    """
-    lines, tables = [], []
-    for name, value in settings.items():
-        if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
-            for part in value:
-                tables += ["", f"[[{name}]]", *_pairs(part)]
-        elif isinstance(value, dict):
-            tables += ["", f"[{name}]", *_pairs(value)]
-        elif value is not None:
-            lines += _pairs({name: value})
-    return "\n".join([*lines, *tables]) + "\n"
+    """Return plain data as TOML, without what is None; lists that are empty stay, as they may differ from a default."""
+    return tomli_w.dumps(_without_none(_in_order(settings)))
 
 
-def _pairs(table: Mapping[str, Any]) -> list[str]:
-    return [f"{name} = {_value(value)}" for name, value in table.items() if value is not None]
+def _in_order(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with those at the front that a reader looks for first."""
+    return {name: settings[name] for name in dict.fromkeys([*FIRST, *settings]) if name in settings}
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_value, value))}]"
-    if isinstance(value, dict):
-        return f"{{ {', '.join(_pairs(value))} }}"
-    # JSON's strings are TOML's, but for one control character and pairs of surrogates
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_none(member) for name, member in value.items() if member is not None}
+    return [_without_none(member) for member in value] if isinstance(value, list | tuple) else value
 
 
 def changes(settings: Mapping[str, Any], others: Mapping[str, Any]) -> str:
-    """Returns as TOML in what other settings differ from these; what they do not set is a comment."""
+    """Return as TOML in what other settings differ from these; what they do not set is a comment."""
     left_out = []
-    found: dict[str, Any] = {}
+    changed: dict[str, Any] = {}
     for name in dict.fromkeys([*settings, *others]):
         own, other = settings.get(name), others.get(name)
         if own == other:
             continue
         if isinstance(own, dict) and isinstance(other, dict):
-            changed = {
+            parts = {
                 part: other.get(part)
                 for part in dict.fromkeys([*own, *other])
                 if own.get(part) != other.get(part)
             }
-            left_out += [f"# without {name}.{part}" for part, value in changed.items() if value is None]
-            other = {part: value for part, value in changed.items() if value is not None}
+            left_out += [f"# without {name}.{part}" for part, value in parts.items() if value is None]
+            other = {part: value for part, value in parts.items() if value is not None}
         elif other is None:
             left_out.append(f"# without {name}")
         if other not in (None, {}):
-            found[name] = other
-    return "".join(f"{line}\n" for line in left_out) + (as_toml(found).strip("\n") + "\n" if found else "")
+            changed[name] = other
+    return "".join(f"{line}\n" for line in left_out) + (as_toml(changed) if changed else "")
 
 
 def is_default(value: Any) -> bool:
-    """True for a setting that says nothing: none, off, or an empty list."""
+    """Return whether a setting says nothing: none, off, or an empty list."""
     return value is None or value is False or value == []
 
 
 def settings_rows(
     settings: Mapping[str, Any],
 ) -> tuple[list[tuple[str, str]], list[tuple[str, list[tuple[str, str]]]], list[str]]:
-    """Returns the settings for a table: names with values, the user's own tasks with theirs, and the names of those left off."""
-    first = [name for name in FIRST if name in settings]
-    settings = {name: settings[name] for name in [*first, *(name for name in settings if name not in first)]}
+    """Return the settings for a table, in the order in which a reader looks for them.
+
+    Returns:
+        Names with values, the user's own tasks with theirs, and the names of settings that are left off.
+    """
+    settings = _in_order(settings)
     flat = {
         name if part is None else f"{name}: {part}": own
         for name, value in settings.items()

@@ -1,0 +1,31 @@
+"""Typed configurations of what lmntk computes: their fields, from flags, from a TOML file, or from both.
+
+A field's description, default and group are the command line's too: ``lmntk.cli.options`` makes options of the fields.
+"""
+
+from lmntk.experiment.configuration.experiment import Experiment
+from lmntk.experiment.configuration.fine_tuning import FineTuning
+from lmntk.experiment.configuration.own_task import OwnTask
+from lmntk.experiment.configuration.parts import Computation
+from lmntk.experiment.configuration.reading import (
+    load_experiment,
+    make_experiment,
+    make_factor_kernels,
+    make_text_kernels,
+    read_toml,
+)
+from lmntk.experiment.configuration.text_kernels import FactorKernels, TextKernels
+
+__all__ = [
+    "Computation",
+    "Experiment",
+    "FactorKernels",
+    "FineTuning",
+    "OwnTask",
+    "TextKernels",
+    "load_experiment",
+    "make_experiment",
+    "make_factor_kernels",
+    "make_text_kernels",
+    "read_toml",
+]

@@ -1,0 +1,58 @@
+"""A task of the user's own."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from lmntk.experiment.configuration.parts import LABEL_WORDS, MAX_LENGTH, TEMPLATE, Part, parts_of
+from lmntk.tasks import TASKS
+
+Words = Annotated[tuple[str, ...], BeforeValidator(parts_of)]
+OF_RUN = {"no_option": "the option of this name is the experiment's field"}
+OF_PROMPTS = {"no_option": "prompts of one task are compared in a file, where there are several tasks"}
+
+
+class OwnTask(Part):
+    """A task of the user's own: where its texts are, and its prompt.
+
+    Either ``train`` (and ``test``), or ``texts_of``: one of the 14 tasks, whose texts, splits, labels and metric it takes, with a prompt of
+    its own.
+    """
+
+    GROUP: ClassVar[str] = "Data"
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="a name for your own task",
+        json_schema_extra={"unset": "own"},
+    )
+    train: str = Field(default="", description="your own texts: CSV, TSV, JSONL, Parquet, or hf:NAME")
+    test: str | None = Field(default=None, description="your own test texts")
+    texts_of: str | None = Field(
+        default=None, description="one of the 14 tasks, for its texts", json_schema_extra=dict(OF_PROMPTS)
+    )
+    text_column: str = Field(default="text", description="column of the text")
+    text_b_column: str | None = Field(default=None, description="column of the second text")
+    label_column: str = Field(default="label", description="column of the label")
+    labels: Words | None = Field(default=None, description="label values in the order of the label words")
+    template: str | tuple[str, ...] | None = Field(
+        default=None, description=TEMPLATE, json_schema_extra=dict(OF_RUN)
+    )
+    label_words: Words | None = Field(default=None, description=LABEL_WORDS, json_schema_extra=dict(OF_RUN))
+    metric: Literal["accuracy", "f1"] = Field(
+        default="accuracy", description="accuracy or f1, of your own task"
+    )
+    max_length: int | None = Field(default=None, gt=0, description=MAX_LENGTH, json_schema_extra=dict(OF_RUN))
+    text_a_limit: int | None = Field(
+        default=None, gt=0, description="longest first text in tokens", json_schema_extra=dict(OF_PROMPTS)
+    )
+
+    @model_validator(mode="after")
+    def _has_texts(self) -> OwnTask:
+        if bool(self.train) == bool(self.texts_of):
+            raise ValueError("train: give the file of its texts, or with texts_of one of the 14 tasks")
+        if self.texts_of is not None and self.texts_of not in TASKS:
+            raise ValueError(f"texts_of: {self.texts_of!r} is not one of {', '.join(TASKS)}")
+        return self

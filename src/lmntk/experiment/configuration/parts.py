@@ -1,0 +1,166 @@
+"""The parts that configurations share: the model, its parameters, the kernels and the machine.
+
+Beside pydantic's own, a field says in ``json_schema_extra`` how the command line shows it:
+
+    unset      what holds where nothing is given and the default is None
+    metavar    the name of its value
+    flag, help the flag and its help, where they are not the field's name and description
+    no_option  why it has none
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from lmntk.system.memory import parse_bytes
+
+Value = TypeVar("Value")
+Kind = Literal["auto", "masked", "causal", "seq2seq", "classifier"]
+Formula = Literal["sgd", "signgd", "asigngd"]
+
+TEMPLATE = 'the prompt: "{a} It was {mask}.", for causal models "{a} It was", or LM-BFF\'s; given several times, their mean'
+LABEL_WORDS = "the words of each class, in order: terrible,great, or bad|awful,great|good"
+LABEL_WORDS_REDUCE = "label words of several tokens: first token, or mean"
+MAX_LENGTH = "longest prompted text in tokens"
+
+
+def parts_of(value: Any) -> Any:
+    """Return the parts of a text with commas; any other value as it is."""
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def several(value: Any) -> Any:
+    """Return the values of a list: commas separate, ``none`` is an empty list, a number is a list of one."""
+    if isinstance(value, str) and value.strip() == "none":
+        return ()
+    return (value,) if isinstance(value, int) else parts_of(value)
+
+
+Several = Annotated[tuple[Value, ...], BeforeValidator(several)]
+
+
+class Part(BaseModel):
+    """Fields of a configuration that belong together, and the heading that their options stand under."""
+
+    GROUP: ClassVar[str] = ""
+
+    # built when it is first used: --help asks for the fields alone
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+
+class Source(Part):
+    """Where the model comes from."""
+
+    GROUP: ClassVar[str] = "Model"
+
+    model: str = Field(description="a Hugging Face model folder, or a hub name")
+    kind: Kind = Field(
+        default="auto",
+        description="masked, causal, seq2seq or classifier",
+        json_schema_extra={"unset": "by the checkpoint"},
+    )
+    revision: str | None = Field(default=None, description="branch, tag or commit of a hub name")
+    base: str | None = Field(
+        default=None, description="the base model of an adapter, in place of the one it names"
+    )
+    untie_head: bool = Field(default=False, description="give the decoder its own copy of a tied weight")
+
+
+class NamedParameters(Part):
+    """A choice of parameters by their names."""
+
+    GROUP: ClassVar[str] = "Model"
+
+    biases_only: bool = Field(default=False, description="biases alone (BitFit)")
+    include: Several[str] = Field(
+        default=(), description='only parameters that match, such as "*.layer.11.*"'
+    )
+    exclude: Several[str] = Field(default=(), description="not parameters that match")
+
+
+class Parameters(NamedParameters):
+    """A choice of parameters; ``lmntk.models.filters`` applies it."""
+
+    without_embeddings: bool = Field(default=False, description="leave the lookup tables out")
+    without_head: bool = Field(default=False, description="leave out what is not the base model's")
+
+
+class Kernels(Part):
+    """Which kernels there are to be."""
+
+    GROUP: ClassVar[str] = "Kernels"
+
+    formulas: Several[Formula] = Field(
+        default=("sgd", "signgd", "asigngd"), description="of sgd, signgd, asigngd, or none"
+    )
+    groups: bool = Field(default=False, description="also keep each layer's part of the kernels")
+    keep_noise: bool = Field(
+        default=False, description="let coordinates that are rounding noise vote in the sign kernels"
+    )
+
+
+class Machine(Part):
+    """What the kernels are computed on and with; none of it changes them beyond rounding."""
+
+    GROUP: ClassVar[str] = "Machine"
+
+    dtype: Literal["float32", "float64"] = Field(default="float32", description="float32 or float64")
+    attention: str | None = Field(default=None, description="attention implementation: sdpa, eager")
+    batch_size: int = Field(default=32, gt=0, description="texts in one forward pass")
+    memory: str | None = Field(
+        default=None,
+        description="of the process, or a Ray machine's: 4GiB",
+        json_schema_extra={"unset": "half of the machine's", "metavar": "SIZE"},
+    )
+    scratch: Path | None = Field(
+        default=None,
+        description="folder for finished tiles and what memory does not hold",
+        json_schema_extra={"unset": "OUT/scratch"},
+    )
+    keep_factors: bool = Field(default=False, description="leave all texts' factors in the scratch folder")
+    device: str = Field(
+        default="auto",
+        description="cpu, cuda:1, cuda for all GPUs, cuda:0,cuda:2",
+        json_schema_extra={"unset": "a GPU if there is one"},
+    )
+    device_memory: str | None = Field(
+        default=None,
+        description="of each GPU, such as 60GiB",
+        json_schema_extra={"unset": "nine tenths of what is free", "metavar": "SIZE"},
+    )
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        default="float32",
+        description="of passes and products: float32, tf32, bfloat16, whose error is measured",
+    )
+    engine: Literal["local", "ray"] = Field(default="local", description="local, or ray for a cluster")
+    address: str | None = Field(
+        default=None,
+        description="of a running Ray cluster, such as auto",
+        json_schema_extra={"unset": "one on this machine"},
+    )
+    workers: int | None = Field(
+        default=None, gt=0, description="processes on the Ray cluster, each with the model"
+    )
+
+    @model_validator(mode="after")
+    def _are_sizes(self) -> Machine:
+        if self.memory is not None:
+            parse_bytes(self.memory)
+        if self.device_memory is not None:
+            parse_bytes(self.device_memory, "device-memory")
+        return self
+
+
+class Computation(Machine, Kernels, Parameters, Source):
+    """A computation of kernels: of which model and parameters, by which formulas, on which machine."""
+
+    GROUP: ClassVar[str] = "Kernels"
+
+    all_logits: bool = Field(
+        default=False, description="keep both logits of two classes, not their difference"
+    )
