@@ -1,60 +1,20 @@
-"""Kernels that are there already, with their labels and logits: those of a run, and those that the paper's code saved.
-
-The paper's code writes for each of train, dev and test ``{side}_kernels_{task}.pt``, a tuple (kernel, labels), the kernel [N, C, M, C]
-of the N train texts against the side's M, or [2, N, C, M, C] of A-SignGD, with the sign on the train side first and on the other side
-second; and ``{side}_logits_{task}.pt``, a tuple (logits [M, C], labels). Labels of one logit are -1 and +1. They are read as tensors
-alone (weights-only): a file that holds anything else is refused, and no code in it runs.
-"""
+"""Kernels that are there already, with their labels and logits: those of a run, and those that the paper's code saved."""
 
 from __future__ import annotations
 
-import json
-import pickle
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from lmntk.errors import UserError
+from lmntk.experiment.published import Solvable, published
 from lmntk.kernels.formulas import FORMULAS
 from lmntk.kernels.kernel import Kernel, load_tensors
-from lmntk.solvers.inputs import Array
+from lmntk.runs.records import SplitResults
+from lmntk.runs.split import SIDES
+from lmntk.runs.store import LOGITS, Store
 from lmntk.solvers.outcome import BASELINES, baseline, methods_of, solve_split
-from lmntk.tasks import get_task
-
-SIDES = ("train", "dev", "test")
-
-
-@dataclass(frozen=True, eq=False)
-class Solvable:
-    """What a solver needs of one split.
-
-    Attributes:
-        name: of the split, or the task.
-        mode: ``prompt`` or ``head``: what the logits are called.
-        metric: ``accuracy`` or ``f1``.
-        kernels: by (side, formula).
-        logits: [n, c] by side, before training; empty where there are none.
-        labels: class numbers by side.
-    """
-
-    name: str
-    mode: str
-    metric: str
-    kernels: Mapping[tuple[str, str], Kernel]
-    logits: Mapping[str, Array]
-    labels: Mapping[str, Sequence[int]]
-
-    @property
-    def formulas(self) -> tuple[str, ...]:
-        """The formulas whose kernels are there on all sides."""
-        return tuple(
-            formula for formula in FORMULAS if all((side, formula) in self.kernels for side in SIDES)
-        )
+from lmntk.system.hashing import SHORT, short
 
 
 def solve_folder(
@@ -64,7 +24,7 @@ def solve_folder(
     solvers: Sequence[str] | None = None,
     metric: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Returns a row a split and method, solved and selected on dev as in a run.
+    """Return a row a split and method, solved and selected on dev as in a run.
 
     Args:
         folder: a run's, its ``kernels``, or one of the paper's files.
@@ -76,210 +36,115 @@ def solve_folder(
     Raises:
         UserError: a file that is missing, damaged, of a wrong shape, or that holds more than tensors.
     """
-    found = read_folder(folder, task, formulas, metric)
     rows = []
-    for one in found:
-        absent = [formula for formula in formulas or () if formula not in one.formulas]
+    for solvable in read_folder(folder, task, formulas, metric):
+        absent = [formula for formula in formulas or () if formula not in solvable.formulas]
         if absent:
-            there = ", ".join(one.formulas) or "none"
+            there = ", ".join(solvable.formulas) or "none"
             raise UserError(
-                f"formulas: no {absent[0]} kernels of {one.name} in {str(folder)!r}; it has {there}"
+                f"formulas: no {absent[0]} kernels of {solvable.name} in {str(folder)!r}; it has {there}"
             )
-        methods = methods_of(formulas or one.formulas, solvers)
+        methods = methods_of(formulas or solvable.formulas, solvers)
         outcomes = [
-            solve_split(one.kernels, one.logits, one.labels, one.metric, *method) for method in methods
+            solve_split(solvable.kernels, solvable.logits, solvable.labels, solvable.metric, *method)
+            for method in methods
         ]
-        if one.logits:
-            outcomes.insert(0, baseline(BASELINES[one.mode], one.metric, one.logits, one.labels))
-        sizes = {f"{side}_texts": len(one.labels[side]) for side in SIDES}
-        rows += [{"cell": one.name, "mode": one.mode, **outcome.as_row(), **sizes} for outcome in outcomes]
+        if solvable.logits:
+            outcomes.insert(
+                0, baseline(BASELINES[solvable.mode], solvable.metric, solvable.logits, solvable.labels)
+            )
+        sizes = {f"{side}_texts": len(solvable.labels[side]) for side in SIDES}
+        rows += [
+            {"cell": solvable.name, "mode": solvable.mode, **outcome.as_row(), **sizes}
+            for outcome in outcomes
+        ]
     return rows
 
 
 def read_folder(
     folder: Path, task: str, formulas: Sequence[str] | None = None, metric: str | None = None
 ) -> list[Solvable]:
-    """Returns what there is of a task in a folder; see ``solve_folder``."""
+    """Return what there is of a task in a folder; see ``solve_folder``."""
     folder = folder.expanduser()
     if not folder.is_dir():
         raise UserError(
             f"kernels: no folder {str(folder)!r}; name a run's, or one with train_kernels_{task}.pt"
         )
-    for place in (folder, folder.parent):
-        if (place / "cells").is_dir() and (place == folder or folder.name == "kernels"):
-            return _of_run(place, task)
+    for run in (folder, folder.parent):
+        if (run / SplitResults.FOLDER).is_dir() and (run == folder or folder.name == "kernels"):
+            return _of_run(Store(run), task)
     return [published(folder, task, formulas, metric)]
 
 
-def published(
-    folder: Path, task: str, formulas: Sequence[str] | None = None, metric: str | None = None
-) -> Solvable:
-    """Returns the kernels that the paper's code saved of a task."""
-    kernels: dict[tuple[str, str], Kernel] = {}
-    logits: dict[str, Array] = {}
-    labels: dict[str, list[int]] = {}
-    paths = {side: _file(folder, f"{side}_kernels_{task}.pt") for side in SIDES}
-    for side, path in paths.items():
-        values, truth = _pair(path)
-        kernel = _kernel(path, values, formulas)
-        kernels[side, kernel.formula] = kernel
-        n, c, m, _ = kernel.values.shape
-        labels[side] = _labels(path, truth, c, m)
-        first = (
-            kernels["train", kernel.formula].values.shape if ("train", kernel.formula) in kernels else None
-        )
-        if first is None or (n, c) != first[:2] or (side == "train" and n != m):
-            other = "no kernel of its kind" if first is None else f"{list(first)}, the train kernel's"
-            raise UserError(
-                f"kernels: {path} has the shape {list(values.shape)}, which does not fit {other}; give files of one computation"
-            )
-        beside = _file(folder, f"{side}_logits_{task}.pt", required=bool(logits))
-        if beside is not None:
-            found = _pair(beside)[0]
-            if tuple(found.shape) != (m, c):
-                raise UserError(
-                    f"kernels: {beside} has the shape {list(found.shape)}, and {path} asks for {[m, c]}; give both of one run"
-                )
-            logits[side] = found.double().numpy()
-        elif side != "train" and logits:
-            raise UserError(
-                f"kernels: no file {side}_logits_{task}.pt in {str(folder)!r}, and train has one; give all three or none"
-            )
-    return Solvable(task, "prompt", metric or _metric(task), kernels, logits, labels)
-
-
-def _metric(task: str) -> str:
-    try:
-        return get_task(task).metric
-    except UserError:
-        raise UserError(
-            f"task: {task!r} is none of the 14, so it is not known what counts; say --metric accuracy or f1"
-        ) from None
-
-
-def _file(folder: Path, name: str, required: bool = True) -> Any:
-    """Returns a file by its name, case aside, or None where it is not required."""
-    match = {path.name.casefold(): path for path in sorted(folder.iterdir())}.get(name.casefold())
-    if match is None and required:
-        tasks = sorted(
-            {path.stem.removeprefix("train_kernels_") for path in folder.glob("train_kernels_*.pt")}
-        )
-        hint = (
-            f"it has kernels of {', '.join(tasks)}"
-            if tasks
-            else "name a run's folder, or one of the paper's files"
-        )
-        raise UserError(f"kernels: no file {name} in {str(folder)!r}; {hint}")
-    return match
-
-
-def _pair(path: Path) -> tuple[Tensor, Tensor]:
-    """Returns the two tensors in a file."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"kernels: {path} is damaged, or holds more than tensors, reading which could run somebody else's code; it is refused. If you "
-            "trust it, save it again as a tuple of two tensors"
-        ) from None
-    except Exception as error:  # of a damaged file torch says anything
-        raise UserError(
-            f"kernels: cannot read {path} ({' '.join(str(error).split())[:120]}); is it whole?"
-        ) from error
-    if (
-        not isinstance(content, tuple | list)
-        or len(content) != 2
-        or not all(isinstance(part, Tensor) for part in content)
-    ):
-        raise UserError(
-            f"kernels: {path} is no tuple of two tensors, values and labels; give a file of the paper's code"
-        )
-    return content[0], content[1]
-
-
-def _kernel(path: Path, values: Tensor, formulas: Sequence[str] | None) -> Kernel:
-    shape = list(values.shape)
-    sides = values if values.ndim == 5 else values[None]
-    if values.ndim not in (4, 5) or (values.ndim == 5 and shape[0] != 2) or sides.shape[2] != sides.shape[4]:
-        raise UserError(
-            f"kernels: {path} has the shape {shape}, which is no kernel: [N, C, M, C], or [2, N, C, M, C] of A-SignGD"
-        )
-    arrays = sides.double().numpy()
-    symmetric = [formula for formula in formulas or () if formula != "asigngd"] or ["sgd"]
-    if values.ndim == 5:
-        return Kernel("asigngd", arrays[0], arrays[1])
-    if len(formulas or ()) > 1:
-        raise UserError(f"formulas: {path} holds one kernel [N, C, M, C], of sgd or signgd; say which one")
-    return Kernel(symmetric[0], arrays[0])
-
-
-def _labels(path: Path, found: Tensor, c: int, m: int) -> list[int]:
-    """Returns class numbers of labels: as they are, or 0 and 1 of -1 and +1."""
-    values = found.reshape(-1).double().numpy()
-    if c == 1 and values.size and values.min() < 0:
-        values = (values > 0).astype(np.float64)
-    if values.size != m or (values != values.round()).any() or values.min() < 0 or values.max() >= max(c, 2):
-        raise UserError(
-            f"kernels: the labels in {path}, of shape {list(found.shape)}, are no class numbers of {m} texts and {max(c, 2)} classes"
-        )
-    return [int(value) for value in values]
-
-
-def _of_run(folder: Path, task: str) -> list[Solvable]:
-    found = [(path, _result(path)) for path in sorted(folder.glob("cells/*.json"))]
-    results = [one for _, one in found if one is not None]
-    chosen = [one for one in results if task in (one["cell"], one["rows"][0]["task"])]
+def _of_run(store: Store, task: str) -> list[Solvable]:
+    """Return what a run kept of a task, or of one split; splits of other settings lie side by side."""
+    records = store.records(SplitResults)
+    results = [record for record in records.values() if record is not None]
+    chosen = [record for record in results if task in (record.name, record.rows[0].task, _long_name(record))]
     if not chosen:
-        names = sorted({one["rows"][0]["task"] for one in results})
-        damaged = [path.name for path, one in found if one is None]
+        names = ", ".join(sorted({record.rows[0].task for record in results})) or "no finished split"
+        damaged = [Path(name).name for name, record in records.items() if record is None]
         also = f"; damaged: {', '.join(damaged)}, delete them and run again" if damaged else ""
-        raise UserError(
-            f"task: no split of {task!r} in {str(folder)!r}; it has {', '.join(names) or 'no finished split'}{also}"
-        )
-    return [_of_cell(folder, one) for one in sorted(chosen, key=lambda one: _place(one["rows"][0]))]
+        raise UserError(f"task: no split of {task!r} in {str(store.folder)!r}; it has {names}{also}")
+    names_of = [record.name for record in chosen]
+    ordered = sorted(chosen, key=lambda record: _rank(record))
+    return [
+        _solvable(store, record, _long_name(record) if names_of.count(record.name) > 1 else record.name)
+        for record in ordered
+    ]
 
 
-def _result(path: Path) -> dict[str, Any] | None:
-    """Returns a split's results, or None where the file is damaged."""
-    try:
-        found = json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and found.get("rows") and "cell" in found else None
+def _long_name(record: SplitResults) -> str:
+    return f"{record.name}-{short(record.key)}"
 
 
-def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["k"], row["mode"] != "prompt", row["seed"]
+def _rank(record: SplitResults) -> tuple[Any, ...]:
+    row = record.rows[0]
+    return row.k, row.mode != "prompt", row.seed
 
 
-def _of_cell(folder: Path, result: Mapping[str, Any]) -> Solvable:
-    name, row = result["cell"], result["rows"][0]
-    place = folder / "kernels" / name
+def _solvable(store: Store, record: SplitResults, name: str) -> Solvable:
+    """Return a split's kernels, labels and logits.
+
+    Raises:
+        UserError: no kernels, or kernels, logits and results that are not of one run.
+    """
+    folder, where = _kernel_folder(store, record), f"{record.name} in {str(store.folder)!r}"
     paths = {
-        (side, formula): place / f"{side}-{formula}.safetensors" for formula in FORMULAS for side in SIDES
+        (side, formula): folder / f"{side}-{formula}.safetensors" for formula in FORMULAS for side in SIDES
     }
-    kernels = {at: Kernel.load(path, {"cell": name}) for at, path in paths.items() if path.is_file()}
+    kernels = {
+        pair: Kernel.load(path, {"cell": record.name}) for pair, path in paths.items() if path.is_file()
+    }
     if not kernels:
-        raise UserError(f"kernels: none of {name} in {str(folder)!r}; run it again without --no-kernels")
-    if len({kernel.provenance.get("key") for kernel in kernels.values()}) > 1:
+        raise UserError(f"kernels: none of {where}; run it again without --no-kernels")
+    keys = {kernel.provenance.get("key") for kernel in kernels.values()}
+    if len(keys) > 1:
         raise UserError(
-            f"kernels: those of {name} in {str(folder)!r} are of different runs; run it again, or delete {str(place)!r}"
+            f"kernels: those of {where} are of different runs; run it again, or delete {str(folder)!r}"
         )
-    kept = next(iter(kernels.values())).provenance.get("key")
-    if result.get("kernels", kept) != kept:  # results of an earlier version do not say
-        where = f"{name} in {str(folder)!r}"
+    (key,) = keys
+    if record.kernels not in (None, key):  # results of an earlier version do not say
         raise UserError(
             f"kernels: those of {where} are of other texts, weights or settings than its results; run it again"
         )
-    missing = [side for side in SIDES if f"{side}_labels" not in result]
+    labels = {"train": record.train_labels, "dev": record.dev_labels, "test": record.test_labels}
+    missing = [side for side in SIDES if not labels[side]]
     if missing:
         raise UserError(
-            f"kernels: cells/{name}.json has no {missing[0]} labels; delete it and run again: the kernels are kept"
+            f"kernels: the results of {where} have no {missing[0]} labels; delete them and run again: the kernels are kept"
         )
-    logits, metadata = load_tensors(place / "logits.safetensors")
-    if metadata.get("key") != next(iter(kernels.values())).provenance.get("key"):
+    logits, metadata = load_tensors(folder / LOGITS)
+    if metadata.get("key") != key:
         raise UserError(
-            f"kernels: the logits of {name} are of another run than its kernels; run it again, or delete {str(place)!r}"
+            f"kernels: the logits of {record.name} are of another run than its kernels; run it again, or delete {str(folder)!r}"
         )
-    labels = {side: result[f"{side}_labels"] for side in SIDES}
-    return Solvable(name, row["mode"], row["metric"], kernels, logits, labels)
+    row = record.rows[0]
+    return Solvable(name, row.mode, row.metric, kernels, logits, labels)
+
+
+def _kernel_folder(store: Store, record: SplitResults) -> Path:
+    """Return where the kernels of the results are; else a folder of the split's, whose key tells what it is of."""
+    named = store.kernel_folder(record.name, record.kernels or record.key)
+    others = [named.with_name(record.name), *sorted(named.parent.glob(f"{record.name}-{'?' * SHORT}"))]
+    return next((folder for folder in (named, *others) if folder.is_dir()), named)

@@ -97,7 +97,7 @@ def _candidates(run: Run) -> list[_Candidate]:
     covered = {one.split for one in made}
     for name, split in run.splits.items():
         first = split["rows"][0]
-        if name not in covered and (run.folder / "kernels" / name).is_dir():
+        if name not in covered and run.kernel_folders(name):
             made.append(_Candidate(run, name, first["task"], first["k"], first["seed"], first["mode"]))
     tasks = list(dict.fromkeys(row["task"] for row in run.rows))
     order = {task: number for number, task in enumerate(tasks)}
