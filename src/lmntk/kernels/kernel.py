@@ -1,4 +1,4 @@
-"""A kernel: its values, what they are of, and where they come from. On disk, a safetensors file with that metadata."""
+"""A kernel: its values, what they are of, and where they come from; on disk, one safetensors file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Kernel:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file, atomically: ``values``, ``values_flipped``, ``group.<name>``, and the metadata."""
+        """Write one safetensors file, atomically: values, values_flipped, group.<name>, and the metadata."""
         tensors = {"values": self.values} | {f"group.{name}": part for name, part in self.groups.items()}
         if self.flipped is not None:
             tensors["values_flipped"] = self.flipped
@@ -69,7 +69,8 @@ class Kernel:
         for key, value in (expected or {}).items():
             if provenance.get(key) != value:
                 raise UserError(
-                    f"kernel: {path} is of another {key} ({_short(provenance.get(key))}, not {_short(value)}); "
+                    f"kernel: {path} is of another {key} "
+                    f"({_short(provenance.get(key))}, not {_short(value)}); "
                     "name the right file, another folder, or delete it and compute it again"
                 )
         groups = {
@@ -79,15 +80,15 @@ class Kernel:
 
 
 def provenance_of(path: Path) -> dict[str, Any] | None:
-    """Return what a kernel's file says of its making, without its arrays; None where there is no such file, or a damaged one."""
+    """Return what a kernel's file says of its making; None where there is no such file, or a damaged one."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            found = json.loads((file.metadata() or {}).get("provenance", "null"))
+            provenance = json.loads((file.metadata() or {}).get("provenance", "null"))
     except (SafetensorError, OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return provenance if isinstance(provenance, dict) else None
 
 
 def _short(value: Any) -> str:
@@ -123,7 +124,8 @@ def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise UserError(f"kernel: no file {path}; compute it with `lmntk kernel`")
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name).numpy() for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            names = list(file.keys())
+            return {name: file.get_tensor(name).numpy() for name in names}, dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"kernel: {path} is not a readable safetensors file ({error}); delete it and compute it again"
