@@ -14,7 +14,7 @@ from lmntk.engine.work import Owner
 from lmntk.errors import UserError
 from lmntk.kernels.formulas import FORMULAS, kernel_names
 from lmntk.kernels.groups import group_of_layer
-from lmntk.kernels.kernel import Kernel, save_tensors
+from lmntk.kernels.kernel import Kernel
 from lmntk.kernels.lora import LowRank
 from lmntk.models.build import untie
 from lmntk.models.filters import ParameterFilter
@@ -25,7 +25,7 @@ from lmntk.prompts.ensemble import make_prompt_encoder
 from lmntk.prompts.label_words import Reduce
 from lmntk.system.devices import chosen_devices, place
 from lmntk.system.executors.choose import chosen_executor
-from lmntk.system.files import alone_in
+from lmntk.system.files import alone_in, save_tensors
 from lmntk.system.hashing import versions
 from lmntk.system.memory import default_memory, parse_bytes
 from lmntk.system.precision import check_precision

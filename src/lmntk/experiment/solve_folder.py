@@ -21,9 +21,10 @@ from torch import Tensor
 
 from lmntk.errors import UserError
 from lmntk.kernels.formulas import FORMULAS
-from lmntk.kernels.kernel import Kernel, load_tensors
+from lmntk.kernels.kernel import Kernel
 from lmntk.solvers.inputs import Array
 from lmntk.solvers.outcome import BASELINES, baseline, methods_of, solve_split
+from lmntk.system.files import load_tensors
 from lmntk.tasks import get_task
 
 SIDES = ("train", "dev", "test")

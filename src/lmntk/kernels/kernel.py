@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from lmntk.errors import UserError
-from lmntk.system.files import replacing
+from lmntk.system.files import load_tensors, metadata_of, save_tensors
 
 FORMAT = "lmntk-kernel-1"
 KERNEL_VERSION = 1  # counts up when what a kernel is changes, so that old ones are not reused
@@ -81,12 +79,9 @@ class Kernel:
 
 def provenance_of(path: Path) -> dict[str, Any] | None:
     """Return what a kernel's file says of its making; None where there is no such file, or a damaged one."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, "pt") as file:
-            provenance = json.loads((file.metadata() or {}).get("provenance", "null"))
-    except (SafetensorError, OSError, ValueError):
+        provenance = json.loads((metadata_of(path) or {}).get("provenance", "null"))
+    except ValueError:
         return None
     return provenance if isinstance(provenance, dict) else None
 
@@ -94,39 +89,3 @@ def provenance_of(path: Path) -> dict[str, Any] | None:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 24 else f"{text[:16]}..."
-
-
-def save_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write arrays to a safetensors file under a temporary name, then renames it."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    with replacing(path) as temporary:
-        try:
-            save_file(
-                {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in tensors.items()},
-                temporary,
-                metadata,
-            )
-        except SafetensorError as error:  # how the writer wraps what the disk says
-            raise OSError(errno.ENOSPC if "No space left" in str(error) else errno.EIO, str(error)) from error
-
-
-def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the arrays and the metadata of a safetensors file.
-
-    Raises:
-        UserError: no such file, or not a whole safetensors file.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise UserError(f"kernel: no file {path}; compute it with `lmntk kernel`")
-    try:
-        with safe_open(path, "pt") as file:
-            names = list(file.keys())
-            return {name: file.get_tensor(name).numpy() for name in names}, dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"kernel: {path} is not a readable safetensors file ({error}); delete it and compute it again"
-        ) from error
