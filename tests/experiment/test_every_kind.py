@@ -30,7 +30,8 @@ from sklearn.linear_model import LogisticRegression
 from tiny import write_classifier
 from torch import Tensor
 
-from lmntk.kernels.kernel import Kernel, load_tensors
+from lmntk.kernels.kernel import Kernel
+from lmntk.system.files import load_tensors
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.run import Silent, run
 from lmntk.experiment.steps import kernels as kernel_steps
 from lmntk.experiment.steps import solve as solving
-from lmntk.kernels.kernel import Kernel, load_tensors
+from lmntk.kernels.kernel import Kernel
 from lmntk.reports import page
+from lmntk.system.files import load_tensors
 from lmntk.tasks import read_jsonl
 
 

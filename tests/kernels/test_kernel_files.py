@@ -9,7 +9,8 @@ import torch
 
 from lmntk.errors import UserError
 from lmntk.kernels.groups import group_of_layer
-from lmntk.kernels.kernel import Kernel, load_tensors, save_tensors
+from lmntk.kernels.kernel import Kernel
+from lmntk.system.files import load_tensors, save_tensors
 
 VALUES = np.arange(24, dtype=np.float64).reshape(2, 2, 3, 2)
 PROVENANCE = {"model": "abc", "prompt": "{a} It was {mask}.", "label_words": ["bad", "good"]}

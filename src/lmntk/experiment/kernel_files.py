@@ -18,13 +18,13 @@ from lmntk.experiment.configuration import FactorKernels, TextKernels
 from lmntk.experiment.start import filter_of, load, settings_of
 from lmntk.kernels.formulas import FORMULAS, kernel_names
 from lmntk.kernels.groups import group_of_layer
-from lmntk.kernels.kernel import Kernel, save_tensors
+from lmntk.kernels.kernel import Kernel
 from lmntk.kernels.lora import LowRank
 from lmntk.models.loading import Pretrained
 from lmntk.prompts.assembly import Limits
 from lmntk.prompts.encoding import PromptEncoder, fitting_length
 from lmntk.prompts.ensemble import EnsembleEncoder, make_prompt_encoder
-from lmntk.system.files import alone_in
+from lmntk.system.files import alone_in, save_tensors
 from lmntk.system.hashing import versions
 from lmntk.system.progress import Progress
 from lmntk.tasks import Example, read_jsonl

@@ -9,11 +9,12 @@ from typing import Any
 from lmntk.errors import UserError
 from lmntk.experiment.published import Solvable, published
 from lmntk.kernels.formulas import FORMULAS
-from lmntk.kernels.kernel import Kernel, load_tensors
+from lmntk.kernels.kernel import Kernel
 from lmntk.runs.records import SplitResults
 from lmntk.runs.split import SIDES
 from lmntk.runs.store import LOGITS, Store
 from lmntk.solvers.outcome import BASELINES, baseline, methods_of, solve_split
+from lmntk.system.files import load_tensors
 from lmntk.system.hashing import SHORT, short
 
 

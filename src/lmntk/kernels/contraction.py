@@ -1,7 +1,7 @@
 """One parameter's part of a Gram matrix, in the cheaper of two exact ways.
 
-``inner.py`` multiplies factors, which is for short texts; ``materialised.py`` builds gradients. Internally a Gram block is [c, n, d, m],
-logits first, as the factors have them; ``gram.py`` turns it round once, at the end.
+``inner.py`` multiplies factors, which is for short texts; ``materialised.py`` builds gradients. Inside a
+Gram block is [c, n, d, m], logits first, as the factors have them; ``gram.py`` turns it round at the end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from lmntk.kernels.sides import Placed, Sides
 MEMORY_BOUND_FACTOR = 8  # an elementwise multiply-add costs about this many of a matrix product's
 PAIR_NUMBERS = 2**22  # gathered from tables at once
 WORTH_A_COPY = 0.01  # of the terms: if fewer are padding they stay
-TILE_RATE = 0.5  # measured: materialised tiles run at this share of the inner contraction's rate, which leaves padding out (not on a card)
+# measured: tiles run at this share of the inner contraction's rate, which leaves padding out (not on a GPU)
+TILE_RATE = 0.5
 
 
 Uses = Sequence[tuple[float, float]]  # batches of examples: how many, and the terms of each
@@ -25,16 +26,16 @@ Uses = Sequence[tuple[float, float]]  # batches of examples: how many, and the t
 def inner_columns(
     rows: Uses, columns: Uses, i: int, o: int, c: int, made_anyway: bool = False, together: bool = False
 ) -> list[bool]:
-    """Return for which batches of columns the inner contraction of a weight [o, i] takes less time than materialised gradients do.
+    """Return, batch by batch of columns, whether the inner contraction of a weight [o, i] takes less time.
 
-    It is for short texts, for its cost grows with the terms of both sides. Where any batch is materialised, so are the rows, once.
-    ``made_anyway``: another kernel needs the gradients, so only the matrix product is saved, if all batches go one way.
-    ``together``: the columns are the rows, and stay whole.
+    Otherwise gradients are materialised. The inner contraction is for short texts, for its cost grows with
+    the terms of both sides. Where any batch is materialised, so are the rows, once. ``made_anyway``: another
+    kernel needs the gradients, so only the matrix product is saved, if all batches go one way. ``together``:
+    the columns are the rows, and stay whole.
     """
     examples, terms = (sum(count for count, _ in rows), sum(count * uses for count, uses in rows))
-    gradient = (
-        2 * c * i * o / TILE_RATE
-    )  # one term of an example made, or one example multiplied with another's logit
+    # one term of an example made, or one example multiplied with another's logit
+    gradient = 2 * c * i * o / TILE_RATE
     contracted = [
         2 * terms * count * uses * (i + c * c * o + MEMORY_BOUND_FACTOR * c * c) for count, uses in columns
     ]
@@ -46,18 +47,20 @@ def inner_columns(
         return [sum(contracted) < sum(materialised) + made] * len(columns)
     if sum(contracted) < sum(map(min, contracted, materialised)) + made:
         return [True] * len(columns)
-    return [one < other for one, other in zip(contracted, materialised, strict=True)]
+    return [short < long for short, long in zip(contracted, materialised, strict=True)]
 
 
 class Contraction:
     """Add kernels of parameters to their sums, each in the cheaper way.
 
-    What goes by the inner contraction waits for parameters with the same inputs (query, key and value have one), until ``finish``.
+    What goes by the inner contraction waits for parameters with the same inputs (query, key and value have
+    one), until ``finish``.
 
     Args:
         tile_bytes: how large the reused buffers may be.
         copy_bytes: how much of the factors of each side may be copied, to leave padding out.
-        waits: False where factors are not held anyway: then none of a parameter's is kept beside the next one's.
+        waits: False where factors are not held anyway: then none of a parameter's is kept beside the next
+            one's.
     """
 
     def __init__(self, tile_bytes: int, copy_bytes: int, waits: bool) -> None:
@@ -88,14 +91,14 @@ class Contraction:
 
 
 def _by_inner(left: Placed, right: Placed, names: Sequence[str]) -> tuple[list[str], Placed, Placed]:
-    """Return the kernels of a parameter that the inner contraction shall compute, of which columns, and the columns that are left."""
+    """Return the kernels for the inner contraction, the columns it shall take, and those that are left."""
     parts = [part for _, part in (*left, *right)]
     for wanted, made_anyway in ((list(names), False), (["sgd"], True)):
         if set(wanted) <= set(names) and inner_applies(parts, wanted):
             if not parts[0].extents():  # a table's rows
                 return wanted, right, []
             rows, columns = (
-                [(place.stop - place.start, part.extents()[0].uses) for place, part in side]
+                [(examples.stop - examples.start, part.extents()[0].uses) for examples, part in side]
                 for side in (left, right)
             )
             _, i, o = parts[0].extents()[0]

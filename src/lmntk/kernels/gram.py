@@ -37,17 +37,17 @@ class Panel:
 
     @property
     def outputs(self) -> int:
-        """The number of logits."""
+        """Return the number of logits."""
         return int(self.batches[0].logits.shape[1])
 
     def of(self, parameter: str) -> Iterator[tuple[slice, Factors]]:
-        """Yield each batch's factors of a parameter with its place; batches in which it has none are left out."""
+        """Yield a parameter's factors in each batch that has any, with the batch's examples."""
         start = 0
         for batch in self.batches:
-            place = slice(start, start + len(batch))
+            examples = slice(start, start + len(batch))
             if parameter in batch.factors:
-                yield place, batch.factors[parameter]
-            start = place.stop
+                yield examples, batch.factors[parameter]
+            start = examples.stop
 
 
 def gram(
@@ -59,7 +59,9 @@ def gram(
 ) -> dict[str, dict[str, Tensor]]:
     """Return ``{kernel: {group: K}}`` with K [n, c, m, d] in float64, for ``kernel_names(formulas)``.
 
-        sgd K = <g_c(x_n), g_d(x_m)>,  signgd <sign g, sign g>,  asigngd <sign g, g>,  asigngd_flipped <g, sign g>
+        sgd      K = <g_c(x_n), g_d(x_m)>
+        signgd   K = <sign g_c(x_n), sign g_d(x_m)>
+        asigngd  K = <sign g_c(x_n), g_d(x_m)>, and asigngd_flipped with the sign on the columns' side
 
     Args:
         rows: the side of n examples (training texts).
@@ -68,8 +70,9 @@ def gram(
         grouping: from a parameter's name to its group; without it there is one group, ``"all"``.
         tile_bytes: how large the reused buffers may be; by default what suits the device.
 
-    Cost: a pair of examples takes 2 c d P operations a kernel, materialising (n + m) c 2 T P once; or less, where the
-    inner contraction wins. Memory: the result, ``tile_bytes``, and on a processor what is copied without padding: ``COPY_BYTES`` a side.
+    Cost: a pair of examples takes 2 c d P operations a kernel, materialising (n + m) c 2 T P once; or less,
+    where the inner contraction wins. Memory: the result, ``tile_bytes``, and on a processor what is copied
+    without padding: ``COPY_BYTES`` a side.
     """
     names = kernel_names(formulas)
     mirrored = rows is columns and FLIPPED in names  # <g_n, sign g_m> is then <sign g_m, g_n>
@@ -134,7 +137,7 @@ def _add_parameter(
     names: Sequence[str],
     sums: Mapping[str, Tensor],
 ) -> None:
-    """Add the named kernels of one parameter to the sums [c, n, d, m]; what is read for it is let go of at the end."""
+    """Add the named kernels of one parameter to the sums [c, n, d, m]; let go of what is read for it."""
     left = list(rows.of(parameter))
     right = left if rows is columns else list(columns.of(parameter))
     if right:  # else no column text uses it: zeros
@@ -143,7 +146,7 @@ def _add_parameter(
 
 
 def _stacked_pairs(left: Placed, right: Placed) -> Iterator[tuple[Placed, Placed]]:
-    """Yield both sides of a parameter; of a stack of weights index by index, where both sides have something there."""
+    """Yield both sides of a parameter; of a stack of weights each index that both sides use."""
     depths = {len(part.members()) for _, part in (*left, *right)}
     if len(depths) > 1:
         raise TypeError("one parameter's factors are stacked in some batches, and not in others")
@@ -156,5 +159,5 @@ def _stacked_pairs(left: Placed, right: Placed) -> Iterator[tuple[Placed, Placed
 
 def _at(placed: Placed, index: int) -> Placed:
     """Return one member of the factors, in the batches that use it."""
-    members = ((place, part.members()[index]) for place, part in placed)
-    return [(place, member) for place, member in members if member is not None]
+    members = ((examples, part.members()[index]) for examples, part in placed)
+    return [(examples, member) for examples, member in members if member is not None]

@@ -1,4 +1,4 @@
-"""The inner contraction of parameters: products of terms, those of equal inputs made once, padding left out on a processor."""
+"""The inner contraction of parameters: products of terms, on a processor without padding's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lmntk.tangents.terms import Terms
 
 
 def inner_applies(parts: Sequence[Factors], names: Sequence[str]) -> bool:
-    """True when the inner contraction is exact for these kernels and these batches' factors of one parameter."""
+    """Return whether the inner contraction is exact for these kernels and one parameter's factors."""
     signed = not set(names) <= {"sgd"}
     return len({type(part) for part in parts}) == 1 and all(part.is_exact_in_terms(signed) for part in parts)
 
@@ -26,8 +26,8 @@ def inner(
 ) -> dict[str, Tensor]:
     """Return the Gram block [c, n, d, m] of every named kernel, by the inner contraction.
 
-    ``shared`` holds the inputs' products of a parameter that has the same inputs, by kernel, and gets those that it lacks: query, key and
-    value have one input.
+    ``shared`` holds the inputs' products of a parameter that has the same inputs, by kernel, and gets those
+    that it lacks: query, key and value have one input.
     """
     left, right = rows.terms(), columns.terms()
     if type(left) is not type(right):
@@ -41,7 +41,7 @@ def inputs_of(sides: Sides) -> tuple[object, ...]:
 
 
 def add_inner(several: Sequence[Sides], copy_bytes: int) -> None:
-    """Add the kernels of parameters with the same inputs, batch by batch, so that the inputs' products are made once.
+    """Add the kernels of parameters with the same inputs, whose products are made once a pair of batches.
 
     ``copy_bytes``: how much of each side may be copied, to leave padding out.
     """
@@ -59,8 +59,8 @@ Batch = Sequence[Factors | Terms]  # of several parameters
 
 def _add_columns(several: Sequence[Sides], rows: Sequence[Batch], columns: Batch, number: int) -> None:
     """Add the products of all batches of rows with one batch of columns, the one of this number."""
-    column_place, _ = several[0].right[number]
-    for index, (row_place, _) in enumerate(several[0].left):
+    column_examples, _ = several[0].right[number]
+    for index, (row_examples, _) in enumerate(several[0].left):
         shared: dict[str, Tensor] = {}
         for sides, row_part, column_part in zip(several, rows[index], columns, strict=True):
             symmetric = [name for name in sides.names if sides.is_own and name in SYMMETRIC]
@@ -68,13 +68,13 @@ def _add_columns(several: Sequence[Sides], rows: Sequence[Batch], columns: Batch
             if not wanted:
                 continue
             for name, block in inner(row_part, column_part, wanted, shared).items():
-                sides.sums[name][:, row_place, :, column_place] += block
+                sides.sums[name][:, row_examples, :, column_examples] += block
                 if name in symmetric and index < number:
-                    sides.sums[name][:, column_place, :, row_place] += block.permute(2, 3, 0, 1)
+                    sides.sums[name][:, column_examples, :, row_examples] += block.permute(2, 3, 0, 1)
 
 
 def _batches(several: Sequence[Placed], copy_bytes: int) -> list[Batch]:
-    """Return one side's factors of several parameters, batch by batch, without padding as long as the copies are small."""
+    """Return one side's batches of several parameters, without padding as long as the copies are small."""
     batches: list[Batch] = []
     copied = 0
     for placed in zip(*several, strict=True):

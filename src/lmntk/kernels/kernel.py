@@ -1,18 +1,16 @@
-"""A kernel: its values, what they are of, and where they come from. On disk, a safetensors file with that metadata."""
+"""A kernel: its values, what they are of, and where they come from; on disk, one safetensors file."""
 
 from __future__ import annotations
 
-import errno
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from lmntk.errors import UserError
-from lmntk.system.files import replacing
+from lmntk.system.files import load_tensors, metadata_of, save_tensors
 
 FORMAT = "lmntk-kernel-1"
 KERNEL_VERSION = 1  # counts up when what a kernel is changes, so that old ones are not reused
@@ -37,7 +35,7 @@ class Kernel:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file, atomically: ``values``, ``values_flipped``, ``group.<name>``, and the metadata."""
+        """Write one safetensors file, atomically: values, values_flipped, group.<name>, and the metadata."""
         tensors = {"values": self.values} | {f"group.{name}": part for name, part in self.groups.items()}
         if self.flipped is not None:
             tensors["values_flipped"] = self.flipped
@@ -69,7 +67,8 @@ class Kernel:
         for key, value in (expected or {}).items():
             if provenance.get(key) != value:
                 raise UserError(
-                    f"kernel: {path} is of another {key} ({_short(provenance.get(key))}, not {_short(value)}); "
+                    f"kernel: {path} is of another {key} "
+                    f"({_short(provenance.get(key))}, not {_short(value)}); "
                     "name the right file, another folder, or delete it and compute it again"
                 )
         groups = {
@@ -79,52 +78,14 @@ class Kernel:
 
 
 def provenance_of(path: Path) -> dict[str, Any] | None:
-    """Return what a kernel's file says of its making, without its arrays; None where there is no such file, or a damaged one."""
-    from safetensors import SafetensorError, safe_open
-
+    """Return what a kernel's file says of its making; None where there is no such file, or a damaged one."""
     try:
-        with safe_open(path, "pt") as file:
-            found = json.loads((file.metadata() or {}).get("provenance", "null"))
-    except (SafetensorError, OSError, ValueError):
+        provenance = json.loads((metadata_of(path) or {}).get("provenance", "null"))
+    except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return provenance if isinstance(provenance, dict) else None
 
 
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 24 else f"{text[:16]}..."
-
-
-def save_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write arrays to a safetensors file under a temporary name, then renames it."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    with replacing(path) as temporary:
-        try:
-            save_file(
-                {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in tensors.items()},
-                temporary,
-                metadata,
-            )
-        except SafetensorError as error:  # how the writer wraps what the disk says
-            raise OSError(errno.ENOSPC if "No space left" in str(error) else errno.EIO, str(error)) from error
-
-
-def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the arrays and the metadata of a safetensors file.
-
-    Raises:
-        UserError: no such file, or not a whole safetensors file.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise UserError(f"kernel: no file {path}; compute it with `lmntk kernel`")
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name).numpy() for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"kernel: {path} is not a readable safetensors file ({error}); delete it and compute it again"
-        ) from error

@@ -1,7 +1,8 @@
-"""LoRA's kernel at its start, where B = 0 and A is random with variance 1 / r: the kernel of the projected gradients.
+"""LoRA's kernel at its start, where B = 0 and A is random with variance 1 / r.
 
-K_LoRA = sum over the adapted weights of <G A^T, G' A^T>, which is K of those weights in the mean, with a spread of about 1 / sqrt(r).
-A gradient sum_t g_t x_t^T becomes sum_t g_t (A x_t)^T: the inputs alone change.
+It is the kernel of the projected gradients, K_LoRA = sum over the adapted weights of <G A^T, G' A^T>, which
+is K of those weights in the mean, with a spread of about 1 / sqrt(r). A gradient sum_t g_t x_t^T becomes
+sum_t g_t (A x_t)^T: the inputs alone change.
 """
 
 from __future__ import annotations

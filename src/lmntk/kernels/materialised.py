@@ -1,4 +1,4 @@
-"""Kernels from gradients that are built: tile by tile of their coordinates, in a reused buffer, then one matrix product a formula."""
+"""Kernels from gradients that are built, tile by tile in a reused buffer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from lmntk.kernels.sides import Placed, Sides
 from lmntk.tangents.form import Block, Factors
 
 OWN_BLOCK = 32  # rows; smaller matrix products are slow ones
-# Measured: a float32 product over 700,000 positive terms loses 3e-5, over this many 1e-6. Between them sums are float64.
+# Measured: a float32 product over 700,000 positive terms loses 3e-5, over this many 1e-6. Between them sums
+# are float64.
 LONGEST_SUM = 2**15
 EXACT_FLOAT32_INTEGERS = 2**24  # a sum of fewer +-1 than this is exact in float32
 
@@ -31,7 +32,8 @@ def coordinates_in(block: Block) -> int:
 class Tile:
     """Materialised gradients [a, p] of one side, and their signs where a kernel wants them.
 
-    ``stack`` [2 a, p], if there is one, is the memory that both lie in, one below the other: one product of it is two kernels'.
+    ``stack`` [2 a, p], if there is one, is the memory that both lie in, one below the other: one product of
+    it is two kernels'.
     """
 
     values: Tensor
@@ -40,7 +42,7 @@ class Tile:
 
     @classmethod
     def of(cls, values: Tensor, names: Sequence[str]) -> Tile:
-        """Return the tile of gradients in memory of their own, with the signs if one of the named kernels wants any."""
+        """Return the tile of gradients in their own memory, with signs if a named kernel wants any."""
         return cls(values) if set(names) <= {"sgd"} else cls(values, values.sign())
 
     def __len__(self) -> int:
@@ -53,7 +55,7 @@ class Tile:
 
     @cached_property
     def bits(self) -> Tensor:
-        """The signs as 8-bit integers."""
+        """Return the signs as 8-bit integers."""
         assert self.signs is not None
         return self.signs.to(torch.int8)
 
@@ -61,12 +63,12 @@ class Tile:
 def tile_products(rows: Tile, columns: Tile, names: Sequence[str]) -> dict[str, Tensor]:
     """Return the products [a, b] of materialised tiles, of a and b rows, for every named kernel.
 
-    The sign-sign product is exact: in 8-bit integers where there is enough to do, else in floats on p < 2^24 terms.
+    The sign-sign product is exact: in 8-bit integers where there is enough to do, else in floats on p < 2^24
+    terms.
     """
     products = {}
-    if rows.stack is not None and {"sgd", "asigngd"} <= set(
-        names
-    ):  # one long product is faster than two short ones
+    # one long product is faster than two short ones
+    if rows.stack is not None and {"sgd", "asigngd"} <= set(names):
         both = _longer_first(rows.stack, columns.values, torch.mm)
         products = {"sgd": both[: len(rows)], "asigngd": both[len(rows) :]}
     return products | {name: _product(rows, columns, name) for name in names if name not in products}
@@ -83,7 +85,7 @@ def _product(rows: Tile, columns: Tile, name: str) -> Tensor:
 
 
 def own_products(tile: Tile, names: Sequence[str]) -> dict[str, Tensor]:
-    """Return the products [a, a] of a tile with itself; of the symmetric kernels, half of the blocks are the others' mirror."""
+    """Return the products [a, a] of a tile with itself; of symmetric kernels half are mirror images."""
     products = {name: _product(tile, tile, name) for name in names if name not in SYMMETRIC}
     blocks = list(pairwise([*range(0, len(tile), max(OWN_BLOCK, -(-len(tile) // 4))), len(tile)]))
     for name in names:
@@ -118,15 +120,16 @@ def _in_pieces(tile: Tensor) -> bool:
 
 
 def _longer_first(rows: Tensor, columns: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Return rows columns^T; measured on 32 x 256 rows of 8192: a quarter faster with the longer side first, in int8 twice.
+    """Return rows columns^T, computed with the longer side first.
 
-    Of tiles that are whole multiples of the longest sum the pieces are one batch of products, summed in float64: a card wants much to
-    do at a time.
+    Measured on 32 x 256 rows of 8192: that is a quarter faster, in int8 twice as fast.
+
+    Of tiles that are whole multiples of the longest sum the pieces are one batch of products, summed in
+    float64: a GPU wants much to do at a time.
     """
     if _in_pieces(rows):
-        left, right = (
-            side.view(len(side), -1, LONGEST_SUM).transpose(0, 1) for side in (rows, columns)
-        )  # (pieces, a, p)
+        # (pieces, a, p)
+        left, right = (side.view(len(side), -1, LONGEST_SUM).transpose(0, 1) for side in (rows, columns))
         return torch.bmm(left, right.transpose(1, 2)).sum(0, dtype=torch.float64)
     if len(rows) < len(columns):
         return product(columns, rows.T).T
@@ -153,13 +156,13 @@ class Buffers:
 
 
 def _is_wide(device: torch.device) -> bool:
-    """True where a tile shall be as large as its memory, since there is no cache to stay in and small products leave the device idle."""
+    """Return whether tiles fill their memory: a GPU has no cache, and small products leave it idle."""
     return device.type != "cpu"
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Neighbouring examples of one side: from the first to before the last, and the factors of their batches."""
+    """Neighbouring examples of one side, from the first to before the last, and their batches' factors."""
 
     first: int
     last: int
@@ -175,7 +178,8 @@ def add_tiles(sides: Sides, buffers: Buffers) -> None:
     first = sides.left[0][1]
     like = first.tensors()[-1]
     c, n, d, _ = sums[names[0]].shape
-    # columns go through in chunks of about the rows' size, so that a tile is worth materialising and stays in cache
+    # columns go through in chunks of about the rows' size, so that a tile is worth materialising and stays in
+    # cache
     wide = _is_wide(like.device)
     size = sys.maxsize if wide else max(128, n * c) // d + 1
     chunks = [] if sides.is_own else list(_chunks(sides.right, size))
@@ -198,28 +202,28 @@ def add_tiles(sides: Sides, buffers: Buffers) -> None:
 def _chunks(parts: Placed, size: int) -> Iterator[_Chunk]:
     """Yield chunks of whole batches, of about ``size`` examples each."""
     chosen: list[tuple[slice, Factors]] = []
-    for place, part in parts:
-        if chosen and place.stop - chosen[0][0].start > size:
+    for examples, part in parts:
+        if chosen and examples.stop - chosen[0][0].start > size:
             yield _Chunk(chosen[0][0].start, chosen[-1][0].stop, chosen)
             chosen = []
-        chosen.append((place, part))
+        chosen.append((examples, part))
     yield _Chunk(chosen[0][0].start, chosen[-1][0].stop, chosen)
 
 
 def _tile(
     take: Callable[[tuple[int, int]], Tensor], chunk: _Chunk, logits: int, block: Block, signed: bool
 ) -> Tile:
-    """Return a block of a chunk's gradients, in memory that ``take`` gives; examples without factors get zeros."""
+    """Return a block of a chunk's gradients, in memory from ``take``; examples without factors get zeros."""
     rows, width = logits * len(chunk), coordinates_in(block)
     padded = width
     if width > LONGEST_SUM:  # summed in pieces of one length
         padded = -(-width // LONGEST_SUM) * LONGEST_SUM
     stack = take(((2 if signed else 1) * rows, padded))
     values = stack[:rows]
-    if sum(place.stop - place.start for place, _ in chunk.parts) != len(chunk):
+    if sum(examples.stop - examples.start for examples, _ in chunk.parts) != len(chunk):
         values.zero_()
     values[:, width:].zero_()
     tile = values.view(logits, len(chunk), padded)[:, :, :width]
-    for place, part in chunk.parts:
-        part.materialise(block, tile[:, place.start - chunk.first : place.stop - chunk.first])
+    for examples, part in chunk.parts:
+        part.materialise(block, tile[:, examples.start - chunk.first : examples.stop - chunk.first])
     return Tile(values, torch.sign(values, out=stack[rows:]), stack) if signed else Tile(values)

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from lmntk.tangents.form import Factors
 
-Placed = Sequence[tuple[slice, Factors]]  # batches of examples, each with its place among all of them
+Placed = Sequence[tuple[slice, Factors]]  # batches of examples, each with its examples among all of them
 
 
 @dataclass(frozen=True)
 class Sides:
-    """One parameter's factors of the rows and of the columns, and the sums that their kernels are added to."""
+    """One parameter's factors of the rows and the columns, and the sums that their kernels are added to."""
 
     left: Placed
     right: Placed
@@ -23,5 +23,5 @@ class Sides:
 
     @property
     def is_own(self) -> bool:
-        """True where the columns are the rows."""
+        """Return whether the columns are the rows."""
         return self.left is self.right

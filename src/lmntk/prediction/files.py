@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from lmntk.errors import UserError
-from lmntk.kernels.kernel import load_tensors, save_tensors
 from lmntk.models.build import logit_model, untie
 from lmntk.models.loading import load_pretrained
 from lmntk.models.logit_model import HeadModel, LogitModel
@@ -22,7 +21,7 @@ from lmntk.prompts.assembly import Limits
 from lmntk.prompts.encoding import HeadEncoder, TextEncoder
 from lmntk.prompts.ensemble import make_prompt_encoder
 from lmntk.system.devices import place
-from lmntk.system.files import write_text
+from lmntk.system.files import load_tensors, save_tensors, write_text
 
 FORMAT = "lmntk predictor 1"
 DESCRIPTION, DIRECTION = "predictor.json", "direction.safetensors"

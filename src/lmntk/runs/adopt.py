@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lmntk.errors import UserError
-from lmntk.kernels.kernel import load_tensors
 from lmntk.runs.records import FINE_TUNING, DiagnosisRecord, FineTuningRecord, SplitResults
 from lmntk.runs.store import LOGITS, Store
+from lmntk.system.files import load_tensors
 from lmntk.system.hashing import short
 
 

@@ -17,10 +17,10 @@ import numpy as np
 from pydantic import ValidationError
 
 from lmntk.errors import UserError
-from lmntk.kernels.kernel import Kernel, load_tensors, provenance_of, save_tensors
+from lmntk.kernels.kernel import Kernel, provenance_of
 from lmntk.runs.records import Record
 from lmntk.runs.split import Split
-from lmntk.system.files import write_text
+from lmntk.system.files import load_tensors, save_tensors, write_text
 from lmntk.system.hashing import Key, short
 
 Kind = TypeVar("Kind", bound=Record)

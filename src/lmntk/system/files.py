@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmntk.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LOCK = ".lmntk-lock"
 
@@ -30,6 +35,55 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf8")
+
+
+def save_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Write arrays to a safetensors file under a temporary name, then rename it."""
+    import numpy as np
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with replacing(path) as temporary:
+        try:
+            save_file(
+                {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in tensors.items()},
+                temporary,
+                metadata,
+            )
+        except SafetensorError as error:  # how the writer wraps what the disk says
+            raise OSError(errno.ENOSPC if "No space left" in str(error) else errno.EIO, str(error)) from error
+
+
+def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return the arrays and the metadata of a safetensors file.
+
+    Raises:
+        UserError: no such file, or not a whole safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(f"kernel: no file {path}; compute it with `lmntk kernel`")
+    try:
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+            return {name: file.get_tensor(name).numpy() for name in names}, dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"kernel: {path} is not a readable safetensors file ({error}); delete it and compute it again"
+        ) from error
+
+
+def metadata_of(path: Path) -> dict[str, str] | None:
+    """Return the metadata of a safetensors file; None where there is no such file, or a damaged one."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError):
+        return None
 
 
 @contextmanager

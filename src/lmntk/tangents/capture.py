@@ -1,7 +1,8 @@
 """One forward and C backward passes of a batch, with every parameter's gradient caught at its use.
 
-What goes into a module and the gradient of what comes out (``watching.py``, ``relative_positions.py``) are made into factors by the module's rule
-(``rules.py``); a parameter without a rule gets plain autograd at its module (``fallback.py``), or through the whole network.
+What goes into a module and the gradient of what comes out (``watching.py``, ``relative_positions.py``) are
+made into factors by the module's rule (``rules.py``); a parameter without a rule gets plain autograd at its
+module (``fallback.py``), or through the whole network.
 """
 
 from __future__ import annotations
@@ -18,16 +19,12 @@ from lmntk.tangents.factors import DenseFactors, Tangents, merge
 from lmntk.tangents.fallback import BatchAxisLostError, fallback_gradients
 from lmntk.tangents.form import Factors
 from lmntk.tangents.relative_positions import is_bias_owner, relative_positions_watched
-from lmntk.tangents.rules import relative_positions, rule_of
+from lmntk.tangents.rules import Rule, relative_positions, rule_of
 from lmntk.tangents.use import Use
 from lmntk.tangents.watching import Record, Watch, watched
 
-CONTAINERS = (
-    nn.ParameterDict,
-    nn.ParameterList,
-    nn.ModuleDict,
-    nn.ModuleList,
-)  # never called: their parent uses them
+# never called: their parent uses them
+CONTAINERS = (nn.ParameterDict, nn.ParameterList, nn.ModuleDict, nn.ModuleList)
 
 
 class RuleFailedError(ModelError):
@@ -48,40 +45,40 @@ def capture(
     """Return the factored Jacobian of ``model(batch)`` [n, c] with respect to the trainable parameters.
 
     Args:
-        model: any module from a batch to logits; ``model.selected_rows()``, if there is one, names the modules that
-            compute only some rows of their output.
+        model: any module from a batch to logits; ``model.selected_rows()``, if there is one, names the
+            modules that compute only some rows of their output.
         batch: tensors whose first axis is the example.
         trainable: the parameters that count, by name; one that is used twice counts once, with all its uses.
-        fallback: names that no rule covers; their gradients come from plain autograd, in a batch of several texts at their
-            module alone, in a batch of one through the whole network.
-        lower: what the passes run in, by autocast; the factors are made and kept in the weights' own precision all the same.
+        fallback: names that no rule covers; their gradients come from plain autograd, in a batch of several
+            texts at their module alone, in a batch of one through the whole network.
+        lower: what the passes run in, by autocast; the factors are made and kept in the weights' own
+            precision all the same.
 
-    Cost: one forward pass, c backward passes without weight gradients. Memory: (1 + c) times the linear layers' activations.
+    Cost: one forward pass, c backward passes without weight gradients. Memory: (1 + c) times the linear
+    layers' activations.
 
     Raises:
         BatchAxisLostError: a module that runs without the batch axis, in a batch of several texts.
         RuleFailedError: a rule that does not fit its module.
     """
     names = {parameter: name for name, parameter in trainable.items()}
-    count = next(iter(batch.values())).shape[0]
-    direct = [trainable[name] for name in fallback] if count == 1 else []
+    first = next(iter(batch.values()))
+    count, device = first.shape[0], first.device
+    own = next((parameter.dtype for parameter in trainable.values()), torch.float32)
+    direct = [name for name in fallback if count == 1]
     ruled = {parameter for parameter, name in names.items() if name not in fallback}
-    at_module = {parameter for parameter, name in names.items() if name in fallback} if count > 1 else set()
-    owners = _owners(model, ruled, at_module)
+    at_module = {parameter for parameter, name in names.items() if name in fallback and count > 1}
     select: Callable[[], Mapping[nn.Module, Tensor]] = getattr(model, "selected_rows", dict)
-    watch = Watch(count)
-    device, own = (
-        next(iter(batch.values())).device,
-        next((parameter.dtype for parameter in trainable.values()), torch.float32),
-    )
     prepare: Callable[[Batch], None] | None = getattr(model, "prepare", None)
     if prepare is not None:
         with frozen(model):
             prepare(batch)
+    watch = Watch(count)
+    parameters = [trainable[name] for name in direct]
     with (
-        frozen(model, direct),
+        frozen(model, parameters),
         torch.enable_grad(),
-        watched(owners, watch),
+        watched(_owners(model, ruled, at_module), watch),
         relative_positions_watched(model, watch),
     ):
         with autocast(device, lower):
@@ -89,8 +86,9 @@ def capture(
         if not bool(torch.isfinite(logits).all()):
             raise ModelError("the logits are not finite: try another dtype or attention implementation")
         selections = select()
-        through_gradients = watch.differentiate(logits, direct)
+        direct_gradients = watch.differentiate(logits, parameters)
     logits = logits.detach() if lower is None else logits.detach().to(own)
+    outputs = logits.shape[1]
 
     parts: dict[str, list[Factors]] = {}
     with torch.no_grad(), frozen(model):
@@ -100,43 +98,35 @@ def capture(
                 continue
             rule = relative_positions if record.is_relative_positions else rule_of(record.module)
             owned = _owned(record.module)
-            if rule is not None and any(parameter in ruled for parameter in owned):
-                use = _as_use(
-                    record if lower is None else record.lifted(own),
-                    count,
-                    logits.shape[1],
-                    selections.get(record.module),
-                )
-                try:
-                    found = list(rule(use))
-                except Exception as error:
-                    kind = type(record.module).__name__
-                    raise RuleFailedError(
-                        kind, [names[parameter] for parameter in owned if parameter in ruled]
-                    ) from error
-                for parameter, factors in found:
+            by_rule = [names[parameter] for parameter in owned if parameter in ruled]
+            if rule is not None and by_rule:
+                lifted = record if lower is None else record.lifted(own)
+                use = _as_use(lifted, count, outputs, selections.get(record.module))
+                for parameter, factors in _yielded(rule, use, by_rule):
                     if parameter in ruled:
                         parts.setdefault(names[parameter], []).append(factors)
-            by_autograd = (
-                []
-                if record.is_relative_positions
-                else [parameter for parameter in owned if parameter in at_module]
-            )
-            if by_autograd:
+            by_autograd = [parameter for parameter in owned if parameter in at_module]
+            if by_autograd and not record.is_relative_positions:
                 with autocast(device, lower):
-                    dense_parts = fallback_gradients(record, by_autograd, count, logits.shape[1])
-                for parameter, dense in zip(by_autograd, dense_parts, strict=True):
+                    several = fallback_gradients(record, by_autograd, count, outputs)
+                for parameter, dense in zip(by_autograd, several, strict=True):
                     parts.setdefault(names[parameter], []).append(dense)
-        for index, name in enumerate(fallback if direct else ()):
-            if all(row[index] is None for row in through_gradients):
-                continue
-            rows = [
-                torch.zeros_like(direct[index]) if row[index] is None else row[index]
-                for row in through_gradients
-            ]
-            parts[name] = [DenseFactors(torch.stack([row.reshape(1, -1) for row in rows if row is not None]))]
-        merged = {name: merge(found_parts, trainable[name].shape) for name, found_parts in parts.items()}
+        for index, name in enumerate(direct):
+            gradients = [of_logit[index] for of_logit in direct_gradients]
+            if any(gradient is not None for gradient in gradients):
+                zeros = torch.zeros_like(trainable[name])
+                rows = [zeros if gradient is None else gradient for gradient in gradients]
+                parts[name] = [DenseFactors(torch.stack([row.reshape(1, -1) for row in rows]))]
+        merged = {name: merge(uses, trainable[name].shape) for name, uses in parts.items()}
     return Tangents(logits, merged)
+
+
+def _yielded(rule: Rule, use: Use, names: Sequence[str]) -> list[tuple[nn.Parameter, Factors]]:
+    """Return what a rule makes of a use, or raise that it fails for the parameters of these names."""
+    try:
+        return list(rule(use))
+    except Exception as error:
+        raise RuleFailedError(type(use.module).__name__, names) from error
 
 
 def without_rule(model: nn.Module, trainable: Mapping[str, nn.Parameter]) -> tuple[str, ...]:
@@ -148,12 +138,12 @@ def without_rule(model: nn.Module, trainable: Mapping[str, nn.Parameter]) -> tup
 
 
 def _owned(module: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that a module's own forward uses: its own, and those of containers in it, which are never called."""
-    found = list(module.parameters(recurse=False))
+    """Return the parameters that a module's own forward uses: its own, and those of containers in it."""
+    owned = list(module.parameters(recurse=False))
     for child in module.children():
         if isinstance(child, CONTAINERS):
-            found += _owned(child)
-    return found
+            owned += _owned(child)
+    return owned
 
 
 def _owners(model: nn.Module, ruled: set[nn.Parameter], at_module: set[nn.Parameter]) -> set[nn.Module]:
@@ -184,9 +174,8 @@ def _as_use(record: Record, count: int, logits: int, selected_rows: Tensor | Non
     every = tuple(record.stacked(logits, index) for index in range(len(record.outputs)))
     gradients = every[0]
     values: Sequence[object] = record.arguments or tuple(record.keywords.values())
-    inputs = (
-        values[0] if values and isinstance(values[0], Tensor) else output
-    )  # a table that is given a shape
+    # else a table that is given a shape
+    inputs = values[0] if values and isinstance(values[0], Tensor) else output
     if not record.is_relative_positions:
         gradients = gradients.reshape(logits, count, -1, gradients.shape[-1])
         if inputs.shape[0] == 1 < count:  # a lookup broadcast over the batch

@@ -1,8 +1,9 @@
 """Before anything long starts, a check: every trainable parameter's gradient is caught, once, and right.
 
-One example's factors are compared with plain autograd, parameter by parameter; then two examples run as a batch, to see whether
-the model keeps them apart. What no rule covers, or a rule gets wrong, falls to plain autograd for that parameter alone, and
-is named: at its module alone if that can be cut into examples, else through the whole network, one text at a time.
+One example's factors are compared with plain autograd, parameter by parameter; then two examples run as a
+batch, to see whether the model keeps them apart. What no rule covers, or a rule gets wrong, falls to plain
+autograd for that parameter alone, and is named: at its module alone if that can be cut into examples, else
+through the whole network, one text at a time.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +23,10 @@ from lmntk.tangents.factors import Tangents
 
 # of a parameter's largest gradient entry; float64 models of the Llama kind compute their norms in float32
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
-# times the precision, of the network's largest entry: below it a gradient may be rounding noise alone, and is not compared. Half precision
-# leaves no room for as wide a margin: bfloat16's is an eighth of the largest entry. What is larger agrees with autograd, on the tests'
-# families, to 2 % on a processor that multiplies bfloat16 in float32, and to a third on one that multiplies bfloat16 itself.
+# times the precision, of the network's largest entry: below it a gradient may be rounding noise alone, and is
+# not compared. Half precision leaves no room for as wide a margin: bfloat16's is an eighth of the largest
+# entry. What is larger agrees with autograd, on the tests' families, to 2 % on a processor that multiplies
+# bfloat16 in float32, and to a third on one that multiplies bfloat16 itself.
 NOISE = {torch.float64: 1e3, torch.float32: 1e3, torch.float16: 16.0, torch.bfloat16: 16.0}
 BLOCK = 2**20  # entries of a difference that are held at once
 
@@ -32,10 +35,11 @@ BLOCK = 2**20  # entries of a difference that are held at once
 class Coverage:
     """How a model's gradients are to be captured.
 
-    ``batched`` is False when examples must go one at a time; ``fallback`` names the parameters whose gradients come from plain
-    autograd, ``wrong`` those among them that have a rule, which gets them wrong; ``unused`` those that the logits do not depend on;
-    ``faint`` those whose gradients were too small in both examples to be told from rounding noise, and so were not compared;
-    ``worst`` is the largest relative error against autograd.
+    ``batched`` is False when examples must go one at a time; ``fallback`` names the parameters whose
+    gradients come from plain autograd, ``wrong`` those among them that have a rule, which gets them wrong;
+    ``unused`` those that the logits do not depend on; ``faint`` those whose gradients were too small in both
+    examples to be told from rounding noise, and so were not compared; ``worst`` is the largest relative error
+    against autograd.
     """
 
     batched: bool
@@ -66,23 +70,23 @@ class Coverage:
 def autograd_gradients(
     model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor | None]:
-    """Return the Jacobian (c, *shape) of one example by plain autograd; None for parameters that take no part in its logits."""
+    """Return one example's Jacobian (c, *shape) by plain autograd; None where the logits do not depend."""
     parameters = list(trainable.values())
     with frozen(model, parameters), torch.enable_grad():
         rows = [
             torch.autograd.grad(logit, parameters, retain_graph=True, allow_unused=True)
             for logit in model(batch)[0]
         ]
-    found: dict[str, Tensor | None] = {}
+    gradients: dict[str, Tensor | None] = {}
     for index, (name, parameter) in enumerate(trainable.items()):
         parts = [row[index] for row in rows]
         reached = any(part is not None for part in parts)
-        found[name] = (
+        gradients[name] = (
             torch.stack([torch.zeros_like(parameter) if part is None else part for part in parts])
             if reached
             else None
         )
-    return found
+    return gradients
 
 
 def _largest_entry(values: Tensor) -> float:
@@ -93,18 +97,19 @@ def _largest_entry(values: Tensor) -> float:
     return float(torch.maximum(-smallest, largest))
 
 
-def _largest_difference(one: Tensor, other: Tensor) -> float:
-    """Return the largest absolute difference, NaN if there is one, a block at a time: a table's difference would be a third table."""
-    if not one.numel():
+def _largest_difference(left: Tensor, right: Tensor) -> float:
+    """Return the largest absolute difference, NaN if right_part is left.
+
+    It is taken a block at a time: a table's difference would be a third table.
+    """
+    if not left.numel():
         return 0.0
-    one, other = (
-        one.reshape(-1, *one.shape[1:]),
-        other.reshape(-1, *other.shape[1:]),
-    )  # a parameter may have no axes
-    rows = max(1, BLOCK * len(one) // one.numel())
+    # a parameter may have no axes
+    left, right = left.reshape(-1, *left.shape[1:]), right.reshape(-1, *right.shape[1:])
+    rows = max(1, BLOCK * len(left) // left.numel())
     parts = [
-        _largest_entry(here - there)
-        for here, there in zip(torch.split(one, rows), torch.split(other, rows), strict=True)
+        _largest_entry(left_part - right_part)
+        for left_part, right_part in zip(torch.split(left, rows), torch.split(right, rows), strict=True)
     ]
     return math.nan if any(math.isnan(part) for part in parts) else max(parts)
 
@@ -115,9 +120,10 @@ def _visit_gradients(
     trainable: Mapping[str, nn.Parameter],
     visit: Callable[[int, str, Tensor], None],
 ) -> None:
-    """Call ``visit(logit, name, gradient)`` for what plain autograd finds of one example, parameter by parameter as it is found.
+    """Call ``visit(logit, name, gradient)`` for each gradient of one example that plain autograd finds.
 
-    None is kept: the gradients of a whole network are as large as its weights, once a logit. The user's own hooks do not run.
+    None is kept: the gradients of a whole network are as large as its weights, once a logit. The user's own
+    hooks do not run.
     """
     names: dict[nn.Parameter, list[str]] = {}  # one may have several
     for name, parameter in trainable.items():
@@ -132,17 +138,18 @@ def _visit_gradients(
             at = 0
 
             def hook(parameter: nn.Parameter) -> None:
-                found, parameter.grad = parameter.grad, None
-                assert found is not None
+                gradient, parameter.grad = parameter.grad, None
+                assert gradient is not None
                 with torch.no_grad():
                     for name in names[parameter]:
-                        visit(at, name, found)
+                        visit(at, name, gradient)
 
             for table, _ in tables:
                 table.clear()
             for parameter in names:
                 parameter.grad = None
-                handles.append(parameter.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
+                register: Any = parameter.register_post_accumulate_grad_hook
+                handles.append(register(hook))
             for at, logit in enumerate(logits):  # the hook reads it
                 logit.backward(retain_graph=at + 1 < len(logits), inputs=list(names))
     finally:
@@ -156,18 +163,18 @@ def _visit_gradients(
 
 @dataclass
 class _Largest:
-    """Of one parameter and example, over all logits: the largest entries by autograd, as captured, and of the difference."""
+    """The largest entries of one parameter's gradients in one example: by autograd, captured, difference."""
 
     reference: float = 0.0
     captured: float = 0.0
     difference: float = 0.0
 
     def is_noise(self, floor: float) -> bool:
-        """True where the gradient is too small to be told from rounding noise, by autograd and as captured."""
+        """Return whether the gradient, by autograd and as captured, may be rounding noise alone."""
         return self.reference <= floor and self.captured <= floor
 
     def add(self, reference: Tensor, captured: Tensor | None) -> None:
-        """Take one logit's gradient in; one that was not caught is infinitely far off, even where it happens to vanish."""
+        """Take in one logit's gradient; one that was not caught is infinitely far off, even where it is 0."""
         self.reference = _worse(self.reference, _largest_entry(reference))
         self.captured = _worse(self.captured, math.inf if captured is None else _largest_entry(captured))
         self.difference = _worse(
@@ -178,8 +185,8 @@ class _Largest:
 def _compare(
     model: nn.Module, example: Batch, tangents: Tangents, index: int, trainable: Mapping[str, nn.Parameter]
 ) -> dict[str, _Largest]:
-    """Return, for the parameters that take part in one example's logits, how the example's factors in a batch compare with autograd."""
-    found: dict[str, _Largest] = {}
+    """Return, by parameter that its logits depend on, how one example's factors compare with autograd."""
+    largest: dict[str, _Largest] = {}
 
     reached: set[tuple[str, int]] = set()
 
@@ -193,31 +200,33 @@ def _compare(
 
     def visit(logit: int, name: str, reference: Tensor) -> None:
         reached.add((name, logit))
-        found.setdefault(name, _Largest()).add(reference, captured(logit, name))
+        largest.setdefault(name, _Largest()).add(reference, captured(logit, name))
 
     _visit_gradients(model, example, trainable, visit)
-    for name in found:  # a logit that does not depend on a parameter of another has no gradient there, and should have none captured
+    # a logit that does not depend on a parameter of another's has no gradient, and should have none captured
+    for name in largest:
         for logit in range(tangents.logits.shape[1]):
             if (name, logit) not in reached:
-                found[name].add(torch.zeros_like(trainable[name]), captured(logit, name))
-    infinite = [name for name in trainable if name in found and not math.isfinite(found[name].reference)]
+                largest[name].add(torch.zeros_like(trainable[name]), captured(logit, name))
+    infinite = [name for name in trainable if name in largest and not math.isfinite(largest[name].reference)]
     if infinite:
         raise ModelError(
             f"the gradients are not finite, in {infinite[0]}: try another dtype or attention implementation"
         )
-    return found
+    return largest
 
 
-def _errors(found: Mapping[str, _Largest], names: Iterable[str], floor: float) -> dict[str, float]:
-    """Return each parameter's error; a gradient below rounding noise everywhere counts as zero.
+def _errors(largest: Mapping[str, _Largest], names: Iterable[str], floor: float) -> dict[str, float]:
+    """Return entries parameter's error; a gradient below rounding noise everywhere counts as zero.
 
-    What takes part in the logits and is not caught has an infinite error, even where its gradient happens to vanish.
+    What takes part in the logits and is not caught has an infinite error, even where its gradient happens to
+    vanish.
     """
     errors = {}
     for name in names:
-        each = found.get(name, _Largest())  # a module that was never called has no factors
-        difference = 0.0 if each.is_noise(floor) else each.difference
-        errors[name] = difference / each.reference if each.reference > 0 else difference
+        entries = largest.get(name, _Largest())  # a module that was never called has no factors
+        difference = 0.0 if entries.is_noise(floor) else entries.difference
+        errors[name] = difference / entries.reference if entries.reference > 0 else difference
     return errors
 
 
@@ -228,26 +237,27 @@ def _example(batch: Batch, index: int) -> dict[str, Tensor]:
 def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter]) -> Coverage:
     """Return how to capture this model's gradients, after comparing up to two examples with plain autograd.
 
-    Cost: three forward and 3 c backward passes where all is well, else up to nine. Memory: two examples' factors, and of one parameter
-    at a time the gradient of one logit, by autograd and from the factors.
+    Cost: three forward and 3 c backward passes where all is well, else up to nine. Memory: two examples'
+    factors, and of one parameter at a time the gradient of one logit, by autograd and from the factors.
     """
     count = next(iter(batch.values())).shape[0]
     dtype = next(iter(trainable.values())).dtype
     if dtype not in TOLERANCE:
         raise ModelError(
-            f"weights of type {dtype}: gradients are computed in float64, float32, bfloat16 and float16; convert the model"
+            f"weights of type {dtype}: gradients are computed in float64, float32, bfloat16 and float16; "
+            "convert the model"
         )
     tolerance, noise_level = TOLERANCE[dtype], NOISE[dtype] * torch.finfo(dtype).eps
     chosen = sorted({0, count - 1})  # two, for one example may hide what another shows
     used: set[str] = set()
     compared: set[str] = set()
 
-    def errors_of(tangents: Tangents, place: int, index: int) -> dict[str, float]:
-        found = _compare(model, _example(batch, index), tangents, place, trainable)
-        floor = noise_level * max((each.reference for each in found.values()), default=0.0)
-        used.update(name for name, each in found.items() if each.reference > 0)
-        compared.update(name for name, each in found.items() if not each.is_noise(floor))
-        return _errors(found, trainable, floor)
+    def errors_of(tangents: Tangents, position: int, index: int) -> dict[str, float]:
+        largest = _compare(model, _example(batch, index), tangents, position, trainable)
+        floor = noise_level * max((entries.reference for entries in largest.values()), default=0.0)
+        used.update(name for name, entries in largest.items() if entries.reference > 0)
+        compared.update(name for name, entries in largest.items() if not entries.is_noise(floor))
+        return _errors(largest, trainable, floor)
 
     def together(fallback: tuple[str, ...]) -> tuple[dict[str, float], str]:
         """Return the errors of the batch's examples, or none and why there are none."""
@@ -306,7 +316,8 @@ def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Pa
     if not is_right(errors):
         name = max(errors, key=lambda key: errors[key])
         raise ModelError(
-            f"parameter {name!r}: its captured gradient differs from autograd's by {errors[name]:.1e}; register a right rule for its module"
+            f"parameter {name!r}: its captured gradient differs from autograd's by {errors[name]:.1e}; "
+            "register a right rule for its module"
         )
     return outcome(False, fallback, lost or "plain autograd has no batch here", wrong)
 
@@ -320,6 +331,6 @@ def _largest(several: Iterable[dict[str, float]]) -> dict[str, float]:
     return largest
 
 
-def _worse(one: float, other: float) -> float:
+def _worse(left: float, right: float) -> float:
     """Return the larger; NaN counts as larger than anything."""
-    return one if other <= one or math.isnan(one) else other
+    return left if right <= left or math.isnan(left) else right

@@ -1,8 +1,9 @@
-"""Mixtures of experts: many small layers in one module, of which a token passes through few, and the router that chooses.
+"""Mixtures of experts: many small layers in one module, and the router that chooses few for a token.
 
-transformers keeps a layer's experts in one module, their weights stacked along a first axis, and calls it with the tokens of
-all examples in one row. Axes here: n examples, t tokens, k choices of a token, e experts, s the (token, choice) pairs that chose one
-expert, h hidden, i inner; u is i, or 2 i where a gate stands beside what it gates.
+transformers keeps a layer's experts in one module, their weights stacked along a first axis, and calls it
+with the tokens of all examples in one row. Axes here: n examples, t tokens, k choices of a token, e experts,
+s the (token, choice) pairs that chose one expert, h hidden, i inner; u is i, or 2 i where a gate stands
+beside what it gates.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ NOBODY = -1  # the expert of a token that no logit depends on
 
 
 def is_stacked(module: Any) -> bool:
-    """True for experts of the common form: two stacked linear maps with an activation between them, called with (x, choices, weights).
+    """Return whether a module holds experts of the common form, called with (x, choices, weights).
+
+    That is two stacked linear maps with an activation between them.
 
     Not so DBRX's, Switch's, Llama 4's and LongCat's, nor experts with a norm of their own (Muse Spark).
     """
@@ -40,13 +43,16 @@ def is_stacked(module: Any) -> bool:
 
 
 def stacked_experts(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
-    """y_t = sum_e w_te (V_e a_te + c_e), a_te = gate(U_e x_t + b_e), over the experts e that token t chose.
+    """Yield the factors of y_t = sum_e w_te (V_e a_te + c_e), a_te = gate(U_e x_t + b_e).
 
-    Gradients of V_e: sum_t (w_te g_t) a_te^T; of U_e: sum_t r_te x_t^T with r_te = gate'(z_te)^T V_e^T w_te g_t; of biases the same
-    without the inputs. Parameters are stacked: U [e, u, h] and V [e, h, i], or each the other way round.
+    The sum is over the experts e that token t chose.
 
-    Cost: s h (2 u + 2 c i) operations an expert, s being its tokens that some logit depends on. Memory: s (h + i + c u + c h)
-    numbers, and what fills examples up to the same number of an expert's tokens.
+    Gradients of V_e: sum_t (w_te g_t) a_te^T; of U_e: sum_t r_te x_t^T with r_te = gate'(z_te)^T V_e^T w_te
+    g_t; of biases the same without the inputs. Parameters are stacked: U [e, u, h] and V [e, h, i], or each
+    the other way round.
+
+    Cost: s h (2 u + 2 c i) operations an expert, s being its tokens that some logit depends on. Memory: s (h
+    + i + c u + c h) numbers, and what fills examples up to the same number of an expert's tokens.
     """
     module = use.module
     count, tokens = use.inputs.shape[:2]
@@ -69,13 +75,11 @@ def stacked_experts(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
             before.append(None)
             after.append(None)
             continue
-        up, down = (
-            (first[expert], second[expert]) if transposed else (first[expert].T, second[expert].T)
-        )  # (h, u), (i, h)
+        weights_of = (first[expert], second[expert])
+        up, down = weights_of if transposed else (each.T for each in weights_of)  # (h, u), (i, h)
         inputs = use.inputs[example, token]  # (s, h)
-        gradients = use.output_gradients[:, example, token] * weights[example, token, choice, None].to(
-            inputs.dtype
-        )  # (c, s, h)
+        shares = weights[example, token, choice, None].to(inputs.dtype)  # (s, 1)
+        gradients = use.output_gradients[:, example, token] * shares  # (c, s, h)
         middle = inputs @ up if first_bias is None else torch.addmm(first_bias[expert], inputs, up)  # (s, u)
         activated, middle_gradients = _through(gate, middle, gradients @ down.T)
         layout = _Layout.of(example, count)
@@ -102,20 +106,22 @@ def _first_name(module: Any) -> str:
 def _through(
     function: Callable[[Tensor], Tensor], inputs: Tensor, gradients: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return function(inputs) [s, i], and the gradients [c, s, u] at the inputs [s, u] of those [c, s, i] at the outputs."""
+    """Return function(inputs) [s, i], and the gradients [c, s, u] at its inputs that its outputs' come to."""
     with torch.enable_grad():
         inputs = inputs.detach().requires_grad_()
         outputs = function(inputs)
-    found = [torch.autograd.grad(outputs, inputs, gradient, retain_graph=True)[0] for gradient in gradients]
-    return outputs.detach(), torch.stack(found)
+    at_inputs = [
+        torch.autograd.grad(outputs, inputs, gradient, retain_graph=True)[0] for gradient in gradients
+    ]
+    return outputs.detach(), torch.stack(at_inputs)
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the tokens of an expert go, so that every example has the same number of places for them."""
+    """Where the tokens of an expert go, so that every example has the same number of positions for them."""
 
     example: Tensor  # (s,), ascending
-    place: Tensor  # (s,), of an example's own tokens
+    position: Tensor  # (s,), of an example's own tokens
     count: int
     most: int
 
@@ -123,20 +129,20 @@ class _Layout:
     def of(cls, example: Tensor, count: int) -> _Layout:
         sizes = torch.bincount(example, minlength=count)
         starts = sizes.cumsum(0) - sizes
-        place = torch.arange(len(example), device=example.device) - starts[example]
-        return cls(example, place, count, int(sizes.max()))
+        position = torch.arange(len(example), device=example.device) - starts[example]
+        return cls(example, position, count, int(sizes.max()))
 
     def pad(self, values: Tensor) -> Tensor:
         """Return values [..., s, x] as [..., n, most, x], zeros where an example has fewer."""
         padded = values.new_zeros(*values.shape[:-2], self.count, self.most, values.shape[-1])
-        padded[..., self.example, self.place, :] = values
+        padded[..., self.example, self.position, :] = values
         return padded
 
 
 def _stack(
     parts: list[OuterFactors | None], like: Tensor, shape: torch.Size, transposed: bool
 ) -> StackedFactors:
-    """Return the factors of a stacked weight; if no expert is used at all, the first has one use, which is zero."""
+    """Return the factors of a stacked weight; if no expert is used, the first has one use, which is zero."""
     if all(part is None for part in parts):
         i, o = shape if transposed else reversed(shape)
         c, n = like.shape[:2]
@@ -145,7 +151,7 @@ def _stack(
 
 
 def _stack_biases(parts: list[OuterFactors | None], like: Tensor, width: int) -> DenseFactors:
-    """Return the gradients of stacked biases [e, o]: each expert's output gradients, summed over its tokens."""
+    """Return the gradients of stacked biases [e, o]: each expert's output gradients, summed over tokens."""
     nothing = like.new_zeros(*like.shape[:2], 1, width)
     sums = [sum_over_uses(nothing if part is None else part.output_gradients) for part in parts]
     known = [each.cancellation for each in sums if each.cancellation is not None]
@@ -153,7 +159,10 @@ def _stack_biases(parts: list[OuterFactors | None], like: Tensor, width: int) ->
 
 
 def is_router(module: Any) -> bool:
-    """True for a router whose weights are those of one linear map of its own; what comes after may add a bias to the scores."""
+    """Return whether a router's weights are those of one linear map of its own.
+
+    What comes after it may add a bias to the scores.
+    """
     matrices = [name for name, parameter in module.named_parameters(recurse=False) if parameter.dim() == 2]
     return matrices == ["weight"] and not any(
         name.endswith(".weight") for name, _ in module.named_parameters()
@@ -161,13 +170,15 @@ def is_router(module: Any) -> bool:
 
 
 def router(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
-    """Scores(l), l = W x_t + b, several outputs made of l: gradients sum_t d_t x_t^T and sum_t d_t.
+    """Yield the gradients sum_t d_t x_t^T and sum_t d_t of l = W x_t + b, of which several outputs are made.
 
-    d_t [e], the gradient at l, is what the gradients of all outputs become on their way back to l. The module's call is repeated,
-    with autograd starting at l. Cost: two forward, and c backward passes of what comes after the linear map.
+    d_t [e], the gradient at l, is what the gradients of all outputs become on their way back to l. The
+    module's call is repeated, with autograd starting at l. Cost: two forward, and c backward passes of what
+    comes after the linear map.
 
-    Weights that are made to sum to one over the chosen experts (Mixtral) do not depend on the others' scores. Autograd returns
-    rounding error there, and its sign would be noise in every row of W whose expert an example never chooses: it is set to zero.
+    Weights that are made to sum to one over the chosen experts (Mixtral) do not depend on the others' scores.
+    Autograd returns rounding error there, and its sign would be noise in every row of W whose expert an
+    example never chooses: it is set to zero.
     """
     module, count = use.module, use.inputs.shape[0]
     with _AtLinear() as at, torch.enable_grad():
@@ -210,7 +221,7 @@ def _outputs(output: Any) -> tuple[Tensor, ...]:
 
 
 def _chosen(outputs: tuple[Tensor, ...], scores: Tensor) -> Tensor | None:
-    """Return the mask [*shape, e] of the experts that were chosen, from the one output of whole numbers; None if there is not one."""
+    """Return the mask [*shape, e] of the chosen experts, from the one output of whole numbers, if any."""
     choices = [each for each in outputs if not each.is_floating_point()]
     if len(choices) != 1 or choices[0].shape[:-1] != scores.shape[:-1] or choices[0].dtype != torch.int64:
         return None
@@ -218,7 +229,10 @@ def _chosen(outputs: tuple[Tensor, ...], scores: Tensor) -> Tensor | None:
 
 
 def _only_chosen_count(use: Use, outputs: list[Tensor], scores: Tensor, chosen: Tensor) -> bool:
-    """True when outputs that matter stay as they are while the scores of the others rise to the lowest chosen one, or nearly."""
+    """Return whether the outputs that matter ignore the scores of experts that were not chosen.
+
+    Those scores are raised to the lowest chosen one, or nearly.
+    """
     lowest = torch.where(chosen, scores, torch.inf).amin(-1, keepdim=True)
     raised = torch.where(chosen, scores, lowest - 1e-2)
     with _AtLinear(raised):
@@ -226,16 +240,18 @@ def _only_chosen_count(use: Use, outputs: list[Tensor], scores: Tensor, chosen: 
             each for each in _outputs(use.module(*use.arguments, **use.keywords)) if each.is_floating_point()
         ]
     for before, after, gradients in zip(outputs, moved, use.every_gradient, strict=True):
-        rounding = 32 * max(
-            torch.finfo(before.dtype).eps, torch.finfo(torch.float32).eps
-        )  # most routers compute in float32
+        # most routers compute in float32
+        rounding = 32 * max(torch.finfo(before.dtype).eps, torch.finfo(torch.float32).eps)
         if bool(gradients.any()) and not torch.allclose(after, before, rtol=rounding, atol=rounding):
             return False
     return True
 
 
 class _AtLinear(TorchFunctionMode):
-    """While it is active, autograd starts at the output of a linear map, or at what is put in its place; keeps (input, output)."""
+    """A mode in which autograd starts at the output of a linear map, or at what is put in its place.
+
+    ``calls`` keeps each (input, output).
+    """
 
     def __init__(self, instead: Tensor | None = None) -> None:
         super().__init__()
@@ -243,7 +259,7 @@ class _AtLinear(TorchFunctionMode):
         self.calls: list[tuple[Tensor, Tensor]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call the function; the linear map's output is handed on as a copy, which may be changed in place."""
+        """Call the function; hand a linear map's output on as a copy, which may be changed in place."""
         result = func(*args, **(kwargs or {}))
         if func is not nn.functional.linear:
             return result

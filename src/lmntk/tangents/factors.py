@@ -1,12 +1,13 @@
 """The four forms in which a parameter's per-example gradients are kept.
 
-Axes, here and in all of lmntk: n, m examples; c, d logits; t, s tokens (uses); i, o a layer's input and output;
-p coordinates of a parameter. A batch of n examples with c logits has, for each parameter, a gradient (c, n, *shape):
+Axes, here and in all of lmntk: n, m examples; c, d logits; t, s tokens (uses); i, o a layer's input and
+output; p coordinates of a parameter. A batch of n examples with c logits has, for each parameter, a gradient
+(c, n, *shape):
 
-* ``OuterFactors``: a linear map's weight, sum_t g[c, n, t, :] x[n, t, :]^T, in T (i + o) numbers instead of i o;
+* ``OuterFactors``: a linear map's weight, sum_t g[c, n, t, :] x[n, t, :]^T, in T (i + o) numbers, not i o;
 * ``RowFactors``: a table's rows, of which an example touches few;
 * ``DenseFactors``: the gradient itself, for vectors, and for whatever no rule covers;
-* ``StackedFactors``: weights stacked along a first axis, each with outer factors of its own: a mixture's experts.
+* ``StackedFactors``: weights stacked along a first axis, each with outer factors: a mixture's experts.
 
 The logit axis comes first, so that what one backward pass leaves behind is one contiguous block.
 """
@@ -29,8 +30,8 @@ from lmntk.tangents.terms import NO_ROW, OuterTerms, RowTerms, Terms, without_pa
 class OuterFactors(Factors):
     """Per-example gradients sum_t output_gradient[c, n, t] (x) input[n, t] of a weight stored as [o, i].
 
-    ``transposed`` says that the parameter itself is stored as [i, o] (GPT-2's Conv1D); coordinates are only permuted,
-    so kernels do not see it.
+    ``transposed`` says that the parameter itself is stored as [i, o] (GPT-2's Conv1D); coordinates are only
+    permuted, so kernels do not see it.
     """
 
     form: ClassVar[str] = "outer"
@@ -41,7 +42,7 @@ class OuterFactors(Factors):
 
     @property
     def is_rank_one(self) -> bool:
-        """True when each example has one use, so that sign(g x^T) = sign(g) sign(x)^T."""
+        """Return whether each example has one use, so that sign(g x^T) = sign(g) sign(x)^T."""
         return self.inputs.shape[1] == 1
 
     def gradients(self, shape: Size) -> Tensor:
@@ -50,7 +51,7 @@ class OuterFactors(Factors):
         return (full.mT if self.transposed else full).reshape(*full.shape[:2], *shape)
 
     def weighted_sum(self, weights: Tensor, shape: Size, signs: bool) -> Tensor:
-        """Return the weighted sum; the sign of a sum is no product: then gradients are made, one example at a time."""
+        """Return the weighted sum; for signs of sums, which are no products, build an example's gradients."""
         if signs and not self.is_rank_one:
             total = torch.zeros((), dtype=torch.float64, device=weights.device)
             for index, example_weights in enumerate(weights):
@@ -84,7 +85,7 @@ class OuterFactors(Factors):
         return replace(self, inputs=change(name, self.inputs))
 
     def is_exact_in_terms(self, signed: bool) -> bool:
-        """True but for signs of sums."""
+        """Return False for signs of sums alone."""
         return self.is_rank_one or not signed
 
     def terms(self) -> OuterTerms:
@@ -96,7 +97,7 @@ class OuterFactors(Factors):
         return self.inputs.data_ptr(), self.inputs.shape, self.inputs.stride()
 
     def without_padding(self, others: Sequence[Self]) -> tuple[list[Terms], int]:
-        """Return the terms of weights with the same inputs that are not zero for all of them; and how many bytes were copied."""
+        """Return the terms that are not zero for all of the weights; and how many bytes were copied."""
         terms = without_padding(self.inputs, [part.output_gradients for part in (self, *others)])
         copied = 0
         if terms[0].owners is not None:
@@ -106,8 +107,8 @@ class OuterFactors(Factors):
     def blocks(self, most: int) -> Iterator[Block]:
         """Yield blocks about as high as wide.
 
-        Measured on 768 x 768 at 27 terms, blocks of 64 x 128 are made a third faster than as many coordinates in whole rows, for
-        the terms are few and a block is a product of two short sides.
+        Measured on 768 x 768 at 27 terms, blocks of 64 x 128 are made a third faster than as many coordinates
+        in whole rows, for the terms are few and a block is a product of two short sides.
         """
         _, i, o = self.extents()[0]
         high = _even(o, max(1, isqrt(most), most // i))
@@ -127,9 +128,10 @@ class OuterFactors(Factors):
 
 @dataclass(frozen=True)
 class RowFactors(Factors):
-    """Per-example gradients of a table [v, i]: row ids[n, u] has the gradient values[c, n, u, :], all others zero.
+    """Per-example gradients of a table [v, i]: row ids[n, u] has values[c, n, u, :], all others zero.
 
-    Ids are distinct within an example (``joined`` sees to it); unused slots have the id ``NO_ROW`` and zero values.
+    Ids are distinct within an example (``joined`` sees to it); unused slots have the id ``NO_ROW`` and zero
+    values.
     """
 
     form: ClassVar[str] = "rows"
@@ -167,7 +169,7 @@ class RowFactors(Factors):
         return replace(self, values=change(name, self.values))
 
     def is_exact_in_terms(self, signed: bool) -> bool:
-        """True always: a coordinate is one row's, once."""
+        """Return True: a coordinate is a single product."""
         return True
 
     def terms(self) -> RowTerms:
@@ -179,8 +181,9 @@ class RowFactors(Factors):
 class DenseFactors(Factors):
     """Per-example gradients as they are.
 
-    A coordinate whose terms cancel to rounding error in *every* example (``cancellation`` says how much they cancel) has a
-    gradient that is zero in real arithmetic (an attention key's bias), and a sign that is noise.
+    A coordinate whose terms cancel to rounding error in *every* example (``cancellation`` says how much they
+    cancel) has a gradient that is zero in real arithmetic (an attention key's bias), and a sign that is
+    noise.
     """
 
     form: ClassVar[str] = "dense"
@@ -219,8 +222,9 @@ class DenseFactors(Factors):
 class StackedFactors(Factors):
     """Per-example gradients of weights stacked as [e, ...], one outer form for each index of the first axis.
 
-    A mixture's expert sees few of an example's tokens, so sum_t g[c, n, t] (x) x[n, t] runs over those alone. None stands for an
-    index that no example of the batch uses, whose gradient is zero; one index at least is used.
+    A mixture's expert sees few of an example's tokens, so sum_t g[c, n, t] (x) x[n, t] runs over those alone.
+    None stands for an index that no example of the batch uses, whose gradient is zero; one index at least is
+    used.
     """
 
     form: ClassVar[str] = "stacked"
@@ -229,8 +233,8 @@ class StackedFactors(Factors):
 
     def gradients(self, shape: Size) -> Tensor:
         """Return the full gradients (c, n, *shape)."""
-        some = next(part for part in self.parts if part is not None)
-        full = some.inputs.new_zeros(*some.output_gradients.shape[:2], *shape)
+        used = next(part for part in self.parts if part is not None)
+        full = used.inputs.new_zeros(*used.output_gradients.shape[:2], *shape)
         for index, part in enumerate(self.parts):
             if part is not None:
                 full[:, :, index] = part.gradients(shape[1:])
@@ -286,7 +290,7 @@ class Tangents:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held in memory, shared storage (one input under query, key and value) counted once."""
+        """Return the bytes held, shared storage (one input under query, key and value) counted once."""
         storages = {}
         for factors in self.factors.values():
             for tensor in factors.tensors():
@@ -296,7 +300,10 @@ class Tangents:
 
 
 def packed(tangents: Tangents) -> Tangents:
-    """Return the tangents with every tensor contiguous, as from disk: how a tensor lies changes a product's last bits."""
+    """Return the tangents with every tensor contiguous, as from disk.
+
+    How a tensor lies changes a product's last bits.
+    """
     made: dict[int, Tensor] = {}
 
     def lying(tensor: Tensor) -> Tensor:
@@ -314,7 +321,8 @@ def packed(tangents: Tangents) -> Tangents:
 def sum_over_uses(terms: Tensor, cancellations: Tensor | None = None) -> DenseFactors:
     """Return the dense gradients sum_t terms[c, n, t, p], with their cancellation.
 
-    ``cancellations[t, p]`` says that a term is itself a sum, of terms whose sizes add up to |term| / cancellation or more.
+    ``cancellations[t, p]`` says that a term is itself a sum, of terms whose sizes add up to |term| /
+    cancellation or more.
     """
     values = terms.sum(2)
     size = terms.abs()  # measured: 17 times as fast as torch's 1-norm along this axis
@@ -326,7 +334,7 @@ def sum_over_uses(terms: Tensor, cancellations: Tensor | None = None) -> DenseFa
 
 
 def coalesce(ids: Tensor, values: Tensor) -> RowFactors:
-    """Return the rows (n, u), (c, n, u, i) with equal ids of an example summed into their first occurrence.
+    """Return the rows (n, u), (c, n, u, i) with an example's equal ids summed into their first occurrence.
 
     Cost: T^2 i per example and logit.
     """
@@ -344,18 +352,18 @@ def coalesce(ids: Tensor, values: Tensor) -> RowFactors:
 
 
 def merge(parts: Sequence[Factors], shape: Size) -> Factors:
-    """Return the factors of a parameter that is used in several places: the sum over its uses, cross terms included.
+    """Return the factors of a parameter that is used in several places: the sum over its uses.
 
-    Uses of one form stay in that form; a mixture becomes dense, at n c p numbers.
+    Products of the sum have the cross terms. Uses of one form stay in that form; a mixture becomes dense, at
+    n c p numbers.
     """
     first, *others = parts
     if all(type(part) is type(first) for part in others):
         joined = first.joined(others, shape)
         if joined is not None:
             return joined
-    dense = torch.stack(
-        [merge([part], shape).gradients(shape).flatten(2) for part in parts], 2
-    )  # (c, n, uses, p)
+    flat = [merge([part], shape).gradients(shape).flatten(2) for part in parts]
+    dense = torch.stack(flat, 2)  # (c, n, uses, p)
     known = [part.cancellation for part in parts]
     if all(each is None for each in known):
         return sum_over_uses(dense)

@@ -1,7 +1,8 @@
 """What no rule covers: plain autograd, at the one module that uses the parameter, one text at a time.
 
-The module's call is repeated with one text's part of its arguments, the parameter asking for a gradient, and the gradient
-that the watched backward pass left at its outputs is sent through it. The rest of the network runs once, in its batch.
+The module's call is repeated with one text's part of its arguments, the parameter asking for a gradient, and
+the gradient that the watched backward pass left at its outputs is sent through it. The rest of the network
+runs once, in its batch.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def fallback_gradients(
 ) -> list[DenseFactors]:
     """Return the parameters' gradients (c, n, p) by autograd through one module's call.
 
-    Cost: one forward and c backward passes of the module alone for each of the n examples; n c p numbers a parameter.
+    Cost: one forward and c backward passes of the module alone for each of the n examples; n c p numbers a
+    parameter.
 
     Raises:
         BatchAxisLostError: an output without the batch axis, or one that an example alone does not reproduce.
@@ -60,16 +62,16 @@ def fallback_gradients(
                     for o, g in zip(outputs, gradients, strict=True)
                     if g is not None and o.requires_grad
                 ]
-                found: Sequence[Tensor | None] = [None] * len(parameters)
+                at_parameters: Sequence[Tensor | None] = [None] * len(parameters)
                 if used:
-                    found = torch.autograd.grad(
+                    at_parameters = torch.autograd.grad(
                         [o for o, _ in used],
                         parameters,
                         [g for _, g in used],
                         retain_graph=True,
                         allow_unused=True,
                     )
-                for row, parameter, gradient in zip(rows, parameters, found, strict=True):
+                for row, parameter, gradient in zip(rows, parameters, at_parameters, strict=True):
                     row.append(
                         torch.zeros_like(parameter).flatten() if gradient is None else gradient.flatten()
                     )
@@ -92,7 +94,10 @@ def _is_float(value: Any) -> bool:
 
 
 def _same(record: Record, outputs: Sequence[Tensor], example: int, count: int) -> None:
-    """Refuse a module that gives an example something else when it is alone: its arguments were cut wrongly, or it mixes examples."""
+    """Raise if a module gives an example something else when it is alone.
+
+    Then its arguments were cut wrongly, or it mixes examples.
+    """
     for whole, alone in zip(record.outputs, outputs, strict=True):
         expected = _of(whole, example, count)
         tolerance = 1e4 * torch.finfo(whole.dtype).eps

@@ -28,14 +28,13 @@ class Extent(NamedTuple):
 class Factors(ABC):
     """The gradients (c, n, *shape) of one parameter, for n examples and c logits.
 
-    A form is a frozen dataclass. Its tensors are annotated with their axes, an example's being n and a logit's c: that is how
-    they are cut, moved and written to files. Beside them it may hold plain values, and tuples of factors.
+    A form is a frozen dataclass. Its tensors are annotated with their axes, an example's being n and a
+    logit's c: that is how they are cut, moved and written to files. Beside them it may hold plain values, and
+    tuples of factors.
     """
 
     form: ClassVar[str]  # its name in files
-    has_inputs: ClassVar[bool] = (
-        False  # the gradient is G = sum_t g_t x_t^T with inputs x_t that are known, as LoRA needs
-    )
+    has_inputs: ClassVar[bool] = False  # G = sum_t g_t x_t^T with inputs x_t that are known, as LoRA needs
     forms: ClassVar[dict[str, type[Factors]]] = {}
 
     def __init_subclass__(cls) -> None:
@@ -50,7 +49,7 @@ class Factors(ABC):
 
     @abstractmethod
     def weighted_sum(self, weights: Tensor, shape: Size, signs: bool) -> Tensor:
-        """Return sum_nc weights[n, c] gradient[c, n] of this shape, or of the gradients' signs, in float64 as the weights are."""
+        """Return sum_nc weights[n, c] gradient[c, n], or of signs, in this shape and in float64."""
 
     @abstractmethod
     def extents(self) -> list[Extent]:
@@ -60,11 +59,11 @@ class Factors(ABC):
 
     @property
     def cancellation(self) -> Tensor | None:
-        """The largest |sum_t a_t| / sum_t |a_t| of each coordinate [p] in the batch, a_t being its terms; None: not known."""
+        """Return each coordinate's largest |sum_t a_t| / sum_t |a_t| [p] over terms a_t; None: unknown."""
         return None
 
     def silenced(self, mask: Tensor) -> Factors:
-        """Return the factors with these coordinates [p] set to zero; only a form whose cancellation is known has such."""
+        """Return the factors with these coordinates [p] set to zero; a form without cancellation has none."""
         return self
 
     def members(self) -> tuple[Factors | None, ...]:
@@ -72,17 +71,17 @@ class Factors(ABC):
         return (self,)
 
     def joined(self, others: Sequence[Self], shape: Size) -> Factors | None:
-        """Return the sum with the same parameter's factors from other uses, in this form; None if it is none of this form."""
+        """Return the sum with the same parameter's factors of other uses; None if it is not of this form."""
         return None if others else self
 
     def with_inputs(self, change: Callable[[str, Tensor], Tensor], name: str) -> Factors:
-        """Return the factors whose inputs [..., i] are what ``change`` makes of them, and of the name of what they are inputs of."""
+        """Return the factors with inputs that ``change`` makes of a matrix's name and its inputs [..., i]."""
         raise TypeError(f"{type(self).__name__} has no inputs")
 
     # the inner contraction
 
     def is_exact_in_terms(self, signed: bool) -> bool:
-        """True where kernels, with signs taken or without, are sums of products of terms."""
+        """Return whether kernels, with signs taken or without, are sums of products of terms."""
         return False
 
     def terms(self) -> Terms:
@@ -94,7 +93,7 @@ class Factors(ABC):
         return (id(self),)
 
     def without_padding(self, others: Sequence[Self]) -> tuple[list[Terms], int]:
-        """Return the terms of several parameters of equal inputs, this one's first, but for padding; and how many bytes were copied."""
+        """Return the terms of this and others of equal inputs, without padding; and the bytes copied."""
         return [part.terms() for part in (self, *others)], 0
 
     # materialising
@@ -110,16 +109,16 @@ class Factors(ABC):
     # what follows from the tensors and their axes
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return the tensors that hold examples' numbers; the last one's dtype and device are the gradients'."""
+        """Return the tensors that hold examples' numbers; the last has the gradients' dtype and device."""
         axes = self._axes()
-        found: list[Tensor] = []
+        held: list[Tensor] = []
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
-                found += [value] if "n" in axes[field.name] else []
+                held += [value] if "n" in axes[field.name] else []
             elif isinstance(value, tuple):
-                found += [tensor for part in value if part is not None for tensor in part.tensors()]
-        return tuple(found)
+                held += [tensor for part in value if part is not None for tensor in part.tensors()]
+        return tuple(held)
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> Self:
         """Return factors whose tensors are what ``change`` makes of them."""

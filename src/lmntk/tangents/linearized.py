@@ -1,7 +1,8 @@
 """A model linearized at its pre-trained weights, f(x; theta_0) + <grad f(x; theta_0), v>, in one pass a text.
 
-The slope is a directional derivative: forward-mode differentiation carries it along with the forward pass, for all logits at once, at
-about three times its cost. Where a network has a step that forward mode does not know, or gets wrong, it is taken backward, twice.
+The slope is a directional derivative: forward-mode differentiation carries it along with the forward pass,
+for all logits at once, at about three times its cost. Where a network has a step that forward mode does not
+know, or gets wrong, it is taken backward, twice.
 """
 
 from __future__ import annotations
@@ -17,23 +18,26 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lmntk.errors import ModelError
 from lmntk.models.state import Batch, frozen
 
-# Of the largest slope of two texts, between the two ways. Llama-like models compute norms in float32 whatever their weights are.
+# Of the largest slope of two texts, between the two ways. Llama-like models compute norms in float32 whatever
+# their weights are.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
 CHECKED = 2  # texts of the first batch on which the two ways are compared
 
 
 class LinearizedModel(nn.Module):
-    """f_lin(x) = f(x; theta_0) + <grad f(x; theta_0), v>: what a model becomes whose weights move by v and whose features stay.
+    """f_lin(x) = f(x; theta_0) + <grad f(x; theta_0), v>: weights move by v, and features stay.
 
     Args:
         model: from a batch to logits [n, c]; it is left as it is, in eval mode while it is looked at.
-        direction: v, by the names of ``model.named_parameters()``, each of its parameter's shape; parameters that are not named stay.
+        direction: v, by the names of ``model.named_parameters()``, each of its parameter's shape; parameters
+            that are not named stay.
 
     Attributes:
         direction: v as an ``nn.ParameterDict``, a dot in a name being a slash.
         backward: True once forward mode turned out not to do for this model; None before the first batch.
 
-    Cost: three forward passes, or with ``backward`` about six. Memory: that of two forward passes; with ``backward`` of a training step.
+    Cost: three forward passes, or with ``backward`` about six. Memory: that of two forward passes; with
+    ``backward`` of a training step.
 
     Example:
         >>> LinearizedModel(model, {"head.weight": v})(batch).shape  # doctest: +SKIP
@@ -46,7 +50,8 @@ class LinearizedModel(nn.Module):
         for name, tensor in direction.items():
             if name not in parameters:
                 raise ModelError(
-                    f"the model has no parameter {name!r}, which the direction has; it was made with another model"
+                    f"the model has no parameter {name!r}, which the direction has; "
+                    "it was made with another model"
                 )
             if tensor.shape != parameters[name].shape:
                 shapes = f"{tuple(tensor.shape)}, not {tuple(parameters[name].shape)}"
@@ -90,13 +95,17 @@ class LinearizedModel(nn.Module):
             with forward_ad.dual_level():
                 duals = {}
                 for name, v in self._named().items():
-                    duals[name] = forward_ad.make_dual(parameters[name].detach(), v)  # type: ignore[no-untyped-call]
-                found = functional_call(self.model, duals, (batch,), tie_weights=True)
-                logits, slopes = forward_ad.unpack_dual(found)  # type: ignore[no-untyped-call]
+                    weight = parameters[name].detach()
+                    duals[name] = forward_ad.make_dual(weight, v)  # type: ignore[no-untyped-call]
+                dual = functional_call(self.model, duals, (batch,), tie_weights=True)
+                logits, slopes = forward_ad.unpack_dual(dual)  # type: ignore[no-untyped-call]
         return logits, torch.zeros_like(logits) if slopes is None else slopes
 
     def _by_double_backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The slope J v is the derivative of u J v, which is linear in u, with respect to u; u J is an ordinary backward pass."""
+        """Return logits and slopes J v, each the derivative with respect to u of u J v, which is linear in u.
+
+        u J is an ordinary backward pass.
+        """
         parameters, named, trained = (
             dict(self.model.named_parameters()),
             self._named(),
@@ -116,9 +125,9 @@ class LinearizedModel(nn.Module):
     def _forward_mode_is_right(self, batch: Batch) -> bool:
         with torch.no_grad():
             try:
-                _, found = self._by_forward_mode(batch)
+                _, slopes = self._by_forward_mode(batch)
             except RuntimeError:  # NotImplementedError is one
                 return False
             _, expected = self._by_double_backward(batch)
         scale = float(expected.abs().max())
-        return float((found - expected).abs().max()) <= TOLERANCE.get(found.dtype, 1e-2) * scale
+        return float((slopes - expected).abs().max()) <= TOLERANCE.get(slopes.dtype, 1e-2) * scale

@@ -1,9 +1,10 @@
 """Coordinates whose gradient is zero in real arithmetic, and rounding noise in floating point.
 
-Softmax does not see a shift that all keys share, so an attention key's bias has no gradient (without rotary positions);
-what autograd returns there is rounding error, and its *sign* is a coin toss that every text and batch throws anew.
-Such coordinates are found by their numbers, never by name: the terms that they sum cancel to rounding error for every
-text and every logit. They are set to zero, so that sign(0) = 0 leaves them out of the sign kernels.
+Softmax does not see a shift that all keys share, so an attention key's bias has no gradient (without rotary
+positions); what autograd returns there is rounding error, and its *sign* is a coin toss that every text and
+batch throws anew. Such coordinates are found by their numbers, never by name: the terms that they sum cancel
+to rounding error for every text and every logit. They are set to zero, so that sign(0) = 0 leaves them out of
+the sign kernels.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from torch import Tensor
 from lmntk.tangents.factors import Tangents
 from lmntk.tangents.form import Factors
 
-# Measured in float32 on a trained 6-layer BERT, 64 texts: key biases cancel to 10-80 epsilons, those of one nearly idle
-# head to 25,000; the least cancelling of all other coordinates to 850,000.
+# Measured in float32 on a trained 6-layer BERT, 64 texts: key biases cancel to 10-80 epsilons, those of one
+# nearly idle head to 25,000; the least cancelling of all other coordinates to 850,000.
 NOISE_EPSILONS = 50_000
 
 
@@ -38,7 +39,7 @@ class NoiseSearch:
                 self._largest[name] = torch.maximum(seen, cancellation.to(seen.device))
 
     def masks(self) -> dict[str, Tensor]:
-        """Return, for each parameter that has any, the mask [p] of its coordinates that are rounding noise in every batch."""
+        """Return the masks [p] of coordinates that are rounding noise in every batch, where there are any."""
         masks = {
             name: (ratio > 0) & (ratio < NOISE_EPSILONS * torch.finfo(ratio.dtype).eps)
             for name, ratio in self._largest.items()
@@ -47,7 +48,7 @@ class NoiseSearch:
 
 
 def noise_coordinates(batches: Sequence[Tangents]) -> dict[str, Tensor]:
-    """Return, for each parameter that has any, the mask [p] of its coordinates that are rounding noise in every batch."""
+    """Return the masks [p] of coordinates that are rounding noise in every batch, where there are any."""
     search = NoiseSearch()
     for batch in batches:
         search.add(batch)
@@ -55,7 +56,7 @@ def noise_coordinates(batches: Sequence[Tangents]) -> dict[str, Tensor]:
 
 
 def silence(tangents: Tangents, masks: Mapping[str, Tensor]) -> Tangents:
-    """Return the tangents with the masked coordinates set to zero; what is not masked is shared, or stays on disk."""
+    """Return the tangents with the masked coordinates set to zero; all else is shared, or stays on disk."""
     if not masks:
         return tangents
     names = masks.keys() & tangents.factors.keys()

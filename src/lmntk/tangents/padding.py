@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def alive_uses(output_gradients: Tensor) -> Tensor:
-    """Return the mask [n, t] of the uses whose output gradient [c, n, t, o] is not exactly zero for every logit."""
+    """Return the mask [n, t] of the uses whose output gradient [c, n, t, o] is not zero for every logit."""
     alive = (output_gradients[..., 0] != 0).any(0)  # one coordinate settles nearly every use
     unsettled = ~alive
     if bool(unsettled.any()):
@@ -18,8 +18,9 @@ def alive_uses(output_gradients: Tensor) -> Tensor:
 def drop_empty_uses(inputs: Tensor, output_gradients: Tensor) -> tuple[Tensor, Tensor]:
     """Return both without the uses whose output gradient is exactly zero for every logit.
 
-    Padding is such, and in a network's top block everything but the keys' and values' rows at the position that is
-    read. Examples keep their own uses in order; where they have different numbers of them, zeros fill up.
+    Padding is such, and in a network's top block everything but the keys' and values' rows at the position
+    that is read. Examples keep their own uses in order; where they have different numbers of them, zeros fill
+    up.
     """
     alive = alive_uses(output_gradients)
     most = max(1, int(alive.sum(1).max()))

@@ -1,14 +1,15 @@
-"""Tables of relative positions, which networks use without a batch axis: watched, every example gets the table as its own.
+"""Tables of relative positions, which networks use without a batch axis: every example gets its own.
 
 T5 and its like look a bias up once for the whole batch: what they hand on is expanded over the examples.
 
-DeBERTa (v2, v3) has a table E [2 k, i] of distances from -k to k, normalised, which every attention layer projects and compares with
-its queries and keys: for a query at t and a key at s
+DeBERTa (v2, v3) has a table E [2 k, i] of distances from -k to k, normalised, which every attention layer
+projects and compares with its queries and keys: for a query at t and a key at s
 
-    score[t, s] = q_t . k_s + q_t . (W_k E)[k + t - s] + k_s . (W_q E)[k - t + s]        up to scales and biases
+    score[t, s] = q_t . k_s + q_t . (W_k E)[k + t - s] + k_s . (W_q E)[k - t + s]    up to scales, biases
 
-Every example gets the same rows, E[n, r, i], as the encoder hands them on; the norm and the projections see ordinary inputs with a
-batch axis, and their rules apply. Only rows in reach of the batch's longest text take part, two for each of its tokens at most.
+Every example gets the same rows, E[n, r, i], as the encoder hands them on; the norm and the projections see
+ordinary inputs with a batch axis, and their rules apply. Only rows in reach of the batch's longest text take
+part, two for each of its tokens at most.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from lmntk.tangents.watching import Record, Watch
 
 
 def is_bias_owner(module: nn.Module) -> bool:
-    """True for an attention that computes a bias from a table of relative positions (T5 and its like)."""
+    """Return whether an attention computes a bias from a table of relative positions (T5 and its like)."""
     return callable(getattr(module, "compute_bias", None)) and isinstance(
         getattr(module, "relative_attention_bias", None), nn.Embedding
     )
 
 
 def is_disentangled(module: nn.Module) -> bool:
-    """True for an attention that projects a table of relative positions, [1, r, i], for all heads of all examples (DeBERTa)."""
+    """Return whether an attention projects a table of relative positions, [1, r, i] (DeBERTa)."""
     numbers = (getattr(module, name, None) for name in ("num_attention_heads", "pos_ebd_size"))
     return callable(getattr(module, "disentangled_attention_bias", None)) and all(
         isinstance(number, int) for number in numbers
@@ -40,7 +41,7 @@ def is_disentangled(module: nn.Module) -> bool:
 
 
 def is_distance_owner(module: nn.Module) -> bool:
-    """True for an encoder that owns the table of such attentions."""
+    """Return whether an encoder owns the table of such attentions."""
     has_table = callable(getattr(module, "get_rel_embedding", None)) and isinstance(
         getattr(module, "rel_embeddings", None), nn.Embedding
     )
@@ -49,7 +50,7 @@ def is_distance_owner(module: nn.Module) -> bool:
 
 @contextmanager
 def relative_positions_watched(model: nn.Module, watch: Watch) -> Iterator[None]:
-    """Give the model's relative positions a batch axis, and keeps records of their tables, while the body runs."""
+    """Give relative positions a batch axis, and keep their tables' records, while the body runs."""
     with ExitStack() as stack:
         for module in model.modules():
             if is_bias_owner(module):
@@ -91,7 +92,7 @@ def _watch_bias(module: Any, watch: Watch, stack: ExitStack) -> None:
 
 
 def _watch_distances(encoder: Any, watch: Watch, stack: ExitStack) -> None:
-    """Make ``get_rel_embedding`` hand on rows [n, r, i], as if every example had looked them up in the table."""
+    """Make ``get_rel_embedding`` hand on rows [n, r, i], as if every example had looked them up."""
     table = encoder.rel_embeddings
     original = encoder.get_rel_embedding
     positions: Any = getattr(encoder, "get_rel_pos", None)
@@ -103,18 +104,18 @@ def _watch_distances(encoder: Any, watch: Watch, stack: ExitStack) -> None:
 
     def get_rel_pos(hidden_states: Any, query_states: Any = None, relative_pos: Any = None) -> Any:
         nonlocal reach
-        found = positions(hidden_states, query_states, relative_pos)
-        known = can_narrow and query_states is None and isinstance(found, Tensor) and found.numel() > 0
-        reach = min(half, int(found.abs().max()) + 1) if known else half
-        return found
+        distances = positions(hidden_states, query_states, relative_pos)
+        known = (
+            can_narrow and query_states is None and isinstance(distances, Tensor) and distances.numel() > 0
+        )
+        reach = min(half, int(distances.abs().max()) + 1) if known else half
+        return distances
 
     def get_rel_embedding() -> Any:
-        rows = (
-            torch.arange(half - reach, half + reach) if reach < half else torch.arange(table.num_embeddings)
-        )
-        outwards = torch.argsort(
-            (rows - half).abs(), stable=True
-        )  # a short text's rows are the first of a long one's
+        span = (half - reach, half + reach) if reach < half else (0, table.num_embeddings)
+        rows = torch.arange(*span)
+        # a short text's rows are the first of a long one's
+        outwards = torch.argsort((rows - half).abs(), stable=True)
         ids = rows[outwards].to(table.weight.device)
         values = table.weight[ids].expand(watch.count, -1, -1)
         record = Record(table, (ids.expand(watch.count, -1),), {}, [values.detach()])
@@ -122,24 +123,24 @@ def _watch_distances(encoder: Any, watch: Watch, stack: ExitStack) -> None:
         with ExitStack() as hooks:
             for child in encoder.children():
                 hooks.callback(child.register_forward_pre_hook(_swapping(table.weight, handed)).remove)
-            found = original()
-        return handed if found is table.weight else found
+            all_rows = original()
+        return handed if all_rows is table.weight else all_rows
 
     _replace(encoder, "get_rel_embedding", get_rel_embedding, stack)
     if callable(positions):
         _replace(encoder, "get_rel_pos", get_rel_pos, stack)
 
 
-def _swapping(one: Tensor, other: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-    return lambda _, arguments: tuple(other if each is one else each for each in arguments)
+def _swapping(old: Tensor, new: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+    return lambda _, arguments: tuple(new if each is old else each for each in arguments)
 
 
 def _watch_disentangled(module: Any, watch: Watch, stack: ExitStack) -> None:
     """Make ``disentangled_attention_bias`` use every example's own rows [n, r, i], in one call for the batch.
 
-    The original projects one table for all its heads and repeats it for every example. It is told that all examples' heads are
-    heads of one example, [n h, t, i / h] as they lie, and gets their projections side by side, [1, r, n o]. Of a table that was
-    narrowed to r rows it is told that k = r / 2.
+    The original projects one table for all its heads and repeats it for every example. It is told that all
+    examples' heads are heads of one example, [n h, t, i / h] as they lie, and gets their projections side by
+    side, [1, r, n o]. Of a table that was narrowed to r rows it is told that k = r / 2.
     """
     original = module.disentangled_attention_bias
 
@@ -177,7 +178,7 @@ def _watch_disentangled(module: Any, watch: Watch, stack: ExitStack) -> None:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """True for a linear layer with torch's own forward (nobody's wrapper), of which no parameter asks for a gradient."""
+    """Return whether a layer is torch's own linear map, wrapped by nobody and asking for no gradient."""
     return (
         type(module) is nn.Linear
         and "forward" not in vars(module)
@@ -186,11 +187,12 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 def _once(linear: nn.Linear) -> Callable[[Tensor], Tensor]:
-    return lambda rows: _SharedRows.apply(rows, linear.weight, linear.bias)  # type: ignore[no-any-return, no-untyped-call]
+    apply: Any = _SharedRows.apply
+    return lambda rows: apply(rows, linear.weight, linear.bias)
 
 
 class _SharedRows(torch.autograd.Function):
-    """W x_t + b of rows [n, r, i] that are the same for every example: computed once, but each has its own gradient g W."""
+    """W x_t + b of rows [n, r, i] that all examples share: computed once, each with its own gradient g W."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -26,14 +26,13 @@ from lmntk.tangents.use import Use
 
 Rule = Callable[[Use], Iterator[tuple[nn.Parameter, Factors]]]
 RULES: dict[type[nn.Module], Rule] = {}
-RULES_BY_NAME: dict[
-    str, Rule
-] = {}  # by the ending of a class's path: every family has its own class for the same few layers
+# by the ending of a class's path: every family has its own class for the same few layers
+RULES_BY_NAME: dict[str, Rule] = {}
 CONDITIONS: dict[Rule, Callable[[Any], bool]] = {}  # what a module must be besides, for a rule by name
 
 
 def register_rule(*kinds: type[nn.Module]) -> Callable[[Rule], Rule]:
-    """Return a decorator that makes a function the rule of these kinds of module (and of their subclasses)."""
+    """Return a decorator that makes a function the rule of these kinds of module and their subclasses."""
 
     def register(rule: Rule) -> Rule:
         RULES.update(dict.fromkeys(kinds, rule))
@@ -43,7 +42,7 @@ def register_rule(*kinds: type[nn.Module]) -> Callable[[Rule], Rule]:
 
 
 def rule_of(module: nn.Module) -> Rule | None:
-    """Return the rule of the module's class: its own, one by its name's ending, or its nearest base class's; else None."""
+    """Return the rule of a module's class: its own, one by its name's ending, its base class's, or None."""
     kind = type(module)
     if kind in RULES:
         return RULES[kind]
@@ -55,7 +54,7 @@ def rule_of(module: nn.Module) -> Rule | None:
 
 @register_rule(nn.Linear)
 def linear(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
-    """Y = W x + b: gradients sum_t g_t x_t^T and sum_t g_t; of a restricted decoder only the selected rows."""
+    """Yield sum_t g_t x_t^T and sum_t g_t of y = W x + b; of a restricted decoder only the selected rows."""
     if use.selected_rows is None:
         yield from _dense_linear(use, transposed=False)
         return
@@ -70,7 +69,7 @@ def linear(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
 
 @register_rule(Conv1D)
 def transposed_linear(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
-    """GPT-2's y = x W + b, the weight stored as [i, o]."""
+    """Yield the gradients of GPT-2's y = x W + b, the weight stored as [i, o]."""
     yield from _dense_linear(use, transposed=True)
 
 
@@ -83,10 +82,10 @@ def _dense_linear(use: Use, transposed: bool) -> Iterator[tuple[nn.Parameter, Fa
 
 @register_rule(nn.Embedding)
 def embedding(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
-    """A lookup: the row of a token gets the gradients at its places; the padding row gets none, by torch's definition.
+    """Yield a lookup's: a token's row gets the gradients at its places, the padding row none, as in torch.
 
-    Subclasses that move ids or scale what they find (OPT's and BART's positions, Gemma's words) are seen through by looking
-    up a table that holds its rows' numbers, and ones.
+    Subclasses that move ids or scale what they find (OPT's and BART's positions, Gemma's words) are seen
+    through by looking up a table that holds its rows' numbers, and ones.
     """
     module, values = use.module, use.output_gradients
     if type(module).forward is nn.Embedding.forward:
@@ -94,23 +93,23 @@ def embedding(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
     else:
         numbers = torch.arange(module.num_embeddings, dtype=module.weight.dtype, device=module.weight.device)
         probe = torch.stack([numbers, torch.ones_like(numbers)], 1)
-        found = functional_call(module, {"weight": probe}, use.arguments, use.keywords)
-        count, scale = values.shape[1], found[..., 1]
+        looked_up = functional_call(module, {"weight": probe}, use.arguments, use.keywords)
+        count, scale = values.shape[1], looked_up[..., 1]
         ids = (
-            torch.where(scale == 0, 0.0, found[..., 0] / scale)
+            torch.where(scale == 0, 0.0, looked_up[..., 0] / scale)
             .round()
             .long()
-            .reshape(found.shape[0], -1)
+            .reshape(looked_up.shape[0], -1)
             .expand(count, -1)
         )
-        values = values * scale.reshape(found.shape[0], -1).expand(count, -1)[:, :, None]
+        values = values * scale.reshape(looked_up.shape[0], -1).expand(count, -1)[:, :, None]
     if module.padding_idx is not None:
         ids = torch.where(ids == module.padding_idx, NO_ROW, ids)
     yield module.weight, RowFactors(ids, values)
 
 
 def relative_positions(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
-    """T5's relative positions: a bucket's row gets the bias gradients [c, n, heads, t, s] of the places that share the bucket."""
+    """Yield T5's: a bucket's row gets the bias gradients [c, n, heads, t, s] of the places that share it."""
     weight = use.module.weight
     buckets = use.inputs.flatten()  # (t s,)
     terms = use.output_gradients.flatten(3).movedim(2, 3)  # (c, n, t s, heads)
@@ -123,7 +122,7 @@ def relative_positions(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
 
 @register_rule(nn.LayerNorm)
 def layer_norm(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
-    """Y = xhat * scale + shift: gradients sum_t g_t * xhat_t and sum_t g_t."""
+    """Yield the gradients sum_t g_t * xhat_t and sum_t g_t of y = xhat * scale + shift."""
     module = use.module
     inputs, gradients = drop_empty_uses(use.inputs, use.output_gradients)
     if module.weight is not None:
@@ -134,11 +133,12 @@ def layer_norm(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
 
 
 def scale(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
-    """Any module whose output is affine in its ``weight``, entry by entry: y = a + weight * b, gradient sum_t g_t * b_t.
+    """Yield sum_t g_t * b_t of any module whose output is affine in its weight's entries: y = a + weight * b.
 
-    b is what the module gives for ones less what it gives for zeros: so nobody needs to know whether it scales by w (Llama) or
-    1 + w (Gemma), what it normalises by, or that DoRA's magnitude scales a whole layer. Two calls of the module. A
-    ``bias`` beside it is added to the output. The weight's axes are the output's last ones.
+    b is what the module gives for ones less what it gives for zeros: so nobody needs to know whether it
+    scales by w (Llama) or 1 + w (Gemma), what it normalises by, or that DoRA's magnitude scales a whole
+    layer. Two calls of the module. A ``bias`` beside it is added to the output. The weight's axes are the
+    output's last ones.
     """
     module, weight, gradients = use.module, use.module.weight, use.output_gradients
     c, n = gradients.shape[:2]
@@ -153,9 +153,10 @@ def scale(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
 
 
 def scaled_adapter(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
-    """IA3 at a linear layer: W (x * l) + b before a feed-forward layer, else l * (W x + b).
+    """Yield the gradients of IA3 at a linear layer: W (x * l) + b if feed-forward, else l * (W x + b).
 
-    Gradients sum_t x_t * W^T g_t, and sum_t g_t * (W x_t + b). One more call of the layer, or of its transpose.
+    Gradients sum_t x_t * W^T g_t, and sum_t g_t * (W x_t + b). One more call of the layer, or of its
+    transpose.
     """
     module = use.module
     vectors = [module.ia3_l[name] for name in module.active_adapters if name in module.ia3_l]

@@ -4,8 +4,9 @@ With a gradient a sum of few terms, sum_t g_t x_t^T,
 
     <G, G'> = sum_ts (x_t . x'_s) (g_t . g'_s)        2 T T' (i + c d o) operations a pair of examples
 
-For a table the first factor is "the same row". Signs go through it only where each coordinate is a single product: tables (their rows
-are summed per token beforehand) and rank-one gradients, sign(g x^T) = sign(g) sign(x)^T.
+For a table the first factor is "the same row". Signs go through it only where each coordinate is a single
+product: tables (their rows are summed per token beforehand) and rank-one gradients, sign(g x^T) = sign(g)
+sign(x)^T.
 """
 
 from __future__ import annotations
@@ -24,9 +25,8 @@ NO_ROW = -1  # the id of a slot that holds nothing
 PAIR_NUMBERS = 2**22  # gathered from tables at once
 WORTH_A_COPY = 0.01  # of the terms: if fewer are padding they stay
 
-Signs = tuple[
-    bool, bool
-]  # whether the rows' gradients are replaced by their signs, and whether the columns' are
+# whether the rows' gradients are replaced by their signs, and whether the columns' are
+Signs = tuple[bool, bool]
 
 
 class Terms(ABC):
@@ -40,7 +40,7 @@ class Terms(ABC):
     def products(
         self, columns: Self, signs: Mapping[str, Signs], shared: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Return the inner products [c, n, d, m] of the gradients with others', for each named way to take signs.
+        """Return the inner products [c, n, d, m] of two sides' gradients, for each named way to take signs.
 
         ``shared`` holds what parameters with the same inputs have in common, by name, and gets what it lacks.
         """
@@ -50,8 +50,8 @@ class Terms(ABC):
 class OuterTerms(Terms):
     """The terms g_t x_t^T of n examples, one below the other.
 
-    ``owners`` [n, r] has a one where a term is an example's; without it every example has as many terms, in order.
-    Memory of products: a number for each pair of terms.
+    ``owners`` [n, r] has a one where a term is an example's; without it every example has as many terms, in
+    order. Memory of products: a number for each pair of terms.
     """
 
     inputs: Tensor  # (r, i)
@@ -61,7 +61,7 @@ class OuterTerms(Terms):
 
     @classmethod
     def of(cls, inputs: Tensor, output_gradients: Tensor) -> OuterTerms:
-        """Return all terms of inputs (n, t, i) and output gradients (c, n, t, o), padding too, in their own memory."""
+        """Return all terms of inputs (n, t, i) and output gradients (c, n, t, o), padding too, as views."""
         return cls(inputs.flatten(0, 1), output_gradients.flatten(1, 2), len(inputs))
 
     def products(
@@ -94,9 +94,10 @@ class OuterTerms(Terms):
 
 
 def without_padding(inputs: Tensor, output_gradients: Sequence[Tensor]) -> list[OuterTerms]:
-    """Return the terms of several parameters with the same inputs (n, t, i), but for those that are zero for all of them: padding's.
+    """Return the terms of several parameters with the same inputs (n, t, i), but for padding's: zero for all.
 
-    What a zero is multiplied with is not looked at. Memory: a copy of the factors, where more than a hundredth of the terms goes.
+    What a zero is multiplied with is not looked at. Memory: a copy of the factors, where more than a
+    hundredth of the terms goes.
     """
     n, t, _ = inputs.shape
     alive = alive_uses(output_gradients[0])
@@ -126,7 +127,7 @@ class RowTerms(Terms):
         return by_rows(columns, signs)
 
     def _is_aligned_with(self, columns: RowTerms) -> bool:
-        """True when every example has the same row in the same slot, or none: a table of positions."""
+        """Return whether every example has the same row in the same slot, or none: a table of positions."""
         width = min(self.ids.shape[1], columns.ids.shape[1])
         slots = torch.cat([self.ids[:, :width], columns.ids[:, :width]])
         return bool(((slots == slots.amax(0)) | (slots == NO_ROW)).all())
@@ -142,7 +143,7 @@ class RowTerms(Terms):
         return blocks
 
     def _common(self, columns: RowTerms, signs: Mapping[str, Signs]) -> dict[str, Tensor]:
-        """Return the blocks of tables by the pairs of slots that hold the same row, a bounded number of them at a time.
+        """Return the blocks of tables by the pairs of slots that hold the same row, few at a time.
 
         Cost: c d i a pair of equal slots; of two texts few are equal.
         """

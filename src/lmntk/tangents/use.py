@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Use:
-    """One call of a module on a batch: what went in, and the gradient of every logit with respect to what came out."""
+    """One call of a module on a batch: what went in, and every logit's gradient at what came out."""
 
     module: Any  # the nn.Module; rules know its attributes
     inputs: Tensor  # (n, t, i), or (n, t) for ids
@@ -18,5 +18,6 @@ class Use:
     selected_rows: Tensor | None = None  # the module computed only these output rows
     arguments: tuple[Any, ...] = ()  # the call as it was, for rules that repeat it
     keywords: dict[str, Any] = field(default_factory=dict)
-    # (c, *shape) each, in the order of the module's floating-point outputs; the first is ``output_gradients``, as it came
+    # (c, *shape) each, in the order of the module's floating-point outputs; the first is
+    # ``output_gradients``, as it came
     every_gradient: tuple[Tensor, ...] = ()

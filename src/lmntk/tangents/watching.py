@@ -1,7 +1,7 @@
-"""Watching a forward pass: what goes into each module that owns parameters, and the gradient of what comes out.
+"""A forward pass watched: what goes into each module that owns parameters, and the gradient at its output.
 
-No parameter asks for a gradient. The first outputs on every path do (mostly the embeddings'), so autograd runs the input half
-of the backward pass alone and builds no weight gradient.
+No parameter asks for a gradient. The first outputs on every path do (mostly the embeddings'), so autograd
+runs the input half of the backward pass alone and builds no weight gradient.
 """
 
 from __future__ import annotations
@@ -20,20 +20,19 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 class Record:
     """One call of a module: its arguments, its outputs, and the outputs' gradients, logit by logit.
 
-    ``is_relative_positions`` marks a table of relative positions, which has no batch axis of its own: then the arguments are the
-    bucket of each pair of places [t, s], and the output is its bias, handed on for every example, [n, heads, t, s].
+    ``is_relative_positions`` marks a table of relative positions, which has no batch axis of its own: then
+    the arguments are the bucket of each pair of places [t, s], and the output is its bias, handed on for
+    every example, [n, heads, t, s].
     """
 
     module: nn.Module
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
     outputs: list[Tensor]  # floating-point tensors among the outputs, detached
-    gradients: list[dict[int, Tensor]] = field(
-        default_factory=list
-    )  # of each output, by logit; a missing one is zero
-    leaves: dict[int, Tensor] = field(
-        default_factory=dict
-    )  # the outputs from which on gradients are asked for
+    # of each output, by logit; a missing one is zero
+    gradients: list[dict[int, Tensor]] = field(default_factory=list)
+    # the outputs from which on gradients are asked for
+    leaves: dict[int, Tensor] = field(default_factory=dict)
     is_relative_positions: bool = False
 
     def __post_init__(self) -> None:
@@ -41,32 +40,32 @@ class Record:
 
     @property
     def has_gradient(self) -> bool:
-        """False when the logits do not depend on this call."""
+        """Return whether the logits depend on this call."""
         return any(self.gradients)
 
     def stacked(self, logits: int, output: int = 0) -> Tensor:
         """Return the gradient [c, *shape] of every logit with respect to one output."""
         like = self.outputs[output]
-        found = [self.gradients[output].get(logit) for logit in range(logits)]
-        parts = [torch.zeros_like(like) if gradient is None else gradient for gradient in found]
+        gradients = [self.gradients[output].get(logit) for logit in range(logits)]
+        parts = [torch.zeros_like(like) if gradient is None else gradient for gradient in gradients]
         return parts[0].unsqueeze(0) if logits == 1 else torch.stack(parts)
 
     def lifted(self, dtype: torch.dtype) -> Record:
-        """Return the record with every number of a pass in lower precision in ``dtype``: sums over uses are not to be rounded so."""
+        """Return the record in ``dtype``: sums over uses are not rounded as a pass in lower precision is."""
 
         def lift(value: Any) -> Any:
             return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
-        found = replace(
+        lifted = replace(
             self,
             arguments=tree_map(lift, self.arguments),
             keywords=tree_map(lift, self.keywords),
             outputs=list(map(lift, self.outputs)),
         )
-        found.gradients = [
+        lifted.gradients = [
             {logit: lift(gradient) for logit, gradient in each.items()} for each in self.gradients
         ]
-        return found
+        return lifted
 
 
 class Watch:
@@ -78,18 +77,16 @@ class Watch:
         self.records: list[Record] = []
 
     def add(self, record: Record, outputs: Sequence[Tensor]) -> list[Tensor]:
-        """Keep a record; returns the outputs to hand on, those that start a path as leaves that ask for a gradient."""
+        """Keep a record; return the outputs to hand on, those that start a path asking for a gradient."""
         handed = []
         for index, output in enumerate(outputs):
-            if (
-                output.is_leaf
-            ):  # nothing before it asks for a gradient (it may itself: gradient checkpointing sees to that)
+            # nothing before it asks for a gradient (it may itself: gradient checkpointing sees to that)
+            if output.is_leaf:
                 output = output.detach().requires_grad_()
                 record.leaves[index] = output
             else:
-                if (
-                    len(outputs) > 1
-                ):  # one output may be made of another: the hook is to see only what comes from outside
+                # one output may be made of another: the hook is to see only what comes from outside
+                if len(outputs) > 1:
                     output = output.view_as(output)
                 output.register_hook(self._keeper(record.gradients[index]))  # type: ignore[no-untyped-call]
             handed.append(output)
@@ -109,13 +106,13 @@ class Watch:
         for logit in range(logits.shape[1]):
             self.logit = logit
             asked = [*(leaf for _, _, leaf in leaves), *direct]
-            found = torch.autograd.grad(
+            at_asked = torch.autograd.grad(
                 logits[:, logit].sum(), asked, retain_graph=logit + 1 < logits.shape[1], allow_unused=True
             )
-            for (record, index, _), gradient in zip(leaves, found, strict=False):
+            for (record, index, _), gradient in zip(leaves, at_asked, strict=False):
                 if gradient is not None:
                     record.gradients[index][logit] = gradient
-            gradients.append(list(found[len(leaves) :]))
+            gradients.append(list(at_asked[len(leaves) :]))
         return gradients
 
 
@@ -131,18 +128,17 @@ def watched(modules: Iterable[nn.Module], watch: Watch) -> Iterator[None]:
 def _keeper(watch: Watch) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]:
     def keep(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> Any:
         flat, structure = tree_flatten(output)
-        places = [
+        indices = [
             index for index, each in enumerate(flat) if isinstance(each, Tensor) and each.is_floating_point()
         ]
-        if (
-            isinstance(module, nn.Embedding) and flat[0].shape[0] == 1 < watch.count
-        ):  # one lookup broadcast over the batch
+        # one lookup broadcast over the batch
+        if isinstance(module, nn.Embedding) and flat[0].shape[0] == 1 < watch.count:
             flat[0] = flat[0].expand(watch.count, *flat[0].shape[1:])
-        outputs = [flat[index] for index in places]
+        outputs = [flat[index] for index in indices]
         inputs, keys = tree_flatten((arguments, keywords))
         plain = tree_unflatten([each.detach() if isinstance(each, Tensor) else each for each in inputs], keys)
         record = Record(module, plain[0], plain[1], [output.detach() for output in outputs])
-        for index, handed in zip(places, watch.add(record, outputs), strict=True):
+        for index, handed in zip(indices, watch.add(record, outputs), strict=True):
             flat[index] = handed
         return tree_unflatten(flat, structure)
 

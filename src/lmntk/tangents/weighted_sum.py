@@ -1,8 +1,9 @@
-"""Weighted sums of per-example gradients, parameter by parameter: the direction v in which a solved model has moved.
+"""Weighted sums of per-example gradients, by parameter: the direction v in which a solved model has moved.
 
     v = sum_nc weights[n, c] phi(grad f_c(x_n)),   phi the identity or the sign
 
-so that sum_nc weights[n, c] <phi(grad f_c(x_n)), grad f_d(x)> = <v, grad f_d(x)> for every x, whatever the number of examples.
+so that sum_nc weights[n, c] <phi(grad f_c(x_n)), grad f_d(x)> = <v, grad f_d(x)> for every x, whatever the
+number of examples.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lmntk.tangents.factors import Tangents
 def weighted_sum(
     tangents: Tangents, weights: Tensor, parameters: Mapping[str, nn.Parameter], signs: bool = False
 ) -> dict[str, Tensor]:
-    """Return sum_nc weights[n, c] phi(gradient[c, n]) in float64, for each parameter that has a gradient, in its shape.
+    """Return sum_nc weights[n, c] phi(gradient[c, n]) in float64, for each parameter that has a gradient.
 
     Args:
         tangents: n examples.
@@ -40,7 +41,7 @@ def add_weighted_sum(
     parameters: Mapping[str, nn.Parameter],
     signs: bool = False,
 ) -> None:
-    """Add the weighted sum to ``total``, in place and parameter by parameter: beside it one parameter's part is held, not all."""
+    """Add the weighted sum to ``total``, in place; beside it one parameter's part is held, not all."""
     weights = weights.to(tangents.logits.device, torch.float64)
     for name, factors in tangents.factors.items():
         part = factors.weighted_sum(weights, parameters[name].shape, signs)
