@@ -1,4 +1,4 @@
-"""What a model is looked at on: batches, in whatever order suits the model, with results in the user's order."""
+"""Examples in batches, in whatever order suits the model, with results in the user's order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Examples:
     Attributes:
         batches: what the model is called with.
         places: for each batch, the places of its examples in the user's order.
-        texts: the encoded texts, in the user's order, if the examples are such: kernels of them are computed in bounded memory.
+        texts: the encoded texts, in the user's order, if the examples are such: kernels of them are computed
+            in bounded memory.
         pad_id: the padding token of texts.
     """
 
@@ -34,7 +35,7 @@ class Examples:
 
     @classmethod
     def of_batches(cls, batches: Sequence[Batch]) -> Examples:
-        """Returns the examples of ready batches, of any module's.
+        """Return the examples of ready batches, of any module's.
 
         Raises:
             UserError: no batch.
@@ -50,7 +51,7 @@ class Examples:
 
     @classmethod
     def of_texts(cls, texts: Sequence[EncodedText], pad_id: int, batch_size: int = 32) -> Examples:
-        """Returns encoded texts in batches of similar lengths.
+        """Return encoded texts in batches of similar lengths.
 
         Raises:
             UserError: no text.
@@ -62,11 +63,11 @@ class Examples:
         return cls(batches, tuple(map(tuple, chosen)), tuple(texts), pad_id)
 
     def __len__(self) -> int:
-        """Returns the number of examples."""
+        """Return the number of examples."""
         return sum(map(len, self.places))
 
     def alone(self) -> Examples:
-        """Returns the same examples, each in a batch of its own."""
+        """Return the same examples, each in a batch of its own."""
         if self.texts is not None:
             return Examples.of_texts(self.texts, self.pad_id, 1)
         parts = [
@@ -75,7 +76,7 @@ class Examples:
         return Examples(tuple(parts), tuple((place,) for places in self.places for place in places))
 
     def choose(self, wanted: Sequence[int]) -> Examples:
-        """Returns the examples at these places of the user's order, in the order given."""
+        """Return the examples at these places of the user's order, in the order given."""
         if self.texts is not None:
             return Examples.of_texts([self.texts[i] for i in wanted], self.pad_id, max(map(len, self.places)))
         at = {
@@ -86,12 +87,15 @@ class Examples:
         return Examples.of_batches([_slice(at[i][0], at[i][1], at[i][1] + 1) for i in wanted])
 
     def on(self, device: torch.device) -> Iterator[tuple[tuple[int, ...], dict[str, Tensor]]]:
-        """Yields each batch on a device, with its examples' places."""
+        """Yield each batch on a device, with its examples' places."""
         for places, batch in zip(self.places, self.batches, strict=True):
             yield places, {name: tensor.to(device) for name, tensor in batch.items()}
 
     def extremes(self, device: torch.device) -> dict[str, Tensor]:
-        """Returns two examples in one batch, the shortest and the longest text, or the first and last of the largest batch."""
+        """Return two examples in one batch: the shortest and the longest text.
+
+        Of examples that are no texts: the first and the last of the largest batch.
+        """
         if self.texts is not None:
             ordered = sorted(self.texts, key=lambda text: text.length)
             batch: Batch = collate([ordered[0], ordered[-1]][: len(ordered)], self.pad_id)
@@ -105,13 +109,16 @@ class Examples:
 def fitted(
     model: nn.Module, examples: Examples, trainable: Mapping[str, nn.Parameter]
 ) -> tuple[Examples, Coverage]:
-    """Returns the examples in batches that the model keeps apart, and how its gradients are captured; see ``check_coverage``."""
+    """Return the examples in batches that the model keeps apart, and the coverage of its gradients.
+
+    See ``check_coverage``.
+    """
     coverage = check_coverage(model, examples.extremes(device_of(model)), trainable)
     return (examples if coverage.batched else examples.alone()), coverage
 
 
 def logits_of(model: nn.Module, examples: Examples) -> Array:
-    """Returns the logits [n, c] float64 in eval mode, in the user's order."""
+    """Return the logits [n, c] float64 in eval mode, in the user's order."""
     found: dict[int, Tensor] = {}
     with frozen(model), torch.no_grad():
         for places, batch in examples.on(device_of(model)):
@@ -120,7 +127,7 @@ def logits_of(model: nn.Module, examples: Examples) -> Array:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Returns where a model's parameters are."""
+    """Return the device of a model's parameters."""
     return next(model.parameters()).device
 
 

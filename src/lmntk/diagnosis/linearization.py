@@ -16,14 +16,16 @@ from lmntk.tangents.linearized import LinearizedModel
 
 @dataclass(frozen=True, eq=False)
 class Linearized:
-    """Logits [n, c] float64 before fine-tuning, and of the model linearized at theta_0 and moved to the fine-tuned weights."""
+    """Logits [n, c] float64 before fine-tuning, and after it of the model linearized at theta_0."""
 
     before: Array
     after: Array
 
 
 def change_of(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns theta_FT - theta_0 by parameter, the difference taken in the wider of the two types; parameters that are not named stay.
+    """Return theta_FT - theta_0 by parameter; parameters that are not named stay.
+
+    The difference is taken in the wider of the two types.
 
     Raises:
         ModelError: a name that the model does not have, or another shape.
@@ -38,7 +40,8 @@ def change_of(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
                 else "no such parameter"
             )
             raise ModelError(
-                f"the weights have {name!r} with {tuple(value.shape)}, and the model {found}; they are of another model"
+                f"the weights have {name!r} with {tuple(value.shape)}, and the model {found}; "
+                "they are of another model"
             )
         before = parameters[name].detach()
         wide = torch.promote_types(before.dtype, value.dtype)
@@ -47,7 +50,7 @@ def change_of(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def linearized_logits(model: nn.Module, examples: Examples, weights: Mapping[str, Tensor]) -> Linearized:
-    """Returns the logits before, and the linearized logits after fine-tuning.
+    """Return the logits before, and the linearized logits after fine-tuning.
 
     Args:
         model: at theta_0.
@@ -70,6 +73,6 @@ def linearized_logits(model: nn.Module, examples: Examples, weights: Mapping[str
 
 
 def recovered_share(zero_shot: float, fine_tuned: float, linearized: float) -> float:
-    """Returns (linearized - zero-shot) / (fine-tuned - zero-shot), of a metric; nan where fine-tuning gained nothing."""
+    """Return (linearized - zero-shot) / (fine-tuned - zero-shot) of a metric; nan without a gain."""
     gain = fine_tuned - zero_shot
     return (linearized - zero_shot) / gain if gain > 0 else float("nan")

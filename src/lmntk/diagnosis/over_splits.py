@@ -1,6 +1,7 @@
-"""Statistics over the splits of a task: one verdict, one comparison of SignGD with Adam, and the means beside them.
+"""Statistics over the splits of a task: one verdict, one comparison of SignGD with Adam, and the means.
 
-The three tests are those of the means over the splits, with the error that the splits and the test texts leave.
+The three tests are those of the means over the splits, with the error that the splits and the test texts
+leave.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def over_splits(
 
     Args:
         diagnoses: of single splits, each as ``diagnosis/*.json`` has it.
-        comparisons: of SignGD and Adam, each with the ``task``, ``k`` and ``mode`` of its split, and the ending
-            of the methods' names.
+        comparisons: of SignGD and Adam, each with the ``task``, ``k`` and ``mode`` of its split, and the
+            ending of the methods' names.
         titles: the tasks' names in print.
     """
     verdicts = []
@@ -117,7 +118,8 @@ def _ended(diagnoses: Sequence[Record]) -> list[Record]:
 def task_comparison(comparisons: Sequence[Comparison], names: tuple[str, str]) -> Comparison:
     """Return the comparison of two fine-tunings over the splits of a task: their means, and the error left.
 
-    The error is that of a verdict over splits, ``error_over_splits``. One split alone keeps its own comparison.
+    The error is that of a verdict over splits, ``error_over_splits``. One split alone keeps its own
+    comparison.
 
     Args:
         comparisons: of each split, as ``compare`` has it.
@@ -144,8 +146,8 @@ def task_comparison(comparisons: Sequence[Comparison], names: tuple[str, str]) -
     agreement = float(np.mean([each.agreement for each in comparisons]))
     differs = bool(abs(differences.mean()) > SURE * error)
     sentence = (
-        f"{names[0]} has {100 * first:.1f} % and {names[1]} {100 * second:.1f} % over {len(comparisons)} splits, "
-        f"{'more than' if differs else 'within'} twice the error of {100 * error:.1f} points apart; "
+        f"{names[0]} has {100 * first:.1f} % and {names[1]} {100 * second:.1f} % over {len(comparisons)} "
+        f"splits, {'more than' if differs else 'within'} twice the error of {100 * error:.1f} points apart; "
         f"they agree on {100 * agreement:.1f} % of the test texts"
     )
     return Comparison(first, second, error, agreement, differs, sentence)
@@ -154,11 +156,11 @@ def task_comparison(comparisons: Sequence[Comparison], names: tuple[str, str]) -
 def task_verdict(diagnoses: Sequence[Record]) -> Verdict:
     """Return the verdict on a task from its splits' diagnoses, each as ``Diagnosis.as_dict`` has it.
 
-    Metrics and distances are averaged over the splits, and the thresholds are those of one split. A mean that is
-    nearer to its threshold than its standard error cannot be told from it, and a gain must be twice its error.
-    The error of a metric is that over the splits, and that of the test texts that they share, squares added; a
-    distance's is that over the splits. Splits whose training diverged are left out, and counted in the reason.
-    One split alone keeps its own verdict.
+    Metrics and distances are averaged over the splits, and the thresholds are those of one split. A mean that
+    is nearer to its threshold than its standard error cannot be told from it, and a gain must be twice its
+    error. The error of a metric is that over the splits, and that of the test texts that they share, squares
+    added; a distance's is that over the splits. Splits whose training diverged are left out, and counted in
+    the reason. One split alone keeps its own verdict.
 
     Raises:
         UserError: no diagnosis, or of different tasks, k, modes, metrics or methods.
@@ -200,7 +202,7 @@ def _whole_error(margins: Array, ended: Sequence[Record], parts: Parts) -> float
 
 
 def _answer(margins: Array, error: float) -> bool | None:
-    """Return whether the mean margin over the splits is at least 0; None if it is nearer to 0 than its error."""
+    """Return whether the mean margin over the splits is at least 0; None where the error is larger."""
     mean = float(margins.mean())
     return None if abs(mean) < NEAR * error else mean >= 0
 
@@ -208,8 +210,8 @@ def _answer(margins: Array, error: float) -> bool | None:
 def _words(passed: bool | None, error: float, threshold: str) -> str:
     if passed is None:
         return (
-            f", and the error of {100 * error:.1f} points over splits and texts is too much to tell it from the "
-            f"{threshold} asked for"
+            f", and the error of {100 * error:.1f} points over splits and texts is too much to tell it from "
+            f"the {threshold} asked for"
         )
     return f", {'at least' if passed else 'less than'} {threshold}"
 
@@ -242,7 +244,10 @@ def _recovers(ended: Sequence[Record]) -> Test:
     of = f"from {100 * zero_shot.mean():.1f} % to {100 * fine_tuned.mean():.1f} %"
     error = _whole_error(gain, ended, [(1.0, "fine_tuned"), (-1.0, "zero_shot")])
     if gain.mean() <= 0:
-        why = f"fine-tuning gained nothing over {len(ended)} splits, {of}, so there is no gain to recover a share of"
+        why = (
+            f"fine-tuning gained nothing over {len(ended)} splits, {of}, so there is no gain to recover a "
+            "share of"
+        )
         return Test(name, None, RECOVERS, None, why)
     if gain.mean() < SURE * error:
         why = f"fine-tuning gained {100 * gain.mean():.1f} points over {len(ended)} splits, {of}, "

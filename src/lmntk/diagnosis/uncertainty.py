@@ -1,4 +1,4 @@
-"""How sure a difference between metrics on one test set is."""
+"""Standard errors of differences between metrics on one test set."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ PSEUDO_TEXTS = 2  # Agresti and Min (2005) add half a text in each cell of the 2
 
 
 def standard_error(metric: str, labels: Sequence[int], parts: Sequence[tuple[float, Sequence[int]]]) -> float:
-    """Returns the standard error of sum_j w_j metric(labels, predictions_j), all on the same m test texts.
+    """Return the standard error of sum_j w_j metric(labels, predictions_j), all on the same m test texts.
 
-    The jackknife's: with s_i what the sum comes to without text i, sqrt((m - 1) / m sum_i (s_i - mean)^2). For accuracies that is the
-    paired binomial error. Few texts on which all agree would make it 0, so it is at least the error of the weighted accuracies with two
-    texts added, spread evenly over all cases of who is right and who is wrong (of two methods: Agresti and Min 2005).
+    The jackknife's: with s_i what the sum comes to without text i, sqrt((m - 1) / m sum_i (s_i - mean)^2).
+    For accuracies that is the paired binomial error. Few texts on which all agree would make it 0, so it is
+    at least the error of the weighted accuracies with two texts added, spread evenly over all cases of who is
+    right and who is wrong (of two methods: Agresti and Min 2005).
 
     Args:
         metric: ``accuracy`` or ``f1``.
@@ -29,7 +30,10 @@ def standard_error(metric: str, labels: Sequence[int], parts: Sequence[tuple[flo
 def error_of_mean(
     metric: str, labels: Sequence[int], splits: Sequence[Sequence[tuple[float, Sequence[int]]]]
 ) -> float:
-    """Returns ``standard_error`` of the mean over splits of the same weighted sum, of other predictions for the same test texts."""
+    """Return ``standard_error`` of the mean over splits of the same weighted sum.
+
+    The splits share their test texts, and have predictions of their own.
+    """
     truth = np.asarray(labels)
     m, n = len(truth), len(splits)
     every = [(w / n, found) for parts in splits for w, found in parts]
@@ -53,10 +57,13 @@ def error_over_splits(
     labels: Sequence[Sequence[int]],
     splits: Sequence[Sequence[tuple[float, Sequence[int]]]],
 ) -> float:
-    """Returns the standard error of the mean over two splits or more of weighted sums of metrics, over the splits and the test texts.
+    """Return the standard error of the mean over splits of weighted sums of metrics.
 
-    Of one test set, whose luck all splits share, their squares are added; what texts do differently in every split is in both, so that
-    the error is rather too large. Test texts of each split's own are in the spread over the splits already: the larger of the two counts.
+    It is the error over two splits or more and over the test texts.
+
+    Of one test set, whose luck all splits share, their squares are added; what texts do differently in every
+    split is in both, so that the error is rather too large. Test texts of each split's own are in the spread
+    over the splits already: the larger of the two counts.
 
     Args:
         metric: ``accuracy`` or ``f1``.
@@ -74,7 +81,7 @@ def error_over_splits(
 
 
 def _without_each(metric: str, truth: Array, found: Array) -> Array:
-    """Returns the metric [m] without each text in turn."""
+    """Return the metric [m] without each text in turn."""
     m = len(truth)
     if metric != "f1":
         right = (truth == found).astype(np.float64)

@@ -13,7 +13,7 @@ from lmntk.prompts.encoded_text import EncodedText
 
 
 def logits_of(model: nn.Module, texts: Sequence[EncodedText], pad_id: int, batch_size: int = 32) -> Tensor:
-    """Returns the logits [n, c] of texts in eval mode, float64, on the processor, in the order of the texts."""
+    """Return the logits [n, c] of texts in eval mode, float64, on the processor, in their order."""
     device = next(model.parameters()).device
     found: list[Tensor] = []
     order = length_sorted_batches([text.length for text in texts], batch_size)

@@ -38,7 +38,7 @@ COSTS = (1.0, 10.0, 100.0)  # not the reference's, which leaves 1; costs act on 
 
 @dataclass(frozen=True)
 class Options:
-    """What is the same for all settings of a grid; see `solve_grid`."""
+    """The options that all settings of a grid share; see `solve_grid`."""
 
     leave_one_out: bool = False
     f0_fit: F0Fit = "residual"
@@ -57,7 +57,10 @@ class Solver:
 
 
 def default_grid(solver: str, *, with_f0: bool = True) -> dict[str, tuple[float, ...]]:
-    """Return the settings of a solver that are tried by default; without pre-trained logits only f0_scale = inf is left."""
+    """Return the default settings of a solver.
+
+    Without pre-trained logits only f0_scale = inf is left.
+    """
     grid = dict(_solver(solver).grid)
     if "f0_scale" in grid and not with_f0:
         grid["f0_scale"] = (float("inf"),)
@@ -75,12 +78,14 @@ def solve_grid(
 ) -> list[GridResult]:
     """Solve every combination of the grid's values; one result each, in the order of the product.
 
-    `grid` replaces the default values for the names it has. `leave_one_out` (ridge only) adds exact leave-one-out decisions;
-    `rank_tolerance` (ridge; see RidgePath) says which eigenvalues count as zero; `f0_fit` (asym; see AsymmetricSVM) how f0 enters.
-    Cost: ridge and logistic one eigendecomposition of [N C, N C], asym one SVD of [N, N] a class, svc and svr one SVM a setting.
+    `grid` replaces the default values for the names it has. `leave_one_out` (ridge only) adds exact
+    leave-one-out decisions; `rank_tolerance` (ridge; see RidgePath) says which eigenvalues count as zero;
+    `f0_fit` (asym; see AsymmetricSVM) how f0 enters. Cost: ridge and logistic one eigendecomposition of [N C,
+    N C], asym one SVD of [N, N] a class, svc and svr one SVM a setting.
 
     Raises:
-        UserError: unknown solver, a formula that the solver does not take, unknown or empty grid entries, or bad input.
+        UserError: unknown solver, a formula that the solver does not take, unknown or empty grid entries, or
+            bad input.
 
     Example:
         results = solve_grid("ridge", inputs)
@@ -130,7 +135,10 @@ def _offsets(inputs: SolverInputs, scale: float) -> dict[str, Array]:
 
 
 def _joint(inputs: SolverInputs, coefficients: Array, scale: float) -> LinearForm | None:
-    """The linear form of coefficients [N, C]; None for signgd, which takes the sign of the text's own gradient too."""
+    """Return the linear form of coefficients [N, C]; None for signgd.
+
+    That formula takes the sign of the text's own gradient too.
+    """
     return None if inputs.formula == "signgd" else LinearForm(coefficients, f0_scale=scale)
 
 
