@@ -84,8 +84,8 @@ def check_batches(model: nn.Module, together: Batch, alone: Sequence[Batch]) -> 
 
 def _logits(model: nn.Module, batch: Batch) -> Tensor:
     with frozen(model), torch.no_grad():
-        found: Tensor = model(batch)
-    return found
+        logits: Tensor = model(batch)
+    return logits
 
 
 def _shown(name: str, module: nn.Module) -> str:
@@ -99,7 +99,7 @@ class Calls:
     Inner modules end first.
     """
 
-    found: dict[nn.Module, list[tuple[list[Tensor], list[Tensor]]]] = field(default_factory=dict)
+    uses: dict[nn.Module, list[tuple[list[Tensor], list[Tensor]]]] = field(default_factory=dict)
     running: list[nn.Module] = field(
         default_factory=list
     )  # where an error is raised: the ones that did not end
@@ -114,7 +114,7 @@ def _calls(model: nn.Module, batch: Batch) -> Calls:
 
     def end(module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
         calls.running.pop()
-        calls.found.setdefault(module, []).append((_floats((arguments, keywords)), _floats(output)))
+        calls.uses.setdefault(module, []).append((_floats((arguments, keywords)), _floats(output)))
 
     with ExitStack() as stack, frozen(model), torch.no_grad():
         for module in model.modules():
@@ -142,12 +142,12 @@ def _refused(model: nn.Module, batches: Sequence[Batch], error: Exception) -> Fi
         calls = _calls(model, batch)
         if calls.error is not None:
             module = calls.running[-1]
-            culprit, what = (
+            culprit, texts = (
                 _shown(names[module], module),
                 "the texts together" if index == 0 else "a text alone",
             )
             reason = " ".join(str(calls.error).split())[:200]
-            line = f"{culprit} cannot compute {what}: {reason}; replace the module"
+            line = f"{culprit} cannot compute {texts}: {reason}; replace the module"
             return Finding("batch", "fault", line, {"module": culprit})
     return Finding(
         "batch", "fault", f"the model fails: {' '.join(str(error).split())[:200]}; run it once more"
@@ -158,7 +158,7 @@ def _not_finite(model: nn.Module, batches: Sequence[Batch]) -> Finding:
     """Return a fault that names the first module whose outputs are not finite."""
     names = {module: name for name, module in model.named_modules()}
     for batch in batches:
-        for module, uses in _calls(model, batch).found.items():
+        for module, uses in _calls(model, batch).uses.items():
             for _, outputs in uses:
                 if not all(bool(torch.isfinite(output).all()) for output in outputs):
                     culprit = _shown(names[module], module)
@@ -174,7 +174,7 @@ def _not_finite(model: nn.Module, batches: Sequence[Batch]) -> Finding:
 
 def _first_difference(model: nn.Module, together: Batch, alone: Batch, index: int) -> str:
     """Return the innermost module whose output for a text differs though its inputs do not."""
-    whole, single = _calls(model, together).found, _calls(model, alone).found
+    whole, single = _calls(model, together).uses, _calls(model, alone).uses
     count = next(iter(together.values())).shape[0]
     names = {module: name for name, module in model.named_modules()}
     for module in whole:

@@ -53,8 +53,8 @@ def examine(
     Cost: a few dozen forward and backward passes. Memory: the whole gradients of two texts, a parameter's of
     all.
     """
-    found, has_logits = check_batches(model, together, alone)
-    findings = [found, *check_ties(model, trainable)]
+    coupling, has_logits = check_batches(model, together, alone)
+    findings = [coupling, *check_ties(model, trainable)]
     if not has_logits:
         return findings
     lengths = [next(iter(batch.values())).shape[1] for batch in alone]

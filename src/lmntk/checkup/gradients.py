@@ -48,11 +48,11 @@ def check_gradients(
         "without_influence": list(coverage.unused),
         "batched": coverage.batched,
     }
-    what = f"{counted(len(trainable), 'parameter')} with {size:,} entries"
+    counts = f"{counted(len(trainable), 'parameter')} with {size:,} entries"
     line = (
-        f"{what}, all covered by rules"
+        f"{counts}, all covered by rules"
         if not by_autograd
-        else f"{what}, {covered} covered by rules, the others by plain autograd"
+        else f"{counts}, {covered} covered by rules, the others by plain autograd"
     )
     findings = [Finding("coverage", "fine", line, details)]
     if by_autograd:
@@ -130,8 +130,8 @@ def _owners(model: nn.Module) -> dict[str, list[nn.Module]]:
         for parameter in module.parameters(recurse=False):
             owners[names[parameter]].append(module)
     return {
-        name: [module for module in found if next(module.children(), None) is None] or found
-        for name, found in owners.items()
+        name: [module for module in owned if next(module.children(), None) is None] or owned
+        for name, owned in owners.items()
     }
 
 
@@ -169,15 +169,17 @@ def check_error(
     for text, batch in enumerate(alone):
         norms, apart = {}, {}
         for name, reference in autograd_gradients(model, batch, trainable).items():
-            one, index = (tangents[0], text) if coverage.batched else (tangents[text], 0)
-            found = (
-                one.factors[name].gradients(trainable[name].shape)[:, index] if name in one.factors else None
+            tangent, index = (tangents[0], text) if coverage.batched else (tangents[text], 0)
+            captured = (
+                tangent.factors[name].gradients(trainable[name].shape)[:, index]
+                if name in tangent.factors
+                else None
             )
-            if reference is None and found is None:
+            if reference is None and captured is None:
                 continue
-            expected = torch.zeros_like(found) if reference is None and found is not None else reference
+            expected = torch.zeros_like(captured) if reference is None and captured is not None else reference
             assert expected is not None
-            difference = expected if found is None else found - expected
+            difference = expected if captured is None else captured - expected
             norms[name], apart[name] = (float(part.double().norm()) for part in (expected, difference))
         size = _norm(norms)
         whole_errors.append(_norm(apart) / size if size else _norm(apart))

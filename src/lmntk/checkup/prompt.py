@@ -26,13 +26,13 @@ def check_label_words(
     median, the lower one of two. The probability is the mean.
     """
     ids = torch.tensor(labels.ids)
-    found, total = [], torch.zeros(())
+    parts, total = [], torch.zeros(())
     with frozen(model), torch.no_grad():
         for batch in batches:
             logits = model.vocabulary_logits(batch).double().cpu()  # (n, v)
-            found.append((logits[:, None, :] > logits[:, ids, None]).sum(-1) + 1)  # (n, u)
+            parts.append((logits[:, None, :] > logits[:, ids, None]).sum(-1) + 1)  # (n, u)
             total = total + logits.softmax(-1).sum(0)  # (v,)
-    ranks = torch.cat(found)
+    ranks = torch.cat(parts)
     means = total / len(ranks)
     medians = ranks.median(0).values.tolist()
     tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(labels.ids))]

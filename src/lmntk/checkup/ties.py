@@ -24,15 +24,15 @@ def check_ties(model: nn.Module, trainable: Mapping[str, nn.Parameter]) -> list[
     names: dict[nn.Parameter, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(parameter, []).append(name)
-    tied = [found for found in names.values() if len(found) > 1]
+    tied = [shared for shared in names.values() if len(shared) > 1]
     findings = []
     if tied:
         line = f"{_shown(tied, ' = ')}: counted once, with the gradients of all uses"
         findings.append(Finding("ties", "fine", line, {"tied": tied}))
     doubled = [
-        [names[one][0], names[other][0]]
-        for one, other in _equal(list(trainable.values()))
-        if one in names and other in names
+        [names[first][0], names[second][0]]
+        for first, second in _equal(list(trainable.values()))
+        if first in names and second in names
     ]
     if doubled:
         line = (
@@ -57,9 +57,9 @@ def _equal(parameters: list[nn.Parameter]) -> Iterator[tuple[nn.Parameter, nn.Pa
         if parameter.requires_grad and parameter.numel() >= LARGE:
             by_shape.setdefault(parameter.shape, []).append(parameter)
     for candidates in by_shape.values():
-        for one, other in combinations(candidates, 2):
-            if torch.equal(one, other) and bool(one.min() != one.max()):
-                yield one, other
+        for first, second in combinations(candidates, 2):
+            if torch.equal(first, second) and bool(first.min() != first.max()):
+                yield first, second
 
 
 def _apart(network: Any, names: Mapping[nn.Parameter, list[str]]) -> list[Finding]:

@@ -75,12 +75,12 @@ def look_before(
         panels[side] = Panel(
             [capture(model, batch, trainable, coverage.fallback) for _, batch in chosen.on(device_of(model))]
         )
-        orders[side] = torch.tensor([place for places in chosen.places for place in places]).argsort()
+        orders[side] = chosen.order()
         logits[side] = (
             torch.cat([part.logits for part in panels[side].batches]).double().cpu()[orders[side]].numpy()
         )
     for side in SIDES:
-        found = gram(panels["train"], panels[side], ["sgd"], settings.grouping)["sgd"]
-        ordered = {name: part.cpu()[orders["train"]][:, :, orders[side]] for name, part in found.items()}
+        by_group = gram(panels["train"], panels[side], ["sgd"], settings.grouping)["sgd"]
+        ordered = {name: part.cpu()[orders["train"]][:, :, orders[side]] for name, part in by_group.items()}
         given[side, "sgd"] = as_kernels({"sgd": ordered}, ["sgd"], True, {})["sgd"]
     return Before(given, logits)

@@ -74,11 +74,11 @@ def load_finetuned(path: Path, pretrained: Pretrained, model: LogitModel) -> dic
             f"finetuned: {str(path)!r} brings no {own[0]!r}, the head that {pretrained.name!r} gets in head "
             "mode; give a safetensors file of all weights, or use prompt mode"
         )
-    found = dict(network.named_parameters(remove_duplicate=False))
-    weights, apart = _named(found, model, pretrained, str(path))
+    tensors = dict(network.named_parameters(remove_duplicate=False))
+    weights, apart = _named(tensors, model, pretrained, str(path))
     wrong = _difference(network, weights, model, pretrained)
     if wrong and apart:  # of two values for one weight the network may use only the other
-        weights, _ = _named(dict(reversed(found.items())), model, pretrained, str(path))
+        weights, _ = _named(dict(reversed(tensors.items())), model, pretrained, str(path))
         if _difference(network, weights, model, pretrained):
             raise UserError(apart)
     elif wrong:
@@ -94,12 +94,12 @@ def _of_file(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        found: dict[str, Tensor] = load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"finetuned: {str(path)!r} is not a readable safetensors file; give one, or a checkpoint's folder"
         ) from error
-    return found
+    return tensors
 
 
 def _network(location: Location, pretrained: Pretrained, needs_head: bool | None) -> nn.Module:
@@ -145,7 +145,7 @@ def _merged(network: nn.Module) -> nn.Module:
 
 
 def _named(
-    found: Mapping[str, Tensor], model: LogitModel, pretrained: Pretrained, shown: str
+    tensors: Mapping[str, Tensor], model: LogitModel, pretrained: Pretrained, shown: str
 ) -> tuple[dict[str, Tensor], str]:
     """Return the weights by the model's own names, and a complaint or nothing.
 
@@ -165,7 +165,7 @@ def _named(
     weights: dict[str, Tensor] = {}
     from_name: dict[str, str] = {}
     apart = ""
-    for name, value in found.items():
+    for name, value in tensors.items():
         own_name = by_name.get(name) or inside.get(name)
         if own_name is None:
             if name in outside:  # a vocabulary's head, in a mode that does not read it
@@ -208,15 +208,17 @@ def _check_tokenizer(location: Location, pretrained: Pretrained) -> None:
     from lmntk.models.checkpoint import loading
 
     with loading(f"finetuned: cannot load the tokenizer of {str(location.folder)!r}"):
-        found = AutoTokenizer.from_pretrained(
+        vocabulary = AutoTokenizer.from_pretrained(
             str(location.folder), local_files_only=True, trust_remote_code=False
         ).get_vocab()
     own = pretrained.tokenizer.get_vocab()
-    other = next((word for word in sorted({*found, *own}) if found.get(word) != own.get(word)), None)
+    other = next(
+        (word for word in sorted({*vocabulary, *own}) if vocabulary.get(word) != own.get(word)), None
+    )
     if other is not None:
         raise UserError(
             f"finetuned: {str(location.folder)!r} has another tokenizer than {pretrained.name!r}: "
-            f"{other!r} is token {found.get(other, 'none')}, and {own.get(other, 'none')} in the base; "
+            f"{other!r} is token {vocabulary.get(other, 'none')}, and {own.get(other, 'none')} in the base; "
             "fine-tune from the same checkpoint"
         )
 

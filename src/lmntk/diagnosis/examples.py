@@ -29,7 +29,7 @@ class Examples:
     """
 
     batches: tuple[Batch, ...]
-    places: tuple[tuple[int, ...], ...]
+    positions: tuple[tuple[int, ...], ...]
     texts: tuple[EncodedText, ...] | None = None
     pad_id: int = 0
 
@@ -42,12 +42,12 @@ class Examples:
         """
         if not batches:
             raise UserError("examples: there is no batch; give at least one")
-        places, start = [], 0
+        positions, start = [], 0
         for batch in batches:
             count = len(next(iter(batch.values())))
-            places.append(tuple(range(start, start + count)))
+            positions.append(tuple(range(start, start + count)))
             start += count
-        return cls(tuple(batches), tuple(places))
+        return cls(tuple(batches), tuple(positions))
 
     @classmethod
     def of_texts(cls, texts: Sequence[EncodedText], pad_id: int, batch_size: int = 32) -> Examples:
@@ -64,7 +64,11 @@ class Examples:
 
     def __len__(self) -> int:
         """Return the number of examples."""
-        return sum(map(len, self.places))
+        return sum(map(len, self.positions))
+
+    def order(self) -> Tensor:
+        """Return the row of each example among those of all batches, in the user's order."""
+        return torch.tensor([position for positions in self.positions for position in positions]).argsort()
 
     def alone(self) -> Examples:
         """Return the same examples, each in a batch of its own."""
@@ -73,23 +77,27 @@ class Examples:
         parts = [
             _slice(batch, i, i + 1) for batch in self.batches for i in range(len(next(iter(batch.values()))))
         ]
-        return Examples(tuple(parts), tuple((place,) for places in self.places for place in places))
+        return Examples(
+            tuple(parts), tuple((position,) for positions in self.positions for position in positions)
+        )
 
     def choose(self, wanted: Sequence[int]) -> Examples:
         """Return the examples at these places of the user's order, in the order given."""
         if self.texts is not None:
-            return Examples.of_texts([self.texts[i] for i in wanted], self.pad_id, max(map(len, self.places)))
+            return Examples.of_texts(
+                [self.texts[i] for i in wanted], self.pad_id, max(map(len, self.positions))
+            )
         at = {
-            place: (batch, row)
-            for batch, places in zip(self.batches, self.places, strict=True)
-            for row, place in enumerate(places)
+            position: (batch, row)
+            for batch, positions in zip(self.batches, self.positions, strict=True)
+            for row, position in enumerate(positions)
         }
         return Examples.of_batches([_slice(at[i][0], at[i][1], at[i][1] + 1) for i in wanted])
 
     def on(self, device: torch.device) -> Iterator[tuple[tuple[int, ...], dict[str, Tensor]]]:
         """Yield each batch on a device, with its examples' places."""
-        for places, batch in zip(self.places, self.batches, strict=True):
-            yield places, {name: tensor.to(device) for name, tensor in batch.items()}
+        for positions, batch in zip(self.positions, self.batches, strict=True):
+            yield positions, {name: tensor.to(device) for name, tensor in batch.items()}
 
     def extremes(self, device: torch.device) -> dict[str, Tensor]:
         """Return two examples in one batch: the shortest and the longest text.
@@ -119,11 +127,11 @@ def fitted(
 
 def logits_of(model: nn.Module, examples: Examples) -> Array:
     """Return the logits [n, c] float64 in eval mode, in the user's order."""
-    found: dict[int, Tensor] = {}
+    by_position: dict[int, Tensor] = {}
     with frozen(model), torch.no_grad():
-        for places, batch in examples.on(device_of(model)):
-            found.update(zip(places, model(batch).double().cpu(), strict=True))
-    return torch.stack([found[place] for place in range(len(examples))]).numpy()
+        for positions, batch in examples.on(device_of(model)):
+            by_position.update(zip(positions, model(batch).double().cpu(), strict=True))
+    return torch.stack([by_position[position] for position in range(len(examples))]).numpy()
 
 
 def device_of(model: nn.Module) -> torch.device:

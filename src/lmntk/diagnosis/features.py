@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from lmntk.diagnosis.examples import Examples, device_of, fitted
@@ -137,8 +136,8 @@ def gradient_distance(
     elif not coverage.batched:
         examples = examples.alone()
     count = len(examples)
-    found: dict[int, tuple[Array, Array]] = {}
-    for places, batch in examples.on(device_of(model)):
+    by_position: dict[int, tuple[Array, Array]] = {}
+    for positions, batch in examples.on(device_of(model)):
         before = capture(model, batch, trainable, coverage.fallback)
         with at_weights(model, weights):
             after = capture(model, batch, trainable, coverage.fallback)
@@ -147,8 +146,10 @@ def gradient_distance(
             relative = np.sqrt((aa - 2 * ab + bb).clip(min=0)) / np.sqrt(bb)
             cosine = ab / np.sqrt(aa * bb)
         relative[bb == 0] = np.nan
-        found.update({place: (relative[row], cosine[row]) for row, place in enumerate(places)})
-    return GradientDistance(*(np.stack([found[place][part] for place in range(count)]) for part in (0, 1)))
+        by_position.update({position: (relative[row], cosine[row]) for row, position in enumerate(positions)})
+    return GradientDistance(
+        *(np.stack([by_position[position][part] for position in range(count)]) for part in (0, 1))
+    )
 
 
 def gradient_norms(
@@ -170,8 +171,8 @@ def gradient_norms(
     for _, batch in examples.on(device_of(model)):
         tangents = capture(model, batch, trainable, coverage.fallback)
         for row in range(len(tangents)):
-            one = _text(tangents, row)
-            for group, values in gram(Panel([one]), Panel([one]), ["sgd"], grouping)["sgd"].items():
+            single = _text(tangents, row)
+            for group, values in gram(Panel([single]), Panel([single]), ["sgd"], grouping)["sgd"].items():
                 totals[group] = totals.get(group, 0.0) + float(values[0, :, 0].trace())
     return totals
 
@@ -250,6 +251,6 @@ def sgd_kernel(
                 for _, batch in examples.on(device_of(model))
             ]
         )
-        order = torch.tensor([place for places in examples.places for place in places]).argsort()
-        found = gram(panel, panel, ["sgd"], settings.grouping)["sgd"]
-        return {name: part.cpu()[order][:, :, order].numpy() for name, part in found.items()}
+        order = examples.order()
+        by_group = gram(panel, panel, ["sgd"], settings.grouping)["sgd"]
+        return {name: part.cpu()[order][:, :, order].numpy() for name, part in by_group.items()}

@@ -34,13 +34,13 @@ def change_of(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
     change = {}
     for name, value in weights.items():
         if name not in parameters or parameters[name].shape != value.shape:
-            found = (
+            has = (
                 f"it there with {tuple(parameters[name].shape)}"
                 if name in parameters
                 else "no such parameter"
             )
             raise ModelError(
-                f"the weights have {name!r} with {tuple(value.shape)}, and the model {found}; "
+                f"the weights have {name!r} with {tuple(value.shape)}, and the model {has}; "
                 "they are of another model"
             )
         before = parameters[name].detach()
@@ -64,12 +64,15 @@ def linearized_logits(model: nn.Module, examples: Examples, weights: Mapping[str
     before: dict[int, Tensor] = {}
     after: dict[int, Tensor] = {}
     with torch.no_grad():
-        for places, batch in examples.on(device_of(model)):
+        for positions, batch in examples.on(device_of(model)):
             logits, slopes = linearized.taylor(batch)
-            before.update(zip(places, logits.double().cpu(), strict=True))
-            after.update(zip(places, (logits.double() + slopes.double()).cpu(), strict=True))
+            before.update(zip(positions, logits.double().cpu(), strict=True))
+            after.update(zip(positions, (logits.double() + slopes.double()).cpu(), strict=True))
     order = range(len(examples))
-    return Linearized(*(torch.stack([found[place] for place in order]).numpy() for found in (before, after)))
+    return Linearized(
+        torch.stack([before[position] for position in order]).numpy(),
+        torch.stack([after[position] for position in order]).numpy(),
+    )
 
 
 def recovered_share(zero_shot: float, fine_tuned: float, linearized: float) -> float:

@@ -217,7 +217,7 @@ def _words(passed: bool | None, error: float, threshold: str) -> str:
 
 
 def _solves(ended: Sequence[Record]) -> Test:
-    formulas = sorted({str(found["formula"]) for found in ended})
+    formulas = sorted({str(each["formula"]) for each in ended})
     if len(formulas) > 1:
         why = f"some splits have the {' and some the '.join(formulas)} kernel; keep the same kernels of all"
         return Test("solves", None, SOLVES, None, why)
@@ -228,9 +228,9 @@ def _solves(ended: Sequence[Record]) -> Test:
     margins = kernel - SOLVES * fine_tuned
     error = _whole_error(margins, ended, [(1.0, "kernel"), (-SOLVES, "fine_tuned")])
     share, passed = float(kernel.mean() / fine_tuned.mean()), _answer(margins, error)
-    said = f"the {formulas[0]} kernel's mean of {100 * kernel.mean():.1f} % over {len(ended)} splits is "
-    said += f"{100 * share:.1f} % of fine-tuning's {100 * fine_tuned.mean():.1f} %"
-    return Test("solves", share, SOLVES, passed, said + _words(passed, error, f"{100 * SOLVES:.0f} %"))
+    sentence = f"the {formulas[0]} kernel's mean of {100 * kernel.mean():.1f} % over {len(ended)} splits is "
+    sentence += f"{100 * share:.1f} % of fine-tuning's {100 * fine_tuned.mean():.1f} %"
+    return Test("solves", share, SOLVES, passed, sentence + _words(passed, error, f"{100 * SOLVES:.0f} %"))
 
 
 def _recovers(ended: Sequence[Record]) -> Test:
@@ -258,9 +258,9 @@ def _recovers(ended: Sequence[Record]) -> Test:
         margins, ended, [(1.0, "linearized"), (-RECOVERS, "fine_tuned"), (RECOVERS - 1.0, "zero_shot")]
     )
     share, passed = float((linearized - zero_shot).mean() / gain.mean()), _answer(margins, error)
-    said = f"the linearized model, at {100 * linearized.mean():.1f} %, recovers {100 * share:.1f} % of "
-    said += f"fine-tuning's mean gain {of}"
-    return Test(name, share, RECOVERS, passed, said + _words(passed, error, f"{100 * RECOVERS:.0f} %"))
+    sentence = f"the linearized model, at {100 * linearized.mean():.1f} %, recovers {100 * share:.1f} % of "
+    sentence += f"fine-tuning's mean gain {of}"
+    return Test(name, share, RECOVERS, passed, sentence + _words(passed, error, f"{100 * RECOVERS:.0f} %"))
 
 
 def _fixed(ended: Sequence[Record]) -> Test:
@@ -272,5 +272,7 @@ def _fixed(ended: Sequence[Record]) -> Test:
     passed = _answer(FIXED - distance, error)
     near = f"within the splits' error of {error:.2f} of"
     relation = {True: "less than", False: "not less than", None: near}[passed]
-    said = f"the kernel's entries moved by {mean:.2f} times their size on average over {len(ended)} splits"
-    return Test(name, mean, FIXED, passed, f"{said}, {relation} {FIXED:.1f}")
+    sentence = (
+        f"the kernel's entries moved by {mean:.2f} times their size on average over {len(ended)} splits"
+    )
+    return Test(name, mean, FIXED, passed, f"{sentence}, {relation} {FIXED:.1f}")

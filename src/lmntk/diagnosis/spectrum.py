@@ -98,12 +98,12 @@ def readable_groups(model: nn.Module) -> Callable[[str], str]:
         if isinstance(module, nn.Embedding)
         for p in module.parameters(recurse=False)
     }
-    places = {name: id(parameter) for name, parameter in model.named_parameters()}
+    ids = {name: id(parameter) for name, parameter in model.named_parameters()}
 
     def group(name: str) -> str:
         number = next((part for part in name.split(".") if part.isdigit()), None)
         if number is not None:
             return f"layer {int(number)}"
-        return "embeddings" if places.get(name) in tables or "embeddings" in name else "head"
+        return "embeddings" if ids.get(name) in tables or "embeddings" in name else "head"
 
     return group

@@ -36,8 +36,8 @@ def error_of_mean(
     """
     truth = np.asarray(labels)
     m, n = len(truth), len(splits)
-    every = [(w / n, found) for parts in splits for w, found in parts]
-    scores = sum((w * (np.asarray(found) == truth) for w, found in every), np.zeros(m))
+    every = [(w / n, predicted) for parts in splits for w, predicted in parts]
+    scores = sum((w * (np.asarray(predicted) == truth) for w, predicted in every), np.zeros(m))
     weights = [w for w, _ in splits[0]]
     corners = np.array(
         [sum(w for j, w in enumerate(weights) if case >> j & 1) for case in range(2 ** len(weights))]
@@ -46,7 +46,9 @@ def error_of_mean(
     total = m + PSEUDO_TEXTS
     mean = (scores.sum() + share * corners.sum()) / total
     variance = ((scores**2).sum() + share * (corners**2).sum()) / total - mean**2
-    left_out = sum((w * _without_each(metric, truth, np.asarray(found)) for w, found in every), np.zeros(m))
+    left_out = sum(
+        (w * _without_each(metric, truth, np.asarray(predicted)) for w, predicted in every), np.zeros(m)
+    )
     jackknife = float(np.sqrt((m - 1) / m * ((left_out - left_out.mean()) ** 2).sum()))
     return max(jackknife, float(np.sqrt(max(variance, 0.0) / total)))
 
@@ -72,21 +74,22 @@ def error_over_splits(
         splits: each split's weights and predicted classes, as ``standard_error`` has them.
     """
     spread = float(margins.std(ddof=1) / np.sqrt(len(margins)))
-    if all(one == labels[0] for one in labels):
+    if all(each == labels[0] for each in labels):
         return float(np.hypot(spread, error_of_mean(metric, labels[0], splits)))
-    each = [
-        standard_error(metric, truth, some) / len(margins) for truth, some in zip(labels, splits, strict=True)
+    errors = [
+        standard_error(metric, truth, parts) / len(margins)
+        for truth, parts in zip(labels, splits, strict=True)
     ]
-    return max(spread, float(np.linalg.norm(each)))
+    return max(spread, float(np.linalg.norm(errors)))
 
 
-def _without_each(metric: str, truth: Array, found: Array) -> Array:
+def _without_each(metric: str, truth: Array, predicted: Array) -> Array:
     """Return the metric [m] without each text in turn."""
     m = len(truth)
     if metric != "f1":
-        right = (truth == found).astype(np.float64)
+        right = (truth == predicted).astype(np.float64)
         return np.asarray((right.sum() - right) / max(m - 1, 1))
-    hit = ((truth == 1) & (found == 1)).astype(np.float64)
-    wrong = ((truth == 1) != (found == 1)).astype(np.float64)
+    hit = ((truth == 1) & (predicted == 1)).astype(np.float64)
+    wrong = ((truth == 1) != (predicted == 1)).astype(np.float64)
     twice, off = 2 * (hit.sum() - hit), wrong.sum() - wrong
     return np.asarray(np.divide(twice, twice + off, out=np.zeros(m), where=twice + off > 0))

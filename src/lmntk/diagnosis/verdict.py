@@ -162,19 +162,19 @@ def _solves(e: Evidence) -> Test:
     share = kernel / fine_tuned
     error = e.error((1.0, e.kernel), (-SOLVES, e.fine_tuned))
     margin = kernel - SOLVES * fine_tuned
-    said = (
+    sentence = (
         f"the {e.formula} kernel's {e.metric} of {_percent(kernel)} is {_percent(share)} of fine-tuning's "
         f"{_percent(fine_tuned)}"
     )
     if abs(margin) < NEAR * error:
-        return Test("solves", share, SOLVES, None, f"{said}, and {_too_near(e, error, SOLVES)}")
+        return Test("solves", share, SOLVES, None, f"{sentence}, and {_too_near(e, error, SOLVES)}")
     passed = margin >= 0
     return Test(
         "solves",
         share,
         SOLVES,
         passed,
-        f"{said}, {'at least' if passed else 'less than'} {_percent(SOLVES, 0)}",
+        f"{sentence}, {'at least' if passed else 'less than'} {_percent(SOLVES, 0)}",
     )
 
 
@@ -211,19 +211,19 @@ def _recovers(e: Evidence) -> Test:
     share = recovered_share(zero_shot, fine_tuned, linearized)
     error = e.error((1.0, e.linearized), (-RECOVERS, e.fine_tuned), (RECOVERS - 1.0, e.zero_shot))
     margin = linearized - zero_shot - RECOVERS * gain
-    said = (
+    sentence = (
         f"the linearized model, at {_percent(linearized)}, recovers {_percent(share)} of fine-tuning's gain "
         f"{of}"
     )
     if abs(margin) < NEAR * error:
-        return Test(name, share, RECOVERS, None, f"{said}, and {_too_near(e, error, RECOVERS)}")
+        return Test(name, share, RECOVERS, None, f"{sentence}, and {_too_near(e, error, RECOVERS)}")
     passed = margin >= 0
     return Test(
         name,
         share,
         RECOVERS,
         passed,
-        f"{said}, {'at least' if passed else 'less than'} {_percent(RECOVERS, 0)}",
+        f"{sentence}, {'at least' if passed else 'less than'} {_percent(RECOVERS, 0)}",
     )
 
 
@@ -232,11 +232,15 @@ def _fixed(e: Evidence) -> Test:
     if e.distance is None or math.isnan(e.distance):
         return Test(name, None, FIXED, None, "the kernel after fine-tuning is not known")
     passed = e.distance < FIXED
-    said = f"the kernel's entries moved by {e.distance:.2f} times their size on average"
+    sentence = f"the kernel's entries moved by {e.distance:.2f} times their size on average"
     if e.median is not None and e.distance > SKEWED * e.median:
-        said += f" (by {e.median:.2f} in the median: entries near zero decide the mean)"
+        sentence += f" (by {e.median:.2f} in the median: entries near zero decide the mean)"
     return Test(
-        name, e.distance, FIXED, passed, f"{said}, {'less than' if passed else 'not less than'} {FIXED:.1f}"
+        name,
+        e.distance,
+        FIXED,
+        passed,
+        f"{sentence}, {'less than' if passed else 'not less than'} {FIXED:.1f}",
     )
 
 

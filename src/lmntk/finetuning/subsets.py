@@ -66,9 +66,9 @@ class Subset:
                 adapter already.
         """
         if self.lora_rank is None:
-            found = self.parameters.select(model)
+            selected = self.parameters.select(model)
             yield Trained(
-                without_bottom(model, found, self.freeze_layers) if self.freeze_layers else found, dict
+                without_bottom(model, selected, self.freeze_layers) if self.freeze_layers else selected, dict
             )
             return
         if self.freeze_layers:
@@ -77,10 +77,10 @@ class Subset:
                 "give one of the two"
             )
         if self.parameters != ParameterFilter():
-            what = self.parameters.describe()
+            described = self.parameters.describe()
             raise UserError(
                 "lora-rank: LoRA trains what it adds, unfiltered; "
-                f"leave out the filter ({what}), or lora-rank"
+                f"leave out the filter ({described}), or lora-rank"
             )
         with lora(model, self.lora_rank, self.lora_alpha, self.seed) as trained:
             yield trained
@@ -211,12 +211,12 @@ def _merged(model: LogitModel, values: Mapping[str, Tensor]) -> dict[str, Tensor
 
     A and B are looked up in ``values``, by the names of the model with LoRA in it.
     """
-    found = {name: value for name, value in values.items() if LORA not in name}
+    merged = {name: value for name, value in values.items() if LORA not in name}
     for name, module in model.named_modules():
         a, b = (values.get(f"{name}.lora_{part}.{ADAPTER}.weight") for part in "AB")
         if a is None or b is None:
             continue
         weight = module.get_base_layer().weight.detach().cpu()
         change = module.scaling[ADAPTER] * (b @ a)
-        found[f"{name}.weight"] = weight + (change.T if module.fan_in_fan_out else change)
-    return found
+        merged[f"{name}.weight"] = weight + (change.T if module.fan_in_fan_out else change)
+    return merged

@@ -145,14 +145,14 @@ def put_adapter(adapter: Adapter, network: nn.Module, dtype: torch.dtype) -> nn.
         raise UserError(
             f"adapter: cannot put {adapter.name!r} on its base, a {base}: {one_line(error)}"
         ) from error
-    for keys, what in (
+    for keys, problem in (
         (fit.missing_keys, "lacks"),
         (fit.unexpected_keys, "has, and its base has no place for,"),
     ):
         if keys:
-            found = min(keys)
+            key = min(keys)
             raise UserError(
-                f"adapter: {adapter.name!r} does not fit its base, a {base}: it {what} {found!r}; "
+                f"adapter: {adapter.name!r} does not fit its base, a {base}: it {problem} {key!r}; "
                 "give its own base, with base"
             )
     adapted: nn.Module = model.get_base_model()

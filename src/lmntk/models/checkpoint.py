@@ -184,9 +184,9 @@ def _tied_against_its_config(network: Any, stored: dict[str, Any]) -> list[str]:
 
 def _clear(network: nn.Module, missing: Collection[str]) -> None:
     """Set weights that no file has to zero: at random, they would make the fingerprint another each time."""
-    found = network.state_dict(keep_vars=True)
-    kept = {id(tensor) for name, tensor in found.items() if name not in missing}
+    tensors = network.state_dict(keep_vars=True)
+    kept = {id(tensor) for name, tensor in tensors.items() if name not in missing}
     with torch.no_grad():
         for name in missing:
-            if name in found and id(found[name]) not in kept:
-                found[name].zero_()
+            if name in tensors and id(tensors[name]) not in kept:
+                tensors[name].zero_()

@@ -152,7 +152,8 @@ def _names(error: BaseException) -> set[str]:
 def _response(error: BaseException) -> Any:
     """Return the hub's answer in an error or its causes, if there is one."""
     return next(
-        (found for link in _chain(error) if (found := getattr(link, "response", None)) is not None), None
+        (response for link in _chain(error) if (response := getattr(link, "response", None)) is not None),
+        None,
     )
 
 

@@ -64,12 +64,12 @@ def kinds_of(config: Any) -> list[str]:
     An encoder is no causal model although transformers has a class for it: it would see the words that it is
     to predict.
     """
-    found = [kind for kind in KINDS if type(config) in auto_class(kind)._model_mapping]
+    known = [kind for kind in KINDS if type(config) in auto_class(kind)._model_mapping]
     if config.is_encoder_decoder:
-        return [kind for kind in found if kind == "seq2seq"]
-    if "masked" in found and not getattr(config, "is_decoder", False):
-        return [kind for kind in found if kind != "causal"]
-    return found
+        return [kind for kind in known if kind == "seq2seq"]
+    if "masked" in known and not getattr(config, "is_decoder", False):
+        return [kind for kind in known if kind != "causal"]
+    return known
 
 
 def kind_of(config: Any, name: str, kind: str = "auto") -> str:

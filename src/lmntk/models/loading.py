@@ -49,17 +49,17 @@ class Pretrained:
         """
         own, configured = self.tokenizer.pad_token_id, self.network.config.pad_token_id
         by_id = self.kind == "classifier" and is_decoder_only(self.network)
-        found = next(
+        first_known = next(
             (value for value in ((configured, own) if by_id else (own, configured)) if value is not None),
             None,
         )
-        return 0 if found is None else int(found)
+        return 0 if first_known is None else int(first_known)
 
     @property
     def decoder_start(self) -> int | None:
         """The id with which an encoder-decoder's decoder starts, None where there is none."""
-        found = getattr(self.network.config, "decoder_start_token_id", None)
-        return None if found is None else int(found)
+        start = getattr(self.network.config, "decoder_start_token_id", None)
+        return None if start is None else int(start)
 
     def reading(self, mode: str) -> str:
         """Return the token that a mode, prompt or head, reads: "mask", "first", "last" or "decoder".
@@ -173,9 +173,9 @@ def _set_padding(name: str, network: Any, tokenizer: Any) -> None:
     if config.pad_token_id is not None or not is_decoder_only(network):
         return
     ends = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
-    for found in (tokenizer.pad_token_id, tokenizer.eos_token_id, ends):
-        if found is not None:
-            config.pad_token_id = int(found)
+    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id, ends):
+        if candidate is not None:
+            config.pad_token_id = int(candidate)
             return
     raise UserError(
         f"model: {name!r} is a classifier that needs a padding token to find a text's end; "

@@ -59,9 +59,9 @@ def members(batch: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     """
     split: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in batch.items():
-        place, dot, name = key.partition(".")
-        is_member = bool(dot) and place.isdecimal()
-        split.setdefault(int(place) if is_member else 0, {})[name if is_member else key] = tensor
+        number, dot, name = key.partition(".")
+        is_member = bool(dot) and number.isdecimal()
+        split.setdefault(int(number) if is_member else 0, {})[name if is_member else key] = tensor
     return [split[k] for k in sorted(split)]
 
 

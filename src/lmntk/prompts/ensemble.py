@@ -44,8 +44,8 @@ class EnsembleEncoder:
         if len(self.encoders) < 2:
             given = f"{str(self.templates[0])!r} alone" if self.templates else "no template"
             raise UserError(f"an ensemble of templates was given {given}: give at least two, or no ensemble")
-        for place, template in enumerate(self.templates):
-            if template in self.templates[:place]:
+        for index, template in enumerate(self.templates):
+            if template in self.templates[:index]:
                 raise UserError(
                     f"template {str(template)!r} is given twice: keep one, or write a different one"
                 )

@@ -116,9 +116,9 @@ def ending_at_mask(template: Template) -> Template:
         stripped = Literal(before[-1].text.rstrip(" "))
         before[-1:] = [stripped] if stripped.text else []
     if not before or any(isinstance(part, Text) for part in after):
-        what = "puts a text after the mask" if before else "begins with the mask"
+        problem = "puts a text after the mask" if before else "begins with the mask"
         raise UserError(
-            f"template {str(template)!r} {what}, but this model reads from left to right and predicts what "
+            f"template {str(template)!r} {problem}, but this model reads from left to right and predicts what "
             "comes next: write a template that ends where the word is to come, such as '{a} It was'"
         )
     return Template(tuple(before))

@@ -193,8 +193,8 @@ def _parse_lm_bff(text: str) -> list[Part]:
     if names[0] != "cls" or pieces[0] or names[-1] not in ("sep", "sep+") or pieces[-1] or len(names) < 2:
         raise _error(text, "must start with *cls* and end with *sep+*, as LM-BFF's templates do")
     parts: list[Part] = []
-    for place, piece in enumerate(pieces[2:-2], start=2):
-        if place % 2 == 0:
+    for index, piece in enumerate(pieces[2:-2], start=2):
+        if index % 2 == 0:
             parts.append(Literal(piece.replace("_", " ")))
         else:
             parts.append(_lm_bff_part(text, piece))
@@ -241,5 +241,5 @@ def _with_spaces_settled(parts: list[Part]) -> tuple[Part, ...]:
     return tuple(part for part in settled if part != Literal(""))
 
 
-def _error(template: str, what: str) -> UserError:
-    return UserError(f"template {template!r} {what}")
+def _error(template: str, problem: str) -> UserError:
+    return UserError(f"template {template!r} {problem}")

@@ -110,7 +110,8 @@ class PieceEncoder:
         if self._special_ids.isdisjoint(ids):
             return ids
         stand_in = [] if self.unknown is None else [self.unknown]
-        return [token for found in ids for token in (stand_in if found in self._special_ids else [found])]
+        known = ([each] if each not in self._special_ids else stand_in for each in ids)
+        return [each for part in known for each in part]
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """Return the vocabulary's strings for ``ids``."""

@@ -137,14 +137,14 @@ class SquaredLossTraining:
         """Return the coefficients A [steps, n, c] after each of the given numbers of steps."""
         wanted = _checked_steps(steps, len(rates))
         phi, left = np.zeros_like(self.eigenvalues), np.ones_like(self.eigenvalues)
-        found = {0: phi}
+        by_step = {0: phi}
         with np.errstate(over="ignore", invalid="ignore"):
             for step, rate in enumerate(rates, 1):
                 phi = phi + rate * left
                 left = left * (1.0 - rate * self.eigenvalues)
                 if step in wanted:
-                    found[step] = phi
-            return np.stack([self._coefficients(found[step]) for step in steps])
+                    by_step[step] = phi
+            return np.stack([self._coefficients(by_step[step]) for step in steps])
 
     def _coefficients(self, phi: Array) -> Array:
         return np.asarray((self.vectors @ (phi * self.residual)).reshape(self.shape) / self.shape[0])
@@ -191,7 +191,7 @@ def descend(
     steps = [len(rates)] if steps is None else steps
     wanted = _checked_steps(steps, len(rates))
     coefficients, logits = np.zeros((n, c)), start.copy()
-    found = {0: coefficients}
+    by_step = {0: coefficients}
     with np.errstate(over="ignore", invalid="ignore"):
         for step, rate in enumerate(rates, 1):
             batch = np.arange(n) if batches is None else np.asarray(batches[step - 1], dtype=np.int64)
@@ -205,8 +205,8 @@ def descend(
             coefficients = coefficients + rate * slope
             logits = logits - rate * change.reshape(n, c)
             if step in wanted:
-                found[step] = coefficients
-    return np.stack([found[step] for step in steps])
+                by_step[step] = coefficients
+    return np.stack([by_step[step] for step in steps])
 
 
 def sign_descend(
@@ -251,15 +251,15 @@ def sign_descend(
     steps = [len(rates)] if steps is None else steps
     wanted = _checked_steps(steps, len(rates))
     coefficients = np.zeros((n, 1))
-    found = {0: coefficients.copy()}
+    by_step = {0: coefficients.copy()}
     for step, rate in enumerate(rates, 1):
         i = order[step - 1]
         move = rate * np.sign(output_derivative(logits[i : i + 1], indices[i : i + 1], loss)[0, 0])
         coefficients[i] += move
         logits = logits - move * matrix[i][:, None]
         if step in wanted:
-            found[step] = coefficients.copy()
-    return np.stack([found[step] for step in steps])
+            by_step[step] = coefficients.copy()
+    return np.stack([by_step[step] for step in steps])
 
 
 def emulation_error(real: Array, emulated: Array) -> float:

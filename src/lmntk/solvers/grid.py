@@ -93,7 +93,7 @@ def solve_grid(
     """
     chosen = _solver(solver)
     if inputs.formula not in chosen.formulas:
-        other = [name for name, one in SOLVERS.items() if inputs.formula in one.formulas]
+        other = [name for name, each in SOLVERS.items() if inputs.formula in each.formulas]
         raise UserError(
             f"solver {solver!r} takes {' or '.join(chosen.formulas)} kernels, not {inputs.formula}; "
             f"for {inputs.formula} use {', '.join(other)}"
@@ -146,12 +146,12 @@ def _predict(
     inputs: SolverInputs, coefficients: list[Array], offsets: list[dict[str, Array]]
 ) -> list[dict[str, Array]]:
     """K^T alpha + f0 / s for all settings by one matrix product an eval set; coefficients are [N, C] each."""
-    stacked = np.stack([one.reshape(-1) for one in coefficients], axis=1)  # (n c, settings)
+    stacked = np.stack([each.reshape(-1) for each in coefficients], axis=1)  # (n c, settings)
     decisions: list[dict[str, Array]] = [{} for _ in coefficients]
     for name, kernel in inputs.evals.items():
         products = (flatten(kernel).T @ stacked).reshape(*kernel.shape[2:], -1)  # (m, d, settings)
-        for k, one in enumerate(decisions):
-            one[name] = products[:, :, k] + offsets[k][name]
+        for k, each in enumerate(decisions):
+            each[name] = products[:, :, k] + offsets[k][name]
     return decisions
 
 
@@ -192,22 +192,22 @@ def _run_logistic(inputs: SolverInputs, grid: Grid, options: Options) -> list[Gr
     path = LogisticPath(inputs.train)
     settings = list(_settings(grid))
     scales = {s: _offsets(inputs, s) for s in grid["f0_scale"]}
-    found: dict[tuple[float, float], LogisticSolution] = {}
+    solutions: dict[tuple[float, float], LogisticSolution] = {}
     start = None
     # Neighbours in this order differ least, so each is a good start for the next.
     for ridge, s in product(sorted(set(grid["regularization"]), reverse=True), sorted(scales, reverse=True)):
-        found[ridge, s] = path.solve(inputs.labels, scales[s]["train"], ridge, start)
-        start = found[ridge, s].start
-    solved = [found[setting["regularization"], setting["f0_scale"]] for setting in settings]
+        solutions[ridge, s] = path.solve(inputs.labels, scales[s]["train"], ridge, start)
+        start = solutions[ridge, s].start
+    solved = [solutions[setting["regularization"], setting["f0_scale"]] for setting in settings]
     decisions = _predict(
-        inputs, [one.alpha for one in solved], [scales[setting["f0_scale"]] for setting in settings]
+        inputs, [each.alpha for each in solved], [scales[setting["f0_scale"]] for setting in settings]
     )
     rank = float(path.numerical_rank)
     results = []
-    for setting, decision, one in zip(settings, decisions, solved, strict=True):
-        figures = {"numerical_rank": rank, "newton_steps": float(one.steps)}
+    for setting, decision, each in zip(settings, decisions, solved, strict=True):
+        figures = {"numerical_rank": rank, "newton_steps": float(each.steps)}
         results.append(
-            GridResult(setting, decision, None, figures, _joint(inputs, one.alpha, setting["f0_scale"]))
+            GridResult(setting, decision, None, figures, _joint(inputs, each.alpha, setting["f0_scale"]))
         )
     return results
 

@@ -39,8 +39,8 @@ class Outcome:
 
     def with_test(self, decisions: Array, labels: Sequence[int]) -> Outcome:
         """Return the outcome with the test texts' decisions [m, c] seen and scored."""
-        found = predict_labels(decisions).tolist()
-        return replace(self, test=score(self.metric, labels, found), predictions=tuple(found))
+        predicted = predict_labels(decisions).tolist()
+        return replace(self, test=score(self.metric, labels, predicted), predictions=tuple(predicted))
 
     def as_row(self) -> dict[str, Any]:
         """Return what stands in the table of results, as plain data."""
@@ -141,7 +141,7 @@ def solve_split(
         selection = select_on_dev(
             solve_grid(solver, inputs),
             np.asarray(labels["dev"]),
-            lambda truth, found: score(metric, list(truth), list(found)),
+            lambda truth, predicted: score(metric, list(truth), list(predicted)),
         )
     outcome = Outcome(
         method=f"{formula} {solver}",

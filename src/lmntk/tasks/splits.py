@@ -105,9 +105,9 @@ def _shuffled(count: int, seed: int) -> list[int]:
     return rows
 
 
-def _check_sizes(found: dict[int, int], k: int, names: Sequence[str] | None) -> None:
-    counts = {label: found.get(label, 0) for label in range(len(names))} if names else {}
-    counts.update(found)
+def _check_sizes(sizes: dict[int, int], k: int, names: Sequence[str] | None) -> None:
+    counts = {label: sizes.get(label, 0) for label in range(len(names))} if names else {}
+    counts.update(sizes)
     if not counts:
         raise UserError("there are no train texts to draw a few-shot split from")
     ordered = sorted(counts)

@@ -88,8 +88,8 @@ def read_table(
             unknown.
     """
     rows = read_rows(Path(path), quoted=quoted)
-    found = (row.cells.get(columns.label) for row in rows)
-    index = LabelIndex.found(found) if labels is None else LabelIndex.given(labels)
+    values = (row.cells.get(columns.label) for row in rows)
+    index = LabelIndex.found(values) if labels is None else LabelIndex.given(labels)
     return examples_of(rows, columns, index, require_label)
 
 
