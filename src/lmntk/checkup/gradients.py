@@ -27,7 +27,7 @@ REPEATS = 2  # of a timing, of which the shortest counts
 def check_gradients(
     model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter]
 ) -> tuple[list[Finding], Coverage | None]:
-    """Return what the captured gradients of a batch are like beside plain autograd, parameter by parameter.
+    """Return the findings on a batch's captured gradients beside plain autograd, parameter by parameter.
 
     A parameter without a rule is a fault, for its gradient is right but costly; one whose module has a rule
     and is passed by (its weight is used without a call, as some tables of relative positions) only a note.
@@ -226,7 +226,7 @@ def _captured(
     trainable: Mapping[str, nn.Parameter],
     coverage: Coverage,
 ) -> list[Tangents]:
-    """Return the texts' factors: of one batch where the model keeps the texts in it apart, else one by one."""
+    """Return the texts' factors: of one batch where the model keeps its texts apart, else one by one."""
     return [
         capture(model, batch, trainable, coverage.fallback)
         for batch in ([together] if coverage.batched else alone)

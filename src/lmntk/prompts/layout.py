@@ -118,8 +118,8 @@ def ending_at_mask(template: Template) -> Template:
     if not before or any(isinstance(part, Text) for part in after):
         problem = "puts a text after the mask" if before else "begins with the mask"
         raise UserError(
-            f"template {str(template)!r} {problem}, but this model reads from left to right and predicts what "
-            "comes next: write a template that ends where the word is to come, such as '{a} It was'"
+            f"template {str(template)!r} {problem}, but this model reads from left to right and predicts "
+            "what comes next: write a template that ends where the word is to come, such as '{a} It was'"
         )
     return Template(tuple(before))
 

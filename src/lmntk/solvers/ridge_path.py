@@ -15,7 +15,7 @@ _LEVERAGE_GAP = 1e-6
 
 
 class _Inverse(NamedTuple):
-    """The pseudo-inverse of A in factors: left diag(weights) right^T, `kept` of whose weights are not zero."""
+    """The pseudo-inverse of A in factors, left diag(weights) right^T; `kept` weights are not zero."""
 
     left: Array  # (n c, k)
     weights: Array  # (k,)
