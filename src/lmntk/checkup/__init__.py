@@ -1,1 +1,1 @@
-"""checkup/: is a model fit to have its kernels taken? What ``lmntk check`` looks at, and how it says what it found."""
+"""checkup/: is a model fit to have its kernels taken? The checks of ``lmntk check``, and their findings."""

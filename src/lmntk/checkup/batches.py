@@ -1,4 +1,4 @@
-"""Whether a text's logits are numbers, and depend on what else is in its batch; if so, where that begins."""
+"""A check that a text's logits are numbers, and do not depend on the rest of its batch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from torch.utils._pytree import tree_flatten
 from lmntk.checkup.findings import Finding, some
 from lmntk.models.state import Batch, frozen
 
-# Of the largest logit. Measured in float32: 1e-7 to 1e-6. Llama-like models compute norms in float32 whatever their weights are.
+# Of the largest logit. Measured in float32: 1e-7 to 1e-6. Llama-like models compute norms in float32 whatever
+# their weights are.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
-# Of a module's largest output: an order of magnitude below, for what a module mixes may have little weight in the logits.
+# Of a module's largest output: an order of magnitude below, for what a module mixes may have little weight in
+# the logits.
 MODULE_TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-5}
 
 
@@ -25,9 +27,12 @@ def _mixes_in_training(module: nn.Module) -> bool:
 
 
 def check_batches(model: nn.Module, together: Batch, alone: Sequence[Batch]) -> tuple[Finding, bool]:
-    """Returns whether each text has the same logits alone and in the batch, by the first module that tells them apart.
+    """Return whether each text has the same logits alone and in the batch.
 
-    Also whether there is anything to look at further: False when a text alone has no logits, or they or parameters are not finite.
+    If not, the first module that tells them apart is named.
+
+    Also whether there is anything to look at further: False when a text alone has no logits, or they or
+    parameters are not finite.
 
     Args:
         model: from a batch to logits [n, c].
@@ -51,13 +56,19 @@ def check_batches(model: nn.Module, together: Batch, alone: Sequence[Batch]) -> 
     details: dict[str, Any] = {"largest_relative_difference": difference}
     if difference > TOLERANCE.get(logits.dtype, 1e-2):
         culprit = _first_difference(model, together, alone[worst], worst)
-        line = f"a text's logits depend on the rest of its batch or its padding ({difference:.1e}), from {culprit} on: its kernel is "
+        line = (
+            f"a text's logits depend on the rest of its batch or its padding ({difference:.1e}), from "
+            f"{culprit} on: its kernel is "
+        )
         return Finding(
             "batch", "fault", line + "not defined; mend or replace the module", details | {"module": culprit}
         ), True
     mixing = [_shown(name, module) for name, module in model.named_modules() if _mixes_in_training(module)]
     if mixing:
-        line = f"{some(mixing)} mixes the texts of a batch in training: fine-tuning would not follow the kernel; replace or freeze it"
+        line = (
+            f"{some(mixing)} mixes the texts of a batch in training: "
+            "fine-tuning would not follow the kernel; replace or freeze it"
+        )
         return Finding("batch", "fault", line, details | {"module": mixing[0]}), True
     if len(alone) == 1:
         return Finding(
@@ -73,8 +84,8 @@ def check_batches(model: nn.Module, together: Batch, alone: Sequence[Batch]) -> 
 
 def _logits(model: nn.Module, batch: Batch) -> Tensor:
     with frozen(model), torch.no_grad():
-        found: Tensor = model(batch)
-    return found
+        logits: Tensor = model(batch)
+    return logits
 
 
 def _shown(name: str, module: nn.Module) -> str:
@@ -83,9 +94,12 @@ def _shown(name: str, module: nn.Module) -> str:
 
 @dataclass
 class Calls:
-    """What went into and came out of every module in one pass, and the modules in the order in which they ended: inner first."""
+    """The inputs and outputs of every module in one pass, and the modules in the order in which they ended.
 
-    found: dict[nn.Module, list[tuple[list[Tensor], list[Tensor]]]] = field(default_factory=dict)
+    Inner modules end first.
+    """
+
+    uses: dict[nn.Module, list[tuple[list[Tensor], list[Tensor]]]] = field(default_factory=dict)
     running: list[nn.Module] = field(
         default_factory=list
     )  # where an error is raised: the ones that did not end
@@ -100,7 +114,7 @@ def _calls(model: nn.Module, batch: Batch) -> Calls:
 
     def end(module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
         calls.running.pop()
-        calls.found.setdefault(module, []).append((_floats((arguments, keywords)), _floats(output)))
+        calls.uses.setdefault(module, []).append((_floats((arguments, keywords)), _floats(output)))
 
     with ExitStack() as stack, frozen(model), torch.no_grad():
         for module in model.modules():
@@ -122,18 +136,18 @@ def _floats(values: Any) -> list[Tensor]:
 
 
 def _refused(model: nn.Module, batches: Sequence[Batch], error: Exception) -> Finding:
-    """Returns a fault that names the module in which the first batch that fails does."""
+    """Return a fault that names the module in which the first batch that fails does."""
     names = {module: name for name, module in model.named_modules()}
     for index, batch in enumerate(batches):
         calls = _calls(model, batch)
         if calls.error is not None:
             module = calls.running[-1]
-            culprit, what = (
+            culprit, texts = (
                 _shown(names[module], module),
                 "the texts together" if index == 0 else "a text alone",
             )
             reason = " ".join(str(calls.error).split())[:200]
-            line = f"{culprit} cannot compute {what}: {reason}; replace the module"
+            line = f"{culprit} cannot compute {texts}: {reason}; replace the module"
             return Finding("batch", "fault", line, {"module": culprit})
     return Finding(
         "batch", "fault", f"the model fails: {' '.join(str(error).split())[:200]}; run it once more"
@@ -141,14 +155,17 @@ def _refused(model: nn.Module, batches: Sequence[Batch], error: Exception) -> Fi
 
 
 def _not_finite(model: nn.Module, batches: Sequence[Batch]) -> Finding:
-    """Returns a fault that names the first module whose outputs are not finite."""
+    """Return a fault that names the first module whose outputs are not finite."""
     names = {module: name for name, module in model.named_modules()}
     for batch in batches:
-        for module, uses in _calls(model, batch).found.items():
+        for module, uses in _calls(model, batch).uses.items():
             for _, outputs in uses:
                 if not all(bool(torch.isfinite(output).all()) for output in outputs):
                     culprit = _shown(names[module], module)
-                    line = f"the logits are not finite, from {culprit} on: try another dtype or attention implementation"
+                    line = (
+                        f"the logits are not finite, from {culprit} on: "
+                        "try another dtype or attention implementation"
+                    )
                     return Finding("logits", "fault", line, {"module": culprit})
     return Finding(
         "logits", "fault", "the logits are not finite: try another dtype or attention implementation"
@@ -156,8 +173,8 @@ def _not_finite(model: nn.Module, batches: Sequence[Batch]) -> Finding:
 
 
 def _first_difference(model: nn.Module, together: Batch, alone: Batch, index: int) -> str:
-    """Returns the innermost module whose output for a text differs though its inputs do not."""
-    whole, single = _calls(model, together).found, _calls(model, alone).found
+    """Return the innermost module whose output for a text differs though its inputs do not."""
+    whole, single = _calls(model, together).uses, _calls(model, alone).uses
     count = next(iter(together.values())).shape[0]
     names = {module: name for name, module in model.named_modules()}
     for module in whole:
@@ -170,7 +187,10 @@ def _first_difference(model: nn.Module, together: Batch, alone: Batch, index: in
 
 
 def _agree(batch: Sequence[Tensor], single: Sequence[Tensor], count: int, index: int) -> bool:
-    """Compares one text's part of tensors [n, t, ...] with its own [1, t', ...], up to the shorter length."""
+    """Return whether one text's part of tensors [n, t, ...] equals its own [1, t', ...].
+
+    They are compared up to the shorter length.
+    """
     for whole, alone in zip(batch, single, strict=False):
         part = whole[index : index + 1] if whole.dim() and whole.shape[0] == count else whole
         if part.dim() != alone.dim():

@@ -40,7 +40,9 @@ BATCH = 32
 def examine(
     model: nn.Module, together: Batch, alone: Sequence[Batch], trainable: Mapping[str, nn.Parameter]
 ) -> list[Finding]:
-    """Returns what is found on any module from a batch to logits: coupled texts, ties, gradients, noise. It is left as it was.
+    """Return the findings on any module from a batch to logits: coupled texts, ties, gradients, noise.
+
+    The module is left as it was.
 
     Args:
         model: the module.
@@ -48,10 +50,11 @@ def examine(
         alone: the same texts, each in a batch of its own.
         trainable: the parameters that count.
 
-    Cost: a few dozen forward and backward passes. Memory: the whole gradients of two texts, a parameter's of all.
+    Cost: a few dozen forward and backward passes. Memory: the whole gradients of two texts, a parameter's of
+    all.
     """
-    found, has_logits = check_batches(model, together, alone)
-    findings = [found, *check_ties(model, trainable)]
+    coupling, has_logits = check_batches(model, together, alone)
+    findings = [coupling, *check_ties(model, trainable)]
     if not has_logits:
         return findings
     lengths = [next(iter(batch.values())).shape[1] for batch in alone]
@@ -155,9 +158,9 @@ def check(
 ) -> list[Finding]:
     """Return the findings on a model folder or hub name.
 
-    Label words that are no single tokens here: given ones are the user's mistake, a task's a fault, the default
-    ones a note; after the latter two the check goes on in head mode. An adapter that is frozen whole is a fault,
-    and ends it.
+    Label words that are no single tokens here: given ones are the user's mistake, a task's a fault, the
+    default ones a note; after the latter two the check goes on in head mode. An adapter that is frozen whole
+    is a fault, and ends it.
 
     Args:
         name: of the model.
@@ -284,7 +287,10 @@ def _asked(pretrained: Pretrained, prompt: PromptChoice, texts: TextChoice) -> A
 
 
 def _few(lengths: Sequence[int]) -> list[int]:
-    """Returns the first texts, with the shortest and the longest of all among them: padding and long texts are to be seen."""
+    """Return the numbers of a few texts: the first ones, the shortest and the longest.
+
+    Padding and long texts are to be seen.
+    """
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     chosen = dict.fromkeys([order[0], order[-1], *range(min(FEW, len(lengths)))])
     return sorted(list(chosen)[:FEW])
@@ -307,7 +313,7 @@ def _model(
 
 
 def _batches(encoded: Sequence[EncodedText], pad_id: int) -> tuple[list[Batch], list[int]]:
-    """Returns batches of similar lengths, and the texts' order in them."""
+    """Return batches of similar lengths, and the texts' order in them."""
     chosen = length_sorted_batches([text.length for text in encoded], BATCH)
     return [collate([encoded[i] for i in part], pad_id) for part in chosen], [
         i for part in chosen for i in part

@@ -1,4 +1,4 @@
-"""What a check found: one line and its figures; and whether all is well."""
+"""A check's finding: one line and its figures; and whether all is well."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Finding:
     details: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns plain data; a figure that is not finite is None, for JSON knows none."""
+        """Return plain data; a figure that is not finite is None, for JSON knows none."""
         return {"check": self.check, "level": self.level, "line": self.line, **_plain(self.details)}
 
     def as_text(self) -> str:
-        """Returns one line."""
+        """Return one line."""
         return f"{MARKS[self.level]}  {self.check}: {self.line}"
 
 
@@ -46,12 +46,14 @@ def _plain(value: Any) -> Any:
 
 
 def is_well(findings: Iterable[Finding]) -> bool:
-    """True when nothing is a fault."""
+    """Return whether nothing is a fault."""
     return all(finding.level != "fault" for finding in findings)
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
-    """Returns the first names, those that differ in a layer's number alone as one, and how many more there are.
+    """Return the first names, and the count of the others.
+
+    Names that differ in a layer's number alone are one.
 
     ``some(["layer.0.bias", "layer.1.bias", "out.bias"])`` is "layer.*.bias x 2, out.bias".
     """
@@ -66,5 +68,5 @@ def some(names: Sequence[str], most: int = 3) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Returns a number with its noun: "1 text", "2,000 texts"."""
+    """Return a number with its noun: "1 text", "2,000 texts"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -16,7 +16,8 @@ from lmntk.tangents.factors import Tangents
 from lmntk.tangents.noise import noise_coordinates
 from lmntk.tangents.rules import rule_of
 
-# Largest relative 2-norm error. In float32 sound models have 1e-8 to 1e-6; Llama-like ones compute in float32 even in float64.
+# Largest relative 2-norm error. In float32 sound models have 1e-8 to 1e-6; Llama-like ones compute in float32
+# even in float64.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
 # Of the whole gradient's 2-norm: a parameter's gradient that is smaller may be rounding noise alone.
 FLOOR = {torch.float64: 1e-8, torch.float32: 1e-5}
@@ -26,10 +27,10 @@ REPEATS = 2  # of a timing, of which the shortest counts
 def check_gradients(
     model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter]
 ) -> tuple[list[Finding], Coverage | None]:
-    """Returns what the captured gradients of a batch are like beside plain autograd, parameter by parameter.
+    """Return the findings on a batch's captured gradients beside plain autograd, parameter by parameter.
 
-    A parameter without a rule is a fault, for its gradient is right but costly; one whose module has a rule and is passed by (its
-    weight is used without a call, as some tables of relative positions) only a note.
+    A parameter without a rule is a fault, for its gradient is right but costly; one whose module has a rule
+    and is passed by (its weight is used without a call, as some tables of relative positions) only a note.
     """
     try:
         coverage = check_coverage(model, batch, trainable)
@@ -47,11 +48,11 @@ def check_gradients(
         "without_influence": list(coverage.unused),
         "batched": coverage.batched,
     }
-    what = f"{counted(len(trainable), 'parameter')} with {size:,} entries"
+    counts = f"{counted(len(trainable), 'parameter')} with {size:,} entries"
     line = (
-        f"{what}, all covered by rules"
+        f"{counts}, all covered by rules"
         if not by_autograd
-        else f"{what}, {covered} covered by rules, the others by plain autograd"
+        else f"{counts}, {covered} covered by rules, the others by plain autograd"
     )
     findings = [Finding("coverage", "fine", line, details)]
     if by_autograd:
@@ -73,14 +74,17 @@ def check_gradients(
     )
     findings.append(Finding("error", "fine", line, {"largest_relative_error": coverage.worst}))
     if coverage.unused:
-        line = f"{counted(len(coverage.unused), 'parameter')} without influence on the logits: {some(coverage.unused)}"
+        line = (
+            f"{counted(len(coverage.unused), 'parameter')} without influence on the logits: "
+            f"{some(coverage.unused)}"
+        )
         level: Level = "fault" if len(coverage.unused) == len(trainable) else "note"
         findings.append(Finding("influence", level, line, {"names": list(coverage.unused)}))
     return findings, coverage
 
 
 def _by_autograd(model: nn.Module, coverage: Coverage, cost: float) -> list[Finding]:
-    """Returns faults of parameters with a wrong rule or none, and a note on those that are used past their module."""
+    """Return faults of parameters with a wrong rule or none, and a note on those used past their module."""
     owners = _owners(model)
     used = [name for name in coverage.fallback if name not in coverage.unused]
     classes = {name: sorted({type(module).__name__ for module in owners[name]}) for name in used}
@@ -115,9 +119,10 @@ def _by_autograd(model: nn.Module, coverage: Coverage, cost: float) -> list[Find
 
 
 def _owners(model: nn.Module) -> dict[str, list[nn.Module]]:
-    """Returns the modules that have each parameter, all of a tied one's, by the parameter's first name.
+    """Return the modules that have each parameter, all of a tied one's, by the parameter's first name.
 
-    Innermost ones where there are any: BERT's head holds its decoder's bias under a name of its own, too, and does not use it.
+    Innermost ones where there are any: BERT's head holds its decoder's bias under a name of its own, too, and
+    does not use it.
     """
     names = {parameter: name for name, parameter in model.named_parameters()}
     owners: dict[str, list[nn.Module]] = {name: [] for name in names.values()}
@@ -125,13 +130,13 @@ def _owners(model: nn.Module) -> dict[str, list[nn.Module]]:
         for parameter in module.parameters(recurse=False):
             owners[names[parameter]].append(module)
     return {
-        name: [module for module in found if next(module.children(), None) is None] or found
-        for name, found in owners.items()
+        name: [module for module in owned if next(module.children(), None) is None] or owned
+        for name, owned in owners.items()
     }
 
 
 def _cost(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter], coverage: Coverage) -> float:
-    """Returns how many times as long a capture is as that of the parameters with rules alone, at least once."""
+    """Return the time of a capture, in times of one of the parameters with rules alone; at least 1."""
     covered = {name: parameter for name, parameter in trainable.items() if name not in coverage.fallback}
     part = batch if coverage.batched else {name: tensor[:1] for name, tensor in batch.items()}
     shortest = [float("inf")] * 2
@@ -150,9 +155,12 @@ def check_error(
     trainable: Mapping[str, nn.Parameter],
     coverage: Coverage,
 ) -> Finding:
-    """Returns how far each text's gradient, captured as kernels capture it, is from autograd's of the text alone, in relative 2-norm.
+    """Return the relative error (2-norm) of each text's captured gradient against autograd's.
 
-    Both the whole gradient's error and each parameter's have to be small; what is wrong in one text only is found here.
+    The one is captured as kernels capture it, autograd's is of the text alone.
+
+    Both the whole gradient's error and each parameter's have to be small; what is wrong in one text only is
+    found here.
     """
     tangents = _captured(model, together, alone, trainable, coverage)
     dtype = next(iter(trainable.values())).dtype
@@ -161,15 +169,17 @@ def check_error(
     for text, batch in enumerate(alone):
         norms, apart = {}, {}
         for name, reference in autograd_gradients(model, batch, trainable).items():
-            one, index = (tangents[0], text) if coverage.batched else (tangents[text], 0)
-            found = (
-                one.factors[name].gradients(trainable[name].shape)[:, index] if name in one.factors else None
+            tangent, index = (tangents[0], text) if coverage.batched else (tangents[text], 0)
+            captured = (
+                tangent.factors[name].gradients(trainable[name].shape)[:, index]
+                if name in tangent.factors
+                else None
             )
-            if reference is None and found is None:
+            if reference is None and captured is None:
                 continue
-            expected = torch.zeros_like(found) if reference is None and found is not None else reference
+            expected = torch.zeros_like(captured) if reference is None and captured is not None else reference
             assert expected is not None
-            difference = expected if found is None else found - expected
+            difference = expected if captured is None else captured - expected
             norms[name], apart[name] = (float(part.double().norm()) for part in (expected, difference))
         size = _norm(norms)
         whole_errors.append(_norm(apart) / size if size else _norm(apart))
@@ -202,7 +212,10 @@ def check_error(
         if wrong
         else ""
     )
-    line = f"gradients of {texts} differ from autograd by {worst:.1e} (relative 2-norm){where}: register a right rule for the module"
+    line = (
+        f"gradients of {texts} differ from autograd by {worst:.1e} (relative 2-norm){where}: "
+        "register a right rule for the module"
+    )
     return Finding("gradients", "fault", line, details)
 
 
@@ -213,7 +226,7 @@ def _captured(
     trainable: Mapping[str, nn.Parameter],
     coverage: Coverage,
 ) -> list[Tangents]:
-    """Returns the texts' factors: of one batch where the model keeps the texts in it apart, else one by one."""
+    """Return the texts' factors: of one batch where the model keeps its texts apart, else one by one."""
     return [
         capture(model, batch, trainable, coverage.fallback)
         for batch in ([together] if coverage.batched else alone)
@@ -231,7 +244,7 @@ def check_noise(
     trainable: Mapping[str, nn.Parameter],
     coverage: Coverage,
 ) -> Finding:
-    """Returns how many coordinates have a gradient that is rounding noise in all texts, and where."""
+    """Return how many coordinates have a gradient that is rounding noise in all texts, and where."""
     masks = noise_coordinates(_captured(model, together, alone, trainable, coverage))
     counts = {name: int(mask.sum()) for name, mask in masks.items()}
     total = sum(counts.values())

@@ -1,4 +1,4 @@
-"""Checks of a prompt: where the label words stand among the vocabulary, and how well the prompt alone classifies."""
+"""Checks of a prompt: the label words' ranks among the vocabulary, and the prompt's accuracy alone."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ LATE = 10  # a word behind the first tenth of the vocabulary is hardly expected
 def check_label_words(
     model: PromptModel, batches: Sequence[Batch], labels: LabelWords, tokenizer: Any
 ) -> Finding:
-    """Returns each label token's rank among the vocabulary and its probability, where the word is predicted, in the first template.
+    """Return each label token's rank and probability where the word is predicted, in the first template.
 
-    The rank of a text is one more than the number of tokens that are likelier; of the texts' ranks it is the median, the lower one
-    of two. The probability is the mean.
+    The rank of a text is one more than the number of tokens that are likelier; of the texts' ranks it is the
+    median, the lower one of two. The probability is the mean.
     """
     ids = torch.tensor(labels.ids)
-    found, total = [], torch.zeros(())
+    parts, total = [], torch.zeros(())
     with frozen(model), torch.no_grad():
         for batch in batches:
             logits = model.vocabulary_logits(batch).double().cpu()  # (n, v)
-            found.append((logits[:, None, :] > logits[:, ids, None]).sum(-1) + 1)  # (n, u)
+            parts.append((logits[:, None, :] > logits[:, ids, None]).sum(-1) + 1)  # (n, u)
             total = total + logits.softmax(-1).sum(0)  # (v,)
-    ranks = torch.cat(found)
+    ranks = torch.cat(parts)
     means = total / len(ranks)
     medians = ranks.median(0).values.tolist()
     tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(labels.ids))]
@@ -59,7 +59,10 @@ def check_label_words(
         for token in tokenizer.convert_ids_to_tokens(means.topk(min(LIKELIEST, vocabulary)).indices.tolist())
     ]
     shown = ", ".join(f"{token!r} {rank:,}" for token, rank in zip(tokens, medians, strict=True))
-    line = f"median rank among {vocabulary:,} tokens: {shown}; likeliest there: {', '.join(repr(token) for token in top)}"
+    line = (
+        f"median rank among {vocabulary:,} tokens: {shown}; likeliest there: "
+        f"{', '.join(repr(token) for token in top)}"
+    )
     level: Level = "note" if max(medians) > max(vocabulary // LATE, LIKELIEST) else "fine"
     if level == "note":
         line += "; a word that is not expected there carries little of what the model knows: try others"
@@ -67,9 +70,10 @@ def check_label_words(
 
 
 def check_accuracy(model: LogitModel, batches: Sequence[Batch], labels: Sequence[int], name: str) -> Finding:
-    """Returns the accuracy before any training, beside that of always saying the commonest class.
+    """Return the accuracy before any training, beside that of always saying the commonest class.
 
-    For a difference of two logits also the accuracy when its median is the threshold: what is gained is a biased threshold's.
+    For a difference of two logits also the accuracy when its median is the threshold: what is gained is a
+    biased threshold's.
     """
     with frozen(model), torch.no_grad():
         logits = torch.cat([model(batch) for batch in batches]).double().cpu()
@@ -78,7 +82,10 @@ def check_accuracy(model: LogitModel, batches: Sequence[Batch], labels: Sequence
     accuracy = score("accuracy", truth, predicted.tolist())
     commonest = max(truth.count(label) for label in set(truth)) / len(truth)
     details: dict[str, Any] = {"accuracy": accuracy, "commonest_class": commonest, "texts": len(truth)}
-    line = f"{name} gets {100 * accuracy:.1f} % of {counted(len(truth), 'text')} right (the commonest class alone {100 * commonest:.1f} %)"
+    line = (
+        f"{name} gets {100 * accuracy:.1f} % of {counted(len(truth), 'text')} right (the commonest class "
+        f"alone {100 * commonest:.1f} %)"
+    )
     if model.outputs == 1:
         centred = (logits[:, 0] > logits[:, 0].median()).long()
         details["accuracy_with_the_median_as_threshold"] = score("accuracy", truth, centred.tolist())

@@ -16,26 +16,29 @@ SHOWN = 3
 
 
 def check_ties(model: nn.Module, trainable: Mapping[str, nn.Parameter]) -> list[Finding]:
-    """Returns which parameters are one under several names, and which should be one and are two.
+    """Return which parameters are one under several names, and which should be one and are two.
 
-    Doubled are two that are both trained and hold the same values, not all alike; and a vocabulary's head that the configuration
-    ties to the embedding and that has a weight of its own.
+    Doubled are two that are both trained and hold the same values, not all alike; and a vocabulary's head
+    that the configuration ties to the embedding and that has a weight of its own.
     """
     names: dict[nn.Parameter, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(parameter, []).append(name)
-    tied = [found for found in names.values() if len(found) > 1]
+    tied = [shared for shared in names.values() if len(shared) > 1]
     findings = []
     if tied:
         line = f"{_shown(tied, ' = ')}: counted once, with the gradients of all uses"
         findings.append(Finding("ties", "fine", line, {"tied": tied}))
     doubled = [
-        [names[one][0], names[other][0]]
-        for one, other in _equal(list(trainable.values()))
-        if one in names and other in names
+        [names[first][0], names[second][0]]
+        for first, second in _equal(list(trainable.values()))
+        if first in names and second in names
     ]
     if doubled:
-        line = f"{_shown(doubled, ' and ')} hold the same values and are two parameters: tie them, or their gradient is split in two"
+        line = (
+            f"{_shown(doubled, ' and ')} hold the same values and are two parameters: "
+            "tie them, or their gradient is split in two"
+        )
         findings.append(Finding("ties", "fault", line, {"doubled": doubled}))
     else:
         findings += _apart(getattr(model, "network", model), names)
@@ -48,19 +51,19 @@ def _shown(groups: list[list[str]], between: str) -> str:
 
 
 def _equal(parameters: list[nn.Parameter]) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
-    """Yields the pairs with the same values; small and constant ones say nothing (IA3 starts with ones)."""
+    """Yield the pairs with the same values; small and constant ones say nothing (IA3 starts with ones)."""
     by_shape: dict[torch.Size, list[nn.Parameter]] = {}
     for parameter in parameters:
         if parameter.requires_grad and parameter.numel() >= LARGE:
             by_shape.setdefault(parameter.shape, []).append(parameter)
     for candidates in by_shape.values():
-        for one, other in combinations(candidates, 2):
-            if torch.equal(one, other) and bool(one.min() != one.max()):
-                yield one, other
+        for first, second in combinations(candidates, 2):
+            if torch.equal(first, second) and bool(first.min() != first.max()):
+                yield first, second
 
 
 def _apart(network: Any, names: Mapping[nn.Parameter, list[str]]) -> list[Finding]:
-    """Returns a fault where the configuration ties the vocabulary's head to the embedding and they are two parameters."""
+    """Return a fault where the configuration ties the head to the embedding and they are two parameters."""
     head = getattr(network, "get_output_embeddings", lambda: None)()
     if hasattr(head, "modules_to_save"):  # peft's copy is trained, the original is what it was
         return []
@@ -73,5 +76,8 @@ def _apart(network: Any, names: Mapping[nn.Parameter, list[str]]) -> list[Findin
     ):  # an adapter's layers have their weights further inside
         return []
     first, second = names[table][0], names[weight][0]
-    line = f"the configuration ties {second} to {first}, and they are two parameters: tie them, or set tie_word_embeddings to false"
+    line = (
+        f"the configuration ties {second} to {first}, and they are two parameters: "
+        "tie them, or set tie_word_embeddings to false"
+    )
     return [Finding("ties", "fault", line, {"doubled": [[first, second]]})]

@@ -1,4 +1,4 @@
-"""What is known of a model before fine-tuning: its sgd kernels, its logits, and what the kernel's solution predicts."""
+"""A model before fine-tuning: its sgd kernels, its logits, and the predictions of the kernel's solution."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Kernels = Mapping[tuple[str, str], Kernel]
 
 @dataclass(frozen=True, eq=False)
 class Before:
-    """Kernels by (side, formula) of the train texts against each side, and pre-trained logits [n, c] by side."""
+    """Kernels by (side, formula), of the train texts against each side, and pre-trained logits by side."""
 
     kernels: Kernels
     logits: Mapping[str, Array]
@@ -38,7 +38,7 @@ class Before:
         formula: str = "sgd",
         solver: str | None = None,
     ) -> Outcome:
-        """Returns a kernel's solution, its setting chosen on dev; by default by the formula's usual solver."""
+        """Return a kernel's solution, its setting chosen on dev; by default by the formula's usual solver."""
         return solve_split(
             self.kernels, self.logits, labels, metric, formula, solver or usual_solver(formula)
         )
@@ -51,7 +51,9 @@ def look_before(
     kernels: Kernels | None = None,
     settings: Settings | None = None,
 ) -> Before:
-    """Returns the sgd kernels of the train examples against train, dev and test, by readable parameter groups, and the logits.
+    """Return the sgd kernels of the train examples against train, dev and test, and the logits.
+
+    The kernels are kept by readable parameter groups too.
 
     Kernels that are given are taken; only if one of the sgd kernels is missing are all of them computed.
     """
@@ -73,12 +75,12 @@ def look_before(
         panels[side] = Panel(
             [capture(model, batch, trainable, coverage.fallback) for _, batch in chosen.on(device_of(model))]
         )
-        orders[side] = torch.tensor([place for places in chosen.places for place in places]).argsort()
+        orders[side] = chosen.order()
         logits[side] = (
             torch.cat([part.logits for part in panels[side].batches]).double().cpu()[orders[side]].numpy()
         )
     for side in SIDES:
-        found = gram(panels["train"], panels[side], ["sgd"], settings.grouping)["sgd"]
-        ordered = {name: part.cpu()[orders["train"]][:, :, orders[side]] for name, part in found.items()}
+        by_group = gram(panels["train"], panels[side], ["sgd"], settings.grouping)["sgd"]
+        ordered = {name: part.cpu()[orders["train"]][:, :, orders[side]] for name, part in by_group.items()}
         given[side, "sgd"] = as_kernels({"sgd": ordered}, ["sgd"], True, {})["sgd"]
     return Before(given, logits)

@@ -1,4 +1,4 @@
-"""Somebody's fine-tuned checkpoint as weights of the model at theta_0: the same architecture, other values."""
+"""A user's fine-tuned checkpoint as weights of the model at theta_0: the same architecture, other values."""
 
 from __future__ import annotations
 
@@ -27,22 +27,27 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 
 
 def load_finetuned(path: Path, pretrained: Pretrained, model: LogitModel) -> dict[str, Tensor]:
-    """Returns fine-tuned weights by the names of ``model.named_parameters()``, each of its parameter's shape and type.
+    """Return fine-tuned weights by the names of ``model.named_parameters()``.
+
+    Each has its parameter's shape and type.
 
     Args:
-        path: a safetensors file of weights, named as the model's parameters or as its network's; a checkpoint's folder of the same
-            architecture; or the folder of a LoRA adapter of the base, which is merged into the base's weights.
+        path: a safetensors file of weights, named as the model's parameters or as its network's; a
+            checkpoint's folder of the same architecture; or the folder of a LoRA adapter of the base, which
+            is merged into the base's weights.
         pretrained: the base, at theta_0.
-        model: made of it, by whatever mode; where it has a head of its own (a linear probe's), only a file of weights brings one.
+        model: made of it, by whatever mode; where it has a head of its own (a linear probe's), only a file of
+            weights brings one.
 
-    A folder's network is compared with the model at the weights returned, on a few tokens: one that differs in more than its parameters'
-    values, such as the number of attention heads, is refused. Parameters that a file does not name stay.
+    A folder's network is compared with the model at the weights returned, on a few tokens: one that differs
+    in more than its parameters' values, such as the number of attention heads, is refused. Parameters that a
+    file does not name stay.
 
     Memory: a second network, while it is read.
 
     Raises:
-        UserError: no such file or folder; another architecture or tokenizer, with the parameter that differs; weights that are tied in one
-            and not in the other; no head where the model has one.
+        UserError: no such file or folder; another architecture or tokenizer, with the parameter that differs;
+            weights that are tied in one and not in the other; no head where the model has one.
     """
     path = Path(path).expanduser()
     if path.is_file():
@@ -53,8 +58,8 @@ def load_finetuned(path: Path, pretrained: Pretrained, model: LogitModel) -> dic
     location = Location(path, None)
     if not (location.has("config.json") or location.has(CONFIG_FILE)):
         raise UserError(
-            f"finetuned: {str(path)!r} is neither a safetensors file nor a folder with a config.json or an {CONFIG_FILE}; "
-            "give the folder that the fine-tuned model was saved to"
+            f"finetuned: {str(path)!r} is neither a safetensors file nor a folder with a config.json or an "
+            f"{CONFIG_FILE}; give the folder that the fine-tuned model was saved to"
         )
     _check_tokenizer(location, pretrained)
     with torch.random.fork_rng(devices=[]):
@@ -66,19 +71,20 @@ def load_finetuned(path: Path, pretrained: Pretrained, model: LogitModel) -> dic
     own = [name for name, _ in model.named_parameters() if not name.startswith("network.")]
     if own:
         raise UserError(
-            f"finetuned: {str(path)!r} brings no {own[0]!r}, the head that {pretrained.name!r} gets in head mode; "
-            "give a safetensors file of all weights, or use prompt mode"
+            f"finetuned: {str(path)!r} brings no {own[0]!r}, the head that {pretrained.name!r} gets in head "
+            "mode; give a safetensors file of all weights, or use prompt mode"
         )
-    found = dict(network.named_parameters(remove_duplicate=False))
-    weights, apart = _named(found, model, pretrained, str(path))
+    tensors = dict(network.named_parameters(remove_duplicate=False))
+    weights, apart = _named(tensors, model, pretrained, str(path))
     wrong = _difference(network, weights, model, pretrained)
     if wrong and apart:  # of two values for one weight the network may use only the other
-        weights, _ = _named(dict(reversed(found.items())), model, pretrained, str(path))
+        weights, _ = _named(dict(reversed(tensors.items())), model, pretrained, str(path))
         if _difference(network, weights, model, pretrained):
             raise UserError(apart)
     elif wrong:
         raise UserError(
-            f"finetuned: {str(path)!r} is not of the architecture of {pretrained.name!r}: {wrong}; fine-tune from the same checkpoint"
+            f"finetuned: {str(path)!r} is not of the architecture of {pretrained.name!r}: {wrong}; "
+            "fine-tune from the same checkpoint"
         )
     return weights
 
@@ -88,16 +94,16 @@ def _of_file(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        found: dict[str, Tensor] = load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"finetuned: {str(path)!r} is not a readable safetensors file; give one, or a checkpoint's folder"
         ) from error
-    return found
+    return tensors
 
 
 def _network(location: Location, pretrained: Pretrained, needs_head: bool | None) -> nn.Module:
-    """Returns a checkpoint's network, or the base's with an adapter merged into it."""
+    """Return a checkpoint's network, or the base's with an adapter merged into it."""
     dtype = next(pretrained.network.parameters()).dtype
     attention = getattr(pretrained.network.config, "_attn_implementation", None)
     name = str(location.folder)
@@ -107,8 +113,8 @@ def _network(location: Location, pretrained: Pretrained, needs_head: bool | None
         return kept
     if pretrained.adapter:
         raise UserError(
-            f"finetuned: {name!r} is an adapter, and {pretrained.name!r} is one too; give the adapter's base as the model, or its trained "
-            "weights as a safetensors file"
+            f"finetuned: {name!r} is an adapter, and {pretrained.name!r} is one too; "
+            "give the adapter's base as the model, or its trained weights as a safetensors file"
         )
     adapter = read_adapter(name, location)
     base = Location(Path(pretrained.name).expanduser(), None)
@@ -123,7 +129,7 @@ def _network(location: Location, pretrained: Pretrained, needs_head: bool | None
 
 
 def _merged(network: nn.Module) -> nn.Module:
-    """Returns the network with its adapter's layers replaced by what they come to."""
+    """Return the network with its adapter's layers merged into plain ones."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import ModulesToSaveWrapper
 
@@ -139,9 +145,12 @@ def _merged(network: nn.Module) -> nn.Module:
 
 
 def _named(
-    found: Mapping[str, Tensor], model: LogitModel, pretrained: Pretrained, shown: str
+    tensors: Mapping[str, Tensor], model: LogitModel, pretrained: Pretrained, shown: str
 ) -> tuple[dict[str, Tensor], str]:
-    """Returns the weights by the model's own names, and what is wrong if one weight of the model has two values; the first is taken."""
+    """Return the weights by the model's own names, and a complaint or nothing.
+
+    The complaint is that one weight of the model has two values; the first is taken.
+    """
     named = dict(model.named_parameters())
     own = {id(parameter): name for name, parameter in named.items()}
     by_name = {name: own[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
@@ -156,39 +165,42 @@ def _named(
     weights: dict[str, Tensor] = {}
     from_name: dict[str, str] = {}
     apart = ""
-    for name, value in found.items():
+    for name, value in tensors.items():
         own_name = by_name.get(name) or inside.get(name)
         if own_name is None:
             if name in outside:  # a vocabulary's head, in a mode that does not read it
                 continue
             raise UserError(
-                f"finetuned: {shown!r} is not of the architecture of {pretrained.name!r}: it has {name!r}, which the base has not; "
-                "fine-tune from the same checkpoint, and give the same kind"
+                f"finetuned: {shown!r} is not of the architecture of {pretrained.name!r}: "
+                f"it has {name!r}, which the base has not; fine-tune from the same checkpoint, and give the "
+                "same kind"
             )
         parameter = named[own_name]
         if value.shape != parameter.shape:
             raise UserError(
-                f"finetuned: {shown!r} is not of the architecture of {pretrained.name!r}: {name!r} is {tuple(value.shape)}, and "
-                f"{tuple(parameter.shape)} in the base; fine-tune from the same checkpoint"
+                f"finetuned: {shown!r} is not of the architecture of {pretrained.name!r}: "
+                f"{name!r} is {tuple(value.shape)}, and {tuple(parameter.shape)} in the base; "
+                "fine-tune from the same checkpoint"
             )
         value = value.detach().to(parameter.device, parameter.dtype)
         if own_name in weights and not torch.equal(weights[own_name], value):
             apart = (
-                f"finetuned: {shown!r} has {from_name[own_name]!r} and {name!r} apart, which are one weight in {pretrained.name!r}; load the "
-                "base with its head untied"
+                f"finetuned: {shown!r} has {from_name[own_name]!r} and {name!r} apart, which are one weight "
+                f"in {pretrained.name!r}; load the base with its head untied"
             )
         elif own_name not in weights:
             weights[own_name] = value.clone()
             from_name[own_name] = name
     if not weights:
         raise UserError(
-            f"finetuned: {shown!r} has none of the parameters of {pretrained.name!r}; give weights of this model"
+            f"finetuned: {shown!r} has none of the parameters of {pretrained.name!r}; "
+            "give weights of this model"
         )
     return weights, apart
 
 
 def _check_tokenizer(location: Location, pretrained: Pretrained) -> None:
-    """Refuses a checkpoint that brings a tokenizer with another vocabulary: the same words would be other tokens."""
+    """Refuse a checkpoint whose tokenizer has another vocabulary: the same words would be other tokens."""
     if not any(location.has(file) for file in TOKENIZER_FILES):
         return
     from transformers import AutoTokenizer
@@ -196,22 +208,28 @@ def _check_tokenizer(location: Location, pretrained: Pretrained) -> None:
     from lmntk.models.checkpoint import loading
 
     with loading(f"finetuned: cannot load the tokenizer of {str(location.folder)!r}"):
-        found = AutoTokenizer.from_pretrained(
+        vocabulary = AutoTokenizer.from_pretrained(
             str(location.folder), local_files_only=True, trust_remote_code=False
         ).get_vocab()
     own = pretrained.tokenizer.get_vocab()
-    other = next((word for word in sorted({*found, *own}) if found.get(word) != own.get(word)), None)
+    other = next(
+        (word for word in sorted({*vocabulary, *own}) if vocabulary.get(word) != own.get(word)), None
+    )
     if other is not None:
         raise UserError(
-            f"finetuned: {str(location.folder)!r} has another tokenizer than {pretrained.name!r}: {other!r} is token "
-            f"{found.get(other, 'none')}, and {own.get(other, 'none')} in the base; fine-tune from the same checkpoint"
+            f"finetuned: {str(location.folder)!r} has another tokenizer than {pretrained.name!r}: "
+            f"{other!r} is token {vocabulary.get(other, 'none')}, and {own.get(other, 'none')} in the base; "
+            "fine-tune from the same checkpoint"
         )
 
 
 def _difference(
     network: Any, weights: Mapping[str, Tensor], model: LogitModel, pretrained: Pretrained
 ) -> str:
-    """Returns why a network computes something else than the base at its weights, though names and shapes are the same; or nothing."""
+    """Return why a network computes something else than the base at its weights, or nothing.
+
+    Names and shapes are the same.
+    """
     base = pretrained.network
     device = next(base.parameters()).device
     size = base.get_input_embeddings().weight.shape[0]

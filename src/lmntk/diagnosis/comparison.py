@@ -1,4 +1,4 @@
-"""Two fine-tunings of one split, such as SignGD's and Adam's, whose early steps the theory takes for the same."""
+"""Two fine-tunings of one split, such as SignGD's and Adam's, whose early steps are the same in theory."""
 
 from __future__ import annotations
 

@@ -104,17 +104,17 @@ def diagnose(
         settings: batch size, memory, scratch folder.
 
     Cost: the kernels; four forward passes a test text, beside that of its logits before training; 64 train
-    texts' gradients three times (before and after for their distance, which takes them batch by batch and keeps
-    none, and after for the kernel), and once more where given kernels have no readable groups; for each step of
-    the trajectory four forward passes a dev text and 16 train texts' gradients three times. Memory: the model,
-    twice the weights, and what ``settings`` bounds.
+    texts' gradients three times (before and after for their distance, which takes them batch by batch and
+    keeps none, and after for the kernel), and once more where given kernels have no readable groups; for each
+    step of the trajectory four forward passes a dev text and 16 train texts' gradients three times. Memory:
+    the model, twice the weights, and what ``settings`` bounds.
 
-    Where all train texts are of one class nothing is solved, and the kernel's spectrum has no labels to be held
-    against.
+    Where all train texts are of one class nothing is solved, and the kernel's spectrum has no labels to be
+    held against.
 
     Raises:
-        UserError: a side missing, labels that do not fit, a metric that is unknown, a kernel of other texts, or
-            no kernel of the formula.
+        UserError: a side missing, labels that do not fit, a metric that is unknown, a kernel of other texts,
+            or no kernel of the formula.
     """
     settings, solution = settings or Settings(), solution or KernelSolution()
     labels, formula, training = texts.labels, solution.formula, fine_tuning.training

@@ -1,4 +1,4 @@
-"""What a model is looked at on: batches, in whatever order suits the model, with results in the user's order."""
+"""Examples in batches, in whatever order suits the model, with results in the user's order."""
 
 from __future__ import annotations
 
@@ -23,34 +23,35 @@ class Examples:
     Attributes:
         batches: what the model is called with.
         places: for each batch, the places of its examples in the user's order.
-        texts: the encoded texts, in the user's order, if the examples are such: kernels of them are computed in bounded memory.
+        texts: the encoded texts, in the user's order, if the examples are such: kernels of them are computed
+            in bounded memory.
         pad_id: the padding token of texts.
     """
 
     batches: tuple[Batch, ...]
-    places: tuple[tuple[int, ...], ...]
+    positions: tuple[tuple[int, ...], ...]
     texts: tuple[EncodedText, ...] | None = None
     pad_id: int = 0
 
     @classmethod
     def of_batches(cls, batches: Sequence[Batch]) -> Examples:
-        """Returns the examples of ready batches, of any module's.
+        """Return the examples of ready batches, of any module's.
 
         Raises:
             UserError: no batch.
         """
         if not batches:
             raise UserError("examples: there is no batch; give at least one")
-        places, start = [], 0
+        positions, start = [], 0
         for batch in batches:
             count = len(next(iter(batch.values())))
-            places.append(tuple(range(start, start + count)))
+            positions.append(tuple(range(start, start + count)))
             start += count
-        return cls(tuple(batches), tuple(places))
+        return cls(tuple(batches), tuple(positions))
 
     @classmethod
     def of_texts(cls, texts: Sequence[EncodedText], pad_id: int, batch_size: int = 32) -> Examples:
-        """Returns encoded texts in batches of similar lengths.
+        """Return encoded texts in batches of similar lengths.
 
         Raises:
             UserError: no text.
@@ -62,36 +63,47 @@ class Examples:
         return cls(batches, tuple(map(tuple, chosen)), tuple(texts), pad_id)
 
     def __len__(self) -> int:
-        """Returns the number of examples."""
-        return sum(map(len, self.places))
+        """Return the number of examples."""
+        return sum(map(len, self.positions))
+
+    def order(self) -> Tensor:
+        """Return the row of each example among those of all batches, in the user's order."""
+        return torch.tensor([position for positions in self.positions for position in positions]).argsort()
 
     def alone(self) -> Examples:
-        """Returns the same examples, each in a batch of its own."""
+        """Return the same examples, each in a batch of its own."""
         if self.texts is not None:
             return Examples.of_texts(self.texts, self.pad_id, 1)
         parts = [
             _slice(batch, i, i + 1) for batch in self.batches for i in range(len(next(iter(batch.values()))))
         ]
-        return Examples(tuple(parts), tuple((place,) for places in self.places for place in places))
+        return Examples(
+            tuple(parts), tuple((position,) for positions in self.positions for position in positions)
+        )
 
     def choose(self, wanted: Sequence[int]) -> Examples:
-        """Returns the examples at these places of the user's order, in the order given."""
+        """Return the examples at these places of the user's order, in the order given."""
         if self.texts is not None:
-            return Examples.of_texts([self.texts[i] for i in wanted], self.pad_id, max(map(len, self.places)))
+            return Examples.of_texts(
+                [self.texts[i] for i in wanted], self.pad_id, max(map(len, self.positions))
+            )
         at = {
-            place: (batch, row)
-            for batch, places in zip(self.batches, self.places, strict=True)
-            for row, place in enumerate(places)
+            position: (batch, row)
+            for batch, positions in zip(self.batches, self.positions, strict=True)
+            for row, position in enumerate(positions)
         }
         return Examples.of_batches([_slice(at[i][0], at[i][1], at[i][1] + 1) for i in wanted])
 
     def on(self, device: torch.device) -> Iterator[tuple[tuple[int, ...], dict[str, Tensor]]]:
-        """Yields each batch on a device, with its examples' places."""
-        for places, batch in zip(self.places, self.batches, strict=True):
-            yield places, {name: tensor.to(device) for name, tensor in batch.items()}
+        """Yield each batch on a device, with its examples' places."""
+        for positions, batch in zip(self.positions, self.batches, strict=True):
+            yield positions, {name: tensor.to(device) for name, tensor in batch.items()}
 
     def extremes(self, device: torch.device) -> dict[str, Tensor]:
-        """Returns two examples in one batch, the shortest and the longest text, or the first and last of the largest batch."""
+        """Return two examples in one batch: the shortest and the longest text.
+
+        Of examples that are no texts: the first and the last of the largest batch.
+        """
         if self.texts is not None:
             ordered = sorted(self.texts, key=lambda text: text.length)
             batch: Batch = collate([ordered[0], ordered[-1]][: len(ordered)], self.pad_id)
@@ -105,22 +117,25 @@ class Examples:
 def fitted(
     model: nn.Module, examples: Examples, trainable: Mapping[str, nn.Parameter]
 ) -> tuple[Examples, Coverage]:
-    """Returns the examples in batches that the model keeps apart, and how its gradients are captured; see ``check_coverage``."""
+    """Return the examples in batches that the model keeps apart, and the coverage of its gradients.
+
+    See ``check_coverage``.
+    """
     coverage = check_coverage(model, examples.extremes(device_of(model)), trainable)
     return (examples if coverage.batched else examples.alone()), coverage
 
 
 def logits_of(model: nn.Module, examples: Examples) -> Array:
-    """Returns the logits [n, c] float64 in eval mode, in the user's order."""
-    found: dict[int, Tensor] = {}
+    """Return the logits [n, c] float64 in eval mode, in the user's order."""
+    by_position: dict[int, Tensor] = {}
     with frozen(model), torch.no_grad():
-        for places, batch in examples.on(device_of(model)):
-            found.update(zip(places, model(batch).double().cpu(), strict=True))
-    return torch.stack([found[place] for place in range(len(examples))]).numpy()
+        for positions, batch in examples.on(device_of(model)):
+            by_position.update(zip(positions, model(batch).double().cpu(), strict=True))
+    return torch.stack([by_position[position] for position in range(len(examples))]).numpy()
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Returns where a model's parameters are."""
+    """Return the device of a model's parameters."""
     return next(model.parameters()).device
 
 

@@ -1,8 +1,8 @@
 """Fixed features: how far the gradients, and the kernel that they make, move in fine-tuning.
 
-Two distances go by the name, and both are here, by name: the *kernel distance*, mean |K_after - K_before| / |K_before|, element by element,
-and the *gradient distance*, mean ||g_after - g_before|| / ||g_before||, text by text and logit by logit. The first is that of the
-paper's test; both are 0 where features are fixed.
+Two distances go by the name, and both are here, by name: the *kernel distance*, mean |K_after - K_before| /
+|K_before|, element by element, and the *gradient distance*, mean ||g_after - g_before|| / ||g_before||, text
+by text and logit by logit. The first is that of the paper's test; both are 0 where features are fixed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from lmntk.diagnosis.examples import Examples, device_of, fitted
@@ -30,21 +29,24 @@ from lmntk.tangents.capture import capture
 from lmntk.tangents.coverage import Coverage
 from lmntk.tangents.factors import Tangents
 
-# |K| below this part of ||g|| ||g'|| is what rounding leaves of zero: kernels of float32 gradients are good to 3e-7.
+# |K| below this part of ||g|| ||g'|| is what rounding leaves of zero: kernels of float32 gradients are good
+# to 3e-7.
 SIZE_ZERO = 1e-6
 
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """How far a kernel moved.
+    """The distances that a kernel moved.
 
     Attributes:
-        elementwise: mean of |K_after - K_before| / |K_before| over the entries whose K_before is not of size zero.
+        elementwise: mean of |K_after - K_before| / |K_before| over the entries whose K_before is not of size
+            zero.
         median: the median of the same, which a few small entries do not decide.
-        left_out: the share of entries of size zero: |K_before| <= 1e-6 sqrt(K_before[a, a] K_before[b, b]), where a ratio is one of
-            rounding errors (across classes of a linear head it is 0 / 0).
+        left_out: the share of entries of size zero: |K_before| <= 1e-6 sqrt(K_before[a, a] K_before[b, b]),
+            where a ratio is one of rounding errors (across classes of a linear head it is 0 / 0).
         frobenius: ||K_after - K_before||_F / ||K_before||_F, over all entries.
-        cosine: <K_after, K_before> / (||K_after||_F ||K_before||_F), 1 where the kernel only grew or shrank as a whole.
+        cosine: <K_after, K_before> / (||K_after||_F ||K_before||_F), 1 where the kernel only grew or shrank
+            as a whole.
     """
 
     elementwise: float
@@ -55,7 +57,7 @@ class KernelDistance:
 
 
 def kernel_distance(before: Array, after: Array) -> KernelDistance:
-    """Returns the distances between two train kernels [n, c, n, c] of the same texts.
+    """Return the distances between two train kernels [n, c, n, c] of the same texts.
 
     Raises:
         UserError: kernels of other shapes, or one that is zero before.
@@ -63,7 +65,8 @@ def kernel_distance(before: Array, after: Array) -> KernelDistance:
     before, after = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if before.shape != after.shape or before.ndim != 4 or before.shape[:2] != before.shape[2:]:
         raise UserError(
-            f"kernels of the shapes {before.shape} and {after.shape} have no distance; give two [n, c, n, c] of the same texts"
+            f"kernels of the shapes {before.shape} and {after.shape} have no distance; "
+            "give two [n, c, n, c] of the same texts"
         )
     n, c = before.shape[:2]
     first, second = before.reshape(n * c, n * c), after.reshape(n * c, n * c)
@@ -71,7 +74,8 @@ def kernel_distance(before: Array, after: Array) -> KernelDistance:
     counted = np.abs(first) > SIZE_ZERO * np.outer(sizes, sizes)
     if not counted.any():
         raise UserError(
-            "the kernel before fine-tuning is zero, so nothing can be said of how it moved; look at `lmntk check`"
+            "the kernel before fine-tuning is zero, so nothing can be said of how it moved; "
+            "look at `lmntk check`"
         )
     ratios = np.abs(second - first)[counted] / np.abs(first)[counted]
     norms = float(np.linalg.norm(first)), float(np.linalg.norm(second))
@@ -86,7 +90,7 @@ def kernel_distance(before: Array, after: Array) -> KernelDistance:
 
 @dataclass(frozen=True, eq=False)
 class GradientDistance:
-    """How far each gradient g_c(x_n) moved.
+    """The distance that each gradient g_c(x_n) moved.
 
     Attributes:
         relative: [n, c], ||g_after - g_before|| / ||g_before||; nan where g_before is zero.
@@ -110,9 +114,11 @@ def gradient_distance(
     trainable: Mapping[str, nn.Parameter],
     coverage: Coverage | None = None,
 ) -> GradientDistance:
-    """Returns how far every text's gradients move from theta_0 to the fine-tuned weights.
+    """Return the distance that every text's gradients move from theta_0 to the fine-tuned weights.
 
-        ||g_a - g_b||^2 = <g_a, g_a> - 2 <g_a, g_b> + <g_b, g_b>,   three diagonals of Gram matrices of captured factors
+        ||g_a - g_b||^2 = <g_a, g_a> - 2 <g_a, g_b> + <g_b, g_b>
+
+    These are three diagonals of Gram matrices of captured factors.
 
     Args:
         model: at theta_0.
@@ -121,16 +127,17 @@ def gradient_distance(
         trainable: the parameters whose gradients count.
         coverage: how gradients are captured at theta_0, if that was looked at before.
 
-    Cost: two forward and 2 c backward passes a text. Memory: the factors of one batch, twice, and a copy of the weights. The subtraction
-    loses digits where g hardly moved: in float32 a distance below 1e-3 is rounding.
+    Cost: two forward and 2 c backward passes a text. Memory: the factors of one batch, twice, and a copy of
+    the weights. The subtraction loses digits where g hardly moved: in float32 a distance below 1e-3 is
+    rounding.
     """
     if coverage is None:
         examples, coverage = fitted(model, examples, trainable)
     elif not coverage.batched:
         examples = examples.alone()
     count = len(examples)
-    found: dict[int, tuple[Array, Array]] = {}
-    for places, batch in examples.on(device_of(model)):
+    by_position: dict[int, tuple[Array, Array]] = {}
+    for positions, batch in examples.on(device_of(model)):
         before = capture(model, batch, trainable, coverage.fallback)
         with at_weights(model, weights):
             after = capture(model, batch, trainable, coverage.fallback)
@@ -139,8 +146,10 @@ def gradient_distance(
             relative = np.sqrt((aa - 2 * ab + bb).clip(min=0)) / np.sqrt(bb)
             cosine = ab / np.sqrt(aa * bb)
         relative[bb == 0] = np.nan
-        found.update({place: (relative[row], cosine[row]) for row, place in enumerate(places)})
-    return GradientDistance(*(np.stack([found[place][part] for place in range(count)]) for part in (0, 1)))
+        by_position.update({position: (relative[row], cosine[row]) for row, position in enumerate(positions)})
+    return GradientDistance(
+        *(np.stack([by_position[position][part] for position in range(count)]) for part in (0, 1))
+    )
 
 
 def gradient_norms(
@@ -150,7 +159,7 @@ def gradient_norms(
     grouping: Grouping,
     coverage: Coverage | None = None,
 ) -> dict[str, float]:
-    """Returns, by parameter group, sum_nc ||g_c(x_n)||^2: the trace of the group's sgd kernel, without the kernel.
+    """Return sum_nc ||g_c(x_n)||^2 by parameter group: the trace of its sgd kernel, without the kernel.
 
     Cost: a forward and c backward passes a text. Memory: the factors of one batch.
     """
@@ -162,14 +171,14 @@ def gradient_norms(
     for _, batch in examples.on(device_of(model)):
         tangents = capture(model, batch, trainable, coverage.fallback)
         for row in range(len(tangents)):
-            one = _text(tangents, row)
-            for group, values in gram(Panel([one]), Panel([one]), ["sgd"], grouping)["sgd"].items():
+            single = _text(tangents, row)
+            for group, values in gram(Panel([single]), Panel([single]), ["sgd"], grouping)["sgd"].items():
                 totals[group] = totals.get(group, 0.0) + float(values[0, :, 0].trace())
     return totals
 
 
 def _own_products(left: Tangents, right: Tangents) -> Array:
-    """Returns <g_c(x_n), g'_c(x_n)> [n, c] of each text with itself, by the same summation for any two sides."""
+    """Return <g_c(x_n), g'_c(x_n)> [n, c] of each text, by the same summation for any two sides."""
     products = np.zeros(tuple(left.logits.shape))
     for row in range(len(left)):
         values = whole(gram(Panel([_text(left, row)]), Panel([_text(right, row)]), ["sgd"])["sgd"])[
@@ -180,7 +189,7 @@ def _own_products(left: Tangents, right: Tangents) -> Array:
 
 
 def _text(tangents: Tangents, row: int) -> Tangents:
-    """Returns one text's tangents, views."""
+    """Return one text's tangents, views."""
     return Tangents(
         tangents.logits[row : row + 1],
         {name: factors.of_example(row) for name, factors in tangents.factors.items()},
@@ -195,9 +204,10 @@ def stream_sgd(
     pad_id: int,
     settings: Settings,
 ) -> Streamed:
-    """Returns sgd kernels between groups of texts at the weights that the model has now; see ``stream_kernels``.
+    """Return sgd kernels between groups of texts at the model's present weights; see ``stream_kernels``.
 
-    Factors that do not fit into memory go to the settings' scratch folder, under a name of all that they depend on, and are removed.
+    Factors that do not fit into memory go to the settings' scratch folder, under a name of all that they
+    depend on, and are removed.
     """
     key = ""
     if settings.scratch is not None:
@@ -222,9 +232,10 @@ def sgd_kernel(
     settings: Settings | None = None,
     weights: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Array]:
-    """Returns the sgd kernel [n, c, n, c] of examples with themselves by parameter group, at theta_0 or at other weights.
+    """Return the sgd kernel [n, c, n, c] of examples by parameter group, at theta_0 or at other weights.
 
-    Texts of a ``LogitModel`` stream in bounded memory (``stream_kernels``); of ready batches all factors are kept.
+    Texts of a ``LogitModel`` stream in bounded memory (``stream_kernels``); of ready batches all factors are
+    kept.
     """
     settings = settings or Settings()
     with at_weights(model, weights or {}):
@@ -240,6 +251,6 @@ def sgd_kernel(
                 for _, batch in examples.on(device_of(model))
             ]
         )
-        order = torch.tensor([place for places in examples.places for place in places]).argsort()
-        found = gram(panel, panel, ["sgd"], settings.grouping)["sgd"]
-        return {name: part.cpu()[order][:, :, order].numpy() for name, part in found.items()}
+        order = examples.order()
+        by_group = gram(panel, panel, ["sgd"], settings.grouping)["sgd"]
+        return {name: part.cpu()[order][:, :, order].numpy() for name, part in by_group.items()}

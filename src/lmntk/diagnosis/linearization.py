@@ -16,14 +16,16 @@ from lmntk.tangents.linearized import LinearizedModel
 
 @dataclass(frozen=True, eq=False)
 class Linearized:
-    """Logits [n, c] float64 before fine-tuning, and of the model linearized at theta_0 and moved to the fine-tuned weights."""
+    """Logits [n, c] float64 before fine-tuning, and after it of the model linearized at theta_0."""
 
     before: Array
     after: Array
 
 
 def change_of(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns theta_FT - theta_0 by parameter, the difference taken in the wider of the two types; parameters that are not named stay.
+    """Return theta_FT - theta_0 by parameter; parameters that are not named stay.
+
+    The difference is taken in the wider of the two types.
 
     Raises:
         ModelError: a name that the model does not have, or another shape.
@@ -32,13 +34,14 @@ def change_of(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
     change = {}
     for name, value in weights.items():
         if name not in parameters or parameters[name].shape != value.shape:
-            found = (
+            has = (
                 f"it there with {tuple(parameters[name].shape)}"
                 if name in parameters
                 else "no such parameter"
             )
             raise ModelError(
-                f"the weights have {name!r} with {tuple(value.shape)}, and the model {found}; they are of another model"
+                f"the weights have {name!r} with {tuple(value.shape)}, and the model {has}; "
+                "they are of another model"
             )
         before = parameters[name].detach()
         wide = torch.promote_types(before.dtype, value.dtype)
@@ -47,7 +50,7 @@ def change_of(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def linearized_logits(model: nn.Module, examples: Examples, weights: Mapping[str, Tensor]) -> Linearized:
-    """Returns the logits before, and the linearized logits after fine-tuning.
+    """Return the logits before, and the linearized logits after fine-tuning.
 
     Args:
         model: at theta_0.
@@ -61,15 +64,18 @@ def linearized_logits(model: nn.Module, examples: Examples, weights: Mapping[str
     before: dict[int, Tensor] = {}
     after: dict[int, Tensor] = {}
     with torch.no_grad():
-        for places, batch in examples.on(device_of(model)):
+        for positions, batch in examples.on(device_of(model)):
             logits, slopes = linearized.taylor(batch)
-            before.update(zip(places, logits.double().cpu(), strict=True))
-            after.update(zip(places, (logits.double() + slopes.double()).cpu(), strict=True))
+            before.update(zip(positions, logits.double().cpu(), strict=True))
+            after.update(zip(positions, (logits.double() + slopes.double()).cpu(), strict=True))
     order = range(len(examples))
-    return Linearized(*(torch.stack([found[place] for place in order]).numpy() for found in (before, after)))
+    return Linearized(
+        torch.stack([before[position] for position in order]).numpy(),
+        torch.stack([after[position] for position in order]).numpy(),
+    )
 
 
 def recovered_share(zero_shot: float, fine_tuned: float, linearized: float) -> float:
-    """Returns (linearized - zero-shot) / (fine-tuned - zero-shot), of a metric; nan where fine-tuning gained nothing."""
+    """Return (linearized - zero-shot) / (fine-tuned - zero-shot) of a metric; nan without a gain."""
     gain = fine_tuned - zero_shot
     return (linearized - zero_shot) / gain if gain > 0 else float("nan")

@@ -1,6 +1,7 @@
-"""Statistics over the splits of a task: one verdict, one comparison of SignGD with Adam, and the means beside them.
+"""Statistics over the splits of a task: one verdict, one comparison of SignGD with Adam, and the means.
 
-The three tests are those of the means over the splits, with the error that the splits and the test texts leave.
+The three tests are those of the means over the splits, with the error that the splits and the test texts
+leave.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def over_splits(
 
     Args:
         diagnoses: of single splits, each as ``diagnosis/*.json`` has it.
-        comparisons: of SignGD and Adam, each with the ``task``, ``k`` and ``mode`` of its split, and the ending
-            of the methods' names.
+        comparisons: of SignGD and Adam, each with the ``task``, ``k`` and ``mode`` of its split, and the
+            ending of the methods' names.
         titles: the tasks' names in print.
     """
     verdicts = []
@@ -117,7 +118,8 @@ def _ended(diagnoses: Sequence[Record]) -> list[Record]:
 def task_comparison(comparisons: Sequence[Comparison], names: tuple[str, str]) -> Comparison:
     """Return the comparison of two fine-tunings over the splits of a task: their means, and the error left.
 
-    The error is that of a verdict over splits, ``error_over_splits``. One split alone keeps its own comparison.
+    The error is that of a verdict over splits, ``error_over_splits``. One split alone keeps its own
+    comparison.
 
     Args:
         comparisons: of each split, as ``compare`` has it.
@@ -144,8 +146,8 @@ def task_comparison(comparisons: Sequence[Comparison], names: tuple[str, str]) -
     agreement = float(np.mean([each.agreement for each in comparisons]))
     differs = bool(abs(differences.mean()) > SURE * error)
     sentence = (
-        f"{names[0]} has {100 * first:.1f} % and {names[1]} {100 * second:.1f} % over {len(comparisons)} splits, "
-        f"{'more than' if differs else 'within'} twice the error of {100 * error:.1f} points apart; "
+        f"{names[0]} has {100 * first:.1f} % and {names[1]} {100 * second:.1f} % over {len(comparisons)} "
+        f"splits, {'more than' if differs else 'within'} twice the error of {100 * error:.1f} points apart; "
         f"they agree on {100 * agreement:.1f} % of the test texts"
     )
     return Comparison(first, second, error, agreement, differs, sentence)
@@ -154,11 +156,11 @@ def task_comparison(comparisons: Sequence[Comparison], names: tuple[str, str]) -
 def task_verdict(diagnoses: Sequence[Record]) -> Verdict:
     """Return the verdict on a task from its splits' diagnoses, each as ``Diagnosis.as_dict`` has it.
 
-    Metrics and distances are averaged over the splits, and the thresholds are those of one split. A mean that is
-    nearer to its threshold than its standard error cannot be told from it, and a gain must be twice its error.
-    The error of a metric is that over the splits, and that of the test texts that they share, squares added; a
-    distance's is that over the splits. Splits whose training diverged are left out, and counted in the reason.
-    One split alone keeps its own verdict.
+    Metrics and distances are averaged over the splits, and the thresholds are those of one split. A mean that
+    is nearer to its threshold than its standard error cannot be told from it, and a gain must be twice its
+    error. The error of a metric is that over the splits, and that of the test texts that they share, squares
+    added; a distance's is that over the splits. Splits whose training diverged are left out, and counted in
+    the reason. One split alone keeps its own verdict.
 
     Raises:
         UserError: no diagnosis, or of different tasks, k, modes, metrics or methods.
@@ -200,7 +202,7 @@ def _whole_error(margins: Array, ended: Sequence[Record], parts: Parts) -> float
 
 
 def _answer(margins: Array, error: float) -> bool | None:
-    """Return whether the mean margin over the splits is at least 0; None if it is nearer to 0 than its error."""
+    """Return whether the mean margin over the splits is at least 0; None where the error is larger."""
     mean = float(margins.mean())
     return None if abs(mean) < NEAR * error else mean >= 0
 
@@ -208,14 +210,14 @@ def _answer(margins: Array, error: float) -> bool | None:
 def _words(passed: bool | None, error: float, threshold: str) -> str:
     if passed is None:
         return (
-            f", and the error of {100 * error:.1f} points over splits and texts is too much to tell it from the "
-            f"{threshold} asked for"
+            f", and the error of {100 * error:.1f} points over splits and texts is too much to tell it from "
+            f"the {threshold} asked for"
         )
     return f", {'at least' if passed else 'less than'} {threshold}"
 
 
 def _solves(ended: Sequence[Record]) -> Test:
-    formulas = sorted({str(found["formula"]) for found in ended})
+    formulas = sorted({str(each["formula"]) for each in ended})
     if len(formulas) > 1:
         why = f"some splits have the {' and some the '.join(formulas)} kernel; keep the same kernels of all"
         return Test("solves", None, SOLVES, None, why)
@@ -226,9 +228,9 @@ def _solves(ended: Sequence[Record]) -> Test:
     margins = kernel - SOLVES * fine_tuned
     error = _whole_error(margins, ended, [(1.0, "kernel"), (-SOLVES, "fine_tuned")])
     share, passed = float(kernel.mean() / fine_tuned.mean()), _answer(margins, error)
-    said = f"the {formulas[0]} kernel's mean of {100 * kernel.mean():.1f} % over {len(ended)} splits is "
-    said += f"{100 * share:.1f} % of fine-tuning's {100 * fine_tuned.mean():.1f} %"
-    return Test("solves", share, SOLVES, passed, said + _words(passed, error, f"{100 * SOLVES:.0f} %"))
+    sentence = f"the {formulas[0]} kernel's mean of {100 * kernel.mean():.1f} % over {len(ended)} splits is "
+    sentence += f"{100 * share:.1f} % of fine-tuning's {100 * fine_tuned.mean():.1f} %"
+    return Test("solves", share, SOLVES, passed, sentence + _words(passed, error, f"{100 * SOLVES:.0f} %"))
 
 
 def _recovers(ended: Sequence[Record]) -> Test:
@@ -242,7 +244,10 @@ def _recovers(ended: Sequence[Record]) -> Test:
     of = f"from {100 * zero_shot.mean():.1f} % to {100 * fine_tuned.mean():.1f} %"
     error = _whole_error(gain, ended, [(1.0, "fine_tuned"), (-1.0, "zero_shot")])
     if gain.mean() <= 0:
-        why = f"fine-tuning gained nothing over {len(ended)} splits, {of}, so there is no gain to recover a share of"
+        why = (
+            f"fine-tuning gained nothing over {len(ended)} splits, {of}, so there is no gain to recover a "
+            "share of"
+        )
         return Test(name, None, RECOVERS, None, why)
     if gain.mean() < SURE * error:
         why = f"fine-tuning gained {100 * gain.mean():.1f} points over {len(ended)} splits, {of}, "
@@ -253,9 +258,9 @@ def _recovers(ended: Sequence[Record]) -> Test:
         margins, ended, [(1.0, "linearized"), (-RECOVERS, "fine_tuned"), (RECOVERS - 1.0, "zero_shot")]
     )
     share, passed = float((linearized - zero_shot).mean() / gain.mean()), _answer(margins, error)
-    said = f"the linearized model, at {100 * linearized.mean():.1f} %, recovers {100 * share:.1f} % of "
-    said += f"fine-tuning's mean gain {of}"
-    return Test(name, share, RECOVERS, passed, said + _words(passed, error, f"{100 * RECOVERS:.0f} %"))
+    sentence = f"the linearized model, at {100 * linearized.mean():.1f} %, recovers {100 * share:.1f} % of "
+    sentence += f"fine-tuning's mean gain {of}"
+    return Test(name, share, RECOVERS, passed, sentence + _words(passed, error, f"{100 * RECOVERS:.0f} %"))
 
 
 def _fixed(ended: Sequence[Record]) -> Test:
@@ -267,5 +272,7 @@ def _fixed(ended: Sequence[Record]) -> Test:
     passed = _answer(FIXED - distance, error)
     near = f"within the splits' error of {error:.2f} of"
     relation = {True: "less than", False: "not less than", None: near}[passed]
-    said = f"the kernel's entries moved by {mean:.2f} times their size on average over {len(ended)} splits"
-    return Test(name, mean, FIXED, passed, f"{said}, {relation} {FIXED:.1f}")
+    sentence = (
+        f"the kernel's entries moved by {mean:.2f} times their size on average over {len(ended)} splits"
+    )
+    return Test(name, mean, FIXED, passed, f"{sentence}, {relation} {FIXED:.1f}")

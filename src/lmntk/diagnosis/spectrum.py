@@ -1,4 +1,4 @@
-"""What a kernel can learn fast: its eigenvalues, and how much of the labels lies along each eigenvector."""
+"""A kernel's spectrum, by which it learns fast or slowly, and the labels' share along each eigenvector."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Spectrum:
     Attributes:
         eigenvalues: [n c], the largest first.
         alignment: [n c], the share of the centred labels' squared norm along each eigenvector; they sum to 1.
-        target_alignment: y^T K y / (|y|^2 ||K||_F) with the centred labels y, between 0 and 1 (Cristianini et al. 2001): 1 where the
-            kernel is y y^T.
+        target_alignment: y^T K y / (|y|^2 ||K||_F) with the centred labels y, between 0 and 1 (Cristianini et
+            al. 2001): 1 where the kernel is y y^T.
         effective_rank: exp of the entropy of eigenvalues / trace (Roy and Vetterli 2007), between 1 and n c.
     """
 
@@ -31,9 +31,12 @@ class Spectrum:
 
 
 def spectrum(kernel: Array, labels: Sequence[int]) -> Spectrum:
-    """Returns the spectrum of an sgd or signgd kernel, against labels centred logit by logit: -1, +1, or one-hot, less their mean.
+    """Return the spectrum of an sgd or signgd kernel, against centred labels.
 
-    Gradient flow learns the part of the labels along an eigenvector at the rate of its eigenvalue. Cost: one eigendecomposition.
+    The labels are -1, +1, or one-hot, less their mean, logit by logit.
+
+    Gradient flow learns the part of the labels along an eigenvector at the rate of its eigenvalue. Cost: one
+    eigendecomposition.
 
     Raises:
         UserError: a kernel that is not symmetric, or labels of one class.
@@ -58,7 +61,9 @@ def spectrum(kernel: Array, labels: Sequence[int]) -> Spectrum:
 
 
 def group_shares(groups: Mapping[str, Array]) -> dict[str, float]:
-    """Returns each parameter group's share of the trace of a kernel [n, c, n, c], the sum of all texts' squared gradient norms.
+    """Return each parameter group's share of the trace of a kernel [n, c, n, c].
+
+    The trace is the sum of all texts' squared gradient norms.
 
     Raises:
         UserError: no groups, or a kernel without a trace.
@@ -69,7 +74,7 @@ def group_shares(groups: Mapping[str, Array]) -> dict[str, float]:
 
 
 def shares_of(traces: Mapping[str, float]) -> dict[str, float]:
-    """Returns each trace's share of their sum.
+    """Return each trace's share of their sum.
 
     Raises:
         UserError: there are none, or their sum is 0.
@@ -81,10 +86,11 @@ def shares_of(traces: Mapping[str, float]) -> dict[str, float]:
 
 
 def readable_groups(model: nn.Module) -> Callable[[str], str]:
-    """Returns the function from a parameter's name to its group: ``embeddings``, ``layer 0``, ``layer 1``, ..., or ``head``.
+    """Return the function from a parameter's name to its group: embeddings, layer 0, layer 1, ..., or head.
 
-    Lookup tables, and what stands beside them under the name embeddings, are ``embeddings``; a name with a number is of that layer; the
-    rest, the final norm among it, is ``head``. A decoder tied to the table goes with it.
+    Lookup tables, and what stands beside them under the name embeddings, are ``embeddings``; a name with a
+    number is of that layer; the rest, the final norm among it, is ``head``. A decoder tied to the table goes
+    with it.
     """
     tables = {
         id(p)
@@ -92,12 +98,12 @@ def readable_groups(model: nn.Module) -> Callable[[str], str]:
         if isinstance(module, nn.Embedding)
         for p in module.parameters(recurse=False)
     }
-    places = {name: id(parameter) for name, parameter in model.named_parameters()}
+    ids = {name: id(parameter) for name, parameter in model.named_parameters()}
 
     def group(name: str) -> str:
         number = next((part for part in name.split(".") if part.isdigit()), None)
         if number is not None:
             return f"layer {int(number)}"
-        return "embeddings" if places.get(name) in tables or "embeddings" in name else "head"
+        return "embeddings" if ids.get(name) in tables or "embeddings" in name else "head"
 
     return group

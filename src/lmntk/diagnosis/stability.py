@@ -1,11 +1,13 @@
 """The largest learning rate at which gradient descent is stable, as the kernel predicts it.
 
-Near theta_0 the logits of the n training texts move by df = - eta (1/n) K chi(f), and chi changes by H df, H the Hessian of a text's loss
-by its logits. Descent on a loss that is quadratic (squared), or bounded by one (cross-entropy), converges for eta < 2 / s, where s is the
-sharpness, the largest eigenvalue of (1/n) H^1/2 K H^1/2:
+Near theta_0 the logits of the n training texts move by df = - eta (1/n) K chi(f), and chi changes by H df, H
+the Hessian of a text's loss by its logits. Descent on a loss that is quadratic (squared), or bounded by one
+(cross-entropy), converges for eta < 2 / s, where s is the sharpness, the largest eigenvalue of (1/n) H^1/2 K
+H^1/2:
 
 * squared: H = 1, so eta < 2 n / lambda_max(K), exactly: above it the residual along that eigenvector grows;
-* cross-entropy at f0: H = diag(p) - p p^T, for one logit p (1 - p). Local: training changes p, towards smaller H once texts are fitted;
+* cross-entropy at f0: H = diag(p) - p p^T, for one logit p (1 - p). Local: training changes p, towards
+  smaller H once texts are fitted;
 * cross-entropy, whatever f: H <= 1/2, for one logit 1/4; descent below 2 / s never diverges.
 """
 
@@ -26,8 +28,10 @@ class StableRates:
 
     Attributes:
         full_batch: of gradient descent on all n texts; with cross-entropy, near f0.
-        for_every_f: the same with the loss's largest curvature, so it holds all along the training of the linearized model.
-        every_minibatch: a rate at which no minibatch's step overshoots its own loss, whatever texts are in it; see ``stable_rates``.
+        for_every_f: the same with the loss's largest curvature, so it holds all along the training of the
+            linearized model.
+        every_minibatch: a rate at which no minibatch's step overshoots its own loss, whatever texts are in
+            it; see ``stable_rates``.
     """
 
     full_batch: float
@@ -38,7 +42,7 @@ class StableRates:
 def stable_rates(
     kernel: Array, f0: Array | None = None, loss: str = "squared", batch_size: int | None = None
 ) -> StableRates:
-    """Returns the largest stable learning rates that an sgd kernel [n, c, n, c] predicts.
+    """Return the largest stable learning rates that an sgd kernel [n, c, n, c] predicts.
 
     Args:
         kernel: of the training texts.
@@ -46,13 +50,14 @@ def stable_rates(
         loss: ``squared`` or ``cross-entropy``, a mean over the batch.
         batch_size: b of minibatch descent; by default n.
 
-    Minibatches: a step of b texts is stable by itself for eta < 2 b / lambda_max(K_BB), with the loss's curvature as above. For no batch
-    is lambda_max(K_BB) larger than lambda_max(K), nor than the sum of the b largest lambda_max of single texts' blocks;
-    ``every_minibatch`` takes the smaller of the two, and so is cautious; so it does
-    for the n mod b texts of a pass's last batch. Batches drawn at random follow full-batch descent on average,
-    whose limit is ``full_batch``, with noise on top that the kernel alone does not bound: between the two rates training may or may not
-    be stable. Assumed throughout: descent without momentum, no clipping (which hides divergence: steps stay bounded, and the loss goes
-    up and down), the kernel of theta_0.
+    Minibatches: a step of b texts is stable by itself for eta < 2 b / lambda_max(K_BB), with the loss's
+    curvature as above. For no batch is lambda_max(K_BB) larger than lambda_max(K), nor than the sum of the b
+    largest lambda_max of single texts' blocks; ``every_minibatch`` takes the smaller of the two, and so is
+    cautious; so it does for the n mod b texts of a pass's last batch. Batches drawn at random follow
+    full-batch descent on average, whose limit is ``full_batch``, with noise on top that the kernel alone does
+    not bound: between the two rates training may or may not be stable. Assumed throughout: descent without
+    momentum, no clipping (which hides divergence: steps stay bounded, and the loss goes up and down), the
+    kernel of theta_0.
 
     Cost: one eigendecomposition of n c x n c.
 
@@ -98,7 +103,7 @@ def _largest_eigenvalue(matrix: Array) -> float:
 
 
 def _roots(logits: Array) -> Array:
-    """Returns the square roots [n, c, c] of the cross-entropy's Hessians by the logits."""
+    """Return the square roots [n, c, c] of the cross-entropy's Hessians by the logits."""
     if logits.shape[1] == 1:
         p = expit(logits)
         return np.asarray(np.sqrt(p * (1 - p))[:, :, None])

@@ -1,4 +1,4 @@
-"""The subject of a diagnosis: labelled examples, a fine-tuning on them, and the kernel that it is held against."""
+"""The subject of a diagnosis: labelled examples, a fine-tuning, and the kernel that it is held against."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class FineTuning:
     """A fine-tuning, as far as it is known.
 
     Attributes:
-        weights: the fine-tuned weights by the names of ``model.named_parameters()``; None if training diverged.
+        weights: the fine-tuned weights by the names of ``model.named_parameters()``; None if training
+            diverged.
         trainable: the parameters that were trained; None: those that require a gradient.
         training: how it was trained; without it there is no emulation, and the stable rates are the
             cross-entropy's.

@@ -1,8 +1,8 @@
 """Does fine-tuning behave like its kernel? Three tests, and one verdict.
 
-Each test is passed, failed, or cannot be told; a test whose number is nearer to its threshold than the error that the test set leaves
-cannot be told. Kernel-like: all three are passed. Not: one is failed, whatever the others. Undecided: none is failed, and one cannot be
-told.
+Each test is passed, failed, or cannot be told; a test whose number is nearer to its threshold than the error
+that the test set leaves cannot be told. Kernel-like: all three are passed. Not: one is failed, whatever the
+others. Undecided: none is failed, and one cannot be told.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ REASONS: dict[Answer, str] = {
 
 @dataclass(frozen=True)
 class Test:
-    """One test: what was measured, what it is held against, and what that says; ``passed`` is None where it cannot be told."""
+    """One test: the number measured, its threshold, and the result in words.
+
+    ``passed`` is None where it cannot be told.
+    """
 
     __test__ = False  # pytest shall not take it for one of its own
 
@@ -55,7 +58,7 @@ class Verdict:
     tests: tuple[Test, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns plain data."""
+        """Return plain data."""
         return {
             "verdict": self.verdict,
             "reason": self.reason,
@@ -65,16 +68,18 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the tests look at.
+    """The numbers and predictions that the tests look at.
 
     Attributes:
         metric: ``accuracy`` or ``f1``.
         labels: of the m test texts.
-        zero_shot: classes that the model predicts before training: zero-shot, or in head mode the linear probe's.
+        zero_shot: classes that the model predicts before training: zero-shot, or in head mode the linear
+            probe's.
         kernel: that the kernel's solution predicts; None if there is none.
         fine_tuned: that the fine-tuned model predicts; None if training diverged.
         linearized: that the linearized model at the fine-tuned weights predicts; None as well.
-        distance: the mean elementwise relative distance of the train kernels before and after; None if it is not known.
+        distance: the mean elementwise relative distance of the train kernels before and after; None if it is
+            not known.
         diverged: why there is no fine-tuned model; empty if there is one.
         median: the median of the same distances, said where a few entries near zero decide the mean.
         formula: of the kernel that was solved.
@@ -94,16 +99,16 @@ class Evidence:
     unsolved: str = ""
 
     def score(self, predictions: Sequence[int] | None) -> float | None:
-        """Returns the metric of predicted classes, None for none."""
+        """Return the metric of predicted classes, None for none."""
         return None if predictions is None else score(self.metric, self.labels, predictions)
 
     def error(self, *parts: tuple[float, Sequence[int]]) -> float:
-        """Returns the standard error of a weighted sum of metrics."""
+        """Return the standard error of a weighted sum of metrics."""
         return standard_error(self.metric, self.labels, parts)
 
 
 def decide(evidence: Evidence) -> Verdict:
-    """Returns the verdict on one fine-tuning."""
+    """Return the verdict on one fine-tuning."""
     tests = (_solves(evidence), _recovers(evidence), _fixed(evidence))
     if evidence.diverged and all(test.passed is not False for test in tests):
         return Verdict(
@@ -115,7 +120,7 @@ def decide(evidence: Evidence) -> Verdict:
 
 
 def concluded(tests: tuple[Test, ...], note: str = "") -> Verdict:
-    """Returns what tests come to, with the sentences of those that decide it, and a note at the end."""
+    """Return the verdict of tests, with the sentences of those that decide it, and a note at the end."""
     failed, open_ones = (
         [test for test in tests if test.passed is False],
         [test for test in tests if test.passed is None],
@@ -157,16 +162,19 @@ def _solves(e: Evidence) -> Test:
     share = kernel / fine_tuned
     error = e.error((1.0, e.kernel), (-SOLVES, e.fine_tuned))
     margin = kernel - SOLVES * fine_tuned
-    said = f"the {e.formula} kernel's {e.metric} of {_percent(kernel)} is {_percent(share)} of fine-tuning's {_percent(fine_tuned)}"
+    sentence = (
+        f"the {e.formula} kernel's {e.metric} of {_percent(kernel)} is {_percent(share)} of fine-tuning's "
+        f"{_percent(fine_tuned)}"
+    )
     if abs(margin) < NEAR * error:
-        return Test("solves", share, SOLVES, None, f"{said}, and {_too_near(e, error, SOLVES)}")
+        return Test("solves", share, SOLVES, None, f"{sentence}, and {_too_near(e, error, SOLVES)}")
     passed = margin >= 0
     return Test(
         "solves",
         share,
         SOLVES,
         passed,
-        f"{said}, {'at least' if passed else 'less than'} {_percent(SOLVES, 0)}",
+        f"{sentence}, {'at least' if passed else 'less than'} {_percent(SOLVES, 0)}",
     )
 
 
@@ -193,23 +201,29 @@ def _recovers(e: Evidence) -> Test:
             f"fine-tuning gained nothing, {of}, so there is no gain to recover a share of",
         )
     if gain < SURE * error:
-        why = f"a gain of {_points(gain)}, within twice the error of {_points(error)} that {len(e.labels)} test texts leave"
+        why = (
+            f"a gain of {_points(gain)}, within twice the error of {_points(error)} that {len(e.labels)} "
+            "test texts leave"
+        )
         return Test(
             name, None, RECOVERS, None, f"fine-tuning went {of}, {why}, so a share of it would mean nothing"
         )
     share = recovered_share(zero_shot, fine_tuned, linearized)
     error = e.error((1.0, e.linearized), (-RECOVERS, e.fine_tuned), (RECOVERS - 1.0, e.zero_shot))
     margin = linearized - zero_shot - RECOVERS * gain
-    said = f"the linearized model, at {_percent(linearized)}, recovers {_percent(share)} of fine-tuning's gain {of}"
+    sentence = (
+        f"the linearized model, at {_percent(linearized)}, recovers {_percent(share)} of fine-tuning's gain "
+        f"{of}"
+    )
     if abs(margin) < NEAR * error:
-        return Test(name, share, RECOVERS, None, f"{said}, and {_too_near(e, error, RECOVERS)}")
+        return Test(name, share, RECOVERS, None, f"{sentence}, and {_too_near(e, error, RECOVERS)}")
     passed = margin >= 0
     return Test(
         name,
         share,
         RECOVERS,
         passed,
-        f"{said}, {'at least' if passed else 'less than'} {_percent(RECOVERS, 0)}",
+        f"{sentence}, {'at least' if passed else 'less than'} {_percent(RECOVERS, 0)}",
     )
 
 
@@ -218,16 +232,23 @@ def _fixed(e: Evidence) -> Test:
     if e.distance is None or math.isnan(e.distance):
         return Test(name, None, FIXED, None, "the kernel after fine-tuning is not known")
     passed = e.distance < FIXED
-    said = f"the kernel's entries moved by {e.distance:.2f} times their size on average"
+    sentence = f"the kernel's entries moved by {e.distance:.2f} times their size on average"
     if e.median is not None and e.distance > SKEWED * e.median:
-        said += f" (by {e.median:.2f} in the median: entries near zero decide the mean)"
+        sentence += f" (by {e.median:.2f} in the median: entries near zero decide the mean)"
     return Test(
-        name, e.distance, FIXED, passed, f"{said}, {'less than' if passed else 'not less than'} {FIXED:.1f}"
+        name,
+        e.distance,
+        FIXED,
+        passed,
+        f"{sentence}, {'less than' if passed else 'not less than'} {FIXED:.1f}",
     )
 
 
 def _too_near(e: Evidence, error: float, threshold: float) -> str:
-    return f"{len(e.labels)} test texts leave an error of {_points(error)}, too much to tell it from the {_percent(threshold, 0)} asked for"
+    return (
+        f"{len(e.labels)} test texts leave an error of {_points(error)}, too much to tell it from the "
+        f"{_percent(threshold, 0)} asked for"
+    )
 
 
 def _percent(value: float, digits: int = 1) -> str:

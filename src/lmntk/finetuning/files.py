@@ -24,19 +24,22 @@ WEIGHTS, MODEL = "weights.safetensors", "model"
 
 
 def slug(method: str) -> str:
-    """Returns a method as it stands in names of files: ``sgd fine-tuning (lora)`` is ``sgd-fine-tuning-lora``."""
+    """Return a method as it stands in names of files.
+
+    ``sgd fine-tuning (lora)`` is ``sgd-fine-tuning-lora``.
+    """
     return re.sub(r"[ ()]+", "-", method).strip("-")
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
-    """Writes weights by the names of a LogitModel's parameters, and plain data beside them, atomically."""
+    """Write weights by the names of a LogitModel's parameters, and plain data beside them, atomically."""
     with replacing(path) as temporary:
         contents = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
         save_file(contents, temporary, {"format": FORMAT, "facts": json.dumps(facts)})
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """Returns the weights in a file and the data beside them.
+    """Return the weights in a file and the data beside them.
 
     Raises:
         UserError: no such file, or none that ``save_weights`` wrote.
@@ -45,7 +48,8 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") == FORMAT:
-                return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["facts"])  # noqa: SIM118
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return weights, json.loads(metadata["facts"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(
             f"weights: cannot read {str(path)!r}: {' '.join(str(error).split())[:200]}"
@@ -56,7 +60,9 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
 
 
 def export(folder: Path, model: LogitModel, pretrained: Pretrained, weights: Mapping[str, Tensor]) -> None:
-    """Writes the network at other weights, and its tokenizer, as transformers' ``save_pretrained`` does; the folder is there whole or not.
+    """Write the network at other weights, and its tokenizer, as transformers' ``save_pretrained`` does.
+
+    The folder is there whole or not.
 
     A linear head that is not the network's own (head mode) is not in it: ``save_weights`` keeps that.
 
@@ -65,7 +71,8 @@ def export(folder: Path, model: LogitModel, pretrained: Pretrained, weights: Map
     """
     if has_adapter(model):
         raise UserError(
-            "export: the model has an adapter, which transformers cannot save in place; its trained weights are kept alone"
+            "export: the model has an adapter, which transformers cannot save in place; "
+            "its trained weights are kept alone"
         )
     from transformers.utils import logging
 
@@ -81,7 +88,7 @@ def export(folder: Path, model: LogitModel, pretrained: Pretrained, weights: Map
 
 
 class replacing_folder:  # noqa: N801
-    """Yields a temporary folder that takes the place of ``folder`` when the body has ended without an error."""
+    """A temporary folder that takes the place of ``folder`` when the body has ended without an error."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.temporary = folder, folder.with_name(f".{folder.name}.partial")

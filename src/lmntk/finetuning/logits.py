@@ -13,9 +13,9 @@ from lmntk.prompts.encoded_text import EncodedText
 
 
 def logits_of(model: nn.Module, texts: Sequence[EncodedText], pad_id: int, batch_size: int = 32) -> Tensor:
-    """Returns the logits [n, c] of texts in eval mode, float64, on the processor, in the order of the texts."""
+    """Return the logits [n, c] of texts in eval mode, float64, on the processor, in their order."""
     device = next(model.parameters()).device
-    found: list[Tensor] = []
+    parts: list[Tensor] = []
     order = length_sorted_batches([text.length for text in texts], batch_size)
     with frozen(model), torch.no_grad():
         for chosen in order:
@@ -23,8 +23,8 @@ def logits_of(model: nn.Module, texts: Sequence[EncodedText], pad_id: int, batch
                 name: tensor.to(device)
                 for name, tensor in collate([texts[i] for i in chosen], pad_id).items()
             }
-            found.append(model(batch).double())
-    logits = torch.cat(found).cpu()
+            parts.append(model(batch).double())
+    logits = torch.cat(parts).cpu()
     restored = torch.empty_like(logits)
     restored[[i for chosen in order for i in chosen]] = logits
     return restored

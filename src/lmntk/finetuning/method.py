@@ -1,4 +1,4 @@
-"""One way of fine-tuning, as an experiment asks for it: a grid of trainings of every split."""
+"""One way of fine-tuning: the settings of its trainings, the grid to choose from, and what trains."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ from torch import nn
 from lmntk.errors import UserError
 
 NAMES = ("sgd", "adamw", "signgd")
-# The grids of LM-BFF (Adam) and of the paper (SGD). SignGD takes Adam's: its steps have the size of Adam's first.
+# The grids of LM-BFF (Adam) and of the paper (SGD). SignGD takes Adam's: its steps have the size of Adam's
+# first.
 LEARNING_RATES = {
     "sgd": (1e-4, 5e-4, 1e-3, 5e-3, 1e-2),
     "adamw": (1e-5, 2e-5, 5e-5),
@@ -21,14 +22,17 @@ BATCH_SIZES = (2, 4, 8)
 
 
 class SignGD(torch.optim.Optimizer):
-    """theta <- theta - lr sign(gradient), sign(0) = 0: Adam without memory. Clipping the gradient before changes nothing but its zeros."""
+    """Sign descent: theta <- theta - lr sign(gradient), sign(0) = 0; Adam without memory.
+
+    Clipping the gradient before changes nothing but its zeros.
+    """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float) -> None:
         super().__init__(params, {"lr": lr})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Takes a step; returns what ``closure`` does."""
+        """Take a step, and return what ``closure`` returns."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -41,7 +45,7 @@ class SignGD(torch.optim.Optimizer):
 
 
 def make_optimizer(name: str, parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-    """Returns the optimizer of a name.
+    """Return the optimizer of a name.
 
     Raises:
         UserError: there is none.

@@ -134,7 +134,8 @@ class FineTuned:
         status: ``diverged`` when a loss or logit was no number any more: the training was stopped there.
         reason: in words, of one that diverged.
         curve: the looks at dev, from step 0 on.
-        best_step: the first look after step 0 with the best metric; None when there was none before it diverged.
+        best_step: the first look after step 0 with the best metric; None when there was none before it
+            diverged.
         dev: the metric there.
         weights: the trained parameters' values there, by the names of the model's parameters, on the
             processor. Of LoRA the adapted layers' merged weights.
@@ -172,7 +173,8 @@ class FineTuned:
 def batch_order(count: int, batch_size: int, steps: int, seed: int) -> list[list[int]]:
     """Return the texts' numbers of each step.
 
-    Pass after pass goes over all ``count`` texts in a new random order; each pass's last batch has what is left.
+    Pass after pass goes over all ``count`` texts in a new random order; each pass's last batch has what is
+    left.
 
     >>> [len(batch) for batch in batch_order(5, 2, 4, seed=0)]
     [2, 2, 1, 2]

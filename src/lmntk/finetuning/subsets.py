@@ -26,8 +26,8 @@ class Subset:
     Attributes:
         parameters: of the model as it is; with LoRA all, for there is nothing to choose from.
         freeze_layers: the embeddings and so many bottom layers do not train.
-        lora_rank: train a fresh LoRA of this rank, and a head that was put on the network; a classifier's own head, which is the
-            network's, stays as it is. None trains the parameters themselves.
+        lora_rank: train a fresh LoRA of this rank, and a head that was put on the network; a classifier's own
+            head, which is the network's, stays as it is. None trains the parameters themselves.
         lora_alpha: its scale is alpha / rank.
         seed: of LoRA's random A.
     """
@@ -39,7 +39,7 @@ class Subset:
     seed: int = 0
 
     def suffix(self) -> str:
-        """Returns what a method's name says of it, beyond the run's own filter."""
+        """Return the ending of a method's name that names the choice, beyond the run's own filter."""
         parts = [
             f" (without {self.freeze_layers} bottom layers)" if self.freeze_layers else "",
             " (lora)" if self.lora_rank is not None else "",
@@ -47,7 +47,7 @@ class Subset:
         return "".join(parts)
 
     def as_dict(self) -> dict[str, object]:
-        """Returns the choice as plain data."""
+        """Return the choice as plain data."""
         plain = self.parameters.as_dict()
         if self.freeze_layers:
             plain |= {"freeze_layers": self.freeze_layers}
@@ -57,25 +57,30 @@ class Subset:
 
     @contextmanager
     def chosen(self, model: LogitModel) -> Iterator[Trained]:
-        """Yields what trains; with LoRA the network has its layers while the body runs, and afterwards its own again.
+        """Yield the parameters that train.
+
+        With LoRA the network has its layers while the body runs, and afterwards its own again.
 
         Raises:
-            UserError: nothing is left, or LoRA with a filter, with frozen layers, or on a network that has an adapter already.
+            UserError: nothing is left, or LoRA with a filter, with frozen layers, or on a network that has an
+                adapter already.
         """
         if self.lora_rank is None:
-            found = self.parameters.select(model)
+            selected = self.parameters.select(model)
             yield Trained(
-                without_bottom(model, found, self.freeze_layers) if self.freeze_layers else found, dict
+                without_bottom(model, selected, self.freeze_layers) if self.freeze_layers else selected, dict
             )
             return
         if self.freeze_layers:
             raise UserError(
-                "freeze-layers: LoRA leaves all of the network's own parameters as they are; give one of the two"
+                "freeze-layers: LoRA leaves all of the network's own parameters as they are; "
+                "give one of the two"
             )
         if self.parameters != ParameterFilter():
-            what = self.parameters.describe()
+            described = self.parameters.describe()
             raise UserError(
-                f"lora-rank: LoRA trains what it adds, unfiltered; leave out the filter ({what}), or lora-rank"
+                "lora-rank: LoRA trains what it adds, unfiltered; "
+                f"leave out the filter ({described}), or lora-rank"
             )
         with lora(model, self.lora_rank, self.lora_alpha, self.seed) as trained:
             yield trained
@@ -92,7 +97,9 @@ class Trained:
 def without_bottom(
     model: nn.Module, chosen: Mapping[str, nn.Parameter], layers: int
 ) -> dict[str, nn.Parameter]:
-    """Returns the chosen parameters but the embeddings' and the first ``layers`` layers'. A decoder tied to the embeddings goes with them.
+    """Return the chosen parameters but the embeddings' and the first ``layers`` layers'.
+
+    A decoder tied to the embeddings goes with them.
 
     Of an encoder-decoder the first layers of both.
 
@@ -121,15 +128,16 @@ def without_bottom(
 
 
 def _layer_number(name: str) -> int | None:
-    """Returns the number of the block that a parameter is in, by the first number in its name, as kernels by group do."""
+    """Return the number of the block that a parameter is in: the first number in its name."""
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
 @contextmanager
 def lora(model: LogitModel, rank: int, alpha: float, seed: int) -> Iterator[Trained]:
-    """While the body runs, a fresh LoRA (A random, B zero) is on the network's attention, as peft puts it there for its architecture.
+    """Put a fresh LoRA (A random, B zero) on the network's attention while the body runs, where peft puts it.
 
-    Yields its parameters, and those of a head that is not the network's own. Afterwards every module, flag and attribute is as it was.
+    Yields its parameters, and those of a head that is not the network's own. Afterwards every module, flag
+    and attribute is as it was.
 
     Raises:
         UserError: peft is not installed, or the network has an adapter already.
@@ -180,7 +188,10 @@ def _has_transposed(network: nn.Module) -> bool:
 
 
 def _targets(peft: Any, model: LogitModel) -> list[str]:
-    """Returns the full names of the modules that LoRA goes on: peft's for the architecture, else all linear maps of the body."""
+    """Return the full names of the modules that LoRA goes on.
+
+    They are peft's for the architecture, else all linear maps of the body.
+    """
     from transformers.pytorch_utils import Conv1D
 
     known = importlib.import_module("peft.utils.constants").TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
@@ -196,16 +207,16 @@ def _targets(peft: Any, model: LogitModel) -> list[str]:
 
 
 def _merged(model: LogitModel, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the adapted layers' weights W + (alpha / r) B A, by the names that they have without LoRA, and the head's as they are.
+    """Return the adapted layers' weights W + (alpha / r) B A by their names without LoRA, and the head's.
 
     A and B are looked up in ``values``, by the names of the model with LoRA in it.
     """
-    found = {name: value for name, value in values.items() if LORA not in name}
+    merged = {name: value for name, value in values.items() if LORA not in name}
     for name, module in model.named_modules():
         a, b = (values.get(f"{name}.lora_{part}.{ADAPTER}.weight") for part in "AB")
         if a is None or b is None:
             continue
         weight = module.get_base_layer().weight.detach().cpu()
         change = module.scaling[ADAPTER] * (b @ a)
-        found[f"{name}.weight"] = weight + (change.T if module.fan_in_fan_out else change)
-    return found
+        merged[f"{name}.weight"] = weight + (change.T if module.fan_in_fan_out else change)
+    return merged

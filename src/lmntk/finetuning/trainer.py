@@ -86,7 +86,8 @@ class Loop(Trainer):  # type: ignore[misc]
         self.parameters_trained = list(self.trained.values())
         device = self.parameters_trained[0].device
         self.looks_every = 1 if device.type == "cpu" else GPU_LOOKS
-        # losses are summed where they are; their mean over the steps since the last look is asked for only then
+        # losses are summed where they are; their mean over the steps since the last look is asked for only
+        # then
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.loss_steps = 0
         super().__init__(
@@ -104,9 +105,9 @@ class Loop(Trainer):  # type: ignore[misc]
             callbacks=[_Watch(self)],
         )
         self.remove_callback(PrinterCallback)
-        # One process in one precision has nothing to wrap. Measured on a tiny BERT: accelerate's optimizer and
-        # backward look for a package on disk in each step, 0.7 of 3 ms more than a plain loop takes, and its
-        # garbage collection is 0.2 s a training.
+        # One process in one precision has nothing to wrap. Measured on a tiny BERT: accelerate's optimizer
+        # and backward look for a package on disk in each step, 0.7 of 3 ms more than a plain loop takes, and
+        # its garbage collection is 0.2 s a training.
         self.accelerator.prepare = lambda *objects: objects if len(objects) > 1 else objects[0]
         self.accelerator.free_memory = lambda *objects: objects
 
@@ -143,7 +144,7 @@ class Loop(Trainer):  # type: ignore[misc]
         return grad_norm  # nobody reads the norm of gradients that are not clipped
 
     def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
-        """Measure the metric on dev and the loss since the last look, and keep the weights if they are the best.
+        """Measure dev's metric and the loss since the last look, and keep the weights if they are the best.
 
         Raises:
             DivergedError: a logit is no number.

@@ -1,4 +1,7 @@
-"""Fine-tuning of a LogitModel, or of its linearization, on encoded texts; afterwards the model is what it was before."""
+"""Fine-tuning of a LogitModel, or of its linearization, on encoded texts.
+
+Afterwards the model is what it was before.
+"""
 
 from __future__ import annotations
 
@@ -185,7 +188,7 @@ def need_accelerate() -> None:
 
 @contextmanager
 def own_randomness(device: torch.device) -> Iterator[None]:
-    """Put the generators of Python, numpy and torch back where they were, whatever the body seeds and draws."""
+    """Put the generators of Python, numpy and torch back afterwards, whatever the body seeds and draws."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[] if device.type != "cuda" else [device]):
         try:

@@ -1,1 +1,1 @@
-"""models/: logits. A LogitModel maps a batch of tokens to logits [n, c]; nothing to the right of this folder knows more."""
+"""models/: logits. A LogitModel maps a batch of tokens to logits [n, c]; later folders know no more."""

@@ -26,7 +26,7 @@ HEADS = ("score.weight", "classifier.weight", "classifier.out_proj.weight")
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter's files, what they name as their base, and the shapes of the tensors by their names in the base."""
+    """An adapter's files, the base that they name, and its tensors' shapes by their names in the base."""
 
     name: str
     location: Location
@@ -42,10 +42,11 @@ class Adapter:
 
 
 def read_adapter(name: str, location: Location) -> Adapter:
-    """Returns the adapter of a folder.
+    """Return the adapter of a folder.
 
     Raises:
-        UserError: PEFT is not installed, the adapter is one of prompt learning, its weights are missing, pickled or broken.
+        UserError: PEFT is not installed, the adapter is one of prompt learning, its weights are missing,
+            pickled or broken.
     """
     peft = _peft(name)
     try:
@@ -57,11 +58,13 @@ def read_adapter(name: str, location: Location) -> Adapter:
     task = stored.get("task_type") or ""
     if prompt_learning:
         raise UserError(
-            f"adapter: {name!r} is one of prompt learning ({method}), which changes no layer; use LoRA, DoRA or IA3"
+            f"adapter: {name!r} is one of prompt learning ({method}), which changes no layer; "
+            "use LoRA, DoRA or IA3"
         )
     if task in TASKS_WITHOUT_KIND:
         raise UserError(
-            f"adapter: {name!r} is for the task {task}, not one of {', '.join(KINDS_OF_TASKS)}; give one of a language model"
+            f"adapter: {name!r} is for the task {task}, not one of {', '.join(KINDS_OF_TASKS)}; "
+            "give one of a language model"
         )
     if not location.has(WEIGHTS_FILE):
         why = (
@@ -82,10 +85,10 @@ def read_adapter(name: str, location: Location) -> Adapter:
 
 
 def find_base(adapter: Adapter, base: str | None, revision: str | None) -> tuple[str, Location]:
-    """Returns the name and location of an adapter's base model: ``base`` if given, else the one that the adapter names.
+    """Return the name and location of an adapter's base: ``base`` if given, else the one that it names.
 
-    A folder that the adapter names is looked for from the current directory, then beside the adapter's folder. ``revision``
-    is the base's on the hub; without one, that which the adapter names.
+    A folder that the adapter names is looked for from the current directory, then beside the adapter's
+    folder. ``revision`` is the base's on the hub; without one, that which the adapter names.
 
     Raises:
         UserError: no base is named, or it cannot be found, or it is itself an adapter.
@@ -93,7 +96,8 @@ def find_base(adapter: Adapter, base: str | None, revision: str | None) -> tuple
     whole = adapter.location.has("model.safetensors") or adapter.location.has("model.safetensors.index.json")
     if base is None and whole:
         raise UserError(
-            f"adapter: {adapter.name!r} holds a whole model beside the adapter; say which is the base, with base"
+            f"adapter: {adapter.name!r} holds a whole model beside the adapter; "
+            "say which is the base, with base"
         )
     wanted = base or adapter.base_name
     if wanted is None:
@@ -123,7 +127,9 @@ def find_base(adapter: Adapter, base: str | None, revision: str | None) -> tuple
 
 
 def put_adapter(adapter: Adapter, network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Returns the network with the adapter's layers in it, changed in place, in ``dtype``; only the adapter requires a gradient.
+    """Return the network with the adapter's layers in it, changed in place, in ``dtype``.
+
+    Only the adapter requires a gradient.
 
     Raises:
         UserError: the adapter's weights do not fit the network.
@@ -139,14 +145,15 @@ def put_adapter(adapter: Adapter, network: nn.Module, dtype: torch.dtype) -> nn.
         raise UserError(
             f"adapter: cannot put {adapter.name!r} on its base, a {base}: {one_line(error)}"
         ) from error
-    for keys, what in (
+    for keys, problem in (
         (fit.missing_keys, "lacks"),
         (fit.unexpected_keys, "has, and its base has no place for,"),
     ):
         if keys:
-            found = min(keys)
+            key = min(keys)
             raise UserError(
-                f"adapter: {adapter.name!r} does not fit its base, a {base}: it {what} {found!r}; give its own base, with base"
+                f"adapter: {adapter.name!r} does not fit its base, a {base}: it {problem} {key!r}; "
+                "give its own base, with base"
             )
     adapted: nn.Module = model.get_base_model()
     for parameter in adapted.parameters():
@@ -156,7 +163,7 @@ def put_adapter(adapter: Adapter, network: nn.Module, dtype: torch.dtype) -> nn.
 
 
 def one_line(error: BaseException) -> str:
-    """Returns an error's text in one line of at most 300 characters."""
+    """Return an error's text in one line of at most 300 characters."""
     return " ".join(str(error).split())[:300]
 
 
@@ -174,6 +181,7 @@ def _shapes(name: str, path: Path) -> dict[str, tuple[int, ...]]:
 
     try:
         with safe_open(str(path), framework="pt") as file:
-            return {key.removeprefix(PREFIX): tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            names = list(file.keys())
+            return {name.removeprefix(PREFIX): tuple(file.get_slice(name).get_shape()) for name in names}
     except (OSError, SafetensorError) as error:
         raise UserError(f"adapter: cannot read the {WEIGHTS_FILE} of {name!r}: {one_line(error)}") from error

@@ -1,4 +1,4 @@
-"""A checkpoint on disk, with or without an adapter, made into a network; what its weights lack is said, never made up."""
+"""A checkpoint on disk, with or without an adapter, made into a network; weights are never made up."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ADVICE = {
 
 @contextmanager
 def loading(shown: str) -> Iterator[None]:
-    """While the body runs, what the libraries raise about a file becomes a ``UserError`` in one line.
+    """Turn what the libraries raise about a file into a ``UserError`` in one line.
 
     A RuntimeError is about shapes that do not fit the configuration.
     """
@@ -60,10 +60,11 @@ class Checkpoint:
     def load(
         self, dtype: torch.dtype, attention: str | None, kind: str, needs_head: bool | None
     ) -> tuple[Any, str, str]:
-        """Returns the network in eval mode, its kind, and the data type that its weights are stored in.
+        """Return the network in eval mode, its kind, and the data type that its weights are stored in.
 
         Raises:
-            UserError: files that cannot be read, a kind that the model has not, quantised weights, weights that are missing.
+            UserError: files that cannot be read, a kind that the model has not, quantised weights, weights
+                that are missing.
         """
         from transformers import CONFIG_MAPPING, AutoConfig
 
@@ -72,14 +73,15 @@ class Checkpoint:
             stored = json.loads((self.location.folder / "config.json").read_text())
             if stored.get("auto_map") and stored.get("model_type") not in CONFIG_MAPPING:
                 raise UserError(
-                    f"model: {self.name!r} needs Python code of its own, which is never run; use a model that transformers has"
+                    f"model: {self.name!r} needs Python code of its own, which is never run; "
+                    "use a model that transformers has"
                 )
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         kind = kind_of(config, self.name, kind)
         if getattr(config, "quantization_config", None) is not None and self.adapter is None:
             raise UserError(
-                f"model: {self.name!r} has quantised weights, which have no gradient; use the unquantised checkpoint, or train an "
-                "adapter on it and give the adapter's folder"
+                f"model: {self.name!r} has quantised weights, which have no gradient; "
+                "use the unquantised checkpoint, or train an adapter on it and give the adapter's folder"
             )
         if not any(self.location.has(file) for file in ("model.safetensors", "model.safetensors.index.json")):
             pickled = (
@@ -88,7 +90,8 @@ class Checkpoint:
                 else ""
             )
             raise UserError(
-                f"model: cannot load {self.name!r}: it has no model.safetensors{pickled}; save it again with transformers"
+                f"model: cannot load {self.name!r}: it has no model.safetensors{pickled}; "
+                "save it again with transformers"
             )
         if (
             kind == "classifier"
@@ -128,7 +131,7 @@ class Checkpoint:
 
 
 def _check_weights(name: str, network: Any, missing: Collection[str], kind: str, needs_head: bool) -> None:
-    """Refuses a network with weights missing. A pooler's are no loss, except to the classifier on top of it.
+    """Refuse a network with weights missing. A pooler's are no loss, except to the classifier on top of it.
 
     Tied weights are not among the missing ones when the weight that they are tied to is there.
 
@@ -141,7 +144,8 @@ def _check_weights(name: str, network: Any, missing: Collection[str], kind: str,
     if lost and needs_head:
         architecture = ", ".join(getattr(network.config, "architectures", None) or ["unknown"])
         raise UserError(
-            f"model: {name!r} ({architecture}) has no {KINDS[kind]} head: {lost[0]!r} is not in its weights; {ADVICE[kind]}"
+            f"model: {name!r} ({architecture}) has no {KINDS[kind]} head: {lost[0]!r} is not in its weights; "
+            f"{ADVICE[kind]}"
         )
     others = sorted(key for key in missing if key not in lost and ".pooler." not in key)
     if others:
@@ -151,7 +155,10 @@ def _check_weights(name: str, network: Any, missing: Collection[str], kind: str,
 
 
 def _in_head(network: Any, key: str) -> bool:
-    """True for a weight outside the base model; T5's is the network itself, and its head the output embeddings."""
+    """Return whether a weight is outside the base model.
+
+    T5's base is the network itself, and its head the output embeddings.
+    """
     if network.base_model is not network:
         return not key.startswith(f"{network.base_model_prefix}.")
     decoder = network.get_output_embeddings()
@@ -161,7 +168,7 @@ def _in_head(network: Any, key: str) -> bool:
 
 
 def _tied_against_its_config(network: Any, stored: dict[str, Any]) -> list[str]:
-    """Returns the name of a head's weight that was tied for want of one although the stored configuration has it untied.
+    """Return the name of a head's weight that was tied for want of one, against the stored configuration.
 
     So transformers does with T5 1.1: its weights alone would give logits of no model that was ever trained.
     """
@@ -176,10 +183,10 @@ def _tied_against_its_config(network: Any, stored: dict[str, Any]) -> list[str]:
 
 
 def _clear(network: nn.Module, missing: Collection[str]) -> None:
-    """Sets weights that no file has to zero: at random, they would make the fingerprint another each time."""
-    found = network.state_dict(keep_vars=True)
-    kept = {id(tensor) for name, tensor in found.items() if name not in missing}
+    """Set weights that no file has to zero: at random, they would make the fingerprint another each time."""
+    tensors = network.state_dict(keep_vars=True)
+    kept = {id(tensor) for name, tensor in tensors.items() if name not in missing}
     with torch.no_grad():
         for name in missing:
-            if name in found and id(found[name]) not in kept:
-                found[name].zero_()
+            if name in tensors and id(tensors[name]) not in kept:
+                tensors[name].zero_()

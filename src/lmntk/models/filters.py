@@ -1,4 +1,4 @@
-"""Which parameters count: the whole network, or a part of it."""
+"""A choice of the parameters that count: the whole network, or a part of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lmntk.models.logit_model import HeadModel, LogitModel
 
 
 def has_adapter(model: nn.Module) -> bool:
-    """True when one of peft's adapter layers is among the modules; peft is not imported for it."""
+    """Return whether one of peft's adapter layers is among the modules; peft is not imported for it."""
     layers = getattr(sys.modules.get("peft.tuners.tuners_utils"), "BaseTunerLayer", None)
     return layers is not None and any(isinstance(module, layers) for module in model.modules())
 
@@ -22,9 +22,9 @@ def has_adapter(model: nn.Module) -> bool:
 class ParameterFilter:
     """A choice of parameters.
 
-    ``embeddings=False`` leaves out the lookup tables (a decoder that is tied to one goes with it: untie it to keep it);
-    ``head=False`` leaves out what is not the base model's; ``biases_only`` keeps what is called bias (BitFit);
-    ``include`` and ``exclude`` are glob patterns of full names, such as ``*.layer.11.*``.
+    ``embeddings=False`` leaves out the lookup tables (a decoder that is tied to one goes with it: untie it to
+    keep it); ``head=False`` leaves out what is not the base model's; ``biases_only`` keeps what is called
+    bias (BitFit); ``include`` and ``exclude`` are glob patterns of full names, such as ``*.layer.11.*``.
     """
 
     embeddings: bool = True
@@ -34,7 +34,7 @@ class ParameterFilter:
     exclude: tuple[str, ...] = ()
 
     def select(self, model: LogitModel) -> dict[str, nn.Parameter]:
-        """Returns the chosen parameters by name, a tied one once.
+        """Return the chosen parameters by name, a tied one once.
 
         Of a network with an adapter (LoRA, DoRA, IA3) only what the adapter trains is there to choose from.
 
@@ -45,7 +45,8 @@ class ParameterFilter:
         if has_adapter(model):
             if any(getattr(module, "merged", False) is True for module in model.modules()):
                 raise UserError(
-                    "parameters: the adapter is merged, so its own weights do nothing; call unmerge_adapter() first"
+                    "parameters: the adapter is merged, so its own weights do nothing; "
+                    "call unmerge_adapter() first"
                 )
             head = set(model.head.parameters()) if isinstance(model, HeadModel) else set()
             everything = {name: p for name, p in everything.items() if p.requires_grad or p in head}
@@ -79,7 +80,7 @@ class ParameterFilter:
         return chosen
 
     def describe(self) -> str:
-        """Returns the choice in words."""
+        """Return the choice in words."""
         parts = [
             "" if self.embeddings else "without embeddings",
             "" if self.head else "without head",
@@ -90,5 +91,5 @@ class ParameterFilter:
         return "; ".join(part for part in parts if part) or "all parameters"
 
     def as_dict(self) -> dict[str, object]:
-        """Returns the choice as plain data, for provenance."""
+        """Return the choice as plain data, for provenance."""
         return asdict(self)

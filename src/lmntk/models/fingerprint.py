@@ -1,4 +1,4 @@
-"""What a network computes, as one sha256: its configuration, its adapters' and the content of all its tensors."""
+"""One sha256 of a network: its configuration, its adapters' and the content of all its tensors."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ ADAPTER_BOOKKEEPING = (
 
 
 def fingerprint(network: nn.Module) -> str:
-    """Returns the sha256 of a network's configuration, adapters, parameters and buffers. About 1 s a GB.
+    """Return the sha256 of a network's configuration, adapters, parameters and buffers. About 1 s a GB.
 
-    The configuration counts because the same weights compute something else with, say, another number of heads; an
-    adapter's, because its scaling is in no tensor.
+    The configuration counts because the same weights compute something else with, say, another number of
+    heads; an adapter's, because its scaling is in no tensor.
     """
     config = getattr(network, "config", None)
     settings = (
@@ -52,7 +52,7 @@ def fingerprint(network: nn.Module) -> str:
 
 
 def _adapters(network: nn.Module) -> list[Any]:
-    """Returns the adapters' configurations and the scalings in use, layer by layer; nothing for a network without one."""
+    """Return the adapters' configurations and the scalings in use, layer by layer, if there are adapters."""
     configs = getattr(network, "peft_config", None)
     if not isinstance(configs, Mapping):
         return []
@@ -79,5 +79,8 @@ def _adapters(network: nn.Module) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Returns what JSON has no word for in a form that is the same in every process: a set is in another order in each."""
+    """Return a value that JSON has no word for, in a form that is the same in every process.
+
+    A set is in another order in each.
+    """
     return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)

@@ -1,7 +1,7 @@
-"""Reading a network at one position: which of its modules make hidden states, and how everything above runs for one token.
+"""Reading a network at one position: its modules below make hidden states, those above run for one token.
 
-A vocabulary's head costs as much as several layers when it scores every token; here it scores the one that is read, and
-computes the rows of the label words alone.
+A vocabulary's head costs as much as several layers when it scores every token; here it scores the one that is
+read, and computes the rows of the label words alone.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ NETWORK_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "decoder_inpu
 
 
 def without_wrapper(network: Any) -> Any:
-    """Returns the network inside a ``PeftModel``, its adapter's layers in place; any other network as it is."""
+    """Return the network inside a ``PeftModel``, adapter and all; any other network as it is."""
     get_base_model = getattr(network, "get_base_model", None)
     return network if get_base_model is None else get_base_model()
 
 
 def is_encoder_decoder(network: Any) -> bool:
-    """True for T5, BART and their like."""
+    """Return whether a network has an encoder and a decoder, as T5 and BART have."""
     return bool(getattr(getattr(network, "config", None), "is_encoder_decoder", False))
 
 
 def is_decoder_only(network: Any) -> bool:
-    """True for a network that predicts the next token (GPT-2, Llama): a token sees what stands before it."""
+    """Return whether a network predicts the next token (GPT-2, Llama): a token sees those before it."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
     config = getattr(network, "config", None)
@@ -41,10 +41,10 @@ def is_decoder_only(network: Any) -> bool:
 
 
 def network_arguments(network: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Returns the arguments of the network's forward for a batch.
+    """Return the arguments of the network's forward for a batch.
 
-    Decoder-only networks get positions that count real tokens, so that padding on the left changes nothing; nobody gets
-    a cache of keys and values.
+    Decoder-only networks get positions that count real tokens, so that padding on the left changes nothing;
+    nobody gets a cache of keys and values.
     """
     accepted = inspect.signature(network.forward).parameters
     arguments: dict[str, Any] = {name: batch[name] for name in NETWORK_INPUTS if name in batch}
@@ -56,7 +56,7 @@ def network_arguments(network: nn.Module, batch: Mapping[str, Tensor]) -> dict[s
 
 
 def source_of_hidden_states(network: Any) -> nn.Module:
-    """Returns the module whose output the vocabulary's head reads: the decoder where there is one, else the base model."""
+    """Return the module whose output the vocabulary's head reads: a decoder, else the base model."""
     source: nn.Module = (
         network.get_decoder()
         if is_encoder_decoder(network) or is_decoder_only(network)
@@ -67,10 +67,10 @@ def source_of_hidden_states(network: Any) -> nn.Module:
 
 @contextmanager
 def reading_one_position(source: nn.Module, positions: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
-    """While the body runs, ``source`` hands on the hidden states [n, 1, i] of one position an example.
+    """Let ``source`` hand on the hidden states [n, 1, i] of one position an example, while the body runs.
 
-    Yields what takes the position's row [n, o] from the network's output [n, 1, o]; or from [n, t, o], of a network that
-    calls its parts by another way than through ``source``.
+    Yields what takes the position's row [n, o] from the network's output [n, 1, o]; or from [n, t, o], of a
+    network that calls its parts by another way than through ``source``.
     """
     rows = torch.arange(len(positions), device=positions.device)
     is_cut = []
@@ -92,9 +92,10 @@ def reading_one_position(source: nn.Module, positions: Tensor) -> Iterator[Calla
 
 @contextmanager
 def computing_rows(network: nn.Module, decoder: nn.Linear, rows: Tensor) -> Iterator[None]:
-    """While the body runs, the decoder computes these rows of its output only.
+    """Let the decoder compute these rows of its output only, while the body runs.
 
-    Constants that the network itself adds over the vocabulary (BART's ``final_logits_bias``) are cut to the same rows.
+    Constants that the network itself adds over the vocabulary (BART's ``final_logits_bias``) are cut to the
+    same rows.
     """
 
     def forward(hidden: Tensor) -> Tensor:
@@ -117,7 +118,7 @@ def computing_rows(network: nn.Module, decoder: nn.Linear, rows: Tensor) -> Iter
 
 
 class EncoderDecoder(nn.Module):
-    """The encoder and decoder of a sequence-to-sequence network without its vocabulary's head; returns the decoder's output."""
+    """The encoder and decoder of a sequence-to-sequence network, without its vocabulary's head."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -126,7 +127,7 @@ class EncoderDecoder(nn.Module):
         self.config = network.config
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> Any:
-        """Returns the decoder's output, hidden states [n, t, i] first."""
+        """Return the decoder's output, hidden states [n, t, i] first."""
         encoded = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
         return self.decoder(
             input_ids=decoder_input_ids,

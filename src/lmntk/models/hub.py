@@ -1,7 +1,7 @@
-"""Where a model's files are: a local folder as it stands, or a hub repository's snapshot at one commit.
+"""The location of a model's files: a local folder as it stands, or a hub repository's snapshot at one commit.
 
-The only module beside ``tasks.hub`` that may use the network, and only for a name that is no folder. Everything after it reads
-local files. Pickles are not even downloaded.
+The only module beside ``tasks.hub`` that may use the network, and only for a name that is no folder.
+Everything after it reads local files. Pickles are not even downloaded.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ UNWANTED = (
 
 @dataclass(frozen=True)
 class Location:
-    """A folder with a model's files; ``revision`` is the hub commit they are from, None for a folder of the user's."""
+    """A folder with a model's files; ``revision`` is their hub commit, None for a folder of the user's."""
 
     folder: Path
     revision: str | None
 
     def has(self, file: str) -> bool:
-        """True when the folder holds the file."""
+        """Return whether the folder holds the file."""
         return (self.folder / file).is_file()
 
 
 def looks_local(name: str) -> bool:
-    """True when a name is a folder's: one that exists, or one that cannot be a hub name's ``owner/model``."""
+    """Return whether a name is a folder's: it exists, or cannot be a hub name's ``owner/model``."""
     return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
 def locate(name: str, revision: str | None = None, shown: str | None = None) -> Location:
-    """Returns the place of a folder or, downloaded or from the cache, of a hub repository.
+    """Return the location of a folder or, downloaded or from the cache, of a hub repository.
 
     Args:
         name: a folder, or a hub name when there is no such folder.
@@ -63,7 +63,8 @@ def locate(name: str, revision: str | None = None, shown: str | None = None) -> 
     if looks_local(name):
         if revision is not None:
             raise UserError(
-                f"{shown} is a folder, which has no revision {revision!r}; leave the revision out, or give a hub name"
+                f"{shown} is a folder, which has no revision {revision!r}; "
+                "leave the revision out, or give a hub name"
             )
         return Location(Path(name).expanduser(), None)
     from huggingface_hub import snapshot_download
@@ -101,7 +102,7 @@ def locate(name: str, revision: str | None = None, shown: str | None = None) -> 
 
 
 def _reason(error: BaseException, revision: str | None) -> str:
-    """Returns why the hub gave no files, and what to do: one line without addresses."""
+    """Return why the hub gave no files, and what to do: one line without addresses."""
     from huggingface_hub import constants
 
     names = _names(error)
@@ -112,34 +113,47 @@ def _reason(error: BaseException, revision: str | None) -> str:
     if "RevisionNotFoundError" in names:
         return f"has no revision {revision!r} on the hub; give a branch, tag or commit that its page lists"
     if "RepositoryNotFoundError" in names:
-        return "does not exist on the hub, or is private there, and is no folder here; check the spelling, or log in with hf auth login"
+        return (
+            "does not exist on the hub, or is private there, and is no folder here; "
+            "check the spelling, or log in with hf auth login"
+        )
     wanted = "" if revision is None else f" at revision {revision!r}"
     if constants.HF_HUB_OFFLINE:
-        return f"is no folder here and not in the cache{wanted}, and offline mode is on; unset HF_HUB_OFFLINE once, or give a folder"
+        return (
+            f"is no folder here and not in the cache{wanted}, and offline mode is on; "
+            "unset HF_HUB_OFFLINE once, or give a folder"
+        )
     response = _response(error)
     if response is not None:
-        return f"cannot be had from the hub, which answered {response.status_code}; try again later, or give a folder"
+        return (
+            f"cannot be had from the hub, which answered {response.status_code}; "
+            "try again later, or give a folder"
+        )
     if _is_out_of_reach(error):
-        return f"is no folder here and not in the cache{wanted}, and the hub cannot be reached; check the network, or give a folder"
+        return (
+            f"is no folder here and not in the cache{wanted}, and the hub cannot be reached; "
+            "check the network, or give a folder"
+        )
     return f"cannot be had from the hub: {' '.join(str(error).split())[:200]}"
 
 
 def _is_out_of_reach(error: BaseException) -> bool:
-    """True where the hub gave no answer, or none that ended."""
+    """Return whether the hub gave no answer, or none that ended."""
     return _response(error) is None and bool(
         _names(error) & {"HTTPError", "ConnectionError", "TimeoutError", "LocalEntryNotFoundError"}
     )
 
 
 def _names(error: BaseException) -> set[str]:
-    """Returns the names of all kinds that an error and its causes are of."""
+    """Return the names of all kinds that an error and its causes are of."""
     return {kind.__name__ for link in _chain(error) for kind in type(link).__mro__}
 
 
 def _response(error: BaseException) -> Any:
-    """Returns the hub's answer in an error or its causes, if there is one."""
+    """Return the hub's answer in an error or its causes, if there is one."""
     return next(
-        (found for link in _chain(error) if (found := getattr(link, "response", None)) is not None), None
+        (response for link in _chain(error) if (response := getattr(link, "response", None)) is not None),
+        None,
     )
 
 

@@ -23,7 +23,7 @@ HEAD_READING = {"masked": "first", "causal": "last", "seq2seq": "decoder"}
 
 
 def check_kind(kind: str) -> str:
-    """Returns the kind, or "auto".
+    """Return the kind, or "auto".
 
     Raises:
         UserError: there is no such kind.
@@ -34,7 +34,9 @@ def check_kind(kind: str) -> str:
 
 
 def reading_of(kind: str, mode: str, decoder_only: bool) -> str:
-    """Returns the token that a mode reads: "mask", "first", "last", or "decoder", the first that an encoder-decoder writes.
+    """Return the token that a mode reads: "mask", "first", "last", or "decoder".
+
+    The last is the first token that an encoder-decoder writes.
 
     A classifier's head reads the last token when its base is decoder-only, else the first.
     """
@@ -50,27 +52,28 @@ def reading_of(kind: str, mode: str, decoder_only: bool) -> str:
 
 
 def auto_class(kind: str) -> Any:
-    """Returns the class of transformers that loads a kind."""
+    """Return the class of transformers that loads a kind."""
     import transformers
 
     return getattr(transformers, CLASSES[kind])
 
 
 def kinds_of(config: Any) -> list[str]:
-    """Returns the kinds that a configuration's model can be loaded as.
+    """Return the kinds that a configuration's model can be loaded as.
 
-    An encoder is no causal model although transformers has a class for it: it would see the words that it is to predict.
+    An encoder is no causal model although transformers has a class for it: it would see the words that it is
+    to predict.
     """
-    found = [kind for kind in KINDS if type(config) in auto_class(kind)._model_mapping]
+    known = [kind for kind in KINDS if type(config) in auto_class(kind)._model_mapping]
     if config.is_encoder_decoder:
-        return [kind for kind in found if kind == "seq2seq"]
-    if "masked" in found and not getattr(config, "is_decoder", False):
-        return [kind for kind in found if kind != "causal"]
-    return found
+        return [kind for kind in known if kind == "seq2seq"]
+    if "masked" in known and not getattr(config, "is_decoder", False):
+        return [kind for kind in known if kind != "causal"]
+    return known
 
 
 def kind_of(config: Any, name: str, kind: str = "auto") -> str:
-    """Returns the kind to load a model as: the one asked for, or what its checkpoint was saved as.
+    """Return the kind to load a model as: the one asked for, or what its checkpoint was saved as.
 
     Raises:
         UserError: the model has no such kind, or none at all.
@@ -80,8 +83,8 @@ def kind_of(config: Any, name: str, kind: str = "auto") -> str:
     classifier = architecture.endswith("ForSequenceClassification")
     if config.is_encoder_decoder and (kind == "classifier" or (kind == "auto" and classifier)):
         raise UserError(
-            f"model: {name!r} is a {config.model_type} model, an encoder-decoder, which is not read as a classifier; use kind seq2seq "
-            "and head mode"
+            f"model: {name!r} is a {config.model_type} model, an encoder-decoder, which is not read as a "
+            "classifier; use kind seq2seq and head mode"
         )
     if kind != "auto":
         if kind in known:
@@ -97,6 +100,6 @@ def kind_of(config: Any, name: str, kind: str = "auto") -> str:
         if candidate in known:
             return candidate
     raise UserError(
-        f"model: {name!r} ({architecture or 'no architecture'}, {config.model_type}) is no language model of a kind known here: "
-        f"{', '.join(KINDS)}; give one of these"
+        f"model: {name!r} ({architecture or 'no architecture'}, {config.model_type}) is no language model of "
+        f"a kind known here: {', '.join(KINDS)}; give one of these"
     )

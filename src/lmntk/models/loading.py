@@ -1,4 +1,4 @@
-"""Pre-trained models from a local folder or a hub name, adapters among them, with a fingerprint of their content."""
+"""Pre-trained models, adapters among them, from a folder or a hub name, with a fingerprint."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class Pretrained:
     """A loaded network with its tokenizer.
 
-    ``fingerprint`` is a sha256 of its content; ``kind`` one of masked, causal, seq2seq, classifier; ``adapter`` says that only
-    an adapter's parameters require a gradient; ``revision`` is the hub commit that the name was read at, None for a folder.
+    ``fingerprint`` is a sha256 of its content; ``kind`` one of masked, causal, seq2seq, classifier;
+    ``adapter`` says that only an adapter's parameters require a gradient; ``revision`` is the hub commit that
+    the name was read at, None for a folder.
     """
 
     network: Any
@@ -48,20 +49,20 @@ class Pretrained:
         """
         own, configured = self.tokenizer.pad_token_id, self.network.config.pad_token_id
         by_id = self.kind == "classifier" and is_decoder_only(self.network)
-        found = next(
+        first_known = next(
             (value for value in ((configured, own) if by_id else (own, configured)) if value is not None),
             None,
         )
-        return 0 if found is None else int(found)
+        return 0 if first_known is None else int(first_known)
 
     @property
     def decoder_start(self) -> int | None:
         """The id with which an encoder-decoder's decoder starts, None where there is none."""
-        found = getattr(self.network.config, "decoder_start_token_id", None)
-        return None if found is None else int(found)
+        start = getattr(self.network.config, "decoder_start_token_id", None)
+        return None if start is None else int(start)
 
     def reading(self, mode: str) -> str:
-        """Returns the token that a mode, prompt or head, reads: "mask", "first", "last" or "decoder".
+        """Return the token that a mode, prompt or head, reads: "mask", "first", "last" or "decoder".
 
         Raises:
             UserError: there is no such mode, or a classifier is asked for prompt mode.
@@ -79,24 +80,25 @@ def load_pretrained(
     base: str | None = None,
     needs_head: bool | None = True,
 ) -> Pretrained:
-    """Returns the model and tokenizer of a local folder, or of a hub name when there is no such folder.
+    """Return the model and tokenizer of a local folder, or of a hub name when there is no such folder.
 
-    Weights stored in half precision are computed with in ``dtype``. No pickle is read, safetensors only, and no code of a
-    repository is run. The network is used only for a hub name.
+    Weights stored in half precision are computed with in ``dtype``. No pickle is read, safetensors only, and
+    no code of a repository is run. The network is used only for a hub name.
 
     Args:
         name: a model or a PEFT adapter, which is put on the base model that it names.
         dtype: float32 or float64.
         attention: transformers' attention implementation.
-        kind: masked, causal, seq2seq or classifier; "auto" goes by the checkpoint's architecture or the adapter's task.
+        kind: masked, causal, seq2seq or classifier; "auto" goes by the checkpoint's architecture or the
+            adapter's task.
         revision: a branch, tag or commit of the hub name; of the base's, when an adapter is in a folder.
         base: the base model of an adapter, in place of the one that it names.
-        needs_head: False takes a checkpoint without the head of its kind too, None unless it is a classifier: head mode reads the base
-            model alone, but a classifier's own head.
+        needs_head: False takes a checkpoint without the head of its kind too, None unless it is a classifier:
+            head mode reads the base model alone, but a classifier's own head.
 
     Raises:
-        UserError: no such folder or name, a folder without config or weights, weights or a head missing, quantised weights
-            without an adapter, a kind that the model has not, an adapter that does not fit.
+        UserError: no such folder or name, a folder without config or weights, weights or a head missing,
+            quantised weights without an adapter, a kind that the model has not, an adapter that does not fit.
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
@@ -115,15 +117,18 @@ def load_pretrained(
             if not location.has("config.json"):
                 where = "a folder" if local else "a hub repository"
                 raise UserError(
-                    f"model: {name!r} is not {where} with a config.json; give a Hugging Face model folder or a hub name"
+                    f"model: {name!r} is not {where} with a config.json; "
+                    "give a Hugging Face model folder or a hub name"
                 )
             if base is not None:
                 raise UserError(
-                    f"base: {name!r} is a whole model, not an adapter; leave the base {base!r} out, or give an adapter"
+                    f"base: {name!r} is a whole model, not an adapter; "
+                    f"leave the base {base!r} out, or give an adapter"
                 )
             if local and revision is not None:
                 raise UserError(
-                    f"model: {name!r} is a folder, which has no revision {revision!r}; leave it out, or give a hub name"
+                    f"model: {name!r} is a folder, which has no revision {revision!r}; "
+                    "leave it out, or give a hub name"
                 )
             checkpoint = Checkpoint(name, location, None)
         network, kind, stored = checkpoint.load(DTYPES[dtype], attention, kind, needs_head)
@@ -137,7 +142,7 @@ def load_pretrained(
 
 
 def _tokenizer(name: str, location: Location, network: Any) -> Any:
-    """Returns the tokenizer of a folder, cut to the length that the network has positions for."""
+    """Return the tokenizer of a folder, cut to the length that the network has positions for."""
     from transformers import AutoTokenizer
 
     with loading(f"model: cannot load the tokenizer of {name!r}"):
@@ -154,12 +159,12 @@ def _tokenizer(name: str, location: Location, network: Any) -> Any:
 
 
 def _has_tokenizer(location: Location) -> bool:
-    """True when the folder has a tokenizer, which an adapter's has only sometimes."""
+    """Return whether the folder has a tokenizer, which an adapter's has only sometimes."""
     return location.has("tokenizer_config.json") or location.has("tokenizer.json")
 
 
 def _set_padding(name: str, network: Any, tokenizer: Any) -> None:
-    """Gives a decoder-only classifier the id by which it finds a text's last token, where its configuration has none.
+    """Give a decoder-only classifier the id that ends a text, where its configuration has none.
 
     Raises:
         UserError: neither the tokenizer nor the configuration names one.
@@ -168,17 +173,18 @@ def _set_padding(name: str, network: Any, tokenizer: Any) -> None:
     if config.pad_token_id is not None or not is_decoder_only(network):
         return
     ends = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
-    for found in (tokenizer.pad_token_id, tokenizer.eos_token_id, ends):
-        if found is not None:
-            config.pad_token_id = int(found)
+    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id, ends):
+        if candidate is not None:
+            config.pad_token_id = int(candidate)
             return
     raise UserError(
-        f"model: {name!r} is a classifier that needs a padding token to find a text's end; give its tokenizer a pad_token"
+        f"model: {name!r} is a classifier that needs a padding token to find a text's end; "
+        "give its tokenizer a pad_token"
     )
 
 
 def _padding_of_positions(network: nn.Module) -> int | None:
-    """Returns the padding row of the position table, if there is a table with one."""
+    """Return the padding row of the position table, if there is a table with one."""
     tables = (
         module
         for name, module in network.named_modules()
@@ -189,7 +195,7 @@ def _padding_of_positions(network: nn.Module) -> int | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """While the body runs, transformers prints nothing: what matters is raised."""
+    """Keep transformers from printing while the body runs: what matters is raised."""
     from transformers.utils import logging
 
     shown, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

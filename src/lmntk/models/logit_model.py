@@ -1,7 +1,8 @@
-"""LogitModel: a module from a batch of tokens to logits [n, c]. Nothing to the right of ``models/`` knows more.
+"""LogitModel: a module from a batch of tokens to logits [n, c]. Later folders know no more of a model.
 
-``PromptModel`` reads the label words' logits of a language model, masked, causal or sequence-to-sequence, at one position;
-``HeadModel`` puts a linear layer on features; ``ClassifierModel`` is a stock checkpoint with a trained head of its own.
+``PromptModel`` reads the label words' logits of a language model, masked, causal or sequence-to-sequence, at
+one position; ``HeadModel`` puts a linear layer on features; ``ClassifierModel`` is a stock checkpoint with a
+trained head of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ Features = Literal["read", "pooled", "mean"]
 class LogitModel(nn.Module):
     """A network whose ``forward(batch)`` returns logits [n, c].
 
-    With ``difference=True`` two logits are folded into their difference f = f_1 - f_0, so c = 1 and labels are -1, +1.
+    With ``difference=True`` two logits are folded into their difference f = f_1 - f_0, so c = 1 and labels
+    are -1, +1.
     """
 
     def __init__(self, network: nn.Module, outputs: int, difference: bool) -> None:
@@ -44,18 +46,18 @@ class LogitModel(nn.Module):
         self.outputs = 1 if difference else outputs
 
     def selected_rows(self) -> Mapping[nn.Module, Tensor]:
-        """Returns the modules that compute only some of their output rows, and which."""
+        """Return the modules that compute only some of their output rows, and which."""
         return {}
 
     def body(self) -> Sequence[nn.Module]:
-        """Returns the modules that make the hidden states: what is not among them is the head."""
+        """Return the modules that make the hidden states: what is not among them is the head."""
         network: Any = self.network
         if is_encoder_decoder(network):
             return [network.get_encoder(), network.get_decoder()]
         return [getattr(network, "base_model", network)]
 
     def fold(self, logits: Tensor) -> Tensor:
-        """Returns logits [n, 2] as their difference [n, 1] when the model is one of differences, else as they are."""
+        """Return logits [n, 2] as their difference [n, 1] if the model is one of differences."""
         return logits[:, 1:2] - logits[:, 0:1] if self.difference else logits
 
 
@@ -83,7 +85,8 @@ class PromptModel(LogitModel):
         decoder = network.get_output_embeddings()
         if decoder is None:
             raise UserError(
-                f"model: {type(network).__name__} has no head over a vocabulary; use a language model, or head mode"
+                f"model: {type(network).__name__} has no head over a vocabulary; "
+                "use a language model, or head mode"
             )
         self.register_buffer("label_ids", torch.tensor(list(label_ids)), persistent=False)
         self.label_ids: Tensor
@@ -93,18 +96,18 @@ class PromptModel(LogitModel):
         self.label_weights: Tensor | None
 
     def _linear_decoder(self) -> nn.Linear | None:
-        """Returns the head's linear layer if it is a plain one, of which single rows can be computed."""
+        """Return the head's linear layer if it is a plain one, of which single rows can be computed."""
         network: Any = self.network
         decoder = network.get_output_embeddings()
         return decoder if isinstance(decoder, nn.Linear) else None
 
     def selected_rows(self) -> Mapping[nn.Module, Tensor]:
-        """Returns the decoder with the label words' rows."""
+        """Return the decoder with the label words' rows."""
         decoder = self._linear_decoder()
         return {decoder: self.label_ids} if decoder is not None and self._rows_suffice else {}
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Returns the logits [n, c] of a batch with ``input_ids``, ``attention_mask`` [n, t] and ``read_position`` [n].
+        """Return the logits [n, c] of ``input_ids``, ``attention_mask`` [n, t] and ``read_position`` [n].
 
         Sequence-to-sequence networks also take ``decoder_input_ids`` [n, s], and the position is one of them.
         """
@@ -115,13 +118,16 @@ class PromptModel(LogitModel):
         return self.fold(logits)
 
     def vocabulary_logits(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Returns the logits [n, v] of every token at the position that is read, of the first template."""
+        """Return the logits [n, v] of every token at the position that is read, of the first template."""
         first = members(batch)[0]
         with reading_one_position(source_of_hidden_states(self.network), first["read_position"]) as read:
             return read(self.network(**network_arguments(self.network, first)).logits)
 
     def prepare(self, batch: Mapping[str, Tensor]) -> None:
-        """Finds out, once, whether computing the label words' rows alone is the same model: before hooks watch the network."""
+        """Find out, once, whether the label words' rows alone are the same model.
+
+        It is done before hooks watch the network.
+        """
         if self._rows_suffice is None:
             self._rows_suffice = self._try_rows(
                 {name: tensor[:1] for name, tensor in members(batch)[0].items()}
@@ -132,9 +138,10 @@ class PromptModel(LogitModel):
         return self._read(batch, bool(self._rows_suffice))
 
     def _try_rows(self, batch: Mapping[str, Tensor]) -> bool:
-        """True when the label words' rows alone give one text the logits that the whole vocabulary gives it.
+        """Return whether the label words' rows alone give one text the whole vocabulary's logits.
 
-        Not so where a network uses the decoder's weight without calling the decoder, or adds to its output itself.
+        Not so where a network uses the decoder's weight without calling the decoder, or adds to its output
+        itself.
         """
         if self._linear_decoder() is None:
             return False
@@ -166,8 +173,9 @@ class HeadModel(LogitModel):
         network: a Hugging Face model, or a ``PeftModel``; its base model's last hidden states are read.
         head: the linear layer [c, i], as the linear probe leaves it.
         difference: fold two classes into one output.
-        features: ``read``: the hidden state at the position that is read (an encoder's first token, a decoder's last);
-            ``mean``: of all tokens; ``pooled``: what the network's own pooler makes of the first token.
+        features: ``read``: the hidden state at the position that is read (an encoder's first token, a
+            decoder's last); ``mean``: of all tokens; ``pooled``: what the network's own pooler makes of the
+            first token.
     """
 
     def __init__(
@@ -190,11 +198,11 @@ class HeadModel(LogitModel):
         self.kind: Features = features
 
     def body(self) -> Sequence[nn.Module]:
-        """Returns the base model."""
+        """Return the base model."""
         return [self.network]
 
     def features(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Returns the features h(x) [n, i]."""
+        """Return the features h(x) [n, i]."""
         output = self.network(**network_arguments(self.network, batch))
         if self.kind == "pooled":
             pooled: Tensor = output.pooler_output
@@ -206,7 +214,7 @@ class HeadModel(LogitModel):
         return hidden[torch.arange(hidden.shape[0], device=hidden.device), batch["read_position"]]
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Returns the logits [n, c]."""
+        """Return the logits [n, c]."""
         return self.fold(self.head(self.features(batch)))
 
 
@@ -218,15 +226,15 @@ class ClassifierModel(LogitModel):
         super().__init__(network, network.config.num_labels, difference)
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Returns the logits [n, c]."""
+        """Return the logits [n, c]."""
         return self.fold(self.network(**network_arguments(self.network, batch)).logits)
 
 
 def untie_head(network: Any) -> None:
-    """Gives the head of a language model its own copy of the weight that it shares with the embedding, in place.
+    """Give the head of a language model its own copy of the weight shared with the embedding, in place.
 
-    Tied, the one weight's gradient has the cross terms of both uses; untied, embedding and decoder count apart, as in
-    the reference.
+    Tied, the one weight's gradient has the cross terms of both uses; untied, embedding and decoder count
+    apart, as in the reference.
     """
     decoder = network.get_output_embeddings()
     embedding = network.get_input_embeddings()

@@ -18,14 +18,14 @@ MOST_ITERATIONS = 10_000
 
 
 def frozen_features(network: Any, batches: Sequence[Batch], features: Features = "read") -> Tensor:
-    """Returns the features [n, i] of all batches in turn, in eval mode; see ``HeadModel`` for what they are."""
+    """Return the features [n, i] of all batches in turn, in eval mode; see ``HeadModel``."""
     reader = HeadModel(network, nn.Linear(1, 2), features=features)
     with frozen(reader), torch.no_grad():
         return torch.cat([reader.features(batch) for batch in batches])
 
 
 def linear_probe(features: Tensor, labels: Sequence[int], classes: int) -> nn.Linear:
-    """Returns the linear layer [c, i] of an L2-regularized logistic regression of the labels on the features [n, i].
+    """Return the linear layer [c, i] of an L2-regularized logistic regression of labels on features [n, i].
 
     Two classes get the weights -w/2 and w/2, so that both logits and their difference are the regression's.
 

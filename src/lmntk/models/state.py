@@ -12,7 +12,7 @@ Batch = Mapping[str, Tensor]  # tensors whose first axis is the example
 
 @contextmanager
 def frozen(model: nn.Module, asking: Sequence[nn.Parameter] = ()) -> Iterator[None]:
-    """Runs the body in eval mode with only ``asking`` requiring gradients; restores every flag as it was found."""
+    """Run the body in eval mode with only ``asking`` requiring gradients, and restore every flag."""
     training = {module: module.training for module in model.modules()}
     required = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:

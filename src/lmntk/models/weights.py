@@ -1,4 +1,4 @@
-"""Other values for a model's parameters, for a while: weights that fine-tuning left, beside the pre-trained ones."""
+"""Other values for a model's parameters, for a while: fine-tuned weights in place of the pre-trained ones."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from lmntk.errors import ModelError
 
 @contextmanager
 def at_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """While the body runs, the named parameters hold these values; afterwards exactly, to the bit, what they held before.
+    """Let the named parameters hold these values while the body runs.
+
+    Afterwards they hold exactly, to the bit, what they held before.
 
     Args:
         model: changed in place; modules and optimizers that hold its parameters see the change.
-        weights: values by the names of ``model.named_parameters()``, each of its parameter's shape; others stay.
+        weights: values by the names of ``model.named_parameters()``, each of its parameter's shape; others
+            stay.
 
     Memory: a copy of the named parameters.
 

@@ -1,4 +1,7 @@
-"""prompts/: from texts to tokens. Templates, label words, encoded examples and padded batches; nothing here knows a model."""
+"""prompts/: from texts to tokens. Templates, label words, encoded examples and padded batches.
+
+Nothing here knows a model.
+"""
 
 from lmntk.prompts.assembly import Limits
 from lmntk.prompts.batching import collate, length_sorted_batches, members

@@ -1,9 +1,9 @@
 """Assembly: a template with its fixed pieces encoded once, ready to take texts.
 
-Too long an example is shortened in its texts only, from their ends. First every text is cut to its own limit. If the
-whole is still longer than ``max_length``, the longest text gives tokens until it is as long as the next one, and so on:
-texts shorter than an equal share stay whole. (LM-BFF cuts the whole sequence instead, and may cut the mask off.)
-Special tokens, the prompt's words and the mask always survive.
+Too long an example is shortened in its texts only, from their ends. First every text is cut to its own limit.
+If the whole is still longer than ``max_length``, the longest text gives tokens until it is as long as the
+next one, and so on: texts shorter than an equal share stay whole. (LM-BFF cuts the whole sequence instead,
+and may cut the mask off.) Special tokens, the prompt's words and the mask always survive.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 def share_length(lengths: Sequence[int], budget: int) -> list[int]:
-    """Return how much of every text is kept, at most ``budget`` in all: the longest are shortened first, to equal lengths.
+    """Return the kept length of every text, at most ``budget`` in all.
+
+    The longest are shortened first, to equal lengths.
 
     >>> share_length([3, 50, 40], 43)
     [3, 20, 20]
@@ -89,8 +91,8 @@ class Assembly:
         self._plan = list(_plan(pieces, layout))
         if self._has_token_types and self._plan[-1].token_type > 1:
             raise UserError(
-                f"template {str(layout.template)!r} has {{sep+}} more than once, but this model has two token "
-                "types: use {sep}"
+                f"template {str(layout.template)!r} has {{sep+}} more than once, but this model has two "
+                "token types: use {sep}"
             )
         self._fixed_length = sum(len(slot.ids) for slot in self._plan)
         self.smallest_length = self._fixed_length + len(layout.template.text_parts)
@@ -141,8 +143,8 @@ class Assembly:
         text = example.text_a if slot.text.field == "a" else example.text_b
         if text is None:
             raise UserError(
-                f"template {str(self._layout.template)!r} uses {{b}}, but the example {example.text_a[:40]!r} has no second text: "
-                "add one, or use a template without {b}"
+                f"template {str(self._layout.template)!r} uses {{b}}, but the example "
+                f"{example.text_a[:40]!r} has no second text: add one, or use a template without {{b}}"
             )
         text = slot.text.apply(text)
         return self._pieces.encode(text, slot.space)[: self._limits[slot.text.field]] if text else []
@@ -167,7 +169,8 @@ def _plan(pieces: PieceEncoder, layout: Layout) -> Iterable[_Slot]:
         elif isinstance(part, Separator):
             if pieces.separator is None:
                 raise UserError(
-                    f"template {str(layout.template)!r} uses a separator, but the tokenizer has no such token: take it out"
+                    f"template {str(layout.template)!r} uses a separator, but the tokenizer has no such "
+                    "token: take it out"
                 )
             yield _Slot((pieces.separator,), token_type)
             token_type += part.next_segment

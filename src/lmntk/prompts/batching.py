@@ -1,4 +1,4 @@
-"""Batches of encoded texts: equal lengths by padding, similar lengths by sorting, one set of tensors a template."""
+"""Batches of encoded texts: equal lengths by padding, similar ones by sorting, tensors for each template."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ def collate(
     """Return a batch of ``texts``, padded to the longest (or to ``pad_to``).
 
     Returns:
-        int64 tensors: ``input_ids`` and ``attention_mask`` [b, t], ``read_position`` [b], ``token_type_ids`` [b, t] if the
-        texts have them, and ``decoder_input_ids`` [b, u] if they have those. ``read_position`` counts the padding, unless
-        it is one of the decoder's, which has none. An ensemble's further templates k = 1, 2, ... have the same tensors,
-        each padded to its own longest, under ``k.input_ids`` and so on; :func:`members` takes them apart.
+        int64 tensors: ``input_ids`` and ``attention_mask`` [b, t], ``read_position`` [b], ``token_type_ids``
+        [b, t] if the texts have them, and ``decoder_input_ids`` [b, u] if they have those. ``read_position``
+        counts the padding, unless it is one of the decoder's, which has none. An ensemble's further templates
+        k = 1, 2, ... have the same tensors, each padded to its own longest, under ``k.input_ids`` and so on;
+        :func:`members` takes them apart.
 
     Raises:
-        ValueError: for no text, a text longer than ``pad_to``, ``pad_to`` with an ensemble, or texts of different kinds:
-            token types on some only, decoder ids on some only or of different lengths, different numbers of templates.
+        ValueError: for no text, a text longer than ``pad_to``, ``pad_to`` with an ensemble, or texts of
+            different kinds: token types on some only, decoder ids on some only or of different lengths,
+            different numbers of templates.
     """
     if not texts:
         raise ValueError("a batch needs at least one text")
@@ -50,23 +52,26 @@ def collate(
 
 
 def members(batch: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-    """Return one batch for each template of an ensemble, with plain names; a batch of one template is the only one.
+    """Return one batch for each template of an ensemble, with plain names.
 
     >>> members({"input_ids": torch.tensor([[5]]), "1.input_ids": torch.tensor([[6]])})
     [{'input_ids': tensor([[5]])}, {'input_ids': tensor([[6]])}]
     """
     split: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in batch.items():
-        place, dot, name = key.partition(".")
-        is_member = bool(dot) and place.isdecimal()
-        split.setdefault(int(place) if is_member else 0, {})[name if is_member else key] = tensor
+        number, dot, name = key.partition(".")
+        is_member = bool(dot) and number.isdecimal()
+        split.setdefault(int(number) if is_member else 0, {})[name if is_member else key] = tensor
     return [split[k] for k in sorted(split)]
 
 
 def length_sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Return indices in batches of at most ``batch_size``, from the shortest text to the longest; equal lengths keep their order.
+    """Return indices in batches of at most ``batch_size``, from the shortest text to the longest.
 
-    A batch ends early, after ``WORTH`` texts, where the next would be ``SLACK`` times as long as its first: padding is work for nothing.
+    Equal lengths keep their order.
+
+    A batch ends early, after ``WORTH`` texts, where the next would be ``SLACK`` times as long as its first:
+    padding is work for nothing.
 
     >>> length_sorted_batches([5, 2, 5, 3], batch_size=2)
     [[1, 3], [0, 2]]

@@ -11,7 +11,8 @@ class EncodedText:
 
     Attributes:
         ids: what the model (of an encoder with a decoder: the encoder) is given.
-        read_position: the index of the position that is read: in ``decoder_ids`` if there are any, else in ``ids``.
+        read_position: the index of the position that is read: in ``decoder_ids`` if there are any, else in
+            ``ids``.
         token_type_ids: one for each of ``ids``; None where the model has none.
         decoder_ids: what the decoder is given; None for a model without a decoder of its own.
         others: the same example in an ensemble's further templates.
@@ -25,5 +26,5 @@ class EncodedText:
 
     @property
     def length(self) -> int:
-        """The number of all tokens, the decoder's and the other templates' included: what the example costs."""
+        """The number of all tokens, the decoder's and the other templates' included: the example's cost."""
         return len(self.ids) + len(self.decoder_ids or ()) + sum(other.length for other in self.others)

@@ -1,4 +1,4 @@
-"""Encoders: from an example to token ids, and the position whose output is read; with a prompt, and without one."""
+"""Encoders, with a prompt or without: from an example to token ids and the position whose output is read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NO_LIMIT = 10**9  # transformers writes 1e30 where a tokenizer knows no limit
 
 
 class TextEncoder(Protocol):
-    """What all encoders offer."""
+    """The methods of every encoder."""
 
     max_length: int
 
@@ -52,13 +52,15 @@ class PromptEncoder:
 
     Args:
         tokenizer: the model's tokenizer; it is not changed.
-        template: where the texts and the mask stand, parsed or as written. For "last" it ends where the label word is to
-            come, or is cut at its mask; for "decoder" the mask may be left out.
+        template: where the texts and the mask stand, parsed or as written. For "last" it ends where the label
+            word is to come, or is cut at its mask; for "decoder" the mask may be left out.
         label_words: one entry for each class, in order; ``great|good`` is the mean of two.
         limits: the most tokens of the sequence and of each text.
         reading: "mask", "last" (causal models) or "decoder" (an encoder with a decoder).
-        decoder_start: the id that the decoder starts from, which "decoder" needs; other readings do not look at it.
-        reduce: what stands for a label word of several tokens, "first" or "mean"; None: such a word is an error.
+        decoder_start: the id that the decoder starts from, which "decoder" needs; other readings do not look
+            at it.
+        reduce: what stands for a label word of several tokens, "first" or "mean"; None: such a word is an
+            error.
 
     Attributes:
         template: what the sequence is made of, without what "last" drops.
@@ -68,8 +70,8 @@ class PromptEncoder:
         classes: how many classes there are.
 
     Raises:
-        UserError: for a template that this tokenizer and reading cannot serve, label words that do not stand for the
-            classes, or a length that cannot hold the prompt.
+        UserError: for a template that this tokenizer and reading cannot serve, label words that do not stand
+            for the classes, or a length that cannot hold the prompt.
     """
 
     def __init__(
@@ -104,15 +106,21 @@ class PromptEncoder:
         check_max_length(tokenizer, limits.max_length, self._assembly.smallest_length)
 
     def encode(self, example: Example) -> EncodedText:
-        """Return the prompt around the example's texts; ``read_position`` is where the label word is predicted.
+        """Return the prompt around the example's texts.
+
+        ``read_position`` is where the label word is predicted.
 
         Raises:
-            UserError: if the template uses ``{b}`` and the example has no second text, or nothing is left to read.
+            UserError: if the template uses ``{b}`` and the example has no second text, or nothing is left to
+                read.
         """
         return self._assembly.assemble(example)
 
     def fingerprint(self) -> str:
-        """Return a sha256 over the prompt, reading, label words, limits and tokenizer; equal ones give equal ids and classes."""
+        """Return a sha256 over the prompt, reading, label words, limits and tokenizer.
+
+        Equal ones give equal ids and classes.
+        """
         return sha256_of(
             "prompt",
             self._assembly.description(),
@@ -126,13 +134,15 @@ class PromptEncoder:
 class HeadEncoder:
     """Encodes examples without a prompt, such as ``<s> A </s>`` or ``<s> A </s> B </s>``.
 
-    What is read is the first token ("first"), the last ("last", without the tokens that end a sequence) or the decoder's
-    start token ("decoder"). One separator stands between two texts, as in LM-BFF; models with token types get 0 up to it
-    and 1 after it. For "last" a tokenizer without a separator of its own puts a line break there, or else a space: its
-    end of text would part the second text from the first. Arguments as for :class:`PromptEncoder`.
+    What is read is the first token ("first"), the last ("last", without the tokens that end a sequence) or
+    the decoder's start token ("decoder"). One separator stands between two texts, as in LM-BFF; models with
+    token types get 0 up to it and 1 after it. For "last" a tokenizer without a separator of its own puts a
+    line break there, or else a space: its end of text would part the second text from the first. Arguments as
+    for :class:`PromptEncoder`.
 
     Raises:
-        UserError: for "first" and a tokenizer that puts no token before a sequence, or a length that cannot hold a text.
+        UserError: for "first" and a tokenizer that puts no token before a sequence, or a length that cannot
+            hold a text.
     """
 
     def __init__(
@@ -152,7 +162,8 @@ class HeadEncoder:
         pieces = PieceEncoder(tokenizer)
         if reading == "first" and not pieces.prefix:
             raise UserError(
-                f"tokenizer {pieces.name} puts no token such as [CLS] or <s> first, which head mode reads: use a prompt"
+                f"tokenizer {pieces.name} puts no token such as [CLS] or <s> first, which head mode reads: "
+                "use a prompt"
             )
         decoder_ids = (needed_start(decoder_start),) if reading == "decoder" else None
 
@@ -171,17 +182,20 @@ class HeadEncoder:
         """Return the example's texts between special tokens.
 
         Raises:
-            UserError: if the example has two texts and they do not fit, the tokenizer has no separator, or nothing is left to read.
+            UserError: if the example has two texts and they do not fit, the tokenizer has no separator, or
+                nothing is left to read.
         """
         if example.text_b is None:
             return self._single.assemble(example)
         if self._pair is None:
             raise UserError(
-                "the tokenizer has no separator token, so head mode takes one text: leave the second out, or use a prompt"
+                "the tokenizer has no separator token, so head mode takes one text: "
+                "leave the second out, or use a prompt"
             )
         if self.max_length < self._pair.smallest_length:
             raise UserError(
-                f"max_length {self.max_length} is too small for two texts: use at least {self._pair.smallest_length}"
+                f"max_length {self.max_length} is too small for two texts: "
+                f"use at least {self._pair.smallest_length}"
             )
         return self._pair.assemble(example)
 
@@ -197,7 +211,8 @@ def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, smalle
     limit = tokenizer.model_max_length
     if limit is not None and limit < _NO_LIMIT and max_length > limit:
         raise UserError(
-            f"max_length {max_length} is more than the {limit} tokens that this model takes: use {limit} or less"
+            f"max_length {max_length} is more than the {limit} tokens that this model takes: "
+            f"use {limit} or less"
         )
 
 

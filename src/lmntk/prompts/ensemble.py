@@ -1,4 +1,4 @@
-"""Ensembles: the same example in several templates, whose outputs are averaged. What averages them is the model's wrapper."""
+"""Ensembles: the same example in several templates, whose outputs the model's wrapper averages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class EnsembleEncoder:
     """Puts examples into several prompts with the same label words.
 
     Args:
-        encoders: one for each template, in order; the first is the one whose tensors have plain names in a batch.
+        encoders: one for each template, in order; the first is the one whose tensors have plain names in a
+            batch.
 
     Attributes:
         encoders: as given.
@@ -43,8 +44,8 @@ class EnsembleEncoder:
         if len(self.encoders) < 2:
             given = f"{str(self.templates[0])!r} alone" if self.templates else "no template"
             raise UserError(f"an ensemble of templates was given {given}: give at least two, or no ensemble")
-        for place, template in enumerate(self.templates):
-            if template in self.templates[:place]:
+        for index, template in enumerate(self.templates):
+            if template in self.templates[:index]:
                 raise UserError(
                     f"template {str(template)!r} is given twice: keep one, or write a different one"
                 )
@@ -52,11 +53,13 @@ class EnsembleEncoder:
         for encoder in self.encoders[1:]:
             if encoder.labels != first.labels:
                 raise ValueError(
-                    f"the encoders of an ensemble have different label words: {first.labels} and {encoder.labels}"
+                    "the encoders of an ensemble have different label words: "
+                    f"{first.labels} and {encoder.labels}"
                 )
             if encoder.reading != first.reading:
                 raise ValueError(
-                    f"the encoders of an ensemble have different readings: {first.reading!r} and {encoder.reading!r}"
+                    "the encoders of an ensemble have different readings: "
+                    f"{first.reading!r} and {encoder.reading!r}"
                 )
         self.reading: Reading = first.reading
         self.max_length = max(encoder.max_length for encoder in self.encoders)
@@ -92,7 +95,9 @@ def make_prompt_encoder(
     decoder_start: int | None = None,
     reduce: Reduce | None = None,
 ) -> PromptEncoder | EnsembleEncoder:
-    """Return the encoder of one template, or the ensemble of several. Arguments as for :class:`PromptEncoder`.
+    """Return the encoder of one template, or the ensemble of several.
+
+    Arguments as for :class:`PromptEncoder`.
 
     Raises:
         UserError: as the encoders do.

@@ -1,11 +1,11 @@
 """Label words: the tokens that stand for each class where the model's output is read.
 
-The common case is one word a class and one token a word; then f_c is the logit of that token. Beyond it every class is a
-weighted sum of tokens' logits, f_c = Σ_u weights[c][u] · logit[ids[u]]:
+The common case is one word a class and one token a word; then f_c is the logit of that token. Beyond it every
+class is a weighted sum of tokens' logits, f_c = Σ_u weights[c][u] · logit[ids[u]]:
 
 * several words a class, written ``great|good``: the mean over the words;
-* a word of several tokens: refused, unless ``reduce`` says that its ``first`` token stands for it, or the ``mean`` over
-  all of its tokens' logits (at one position: nothing is generated).
+* a word of several tokens: refused, unless ``reduce`` says that its ``first`` token stands for it, or the
+  ``mean`` over all of its tokens' logits (at one position: nothing is generated).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LabelWords:
 
     @property
     def classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return len(self.words)
 
     @classmethod
@@ -54,8 +54,8 @@ class LabelWords:
     ) -> LabelWords:
         """Return the label words of the classes, in their order.
 
-        A word is encoded as it stands inside a sentence, after a space, wherever it is predicted: " great" is one token
-        of RoBERTa's, "great" another.
+        A word is encoded as it stands inside a sentence, after a space, wherever it is predicted: " great" is
+        one token of RoBERTa's, "great" another.
 
         Args:
             tokenizer: the model's, or its pieces.
@@ -63,8 +63,8 @@ class LabelWords:
             reduce: what stands for a word of several tokens; None: such a word is an error.
 
         Raises:
-            UserError: for fewer than two classes, a word that is empty, unknown or of several tokens, a word twice in
-                one class, or two classes that are the same tokens.
+            UserError: for fewer than two classes, a word that is empty, unknown or of several tokens, a word
+                twice in one class, or two classes that are the same tokens.
         """
         if reduce not in (None, "first", "mean"):
             raise UserError(f"label-words-reduce: {reduce!r} is neither first nor mean")
@@ -77,7 +77,8 @@ class LabelWords:
             if row in rows:
                 earlier = words[rows.index(row)]
                 raise UserError(
-                    f"label word {entry!r} {_sameness(pieces, earlier, entry, row, reduce)}: choose a different word for each class"
+                    f"label word {entry!r} {_sameness(pieces, earlier, entry, row, reduce)}: "
+                    "choose a different word for each class"
                 )
             rows.append(row)
         ids = tuple(dict.fromkeys(token for row in rows for token in row))
@@ -91,7 +92,8 @@ def _class_row(pieces: PieceEncoder, entry: str, reduce: Reduce | None) -> _Row:
     words = entry.split("|")
     if len(words) > 1 and not all(word.strip() for word in words):
         raise UserError(
-            f"label words {entry!r} have an empty one beside '|': write one word between two bars, such as 'great|good'"
+            f"label words {entry!r} have an empty one beside '|': "
+            "write one word between two bars, such as 'great|good'"
         )
     row: dict[int, Fraction] = {}
     seen: list[tuple[str, _Row]] = []
@@ -112,9 +114,10 @@ def _word_row(pieces: PieceEncoder, word: str, reduce: Reduce | None) -> _Row:
     if len(ids) > 1 and reduce is None:
         shown = " + ".join(repr(token) for token in pieces.tokens(ids))
         raise UserError(
-            f"label word {word!r} is {len(ids)} tokens for this tokenizer ({shown}), not one: choose a word that is one token, "
-            f"often a shorter or more common one (tokenizer.tokenize({' ' + word.strip()!r}) shows a word's pieces), "
-            "or pass --label-words-reduce mean or first"
+            f"label word {word!r} is {len(ids)} tokens for this tokenizer ({shown}), not one: "
+            "choose a word that is one token, often a shorter or more common one "
+            f"(tokenizer.tokenize({' ' + word.strip()!r}) shows a word's pieces), or pass "
+            "--label-words-reduce mean or first"
         )
     if reduce == "first":
         return {ids[0]: Fraction(1)}
@@ -132,7 +135,8 @@ def _tokens_of(pieces: PieceEncoder, word: str) -> list[int]:
         )
     if not ids:
         raise UserError(
-            f"label word {word!r} is 0 tokens for this tokenizer (nothing), not one: choose a word that is one token"
+            f"label word {word!r} is 0 tokens for this tokenizer (nothing), not one: "
+            "choose a word that is one token"
         )
     return ids
 
@@ -147,5 +151,8 @@ def _sameness(pieces: PieceEncoder, first: str, second: str, row: _Row, reduce: 
         and len({tuple(_tokens_of(pieces, entry)) for entry in (first, second)}) > 1
     ):
         [shown] = pieces.tokens(row)
-        return f"begins with the same token as {first!r} ({shown!r}), which stands for both unless --label-words-reduce is mean"
+        return (
+            f"begins with the same token as {first!r} ({shown!r}), which stands for both unless "
+            "--label-words-reduce is mean"
+        )
     return f"is the same token{'s' if len(row) > 1 else ''} as {first!r} for this tokenizer"

@@ -1,14 +1,14 @@
 """Readings: at which position a model's output is read, and what a sequence looks like for it.
 
-========  =========================================  ==========================================================
+========  =========================================  ====================================================
 reading   models                                     what is read
-========  =========================================  ==========================================================
+========  =========================================  ====================================================
 mask      masked language models (BERT, RoBERTa)     the mask inside the prompt
 first     the same, without a prompt                 the first token, such as [CLS] or <s>
 last      causal models (GPT-2, Llama)               the last token: what comes next is the label word
-decoder   an encoder with a decoder (T5, BART)       the decoder, which has been given its start token only (or
-                                                     that and T5's sentinel, which stands for the mask)
-========  =========================================  ==========================================================
+decoder   an encoder with a decoder (T5, BART)       the decoder, which has been given its start token only
+                                                     (or that and T5's sentinel, which stands for the mask)
+========  =========================================  ====================================================
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ def needed_start(decoder_start: int | None) -> int:
 
 
 def ending_at_mask(template: Template) -> Template:
-    """Return the template up to its mask, for a model that reads from left to right; one without a mask stays as it is.
+    """Return the template up to its mask, for a model that reads from left to right.
+
+    A template without a mask stays as it is.
 
     Words after the mask are dropped, since such a model would not have read them; so are spaces before it.
 
@@ -114,10 +116,10 @@ def ending_at_mask(template: Template) -> Template:
         stripped = Literal(before[-1].text.rstrip(" "))
         before[-1:] = [stripped] if stripped.text else []
     if not before or any(isinstance(part, Text) for part in after):
-        what = "puts a text after the mask" if before else "begins with the mask"
+        problem = "puts a text after the mask" if before else "begins with the mask"
         raise UserError(
-            f"template {str(template)!r} {what}, but this model reads from left to right and predicts what comes next: "
-            "write a template that ends where the word is to come, such as '{a} It was'"
+            f"template {str(template)!r} {problem}, but this model reads from left to right and predicts "
+            "what comes next: write a template that ends where the word is to come, such as '{a} It was'"
         )
     return Template(tuple(before))
 
@@ -130,6 +132,6 @@ def _decoder_layout(pieces: PieceEncoder, template: Template, start: int) -> Lay
     if pieces.mask is not None:
         return Layout("decoder", template, mask=pieces.mask, decoder_ids=(start,))
     raise UserError(
-        f"template {str(template)!r} has a mask, but tokenizer {pieces.name} has no mask token (nor <extra_id_0>): "
-        "leave {mask} out; the label word is then the decoder's first"
+        f"template {str(template)!r} has a mask, but tokenizer {pieces.name} has no mask token (nor "
+        "<extra_id_0>): leave {mask} out; the label word is then the decoder's first"
     )

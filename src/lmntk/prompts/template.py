@@ -2,17 +2,17 @@
 
 Two languages are read, and both give the same :class:`Template`:
 
-* **readable**: ``{a} It was {mask}.``, ``{a|drop-last}? {mask}, {b|lower-first}``. Fields: ``{a}`` and ``{b}`` (the
-  example's texts), ``{mask}``, and rarely ``{sep}`` and ``{sep+}`` (a separator token; after ``{sep+}`` the token types
-  go up by one). Filters after bars, applied from left to right: ``drop-last``, ``lower-first``, ``upper-first``. A
-  brace is written twice, ``{{``.
-* **LM-BFF**: ``*cls**sent_0*_It_was*mask*.*sep+*``. The tokens at both ends (``*cls*`` and the last ``*sep*`` or
-  ``*sep+*``) are required and not kept: they stand for whatever the tokenizer puts around a sequence.
+* **readable**: ``{a} It was {mask}.``, ``{a|drop-last}? {mask}, {b|lower-first}``. Fields: ``{a}`` and
+  ``{b}`` (the example's texts), ``{mask}``, and rarely ``{sep}`` and ``{sep+}`` (a separator token; after
+  ``{sep+}`` the token types go up by one). Filters after bars, applied from left to right: ``drop-last``,
+  ``lower-first``, ``upper-first``. A brace is written twice, ``{{``.
+* **LM-BFF**: ``*cls**sent_0*_It_was*mask*.*sep+*``. The tokens at both ends (``*cls*`` and the last ``*sep*``
+  or ``*sep+*``) are required and not kept: they stand for whatever the tokenizer puts around a sequence.
 
-Spaces follow one rule in both languages. In the vocabularies of RoBERTa and SentencePiece a space belongs to the word
-*after* it, so one space in front of a text is part of that text (``Text.leading_space``: LM-BFF's ``+sent``); one space
-in front of the mask is dropped, because the label word brings its own; spaces at the template's end are dropped,
-because no word follows.
+Spaces follow one rule in both languages. In the vocabularies of RoBERTa and SentencePiece a space belongs to
+the word *after* it, so one space in front of a text is part of that text (``Text.leading_space``: LM-BFF's
+``+sent``); one space in front of the mask is dropped, because the label word brings its own; spaces at the
+template's end are dropped, because no word follows.
 """
 
 from __future__ import annotations
@@ -120,13 +120,15 @@ class Template:
 def parse_template(text: str, require_mask: bool = True) -> Template:
     """Return the template written in ``text``, in the readable language or LM-BFF's.
 
-    A string that starts with ``*cls*``, or with ``*`` and has no brace, is LM-BFF's. ``require_mask=False`` also allows
-    prompts without a mask, which are read at their last token or in a decoder (see ``reading.py``).
+    A string that starts with ``*cls*``, or with ``*`` and has no brace, is LM-BFF's. ``require_mask=False``
+    also allows prompts without a mask, which are read at their last token or in a decoder (see
+    ``layout.py``).
 
     Raises:
         UserError: for a prompt that no example can be put into; the message quotes it.
 
-    >>> parse_template("*cls**sent-_0*?*mask*,*+sentl_1**sep+*") == parse_template("{a|drop-last}? {mask}, {b|lower-first}")
+    >>> lm_bff = parse_template("*cls**sent-_0*?*mask*,*+sentl_1**sep+*")
+    >>> lm_bff == parse_template("{a|drop-last}? {mask}, {b|lower-first}")
     True
     """
     is_lm_bff = text.startswith("*cls*") or (text.startswith("*") and "{" not in text)
@@ -153,7 +155,8 @@ def _parse_readable(text: str) -> list[Part]:
         if match["stray"]:
             raise _error(
                 text,
-                f"has an unbalanced {match['stray']!r} at character {match.start() + 1}: close it, or write a literal brace twice",
+                f"has an unbalanced {match['stray']!r} at character {match.start() + 1}: "
+                "close it, or write a literal brace twice",
             )
         if match["escaped"]:
             parts.append(Literal(match["escaped"][0]))
@@ -173,7 +176,8 @@ def _readable_field(template: str, body: str) -> Part:
     if name not in ("a", "b"):
         raise _error(
             template,
-            f"has an unknown field {{{name}}}: use {{a}}, {{b}} or {{mask}} (a literal brace is written twice)",
+            f"has an unknown field {{{name}}}: use {{a}}, {{b}} or {{mask}} (a literal brace is written "
+            "twice)",
         )
     for filter_name in filters:
         if filter_name not in FILTERS:
@@ -189,8 +193,8 @@ def _parse_lm_bff(text: str) -> list[Part]:
     if names[0] != "cls" or pieces[0] or names[-1] not in ("sep", "sep+") or pieces[-1] or len(names) < 2:
         raise _error(text, "must start with *cls* and end with *sep+*, as LM-BFF's templates do")
     parts: list[Part] = []
-    for place, piece in enumerate(pieces[2:-2], start=2):
-        if place % 2 == 0:
+    for index, piece in enumerate(pieces[2:-2], start=2):
+        if index % 2 == 0:
             parts.append(Literal(piece.replace("_", " ")))
         else:
             parts.append(_lm_bff_part(text, piece))
@@ -206,7 +210,8 @@ def _lm_bff_part(template: str, name: str) -> Part:
     if match is None:
         raise _error(
             template,
-            f"has an unknown part *{name}*: use mask, sep, sep+, sent_0, +sent_0, sent-_0, sentl_0, sentu_0 or their combinations",
+            f"has an unknown part *{name}*: use mask, sep, sep+, sent_0, +sent_0, sent-_0, sentl_0, sentu_0 "
+            "or their combinations",
         )
     if match["index"] not in ("0", "1"):
         raise _error(
@@ -217,7 +222,7 @@ def _lm_bff_part(template: str, name: str) -> Part:
 
 
 def _with_spaces_settled(parts: list[Part]) -> tuple[Part, ...]:
-    """Join neighbouring literals and give every space to the part that it belongs to (see the module's text)."""
+    """Join neighbouring literals, and give every space to its part; see the module's text."""
     settled: list[Part] = []
     for part in parts:
         last = settled[-1] if settled else None
@@ -236,5 +241,5 @@ def _with_spaces_settled(parts: list[Part]) -> tuple[Part, ...]:
     return tuple(part for part in settled if part != Literal(""))
 
 
-def _error(template: str, what: str) -> UserError:
-    return UserError(f"template {template!r} {what}")
+def _error(template: str, problem: str) -> UserError:
+    return UserError(f"template {template!r} {problem}")

@@ -1,23 +1,23 @@
 """Pieces of a prompt, each encoded by itself with exactly the space it should have.
 
-A prompt is encoded piece by piece, as in LM-BFF, so that truncation can cut a text without touching the words around
-it. What a piece alone turns into depends on the tokenizer's way with spaces, of which there are three, found by
-experiment on the letter "a" and not by class name:
+A prompt is encoded piece by piece, as in LM-BFF, so that truncation can cut a text without touching the words
+around it. What a piece alone turns into depends on the tokenizer's way with spaces, of which there are three,
+found by experiment on the letter "a" and not by class name:
 
-* *explicit* (RoBERTa, ModernBERT, GPT-2): "A" and " A" are different tokens, and nothing is added. We write the space,
-  or not.
-* *added* (ALBERT, DeBERTa-v2/v3, XLM-R, T5, Llama, byte-BPE with ``add_prefix_space``): a string that is encoded gets a
-  space mark ("▁" or "Ġ") in front. That is right at the sequence's start and for a word after a space. For the "."
-  after a mask it is wrong: there we take the tokenizer's own normaliser and pre-tokenizer, remove the one mark from the
-  first pre-token, and hand the pre-tokens to its model. (The usual trick, encoding an anchor in front and cutting its
-  ids off, fails when the anchor merges with what follows; removing the mark cannot.) Non-special added tokens are not
-  looked for in such a piece.
+* *explicit* (RoBERTa, ModernBERT, GPT-2): "A" and " A" are different tokens, and nothing is added. We write
+  the space, or not.
+* *added* (ALBERT, DeBERTa-v2/v3, XLM-R, T5, Llama, byte-BPE with ``add_prefix_space``): a string that is
+  encoded gets a space mark ("▁" or "Ġ") in front. That is right at the sequence's start and for a word after
+  a space. For the "." after a mask it is wrong: there we take the tokenizer's own normaliser and
+  pre-tokenizer, remove the one mark from the first pre-token, and hand the pre-tokens to its model. (The
+  usual trick, encoding an anchor in front and cutting its ids off, fails when the anchor merges with what
+  follows; removing the mark cannot.) Non-special added tokens are not looked for in such a piece.
 * *immaterial* (BERT, DistilBERT, ELECTRA): words are cut at spaces, which are then forgotten.
 
-A text is data: if it contains "[MASK]" or "</s>" it must not become that special token. The tokenizer's backend is
-copied with ``encode_special_tokens`` on (the user's own is left as it was). Models that look whole strings up, Unigram
-above all, would still find it in their vocabulary, so in the copy the special pieces have names that no text contains;
-and what still comes out as a special id becomes the unknown token.
+A text is data: if it contains "[MASK]" or "</s>" it must not become that special token. The tokenizer's
+backend is copied with ``encode_special_tokens`` on (the user's own is left as it was). Models that look whole
+strings up, Unigram above all, would still find it in their vocabulary, so in the copy the special pieces have
+names that no text contains; and what still comes out as a special id becomes the unknown token.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _UNMATCHABLE = "\U0010ffff\U0010fffe"  # two code points that Unicode reserves a
 
 
 class Space(Enum):
-    """What stands before a piece."""
+    """The text that stands before a piece."""
 
     START = "nothing: it begins the sequence, or follows a separator"
     SPACED = "a space"
@@ -66,7 +66,8 @@ class PieceEncoder:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise UserError(
-                f"tokenizer {type(tokenizer).__name__} has no fast form: save it as a tokenizer.json and load it from there"
+                f"tokenizer {type(tokenizer).__name__} has no fast form: "
+                "save it as a tokenizer.json and load it from there"
             )
         self.name = type(tokenizer).__name__
         self.unknown: int | None = tokenizer.unk_token_id
@@ -109,7 +110,8 @@ class PieceEncoder:
         if self._special_ids.isdisjoint(ids):
             return ids
         stand_in = [] if self.unknown is None else [self.unknown]
-        return [token for found in ids for token in (stand_in if found in self._special_ids else [found])]
+        known = ([each] if each not in self._special_ids else stand_in for each in ids)
+        return [each for part in known for each in part]
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """Return the vocabulary's strings for ``ids``."""

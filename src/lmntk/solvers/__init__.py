@@ -1,11 +1,13 @@
-"""Predictions from kernels: ridge, asymmetric least squares, logistic, support vectors, and the choice between their settings.
+"""Predictions from kernels: ridge, asymmetric least squares, logistic, support vectors, and their settings.
 
-Axes, here and in every module of this folder: n / m are train / eval examples, c / d the logits of a train / eval example.
-A kernel is float64 [N, C, M, C] (first pair: train); flattened it is [N C, M C] with the logit as the fast axis.
-C = 1 is the *difference* output with targets {-1, +1}; C >= 2 has one-hot targets, and the prediction is the argmax.
-For `asigngd`, `values` has the sign on the train side, <sign g_c(x_n), g_d(x_m)>, and `values_flipped` on the eval side.
+Axes, here and in every module of this folder: n / m are train / eval examples, c / d the logits of a train /
+eval example. A kernel is float64 [N, C, M, C] (first pair: train); flattened it is [N C, M C] with the logit
+as the fast axis. C = 1 is the *difference* output with targets {-1, +1}; C >= 2 has one-hot targets, and the
+prediction is the argmax. For `asigngd`, `values` has the sign on the train side, <sign g_c(x_n), g_d(x_m)>,
+and `values_flipped` on the eval side.
 
-Importing this package imports neither scipy nor scikit-learn; the names below load their modules on first use.
+Importing this package imports neither scipy nor scikit-learn; the names below load their modules on first
+use.
 """
 
 from __future__ import annotations
@@ -82,7 +84,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load the module that defines `name`; scikit-learn takes half a second, so only those who solve pay for it."""
+    """Load the module that defines `name`.
+
+    scikit-learn takes half a second, so only those who solve pay for it.
+    """
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

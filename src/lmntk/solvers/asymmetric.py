@@ -1,4 +1,4 @@
-"""Least-squares support vectors for asymmetric kernels (A-SignGD): every gamma from one singular value decomposition."""
+"""Least-squares support vectors for asymmetric kernels (A-SignGD): every gamma from one decomposition."""
 
 from __future__ import annotations
 
@@ -22,17 +22,22 @@ class AsymmetricSolution(NamedTuple):
 
 
 class AsymmetricPath:
-    """[[I/gamma, H], [H^T, I/gamma]] [alpha; beta] = [b; b] for every gamma, with H = y_i K0[i, j] y_j / ||K0||_op.
+    """The system [[I/gamma, H], [H^T, I/gamma]] [alpha; beta] = [b; b], solved for every gamma.
 
-    K0 [N, N] is <sign g(x_i), g(x_j)>; y [N] are labels -1 / +1. **K0 is first divided by its operator norm** (`scale`), so gamma has
-    no unit and multiplying the kernel changes no prediction; gamma here is gamma / scale on the raw kernel. For a symmetric K0 alpha = beta
-    and this is ridge with lambda = 1 / gamma.
-    With H = U diag(sigma) V^T, a = U^T alpha, e = V^T beta, p = U^T b, q = V^T b every direction is a 2 x 2 system:
-    a + e = (p + q) / (1/gamma + sigma), a - e = (p - q) / (1/gamma - sigma). One SVD, O(N^3); then O(N^2) a setting.
+    H is y_i K0[i, j] y_j / ||K0||_op.
 
-    The matrix has the eigenvalues 1/gamma +- sigma_i, so gamma = 1 / sigma_i is a **pole** (`poles`): singular there, and as
-    ill-conditioned as you like nearby. As ||H||_op = 1, no gamma below 1 has a pole and **gamma = 1 always sits on the first one**.
-    At a pole (1/gamma - sigma at most 2 N eps (1/gamma + 1)) the answer is the minimum-norm least-squares one, a = e there.
+    K0 [N, N] is <sign g(x_i), g(x_j)>; y [N] are labels -1 / +1. **K0 is first divided by its operator norm**
+    (`scale`), so gamma has no unit and multiplying the kernel changes no prediction; gamma here is gamma /
+    scale on the raw kernel. For a symmetric K0 alpha = beta and this is ridge with lambda = 1 / gamma.
+
+    With H = U diag(sigma) V^T, a = U^T alpha, e = V^T beta, p = U^T b, q = V^T b every direction is a 2 x 2
+    system: a + e = (p + q) / (1/gamma + sigma), a - e = (p - q) / (1/gamma - sigma). One SVD, O(N^3); then
+    O(N^2) a setting.
+
+    The matrix has the eigenvalues 1/gamma +- sigma_i, so gamma = 1 / sigma_i is a **pole** (`poles`):
+    singular there, and as ill-conditioned as you like nearby. As ||H||_op = 1, no gamma below 1 has a pole
+    and **gamma = 1 always sits on the first one**. At a pole (1/gamma - sigma at most 2 N eps (1/gamma + 1))
+    the answer is the minimum-norm least-squares one, a = e there.
 
     Source: He et al. 2022, learning with asymmetric kernels (AsK-LS), without bias.
     """
@@ -44,7 +49,8 @@ class AsymmetricPath:
         self.scale = float(singular[0]) if np.all(np.abs(labels) == 1) else float(np.linalg.norm(train, 2))
         if self.scale == 0.0:
             raise UserError(
-                "the train kernel is zero everywhere; check that any trainable parameter is left in the kernel"
+                "the train kernel is zero everywhere; check that any trainable parameter is left in the "
+                "kernel"
             )
         self.labels = labels
         self.singular_values = singular / self.scale
@@ -57,7 +63,10 @@ class AsymmetricPath:
             return np.asarray(1.0 / self.singular_values)
 
     def distance_to_pole(self, gamma: float) -> float:
-        """min_i |gamma sigma_i - 1|: 0 at a pole; about the inverse of the factor by which it magnifies asymmetry and rounding."""
+        """Return min_i |gamma sigma_i - 1|: 0 at a pole.
+
+        It is about the inverse of the factor by which a pole magnifies asymmetry and rounding.
+        """
         return float(np.abs(gamma * self.singular_values - 1.0).min())
 
     def solve(self, gamma: float, right_hand_side: Array | None = None) -> AsymmetricSolution:
@@ -79,7 +88,10 @@ class AsymmetricPath:
 
 
 class AsymmetricCoefficients(NamedTuple):
-    """What multiplies `values` and `values_flipped`, [N, C] each, and how near the solve came to a pole (over all classes)."""
+    """The coefficients of `values` and `values_flipped`, [N, C] each, and the distance to a pole.
+
+    The distance is the smallest over all classes.
+    """
 
     values: Array
     flipped: Array
@@ -88,7 +100,9 @@ class AsymmetricCoefficients(NamedTuple):
 
 
 class AsymmetricSystems:
-    """The C one-vs-rest systems of a train kernel [N, C, N, C]; class c uses the slice K[:, c, :, c] and labels +1 for c, -1 for the rest.
+    """The C one-vs-rest systems of a train kernel [N, C, N, C].
+
+    Class c uses the slice K[:, c, :, c] and labels +1 for c, -1 for the rest.
 
     C = 1 is one system with labels -1 / +1. Cost: C singular value decompositions of N x N.
     """
@@ -124,29 +138,31 @@ class AsymmetricSystems:
 
 
 def slice_products(kernel: Array, coefficients: Array) -> Array:
-    """sum_n coefficients[n, c] K[n, c, m, c], [M, C]."""
+    """Return sum_n coefficients[n, c] K[n, c, m, c], [M, C]."""
     return np.asarray(np.einsum("ncmc,nc->mc", kernel, coefficients))
 
 
 class AsymmetricSVM(KernelClassifier):
     """The solver `asym` for A-SignGD kernels: m omega + (1 - m) nu + f0 / s.
 
-    omega(x) = sum_i alpha_i y_i <sign g(x_i), g(x)> (from `values`), nu(x) = sum_i beta_i y_i <g(x_i), sign g(x)> (from
-    `values_flipped`), alpha and beta from AsymmetricPath, to which see for gamma, the scaling by ||K||_op and the poles.
-    C >= 2 (two unfolded outputs too): one-vs-rest, each class with its own slice K[:, c, :, c]; the argmax wins.
+    omega(x) = sum_i alpha_i y_i <sign g(x_i), g(x)> (from `values`), nu(x) = sum_i beta_i y_i <g(x_i), sign
+    g(x)> (from `values_flipped`), alpha and beta from AsymmetricPath, to which see for gamma, the scaling by
+    ||K||_op and the poles. C >= 2 (two unfolded outputs too): one-vs-rest, each class with its own slice K[:,
+    c, :, c]; the argmax wins.
 
     How f0 enters (`f0_fit`; all agree for f0_scale = inf):
-    * "residual" (default) [derived]: the offset is part of the decision in He et al.'s constraints,
-      y_i (w . phi(x_i) + f0_i / s) = 1 - e_i, whose dual has the right-hand side 1 - y_i f0_i / s: the squared fit to y - f0 / s
-      that every other solver here does.
+    * "residual" (default) [derived]: the offset is part of the decision in He et al.'s constraints, y_i (w .
+      phi(x_i) + f0_i / s) = 1 - e_i, whose dual has the right-hand side 1 - y_i f0_i / s: the squared fit to
+      y - f0 / s that every other solver here does.
     * "labels": fitted as if there were no f0 (right-hand side 1); f0 / s is added when predicting only.
-    * "reference": as LM-Kernel-FT: y - f0 / s takes the place of y in H and in omega and nu. As gamma grows it fits
-      1 / (y - f0 / s), not y - f0 / s; offered to reproduce, one SVD for every s.
+    * "reference": as LM-Kernel-FT: y - f0 / s takes the place of y in H and in omega and nu. As gamma grows
+      it fits 1 / (y - f0 / s), not y - f0 / s; offered to reproduce, one SVD for every s.
 
-    Shapes: fit(values [N, C, N, C], labels [N], f0 [N, C]); predict(values, f0 [M, C], flipped=values_flipped), both [N, C, M, C]; 4-D,
-    because a 2-D layout would leave the orientation open.
+    Shapes: fit(values [N, C, N, C], labels [N], f0 [N, C]); predict(values, f0 [M, C],
+    flipped=values_flipped), both [N, C, M, C]; 4-D, because a 2-D layout would leave the orientation open.
 
-    Attributes: dual_coef_, dual_coef_flipped_ [N, C], poles_ (list, one array a system), distance_to_pole_, dropped_, classes_.
+    Attributes: dual_coef_, dual_coef_flipped_ [N, C], poles_ (list, one array a system), distance_to_pole_,
+    dropped_, classes_.
 
     Raises:
         UserError: as for the other solvers, or a missing flipped kernel.
@@ -184,25 +200,31 @@ class AsymmetricSVM(KernelClassifier):
         self.poles_ = [path.poles for path in systems.paths]
         if self.dropped_:
             warn(
-                f"gamma {self.gamma:g} is a pole of the asymmetric system (1/gamma equals a singular value of the scaled kernel); "
-                f"{self.dropped_} direction(s) solved by minimum-norm least squares; choose another gamma to avoid it"
+                f"gamma {self.gamma:g} is a pole of the asymmetric system (1/gamma equals a singular value "
+                f"of the scaled kernel); {self.dropped_} direction(s) solved by minimum-norm least squares; "
+                "choose another gamma to avoid it"
             )
         return self
 
     def decision_function(self, kernel: Any, f0: Any = None, *, flipped: Any = None) -> Array:
-        """Decisions [M, C] from both orientations of the eval kernel; `flipped` may be left out when mixture = 1."""
+        """Return decisions [M, C] from both orientations of the eval kernel.
+
+        `flipped` may be left out when mixture = 1.
+        """
         values = self._read_eval(kernel)
         omega = slice_products(values, self.dual_coef_)
         decision = self.mixture * omega
         if self.mixture != 1:
             if flipped is None:
                 raise UserError(
-                    "asym with mixture below 1 needs the flipped kernel <g(x_i), sign g(x)>; pass flipped=values_flipped, or use mixture=1"
+                    "asym with mixture below 1 needs the flipped kernel <g(x_i), sign g(x)>; "
+                    "pass flipped=values_flipped, or use mixture=1"
                 )
             other = self._read_eval(flipped, "the flipped kernel")
             if other.shape != values.shape:
                 raise UserError(
-                    f"the flipped kernel has shape {other.shape} but the kernel {values.shape}; pass the same examples"
+                    f"the flipped kernel has shape {other.shape} but the kernel {values.shape}; "
+                    "pass the same examples"
                 )
             decision = decision + (1 - self.mixture) * slice_products(other, self.dual_coef_flipped_)
         return decision + self._offset(f0, decision.shape)

@@ -1,4 +1,4 @@
-"""What the estimators share: scikit-learn's conventions over lmntk's kernels."""
+"""The base of the estimators: scikit-learn's conventions over lmntk's kernels."""
 
 from __future__ import annotations
 
@@ -33,11 +33,13 @@ class TrainData(NamedTuple):
 class KernelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier whose input is a precomputed kernel.
 
-    Two layouts. 4-D arrays are lmntk's: `fit` takes [N, C, N, C], `predict` [N, C, M, C] (train first), and decisions are [M, C].
-    2-D arrays are scikit-learn's, for one output a text: `fit` takes [N, N], `predict` [M, N] (train last), decisions are [M],
-    so that the estimators work in `cross_val_score` and `GridSearchCV` (the `pairwise` tag is set).
+    Two layouts. 4-D arrays are lmntk's: `fit` takes [N, C, N, C], `predict` [N, C, M, C] (train first), and
+    decisions are [M, C]. 2-D arrays are scikit-learn's, for one output a text: `fit` takes [N, N], `predict`
+    [M, N] (train last), decisions are [M], so that the estimators work in `cross_val_score` and
+    `GridSearchCV` (the `pairwise` tag is set).
 
-    Labels are class numbers; with one output any two numbers (0 and 1, or -1 and +1), the larger being the positive class.
+    Labels are class numbers; with one output any two numbers (0 and 1, or -1 and +1), the larger being the
+    positive class.
     """
 
     f0_scale: float = np.inf
@@ -55,7 +57,8 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         given = np.asarray(labels)
         if given.shape != (n,):
             raise UserError(
-                f"labels have shape {given.shape} for a kernel of {n} train examples; pass one class number an example"
+                f"labels have shape {given.shape} for a kernel of {n} train examples; "
+                "pass one class number an example"
             )
         if c == 1 and len(np.unique(given)) == 2:
             self.classes_, codes = np.unique(given, return_inverse=True)
@@ -77,7 +80,8 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         checked = as_kernel(kernel, name, self.n_outputs_)
         if checked.shape[0] != self.n_examples_:
             raise UserError(
-                f"{name} has {checked.shape[0]} train examples but the solver was fitted on {self.n_examples_}"
+                f"{name} has {checked.shape[0]} train examples but the solver was fitted on "
+                f"{self.n_examples_}"
             )
         return checked
 
@@ -93,7 +97,10 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self.classes_[predict_labels(decision)]
 
     def decision_function(self, kernel: Any, f0: Any = None) -> Array:
-        """Decisions [M, C] for a 4-D kernel [N, C, M, C], [M] for a 2-D one [M, N]; f0 (eval, [M, C]) is needed if f0_scale is finite."""
+        """Return decisions [M, C] for a 4-D kernel [N, C, M, C], [M] for a 2-D one [M, N].
+
+        f0 (eval, [M, C]) is needed if f0_scale is finite.
+        """
         checked = self._read_eval(kernel)
         decision = self._decision(checked)
         decision = decision + self._offset(f0, decision.shape)

@@ -15,7 +15,8 @@ def output_derivative(logits: Array, labels: Sequence[int] | Labels, loss: str =
     """Return chi [n, c] = d loss / d f of each text's own loss.
 
     * cross-entropy, c > 1: p_c - 1[c = y], with p = softmax(f);
-    * cross-entropy, c = 1: p_1 - 1[y = 1], with p_1 = sigmoid(f); of two logits with f = f_1 - f_0 it is chi_1 = - chi_0;
+    * cross-entropy, c = 1: p_1 - 1[y = 1], with p_1 = sigmoid(f); of two logits with f = f_1 - f_0 it is
+      chi_1 = - chi_0;
     * squared: f - y, with y = -1, +1 for one logit, one-hot for several.
     """
     logits = np.asarray(logits, dtype=np.float64)
@@ -33,10 +34,10 @@ def output_derivative(logits: Array, labels: Sequence[int] | Labels, loss: str =
 def mean_chi(logits: Array, labels: Sequence[int]) -> float:
     """Return the mean over texts and logits of |chi| of the cross-entropy, between 0 and 1.
 
-    One logit of two classes folded gives what the two would: |chi_0| = |chi_1|. A model that says every class is
-    as likely as every other has 1/2 for two classes, and 2 (c - 1) / c^2 for c. The theory of kernel behaviour
-    asks for a *natural* task, one whose chi goes to 0 with the width, as a prompt's may and a fresh head's does
-    not.
+    One logit of two classes folded gives what the two would: |chi_0| = |chi_1|. A model that says every class
+    is as likely as every other has 1/2 for two classes, and 2 (c - 1) / c^2 for c. The theory of kernel
+    behaviour asks for a *natural* task, one whose chi goes to 0 with the width, as a prompt's may and a fresh
+    head's does not.
     """
     logits = np.asarray(logits, dtype=np.float64)
     indices = encode_labels(labels, logits.shape[1], what="test")

@@ -107,11 +107,11 @@ def emulate(
     steps: Sequence[int],
     side: str = "dev",
 ) -> Array | None:
-    """Return the emulated logits [steps, m, c] of a side's texts, or None where no kernel describes the training.
+    """Return the emulated logits [steps, m, c] of a side's texts, or None where no kernel describes them.
 
-    SGD goes by the sgd kernel: with the order of the batches step by step, else as if every step saw all texts,
-    which is what minibatches do on average. SignGD goes by ``asigngd`` where there is one logit and one text a
-    step in a known order. Adam has no kernel beyond its first step. Dropout is not emulated.
+    SGD goes by the sgd kernel: with the order of the batches step by step, else as if every step saw all
+    texts, which is what minibatches do on average. SignGD goes by ``asigngd`` where there is one logit and
+    one text a step in a known order. Adam has no kernel beyond its first step. Dropout is not emulated.
 
     Args:
         training: how the model was trained.

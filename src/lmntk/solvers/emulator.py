@@ -11,7 +11,8 @@ so that all there is to know of it are the *coefficients* A_t [n, c]. Every func
 The losses are means over the training set, L = 1/n sum_i l_i:
 
 * ``squared``: l = 1/2 sum_c (f_c - y_c)^2, with targets -1, +1 for one logit and one-hot for several;
-* ``cross-entropy``: l = - log softmax(f)_y, and for one logit the logistic loss log(1 + exp(-y f)) with y = -1, +1.
+* ``cross-entropy``: l = - log softmax(f)_y, and for one logit the logistic loss log(1 + exp(-y f)) with y =
+  -1, +1.
 
 With the squared loss A_t has a closed form, from one eigendecomposition of K / n = U diag(lambda) U^T.
 """
@@ -56,7 +57,8 @@ def emulated_logits(coefficients: Array, kernel: Array, f0: Array) -> Array:
 
     Args:
         coefficients: A [..., n, c], with any axes before, such as steps.
-        kernel: K [n, c, m, d], of training texts against any others; for sign descent ``asigngd`` with the sign on the training side.
+        kernel: K [n, c, m, d], of training texts against any others; for sign descent ``asigngd`` with the
+            sign on the training side.
         f0: pre-trained logits [m, d] of the others.
 
     Cost: 2 n c m d operations for each A.
@@ -106,9 +108,9 @@ class SquaredLossTraining:
     def flow(self, time: float) -> Array:
         """Return the coefficients A [n, c] of gradient flow at a time.
 
-        A = U phi U^T (f0 - y) / n with phi = (1 - exp(-t lambda)) / lambda, and phi = t where lambda is zero. On
-        the training texts f_t = y + exp(-t K / n) (f0 - y); t = inf is the interpolation, along eigenvectors
-        above the rounding error of the largest.
+        A = U phi U^T (f0 - y) / n with phi = (1 - exp(-t lambda)) / lambda, and phi = t where lambda is zero.
+        On the training texts f_t = y + exp(-t K / n) (f0 - y); t = inf is the interpolation, along
+        eigenvectors above the rounding error of the largest.
         """
         if not time >= 0:
             raise UserError(f"time: {time} is before the start; give 0 or more, or inf")
@@ -120,14 +122,14 @@ class SquaredLossTraining:
         return self._coefficients(phi)
 
     def descent(self, rates: Sequence[float] | Array) -> Array:
-        """Return the coefficients A [n, c] after full-batch gradient descent with these rates, one a step; exact.
+        """Return the exact coefficients A [n, c] after full-batch gradient descent, one rate a step.
 
-        A = U phi U^T (f0 - y) / n with phi = sum_s eta_s prod_{r < s} (1 - eta_r lambda), which for one rate is
-        (1 - (1 - eta lambda)^s) / lambda. On the training texts the residual shrinks by
-        prod_s (1 - eta_s lambda).
+        A = U phi U^T (f0 - y) / n with phi = sum_s eta_s prod_{r < s} (1 - eta_r lambda), which for one rate
+        is (1 - (1 - eta lambda)^s) / lambda. On the training texts the residual shrinks by prod_s (1 - eta_s
+        lambda).
 
-        Cost: n c operations a step, and (n c)^2 in the end. A rate that is too large gives what descent would:
-        numbers without bound.
+        Cost: n c operations a step, and (n c)^2 in the end. A rate that is too large gives what descent
+        would: numbers without bound.
         """
         return np.asarray(self.descent_at(rates, [len(rates)])[0])
 
@@ -135,14 +137,14 @@ class SquaredLossTraining:
         """Return the coefficients A [steps, n, c] after each of the given numbers of steps."""
         wanted = _checked_steps(steps, len(rates))
         phi, left = np.zeros_like(self.eigenvalues), np.ones_like(self.eigenvalues)
-        found = {0: phi}
+        by_step = {0: phi}
         with np.errstate(over="ignore", invalid="ignore"):
             for step, rate in enumerate(rates, 1):
                 phi = phi + rate * left
                 left = left * (1.0 - rate * self.eigenvalues)
                 if step in wanted:
-                    found[step] = phi
-            return np.stack([self._coefficients(found[step]) for step in steps])
+                    by_step[step] = phi
+            return np.stack([self._coefficients(by_step[step]) for step in steps])
 
     def _coefficients(self, phi: Array) -> Array:
         return np.asarray((self.vectors @ (phi * self.residual)).reshape(self.shape) / self.shape[0])
@@ -161,7 +163,9 @@ def descend(
 ) -> Array:
     """Return the coefficients A [steps, n, c] of gradient descent on the linearized model, for any loss.
 
-        A += eta_s / |B| chi_B,    chi = d loss / d f at f = f0 - K A,   B all training texts, or the step's minibatch
+        A += eta_s / |B| chi_B,    chi = d loss / d f at f = f0 - K A
+
+    B are all training texts, or the step's minibatch.
 
     Args:
         kernel: the sgd kernel of the training texts [n, c, n, c].
@@ -170,7 +174,8 @@ def descend(
         rates: the learning rate of each step; see ``learning_rates``.
         loss: ``cross-entropy`` or ``squared``.
         steps: after how many steps to look; by default after the last.
-        batches: the training texts' numbers that each step sees, in the order of a real training; by default all, every step.
+        batches: the training texts' numbers that each step sees, in the order of a real training; by default
+            all, every step.
         clip: the largest norm of a step's gradient, as ``clip_grad_norm_`` has it; the norm is sqrt(a K a),
             a = chi_B / |B|.
 
@@ -186,7 +191,7 @@ def descend(
     steps = [len(rates)] if steps is None else steps
     wanted = _checked_steps(steps, len(rates))
     coefficients, logits = np.zeros((n, c)), start.copy()
-    found = {0: coefficients}
+    by_step = {0: coefficients}
     with np.errstate(over="ignore", invalid="ignore"):
         for step, rate in enumerate(rates, 1):
             batch = np.arange(n) if batches is None else np.asarray(batches[step - 1], dtype=np.int64)
@@ -200,8 +205,8 @@ def descend(
             coefficients = coefficients + rate * slope
             logits = logits - rate * change.reshape(n, c)
             if step in wanted:
-                found[step] = coefficients
-    return np.stack([found[step] for step in steps])
+                by_step[step] = coefficients
+    return np.stack([by_step[step] for step in steps])
 
 
 def sign_descend(
@@ -219,7 +224,8 @@ def sign_descend(
         df(x) = - eta sign(chi_i) <sign g(x_i), g(x)>,   so   A[i] += eta sign(chi_i),   one text i a step
 
     Args:
-        kernel: ``asigngd`` of the training texts [n, 1, n, 1], with the sign on the first side, as ``Kernel.values`` has it.
+        kernel: ``asigngd`` of the training texts [n, 1, n, 1], with the sign on the first side, as
+            ``Kernel.values`` has it.
         labels: class numbers [n].
         f0: pre-trained logits [n, 1].
         rates: the learning rate of each step.
@@ -228,7 +234,8 @@ def sign_descend(
         steps: after how many steps to look; by default after the last.
 
     Raises:
-        UserError: several logits: the sign of a sum of gradients is no sum of signs, so there is no kernel of it.
+        UserError: several logits: the sign of a sum of gradients is no sum of signs, so there is no kernel of
+            it.
     """
     kernel = as_train_kernel(kernel)
     n, c = kernel.shape[:2]
@@ -244,22 +251,22 @@ def sign_descend(
     steps = [len(rates)] if steps is None else steps
     wanted = _checked_steps(steps, len(rates))
     coefficients = np.zeros((n, 1))
-    found = {0: coefficients.copy()}
+    by_step = {0: coefficients.copy()}
     for step, rate in enumerate(rates, 1):
         i = order[step - 1]
         move = rate * np.sign(output_derivative(logits[i : i + 1], indices[i : i + 1], loss)[0, 0])
         coefficients[i] += move
         logits = logits - move * matrix[i][:, None]
         if step in wanted:
-            found[step] = coefficients.copy()
-    return np.stack([found[step] for step in steps])
+            by_step[step] = coefficients.copy()
+    return np.stack([by_step[step] for step in steps])
 
 
 def emulation_error(real: Array, emulated: Array) -> float:
     """Return the largest |real - emulated| of all logits [..., m, c], in units of the real logits' range.
 
-    The range is the largest real logit less the smallest. nan where the real logits are all the same; inf where
-    the emulated ones are not finite.
+    The range is the largest real logit less the smallest. nan where the real logits are all the same; inf
+    where the emulated ones are not finite.
     """
     real, emulated = np.asarray(real, dtype=np.float64), np.asarray(emulated, dtype=np.float64)
     spread = float(real.max() - real.min())
@@ -271,8 +278,8 @@ def emulation_error(real: Array, emulated: Array) -> float:
 def logit_error(before: Array, real: Array, predicted: Array) -> float:
     """Return ||real - predicted||_F / ||real - before||_F over all texts and logits [n, c].
 
-    It is the part of the logits' move that a prediction, such as the linearization's, misses. 0: the prediction
-    is exact. 1: it is no better than to say that nothing moved. nan where nothing did.
+    It is the part of the logits' move that a prediction, such as the linearization's, misses. 0: the
+    prediction is exact. 1: it is no better than to say that nothing moved. nan where nothing did.
     """
     moved = float(np.linalg.norm(real - before))
     return float(np.linalg.norm(real - predicted)) / moved if moved > 0 else float("nan")

@@ -38,7 +38,7 @@ COSTS = (1.0, 10.0, 100.0)  # not the reference's, which leaves 1; costs act on 
 
 @dataclass(frozen=True)
 class Options:
-    """What is the same for all settings of a grid; see `solve_grid`."""
+    """The options that all settings of a grid share; see `solve_grid`."""
 
     leave_one_out: bool = False
     f0_fit: F0Fit = "residual"
@@ -57,7 +57,10 @@ class Solver:
 
 
 def default_grid(solver: str, *, with_f0: bool = True) -> dict[str, tuple[float, ...]]:
-    """Return the settings of a solver that are tried by default; without pre-trained logits only f0_scale = inf is left."""
+    """Return the default settings of a solver.
+
+    Without pre-trained logits only f0_scale = inf is left.
+    """
     grid = dict(_solver(solver).grid)
     if "f0_scale" in grid and not with_f0:
         grid["f0_scale"] = (float("inf"),)
@@ -75,12 +78,14 @@ def solve_grid(
 ) -> list[GridResult]:
     """Solve every combination of the grid's values; one result each, in the order of the product.
 
-    `grid` replaces the default values for the names it has. `leave_one_out` (ridge only) adds exact leave-one-out decisions;
-    `rank_tolerance` (ridge; see RidgePath) says which eigenvalues count as zero; `f0_fit` (asym; see AsymmetricSVM) how f0 enters.
-    Cost: ridge and logistic one eigendecomposition of [N C, N C], asym one SVD of [N, N] a class, svc and svr one SVM a setting.
+    `grid` replaces the default values for the names it has. `leave_one_out` (ridge only) adds exact
+    leave-one-out decisions; `rank_tolerance` (ridge; see RidgePath) says which eigenvalues count as zero;
+    `f0_fit` (asym; see AsymmetricSVM) how f0 enters. Cost: ridge and logistic one eigendecomposition of [N C,
+    N C], asym one SVD of [N, N] a class, svc and svr one SVM a setting.
 
     Raises:
-        UserError: unknown solver, a formula that the solver does not take, unknown or empty grid entries, or bad input.
+        UserError: unknown solver, a formula that the solver does not take, unknown or empty grid entries, or
+            bad input.
 
     Example:
         results = solve_grid("ridge", inputs)
@@ -88,7 +93,7 @@ def solve_grid(
     """
     chosen = _solver(solver)
     if inputs.formula not in chosen.formulas:
-        other = [name for name, one in SOLVERS.items() if inputs.formula in one.formulas]
+        other = [name for name, each in SOLVERS.items() if inputs.formula in each.formulas]
         raise UserError(
             f"solver {solver!r} takes {' or '.join(chosen.formulas)} kernels, not {inputs.formula}; "
             f"for {inputs.formula} use {', '.join(other)}"
@@ -130,7 +135,10 @@ def _offsets(inputs: SolverInputs, scale: float) -> dict[str, Array]:
 
 
 def _joint(inputs: SolverInputs, coefficients: Array, scale: float) -> LinearForm | None:
-    """The linear form of coefficients [N, C]; None for signgd, which takes the sign of the text's own gradient too."""
+    """Return the linear form of coefficients [N, C]; None for signgd.
+
+    That formula takes the sign of the text's own gradient too.
+    """
     return None if inputs.formula == "signgd" else LinearForm(coefficients, f0_scale=scale)
 
 
@@ -138,12 +146,12 @@ def _predict(
     inputs: SolverInputs, coefficients: list[Array], offsets: list[dict[str, Array]]
 ) -> list[dict[str, Array]]:
     """K^T alpha + f0 / s for all settings by one matrix product an eval set; coefficients are [N, C] each."""
-    stacked = np.stack([one.reshape(-1) for one in coefficients], axis=1)  # (n c, settings)
+    stacked = np.stack([each.reshape(-1) for each in coefficients], axis=1)  # (n c, settings)
     decisions: list[dict[str, Array]] = [{} for _ in coefficients]
     for name, kernel in inputs.evals.items():
         products = (flatten(kernel).T @ stacked).reshape(*kernel.shape[2:], -1)  # (m, d, settings)
-        for k, one in enumerate(decisions):
-            one[name] = products[:, :, k] + offsets[k][name]
+        for k, each in enumerate(decisions):
+            each[name] = products[:, :, k] + offsets[k][name]
     return decisions
 
 
@@ -184,22 +192,22 @@ def _run_logistic(inputs: SolverInputs, grid: Grid, options: Options) -> list[Gr
     path = LogisticPath(inputs.train)
     settings = list(_settings(grid))
     scales = {s: _offsets(inputs, s) for s in grid["f0_scale"]}
-    found: dict[tuple[float, float], LogisticSolution] = {}
+    solutions: dict[tuple[float, float], LogisticSolution] = {}
     start = None
     # Neighbours in this order differ least, so each is a good start for the next.
     for ridge, s in product(sorted(set(grid["regularization"]), reverse=True), sorted(scales, reverse=True)):
-        found[ridge, s] = path.solve(inputs.labels, scales[s]["train"], ridge, start)
-        start = found[ridge, s].start
-    solved = [found[setting["regularization"], setting["f0_scale"]] for setting in settings]
+        solutions[ridge, s] = path.solve(inputs.labels, scales[s]["train"], ridge, start)
+        start = solutions[ridge, s].start
+    solved = [solutions[setting["regularization"], setting["f0_scale"]] for setting in settings]
     decisions = _predict(
-        inputs, [one.alpha for one in solved], [scales[setting["f0_scale"]] for setting in settings]
+        inputs, [each.alpha for each in solved], [scales[setting["f0_scale"]] for setting in settings]
     )
     rank = float(path.numerical_rank)
     results = []
-    for setting, decision, one in zip(settings, decisions, solved, strict=True):
-        figures = {"numerical_rank": rank, "newton_steps": float(one.steps)}
+    for setting, decision, each in zip(settings, decisions, solved, strict=True):
+        figures = {"numerical_rank": rank, "newton_steps": float(each.steps)}
         results.append(
-            GridResult(setting, decision, None, figures, _joint(inputs, one.alpha, setting["f0_scale"]))
+            GridResult(setting, decision, None, figures, _joint(inputs, each.alpha, setting["f0_scale"]))
         )
     return results
 

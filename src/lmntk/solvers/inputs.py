@@ -1,4 +1,4 @@
-"""What solvers are given, and the checks that turn bad input into one clear sentence."""
+"""The inputs of solvers, and the checks that turn bad input into one clear sentence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from lmntk.errors import UserError
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
-# Kernels from float32 gradients are good to 3e-7; K and its transpose may differ by the rounding of two summation orders.
+# Kernels from float32 gradients are good to 3e-7; K and its transpose may differ by the rounding of two
+# summation orders.
 SYMMETRY_TOLERANCE = 1e-5
 # An eigenvalue below -1e-6 trace(K) cannot be the rounding of a PSD kernel made from float32 gradients.
 NEGATIVE_TOLERANCE = 1e-6
@@ -24,7 +25,7 @@ FORMULAS = ("sgd", "signgd", "asigngd")
 
 
 class KernelWarning(UserWarning):
-    """Something about the kernel that the reader of the result must know: not PSD, rank-deficient, at a pole."""
+    """A property of the kernel that the reader must know of: not PSD, rank-deficient, at a pole."""
 
 
 def warn(message: str) -> None:
@@ -37,16 +38,16 @@ def check_finite(values: Array, name: str) -> None:
     bad = int(values.size - np.count_nonzero(np.isfinite(values)))
     if bad:
         raise UserError(
-            f"{name} has {bad} of {values.size} entries that are not finite (NaN or inf); recompute it in float32 or float64, "
-            "or leave out the examples whose rows are not finite"
+            f"{name} has {bad} of {values.size} entries that are not finite (NaN or inf); "
+            "recompute it in float32 or float64, or leave out the examples whose rows are not finite"
         )
 
 
 def as_kernel(values: Any, name: str, outputs: int | None = None) -> Array:
     """Return the kernel as a finite float64 array [N, C, M, C].
 
-    A 4-D array is in lmntk's layout already. A 2-D array is in scikit-learn's layout for a precomputed kernel, [M, N]
-    (rows: the examples to predict, columns: train), C = 1, and is turned round.
+    A 4-D array is in lmntk's layout already. A 2-D array is in scikit-learn's layout for a precomputed
+    kernel, [M, N] (rows: the examples to predict, columns: train), C = 1, and is turned round.
 
     Raises:
         UserError: other shapes, unequal numbers of logits, or entries that are not finite.
@@ -56,12 +57,13 @@ def as_kernel(values: Any, name: str, outputs: int | None = None) -> Array:
         kernel = np.ascontiguousarray(kernel.T)[:, None, :, None]  # (n, 1, m, 1)
     if kernel.ndim != 4 or kernel.shape[1] != kernel.shape[3]:
         raise UserError(
-            f"{name} has shape {np.shape(values)}, which is no kernel; pass [N, C, M, C] (train, logit, eval, logit), "
-            "or [M, N] for one output a text"
+            f"{name} has shape {np.shape(values)}, which is no kernel; "
+            "pass [N, C, M, C] (train, logit, eval, logit), or [M, N] for one output a text"
         )
     if outputs is not None and kernel.shape[1] != outputs:
         raise UserError(
-            f"{name} has {kernel.shape[1]} logits but the train kernel has {outputs}; compute both with the same prompt"
+            f"{name} has {kernel.shape[1]} logits but the train kernel has {outputs}; "
+            "compute both with the same prompt"
         )
     if kernel.size == 0:
         raise UserError(f"{name} is empty, shape {kernel.shape}; pass at least one example on both sides")
@@ -74,7 +76,8 @@ def as_train_kernel(values: Any, name: str = "the train kernel") -> Array:
     kernel = as_kernel(values, name)
     if kernel.shape[0] != kernel.shape[2]:
         raise UserError(
-            f"{name} has {kernel.shape[0]} x {kernel.shape[2]} examples; it must be train against train, so square"
+            f"{name} has {kernel.shape[0]} x {kernel.shape[2]} examples; "
+            "it must be train against train, so square"
         )
     return kernel
 
@@ -96,19 +99,21 @@ def symmetric_matrix(kernel: Array, solver: str) -> Array:
     skew = float(np.abs(matrix - matrix.T).max())
     if skew > SYMMETRY_TOLERANCE * largest:
         raise UserError(
-            f"the train kernel is not symmetric (largest |K - K^T| is {skew / largest:.1e} of the largest entry), which {solver} needs; "
-            "for an asigngd kernel use solver 'asym', otherwise use the sgd or signgd formula"
+            f"the train kernel is not symmetric (largest |K - K^T| is {skew / largest:.1e} of the largest "
+            f"entry), which {solver} needs; for an asigngd kernel use solver 'asym', otherwise use the sgd "
+            "or signgd formula"
         )
     return (matrix + matrix.T) / 2
 
 
 def check_positive(eigenvalues: Array) -> None:
-    """Warn, with the number, if the smallest eigenvalue is too negative to be rounding (below -1e-6 trace)."""
+    """Warn if the smallest eigenvalue is too negative to be rounding (below -1e-6 trace)."""
     lowest, trace = float(eigenvalues.min()), float(eigenvalues.sum())
     if lowest < -NEGATIVE_TOLERANCE * abs(trace):
         warn(
-            f"the kernel should be positive semi-definite but its smallest eigenvalue is {lowest:.3g} (trace {trace:.3g}); "
-            "check that train and eval sides hold the same examples in the same order and that gradients are float32 or better"
+            f"the kernel should be positive semi-definite but its smallest eigenvalue is {lowest:.3g} (trace "
+            f"{trace:.3g}); check that train and eval sides hold the same examples in the same order and "
+            "that gradients are float32 or better"
         )
 
 
@@ -116,25 +121,28 @@ def encode_labels(labels: Any, outputs: int, *, what: str = "train") -> Labels:
     """Class indices [N]: 0..C-1, or for C = 1 0 and 1 (where -1, +1 are read as 0, 1).
 
     Raises:
-        UserError: labels that are not whole numbers or lie outside the classes, or, for `what` = "train", a single class.
+        UserError: labels that are not whole numbers or lie outside the classes, or, for `what` = "train", a
+            single class.
     """
     given = np.asarray(labels)
     classes = max(outputs, 2)
     if given.ndim != 1 or given.dtype.kind not in "iufb" or not np.all(given == np.floor(given)):
         raise UserError(
-            f"{what} labels must be a list of class numbers 0..{classes - 1}; map label names to numbers first"
+            f"{what} labels must be a list of class numbers 0..{classes - 1}; "
+            "map label names to numbers first"
         )
     indices = given.astype(np.int64)
     if outputs == 1 and np.any(indices == -1):
         indices = np.where(indices == -1, 0, np.where(indices == 0, -1, indices))
     if indices.size and (indices.min() < 0 or indices.max() >= classes):
         raise UserError(
-            f"{what} labels range from {given.min()} to {given.max()} but the kernel has outputs for classes 0..{classes - 1}; "
-            "check the label words or the difference output"
+            f"{what} labels range from {given.min()} to {given.max()} but the kernel has outputs for classes "
+            f"0..{classes - 1}; check the label words or the difference output"
         )
     if what == "train" and len(np.unique(indices)) < 2:
         raise UserError(
-            f"all {len(indices)} train labels are the same class; a solver needs examples of at least two classes"
+            f"all {len(indices)} train labels are the same class; "
+            "a solver needs examples of at least two classes"
         )
     return indices
 
@@ -171,7 +179,8 @@ def offset(f0: Any, scale: float, shape: tuple[int, int], name: str = "f0") -> A
         return np.zeros(shape)
     if f0 is None:
         raise UserError(
-            f"f0_scale is {scale:g} but no pre-trained logits {name} were given; pass them, or use f0_scale=inf"
+            f"f0_scale is {scale:g} but no pre-trained logits {name} were given; "
+            "pass them, or use f0_scale=inf"
         )
     return as_logits(f0, shape, name) / scale
 
@@ -180,9 +189,10 @@ def offset(f0: Any, scale: float, shape: tuple[int, int], name: str = "f0") -> A
 class SolverInputs:
     """All that a solver needs for one split: kernels, labels and pre-trained logits.
 
-    Shapes: train [N, C, N, C]; evals[name] and evals_flipped[name] [N, C, M, C]; labels [N] (class numbers); f0["train"] [N, C]
-    and f0[name] [M, C]. For asigngd `train` and `evals` have the sign on the train side and `evals_flipped` on the eval side;
-    the flipped train kernel is the transpose and is not asked for. Arrays are converted and checked once, here.
+    Shapes: train [N, C, N, C]; evals[name] and evals_flipped[name] [N, C, M, C]; labels [N] (class numbers);
+    f0["train"] [N, C] and f0[name] [M, C]. For asigngd `train` and `evals` have the sign on the train side
+    and `evals_flipped` on the eval side; the flipped train kernel is the transpose and is not asked for.
+    Arrays are converted and checked once, here.
     """
 
     train: Array
@@ -210,7 +220,8 @@ class SolverInputs:
         for name, value in flipped.items():
             if name not in evals or value.shape != evals[name].shape:
                 raise UserError(
-                    f"the flipped kernel {name!r} has no counterpart of its shape in evals; pass both orientations"
+                    f"the flipped kernel {name!r} has no counterpart of its shape in evals; "
+                    "pass both orientations"
                 )
         sizes = {"train": n} | {name: value.shape[2] for name, value in evals.items()}
         logits = {
@@ -221,7 +232,8 @@ class SolverInputs:
         if logits and len(logits) < len(sizes):
             missing = ", ".join(sorted(set(sizes) - set(logits)))
             raise UserError(
-                f"pre-trained logits f0 are missing for {missing}; pass them for train and every eval set, or for none"
+                f"pre-trained logits f0 are missing for {missing}; "
+                "pass them for train and every eval set, or for none"
             )
         checked = {"train": train, "labels": labels, "evals": evals, "evals_flipped": flipped, "f0": logits}
         for attribute, converted in checked.items():
@@ -232,7 +244,8 @@ class SolverInputs:
         kernel = as_kernel(value, f"the kernel {name!r}", train.shape[1])
         if kernel.shape[0] != train.shape[0]:
             raise UserError(
-                f"the kernel {name!r} has {kernel.shape[0]} train examples but the train kernel has {train.shape[0]}"
+                f"the kernel {name!r} has {kernel.shape[0]} train examples but the train kernel has "
+                f"{train.shape[0]}"
             )
         return kernel
 

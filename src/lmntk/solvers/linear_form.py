@@ -1,4 +1,4 @@
-"""A solution whose decisions are linear in the gradient of the text to classify: all that prediction without a kernel needs."""
+"""A solution whose decisions are linear in a text's gradient: prediction without a kernel."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from lmntk.solvers.inputs import Array
 
 @dataclass(frozen=True, eq=False)
 class LinearForm:
-    """Coefficients of a decision that is linear in grad f(x), phi being the identity (sgd) or the sign (asigngd).
+    """Coefficients of a decision linear in grad f(x); phi is the identity (sgd) or the sign (asigngd).
 
-        joint:      decision_d(x) = sum_nc coefficients[n, c] <phi(grad f_c(x_n)), grad f_d(x)> + intercept + f0_d(x) / s
-        each class: decision_d(x) = sum_n  coefficients[n, d] <phi(grad f_d(x_n)), grad f_d(x)> + intercept + f0_d(x) / s
+        joint:      decision_d(x) = sum_nc coefficients[n, c] <phi(grad f_c(x_n)), grad f_d(x)> + rest
+        each class: decision_d(x) = sum_n  coefficients[n, d] <phi(grad f_d(x_n)), grad f_d(x)> + rest
 
-    so one direction, or with ``each_class`` one a class, stands for all training texts.
+    with rest = intercept + f0_d(x) / s; so one direction, or with ``each_class`` one a class, stands for all
+    training texts.
 
     Attributes:
         coefficients: [N, C].

@@ -20,12 +20,16 @@ from lmntk.solvers.inputs import (
 )
 
 _MAX_NEWTON_STEPS = 200
-# Newton's decrement falls quadratically near the minimum: a step from 1e-10 lands at the rounding of the objective.
+# Newton's decrement falls quadratically near the minimum: a step from 1e-10 lands at the rounding of the
+# objective.
 _LAST_DECREMENT = 1e-10
 
 
 class LogisticSolution(NamedTuple):
-    """alpha [N, C], the Newton steps it took, and the coefficients in feature space, a start for the next solve."""
+    """The solution alpha [N, C], its Newton steps, and the coefficients in feature space.
+
+    The next solve starts from them.
+    """
 
     alpha: Array
     steps: int
@@ -33,12 +37,16 @@ class LogisticSolution(NamedTuple):
 
 
 class LogisticPath:
-    """min over alpha of sum_n loss(f0_n / s + (K alpha)_n, y_n) + (lambda ||K||_op / 2) alpha^T K alpha, for every lambda and s.
+    """The minimum of a logistic loss with a ridge, for every lambda and s.
 
-    The loss is cross-entropy: softmax over the C logits, or log(1 + exp(-y f)) for the difference output (C = 1). In the notation
-    f^T K^-1 f / (2 C') this is C' = 1 / (lambda ||K||_op), and with the squared loss it would be RidgePath: lambda means the same.
-    K [N, C, N, C] is decomposed once into features Phi = V sqrt(w / ||K||_op), [n, r] (n = N C, rank r); negative eigenvalues
-    count as zero. Then Newton's method with a line search on r coefficients: O(n r^2) a step, 5 to 30 steps.
+    It is the minimum over alpha of sum_n loss(f0_n / s + (K alpha)_n, y_n) + (lambda ||K||_op / 2) alpha^T K
+    alpha.
+
+    The loss is cross-entropy: softmax over the C logits, or log(1 + exp(-y f)) for the difference output (C =
+    1). In the notation f^T K^-1 f / (2 C') this is C' = 1 / (lambda ||K||_op), and with the squared loss it
+    would be RidgePath: lambda means the same. K [N, C, N, C] is decomposed once into features Phi = V sqrt(w
+    / ||K||_op), [n, r] (n = N C, rank r); negative eigenvalues count as zero. Then Newton's method with a
+    line search on r coefficients: O(n r^2) a step, 5 to 30 steps.
     """
 
     def __init__(self, train: Any) -> None:
@@ -50,7 +58,8 @@ class LogisticPath:
         kept = eigenvalues > len(eigenvalues) * np.finfo(np.float64).eps * self.operator_norm
         if not kept.any():
             raise UserError(
-                "the train kernel has no positive eigenvalue; check that any trainable parameter is left in the kernel"
+                "the train kernel has no positive eigenvalue; check that any trainable parameter is left in "
+                "the kernel"
             )
         self.numerical_rank = int(kept.sum())
         self._features = vectors[:, kept] * np.sqrt(eigenvalues[kept] / self.operator_norm)  # (n c, r)
@@ -59,15 +68,18 @@ class LogisticPath:
     def solve(
         self, indices: Labels, offset: Array, regularization: float, start: Array | None = None
     ) -> LogisticSolution:
-        """Minimise for class numbers [N] and f0 / s [N, C]; `start` of a neighbouring setting saves steps and changes nothing else.
+        """Minimise for class numbers [N] and f0 / s [N, C].
+
+        `start` of a neighbouring setting saves steps and changes nothing else.
 
         Raises:
-            UserError: lambda is not positive: on separable data, the rule in few shots, the unpenalised loss has no minimum.
+            UserError: lambda is not positive: on separable data, the rule in few shots, the unpenalised loss
+                has no minimum.
         """
         if not (np.isfinite(regularization) and regularization > 0):
             raise UserError(
-                f"regularization is {regularization}; kernel logistic regression needs a positive number (separable data have no "
-                "unpenalised solution); the smallest of the default grid is 0.0001"
+                f"regularization is {regularization}; kernel logistic regression needs a positive number "
+                "(separable data have no unpenalised solution); the smallest of the default grid is 0.0001"
             )
         features = self._features
         beta = np.zeros(features.shape[1]) if start is None else start
@@ -95,12 +107,16 @@ class LogisticPath:
                 break
         else:
             warn(
-                f"kernel logistic regression did not converge in {_MAX_NEWTON_STEPS} Newton steps; use a larger regularization"
+                f"kernel logistic regression did not converge in {_MAX_NEWTON_STEPS} Newton steps; "
+                "use a larger regularization"
             )
         return LogisticSolution((self._to_dual @ beta).reshape(self.examples, self.outputs), steps, beta)
 
     def _loss(self, offset: Array, beta: Array, indices: Labels) -> tuple[float, Array, Array]:
-        """Return the summed cross-entropy, d loss / d f [N, C], and W Phi [N C, r] with W the second derivative in f."""
+        """Return the summed cross-entropy, d loss / d f [N, C], and W Phi [N C, r].
+
+        W is the second derivative in f.
+        """
         logits: Array = offset + (self._features @ beta).reshape(offset.shape)
         features = self._features.reshape(self.examples, self.outputs, -1)
         if self.outputs == 1:
@@ -119,16 +135,20 @@ class LogisticPath:
 
 
 class KernelLogistic(KernelClassifier):
-    """Kernel logistic regression, the solver `logistic`; see LogisticPath for the objective. Needs a symmetric PSD kernel (sgd, signgd).
+    """Kernel logistic regression, the solver `logistic`; see LogisticPath for the objective.
 
-    `regularization` is lambda relative to ||K||_op, as for ridge (inverse penalty C' = 1 / (lambda ||K||_op)): predictions do not change
-    when K is multiplied by a number. `f0_scale` is s: the decision is K^T alpha + f0 / s, and alpha is fitted with f0 / s in place.
-    LM-Kernel-FT's "logistic" is another thing: see RowLogistic.
+    It needs a symmetric PSD kernel (sgd, signgd).
+
+    `regularization` is lambda relative to ||K||_op, as for ridge (inverse penalty C' = 1 / (lambda
+    ||K||_op)): predictions do not change when K is multiplied by a number. `f0_scale` is s: the decision is
+    K^T alpha + f0 / s, and alpha is fitted with f0 / s in place. LM-Kernel-FT's "logistic" is another thing:
+    see RowLogistic.
 
     Attributes: dual_coef_ [N, C], numerical_rank_, n_iter_, classes_.
 
     Raises:
-        UserError: not finite, not symmetric, one class only, regularization 0, or f0 missing though f0_scale is finite.
+        UserError: not finite, not symmetric, one class only, regularization 0, or f0 missing though f0_scale
+            is finite.
 
     Example:
         KernelLogistic(regularization=0.01).fit(train_kernel, labels).predict(test_kernel)  # [M]

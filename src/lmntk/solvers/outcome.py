@@ -23,7 +23,7 @@ BASELINES = {"prompt": "zero-shot", "head": "linear probe"}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one method reached in one split: metrics in [0, 1], the setting chosen on dev, the predicted test classes."""
+    """One method's result in one split: metrics in [0, 1], the chosen setting, the predicted test classes."""
 
     method: str
     formula: str
@@ -38,12 +38,12 @@ class Outcome:
     dev_decisions: Array | None = None
 
     def with_test(self, decisions: Array, labels: Sequence[int]) -> Outcome:
-        """Returns the outcome with the test texts' decisions [m, c] seen and scored."""
-        found = predict_labels(decisions).tolist()
-        return replace(self, test=score(self.metric, labels, found), predictions=tuple(found))
+        """Return the outcome with the test texts' decisions [m, c] seen and scored."""
+        predicted = predict_labels(decisions).tolist()
+        return replace(self, test=score(self.metric, labels, predicted), predictions=tuple(predicted))
 
     def as_row(self) -> dict[str, Any]:
-        """Returns what stands in the table of results, as plain data."""
+        """Return what stands in the table of results, as plain data."""
         left_out = ("predictions", "linear", "dev_decisions")
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
 
@@ -51,7 +51,10 @@ class Outcome:
 def baseline(
     name: str, metric: str, logits: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[int]]
 ) -> Outcome:
-    """Returns how the model classifies before its training: zero-shot in prompt mode, in head mode the linear probe or its own head."""
+    """Return the outcome of the model before its training.
+
+    In prompt mode that is zero-shot, in head mode the linear probe or its own head.
+    """
     dev, test = (predict_labels(logits[part]) for part in ("dev", "test"))
     return Outcome(
         method=name,
@@ -67,13 +70,15 @@ def baseline(
 
 
 def methods_of(formulas: Sequence[str], solvers: Sequence[str] | None) -> list[tuple[str, str]]:
-    """Returns the (formula, solver) pairs that exist, in the order given; without solvers, each formula's usual one.
+    """Return the (formula, solver) pairs that exist, in the order given.
+
+    Without solvers it is each formula's usual one.
 
     Raises:
         UserError: a formula that no solver takes, or a solver that takes no formula.
 
-    Ridge takes ``asigngd`` too (least squares with a matrix that is not symmetric), but its solver is ``asym``; only where
-    that is not among the solvers does ridge stand in.
+    Ridge takes ``asigngd`` too (least squares with a matrix that is not symmetric), but its solver is
+    ``asym``; only where that is not among the solvers does ridge stand in.
     """
     pairs: list[tuple[str, str]] = []
     if solvers is None:
@@ -84,19 +89,21 @@ def methods_of(formulas: Sequence[str], solvers: Sequence[str] | None) -> list[t
             fitting = [solver for solver in fitting if solver != "ridge"]
         if not fitting:
             raise UserError(
-                f"solvers: none of {', '.join(solvers)} takes {formula}; add {usual_solver(formula)}, or leave the formula out"
+                f"solvers: none of {', '.join(solvers)} takes {formula}; "
+                f"add {usual_solver(formula)}, or leave the formula out"
             )
         pairs += [(formula, solver) for solver in fitting]
     idle = [solver for solver in solvers if solver not in {solver for _, solver in pairs}]
     if idle:
         raise UserError(
-            f"solvers: {idle[0]} takes {' or '.join(SOLVERS[idle[0]].formulas)}, which are not among the formulas; leave it out"
+            f"solvers: {idle[0]} takes {' or '.join(SOLVERS[idle[0]].formulas)}, which are not among the "
+            "formulas; leave it out"
         )
     return pairs
 
 
 def usual_solver(formula: str) -> str:
-    """Returns the solver of a formula where none is named: ``asym`` of asigngd, else ``ridge``."""
+    """Return the solver of a formula where none is named: ``asym`` of asigngd, else ``ridge``."""
     return "asym" if formula == "asigngd" else "ridge"
 
 
@@ -108,12 +115,13 @@ def solve_split(
     formula: str,
     solver: str,
 ) -> Outcome:
-    """Returns the outcome of one solver on one formula's kernels, its setting chosen on dev.
+    """Return the outcome of one solver on one formula's kernels, its setting chosen on dev.
 
     Args:
-        kernels: by (side, formula), the train texts' kernel against train, dev and test. Without test's the outcome has no
-            predictions yet; see ``Outcome.with_test``.
-        logits: pre-trained logits [n, c] of the same sides; empty where they are not known, and then no setting uses them.
+        kernels: by (side, formula), the train texts' kernel against train, dev and test. Without test's the
+            outcome has no predictions yet; see ``Outcome.with_test``.
+        logits: pre-trained logits [n, c] of the same sides; empty where they are not known, and then no
+            setting uses them.
         labels: class numbers of train, dev and test.
         metric: ``accuracy`` or ``f1``.
         formula: which kernels.
@@ -133,7 +141,7 @@ def solve_split(
         selection = select_on_dev(
             solve_grid(solver, inputs),
             np.asarray(labels["dev"]),
-            lambda truth, found: score(metric, list(truth), list(found)),
+            lambda truth, predicted: score(metric, list(truth), list(predicted)),
         )
     outcome = Outcome(
         method=f"{formula} {solver}",

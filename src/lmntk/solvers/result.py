@@ -1,4 +1,4 @@
-"""What one setting of a solver came to."""
+"""The result of one setting of a solver."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from lmntk.solvers.linear_form import LinearForm
 
 @dataclass(frozen=True, eq=False)
 class GridResult:
-    """One setting: its decisions on every eval set, the leave-one-out decisions on train if asked for, and figures on the solve.
+    """One setting: its decisions on every eval set, and figures on the solve.
+
+    Leave-one-out decisions on train are there if they were asked for.
 
     ``linear`` is there where decisions are linear in the gradient of the text to classify.
     """

@@ -13,16 +13,20 @@ from lmntk.solvers.ridge_path import RidgePath, warn_if_deficient
 
 
 class KernelRidge(KernelClassifier):
-    """Least squares on a tangent kernel: alpha = (K + lambda ||K||_op I)^-1 (y - f0 / s), f(x) = K(., x)^T alpha + f0(x) / s.
+    """Least squares on a tangent kernel: alpha = (K + lambda ||K||_op I)^-1 (y - f0 / s).
 
-    `regularization` is lambda, relative to the operator norm, so predictions do not change when K is multiplied by a number; 0 gives
-    the minimum-norm solution. `f0_scale` is s; inf leaves the pre-trained logits out. The main path is for symmetric PSD kernels
-    (sgd, signgd). `symmetric=False` takes asigngd: K^T alpha = y with the sign on the train side, by SVD (see RidgePath).
+    The decision is f(x) = K(., x)^T alpha + f0(x) / s.
 
-    Shapes: K [N, C, N, C], labels [N], f0 [N, C]; cost O((N C)^3). For a grid of settings use RidgePath or solve_grid: one decomposition.
+    `regularization` is lambda, relative to the operator norm, so predictions do not change when K is
+    multiplied by a number; 0 gives the minimum-norm solution. `f0_scale` is s; inf leaves the pre-trained
+    logits out. The main path is for symmetric PSD kernels (sgd, signgd). `symmetric=False` takes asigngd: K^T
+    alpha = y with the sign on the train side, by SVD (see RidgePath).
 
-    Attributes: dual_coef_ [N, C], numerical_rank_ (of K, out of N C), condition_number_ (of the solved system on its range),
-    operator_norm_, path_ (the RidgePath), classes_.
+    Shapes: K [N, C, N, C], labels [N], f0 [N, C]; cost O((N C)^3). For a grid of settings use RidgePath or
+    solve_grid: one decomposition.
+
+    Attributes: dual_coef_ [N, C], numerical_rank_ (of K, out of N C), condition_number_ (of the solved system
+    on its range), operator_norm_, path_ (the RidgePath), classes_.
 
     Raises:
         UserError: not finite, not symmetric, one class only, or f0 missing though f0_scale is finite.
@@ -62,7 +66,10 @@ class KernelRidge(KernelClassifier):
         return self
 
     def leave_one_out_decision(self) -> Array:
-        """Decisions [N, C] for every train example by the fit to all the others; the ridge stays lambda ||K||_op of the full K."""
+        """Return decisions [N, C] for every train example by the fit to all the others.
+
+        The ridge stays lambda ||K||_op of the full K.
+        """
         check_is_fitted(self)
         return self.path_.leave_one_out(self._residual_targets, self.regularization) + self._train_offset
 

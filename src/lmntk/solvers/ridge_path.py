@@ -1,4 +1,4 @@
-"""Kernel ridge regression for every ridge at once, with exact leave-one-out predictions, from one decomposition."""
+"""Kernel ridge regression for every ridge at once, with exact leave-one-out predictions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import numpy as np
 from lmntk.errors import UserError
 from lmntk.solvers.inputs import Array, as_train_kernel, check_positive, flatten, symmetric_matrix, warn
 
-# Below this gap between a leverage and 1 the closed leave-one-out form loses more than about half of the digits, so we refit.
+# Below this gap between a leverage and 1 the closed leave-one-out form loses more than about half of the
+# digits, so we refit.
 _LEVERAGE_GAP = 1e-6
 
 
 class _Inverse(NamedTuple):
-    """The pseudo-inverse of A in factors: left diag(weights) right^T, `kept` of whose weights are not zero."""
+    """The pseudo-inverse of A in factors, left diag(weights) right^T; `kept` weights are not zero."""
 
     left: Array  # (n c, k)
     weights: Array  # (k,)
@@ -25,13 +26,15 @@ class _Inverse(NamedTuple):
 class RidgePath:
     """All ridge solutions alpha of (K^T + lambda ||K||_op I) alpha = t for one train kernel.
 
-    K is [N, C, N, C], flattened to n = N C. One symmetric eigendecomposition K = V diag(w) V^T (O(n^3), n^2 numbers kept) serves
-    every lambda and every target: O(n^2) each. With lambda = 0 the solution is the one of minimum norm; eigenvalues up to
-    `rank_tolerance` ||K||_op (by default n eps) count as zero. For kernels from float32 gradients 1e-6 is a fair `rank_tolerance`.
+    K is [N, C, N, C], flattened to n = N C. One symmetric eigendecomposition K = V diag(w) V^T (O(n^3), n^2
+    numbers kept) serves every lambda and every target: O(n^2) each. With lambda = 0 the solution is the one
+    of minimum norm; eigenvalues up to `rank_tolerance` ||K||_op (by default n eps) count as zero. For kernels
+    from float32 gradients 1e-6 is a fair `rank_tolerance`.
 
-    With `symmetric=False` K may be any square matrix (asigngd): a prediction is f(x_m) = sum_n alpha_n K[n, m], so the system is
-    K^T alpha = t, solved through one SVD of K^T + lambda ||K||_op I *for each lambda* (the eigenvectors of a non-symmetric matrix
-    are not orthogonal, so one decomposition for all would not be stable).
+    With `symmetric=False` K may be any square matrix (asigngd): a prediction is f(x_m) = sum_n alpha_n K[n,
+    m], so the system is K^T alpha = t, solved through one SVD of K^T + lambda ||K||_op I *for each lambda*
+    (the eigenvectors of a non-symmetric matrix are not orthogonal, so one decomposition for all would not be
+    stable).
 
     Raises:
         UserError: no square kernel, entries that are not finite, or not symmetric while `symmetric` is true.
@@ -56,7 +59,8 @@ class RidgePath:
         self.operator_norm = float(np.abs(self.spectrum).max())
         if self.operator_norm == 0.0:
             raise UserError(
-                "the train kernel is zero everywhere; check that any trainable parameter is left in the kernel"
+                "the train kernel is zero everywhere; check that any trainable parameter is left in the "
+                "kernel"
             )
         relative = n * float(np.finfo(np.float64).eps) if rank_tolerance is None else rank_tolerance
         self._cutoff = relative * self.operator_norm
@@ -64,25 +68,29 @@ class RidgePath:
         self._cached: tuple[float, _Inverse] | None = None
 
     def condition_number(self, regularization: float = 0.0) -> float:
-        """Largest over smallest kept singular value of K + lambda ||K||_op I (kept: above the rank cut-off)."""
+        """Return the largest over the smallest kept singular value of K + lambda ||K||_op I.
+
+        Kept are those above the rank cut-off.
+        """
         kept = np.abs(self._inverse(regularization).weights)
         kept = kept[kept > 0]
         return float(kept.max() / kept.min())
 
     def solve(self, targets: Array, regularization: float) -> Array:
-        """Coefficients alpha [N, C] (or [N, C, k] for k right-hand sides) for targets of the same shape; O(n^2 k)."""
+        """Return coefficients alpha [N, C], or [N, C, k], for targets of the same shape; O(n^2 k)."""
         inverse = self._inverse(regularization)
         flat = targets.reshape(self.examples * self.outputs, -1)
         return (inverse.left @ (inverse.weights[:, None] * (inverse.right.T @ flat))).reshape(targets.shape)
 
     def leave_one_out(self, targets: Array, regularization: float) -> Array:
-        """For each train example, the prediction by the fit to all *others*, shape of `targets` ([N, C] or [N, C, k]).
+        """Return the prediction of each train example by the fit to all *others*, of the shape of `targets`.
 
-        An example is left out with all its C rows. The ridge is the fixed number lambda ||K||_op of the **full** K, not
-        recomputed for every subset. With A = K^T + lambda ||K||_op I invertible, block I of the residual is
-        [(A^-1)_II]^-1 (A^-1 t)_I, exactly: O(n^2 C). For the minimum-norm solution of a rank-deficient symmetric K it is
-        (1 - P_II)^-1 (t - P t)_I with P the projector on K's range, as long as the others still span that range;
-        an example without which the rank falls, and every example of a deficient non-symmetric K, is refitted: O(n^3) each.
+        An example is left out with all its C rows. The ridge is the fixed number lambda ||K||_op of the
+        **full** K, not recomputed for every subset. With A = K^T + lambda ||K||_op I invertible, block I of
+        the residual is [(A^-1)_II]^-1 (A^-1 t)_I, exactly: O(n^2 C). For the minimum-norm solution of a
+        rank-deficient symmetric K it is (1 - P_II)^-1 (t - P t)_I with P the projector on K's range, as long
+        as the others still span that range; an example without which the rank falls, and every example of a
+        deficient non-symmetric K, is refitted: O(n^3) each.
         """
         inverse = self._inverse(regularization)
         n, c = self.examples, self.outputs
@@ -146,10 +154,14 @@ class RidgePath:
 
 
 def warn_if_deficient(path: RidgePath) -> None:
-    """Say the numerical rank if it is not full: the lambda = 0 solution is then the minimum-norm one and may not fit all labels."""
+    """Warn of a numerical rank that is not full.
+
+    The lambda = 0 solution is then the minimum-norm one and may not fit all labels.
+    """
     size = path.examples * path.outputs
     if path.numerical_rank < size:
         warn(
-            f"the train kernel has numerical rank {path.numerical_rank} of {size} (duplicate texts or dependent outputs); "
-            "regularization 0 gives the minimum-norm least-squares fit; use a positive regularization to be stable"
+            f"the train kernel has numerical rank {path.numerical_rank} of {size} (duplicate texts or "
+            "dependent outputs); regularization 0 gives the minimum-norm least-squares fit; "
+            "use a positive regularization to be stable"
         )

@@ -15,16 +15,19 @@ from lmntk.solvers.inputs import Array, flatten, symmetric_matrix
 class RowLogistic(KernelClassifier):
     """scikit-learn's LogisticRegressionCV on kernel rows, the solver `row-logistic` (LM-Kernel-FT's `logistic`).
 
-    The features of an example x are its kernel against all train examples and logits, K[:, :, x, :], N C C numbers; an intercept is
-    fitted; the inverse penalty is chosen among ten by stratified cross-validation on train (5 folds, or as many as the smallest class
-    has examples). It does not treat K as a kernel, so any formula will do, asigngd too; it depends on the kernel's unit, as
-    the reference's does. f0 does not enter. C >= 2 is multinomial. For a proper kernel logistic regression use KernelLogistic.
+    The features of an example x are its kernel against all train examples and logits, K[:, :, x, :], N C C
+    numbers; an intercept is fitted; the inverse penalty is chosen among ten by stratified cross-validation on
+    train (5 folds, or as many as the smallest class has examples). It does not treat K as a kernel, so any
+    formula will do, asigngd too; it depends on the kernel's unit, as the reference's does. f0 does not enter.
+    C >= 2 is multinomial. For a proper kernel logistic regression use KernelLogistic.
 
-    Decision: [M, 1] log p_1 - log p_0 for one output, else log-probabilities [M, C], with log(tiny) = -708 for classes absent from train.
-    `regularization` lambda adds lambda ||K||_op to the diagonal of the train kernel (symmetric kernels only).
+    Decision: [M, 1] log p_1 - log p_0 for one output, else log-probabilities [M, C], with log(tiny) = -708
+    for classes absent from train. `regularization` lambda adds lambda ||K||_op to the diagonal of the train
+    kernel (symmetric kernels only).
 
     Raises:
-        UserError: fewer than two examples of some class (nothing to cross-validate), or those of the other solvers.
+        UserError: fewer than two examples of some class (nothing to cross-validate), or those of the other
+            solvers.
     """
 
     def __init__(self, regularization: float = 0.0, *, max_iter: int = 10000) -> None:
@@ -39,7 +42,8 @@ class RowLogistic(KernelClassifier):
         counts = np.unique(data.indices, return_counts=True)[1]
         if counts.min() < 2:
             raise UserError(
-                "row-logistic cross-validates on train but some class has a single example; use solver 'logistic'"
+                "row-logistic cross-validates on train but some class has a single example; "
+                "use solver 'logistic'"
             )
         values = data.kernel
         if self.regularization:
@@ -56,7 +60,7 @@ class RowLogistic(KernelClassifier):
         return self
 
     def decision_function(self, kernel: Any, f0: Any = None) -> Array:
-        """Decisions [M, C] for a 4-D kernel, [M] for a 2-D one; f0 is not used."""
+        """Return decisions [M, C] for a 4-D kernel, [M] for a 2-D one; f0 is not used."""
         return super().decision_function(kernel, None)
 
     def _decision(self, kernel: Array) -> Array:

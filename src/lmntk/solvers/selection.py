@@ -16,11 +16,15 @@ Scorer = Callable[[Labels, Labels], float]
 
 
 def predict_labels(decision: Any) -> Labels:
-    """Class numbers [M] from decisions: [M] or [M, 1] gives 1 where f > 0 else 0; [M, C] gives the argmax (the first of equals)."""
+    """Return class numbers [M] from decisions.
+
+    [M] or [M, 1] gives 1 where f > 0 else 0; [M, C] gives the argmax (the first of equals).
+    """
     values = np.asarray(decision, dtype=np.float64)
     if np.isnan(values).any():
         raise UserError(
-            f"{int(np.isnan(values).sum())} decisions are NaN, so no class can be predicted; check the kernel and f0"
+            f"{int(np.isnan(values).sum())} decisions are NaN, so no class can be predicted; "
+            "check the kernel and f0"
         )
     if values.ndim == 1 or values.shape[1] == 1:
         return (values.reshape(-1) > 0).astype(np.int64)
@@ -44,7 +48,7 @@ SCORERS: dict[str, Scorer] = {"accuracy": accuracy, "f1": f1}
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """The chosen setting: its metric where it was chosen, and its decisions and predicted classes on every eval set."""
+    """The chosen setting: its metric, and its decisions and predicted classes on every eval set."""
 
     setting: Mapping[str, float]
     metric: float
@@ -58,16 +62,17 @@ class Selection:
         """Predicted classes of the set called "test"."""
         if "test" not in self.predictions:
             raise UserError(
-                "there is no eval set named 'test'; pass its kernel in SolverInputs.evals, or read predictions[name]"
+                "there is no eval set named 'test'; pass its kernel in SolverInputs.evals, or read "
+                "predictions[name]"
             )
         return self.predictions["test"]
 
 
 def strength(setting: Mapping[str, float]) -> tuple[float, ...]:
-    """Ranks settings among equals: greater is preferred.
+    """Return the rank of a setting among equals: greater is preferred.
 
-    Most regularised first (large regularization, then small gamma, then small cost), then the larger f0_scale,
-    then the mixture m nearest to one half, then the larger m.
+    Most regularised first (large regularization, then small gamma, then small cost), then the larger
+    f0_scale, then the mixture m nearest to one half, then the larger m.
     """
     mixture = setting.get("mixture", 0.5)
     return (
@@ -87,16 +92,20 @@ def select_on_dev(
     *,
     split: str = "dev",
 ) -> Selection:
-    """Return the setting with the best metric on eval set `split`, ties broken as in `strength`, never by the order of `results`.
+    """Return the setting with the best metric on eval set `split`.
 
-    `scorer` is "accuracy", "f1" or a function of (labels, predictions), greater being better; metrics equal to 12 digits are ties.
+    Ties are broken as in `strength`, never by the order of `results`.
+
+    `scorer` is "accuracy", "f1" or a function of (labels, predictions), greater being better; metrics equal
+    to 12 digits are ties.
 
     Raises:
         UserError: no results, no such eval set, labels that do not fit, or a metric that is NaN.
     """
     if results and split not in results[0].decisions:
         raise UserError(
-            f"no eval set {split!r} in these results (they have {', '.join(results[0].decisions)}); pass its kernel to the solver"
+            f"no eval set {split!r} in these results (they have {', '.join(results[0].decisions)}); "
+            "pass its kernel to the solver"
         )
     return _select(results, [result.decisions[split] for result in results], dev_labels, scorer)
 
@@ -104,7 +113,10 @@ def select_on_dev(
 def select_on_leave_one_out(
     results: Sequence[GridResult], train_labels: Any, scorer: str | Scorer = "accuracy"
 ) -> Selection:
-    """As `select_on_dev`, on the exact leave-one-out decisions of the train set, so that no dev set is spent."""
+    """Return the best setting as `select_on_dev` does, by the leave-one-out decisions of the train set.
+
+    They are exact, and no dev set is spent.
+    """
     decisions = [result.loo for result in results if result.loo is not None]
     if len(decisions) < len(results):
         raise UserError(
@@ -129,7 +141,8 @@ def _select(
     indices = encode_labels(labels, decisions[0].shape[1], what="dev")
     if len(indices) != len(decisions[0]):
         raise UserError(
-            f"{len(indices)} labels for {len(decisions[0])} decisions; pass one label an example, in the kernel's order"
+            f"{len(indices)} labels for {len(decisions[0])} decisions; "
+            "pass one label an example, in the kernel's order"
         )
     metrics = [float(scorer(indices, predict_labels(decision))) for decision in decisions]
     if np.isnan(metrics).any():
@@ -163,7 +176,10 @@ class Summary:
 
 
 def aggregate(metrics: Sequence[float]) -> Summary:
-    """Return the paper's row of a table: metrics in [0, 1] of the splits x 100, with the *population* standard deviation."""
+    """Return the paper's row of a table: metrics of the splits x 100, with the *population* deviation.
+
+    The metrics are in [0, 1].
+    """
     values = 100.0 * np.asarray(metrics, dtype=np.float64)
     if values.ndim != 1 or not values.size or not np.isfinite(values).all():
         raise UserError(

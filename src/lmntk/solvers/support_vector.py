@@ -1,4 +1,4 @@
-"""Support vector machines of scikit-learn on tangent kernels: `svc` (classes) and `svr` (regression on the targets)."""
+"""Support vector machines on tangent kernels: `svc` (classes) and `svr` (regression on the targets)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ def average_over_logits(kernel: Array) -> Array:
 class SupportVectorProblem:
     """The train matrix of an SVM, checked and decomposed once for all its settings.
 
-    The kernel is divided by the mean of its diagonal, so that the cost has no unit and multiplying K changes nothing.
-    For "svc" K is averaged over logits first ([N, N]); for "svr" it is flattened ([N C, N C], one sample a row).
+    The kernel is divided by the mean of its diagonal, so that the cost has no unit and multiplying K changes
+    nothing. For "svc" K is averaged over logits first ([N, N]); for "svr" it is flattened ([N C, N C], one
+    sample a row).
 
     Raises:
         UserError: not symmetric, or the smallest eigenvalue of K + lambda ||K||_op I below -1e-6 trace.
@@ -34,7 +35,8 @@ class SupportVectorProblem:
         self._trace = float(np.trace(matrix))
         if self._trace <= 0:
             raise UserError(
-                f"the train kernel has trace {self._trace:g}, so it is no kernel of {kind}; check how it was computed"
+                f"the train kernel has trace {self._trace:g}, so it is no kernel of {kind}; "
+                "check how it was computed"
             )
         self.scale = self._trace / len(matrix)
         self._matrix = matrix / self.scale
@@ -50,8 +52,10 @@ class SupportVectorProblem:
         ridge = regularization * self._highest
         if self._lowest + ridge < -NEGATIVE_TOLERANCE * self._trace:
             raise UserError(
-                f"{self.kind} needs a positive semi-definite kernel but the smallest eigenvalue is {self._lowest:.3g} "
-                f"(trace {self._trace:.3g}); use the sgd or signgd formula, or a regularization above {-self._lowest / self._highest:.2g}"
+                f"{self.kind} needs a positive semi-definite kernel but the smallest eigenvalue is "
+                f"{self._lowest:.3g} (trace {self._trace:.3g}); "
+                "use the sgd or signgd formula, or a regularization above "
+                f"{-self._lowest / self._highest:.2g}"
             )
         return np.asarray(self._matrix + (ridge / self.scale) * np.eye(len(self._matrix)))
 
@@ -71,7 +75,10 @@ def fit_classes(matrix: Array, indices: Labels, cost: float) -> Any:
 
 
 def decide_classes(model: Any, rows: Array, outputs: int) -> Array:
-    """Decisions [M, C] of an SVC: d for one output; (-d/2, d/2) for two classes of several; absent classes get the lowest value - 1."""
+    """Return decisions [M, C] of an SVC: d for one output; (-d/2, d/2) for two classes of several.
+
+    Absent classes get the lowest value - 1.
+    """
     raw = np.asarray(model.decision_function(rows))
     if outputs == 1:
         return raw[:, None]
@@ -95,10 +102,13 @@ def _positive(cost: float) -> float:
 
 
 class KernelSVC(KernelClassifier):
-    """Support vector classification, the solver `svc`: scikit-learn's SVC on K / mean diagonal, with an intercept.
+    """Support vector classification, the solver `svc`: scikit-learn's SVC with an intercept.
 
-    C >= 2: one scalar kernel of examples, the average over logits of K[n, c, m, c] (`average_over_logits`), then SVC's own
-    multi-class rule (one-vs-one, shown as one-vs-rest decisions). f0 has no place in it. `cost` is SVC's C (here C counts logits).
+    The kernel is K / mean diagonal.
+
+    C >= 2: one scalar kernel of examples, the average over logits of K[n, c, m, c] (`average_over_logits`),
+    then SVC's own multi-class rule (one-vs-one, shown as one-vs-rest decisions). f0 has no place in it.
+    `cost` is SVC's C (here C counts logits).
 
     Raises:
         UserError: not finite, not symmetric, indefinite, or one class only.
@@ -116,7 +126,7 @@ class KernelSVC(KernelClassifier):
         return self
 
     def decision_function(self, kernel: Any, f0: Any = None) -> Array:
-        """Decisions [M, C] for a 4-D kernel, [M] for a 2-D one; f0 is not used."""
+        """Return decisions [M, C] for a 4-D kernel, [M] for a 2-D one; f0 is not used."""
         return super().decision_function(kernel, None)
 
     def _decision(self, kernel: Array) -> Array:
@@ -124,13 +134,16 @@ class KernelSVC(KernelClassifier):
 
 
 class KernelSVR(KernelClassifier):
-    """Support vector regression on the targets, the solver `svr`: scikit-learn's SVR on K / mean diagonal, with an intercept.
+    """Support vector regression on the targets, the solver `svr`: scikit-learn's SVR with an intercept.
 
-    Every flattened row (n, c) is one sample with the target y_nc - f0_nc / s (-1 / +1, or one-hot), so the cross-logit entries
-    of K are used; f(x) = SVR + f0(x) / s. `cost` is SVR's C.
+    The kernel is K / mean diagonal.
+
+    Every flattened row (n, c) is one sample with the target y_nc - f0_nc / s (-1 / +1, or one-hot), so the
+    cross-logit entries of K are used; f(x) = SVR + f0(x) / s. `cost` is SVR's C.
 
     Raises:
-        UserError: not finite, not symmetric, indefinite, one class only, or f0 missing though f0_scale is finite.
+        UserError: not finite, not symmetric, indefinite, one class only, or f0 missing though f0_scale is
+            finite.
     """
 
     def __init__(

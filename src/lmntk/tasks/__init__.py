@@ -1,7 +1,7 @@
-"""tasks/: the texts. Which tasks there are, how their files are read, how few-shot splits are drawn and how answers are scored.
+"""tasks/: the texts, read from files of many layouts, drawn into few-shot splits, and scored.
 
-The first house of the street: it knows no tokens and no models. Everything here gives ``Example`` objects with classes numbered
-from 0, in file order, so that a split is a list of row numbers.
+The first house of the street: it knows no tokens and no models. Everything here gives ``Example`` objects
+with classes numbered from 0, in file order, so that a split is a list of row numbers.
 """
 
 from lmntk.tasks.catalog import TASKS, Task, get_task

@@ -1,12 +1,13 @@
 """The 14 tasks of the paper: labels, prompt, label words, metric and length limits.
 
-Templates are in the readable language of ``prompts/``: ``{a}`` and ``{b}`` are the texts, ``{mask}`` is the mask token, and a bar
-starts a filter (``{a|drop-last}`` leaves out the last character, ``{b|lower-first}`` lower-cases the first letter). A space
-directly before ``{mask}`` belongs to the label word, as in RoBERTa's ``It was[MASK].`` with the word " great".
+Templates are in the readable language of ``prompts/``: ``{a}`` and ``{b}`` are the texts, ``{mask}`` is the
+mask token, and a bar starts a filter (``{a|drop-last}`` leaves out the last character, ``{b|lower-first}``
+lower-cases the first letter). A space directly before ``{mask}`` belongs to the label word, as in RoBERTa's
+``It was[MASK].`` with the word " great".
 
-A causal model (GPT-2, Llama) reads from left to right, so its prompt ends where the label word is to come. Most templates
-become that by leaving out what stands after the mask; tasks where a text stands there have a ``causal_template`` of ours
-beside the paper's.
+A causal model (GPT-2, Llama) reads from left to right, so its prompt ends where the label word is to come.
+Most templates become that by leaving out what stands after the mask; tasks where a text stands there have a
+``causal_template`` of ours beside the paper's.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class Task:
         max_length: Longest prompted input in tokens.
         text_a_limit: Longest first text in tokens, or None where only ``max_length`` binds.
         pair: True when the task has a second text.
-        causal_template: Prompt that ends where the label word is to come, for models that read from left to right; None
-            where ``template`` can be cut at its mask.
+        causal_template: Prompt that ends where the label word is to come, for models that read from left to
+            right; None where ``template`` can be cut at its mask.
     """
 
     name: str
@@ -65,7 +66,10 @@ class Task:
 
     @property
     def csv_style(self) -> bool:
-        """True when LM-BFF keeps the task as CSV without a header; its test cut is then drawn by pandas, not by a shuffle."""
+        """Whether LM-BFF keeps the task as CSV without a header.
+
+        Its test cut is then drawn as pandas draws, not by a shuffle.
+        """
         return self.name in _CSV_TASKS
 
 

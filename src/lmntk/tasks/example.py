@@ -18,5 +18,5 @@ class Example:
 
 
 def digest_examples(examples: Iterable[Example]) -> str:
-    """Returns a sha256 of texts and labels, in their order."""
+    """Return a sha256 of texts and labels, in their order."""
     return content_key(examples=[(e.text_a, e.text_b, e.label) for e in examples])

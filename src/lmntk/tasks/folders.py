@@ -1,4 +1,4 @@
-"""Data folders of the 14 tasks: ours (JSON lines), GLUE's (TSV) and LM-BFF's k-shot folders (TSV and CSV, already split)."""
+"""Data folders of the 14 tasks: ours (JSON lines), GLUE's (TSV) and LM-BFF's k-shot folders."""
 
 from __future__ import annotations
 
@@ -43,10 +43,13 @@ def read_folder(data: str | Path, task: str | Task) -> TaskData:
 
 
 def read_glue_folder(data: str | Path, task: str | Task) -> TaskData:
-    """Return a task in its original layout: GLUE's ``train.tsv`` and ``dev.tsv`` as the test set, or ``train.csv`` and ``test.csv``.
+    """Return a task in its original layout, GLUE's or LM-BFF's.
 
-    The CSV files are those of LM-BFF's seven other tasks: no header, the label, then the text (AG News: title and text).
-    MNLI takes ``dev_matched.tsv``. Rows without a gold label ("-") are left out with a warning, as are QQP's broken rows.
+    GLUE's has ``train.tsv``, and ``dev.tsv`` as the test set; LM-BFF's has ``train.csv`` and ``test.csv``.
+
+    The CSV files are those of LM-BFF's seven other tasks: no header, the label, then the text (AG News: title
+    and text). MNLI takes ``dev_matched.tsv``. Rows without a gold label ("-") are left out with a warning, as
+    are QQP's broken rows.
 
     Args:
         data: The folder of the files, or the folder that has the task's folder (``SST-2`` or ``sst-2``).
@@ -70,10 +73,13 @@ def read_glue_folder(data: str | Path, task: str | Task) -> TaskData:
 def read_k_shot_folder(
     data: str | Path, task: str | Task, k: int | None = None, seed: int | None = None
 ) -> TaskData:
-    """Return a few-shot split that LM-BFF's tool wrote: ``<data>/<k>-<seed>/{train,dev,test}.tsv`` (or ``.csv``).
+    """Return a few-shot split that LM-BFF's tool wrote.
+
+    Its files are ``<data>/<k>-<seed>/{train,dev,test}.tsv`` (or ``.csv``).
 
     Args:
-        data: The folder that has ``<k>-<seed>`` or ``<task>/<k>-<seed>``; with no k and seed the ``<k>-<seed>`` folder itself.
+        data: The folder that has ``<k>-<seed>`` or ``<task>/<k>-<seed>``; with no k and seed the
+            ``<k>-<seed>`` folder itself.
         task: A task of the catalog.
         k: Examples per label.
         seed: Seed of the split.
@@ -107,7 +113,7 @@ def _as_task(task: str | Task) -> Task:
 
 
 def _task_folder(folder: Path, task: Task) -> Path:
-    """Return the task's folder inside ``folder``, whatever the case of its name, or ``folder`` if it has no such folder."""
+    """Return the task's folder inside ``folder``, whatever the case of its name, else ``folder`` itself."""
     if not folder.is_dir():
         raise UserError(missing(folder))
     if (folder / task.name).is_dir():
@@ -157,6 +163,7 @@ def _csv_example(row: Row, task: Task) -> Example:
     first = 1 if task.name == "ag_news" else 0  # AG News numbers its classes from 1
     if not value.isdecimal() or not first <= int(value) < first + len(task.labels):
         raise UserError(
-            f"{row.where}: unknown label {value!r}; {task.title} numbers its classes {first} to {first + len(task.labels) - 1}"
+            f"{row.where}: unknown label {value!r}; {task.title} numbers its classes {first} to "
+            f"{first + len(task.labels) - 1}"
         )
     return Example(row.text("text"), None, int(value) - first)

@@ -112,9 +112,15 @@ def _load_message(name: str, config: str | None, error: BaseException) -> str:
     chain = list(_chain(error))
     names = {type(link).__name__ for link in chain}
     if names & _NOT_THERE:
-        return f"dataset {name!r} does not exist on the hub, or is private: check the name, or log in with hf auth login"
+        return (
+            f"dataset {name!r} does not exist on the hub, or is private: "
+            "check the name, or log in with hf auth login"
+        )
     if names & _NETWORK or any(isinstance(link, ConnectionError | TimeoutError) for link in chain):
-        return f"dataset {name!r}: the hub cannot be reached and there is no copy in the cache; go online once, or give local files"
+        return (
+            f"dataset {name!r}: the hub cannot be reached and there is no copy in the cache; "
+            "go online once, or give local files"
+        )
     asked = f"dataset {name!r}" + (f", configuration {config!r}" if config else "")
     return f"{asked}: cannot be loaded ({one_line(error)[:300]})"
 

@@ -55,7 +55,10 @@ class LabelIndex:
 
     @classmethod
     def found(cls, values: Iterable[Any]) -> LabelIndex:
-        """Return the index for the labels that occur, sorted: as numbers if all are numbers, else as text. Blanks are no label."""
+        """Return the index for the labels that occur, sorted: as numbers if all are numbers, else as text.
+
+        Blanks are no label.
+        """
         names = {label_name(value) for value in values if not is_blank(value)}
         try:
             return cls(tuple(sorted(names, key=lambda name: (float(name), name))))
@@ -65,8 +68,8 @@ class LabelIndex:
     def index(self, value: Any, where: str) -> int:
         """Return the class index of a label value.
 
-        Case, ``_`` and ``-`` are passed over if no name matches exactly. A number that is no label name is taken as the class index
-        itself, if no label name is a number.
+        Case, ``_`` and ``-`` are passed over if no name matches exactly. A number that is no label name is
+        taken as the class index itself, if no label name is a number.
 
         Raises:
             UserError: The label is unknown; the message starts with ``where`` and lists the known ones.

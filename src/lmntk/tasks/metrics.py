@@ -13,7 +13,8 @@ def score(metric: str, labels: Sequence[int], predictions: Sequence[int]) -> flo
     """Return the metric of the predicted classes, between 0 and 1.
 
     Args:
-        metric: ``accuracy``, or ``f1``: 2 TP / (2 TP + FP + FN) of class 1, and 0 when no row is or is predicted class 1.
+        metric: ``accuracy``, or ``f1``: 2 TP / (2 TP + FP + FN) of class 1, and 0 when no row is or is
+            predicted class 1.
         labels: True class of each row, [M]; any sequence or array of integers.
         predictions: Predicted class of each row, [M].
 
@@ -24,7 +25,8 @@ def score(metric: str, labels: Sequence[int], predictions: Sequence[int]) -> flo
         raise UserError(f"there is no metric {metric!r}: use one of {', '.join(METRICS)}")
     if len(labels) != len(predictions):
         raise UserError(
-            f"{len(labels)} labels and {len(predictions)} predictions cannot be compared: give one prediction per label"
+            f"{len(labels)} labels and {len(predictions)} predictions cannot be compared: "
+            "give one prediction per label"
         )
     if len(labels) == 0:
         raise UserError(f"{metric} of no rows is undefined: give at least one labelled text")

@@ -40,9 +40,9 @@ def read_data(
 ) -> TaskData:
     """Return the data at ``source``, whatever its layout; only ``hf:NAME`` may use the network.
 
-    Tried in this order: ``hf:NAME`` or ``hf:NAME:CONFIG`` (a hub dataset), a file (a table, with ``test`` beside
-    it), and a folder: with a task and k and seed LM-BFF's ``<k>-<seed>`` if it is there, with a task our folder
-    format and then GLUE's; without a task ``train.*`` and ``test.*`` (or ``dev.*``) as tables.
+    Tried in this order: ``hf:NAME`` or ``hf:NAME:CONFIG`` (a hub dataset), a file (a table, with ``test``
+    beside it), and a folder: with a task and k and seed LM-BFF's ``<k>-<seed>`` if it is there, with a task
+    our folder format and then GLUE's; without a task ``train.*`` and ``test.*`` (or ``dev.*``) as tables.
 
     Args:
         source: ``hf:`` and a name, a file or a folder.

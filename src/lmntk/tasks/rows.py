@@ -57,13 +57,17 @@ def read_rows(
     """Return the rows of one file, whose format is told by its ending.
 
     Args:
-        path: A ``.jsonl``, ``.json`` (JSON lines), ``.csv``, ``.tsv`` or ``.parquet`` file; text also with ``.gz``.
-        quoted: Whether cells may stand in double quotes; by default they may in CSV and may not in TSV (GLUE's TSV has stray quotes).
+        path: A ``.jsonl``, ``.json`` (JSON lines), ``.csv``, ``.tsv`` or ``.parquet`` file; text also with
+            ``.gz``.
+        quoted: Whether cells may stand in double quotes; by default they may in CSV and may not in TSV
+            (GLUE's TSV has stray quotes).
         header: Column names of a CSV or TSV file that has no header line.
-        skip_short: Leave out CSV and TSV rows with too few cells, with one warning, instead of refusing the file.
+        skip_short: Leave out CSV and TSV rows with too few cells, with one warning, instead of refusing the
+            file.
 
     Raises:
-        UserError: The file is missing, empty, not UTF-8 or broken (with the line number), or its ending is unknown.
+        UserError: The file is missing, empty, not UTF-8 or broken (with the line number), or its ending is
+            unknown.
     """
     if not path.is_file():
         raise UserError(missing(path))
@@ -130,7 +134,10 @@ def _shown(value: Any) -> str:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Yield the lines with their ends, split at line feeds and carriage returns alone: other separators (U+2028) are text."""
+    """Yield the lines with their ends, split at line feeds and carriage returns alone.
+
+    Other separators (U+2028) are text.
+    """
     try:
         content = path.read_bytes()
         if path.suffix.lower() == ".gz":
@@ -212,7 +219,8 @@ def _records(path: Path, delimiter: str, quoted: bool) -> Iterator[tuple[int, li
             first = reader.line_num + 1
     except csv.Error as error:
         raise UserError(
-            f"{path} line {first}: broken quoting ({one_line(error)}); double a quote that is part of the text"
+            f"{path} line {first}: broken quoting ({one_line(error)}); "
+            "double a quote that is part of the text"
         ) from error
 
 

@@ -17,7 +17,7 @@ TEST_SEED = 42
 
 @dataclass(frozen=True)
 class RowNumbers:
-    """Row numbers, from 0 in file order: ``train`` and ``dev`` in the train file, ``test`` in the test file."""
+    """Row numbers from 0: ``train`` and ``dev`` in the train file, ``test`` in the test file."""
 
     train: tuple[int, ...]
     dev: tuple[int, ...]
@@ -35,10 +35,11 @@ def k_shot_split(
 ) -> RowNumbers:
     """Return ``k`` train and ``k`` dev rows per label, and the rows to test on.
 
-    The train rows are shuffled in place with numpy's legacy generator seeded with ``seed``; labels come in the order in which they
-    first appear in the shuffled list; the first ``k`` rows of each are train and the next ``k`` dev, label block by label block.
-    ``numpy.random.RandomState(seed)`` gives the stream of ``numpy.random.seed(seed)`` without touching the global generator, and
-    shuffling moves rows by position alone, so that row numbers stand in for rows.
+    The train rows are shuffled in place with numpy's legacy generator seeded with ``seed``; labels come in
+    the order in which they first appear in the shuffled list; the first ``k`` rows of each are train and the
+    next ``k`` dev, label block by label block. ``numpy.random.RandomState(seed)`` gives the stream of
+    ``numpy.random.seed(seed)`` without touching the global generator, and shuffling moves rows by position
+    alone, so that row numbers stand in for rows.
 
     Args:
         train_labels: Class of each row of the train file, in file order.
@@ -47,14 +48,17 @@ def k_shot_split(
         seed: Seed of the split; the paper uses ``SEEDS``.
         test_limit: Longest test set: a longer one is cut with seed 42. None tests on all rows.
         csv_style: Draw that cut as pandas samples (``Task.csv_style``) instead of by a shuffle.
-        names: Meaning of each class, for messages; a class that is named here and has no rows counts as too small.
+        names: Meaning of each class, for messages; a class that is named here and has no rows counts as too
+            small.
 
     Returns:
         A split of len(labels) * k train rows, as many dev rows (fewer where a label has under 2k rows) and
-        min(test_size, test_limit) test rows. With no cut the test rows are in file order, else in the order drawn.
+        min(test_size, test_limit) test rows. With no cut the test rows are in file order, else in the order
+        drawn.
 
     Raises:
-        UserError: k is below 1, a row has no label, or a label has fewer than k rows (says the largest k possible).
+        UserError: k is below 1, a row has no label, or a label has fewer than k rows (says the largest k
+            possible).
 
     Warns:
         UserWarning: Once, naming every label with fewer than 2k rows.
@@ -77,10 +81,10 @@ def k_shot_split(
 
 
 def cut_test(test_size: int, limit: int | None = 1000, csv_style: bool = False) -> tuple[int, ...]:
-    """Return the rows to test on: all in file order if they are at most ``limit``, else ``limit`` of them drawn with seed 42.
+    """Return the rows to test on: all in file order, or ``limit`` of more, drawn with seed 42.
 
-    GLUE-like tasks shuffle and keep the first ``limit``. CSV tasks take the rows that ``pandas.DataFrame.sample``
-    draws, in its order: numpy's legacy generator draws them without replacement.
+    GLUE-like tasks shuffle and keep the first ``limit``. CSV tasks take the rows that
+    ``pandas.DataFrame.sample`` draws, in its order: numpy's legacy generator draws them without replacement.
     """
     if limit is None or test_size <= limit:
         return tuple(range(test_size))
@@ -101,9 +105,9 @@ def _shuffled(count: int, seed: int) -> list[int]:
     return rows
 
 
-def _check_sizes(found: dict[int, int], k: int, names: Sequence[str] | None) -> None:
-    counts = {label: found.get(label, 0) for label in range(len(names))} if names else {}
-    counts.update(found)
+def _check_sizes(sizes: dict[int, int], k: int, names: Sequence[str] | None) -> None:
+    counts = {label: sizes.get(label, 0) for label in range(len(names))} if names else {}
+    counts.update(sizes)
     if not counts:
         raise UserError("there are no train texts to draw a few-shot split from")
     ordered = sorted(counts)
@@ -118,7 +122,8 @@ def _check_sizes(found: dict[int, int], k: int, names: Sequence[str] | None) -> 
     if short:
         listed = ", ".join(f"{_called(label, names)}: {counts[label] - k}" for label in short)
         warnings.warn(
-            f"fewer than 2k = {2 * k} train rows for some labels, so their dev block is shorter than k = {k} (label {listed})",
+            f"fewer than 2k = {2 * k} train rows for some labels, so their dev block is shorter than k = {k} "
+            f"(label {listed})",
             UserWarning,
             stacklevel=3,
         )

@@ -39,12 +39,15 @@ PLAIN_COLUMNS = Columns()
 def read_jsonl(
     path: str | Path, require_label: bool = True, labels: Sequence[str] | None = None
 ) -> list[Example]:
-    """Return the examples of one JSON-lines file: ``text_a``, ``text_b`` (optional) and ``label``, a class number from 0.
+    """Return the examples of one JSON-lines file.
+
+    Its fields are ``text_a``, ``text_b`` (optional) and ``label``, a class number from 0.
 
     Args:
         path: A ``.jsonl`` file, also with ``.gz``; blank lines are passed over.
         require_label: Refuse rows without a label; else their label is None.
-        labels: Meaning of each class; with it the class number must be below their count, and a name may stand for its number.
+        labels: Meaning of each class; with it the class number must be below their count, and a name may
+            stand for its number.
 
     Raises:
         UserError: The file cannot be read, or a row has no text or no proper label (with the line number).
@@ -68,21 +71,25 @@ def read_table(
     require_label: bool = True,
     quoted: bool | None = None,
 ) -> list[Example]:
-    """Return the examples of one CSV, TSV, JSON-lines or Parquet file; classes are the labels in the order given, else sorted.
+    """Return the examples of one CSV, TSV, JSON-lines or Parquet file.
+
+    The classes are the labels in the order given, else sorted.
 
     Args:
         path: The file; its ending tells the format. CSV and TSV need a header line.
         columns: Names of the columns; the label's holds text, numbers or truth values.
-        labels: Labels in the order of their class indexes; by default those that occur, sorted as numbers or else as text.
+        labels: Labels in the order of their class indexes; by default those that occur, sorted as numbers or
+            else as text.
         require_label: Refuse rows without a label; else their label is None, and the column may be absent.
         quoted: Whether CSV or TSV cells may stand in double quotes; by default in CSV they may, in TSV not.
 
     Raises:
-        UserError: The file cannot be read, a column is missing, a text is not text, or a label is missing or unknown.
+        UserError: The file cannot be read, a column is missing, a text is not text, or a label is missing or
+            unknown.
     """
     rows = read_rows(Path(path), quoted=quoted)
-    found = (row.cells.get(columns.label) for row in rows)
-    index = LabelIndex.found(found) if labels is None else LabelIndex.given(labels)
+    values = (row.cells.get(columns.label) for row in rows)
+    index = LabelIndex.found(values) if labels is None else LabelIndex.given(labels)
     return examples_of(rows, columns, index, require_label)
 
 
@@ -94,12 +101,15 @@ def read_tables(
     labels: Sequence[Any] | None = None,
     quoted: bool | None = None,
 ) -> TaskData:
-    """Return the user's train and test files; the classes are the labels given, else the train file's, sorted.
+    """Return the examples of the user's train and test files.
+
+    The classes are the labels given, else the train file's, sorted.
 
     Arguments are those of ``read_table``; without a test file ``test`` is empty.
 
     Raises:
-        UserError: As ``read_table``; also when the test file has a label that the train file lacks (naming file, row and label).
+        UserError: As ``read_table``; also when the test file has a label that the train file lacks (naming
+            file, row and label).
     """
     train_rows = read_rows(Path(train), quoted=quoted)
     if labels is not None:
@@ -145,12 +155,14 @@ def _class_number(row: Row, labels: Sequence[str] | None) -> int:
         return LabelIndex.given(labels).index(value, row.where)
     if isinstance(value, bool) or not isinstance(value, int):
         raise UserError(
-            f"{row.where}: label {value!r} is not a class number; number the classes from 0, or name the labels' order"
+            f"{row.where}: label {value!r} is not a class number; "
+            "number the classes from 0, or name the labels' order"
         )
     if value < 0:
         raise UserError(f"{row.where}: label {value} is out of range; number the classes from 0")
     if labels is not None and value >= len(labels):
         raise UserError(
-            f"{row.where}: label {value} is out of range; the {len(labels)} classes are 0 to {len(labels) - 1}"
+            f"{row.where}: label {value} is out of range; the {len(labels)} classes are 0 to "
+            f"{len(labels) - 1}"
         )
     return value
