@@ -12,9 +12,9 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from lmntk.engine.assembly import jobs_of
 from lmntk.engine.batches import Capturing
 from lmntk.engine.budget import Budget
+from lmntk.engine.jobs import jobs_of
 from lmntk.engine.kernel_phases import STREAMED, KernelSizes
 from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.lengths import padded_tokens

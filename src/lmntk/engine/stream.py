@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from lmntk.engine.assembly import assembled, index_of, jobs_of
 from lmntk.engine.budget import is_roomy
+from lmntk.engine.jobs import assembled, index_of, jobs_of
 from lmntk.engine.kernel_work import KernelWork, Pair
 from lmntk.engine.plan import begun_or_new_schedule, capturing_of
 from lmntk.engine.precision_loss import Loss, measured_loss
