@@ -2,6 +2,9 @@
 # Relative imports of names, one a line to a home; other statements lazy-loader does not follow.
 
 from .engine.compute import compute_kernels, module_kernels
+from .engine.kernel_work import KernelWork
+from .engine.progress import Listener
+from .engine.settings import Settings
 from .engine.stream import stream_kernels
 from .errors import UserError
 from .experiment.configuration import Experiment
@@ -23,10 +26,13 @@ __all__ = [
     "HeadEncoder",
     "HeadModel",
     "Kernel",
+    "KernelWork",
+    "Listener",
     "LogitModel",
     "ParameterFilter",
     "PromptEncoder",
     "PromptModel",
+    "Settings",
     "UserError",
     "__version__",
     "compute_kernels",

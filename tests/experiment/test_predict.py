@@ -30,6 +30,7 @@ from lmntk.experiment.shared_model import SharedModel, shared_models
 from lmntk.experiment.start import open_session
 from lmntk.experiment.steps import kernels as kernel_steps
 from lmntk.experiment.steps import solve as solving
+from lmntk.prediction.direction_memory import DirectionMemory
 from lmntk.prediction.files import load_predictor
 from lmntk.prediction.predictor import Predictor, fit_sharpness
 from lmntk.prompts.encoding import EncodedText
@@ -483,7 +484,7 @@ def test_there_must_be_room_for_all_directions_before_a_kernel_is_computed(model
         asked.append(directions)
         raise AskedError
 
-    monkeypatch.setattr(SharedModel, "cut", cut)
+    monkeypatch.setattr(DirectionMemory, "cut", cut)
     for formulas, expected in ((["sgd"], 1), (["sgd", "asigngd"], 2)):
         with pytest.raises(AskedError):
             run(
@@ -502,10 +503,11 @@ def test_directions_are_cut_beside_what_is_held_by_then(models, values):
     )
     (task,) = session.tasks
     one = SharedModel(session, task, task.splits)
-    before, coming = one.cut(1, 4, False).peak, 2**28
-    assert abs(one.cut(1, 4, False, coming).peak - before - coming) < 2**24
+    memory = one.direction_memory
+    before, coming = memory.cut(1, 4, False).peak, 2**28
+    assert abs(memory.cut(1, 4, False, coming).peak - before - coming) < 2**24
     kernels = torch.ones(coming // 4)
-    assert abs(one.cut(1, 4, False).peak - before - coming) < 2**24
+    assert abs(memory.cut(1, 4, False).peak - before - coming) < 2**24
     del kernels
     pairs = 8 * (8 + 8 + 20)  # four a class
     assert one.kernel_bytes(task.splits, ("train", "dev", "test")) == 8 * pairs * 3  # asigngd both ways round

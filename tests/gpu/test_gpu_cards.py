@@ -17,8 +17,8 @@ from gpu_work import (
 from model_table import TABLE, pad_id, random_texts
 
 from lmntk.engine import plan as planning
-from lmntk.engine.budget import Schedule
 from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.schedule import Schedule
 from lmntk.engine.settings import Settings
 from lmntk.engine.stream import stream_kernels
 from lmntk.errors import UserError
@@ -85,7 +85,7 @@ def test_a_global_setting_changes_no_kernel():
 def test_row_factors_that_live_elsewhere(tmp_path, monkeypatch, where):
     here = work("bert", torch.float64, "cuda:0")
     away = Schedule(3, where == "rows_on_disk", 4, 0, 0, rows_on_host=where == "rows_on_host", card_peak=1)
-    monkeypatch.setattr(planning, "make_card_schedule", lambda *a, **k: away)
+    monkeypatch.setattr(planning, "make_schedule", lambda *a, **k: away)
     for attempt in range(5):  # copies beside arithmetic: a race need not show the first time
         there = work("bert", torch.float64, "cuda:0", scratch=tmp_path / str(attempt))
         for label, values in blocks(here).items():

@@ -12,7 +12,7 @@ from model_table import TABLE, random_texts
 
 from lmntk.engine import plan as planning
 from lmntk.engine import tiles
-from lmntk.engine.budget import Schedule
+from lmntk.engine.schedule import Schedule
 from lmntk.errors import ModelError, UserError
 from lmntk.system.devices import chosen_devices, copy_to
 from lmntk.system.executors.choose import chosen_executor

@@ -12,8 +12,8 @@ from model_table import TABLE, pad_id, random_texts
 from tiny import write_model, write_rows
 
 from lmntk.engine import rates as calibration
-from lmntk.engine.budget import MARGIN, Trial
-from lmntk.engine.card_schedule import CARD_MARGIN
+from lmntk.engine.budget import Budget
+from lmntk.engine.phases import GPU_MARGIN, MARGIN, Trial
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.plan import plan, run
@@ -29,27 +29,27 @@ TRIAL = Trial(
 
 def test_directions_are_cut_to_the_card():
     """In the host's memory lies what is written; all else is on the card, where without one it would be in the host's."""
-    everything = cut_directions(TRIAL, TRAINABLE, 3, 32, 2**40, card=2**40)
+    everything = cut_directions(TRIAL, TRAINABLE, 3, 32, Budget(2**40, 2**40))
     assert (everything.batch_size, everything.at_once) == (32, 3)
     assert everything.peak == 2**28 + MARGIN + 3 * 4 * 2**20
-    plain = cut_directions(replace(TRIAL, held=0), TRAINABLE, 3, 32, 2**40)
-    assert plain.card_peak == 0
-    assert everything.card_peak - 2**26 - CARD_MARGIN == plain.peak - 2**28 - MARGIN
+    plain = cut_directions(replace(TRIAL, held=0), TRAINABLE, 3, 32, Budget(2**40))
+    assert plain.gpu_peak == 0
+    assert everything.gpu_peak - 2**26 - GPU_MARGIN == plain.peak - 2**28 - MARGIN
     last = everything
     while (last.batch_size, last.at_once) != (1, 1):
-        found = cut_directions(TRIAL, TRAINABLE, 3, 32, 2**40, card=last.card_peak - 1)
-        assert found.card_peak < last.card_peak
+        found = cut_directions(TRIAL, TRAINABLE, 3, 32, Budget(2**40, last.gpu_peak - 1))
+        assert found.gpu_peak < last.gpu_peak
         assert (found.at_once, found.batch_size) < (last.at_once, last.batch_size)
         last = found
     with pytest.raises(
         UserError,
         match=r"^device-memory: .* is too little for a solution's direction in float64; the least is (\d+)MiB$",
     ) as caught:
-        cut_directions(TRIAL, TRAINABLE, 3, 32, 2**40, card=last.card_peak - 1)
+        cut_directions(TRIAL, TRAINABLE, 3, 32, Budget(2**40, last.gpu_peak - 1))
     least = int(str(caught.value).split()[-1].removesuffix("MiB")) * MEBI
-    assert last.card_peak <= least < last.card_peak + MEBI
+    assert last.gpu_peak <= least < last.gpu_peak + MEBI
     with pytest.raises(UserError, match=r"^memory: .* is too little for a solution's direction"):
-        cut_directions(TRIAL, TRAINABLE, 3, 32, 2**28, card=2**40)
+        cut_directions(TRIAL, TRAINABLE, 3, 32, Budget(2**28, 2**40))
 
 
 def predictor(**more):
@@ -123,7 +123,7 @@ def test_a_run_keeps_its_solutions_to_the_card(tmp_path, monkeypatch):
     asked: list[int | None] = []
     make = Predictor.__init__
     monkeypatch.setattr(
-        Predictor, "__init__", lambda self, *a, **k: asked.append(k["device_memory"]) or make(self, *a, **k)
+        Predictor, "__init__", lambda self, *a, **k: asked.append((k.get("limits") or a[4]).device_memory) or make(self, *a, **k)
     )  # fmt: skip
     write_model(tmp_path / "bert")
     own = {

@@ -14,9 +14,11 @@ from model_table import TABLE, pad_id, random_texts
 
 from lmntk.engine import plan as planning
 from lmntk.engine import tiles
-from lmntk.engine.budget import MARGIN, Schedule, Trial, make_schedule
-from lmntk.engine.card_schedule import BUFFERS, CARD_MARGIN, make_card_schedule
+from lmntk.engine.budget import Budget
+from lmntk.engine.kernel_phases import BUFFERS, KernelSizes
 from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.phases import GPU_MARGIN, MARGIN, Trial
+from lmntk.engine.schedule import Schedule, make_schedule
 from lmntk.engine.settings import Settings
 from lmntk.engine.transfers import Fetched, Transfers
 from lmntk.errors import UserError
@@ -40,10 +42,9 @@ TRIAL = Trial(
 
 
 def schedule(card, memory=64 * GIBI, rows=32, columns=1000, trial=TRIAL, **more):
-    more = {"has_scratch": True, "kernels": 1} | more
-    return make_card_schedule(
-        trial, [[100] * rows], [[100] * columns], rows * columns, 32, memory, card, **more
-    )
+    more = {"has_scratch": True} | more
+    sizes = KernelSizes(trial, [[100] * rows], [[100] * columns], rows * columns, **more)
+    return make_schedule(sizes, Budget(memory, card))
 
 
 def test_schedules_fit_and_use_the_card():
@@ -87,7 +88,7 @@ def test_what_a_card_is_said_to_hold_is_the_sum_of_what_lies_on_it(where):
     contracting = (
         (rows if where == "card" else 2 * one_parameter) + tile + BUFFERS * found.tile_bytes + result
     )
-    assert found.card_peak == 400 * MEBI + CARD_MARGIN + max(capturing, contracting)
+    assert found.card_peak == 400 * MEBI + GPU_MARGIN + max(capturing, contracting)
     pinned = {"card": 0, "host": 2 * rows, "disk": 4 * one_parameter}[where]
     assert found.peak == 500 * MEBI + MARGIN + 2 * 8 * 32_000 + pinned
     assert found.disk == (rows if where == "disk" else 0)
@@ -129,9 +130,10 @@ def test_copies_on_a_processor_share_its_memory():
     trial = replace(TRIAL, held=0)
 
     def cut(memory, copies):
-        return make_schedule(
-            trial, [[100] * 32], [[100] * 1000], 32_000, 32, memory, has_scratch=True, copies=copies, weights=400 * MEBI
-        )  # fmt: skip
+        sizes = KernelSizes(
+            trial, [[100] * 32], [[100] * 1000], 32_000, weights=400 * MEBI, copies=copies, has_scratch=True
+        )
+        return make_schedule(sizes, Budget(memory))
 
     one, two = cut(400 * GIBI, 1), cut(400 * GIBI, 2)
     fixed = 500 * MEBI + MARGIN + 2 * 8 * 32_000
@@ -203,7 +205,7 @@ def test_row_factors_that_live_elsewhere_give_the_same_bits(tmp_path, monkeypatc
     )  # a processor's: no card, nothing is fetched
     here = work(name, scratch=tmp_path / "here")
     away = replace(found, card_peak=1, **{where: True})
-    monkeypatch.setattr(planning, "make_card_schedule", lambda *a, **k: away)
+    monkeypatch.setattr(planning, "make_schedule", lambda *a, **k: away)
     started = []
     start = Transfers.start
     monkeypatch.setattr(

@@ -14,9 +14,12 @@ from model_table import TABLE, pad_id, random_texts
 from lmntk.engine import plan as planning
 from lmntk.engine import rates as calibration
 from lmntk.engine.batches import Capturing
-from lmntk.engine.budget import LOSS_TEXTS, MARGIN, Schedule, Trial, evenly, loss_bytes, make_schedule
-from lmntk.engine.card_schedule import CARD_MARGIN, make_card_schedule
+from lmntk.engine.budget import Budget
+from lmntk.engine.kernel_phases import KernelSizes
+from lmntk.engine.lengths import evenly
+from lmntk.engine.phases import GPU_MARGIN, MARGIN, Trial, measuring_bytes
 from lmntk.engine.precision_loss import measured_loss
+from lmntk.engine.schedule import LOSS_TEXTS, Schedule, make_schedule
 from lmntk.engine.stored_factors import KeptFactors
 from lmntk.errors import UserError
 from lmntk.kernels.gram import TILE_BYTES
@@ -273,12 +276,8 @@ def test_the_measured_loss_is_in_the_cut(card):
     trial = Trial(400, 100, 400 * MEBI, 20 * MEBI, 800 * MEBI, 500 * MEBI, held=400 * MEBI)
 
     def cut(memory, lower=True):
-        lengths = [[100] * 32], [[100] * 1000]
-        if card:
-            return make_card_schedule(
-                trial, *lengths, 32_000, 32, 2**40, memory, kernels=1, has_scratch=True, lower=lower
-            )
-        return make_schedule(trial, *lengths, 32_000, 32, memory, has_scratch=True, lower=lower)
+        sizes = KernelSizes(trial, [[100] * 32], [[100] * 1000], 32_000, has_scratch=True, lower=lower)
+        return make_schedule(sizes, Budget(2**40, memory) if card else Budget(memory))
 
     def peak(found):
         return found.card_peak if card else found.peak
@@ -289,7 +288,7 @@ def test_the_measured_loss_is_in_the_cut(card):
         found, memory = cut(int(gigabytes * 2**30)), int(gigabytes * 2**30)
         seen.append(found.loss_texts)
         assert peak(found) <= memory
-        held = 500 * MEBI + MARGIN if not card else 400 * MEBI + CARD_MARGIN
+        held = 500 * MEBI + MARGIN if not card else 400 * MEBI + GPU_MARGIN
         assert (
             peak(found)
             >= held + (2 * found.loss_texts + 2 * min(found.batch_size, found.loss_texts)) * 100 * MEBI
@@ -322,7 +321,7 @@ def test_what_the_measuring_takes_is_what_is_said():
     texts = [EncodedText(tuple(1 + (i + j) % 8 for j in range(200)), 0, None) for i in range(16)]
     capturing = Capturing(model, dict(model.named_parameters()), 0, texts, 4, precision="bfloat16")
     trial = capturing.try_out()
-    said = loss_bytes(trial, [200] * 16, LOSS_TEXTS, 4)
+    said = measuring_bytes(trial, [200] * 16, LOSS_TEXTS, 4)
     grown, _ = peak_of(lambda: measured_loss(capturing, texts, ["sgd"], True))
     assert 0.5 * said <= grown <= said + 2 * TILE_BYTES + MARGIN
 

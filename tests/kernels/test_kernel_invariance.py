@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from model_table import FAMILIES, MASKED, TABLE, pad_id, random_texts, relative_distance
 
 from lmntk.engine import plan as planning
-from lmntk.engine.budget import Schedule
 from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.progress import Listener
+from lmntk.engine.schedule import Schedule
 from lmntk.engine.settings import Settings
 from lmntk.engine.stream import stream_kernels, whole
 from lmntk.kernels import contraction

@@ -12,12 +12,15 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from lmntk.engine.assembly import jobs_of
 from lmntk.engine.batches import Capturing
-from lmntk.engine.budget import DOUBLE, MARGIN, Trial, make_schedule, padded_tokens
-from lmntk.engine.card_schedule import STREAMED, make_card_schedule
+from lmntk.engine.budget import Budget
+from lmntk.engine.jobs import jobs_of
+from lmntk.engine.kernel_phases import STREAMED, KernelSizes
 from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.lengths import padded_tokens
+from lmntk.engine.phases import DOUBLE, MARGIN, Trial
 from lmntk.engine.plan import cut_work
+from lmntk.engine.schedule import make_schedule
 from lmntk.engine.settings import Settings
 from lmntk.engine.stream import stream_kernels, whole
 from lmntk.engine.transfers import Fetched, Transfers
@@ -105,17 +108,9 @@ def test_too_little_memory_for_each_groups_kernels_is_refused_with_the_least_tha
 
 def test_a_cards_kernels_of_each_group_are_counted():
     def of(kernels):
-        return make_card_schedule(
-            replace(TRIAL, outputs=2),
-            [[4] * 30],
-            [[4] * 40],
-            kernels * 30 * 40,
-            32,
-            2**50,
-            2**50,
-            kernels=kernels,
-            has_scratch=True,
-        )
+        trial, blocks = replace(TRIAL, outputs=2), kernels * 30 * 40
+        sizes = KernelSizes(trial, [[4] * 30], [[4] * 40], blocks, kernels, has_scratch=True)
+        return make_schedule(sizes, Budget(2**50, 2**50))
 
     card = of(14).card_peak - of(1).card_peak
     assert of(14).peak - of(1).peak == 13 * 2 * DOUBLE * 30 * 40 * 4
@@ -193,8 +188,9 @@ def test_tiles_are_counted_as_they_are_cut(chunk):
     )
 
     def of_tile(columns):
-        with patch.multiple("lmntk.engine.budget", MOST_COLUMNS=chunk, COLUMNS_PER_ROW=1):
-            return make_schedule(TRIAL, [[1]], columns, 1, 1, 2**50, has_scratch=True)
+        with patch.multiple("lmntk.engine.kernel_phases", MOST_COLUMNS=chunk, COLUMNS_PER_ROW=1):
+            sizes = KernelSizes(TRIAL, [[1]], columns, 1, batch_size=1, has_scratch=True)
+            return make_schedule(sizes, Budget(2**50))
 
     assert of_tile(columns).chunk == min(chunk, 3)
     assert (of_tile(columns).peak - of_tile([]).peak) == most * MEBI
@@ -246,16 +242,14 @@ def test_of_factors_that_live_elsewhere_as_many_parameters_are_held_as_a_plan_co
 def test_the_check_of_the_captured_gradients_is_counted():
     """It is over before a plan is made, so that all a plan can do is to refuse a bound that it did not keep to."""
     texts, pairs = {"a": texts_of([3, 4])}, [("a", "a")]
-    checked = replace(TRIAL, factors=0, checked=900 * MEBI, card_checked=3000 * MEBI)
+    checked = replace(TRIAL, factors=0, checked=900 * MEBI, gpu_checked=3000 * MEBI)
     assert cut(texts, pairs, checked).peak == 900 * MEBI
     with pytest.raises(UserError, match="the least is 900MiB"):
         cut(texts, pairs, checked, memory=899 * MEBI)
-    assert (
-        make_card_schedule(checked, [[3, 4]], [], 4, 32, 2**40, 2**40, kernels=1, has_scratch=False).card_peak
-        == 3000 * MEBI
-    )
+    sizes = KernelSizes(checked, [[3, 4]], [], 4)
+    assert make_schedule(sizes, Budget(2**40, 2**40)).card_peak == 3000 * MEBI
     with pytest.raises(UserError, match=r"device-memory: .* the least is 3000MiB"):
-        make_card_schedule(checked, [[3, 4]], [], 4, 32, 2**40, 2999 * MEBI, kernels=1, has_scratch=False)
+        make_schedule(sizes, Budget(2**40, 2999 * MEBI))
 
 
 @LINUX
@@ -290,16 +284,9 @@ def test_kept_columns_are_counted_in_the_tiles_that_they_are_batched_in():
     lengths = (
         [8] * 15 + [512]
     ) * 5  # one long text makes a whole batch of its tile long; all five together are in one batch
-    found = make_schedule(
-        replace(TRIAL, working=100 * MEBI),
-        [[100] * 4],
-        [lengths],
-        4,
-        8,
-        8500 * MEBI,
-        has_scratch=True,
-        keep_factors=True,
-    )
+    trial = replace(TRIAL, working=100 * MEBI)
+    sizes = KernelSizes(trial, [[100] * 4], [lengths], 4, batch_size=8, has_scratch=True, keep_factors=True)
+    found = make_schedule(sizes, Budget(8500 * MEBI))
     assert found.batch_size == 8 and found.chunk < 80
     written = sum(
         padded_tokens(lengths[start : start + found.chunk], found.batch_size)

@@ -20,8 +20,8 @@ from model_table import TABLE, pad_id, random_texts
 from torch import nn
 
 from lmntk.engine import plan as planning
-from lmntk.engine.budget import Schedule
 from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.schedule import Schedule
 from lmntk.engine.settings import Settings
 from lmntk.engine.stream import stream_kernels
 from lmntk.errors import ModelError, UserError

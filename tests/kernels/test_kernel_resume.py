@@ -13,9 +13,12 @@ from model_table import TABLE, pad_id, plain_logits, random_texts
 
 from lmntk.engine import plan as planning
 from lmntk.engine import tiles
-from lmntk.engine.budget import MARGIN, Schedule, Trial, make_schedule
+from lmntk.engine.budget import Budget
+from lmntk.engine.kernel_phases import KernelSizes
 from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.phases import MARGIN, Trial
 from lmntk.engine.progress import Listener
+from lmntk.engine.schedule import Schedule, make_schedule
 from lmntk.engine.settings import Settings
 from lmntk.engine.stored_factors import Choice, KeptFactors
 from lmntk.engine.stream import finish, stream_kernels
@@ -280,7 +283,8 @@ TRIAL = Trial(
 
 def schedule(memory, rows=32, columns=1000, **more):
     more = {"has_scratch": True} | more
-    return make_schedule(TRIAL, [[100] * rows], [[100] * columns], 10_000, 32, memory, **more)
+    sizes = KernelSizes(TRIAL, [[100] * rows], [[100] * columns], 10_000, **more)
+    return make_schedule(sizes, Budget(memory))
 
 
 def test_schedules_fit_and_use_the_memory():

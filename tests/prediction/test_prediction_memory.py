@@ -15,7 +15,8 @@ import torch
 from model_table import TABLE, pad_id, random_texts
 
 from lmntk.engine.batches import Capturing
-from lmntk.engine.budget import MARGIN, Trial
+from lmntk.engine.budget import Budget
+from lmntk.engine.phases import MARGIN, Trial
 from lmntk.errors import UserError
 from lmntk.prediction import directions
 from lmntk.prediction.directions import cut_directions, directions_of
@@ -99,9 +100,9 @@ def held(formula: str, at_once: int) -> tuple[int, int, int]:
     return_freed()
     capturing = capturing_of(Wide())
     trial = capturing.try_out()
-    cut = cut_directions(trial, capturing.trainable, 3, 4, 2**40, formula == "asigngd")
+    cut = cut_directions(trial, capturing.trainable, 3, 4, Budget(2**40), formula == "asigngd")
     while cut.at_once > at_once:
-        cut = cut_directions(trial, capturing.trainable, 3, 4, cut.peak - 1, formula == "asigngd")
+        cut = cut_directions(trial, capturing.trainable, 3, 4, Budget(cut.peak - 1), formula == "asigngd")
     before = resident()
     grown, _ = peak_of(lambda: directions_of(capturing, TEXTS, form(6, 3), formula, at_once=cut.at_once))
     assert grown >= 0.5 * (cut.peak - trial.resident - MARGIN)  # what is said is not far above it either
@@ -159,15 +160,15 @@ def test_too_little_memory_for_a_direction_is_refused_with_the_least_that_works(
     with pytest.raises(
         UserError, match=r"too little for a solution's direction in float64; the least is (\d+)MiB$"
     ) as caught:
-        cut_directions(trial, trainable, 3, 32, 2**28)
+        cut_directions(trial, trainable, 3, 32, Budget(2**28))
     least = int(str(caught.value).split()[-1].removesuffix("MiB")) * 2**20
     assert (
-        cut_directions(trial, trainable, 3, 32, least).at_once,
-        cut_directions(trial, trainable, 3, 32, least).batch_size,
+        cut_directions(trial, trainable, 3, 32, Budget(least)).at_once,
+        cut_directions(trial, trainable, 3, 32, Budget(least)).batch_size,
     ) == (1, 1)
     with pytest.raises(UserError):
-        cut_directions(trial, trainable, 3, 32, least - 2**21)
-    assert cut_directions(trial, trainable, 3, 32, 2**40).at_once == 3
+        cut_directions(trial, trainable, 3, 32, Budget(least - 2**21))
+    assert cut_directions(trial, trainable, 3, 32, Budget(2**40)).at_once == 3
 
 
 @LINUX

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lmntk.engine.budget import Trial
+from lmntk.engine.phases import Trial
 from lmntk.engine.transfers import Batch, Transfers
 from lmntk.models.logit_model import LogitModel
 from lmntk.prompts.batching import collate, length_sorted_batches
@@ -56,7 +56,7 @@ class Capturing:
         self.longest = sorted(texts, key=lambda text: text.length)
         extremes = [self.longest[0], self.longest[-1]][: len(self.longest)]
         self.batch_size = batch_size
-        self.checked = self.card_checked = (
+        self.checked = self.gpu_checked = (
             0  # the most that was held while the captured gradients were checked
         )
         if coverage is None:
@@ -67,7 +67,7 @@ class Capturing:
                     lambda: self._peak_of(lambda: check_coverage(model, self._batch(extremes), trainable))
                 )
             self.checked = before + grown
-            self.card_checked = 0 if self.card is None else self.card.held() + card_grown
+            self.gpu_checked = 0 if self.card is None else self.card.held() + card_grown
         self.coverage = coverage
 
     def _batch(self, texts: Sequence[EncodedText]) -> dict[str, Tensor]:
@@ -127,7 +127,7 @@ class Capturing:
         outputs = int(found[0].logits.shape[1])
         del found
         trial = Trial(padded, few[-1].length, factors, largest, max(grown, factors), 0, outputs)
-        return self.held_now(replace(trial, checked=self.checked, card_checked=self.card_checked))
+        return self.held_now(replace(trial, checked=self.checked, gpu_checked=self.gpu_checked))
 
     def held_now(self, trial: Trial) -> Trial:
         """Returns a trial with what is held now, which may be more than when it was made: kernels have been computed since."""

@@ -9,10 +9,12 @@ from typing import Any
 from torch import nn
 
 from lmntk.engine.batches import Capturing
-from lmntk.engine.budget import Schedule, Trial, evenly, spans
 from lmntk.engine.cost import Operations, contraction, shapes_of
 from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.lengths import evenly, spans
+from lmntk.engine.phases import Trial
 from lmntk.engine.rates import Rates, finish_work
+from lmntk.engine.schedule import Schedule
 from lmntk.engine.settings import Settings
 from lmntk.prompts.batching import length_sorted_batches
 from lmntk.system.memory import shown_bytes
@@ -74,17 +76,16 @@ class Estimate:
 
     def describe(self) -> str:
         """Return one line."""
-        operations = self.capture_operations + self.contraction_operations
-        line = f"{self.texts:,} texts, {self.pairs:,} pairs: {shown_count(operations)} operations, {shown_bytes(self.peak)} of memory at most"
-        line += (
-            f", {shown_bytes(self.card)} on {'the card' if self.copies == 1 else f'each of {self.copies} cards'}"
-            if self.card
-            else ""
-        )
-        line += f", {shown_bytes(self.disk)} on disk" if self.disk else ""
-        return (
-            f"{line}, about {shown_time(self.seconds)} here, {shown_time(self.gpu_seconds)} on one 80 GB GPU"
-        )
+        operations = shown_count(self.capture_operations + self.contraction_operations)
+        parts = [f"{self.texts:,} texts, {self.pairs:,} pairs: {operations} operations"]
+        parts += [f"{shown_bytes(self.peak)} of memory at most"]
+        if self.card:
+            where = "the card" if self.copies == 1 else f"each of {self.copies} cards"
+            parts += [f"{shown_bytes(self.card)} on {where}"]
+        if self.disk:
+            parts += [f"{shown_bytes(self.disk)} on disk"]
+        parts += [f"about {shown_time(self.seconds)} here, {shown_time(self.gpu_seconds)} on one 80 GB GPU"]
+        return ", ".join(parts)
 
 
 def estimate(

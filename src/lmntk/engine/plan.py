@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TypedDict
 
 from lmntk.engine.batches import Capturing
-from lmntk.engine.budget import Schedule, Trial, make_schedule
-from lmntk.engine.card_schedule import make_card_schedule
+from lmntk.engine.budget import Budget
 from lmntk.engine.estimate import Estimate, estimate
+from lmntk.engine.kernel_phases import KernelSizes
 from lmntk.engine.kernel_work import KernelWork, groups_of
+from lmntk.engine.phases import Trial
 from lmntk.engine.progress import Listener
 from lmntk.engine.rates import rates_of
+from lmntk.engine.schedule import Schedule, make_schedule
 from lmntk.engine.settings import Settings
 from lmntk.engine.work import Scratch
 from lmntk.errors import UserError
@@ -92,36 +93,33 @@ def cut_work(
         UserError: the memory is too small; says the least that works.
     """
     rows = work.row_groups
-    kernels = len(work.kernel_names) * groups_of(settings.grouping, capturing.trainable)
-    sizes = (
+    kernels = len(work.kernel_names) * groups_of(settings.grouping, work.trainable)
+    sizes = KernelSizes(
         trial,
-        work.lengths_of(rows),
-        work.lengths_of([column for column in work.column_groups if column not in rows]),
-        kernels * work.text_pairs(),
-        settings.batch_size if capturing.coverage.batched else 1,
-        settings.share,
+        rows=work.lengths_of(rows),
+        columns=work.lengths_of([column for column in work.column_groups if column not in rows]),
+        blocks=kernels * work.text_pairs(),
+        kernels=kernels,
+        batch_size=settings.batch_size if capturing.coverage.batched else 1,
+        weights=sum(parameter.nbytes for parameter in work.model.parameters()),
+        copies=settings.copies,
+        has_scratch=has_scratch,
+        keep_factors=settings.keep_factors,
+        lower=settings.precision != FULL,
     )
-    may: _May = {
-        "has_scratch": has_scratch,
-        "keep_factors": settings.keep_factors,
-        "copies": settings.copies,
-        "processes": settings.processes,
-        "lower": settings.precision != FULL,
-    }
-    if capturing.card is not None:
-        card = least_budget(capturing.card, _other_cards(capturing, settings), settings.device_memory)
-        return make_card_schedule(*sizes, card, kernels=kernels, **may)
-    device_budget(capturing.device, None, settings.device_memory)  # there is none to bound
-    weights = sum(parameter.nbytes for parameter in capturing.model.parameters())
-    return make_schedule(*sizes, weights=weights, **may)
+    return make_schedule(sizes, _budget(capturing, settings))
 
 
-class _May(TypedDict):
-    has_scratch: bool
-    keep_factors: bool
-    copies: int
-    processes: int
-    lower: bool
+def _budget(capturing: Capturing, settings: Settings, begun: bool = False) -> Budget:
+    """Return what may be held; work that is begun goes on as long as it can, in all that is free of the GPUs."""
+    if capturing.card is None:
+        device_memory = device_budget(
+            capturing.device, None, settings.device_memory
+        )  # there is none to bound
+    else:
+        others = _other_cards(capturing, settings)
+        device_memory = least_budget(capturing.card, others, settings.device_memory, begun)
+    return Budget(settings.share, device_memory, settings.processes)
 
 
 def _estimate(
@@ -147,12 +145,7 @@ def _unfit(found: Schedule, capturing: Capturing, settings: Settings) -> str | N
     if found.peak > settings.share:
         each = "" if settings.processes == 1 else f" each of {settings.processes} processes"
         return f"{shown_bytes(found.peak)} of memory, and {shown_bytes(settings.share)} are allowed{each}"
-    others = _other_cards(capturing, settings)
-    card = (
-        0
-        if capturing.card is None
-        else least_budget(capturing.card, others, settings.device_memory, begun=True)
-    )
-    if found.card_peak > card:
-        return f"{shown_bytes(found.card_peak)} of a card's memory, and {shown_bytes(card)} are allowed"
+    allowed = _budget(capturing, settings, begun=True).device_memory or 0
+    if found.card_peak > allowed:
+        return f"{shown_bytes(found.card_peak)} of a card's memory, and {shown_bytes(allowed)} are allowed"
     return None

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lmntk.engine.batches import Capturing
-from lmntk.engine.budget import LOSS_TEXTS, evenly
+from lmntk.engine.lengths import evenly
+from lmntk.engine.schedule import LOSS_TEXTS
 from lmntk.kernels.formulas import SYMMETRIC
 from lmntk.kernels.gram import EVERYTHING, TILE_BYTES, Panel, gram
 from lmntk.prompts.encoding import EncodedText

@@ -12,12 +12,13 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from lmntk.engine.assembly import assembled, index_of, jobs_of
-from lmntk.engine.budget import LOSS_TEXTS, Schedule
+from lmntk.engine.budget import is_roomy
+from lmntk.engine.jobs import assembled, index_of, jobs_of
 from lmntk.engine.kernel_work import KernelWork, Pair
 from lmntk.engine.plan import begun_or_new_schedule, capturing_of
 from lmntk.engine.precision_loss import Loss, measured_loss
 from lmntk.engine.progress import Account, Listener
+from lmntk.engine.schedule import LOSS_TEXTS, Schedule
 from lmntk.engine.settings import SCRATCH, Settings
 from lmntk.engine.tiles import TileMaker
 from lmntk.engine.work import Scratch, sweep
@@ -93,7 +94,7 @@ def stream_kernels(
         settings.drop_noise,
         settings.grouping,
         settings.keep_factors,
-        schedule.has_room(settings.share),
+        is_roomy(schedule.peak, settings.share),
         None if scratch is None or settings.scratch is None else (settings.scratch, key),
         work.row_groups,
         account.told,

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from lmntk.engine.batches import Capturing
-from lmntk.engine.budget import Schedule
 from lmntk.engine.factor_files import DamagedFileError
+from lmntk.engine.schedule import Schedule
 from lmntk.engine.work import Scratch
 from lmntk.errors import UserError
 from lmntk.kernels.gram import Grouping, Panel, first_not_finite, gram, not_finite

@@ -57,7 +57,7 @@ def _plan(shared: SharedModel, splits: Sequence[Split]) -> Estimate:
     solutions = [(formula, count) for formula, count in solutions if count]
     if session.methods and (in_one_pass or session.experiment.save_models):
         shared.check_directions(splits, sides)
-        trial = shared.trial_beside(shared.kernel_bytes(splits, sides))
+        trial = shared.direction_memory.trial_beside(shared.kernel_bytes(splits, sides))
         for split in splits if solutions else ():
             train, tests = (shared.texts(split)[side] for side in ("train", "test"))
             estimate += estimate_predictions(

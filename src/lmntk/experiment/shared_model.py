@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from lmntk.engine.batches import Capturing
-from lmntk.engine.budget import DOUBLE, MARGIN, Trial
 from lmntk.engine.kernel_work import groups_of
+from lmntk.engine.phases import result_bytes
 from lmntk.experiment.preparation import PreparedTask
 from lmntk.experiment.session import Session
-from lmntk.kernels.formulas import kernel_names
 from lmntk.models.build import Probe, logit_model
 from lmntk.models.logit_model import LogitModel
-from lmntk.prediction.directions import Cut, cut_directions, most_directions
+from lmntk.prediction.direction_memory import DirectionMemory
 from lmntk.prompts.encoding import EncodedText
 from lmntk.runs.split import Split
-from lmntk.system.device_memory import device_budget
 
 Sides = dict[str, list[EncodedText]]
 
@@ -86,24 +84,18 @@ class SharedModel:
         return Capturing(self.model, trainable, pad_id, train, settings.batch_size, card=settings.card)
 
     @cached_property
-    def trial(self) -> Trial:
-        """What a few of the longest training texts take."""
-        return self.capturing.try_out()
-
-    def trial_beside(self, coming: int) -> Trial:
-        """Return the trial with what is held now, and so many bytes more."""
-        now = self.capturing.held_now(self.trial)
-        return replace(now, resident=now.resident + coming)
+    def direction_memory(self) -> DirectionMemory:
+        """The memory that is left for directions of solutions."""
+        return DirectionMemory(self.capturing, self.session.settings)
 
     def kernel_bytes(self, splits: Sequence[Split], sides: Sequence[str]) -> int:
         """Return the bytes of the splits' kernels, each group of parameters its own, which are held until they are solved."""
-        formulas, settings = self.session.experiment.formulas, self.session.settings
-        groups = groups_of(settings.grouping, self.capturing.trainable, alone=0)
-        results = len(kernel_names(formulas)) + len(formulas) * groups
+        formulas, grouping = self.session.experiment.formulas, self.session.settings.grouping
+        groups = groups_of(grouping, self.capturing.trainable, alone=0)
         pairs = sum(
             len(texts["train"]) * len(texts[side]) for texts in map(self.texts, splits) for side in sides
         )
-        return DOUBLE * results * self.model.outputs**2 * pairs
+        return result_bytes(pairs, self.model.outputs, formulas, groups)
 
     def check_directions(self, splits: Sequence[Split], sides: Sequence[str]) -> None:
         """Refuse directions of solutions that would not fit beside the kernels, before those are computed.
@@ -111,23 +103,8 @@ class SharedModel:
         Raises:
             UserError: it cannot be done in so little; says the least that works.
         """
-        methods = self.session.methods
-        signs = any(
-            formula == "asigngd" for formula, _ in methods
-        )  # they take more, of which sgd has no need
-        most = max([1, *(most_directions(*method, self.model.outputs) for method in methods)])
-        coming = (
-            self.kernel_bytes(splits, sides) + MARGIN
-        )  # the margin is held by then, and counted once more
-        self.cut(most, 1, signs, coming)
-
-    def cut(self, directions: int, batch_size: int, signs: bool, coming: int = 0) -> Cut:
-        """Return how the directions of a solution are summed beside what is held now and ``coming`` bytes."""
-        settings, trial = self.session.settings, self.trial_beside(coming)
-        device = device_budget(self.capturing.device, self.capturing.card, settings.device_memory)
-        return cut_directions(
-            trial, self.capturing.trainable, directions, batch_size, settings.memory, signs, device
-        )
+        coming = self.kernel_bytes(splits, sides)
+        self.direction_memory.check(self.session.methods, self.model.outputs, coming)
 
 
 def shared_models(session: Session) -> Iterator[SharedModel]:

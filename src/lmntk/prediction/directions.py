@@ -6,19 +6,19 @@ Of a card with memory of its own the bound is that card's, and the host holds wh
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from lmntk.engine.batches import Capturing
-from lmntk.engine.budget import MARGIN, ROOMY, Trial, whole_mebibytes
-from lmntk.engine.card_schedule import CARD_MARGIN
+from lmntk.engine.budget import Budget, Search
+from lmntk.engine.lengths import halved
+from lmntk.engine.phases import DirectionSizes, Trial, direction_phases
 from lmntk.errors import UserError
 from lmntk.prompts.encoding import EncodedText
 from lmntk.solvers.linear_form import LinearForm
 from lmntk.system.device_memory import saying_full_card
-from lmntk.system.memory import shown_bytes
 from lmntk.system.precision import FULL, products
 from lmntk.tangents.factors import Tangents
 from lmntk.tangents.noise import NoiseSearch, silence
@@ -29,28 +29,19 @@ ALWAYS_LINEAR = (
     "logistic",
     "svr",
 )  # solvers whose decisions on sgd (ridge: asigngd too) are linear in a text's gradient
-DOUBLE = 8
-SUMS = (
-    3 * DOUBLE
-)  # bytes a coordinate of the largest parameter: its sum so far, one example's part, and both together
-SIGNED = 20  # and a logit, of the gradient whose sign is taken: in float32, in float64, and as the product takes it
 
 
 @dataclass(frozen=True)
-class Cut:
+class DirectionCut:
     """How directions are summed: texts a batch, directions at once.
 
-    ``peak`` is what the process will hold at most, in bytes, and ``card_peak`` the card, where there is one.
+    ``peak`` is what the process will hold at most, in bytes, and ``gpu_peak`` a GPU, where there is one.
     """
 
     batch_size: int
     at_once: int
-    peak: int
-    card_peak: int = 0
-
-    def has_room(self, memory: int) -> bool:
-        """True where freed memory may be kept: pieces of it that nothing fits into stay within the bound."""
-        return ROOMY * self.peak <= memory
+    peak: int = 0
+    gpu_peak: int = 0
 
 
 def cut_directions(
@@ -58,65 +49,49 @@ def cut_directions(
     trainable: Mapping[str, nn.Parameter],
     directions: int,
     batch_size: int,
-    memory: int,
+    budget: Budget,
     signs: bool = True,
-    card: int | None = None,
-) -> Cut:
-    """Returns the cut that fits into the memory, with the most directions at once: each further round captures the texts again.
+) -> DirectionCut:
+    """Return the cut that fits into the budget, with the most directions at once: each further round captures the texts again.
 
     Memory: what there is; v in float64 for each direction of a round, in the model's precision for each other; one batch's capture;
-    one parameter's sum. Where tensors may take ``card`` bytes of a card, all of this is there, and of the host ``memory`` bounds what
-    is there and v in the model's precision.
+    one parameter's sum. Where the budget has a GPU's memory, all of this is there, and the host holds what is there and v in the
+    model's precision.
 
     Raises:
-        UserError: it cannot be done in so little; says the least that works.
+        UserError: it cannot be done in so little; says which option gives too little, and the least that works.
     """
-    coordinates = sum(parameter.numel() for parameter in trainable.values())
-    single = sum(parameter.numel() * parameter.element_size() for parameter in trainable.values())
-    largest = max((parameter.numel() for parameter in trainable.values()), default=0)
-
-    def taken(batch: int, at_once: int) -> float:
-        tokens = trial.longest * batch
-        part = (
-            SUMS + (SIGNED * trial.outputs if signs else 0)
-        ) * largest + 2 * DOUBLE / 4 * trial.largest * tokens / trial.tokens
-        held = DOUBLE * coordinates * at_once + single * (directions - at_once)
-        return held + part + trial.working * tokens / trial.tokens
-
-    def peaks(batch: int, at_once: int) -> tuple[int, int]:
-        here = trial.resident + MARGIN
-        if card is None:
-            return int(here + taken(batch, at_once)), 0
-        return here + single * directions, int(trial.held + CARD_MARGIN + taken(batch, at_once))
-
-    for at_once in range(directions, 0, -1):
-        batch = batch_size
-        while batch:
-            peak, card_peak = peaks(batch, at_once)
-            if peak <= memory and card_peak <= (card or 0):
-                return Cut(batch, at_once, peak, card_peak)
-            batch //= 2
-    peak, card_peak = peaks(1, 1)
-    option, allowed, least = (
-        ("memory", memory, peak) if peak > memory or card is None else ("device-memory", card, card_peak)
+    parameters = trainable.values()
+    sizes = DirectionSizes(
+        trial,
+        coordinates=sum(parameter.numel() for parameter in parameters),
+        largest=max((parameter.numel() for parameter in parameters), default=0),
+        weights=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        count=directions,
+        signs=signs,
+        on_gpu=budget.device_memory is not None,
     )
-    raise UserError(
-        f"{option}: {shown_bytes(allowed)} is too little for a solution's direction in float64; the least is {whole_mebibytes(least)}"
+    search = Search[DirectionCut](budget, lambda cut: direction_phases(sizes, cut.batch_size, cut.at_once))
+    cuts = (
+        DirectionCut(size, at_once) for at_once in range(directions, 0, -1) for size in halved(batch_size)
     )
+    cut = search.first(cuts, [DirectionCut(1, 1)], "a solution's direction in float64")
+    held = search.held(cut)
+    return replace(cut, peak=int(held.host), gpu_peak=int(held.gpu))
 
 
 def is_linear(formula: str, solver: str, outputs: int) -> bool:
-    """True where a solver's decisions are linear in a text's gradient, whichever setting is chosen."""
+    """Return whether a solver's decisions are linear in a text's gradient, whichever setting is chosen."""
     return formula != "signgd" and (solver in ALWAYS_LINEAR or (solver == "svc" and outputs == 1))
 
 
 def most_directions(formula: str, solver: str, outputs: int) -> int:
-    """Returns how many directions may stand for a solution, by which setting is chosen: of ``asym`` one a logit, of others one or none."""
+    """Return how many directions may stand for a solution, by which setting is chosen: of ``asym`` one a logit, of others one or none."""
     return outputs if solver == "asym" else int(is_linear(formula, solver, outputs))
 
 
 def count_of(form: LinearForm) -> int:
-    """Returns how many directions stand for a solution: one, or one a class."""
+    """Return how many directions stand for a solution: one, or one a class."""
     outputs = form.coefficients.shape[1]
     return outputs if form.each_class and outputs > 1 else 1
 
@@ -131,7 +106,7 @@ def directions_of(
     drop_noise: bool = True,
     at_once: int | None = None,
 ) -> list[dict[str, Tensor]]:
-    """Returns v = sum_nc coefficients[n, c] phi(grad f_c(x_n)), one for all logits or one a logit, summed in float64.
+    """Return v = sum_nc coefficients[n, c] phi(grad f_c(x_n)), one for all logits or one a logit, summed in float64.
 
     Args:
         capturing: of the pre-trained model, with the parameters that count.

@@ -9,15 +9,15 @@ from dataclasses import replace
 import torch
 
 from lmntk.engine.batches import Capturing
-from lmntk.engine.budget import MARGIN, Trial
-from lmntk.engine.card_schedule import CARD_MARGIN
+from lmntk.engine.budget import Bytes, most_held
 from lmntk.engine.estimate import GPU_RATE, Estimate, matrices
+from lmntk.engine.phases import Trial, classifying_phases
 from lmntk.engine.rates import finish_work
 from lmntk.engine.settings import Settings
+from lmntk.prediction.direction_memory import direction_budget
 from lmntk.prediction.directions import cut_directions
 from lmntk.prediction.predictor import Predictor, limits_of
 from lmntk.prompts.encoding import EncodedText
-from lmntk.system.device_memory import device_budget
 from lmntk.system.memory import resident
 from lmntk.tangents.weighted_sum import weighted_sum
 
@@ -45,15 +45,15 @@ def estimate_predictions(
     Cost: a batch of training texts and one of test texts, to be timed.
     """
     trainable = capturing.trainable
-    card = device_budget(capturing.device, capturing.card, settings.device_memory)
+    budget = direction_budget(capturing, settings)
     cuts = {
         (formula, count): cut_directions(
-            trial, trainable, count, settings.batch_size, settings.memory, formula == "asigngd", card
+            trial, trainable, count, settings.batch_size, budget, formula == "asigngd"
         )
         for formula, count in set(solutions)
     }
     seconds, operations = 0.0, 0.0
-    peak, card_peak = max(cut.peak for cut in cuts.values()), max(cut.card_peak for cut in cuts.values())
+    held = [Bytes(cut.peak, cut.gpu_peak) for cut in cuts.values()]
     forward = 2.0 * matrices(capturing.model)
     for (formula, count), cut in cuts.items():
         capturing.batch_size = cut.batch_size
@@ -82,15 +82,15 @@ def estimate_predictions(
             at_once = predictor.texts_at_once(tests)
         predictor.limits = replace(limits, batch_size=at_once)
         longest = max(text.length for text in tests)
-        held = sum(parameter.nbytes for parameter in trainable.values())
         directions = sum(count for _, count in solutions)
-        taken = held * max(count for _, count in solutions) + int(
-            (predictor.token_bytes or 0) * longest * at_once
+        weights = sum(parameter.nbytes for parameter in trainable.values())
+        passes = int((predictor.token_bytes or 0) * longest * at_once)
+        classifying = classifying_phases(
+            max(resident(), trial.resident),
+            None if capturing.card is None else capturing.card.held(),
+            weights * max(count for _, count in solutions) + passes,
         )
-        if capturing.card is None:
-            peak = max(peak, max(resident(), trial.resident) + MARGIN + taken)
-        else:
-            card_peak = max(card_peak, capturing.card.held() + CARD_MARGIN + taken)
+        held.append(most_held(classifying))
         capturing.batch_size = at_once
         batches = capturing.batches(tests)
         few = [tests[index] for index in batches[len(batches) // 2]]
@@ -101,7 +101,18 @@ def estimate_predictions(
         scale = _padded(tests, batches) / _padded(few, [range(len(few))])
         seconds += directions * scale * timed
         operations += directions * _padded(tests, batches) * forward * PASS
-    return Estimate(len(tests), 0, operations, 0.0, 0.0, 0, peak, seconds, operations / GPU_RATE, card_peak)
+    return Estimate(
+        texts=len(tests),
+        pairs=0,
+        capture_operations=operations,
+        contraction_operations=0.0,
+        factor_bytes=0.0,
+        disk=0,
+        peak=int(max(each.host for each in held)),
+        seconds=seconds,
+        gpu_seconds=operations / GPU_RATE,
+        card=int(max(each.gpu for each in held)),
+    )
 
 
 def _padded(texts: Sequence[EncodedText], batches: Sequence[Sequence[int]]) -> int:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmntk.engine.budget import MARGIN, ROOMY, whole_mebibytes
-from lmntk.engine.card_schedule import CARD_MARGIN
+from lmntk.engine.budget import Budget, Search, is_roomy
+from lmntk.engine.lengths import halved
+from lmntk.engine.phases import classifying_phases
 from lmntk.engine.settings import Settings
 from lmntk.errors import UserError
 from lmntk.models.logit_model import LogitModel
@@ -19,7 +20,7 @@ from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText
 from lmntk.solvers.inputs import Array, Labels
 from lmntk.system.device_memory import DeviceMemory, device_budget, memory_of, saying_full_card
-from lmntk.system.memory import peak_of, resident, return_freed, shown_bytes, trim
+from lmntk.system.memory import peak_of, resident, return_freed, trim
 from lmntk.system.precision import FULL, products
 from lmntk.tangents.linearized import LinearizedModel
 
@@ -142,9 +143,22 @@ class Predictor:
         takes more a token, the longer the text.
         """
         size = self.limits.batch_size if self.keeps_apart(texts) else 1
-        if (self.limits.memory is None and self.card is None) or not texts:
+        memory = self.limits.memory
+        if (memory is None and self.card is None) or not texts:
             return size
         ordered = sorted(texts, key=lambda text: text.length)
+        one = self._bytes_of_token(ordered, size) * ordered[-1].length
+        trim()  # what earlier passes freed is there for the next
+        budget = Budget(memory, device_budget(self.device, self.card, self.limits.device_memory))
+        host, gpu = resident(), None if self.card is None else self.card.held()
+        search = Search[int](budget, lambda count: classifying_phases(host, gpu, count * one))
+        at_once = search.first(halved(size), [1], "one text and v")  # a little more room changes nothing
+        if memory is not None and not is_roomy(search.held(size).host, memory):
+            return_freed()
+        return at_once
+
+    def _bytes_of_token(self, ordered: Sequence[EncodedText], size: int) -> float:
+        """Return what a token of a pass takes; looks at the longest texts where they are longer than all before."""
         if ordered[-1].length > self.looked_at:
             few = ordered[-min(2, size) :]
             if self.token_bytes is None:
@@ -156,27 +170,7 @@ class Predictor:
             self.token_bytes = max(self.token_bytes or 0.0, grown / (len(few) * few[-1].length))
             self.looked_at = few[-1].length
         assert self.token_bytes is not None
-        trim()  # what earlier passes freed is there for the next
-        one = self.token_bytes * ordered[-1].length
-        on_card = device_budget(self.device, self.card, self.limits.device_memory)
-        bounds = [("memory", self.limits.memory, resident() + MARGIN, one if on_card is None else 0.0)]
-        if self.card is not None:
-            bounds.append(("device-memory", on_card, self.card.held() + CARD_MARGIN, one))
-        for option, allowed, held, each in bounds:
-            if allowed is None:
-                continue
-            if held + each > allowed:
-                least = whole_mebibytes(int(held + each))
-                raise UserError(
-                    f"{option}: {shown_bytes(allowed)} is too little for one text and v; the least is {least}"
-                )
-            if option == "memory" and ROOMY * (held + size * each) > allowed:
-                return_freed()
-            while (
-                held + size * each > allowed
-            ):  # halved: a little more room changes nothing, not even the last bits
-                size //= 2
-        return size
+        return self.token_bytes
 
     def keeps_apart(self, texts: Sequence[EncodedText]) -> bool:
         """Return whether a text's logits do not depend on its batch; looked at once, on the shortest and the longest of the first texts."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lmntk.engine.budget import is_roomy
 from lmntk.engine.settings import NOT_KEPT
 from lmntk.experiment.preparation import PreparedTask
 from lmntk.experiment.session import Session
@@ -218,9 +219,9 @@ def _predictor(shared: SharedModel, split: Split, outcome: Outcome) -> tuple[Pre
     assert form is not None
     assert outcome.dev_decisions is not None
     settings = session.settings
-    cut = shared.cut(count_of(form), settings.batch_size, outcome.formula == "asigngd")
+    cut = shared.direction_memory.cut(count_of(form), settings.batch_size, outcome.formula == "asigngd")
     shared.capturing.batch_size = cut.batch_size
-    if not cut.has_room(settings.memory):
+    if not is_roomy(cut.peak, settings.memory):
         return_freed()
     directions = directions_of(
         shared.capturing,

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lmntk.engine.batches import Capturing
-from lmntk.engine.budget import spans
 from lmntk.engine.kernel_work import KernelWork, Pair
+from lmntk.engine.lengths import spans
 from lmntk.engine.tiles import LOGITS, NOISE, SEPARATOR, Job
 from lmntk.prompts.encoding import EncodedText
 
