@@ -188,7 +188,7 @@ def test_another_prompt_is_never_an_old_result(
     folder: Path, tmp_path: Path, lmntk: Command, before: list[str], after: list[str]
 ) -> None:
     words = [] if "--label-words" in before else ["--label-words", "terrible,great"]
-    for count, flags in ((1, before), (1, before), (2, after), (2, after), (3, before)):
+    for count, flags in ((1, before), (1, before), (2, after), (2, after), (2, before)):
         lmntk.works(*run_flags(folder, "bert", tmp_path / "out", *words, *flags))
         assert lmntk.streams == count
     texts = [
@@ -242,7 +242,7 @@ def test_a_file_says_the_same_as_flags(folder: Path, tmp_path: Path, lmntk: Comm
 
 def test_other_features_are_never_an_old_result(folder: Path, tmp_path: Path, lmntk: Command) -> None:
     found = []
-    for count, kind in ((1, "read"), (2, "mean"), (2, "mean"), (3, "read")):
+    for count, kind in ((1, "read"), (2, "mean"), (2, "mean"), (2, "read")):
         found.append(
             json.loads(
                 lmntk.works(*run_flags(folder, "gpt2", tmp_path, "--modes", "head", "--features", kind))
@@ -258,15 +258,13 @@ def test_another_kind_is_never_an_old_result(folder: Path, tmp_path: Path, lmntk
     own = json.loads(lmntk.works(*flags))
     probe = json.loads(lmntk.works(*flags, "--kind", "masked"))
     assert lmntk.streams == 2 and own[0]["method"] == "own head" and probe[0]["method"] == "linear probe"
-    assert (
-        json.loads(lmntk.works(*flags, "--kind", "classifier")) == own
-    )  # its files were the masked model's by now
-    assert lmntk.streams == 3
+    assert json.loads(lmntk.works(*flags, "--kind", "classifier")) == own
+    assert lmntk.streams == 2  # the files of both lie side by side
 
 
 def test_an_adapter_is_never_taken_for_its_base(folder: Path, tmp_path: Path, lmntk: Command) -> None:
     prompt = ["--template", "{a} it was {mask}.", "--label-words", "terrible,great"]
-    for count, model in ((1, "bert"), (2, "lora-bert"), (2, "lora-bert"), (3, "bert")):
+    for count, model in ((1, "bert"), (2, "lora-bert"), (2, "lora-bert"), (2, "bert")):
         lmntk.works(*run_flags(folder, model, tmp_path / "out", *prompt))
         assert lmntk.streams == count
     lmntk.works(*kernel_flags(folder, "bert", prompt[1:2], prompt[3], tmp_path / "k"))

@@ -179,8 +179,8 @@ def test_a_folder_remembers_the_settings_of_earlier_runs(values):
     html = (values["out"] / "report.html").read_text()
     assert (
         "2 earlier runs of this model" in html
-        and "<code>seeds = [21]\n</code>" in html
-        and "<code>seeds = [13]\n</code>" in html
+        and "<code>seeds = [ 21, ] </code>" in " ".join(html.split())
+        and "<code>seeds = [ 13, ] </code>" in " ".join(html.split())
     )
 
 

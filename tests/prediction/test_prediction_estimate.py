@@ -11,7 +11,8 @@ from tiny import write_model, write_rows
 from lmntk.engine import rates as calibration
 from lmntk.experiment import shared_model
 from lmntk.experiment.configuration import make_experiment
-from lmntk.experiment.plan import plan, run
+from lmntk.experiment.plan import plan
+from lmntk.experiment.run import run
 from lmntk.prediction import estimate as prediction
 from lmntk.system.memory import resident
 from lmntk.tangents.linearized import LinearizedModel
