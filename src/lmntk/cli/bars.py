@@ -1,4 +1,4 @@
-"""What a person sees while an experiment runs: on stderr, so that stdout stays the result."""
+"""Progress bars of a run: on stderr, so that stdout stays the result."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Bars(AbstractContextManager["Bars"]):
         )
         self._bars = Progress(*columns, console=console, transient=True)
         self._console = console
-        self._cells: TaskID | None = None
+        self._splits: TaskID | None = None
         self._work: TaskID | None = None
-        self._said: set[str] = set()
+        self._noted: set[str] = set()
 
     def __enter__(self) -> Bars:
         return self
@@ -46,9 +46,9 @@ class Bars(AbstractContextManager["Bars"]):
             self._bars.stop()
 
     def start(self, splits: int, finished: int) -> None:
-        """Shows the splits' bar."""
+        """Show the splits' bar."""
         self._bars.start()
-        self._cells = self._bars.add_task("splits", total=splits, completed=finished)
+        self._splits = self._bars.add_task("splits", total=splits, completed=finished)
         if finished:
             self._console.print(
                 f"{finished} of {splits} splits were finished before and are not computed again",
@@ -56,21 +56,21 @@ class Bars(AbstractContextManager["Bars"]):
             )
 
     def work(self, description: str, total: float | None) -> None:
-        """Shows a new bar for the work at hand."""
+        """Show a new bar for the work at hand."""
         self._bars.start()
         if self._work is not None:
             self._bars.remove_task(self._work)
         self._work = self._bars.add_task(description, total=total)
 
     def advance(self, amount: float) -> None:
-        """Moves the bar of the work at hand."""
+        """Move the bar of the work at hand."""
         if self._work is not None:
             self._bars.advance(self._work, amount)
 
     def finished(self, split: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Prints a finished split in one line and moves the splits' bar."""
-        if self._cells is not None:
-            self._bars.advance(self._cells)
+        """Print a finished split in one line and move the splits' bar."""
+        if self._splits is not None:
+            self._bars.advance(self._splits)
         shown = ", ".join(
             f"{row['method']} {'diverged' if row['test'] is None else format(100 * row['test'], '.1f')}"
             for row in rows
@@ -78,7 +78,7 @@ class Bars(AbstractContextManager["Bars"]):
         self._console.print(f"{split}: {shown}", highlight=False)
 
     def note(self, line: str) -> None:
-        """Prints a line, once."""
-        if line not in self._said:
-            self._said.add(line)
+        """Print a line, once."""
+        if line not in self._noted:
+            self._noted.add(line)
             self._console.print(line, style="dim", highlight=False)

@@ -30,7 +30,7 @@ OptimizersOption = Annotated[
 
 
 def experiment_options(without: Collection[str] = ()) -> list[FieldOption]:
-    """Return the options of an experiment, of one task of the user's own and of fine-tuning, but for those named."""
+    """Return the options of an experiment, of one own task and of fine-tuning, but for those named."""
     from lmntk.experiment.configuration import Experiment, FineTuning, OwnTask
 
     options = [

@@ -1,4 +1,7 @@
-"""What commands print: on stdout tables and lists, in the width of a terminal or, into a pipe, as they are; on stderr bars."""
+"""Output of commands: tables and lists on stdout, progress bars on stderr.
+
+At a terminal lines are wrapped to its width; into a pipe they go as they are.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ Result = TypeVar("Result")
 
 
 def print_summary(rows: list[dict[str, Any]]) -> None:
-    """Prints the table of mean (deviation) by k, mode and method."""
+    """Print the table of mean (deviation) by k, mode and method."""
     from rich.console import Console
     from rich.table import Table
 
@@ -34,7 +37,7 @@ def print_summary(rows: list[dict[str, Any]]) -> None:
 
 
 def print_kernels(written: dict[str, Any], as_json: bool) -> None:
-    """Prints the kernels' files with their shapes."""
+    """Print the kernels' files with their shapes."""
     if as_json:
         print(json.dumps(written, indent=1))
     else:
@@ -52,30 +55,31 @@ SHOWN = {
 PASSED = {True: "passed", False: "failed", None: "cannot be told"}
 
 
-def print_verdicts(found: dict[str, Any]) -> None:
-    """Prints each verdict of ``over_splits``: its reason, the three tests, and the numbers beside them."""
+def print_verdicts(over_splits: dict[str, Any]) -> None:
+    """Print each verdict over splits: its reason, the three tests, and the numbers beside them."""
     from lmntk.diagnosis.over_splits import heading
 
-    for one in found["verdicts"]:
-        splits = f" ({one['splits']} splits)" if one["splits"] > 1 else ""
-        print(f"{heading(one)}{splits}: {one['verdict']}")
-        print_wrapped(f"  {one['reason']}", 2)
-        for test in one["tests"]:
+    for verdict in over_splits["verdicts"]:
+        splits = f" ({verdict['splits']} splits)" if verdict["splits"] > 1 else ""
+        print(f"{heading(verdict)}{splits}: {verdict['verdict']}")
+        print_wrapped(f"  {verdict['reason']}", 2)
+        for test in verdict["tests"]:
             value = "-" if test["value"] is None else f"{test['value']:.2f}"
             bound = f"{'below' if test['name'] == 'fixed features' else 'at least'} {test['threshold']:g}"
             print(f"  {test['name']:<15}{value:>6}  ({bound}): {PASSED[test['passed']]}")
         numbers = [
-            f"{title} {one['numbers'][name]:.3g}"
+            f"{title} {verdict['numbers'][name]:.3g}"
             for name, title in SHOWN.items()
-            if one["numbers"].get(name) is not None
+            if verdict["numbers"].get(name) is not None
         ]
         print_wrapped(f"  {', '.join(numbers)}", 2)
-    for one in found["comparisons"]:
-        print_wrapped(f"{one['title']}, k = {one['k']}, {one['mode']}: {one['sentence']}", 2)
+    for comparison in over_splits["comparisons"]:
+        where = f"{comparison['title']}, k = {comparison['k']}, {comparison['mode']}"
+        print_wrapped(f"{where}: {comparison['sentence']}", 2)
 
 
 def print_written(folder: Path) -> None:
-    """Prints what a run left in its folder."""
+    """Print what a run left in its folder."""
     names = (
         "report.html",
         "verdicts.json",
@@ -91,7 +95,7 @@ def print_written(folder: Path) -> None:
 
 
 def print_wrapped(line: str, indent: int) -> None:
-    """Prints a line, at a terminal in its width and with the later rows indented; a pipe has no width to fit."""
+    """Print a line, at a terminal wrapped to its width with the later rows indented."""
     if sys.stdout.isatty():
         import shutil
         import textwrap
@@ -104,7 +108,7 @@ def print_wrapped(line: str, indent: int) -> None:
 
 
 def with_bars(action: Callable[[Bars], Result]) -> Result:
-    """Returns what an action returns, which is shown at work on stderr."""
+    """Return what an action returns; bars on stderr show its progress."""
     from rich.console import Console
 
     from lmntk.cli.bars import Bars

@@ -26,7 +26,7 @@ FIRST = (
 
 
 def as_toml(settings: Mapping[str, Any]) -> str:
-    """Return plain data as TOML, without what is None; lists that are empty stay, as they may differ from a default."""
+    """Return plain data as TOML, without what is None; empty lists stay, for a default may be another."""
     return tomli_w.dumps(_without_none(_in_order(settings)))
 
 

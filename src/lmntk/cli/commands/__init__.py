@@ -1,1 +1,1 @@
-"""commands/: one module a command. Each imports only what the command line needs; the work is imported when it is asked for."""
+"""Commands, a module each, which imports only what the command line needs; what computes is imported when it is called."""

@@ -48,11 +48,13 @@ def check(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The doctor: is this model fit to have its kernels taken? Exit code 0 when all is well, 1 when something is not.
+    """Say whether a model is fit to have its kernels taken.
 
-    Looks at every parameter's gradient beside plain autograd, tied parameters, batch composition, rounding noise, the label
-    words' ranks, and the accuracy before training where there are labels. Label words that are several tokens of this model are
-    a mistake when given (exit code 2), a fault when they are a task's, a note when they are the default ones.
+    The doctor. Exit code 0 when all is well, 1 when something is not. Looks at every parameter's gradient
+    beside plain autograd, tied parameters, batch composition, rounding noise, the label words' ranks, and
+    the accuracy before training where there are labels. Label words that are several tokens of this model
+    are a mistake when given (exit code 2), a fault when they are a task's, a note when they are the
+    default ones.
 
     Example: lmntk check roberta-base --template "{a} It was {mask}." --label-words terrible,great
     """

@@ -22,7 +22,9 @@ def demo(
     seeds: Annotated[str, typer.Option(help="of the splits")] = "13,21",
     as_json: JsonOption = False,
 ) -> None:
-    """The whole way on the bundled model and texts, in under two minutes: no network, no other files.
+    """Go the whole way on the bundled model and texts.
+
+    In under two minutes: no network, no other files.
 
     Example: lmntk demo
     """

@@ -37,13 +37,15 @@ def diagnose(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Does fine-tuning behave like its kernel? Three tests, and a verdict a task: kernel-like, not, or undecided.
+    """Say whether fine-tuning behaves like its kernel.
 
-    Does the kernel solve the task, does the linearized model recover fine-tuning's gain, do the features stay? Trains what is not trained
-    yet and computes the kernels that are missing; of a run's --out, it takes what is there. Writes diagnosis/ and report.html. Run again,
-    it resumes.
+    Three tests, and a verdict a task: kernel-like, not, or undecided. Does the kernel solve the task,
+    does the linearized model recover fine-tuning's gain, do the features stay? Trains what is not trained
+    yet and computes the kernels that are missing; of a run's --out, it takes what is there. Writes
+    diagnosis/ and report.html. Run again, it resumes.
 
-    Example: lmntk diagnose --model roberta-base --data data --tasks sst-2 --k 16 --optimizers sgd --out runs/sst-2
+    Example: lmntk diagnose --model roberta-base --data data --tasks sst-2 --k 16 --optimizers sgd --out
+    runs/sst-2
     """
     if configuration is None and "model" not in context.obj:
         raise UserError("diagnose: give --model and texts, or a TOML file: lmntk diagnose experiment.toml")

@@ -50,13 +50,14 @@ def finetune(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fine-tune for real, on the same splits as the kernels: a grid of trainings a split, the best on dev, its test metric.
+    """Fine-tune for real, on the same splits as the kernels.
 
-    Beside zero-shot and a linear probe. Of a run's --out, its rows stand beside the kernels'. Run again, it resumes, a training that was
+    A grid of trainings a split, the best on dev, its test metric, beside zero-shot and a linear probe. Of
+    a run's --out, its rows stand beside the kernels'. Run again, it resumes, a training that was
     interrupted too.
 
-    Example: lmntk finetune --model roberta-base --data data --tasks sst-2 --k 16 --optimizers sgd --learning-rates 1e-3,5e-3
-    --out runs/sst-2
+    Example: lmntk finetune --model roberta-base --data data --tasks sst-2 --k 16 --optimizers sgd
+    --learning-rates 1e-3,5e-3 --out runs/sst-2
     """
     given = context.obj
     if configuration is None and "model" not in given:

@@ -11,14 +11,17 @@ from lmntk.errors import UserError
 
 
 def kernel(context: typer.Context, as_json: JsonOption = False) -> None:
-    """Kernels alone: OUT/<formula>.safetensors with ``values`` [N, C, M, C] in float64, and OUT/logits.safetensors.
+    """Compute kernels alone, of texts in files or of kept factors.
 
-    Of asigngd, ``values`` has the sign on the training side and ``values_flipped`` on the evaluation side.
+    Writes OUT/<formula>.safetensors with ``values`` [N, C, M, C] in float64, and OUT/logits.safetensors.
+    Of asigngd, ``values`` has the sign on the training side and ``values_flipped`` on the evaluation
+    side.
 
-    Example: lmntk kernel --model roberta-base --train train.jsonl --eval test.jsonl --template "{a} It was {mask}."
-    --label-words terrible,great --formulas sgd --out kernels
+    Example: lmntk kernel --model roberta-base --train train.jsonl --eval test.jsonl --template "{a} It
+    was {mask}." --label-words terrible,great --formulas sgd --out kernels
 
-    Once more, from factors that --keep-factors left, without the model: lmntk kernel --factors kernels/scratch --lora-rank 8 --out lora
+    Once more, from factors that --keep-factors left, without the model: lmntk kernel --factors
+    kernels/scratch --lora-rank 8 --out lora
     """
     from lmntk.experiment.configuration import (
         FactorKernels,

@@ -33,9 +33,10 @@ def predict(
     batch_size: Annotated[int, typer.Option(help="texts in one pass", min=1, rich_help_panel="Machine")] = 32,
     as_json: JsonOption = False,
 ) -> None:
-    """Classify any number of texts with a solved model, one pass each, without training texts or kernels.
+    """Classify any number of texts with a solved model.
 
-    Of runs with --save-models. --model says where the pre-trained model is now, if it has moved.
+    One pass each, without training texts or kernels. Of runs with --save-models. --model says where the
+    pre-trained model is now, if it has moved.
 
     Example: lmntk predict --model-dir runs/sst-2 --input texts.jsonl --output classes.jsonl
     """

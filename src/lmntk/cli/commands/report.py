@@ -20,9 +20,10 @@ def report(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The page of a run, report.html, built anew; or one page of several runs side by side.
+    """Build the page of a run anew, or one page of several runs.
 
-    Verdicts, tables, plots, settings and how to run it again, in one file that needs nothing but a browser.
+    RUN/report.html, or report.html with the runs side by side. Verdicts, tables, plots, settings and how
+    to run it again, in one file that needs nothing but a browser.
 
     Example: lmntk report runs/sst-2
     """

@@ -30,15 +30,16 @@ def reproduce(
     show: Annotated[bool, typer.Option("--list", help="what there is to reproduce")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Reproduce a table or figure of the paper: kernels, fine-tuning, diagnosis and report, from one of lmntk's own configurations.
+    """Reproduce a table or figure of the paper.
 
-    Options make it smaller, or say where: other tasks, k, seeds, fewer test texts, a smaller grid. Run again, it resumes, and experiments
-    of one --out share what they have in common.
+    Kernels, fine-tuning, diagnosis and report, from one of lmntk's own configurations. Options make it
+    smaller, or say where: other tasks, k, seeds, fewer test texts, a smaller grid. Run again, it resumes,
+    and experiments of one --out share what they have in common.
 
     Example: lmntk reproduce main --model roberta-base --data data --out runs/main
 
-    On two cores: lmntk reproduce main --model DIR --data data --tasks sst-2,mr --k 16 --seeds 13,21 --test-limit 200
-    --learning-rates 1e-3 --batch-sizes 8 --steps 100
+    On two cores: lmntk reproduce main --model DIR --data data --tasks sst-2,mr --k 16 --seeds 13,21
+    --test-limit 200 --learning-rates 1e-3 --batch-sizes 8 --steps 100
     """
     from lmntk.bundled.experiments import path_of, titles
 

@@ -14,11 +14,13 @@ from lmntk.cli.printing import print_summary, print_verdicts, print_written, wit
 def run(
     context: typer.Context, configuration: ConfigurationArgument = None, as_json: JsonOption = False
 ) -> None:
-    """From texts to kernels to accuracy: tasks x k x seeds x modes x formulas, beside zero-shot and a linear probe.
+    """Compute kernels of texts and solve them.
 
-    Writes report.html, results.csv, summary.md, kernels, logits and predictions to --out. Run again, it resumes.
+    Tasks x k x seeds x modes x formulas, beside zero-shot and a linear probe. Writes report.html,
+    results.csv, summary.md, kernels, logits and predictions to --out. Run again, it resumes.
 
-    Example: lmntk run --model roberta-base --data data --tasks sst-2 --k 16 --modes prompt,head --out runs/sst-2
+    Example: lmntk run --model roberta-base --data data --tasks sst-2 --k 16 --modes prompt,head --out
+    runs/sst-2
     """
     experiment = experiment_of(context.obj, configuration)
     from lmntk.experiment.run import run as run_experiment
@@ -39,9 +41,10 @@ def run(
 def plan(
     context: typer.Context, configuration: ConfigurationArgument = None, as_json: JsonOption = False
 ) -> None:
-    """What a run would take: operations, memory, disk, time here and on one large GPU. Takes what run takes.
+    """Say what a run would take, in memory, disk and time.
 
-    A few batches are computed and this machine's speed is measured; nothing else is written to --out.
+    Operations, memory, disk, time here and on one large GPU. Takes what run takes. A few batches are
+    computed and this machine's speed is measured; nothing else is written to --out.
 
     Example: lmntk plan --model roberta-base --data data --tasks sst-2 --k 16 --memory 4GiB
     """

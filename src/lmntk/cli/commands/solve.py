@@ -37,9 +37,10 @@ def solve(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Solve kernels that are there already: the grids of a run, each setting chosen on dev; a table of dev and test.
+    """Solve kernels that are there already.
 
-    Files of the paper's code are read as tensors alone: no code in them runs.
+    By the grids of a run, with a table of dev and test. Each setting is chosen on dev. Files of the
+    paper's code are read as tensors alone: no code in them runs.
 
     Example: lmntk solve --kernels downloads/sst-2-16-13 --task sst-2 --solvers ridge,logistic,svc
     """

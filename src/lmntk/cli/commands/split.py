@@ -18,7 +18,9 @@ def split(
     test_limit: Annotated[int, typer.Option(help="most test texts")] = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="JSON is what it prints anyway")] = True,
 ) -> None:
-    """The row numbers of a k-shot split, from 0 in file order, as JSON: train, dev, test.
+    """Print the row numbers of a k-shot split as JSON.
+
+    From 0 in file order: train, dev, test.
 
     Example: lmntk split --task sst-2 --data data --k 16 --seed 13
     """
