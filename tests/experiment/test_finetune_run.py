@@ -432,7 +432,7 @@ def test_mistakes_are_found_before_anything_is_trained(values, model, tmp_path, 
         ({"finetuning": {"lora_rank": 2}, "include": ["*layer.1*"]}, "leave out include, or lora_rank"),
         (
             {"finetuning": {"lora_rank": 2}, "without_head": True, "exclude": ["a"]},
-            "leave out without_head, exclude, or lora_rank",
+            "leave out exclude, without_head, or lora_rank",
         ),
         ({"finetuning": {"lora_rank": 2}, "model": adapter}, "is an adapter already"),
         ({"finetuning": {"export": True}, "model": adapter}, "an adapter cannot be exported"),
