@@ -16,7 +16,8 @@ from lmntk.engine.budget import Budget
 from lmntk.engine.phases import GPU_MARGIN, MARGIN, Trial
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import make_experiment
-from lmntk.experiment.plan import plan, run
+from lmntk.experiment.plan import plan
+from lmntk.experiment.run import run
 from lmntk.prediction.directions import cut_directions
 from lmntk.prediction.predictor import PassLimits, Predictor
 
