@@ -100,9 +100,8 @@ class Calls:
     """
 
     uses: dict[nn.Module, list[tuple[list[Tensor], list[Tensor]]]] = field(default_factory=dict)
-    running: list[nn.Module] = field(
-        default_factory=list
-    )  # where an error is raised: the ones that did not end
+    # where an error is raised: the modules that did not end
+    running: list[nn.Module] = field(default_factory=list)
     error: Exception | None = None
 
 
@@ -142,10 +141,8 @@ def _refused(model: nn.Module, batches: Sequence[Batch], error: Exception) -> Fi
         calls = _calls(model, batch)
         if calls.error is not None:
             module = calls.running[-1]
-            culprit, texts = (
-                _shown(names[module], module),
-                "the texts together" if index == 0 else "a text alone",
-            )
+            culprit = _shown(names[module], module)
+            texts = "the texts together" if index == 0 else "a text alone"
             reason = " ".join(str(calls.error).split())[:200]
             line = f"{culprit} cannot compute {texts}: {reason}; replace the module"
             return Finding("batch", "fault", line, {"module": culprit})

@@ -59,9 +59,8 @@ def examine(
         return findings
     lengths = [next(iter(batch.values())).shape[1] for batch in alone]
     shortest = lengths.index(min(lengths))
-    longest = max(
-        range(len(alone)), key=lambda index: (index != shortest, lengths[index])
-    )  # another text wherever there is one
+    # another text wherever there is one
+    longest = max(range(len(alone)), key=lambda index: (index != shortest, lengths[index]))
     extremes = sorted({shortest, longest})
     gradients, coverage = check_gradients(
         model, {name: tensor[extremes] for name, tensor in together.items()}, trainable
@@ -256,9 +255,8 @@ def _asked(pretrained: Pretrained, prompt: PromptChoice, texts: TextChoice) -> A
         except UserError as error:
             whose = "the default" if known is None else f"{known.name}'s"
             level: Level = "note" if known is None else "fault"
-            reason = (
-                str(error).split(": choose")[0].removeprefix("label word ")
-            )  # the line has its own advice
+            # the line has its own advice
+            reason = str(error).split(": choose")[0].removeprefix("label word ")
             line = (
                 f"{whose} {', '.join(words)} do not suit this model: {reason}; give --label-words; "
                 "looked at in head mode instead"

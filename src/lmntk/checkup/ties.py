@@ -71,9 +71,8 @@ def _apart(network: Any, names: Mapping[nn.Parameter, list[str]]) -> list[Findin
         return []
     weight: Any = getattr(head, "weight", None)
     table: Any = getattr(network.get_input_embeddings(), "weight", None)
-    if (
-        weight not in names or table not in names or weight is table
-    ):  # an adapter's layers have their weights further inside
+    # an adapter's layers have their weights further inside
+    if weight not in names or table not in names or weight is table:
         return []
     first, second = names[table][0], names[weight][0]
     line = (

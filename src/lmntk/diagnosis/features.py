@@ -181,9 +181,8 @@ def _own_products(left: Tangents, right: Tangents) -> Array:
     """Return <g_c(x_n), g'_c(x_n)> [n, c] of each text, by the same summation for any two sides."""
     products = np.zeros(tuple(left.logits.shape))
     for row in range(len(left)):
-        values = whole(gram(Panel([_text(left, row)]), Panel([_text(right, row)]), ["sgd"])["sgd"])[
-            0, :, 0
-        ]  # (c, d)
+        kernels = gram(Panel([_text(left, row)]), Panel([_text(right, row)]), ["sgd"])
+        values = whole(kernels["sgd"])[0, :, 0]  # (c, d)
         products[row] = values.diagonal().cpu().numpy()
     return products
 
@@ -211,9 +210,8 @@ def stream_sgd(
     """
     key = ""
     if settings.scratch is not None:
-        own = {
-            name: buffer.tolist() for name, buffer in model.named_buffers(recurse=False)
-        }  # label words, which no state has
+        # label words, which no state has
+        own = {name: buffer.tolist() for name, buffer in model.named_buffers(recurse=False)}
         reads = [type(model).__name__, own, model.difference, getattr(model, "kind", None)]
         shown = {name: [repr(text) for text in part] for name, part in texts.items()}
         cut = [sorted(trainable), settings.cut(), settings.drop_noise, settings.grouping is not None]

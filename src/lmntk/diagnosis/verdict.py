@@ -121,110 +121,74 @@ def decide(evidence: Evidence) -> Verdict:
 
 def concluded(tests: tuple[Test, ...], note: str = "") -> Verdict:
     """Return the verdict of tests, with the sentences of those that decide it, and a note at the end."""
-    failed, open_ones = (
-        [test for test in tests if test.passed is False],
-        [test for test in tests if test.passed is None],
-    )
-    verdict: Answer = "not" if failed else "undecided" if open_ones else "kernel-like"
-    return Verdict(
-        verdict,
-        f"{REASONS[verdict]}: {'; '.join(test.sentence for test in failed or open_ones or tests)}{note}",
-        tests,
-    )
+    failed = [test for test in tests if test.passed is False]
+    undecided = [test for test in tests if test.passed is None]
+    verdict: Answer = "not" if failed else "undecided" if undecided else "kernel-like"
+    sentences = "; ".join(test.sentence for test in failed or undecided or tests)
+    return Verdict(verdict, f"{REASONS[verdict]}: {sentences}{note}", tests)
 
 
 def _solves(e: Evidence) -> Test:
     fine_tuned, kernel = e.score(e.fine_tuned), e.score(e.kernel)
     if fine_tuned is None or e.fine_tuned is None:
-        return Test(
-            "solves",
-            None,
-            SOLVES,
-            None,
-            "there is no fine-tuned model whose metric the kernel's could be held against",
-        )
+        why = "there is no fine-tuned model whose metric the kernel's could be held against"
+        return Test("solves", None, SOLVES, None, why)
     if kernel is None or e.kernel is None:
-        return Test(
-            "solves",
-            None,
-            SOLVES,
-            None,
-            "the kernel was not solved" + (f": {e.unsolved}" if e.unsolved else ""),
-        )
+        why = "the kernel was not solved" + (f": {e.unsolved}" if e.unsolved else "")
+        return Test("solves", None, SOLVES, None, why)
     if fine_tuned == 0:
-        return Test(
-            "solves",
-            None,
-            SOLVES,
-            None,
-            f"fine-tuning's {e.metric} is 0, so the kernel's {_percent(kernel)} has no share of it",
-        )
+        why = f"fine-tuning's {e.metric} is 0, so the kernel's {_percent(kernel)} has no share of it"
+        return Test("solves", None, SOLVES, None, why)
     share = kernel / fine_tuned
     error = e.error((1.0, e.kernel), (-SOLVES, e.fine_tuned))
-    margin = kernel - SOLVES * fine_tuned
     sentence = (
         f"the {e.formula} kernel's {e.metric} of {_percent(kernel)} is {_percent(share)} of fine-tuning's "
         f"{_percent(fine_tuned)}"
     )
-    if abs(margin) < NEAR * error:
-        return Test("solves", share, SOLVES, None, f"{sentence}, and {_too_near(e, error, SOLVES)}")
-    passed = margin >= 0
-    return Test(
-        "solves",
-        share,
-        SOLVES,
-        passed,
-        f"{sentence}, {'at least' if passed else 'less than'} {_percent(SOLVES, 0)}",
-    )
+    return _held_against("solves", share, SOLVES, kernel - SOLVES * fine_tuned, error, sentence, e)
 
 
 def _recovers(e: Evidence) -> Test:
     zero_shot, fine_tuned, linearized = e.score(e.zero_shot), e.score(e.fine_tuned), e.score(e.linearized)
     name = "linearization"
-    if (
-        fine_tuned is None
-        or linearized is None
-        or zero_shot is None
-        or e.fine_tuned is None
-        or e.linearized is None
-    ):
+    if zero_shot is None or fine_tuned is None or e.fine_tuned is None:
+        return Test(name, None, RECOVERS, None, "there are no fine-tuned weights to linearize at")
+    if linearized is None or e.linearized is None:
         return Test(name, None, RECOVERS, None, "there are no fine-tuned weights to linearize at")
     gain = fine_tuned - zero_shot
     error = e.error((1.0, e.fine_tuned), (-1.0, e.zero_shot))
     of = f"from {_percent(zero_shot)} to {_percent(fine_tuned)}"
     if gain <= 0:
-        return Test(
-            name,
-            None,
-            RECOVERS,
-            None,
-            f"fine-tuning gained nothing, {of}, so there is no gain to recover a share of",
-        )
+        why = f"fine-tuning gained nothing, {of}, so there is no gain to recover a share of"
+        return Test(name, None, RECOVERS, None, why)
     if gain < SURE * error:
         why = (
-            f"a gain of {_points(gain)}, within twice the error of {_points(error)} that {len(e.labels)} "
-            "test texts leave"
+            f"fine-tuning went {of}, a gain of {_points(gain)}, within twice the error of {_points(error)} "
+            f"that {len(e.labels)} test texts leave, so a share of it would mean nothing"
         )
-        return Test(
-            name, None, RECOVERS, None, f"fine-tuning went {of}, {why}, so a share of it would mean nothing"
-        )
+        return Test(name, None, RECOVERS, None, why)
     share = recovered_share(zero_shot, fine_tuned, linearized)
     error = e.error((1.0, e.linearized), (-RECOVERS, e.fine_tuned), (RECOVERS - 1.0, e.zero_shot))
-    margin = linearized - zero_shot - RECOVERS * gain
     sentence = (
         f"the linearized model, at {_percent(linearized)}, recovers {_percent(share)} of fine-tuning's gain "
         f"{of}"
     )
+    return _held_against(name, share, RECOVERS, linearized - zero_shot - RECOVERS * gain, error, sentence, e)
+
+
+def _held_against(
+    name: str, share: float, threshold: float, margin: float, error: float, sentence: str, e: Evidence
+) -> Test:
+    """Return the test of a share whose metrics have a margin over the threshold, with this standard error."""
     if abs(margin) < NEAR * error:
-        return Test(name, share, RECOVERS, None, f"{sentence}, and {_too_near(e, error, RECOVERS)}")
+        sentence += (
+            f", and {len(e.labels)} test texts leave an error of {_points(error)}, too much to tell it from "
+            f"the {_percent(threshold, 0)} asked for"
+        )
+        return Test(name, share, threshold, None, sentence)
     passed = margin >= 0
-    return Test(
-        name,
-        share,
-        RECOVERS,
-        passed,
-        f"{sentence}, {'at least' if passed else 'less than'} {_percent(RECOVERS, 0)}",
-    )
+    sentence += f", {'at least' if passed else 'less than'} {_percent(threshold, 0)}"
+    return Test(name, share, threshold, passed, sentence)
 
 
 def _fixed(e: Evidence) -> Test:
@@ -235,20 +199,8 @@ def _fixed(e: Evidence) -> Test:
     sentence = f"the kernel's entries moved by {e.distance:.2f} times their size on average"
     if e.median is not None and e.distance > SKEWED * e.median:
         sentence += f" (by {e.median:.2f} in the median: entries near zero decide the mean)"
-    return Test(
-        name,
-        e.distance,
-        FIXED,
-        passed,
-        f"{sentence}, {'less than' if passed else 'not less than'} {FIXED:.1f}",
-    )
-
-
-def _too_near(e: Evidence, error: float, threshold: float) -> str:
-    return (
-        f"{len(e.labels)} test texts leave an error of {_points(error)}, too much to tell it from the "
-        f"{_percent(threshold, 0)} asked for"
-    )
+    sentence += f", {'less than' if passed else 'not less than'} {FIXED:.1f}"
+    return Test(name, e.distance, FIXED, passed, sentence)
 
 
 def _percent(value: float, digits: int = 1) -> str:

@@ -171,9 +171,8 @@ def lora(model: LogitModel, rank: int, alpha: float, seed: int) -> Iterator[Trai
         yield Trained(chosen | head, lambda values: _merged(model, values))
     finally:
         tuner.unload()
-        for name in (
-            set(vars(network)) - attributes
-        ):  # such as peft_config, by which a network is taken for an adapted one
+        # such as peft_config, by which a network is taken for an adapted one
+        for name in set(vars(network)) - attributes:
             delattr(network, name)
         for parameter, flag in required.items():
             parameter.requires_grad_(flag)

@@ -25,10 +25,8 @@ WANTED = (
     "model*.safetensors",
     "adapter_model.safetensors",
 )
-UNWANTED = (
-    "*/*",
-    "model.*.safetensors",
-)  # folders of other formats; copies in other precisions, such as model.fp16.safetensors
+# folders of other formats; copies in other precisions, such as model.fp16.safetensors
+UNWANTED = ("*/*", "model.*.safetensors")
 
 
 @dataclass(frozen=True)
@@ -87,9 +85,8 @@ def locate(name: str, revision: str | None = None, shown: str | None = None) -> 
         folder = Path(fetch())
     except Exception as error:  # the library raises its own, the transport's and the system's
         cached = None
-        if _is_out_of_reach(
-            error
-        ):  # the library looks into its cache where nothing answers, but not where an answer breaks off
+        # the library looks into its cache where nothing answers, but not where an answer breaks off
+        if _is_out_of_reach(error):
             with suppress(Exception):
                 cached = Path(fetch(local_files_only=True))
         if cached is None:

@@ -151,9 +151,8 @@ def _tokenizer(name: str, location: Location, network: Any) -> Any:
         )
     positions = getattr(network.config, "max_position_embeddings", None)
     if positions:
-        taken = (
-            0 if (padding := _padding_of_positions(network)) is None else padding + 1
-        )  # RoBERTa counts from there
+        padding = _padding_of_positions(network)
+        taken = 0 if padding is None else padding + 1  # RoBERTa counts from there
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions - taken)
     return tokenizer
 

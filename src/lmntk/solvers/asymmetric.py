@@ -116,9 +116,8 @@ class AsymmetricSystems:
         positive = [1] if outputs == 1 else range(outputs)
         self.signs = np.stack([np.where(indices == c, 1.0, -1.0) for c in positive], axis=1)  # (n, c)
         self.paths = [AsymmetricPath(values, self.signs[:, c]) for c, values in enumerate(self._slices)]
-        self._offset: Array = np.zeros(
-            self.signs.shape
-        )  # the one in `paths`; only "reference" ever changes it
+        # the one in `paths`; only "reference" ever changes it
+        self._offset: Array = np.zeros(self.signs.shape)
 
     def coefficients(self, gamma: float, offset: Array) -> AsymmetricCoefficients:
         """Solve all classes for one gamma, given f0 / s = `offset` [N, C]."""

@@ -24,14 +24,8 @@ SOLVER_VERSION = 1  # counts up when a solver gives other numbers, so that old r
 
 REGULARIZATIONS = (0.0, 0.001, 0.01, 0.1, 1.0)
 F0_SCALES = (10.0, 100.0, 1000.0, 10000.0, float("inf"))
-GAMMAS = (
-    0.01,
-    0.1,
-    1.0,
-    10.0,
-    100.0,
-    1000.0,
-)  # the last two are ours: K is scaled to norm 1, the reference's is not
+# the last two are ours: K is scaled to norm 1, the reference's is not
+GAMMAS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 MIXTURES = (0.0, 0.5, 1.0)
 COSTS = (1.0, 10.0, 100.0)  # not the reference's, which leaves 1; costs act on a kernel of mean diagonal 1
 
