@@ -110,12 +110,11 @@ class Factors(ABC):
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Return the tensors that hold examples' numbers; the last has the gradients' dtype and device."""
-        axes = self._axes()
         held: list[Tensor] = []
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in self._examples_fields():
+            value = getattr(self, name)
             if isinstance(value, Tensor):
-                held += [value] if "n" in axes[field.name] else []
+                held.append(value)
             elif isinstance(value, tuple):
                 held += [tensor for part in value if part is not None for tensor in part.tensors()]
         return tuple(held)
@@ -178,6 +177,13 @@ class Factors(ABC):
             for name, hint in hints.items()
             if get_origin(hint) is Annotated
         }
+
+    @classmethod
+    @cache
+    def _examples_fields(cls) -> tuple[str, ...]:
+        """Return the fields that hold examples' numbers, in tensors or in factors."""
+        axes = cls._axes()
+        return tuple(field.name for field in fields(cls) if "n" in axes.get(field.name, "n"))
 
 
 def _cut(axis: str, index: int) -> Callable[[Tensor, tuple[str, ...]], Tensor]:
