@@ -522,7 +522,7 @@ def flat(jacobian: Mapping[str, Tensor], without: Mapping[str, Tensor] | None = 
     )
 
 
-# kernel -> (sign of the rows' gradient, sign of the columns'), as SPEC defines them; not the library's own table
+# kernel -> (sign of the rows' gradient, sign of the columns'), written down once more: not the library's own table
 ORACLE_SIGNS = {
     "sgd": (False, False),
     "signgd": (True, True),

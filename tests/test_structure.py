@@ -94,13 +94,9 @@ def test_figures_stand_side_by_side_with_their_limits(structure):
     assert re.split(r"\s{2,}", last.rstrip()) == ["lines of src", "23,178", "900"]
 
 
-def test_this_project_has_neither_circles_nor_loose_modules():
-    command = [sys.executable, str(SCRIPT)]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
-    for name, most in (
-        ("loose modules at the root", 3),
-        ("circles among modules", 0),
-        ("circles among folders", 0),
-    ):
-        (count,) = re.findall(rf"^{name} +(\d+) ", shown, re.MULTILINE)
-        assert int(count) <= most, shown
+def test_this_project_keeps_its_limits():
+    command = [sys.executable, str(SCRIPT), "--check"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (modules,) = re.findall(r"^modules +(\d+)", result.stdout, re.MULTILINE)
+    assert int(modules) > 100  # it measured this project

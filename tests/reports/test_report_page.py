@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -474,7 +475,6 @@ def test_a_mean_over_fewer_splits_says_so(tmp_path):
 
 
 def test_nested_settings_are_tables_of_their_own():
-    tomllib = pytest.importorskip("tomllib")  # Python 3.11
     from lmntk.reports.rerun import as_toml, settings_rows
 
     settings = {
@@ -489,7 +489,6 @@ def test_nested_settings_are_tables_of_their_own():
 
 
 def test_settings_of_an_earlier_run_are_shown_as_what_they_change():
-    tomllib = pytest.importorskip("tomllib")  # Python 3.11
     from lmntk.reports.rerun import changes
 
     now = {

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lmntk.errors import UserError
-from lmntk.solvers.inputs import FORMULAS, Array, SolverInputs, flatten, offset
+from lmntk.kernels.formulas import FORMULAS
+from lmntk.solvers.inputs import Array, SolverInputs, flatten, offset
 from lmntk.solvers.linear_form import LinearForm
 from lmntk.solvers.result import GridResult
 

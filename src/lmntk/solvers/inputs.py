@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmntk.errors import UserError
+from lmntk.kernels.formulas import FORMULAS
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -20,8 +21,6 @@ Labels = npt.NDArray[np.int64]
 SYMMETRY_TOLERANCE = 1e-5
 # An eigenvalue below -1e-6 trace(K) cannot be the rounding of a PSD kernel made from float32 gradients.
 NEGATIVE_TOLERANCE = 1e-6
-
-FORMULAS = ("sgd", "signgd", "asigngd")
 
 
 class KernelWarning(UserWarning):
