@@ -234,7 +234,7 @@ def measured(given: argparse.Namespace) -> int:
             "card_peak": peak_on(devices),
             "planned_card_peak": streamed.schedule.card_peak,
             **errors(streamed, exact, formulas, work.labels),
-            "said": None if streamed.loss is None else streamed.loss.as_dict(),
+            "said": None if streamed.precision_loss is None else streamed.precision_loss.as_dict(),
         }
         print(f"{precision}: {found[precision]['seconds']:.1f} s", file=sys.stderr)
     print(

@@ -15,7 +15,7 @@ from tiny import write_model, write_rows
 
 from lmntk.engine import rates as calibration
 from lmntk.engine import stream as streaming
-from lmntk.engine.batches import Capturing
+from lmntk.engine.batches import Capturer
 from lmntk.engine.settings import NOT_KEPT
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.run import run
@@ -103,9 +103,9 @@ def contents(out: Path) -> dict[str, Any]:
 
 def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
-    of_batch = Capturing.of_batch
+    of_batch = Capturer.of_batch
     monkeypatch.setattr(
-        Capturing, "of_batch", lambda self, texts: seen.append(len(texts)) or of_batch(self, texts)
+        Capturer, "of_batch", lambda self, texts: seen.append(len(texts)) or of_batch(self, texts)
     )
     return seen
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from tiny import write_adapter, write_bart, write_classifier, write_gpt2, write_model, write_rows, write_t5
 
 from lmntk.cli import app as cli
-from lmntk.engine.batches import Capturing
+from lmntk.engine.batches import Capturer
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.plan import plan
@@ -422,9 +422,9 @@ def test_a_run_cut_short_between_its_cells_kernels_goes_on_with_its_tiles(
         with pytest.raises(CutShortError):
             run(make_experiment(values | {"out": tmp_path / "cut"}))
     captured: list[int] = []
-    of_batch = Capturing.of_batch
+    of_batch = Capturer.of_batch
     monkeypatch.setattr(
-        Capturing, "of_batch", lambda self, texts: captured.append(len(texts)) or of_batch(self, texts)
+        Capturer, "of_batch", lambda self, texts: captured.append(len(texts)) or of_batch(self, texts)
     )
     run(make_experiment(values | {"out": tmp_path / "cut"}))
     assert captured == []
@@ -516,7 +516,7 @@ def test_directions_are_cut_beside_what_is_held_by_then(models, values):
         task,
         task.splits,
     )
-    groups = len({name[-4:] for name in one.capturing.trainable})
+    groups = len({name[-4:] for name in one.capturer.trainable})
     assert grouped.kernel_bytes(task.splits, ("train", "dev", "test")) == 8 * pairs * (3 + 2 * groups)
 
 

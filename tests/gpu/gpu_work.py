@@ -1,4 +1,4 @@
-"""What the tests of cards share: a piece of work on a tiny model, a card that is only pretended, and one that is there."""
+"""What the tests of GPUs share: a piece of work on a tiny model, a GPU that is only pretended, and one that is there."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ LENGTHS = {"a": [5, 4, 6, 5, 3, 4, 6, 5], "b": [4, 4, 7], "c": [3, 7, 5, 6, 4, 5
 KEY = "k" * 32
 MEBI = 2**20
 
-needs_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card here")
-needs_two_cards = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA cards here")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+needs_two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA GPUs here")
 
 
-class PretendedCard:
-    """The memory of a card that is not there: so much in all, so much held, and so much grown by a trial."""
+class PretendedGpu:
+    """The memory of a GPU that is not there: so much in all, so much held, and so much grown by a trial."""
 
     def __init__(self, total: int, held: int, grown: int) -> None:
         self.total, self._held, self.grown = total, held, grown

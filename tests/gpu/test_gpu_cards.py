@@ -1,4 +1,4 @@
-"""On a real card, where there is one: the processor's kernels, the policies, two cards, memory within the budget. Else skipped."""
+"""On a real GPU, where there is one: the processor's kernels, the policies, two GPUs, memory within the budget. Else skipped."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from gpu_work import (
     assert_same_bits,
     blocks,
     largest_error,
-    needs_card,
-    needs_two_cards,
+    needs_gpu,
+    needs_two_gpus,
     work,
 )
 from model_table import TABLE, pad_id, random_texts
@@ -22,12 +22,12 @@ from lmntk.engine.schedule import Schedule
 from lmntk.engine.settings import Settings
 from lmntk.engine.stream import stream_kernels
 from lmntk.errors import UserError
-from lmntk.system.device_memory import CardMemory
+from lmntk.system.device_memory import CudaMemory
 from lmntk.system.devices import chosen_devices
 from lmntk.system.executors.threads import Devices
 from lmntk.system.precision import AMPERE, check_precision
 
-pytestmark = needs_card
+pytestmark = needs_gpu
 FAMILIES = [
     "bert",
     "roberta",
@@ -45,7 +45,7 @@ def is_recent():
     return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= AMPERE
 
 
-needs_ampere = pytest.mark.skipif(not is_recent(), reason="no card of Ampere's generation or later here")
+needs_ampere = pytest.mark.skipif(not is_recent(), reason="no GPU of Ampere's generation or later here")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -65,8 +65,8 @@ def test_the_same_kernels_as_the_processors(name, dtype, tolerance):
 def test_policies_and_what_they_say(precision, least, most):
     exact, lower = work(device="cuda:0"), work(device="cuda:0", precision=precision)
     assert least < largest_error(lower, exact, "sgd") < most
-    assert lower.loss.precision == precision
-    assert set(lower.loss.kernels) == set(FORMULAS)
+    assert lower.precision_loss.precision == precision
+    assert set(lower.precision_loss.kernels) == set(FORMULAS)
     assert lower.noise == exact.noise
 
 
@@ -94,9 +94,9 @@ def test_row_factors_that_live_elsewhere(tmp_path, monkeypatch, where):
             )
 
 
-@needs_two_cards
+@needs_two_gpus
 @pytest.mark.parametrize("name", ["bert", "t5", "mixtral"])
-def test_two_cards_agree_with_one(name):
+def test_two_gpus_agree_with_one(name):
     both = Devices(chosen_devices("cuda:0,cuda:1"))
     assert len(chosen_devices("cuda")) == torch.cuda.device_count()
     one, two = (
@@ -134,16 +134,16 @@ def test_memory_stays_within_the_budget():
     values = [one.kernels["a", "c"]["sgd"]["all"] for one in found]
     for each in values[1:]:
         torch.testing.assert_close(each, values[0], rtol=1e-4, atol=1e-4 * float(values[0].abs().max()))
-    with pytest.raises(UserError, match=r"device-memory: .* and the card has"):
+    with pytest.raises(UserError, match=r"device-memory: .* and the GPU has"):
         work(device="cuda:0", device_memory=2**50)
 
 
-def test_the_card_is_asked():
-    card = CardMemory(torch.device("cuda:0"))
-    grown, kept = card.peak_of(lambda: torch.ones(2**20, device="cuda:0"))
+def test_the_gpu_is_asked():
+    gpu = CudaMemory(torch.device("cuda:0"))
+    grown, kept = gpu.peak_of(lambda: torch.ones(2**20, device="cuda:0"))
     assert 4 * MEBI <= grown < 8 * MEBI
-    assert card.held() >= 4 * MEBI
-    assert card.free() > 0
+    assert gpu.held() >= 4 * MEBI
+    assert gpu.free() > 0
     del kept
     assert check_precision("float32", "float64", [torch.device("cuda:0")]) == "float32"
     assert_same_bits(work(device="cuda:0"), work(device="cuda:0"))

@@ -151,5 +151,5 @@ def test_runs_in_two_precisions_are_two_runs(folder, tmp_path, command):
     )
     assert code == 0
     assert "on one 80 GB GPU" in shown
-    assert " card" not in shown
+    assert " GPU" not in shown
     assert app.info.name == "lmntk"

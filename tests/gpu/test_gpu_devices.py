@@ -232,8 +232,8 @@ def test_workers_are_closed_after_an_error():
     assert {done for _, done in closing.closed} == {len(closing.done)}
 
 
-def test_a_card_that_is_named_twice_in_two_ways(monkeypatch):
-    """As PyTorch answers where there are two cards, of which the first is current."""
+def test_a_gpu_that_is_named_twice_in_two_ways(monkeypatch):
+    """As PyTorch answers where there are two GPUs, of which the first is current."""
 
     class Answer:
         def __init__(self, size, device):

@@ -1,4 +1,4 @@
-"""A card's memory bounds solutions' directions and predictions as it bounds kernels: the card is pretended, the arithmetic is done."""
+"""A GPU's memory bounds solutions' directions and predictions as it bounds kernels: the GPU is pretended, the arithmetic is done."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from gpu_work import MEBI, PretendedCard
+from gpu_work import MEBI, PretendedGpu
 from model_table import TABLE, pad_id, random_texts
 from tiny import write_model, write_rows
 
@@ -28,8 +28,8 @@ TRIAL = Trial(
 )
 
 
-def test_directions_are_cut_to_the_card():
-    """In the host's memory lies what is written; all else is on the card, where without one it would be in the host's."""
+def test_directions_are_cut_to_the_gpu():
+    """In the host's memory lies what is written; all else is on the GPU, where without one it would be in the host's."""
     everything = cut_directions(TRIAL, TRAINABLE, 3, 32, Budget(2**40, 2**40))
     assert (everything.batch_size, everything.at_once) == (32, 3)
     assert everything.peak == 2**28 + MARGIN + 3 * 4 * 2**20
@@ -66,14 +66,14 @@ def predictor(**more):
     )
 
 
-def test_predictions_are_cut_to_the_card_and_are_the_same(monkeypatch):
-    """A card of which a pass of two texts of 8 tokens takes 16 MiB, and on which 20 MiB are held."""
+def test_predictions_are_cut_to_the_gpu_and_are_the_same(monkeypatch):
+    """A GPU of which a pass of two texts of 8 tokens takes 16 MiB, and on which 20 MiB are held."""
     free, texts = predictor()
     expected, _ = free.evaluate(texts)
     sizes = []
     for allowed, size in ((None, 8), (20 + 96 + 64, 8), (20 + 96 + 63, 4), (20 + 96 + 8, 1)):
         budget = None if allowed is None else allowed * MEBI
-        tight, _ = predictor(card=PretendedCard(4000 * MEBI, 20 * MEBI, 16 * MEBI), device_memory=budget)
+        tight, _ = predictor(gpu=PretendedGpu(4000 * MEBI, 20 * MEBI, 16 * MEBI), device_memory=budget)
         expansions = tight._expansions
         sizes.clear()
         monkeypatch.setattr(
@@ -84,33 +84,33 @@ def test_predictions_are_cut_to_the_card_and_are_the_same(monkeypatch):
         np.testing.assert_allclose(tight.evaluate(texts)[0], expected, rtol=1e-4, atol=1e-4)
         assert max(sizes[2:]) == size  # after what is looked at
     little, _ = predictor(
-        card=PretendedCard(4000 * MEBI, 20 * MEBI, 16 * MEBI), device_memory=(20 + 96 + 7) * MEBI
+        gpu=PretendedGpu(4000 * MEBI, 20 * MEBI, 16 * MEBI), device_memory=(20 + 96 + 7) * MEBI
     )
     with pytest.raises(
         UserError, match=r"^device-memory: 123 MiB is too little for one text and v; the least is 124MiB$"
     ):
         little.evaluate(texts)
     with pytest.raises(UserError, match=r"^memory: 1 MiB is too little for one text and v"):
-        predictor(card=PretendedCard(4000 * MEBI, 20 * MEBI, 16 * MEBI), memory=MEBI)[0].evaluate(texts)
+        predictor(gpu=PretendedGpu(4000 * MEBI, 20 * MEBI, 16 * MEBI), memory=MEBI)[0].evaluate(texts)
     with pytest.raises(
         UserError, match="device-memory: cpu has no memory of its own; bound the process with --memory"
     ):
         predictor(device_memory=MEBI)
 
 
-def test_a_full_card_is_one_line(monkeypatch):
+def test_a_full_gpu_is_one_line(monkeypatch):
     full, texts = predictor()
     monkeypatch.setattr(
         full, "_expansions", lambda some: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory."))
     )
     with pytest.raises(
-        UserError, match=r"device-memory: the card is full \(CUDA out of memory\.\).*with --device-memory"
+        UserError, match=r"device-memory: the GPU is full \(CUDA out of memory\.\).*with --device-memory"
     ):
         full.evaluate(texts)
     assert not full.by_two_backward_passes
 
 
-def test_a_run_keeps_its_solutions_to_the_card(tmp_path, monkeypatch):
+def test_a_run_keeps_its_solutions_to_the_gpu(tmp_path, monkeypatch):
     """What fits is planned and done; what does not is refused before the kernels are computed."""
     monkeypatch.setattr(
         calibration,
@@ -119,7 +119,7 @@ def test_a_run_keeps_its_solutions_to_the_card(tmp_path, monkeypatch):
     )
     for module in ("lmntk.engine.batches", "lmntk.prediction.predictor"):
         monkeypatch.setattr(
-            f"{module}.memory_of", lambda device: PretendedCard(4000 * MEBI, 20 * MEBI, 40 * MEBI)
+            f"{module}.memory_of", lambda device: PretendedGpu(4000 * MEBI, 20 * MEBI, 40 * MEBI)
         )
     asked: list[int | None] = []
     make = Predictor.__init__
@@ -145,7 +145,7 @@ def test_a_run_keeps_its_solutions_to_the_card(tmp_path, monkeypatch):
     }
     values |= {"out": tmp_path / "out", "device_memory": "300MiB"}
     ((_, planned),) = plan(make_experiment(values))
-    assert 0 < planned.card <= 300 * MEBI
+    assert 0 < planned.gpu_peak <= 300 * MEBI
     assert run(make_experiment(values))
     assert asked == [300 * MEBI]
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Two budgets: a card that is only pretended, so that batches, tiles and the place of row factors follow, and kernels stay the same."""
+"""Two budgets: a GPU that is only pretended, so that batches, tiles and the place of row factors follow, and kernels stay the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from gpu_work import FORMULAS, LENGTHS, MEBI, PAIRS, PretendedCard, assert_same_bits, blocks, work
+from gpu_work import FORMULAS, LENGTHS, MEBI, PAIRS, PretendedGpu, assert_same_bits, blocks, work
 from model_table import TABLE, pad_id, random_texts
 
 from lmntk.engine import plan as planning
@@ -23,7 +23,7 @@ from lmntk.engine.settings import Settings
 from lmntk.engine.transfers import Fetched, Transfers
 from lmntk.errors import UserError
 from lmntk.kernels.gram import GPU_TILE_BYTES, TILE_BYTES
-from lmntk.system.device_memory import SHARE, card_budget, memory_of
+from lmntk.system.device_memory import SHARE, gpu_budget, memory_of
 from lmntk.system.executors.threads import Devices
 from lmntk.system.memory import shown_bytes
 from lmntk.tangents.factors import DenseFactors, OuterFactors, RowFactors, StackedFactors, Tangents
@@ -41,14 +41,14 @@ TRIAL = Trial(
 )
 
 
-def schedule(card, memory=64 * GIBI, rows=32, columns=1000, trial=TRIAL, **more):
+def schedule(gpu, memory=64 * GIBI, rows=32, columns=1000, trial=TRIAL, **more):
     more = {"has_scratch": True} | more
     sizes = KernelSizes(trial, [[100] * rows], [[100] * columns], rows * columns, **more)
-    return make_schedule(sizes, Budget(memory, card))
+    return make_schedule(sizes, Budget(memory, gpu))
 
 
-def test_schedules_fit_and_use_the_card():
-    """32 row texts take 3.1 GiB: on a large card they stay there, with larger tiles; on small ones they leave it, and batches shrink."""
+def test_schedules_fit_and_use_the_gpu():
+    """32 row texts take 3.1 GiB: on a large GPU they stay there, with larger tiles; on small ones they leave it, and batches shrink."""
     last = None
     for mebibytes in (1100, 1500, 2500, 5000, 8000, 16000, 40000, 80000):
         found = schedule(mebibytes * MEBI)
@@ -76,20 +76,18 @@ def test_schedules_fit_and_use_the_card():
     assert small.tile_bytes < GPU_TILE_BYTES
 
 
-@pytest.mark.parametrize("where", ["card", "host", "disk"])
-def test_what_a_card_is_said_to_hold_is_the_sum_of_what_lies_on_it(where):
-    memory = {"card": 64 * GIBI, "host": 64 * GIBI, "disk": 2 * GIBI}[where]
-    found = schedule(12 * GIBI if where == "card" else 4 * GIBI, memory)
+@pytest.mark.parametrize("where", ["gpu", "host", "disk"])
+def test_what_a_gpu_is_said_to_hold_is_the_sum_of_what_lies_on_it(where):
+    memory = {"gpu": 64 * GIBI, "host": 64 * GIBI, "disk": 2 * GIBI}[where]
+    found = schedule(12 * GIBI if where == "gpu" else 4 * GIBI, memory)
     assert (found.rows_on_host, found.rows_on_disk) == (where == "host", where == "disk")
     rows, one_parameter = 32 * 100 * MEBI, 32 * 100 * MEBI // 20
     tile = found.chunk * 100 * MEBI
-    capturing = (rows if where == "card" else 0) + tile + found.batch_size * 100 * 2 * MEBI
+    capturing = (rows if where == "gpu" else 0) + tile + found.batch_size * 100 * 2 * MEBI
     result = 2 * 8 * 32 * max(found.chunk, 32)
-    contracting = (
-        (rows if where == "card" else 2 * one_parameter) + tile + BUFFERS * found.tile_bytes + result
-    )
+    contracting = (rows if where == "gpu" else 2 * one_parameter) + tile + BUFFERS * found.tile_bytes + result
     assert found.card_peak == 400 * MEBI + GPU_MARGIN + max(capturing, contracting)
-    pinned = {"card": 0, "host": 2 * rows, "disk": 4 * one_parameter}[where]
+    pinned = {"gpu": 0, "host": 2 * rows, "disk": 4 * one_parameter}[where]
     assert found.peak == 500 * MEBI + MARGIN + 2 * 8 * 32_000 + pinned
     assert found.disk == (rows if where == "disk" else 0)
 
@@ -106,19 +104,19 @@ def test_too_little_is_refused_with_the_least_that_works():
     with pytest.raises(UserError, match=r"^memory: 600 MiB is too little"):
         schedule(2 * GIBI, 600 * MEBI)
     assert schedule(12 * GIBI, keep_factors=True).rows_on_disk
-    for card, memory in itertools.product(
+    for gpu, memory in itertools.product(
         (1, 2, 4, 16), (1, 2, 4, 16)
-    ):  # without a disk the card or the host holds them, or it is refused
+    ):  # without a disk the GPU or the host holds them, or it is refused
         try:
-            found = schedule(card * GIBI, memory * GIBI, has_scratch=False)
+            found = schedule(gpu * GIBI, memory * GIBI, has_scratch=False)
         except UserError:
             continue
         assert not found.rows_on_disk
-        assert found.card_peak <= card * GIBI
+        assert found.card_peak <= gpu * GIBI
         assert found.peak <= memory * GIBI
 
 
-def test_every_card_has_row_factors_of_its_own_in_the_host():
+def test_every_gpu_has_row_factors_of_its_own_in_the_host():
     one, three = schedule(4 * GIBI), schedule(4 * GIBI, copies=3)
     assert one.rows_on_host
     assert three.rows_on_host
@@ -141,28 +139,28 @@ def test_copies_on_a_processor_share_its_memory():
 
 
 def test_budgets():
-    card = PretendedCard(1000, 200, 0)
-    assert card_budget(card, None) == 200 + int(SHARE * 800)
-    assert card_budget(card, 600) == 600
+    gpu = PretendedGpu(1000, 200, 0)
+    assert gpu_budget(gpu, None) == 200 + int(SHARE * 800)
+    assert gpu_budget(gpu, 600) == 600
     with pytest.raises(
-        UserError, match=r"device-memory: 4\.0 GiB, and the card has 1 MiB for this; give less"
+        UserError, match=r"device-memory: 4\.0 GiB, and the GPU has 1 MiB for this; give less"
     ):
-        card_budget(card, 4 * GIBI)
+        gpu_budget(gpu, 4 * GIBI)
     assert memory_of(torch.device("cpu")) is None
 
 
 def pretended(mebibytes, grown=40):
-    """A card with 20 MiB of weights, on which the four longest texts take 40 MiB more."""
-    return PretendedCard(mebibytes * MEBI, 20 * MEBI, grown * MEBI)
+    """A GPU with 20 MiB of weights, on which the four longest texts take 40 MiB more."""
+    return PretendedGpu(mebibytes * MEBI, 20 * MEBI, grown * MEBI)
 
 
-def test_a_small_card_cuts_batches_and_sends_rows_away_and_the_kernels_are_the_same(monkeypatch):
-    """A card of 300 MiB, and of less: the plan follows, and so do the batches that are really made."""
+def test_a_small_gpu_cuts_batches_and_sends_rows_away_and_the_kernels_are_the_same(monkeypatch):
+    """A GPU of 300 MiB, and of less: the plan follows, and so do the batches that are really made."""
     plain = work(dtype=torch.float64, batch_size=8)
     sizes, chunks = [], []
-    of_batch, make = tiles.Capturing.of_batch, tiles.Tiles.__call__
+    of_batch, make = tiles.Capturer.of_batch, tiles.Tiles.__call__
     monkeypatch.setattr(
-        tiles.Capturing, "of_batch", lambda self, texts: sizes.append(len(texts)) or of_batch(self, texts)
+        tiles.Capturer, "of_batch", lambda self, texts: sizes.append(len(texts)) or of_batch(self, texts)
     )
     monkeypatch.setattr(
         tiles.Tiles, "__call__", lambda self, job: chunks.append(job.stop - job.start) or make(self, job)
@@ -172,7 +170,7 @@ def test_a_small_card_cuts_batches_and_sends_rows_away_and_the_kernels_are_the_s
         sizes.clear()
         chunks.clear()
         budget = None if asked is None else int(asked) * MEBI
-        found = work(dtype=torch.float64, batch_size=8, card=pretended(mebibytes), device_memory=budget)
+        found = work(dtype=torch.float64, batch_size=8, gpu=pretended(mebibytes), device_memory=budget)
         cut = found.schedule
         assert 0 < cut.card_peak <= (budget or 20 * MEBI + int(SHARE * (mebibytes - 20) * MEBI))
         largest.append((max(sizes), cut.tile_bytes))
@@ -187,7 +185,7 @@ def test_a_small_card_cuts_batches_and_sends_rows_away_and_the_kernels_are_the_s
     with pytest.raises(
         UserError, match=r"device-memory: \d+ MiB is too little for this; the least is \d+MiB"
     ):
-        work(card=pretended(150))
+        work(gpu=pretended(150))
     with pytest.raises(
         UserError, match="device-memory: cpu has no memory of its own; bound the process with --memory"
     ):
@@ -202,7 +200,7 @@ def test_row_factors_that_live_elsewhere_give_the_same_bits(tmp_path, monkeypatc
     found = Schedule(3, where == "rows_on_disk", 4, 0, 0)
     monkeypatch.setattr(
         planning, "make_schedule", lambda *a, **k: found
-    )  # a processor's: no card, nothing is fetched
+    )  # a processor's: no GPU, nothing is fetched
     here = work(name, scratch=tmp_path / "here")
     away = replace(found, card_peak=1, **{where: True})
     monkeypatch.setattr(planning, "make_schedule", lambda *a, **k: away)
@@ -211,12 +209,12 @@ def test_row_factors_that_live_elsewhere_give_the_same_bits(tmp_path, monkeypatc
     monkeypatch.setattr(
         Transfers, "start", lambda self, factors, name: started.append(name) or start(self, factors, name)
     )
-    there = work(name, card=pretended(4000), scratch=tmp_path / "there")
+    there = work(name, gpu=pretended(4000), scratch=tmp_path / "there")
     assert_same_bits(here, there)
     assert started
     shutil.rmtree(next((tmp_path / "there").rglob("tiles")))
     assert_same_bits(
-        here, work(name, card=pretended(4000), scratch=tmp_path / "there")
+        here, work(name, gpu=pretended(4000), scratch=tmp_path / "there")
     )  # factors that an earlier run left
 
 
@@ -281,25 +279,25 @@ def test_an_error_on_the_way_is_raised_where_the_factors_are_asked_for():
         fetched["key"]
 
 
-def test_a_full_card_is_one_line_that_says_what_to_do(monkeypatch):
+def test_a_full_gpu_is_one_line_that_says_what_to_do(monkeypatch):
     class Full:
         def run(self, make_worker, jobs):
             yield 0, make_worker()(jobs[0])
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     with pytest.raises(
-        UserError, match=r"device-memory: the card is full \(CUDA out of memory.*with --device-memory"
+        UserError, match=r"device-memory: the GPU is full \(CUDA out of memory.*with --device-memory"
     ):
         work(executor=Full())
 
 
 def test_a_batch_that_was_expected_is_not_collated_again(monkeypatch):
-    from lmntk.engine import batches as capturing
+    from lmntk.engine import batches as engine_batches
 
     collated = []
-    collate = capturing.collate
+    collate = engine_batches.collate
     monkeypatch.setattr(
-        capturing, "collate", lambda texts, pad: collated.append(len(texts)) or collate(texts, pad)
+        engine_batches, "collate", lambda texts, pad: collated.append(len(texts)) or collate(texts, pad)
     )
     work(batch_size=4, formulas=["sgd"])
     trial = 2  # the comparison with autograd, and the trial
@@ -307,30 +305,30 @@ def test_a_batch_that_was_expected_is_not_collated_again(monkeypatch):
     assert len(collated) <= trial + sum(batches) + 1
 
 
-def test_a_plan_says_what_the_card_will_hold(tmp_path):
+def test_a_plan_says_what_the_gpu_will_hold(tmp_path):
     said = []
-    found = work(card=pretended(300), announce=said.append, rates=tmp_path / "machine.json")
-    assert said[0].card == found.schedule.card_peak
-    assert f" of memory at most, {shown_bytes(found.schedule.card_peak)} on the card, " in said[0].describe()
-    assert "on each of 2 cards" in replace(said[0], copies=2).describe()
+    found = work(gpu=pretended(300), announce=said.append, rates=tmp_path / "machine.json")
+    assert said[0].gpu_peak == found.schedule.card_peak
+    assert f" of memory at most, {shown_bytes(found.schedule.card_peak)} on the GPU, " in said[0].describe()
+    assert "on each of 2 GPUs" in replace(said[0], copies=2).describe()
     assert "on one 80 GB GPU" in said[0].describe()
 
 
 def test_a_run_that_goes_on_with_other_devices_is_cut_for_those(tmp_path):
-    """One worker's cut says nothing of what two hold, nor a processor's of a card: more would be held than is allowed."""
+    """One worker's cut says nothing of what two hold, nor a processor's of a GPU: more would be held than is allowed."""
     one = work(scratch=tmp_path)
     memory = one.schedule.peak + 3 * TILE_BYTES
     two = work(scratch=tmp_path, executor=Devices((torch.device("cpu"),) * 2), memory=memory + 64 * MEBI)
     assert (one.schedule.copies, two.schedule.copies) == (1, 2)
     assert one.schedule.peak < two.schedule.peak <= memory + 64 * MEBI
     assert work(scratch=tmp_path).schedule == two.schedule  # fewer hold less
-    on_card = work(scratch=tmp_path, card=pretended(4000)).schedule
-    assert on_card.card_peak > 0
-    assert work(scratch=tmp_path, card=pretended(4000)).schedule == on_card
+    on_gpu = work(scratch=tmp_path, gpu=pretended(4000)).schedule
+    assert on_gpu.card_peak > 0
+    assert work(scratch=tmp_path, gpu=pretended(4000)).schedule == on_gpu
     assert work(scratch=tmp_path).schedule.card_peak == 0
 
 
-def test_one_parameter_that_has_nearly_all_factors_leaves_them_on_the_card():
+def test_one_parameter_that_has_nearly_all_factors_leaves_them_on_the_gpu():
     """Elsewhere it would come in whole, and the next beside it, which takes more than all of them: no reason to refuse."""
     trial = replace(TRIAL, largest=380 * MEBI, working=8000 * MEBI)
     with pytest.raises(UserError, match=r"the least is (\d+)MiB$") as caught:
@@ -341,48 +339,48 @@ def test_one_parameter_that_has_nearly_all_factors_leaves_them_on_the_card():
         assert found.card_peak <= mebibytes * MEBI
 
 
-def test_every_card_is_asked_what_is_free(monkeypatch, tmp_path):
+def test_every_gpu_is_asked_what_is_free(monkeypatch, tmp_path):
     """The fullest bounds the work; what others hold there is not ours, and the weights will come beside it."""
-    cards = {"meta": PretendedCard(4000 * MEBI, 0, 0)}
-    monkeypatch.setattr(planning, "memory_of", lambda device: cards.get(device.type))
+    gpus = {"meta": PretendedGpu(4000 * MEBI, 0, 0)}
+    monkeypatch.setattr(planning, "memory_of", lambda device: gpus.get(device.type))
     both = Devices((torch.device("cpu"), torch.device("meta")))
 
-    def planned(card, **more):
+    def planned(gpu, **more):
         row = TABLE["bert"]
         model = row.model(2).float()
         texts = {group: random_texts(row, part, place) for place, (group, part) in enumerate(LENGTHS.items())}
-        settings = Settings(4, card=card, executor=both, rates=tmp_path / "machine.json", **more)
+        settings = Settings(4, gpu=gpu, executor=both, rates=tmp_path / "machine.json", **more)
         return planning.plan_kernels(
             KernelWork(model, texts, PAIRS, FORMULAS, row.parameters.select(model), pad_id(model)), settings
         )
 
-    equal = planned(pretended(4000)).card
-    cards["meta"] = PretendedCard(500 * MEBI, 100 * MEBI, 0)
-    full = planned(pretended(4000)).card
+    equal = planned(pretended(4000)).gpu_peak
+    gpus["meta"] = PretendedGpu(500 * MEBI, 100 * MEBI, 0)
+    full = planned(pretended(4000)).gpu_peak
     assert 0 < full <= SHARE * 400 * MEBI < equal
-    assert full == planned(pretended(20 + 400)).card  # as when the first is so full
+    assert full == planned(pretended(20 + 400)).gpu_peak  # as when the first is so full
     with pytest.raises(
-        UserError, match=r"device-memory: 600 MiB, and the card has 500 MiB for this; give less"
+        UserError, match=r"device-memory: 600 MiB, and the GPU has 500 MiB for this; give less"
     ):
         planned(pretended(4000), device_memory=600 * MEBI)
-    assert planned(pretended(4000), device_memory=400 * MEBI).card <= 300 * MEBI
+    assert planned(pretended(4000), device_memory=400 * MEBI).gpu_peak <= 300 * MEBI
 
 
 @pytest.mark.parametrize("asked", [None, 350])
-def test_a_busier_card_goes_on_with_what_is_begun(tmp_path, monkeypatch, asked):
+def test_a_busier_gpu_goes_on_with_what_is_begun(tmp_path, monkeypatch, asked):
     """Less than the cut would be made for now, and enough for the cut that was made."""
     more = {"scratch": tmp_path, "batch_size": 8, "device_memory": None if asked is None else asked * MEBI}
-    whole = work(card=pretended(400), **more)
+    whole = work(gpu=pretended(400), **more)
     peak = whole.schedule.card_peak
-    busier = PretendedCard(peak + MEBI, 20 * MEBI, 40 * MEBI)
-    assert peak > card_budget(busier, None)
+    busier = PretendedGpu(peak + MEBI, 20 * MEBI, 40 * MEBI)
+    assert peak > gpu_budget(busier, None)
     with monkeypatch.context() as patched:
         patched.setattr(tiles.Tiles, "tile", lambda *a: pytest.fail("computed a tile"))
-        again = work(card=busier, **more)
+        again = work(gpu=busier, **more)
     assert again.schedule == whole.schedule
     assert_same_bits(again, whole)
     said = []
-    fuller = PretendedCard(peak - MEBI, 20 * MEBI, 40 * MEBI)
+    fuller = PretendedGpu(peak - MEBI, 20 * MEBI, 40 * MEBI)
     more["device_memory"] = None if asked is None else 230 * MEBI
-    assert work(card=fuller, note=said.append, **more).schedule.card_peak < peak
-    assert "of a card's memory" in said[0]
+    assert work(gpu=fuller, note=said.append, **more).schedule.card_peak < peak
+    assert "of a GPU's memory" in said[0]

@@ -13,12 +13,12 @@ from model_table import TABLE, pad_id, random_texts
 
 from lmntk.engine import plan as planning
 from lmntk.engine import rates as calibration
-from lmntk.engine.batches import Capturing
+from lmntk.engine.batches import Capturer
 from lmntk.engine.budget import Budget
 from lmntk.engine.kernel_phases import KernelSizes
 from lmntk.engine.lengths import evenly
 from lmntk.engine.phases import GPU_MARGIN, MARGIN, Trial, measuring_bytes
-from lmntk.engine.precision_loss import measured_loss
+from lmntk.engine.precision_loss import measure_precision_loss
 from lmntk.engine.schedule import LOSS_TEXTS, Schedule, make_schedule
 from lmntk.engine.stored_factors import KeptFactors
 from lmntk.errors import UserError
@@ -73,8 +73,8 @@ def test_bfloat16_passes_are_those_of_plain_autograd_in_bfloat16(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_loss_that_is_said_is_the_loss_there_is(name):
     exact, lower = work(name), work(name, precision="bfloat16")
-    assert exact.loss is None
-    said = lower.loss
+    assert exact.precision_loss is None
+    said = lower.precision_loss
     assert said.precision == "bfloat16"
     assert said.texts == min(LOSS_TEXTS, 11)
     assert lower.noise == exact.noise  # found in full precision: in bfloat16 everything looks like noise
@@ -94,15 +94,15 @@ def test_the_loss_is_that_of_the_block_in_both_precisions():
     row = TABLE["bert"]
     model = row.model(2).float()
     texts = random_texts(row, [4, 5, 6, 7, 8, 3], 0)
-    capturing = Capturing(model, row.parameters.select(model), pad_id(model), texts, 4, precision="bfloat16")
-    said = measured_loss(capturing, texts, ["sgd"], True)
+    capturer = Capturer(model, row.parameters.select(model), pad_id(model), texts, 4, precision="bfloat16")
+    said = measure_precision_loss(capturer, texts, ["sgd"], True)
 
     def kernel(lower):
         gradients = []
         for text in sorted(texts, key=lambda text: text.length):
-            found = capture(model, collate([text], pad_id(model)), capturing.trainable, lower=lower)
+            found = capture(model, collate([text], pad_id(model)), capturer.trainable, lower=lower)
             parts = [
-                f.gradients(capturing.trainable[n].shape)[:, 0].flatten(1).double()
+                f.gradients(capturer.trainable[n].shape)[:, 0].flatten(1).double()
                 for n, f in found.factors.items()
             ]
             gradients.append(torch.cat(parts, 1))
@@ -255,12 +255,12 @@ def test_few_texts_stand_for_all_lengths_and_one_for_the_longest():
 def test_the_trial_and_the_measured_loss_hold_what_the_cut_says(monkeypatch):
     """Passes in full precision follow those in bfloat16, and take more; neither is in larger batches than the cut has."""
     sizes, tried = [], []
-    in_full, of_batch = Capturing.of_batch_in_full, Capturing._of_batch
+    in_full, of_batch = Capturer.of_batch_in_full, Capturer._of_batch
     monkeypatch.setattr(
-        Capturing, "of_batch_in_full", lambda self, texts: tried.append(len(texts)) or in_full(self, texts)
+        Capturer, "of_batch_in_full", lambda self, texts: tried.append(len(texts)) or in_full(self, texts)
     )
     monkeypatch.setattr(
-        Capturing,
+        Capturer,
         "_of_batch",
         lambda self, texts, precision: sizes.append(len(texts)) or of_batch(self, texts, precision),
     )
@@ -270,17 +270,17 @@ def test_the_trial_and_the_measured_loss_hold_what_the_cut_says(monkeypatch):
     assert max(sizes[2:]) == 2
 
 
-@pytest.mark.parametrize("card", [False, True])
-def test_the_measured_loss_is_in_the_cut(card):
+@pytest.mark.parametrize("gpu", [False, True])
+def test_the_measured_loss_is_in_the_cut(gpu):
     """On fewer texts where memory is small: their factors in both precisions are held at once."""
     trial = Trial(400, 100, 400 * MEBI, 20 * MEBI, 800 * MEBI, 500 * MEBI, held=400 * MEBI)
 
     def cut(memory, lower=True):
         sizes = KernelSizes(trial, [[100] * 32], [[100] * 1000], 32_000, has_scratch=True, lower=lower)
-        return make_schedule(sizes, Budget(2**40, memory) if card else Budget(memory))
+        return make_schedule(sizes, Budget(2**40, memory) if gpu else Budget(memory))
 
     def peak(found):
-        return found.card_peak if card else found.peak
+        return found.card_peak if gpu else found.peak
 
     assert (cut(2**40).loss_texts, cut(2**40, lower=False).loss_texts) == (LOSS_TEXTS, 0)
     seen = []
@@ -288,7 +288,7 @@ def test_the_measured_loss_is_in_the_cut(card):
         found, memory = cut(int(gigabytes * 2**30)), int(gigabytes * 2**30)
         seen.append(found.loss_texts)
         assert peak(found) <= memory
-        held = 500 * MEBI + MARGIN if not card else 400 * MEBI + GPU_MARGIN
+        held = 500 * MEBI + MARGIN if not gpu else 400 * MEBI + GPU_MARGIN
         assert (
             peak(found)
             >= held + (2 * found.loss_texts + 2 * min(found.batch_size, found.loss_texts)) * 100 * MEBI
@@ -309,9 +309,9 @@ def test_a_begun_cut_is_measured_on_as_many_texts(tmp_path, monkeypatch):
     found = Schedule(2, False, 2, 0, 0, loss_texts=4)
     monkeypatch.setattr(planning, "make_schedule", lambda *a, **k: found)
     whole = work(precision="bfloat16", scratch=tmp_path)
-    assert whole.loss.texts == 4
+    assert whole.precision_loss.texts == 4
     monkeypatch.setattr(planning, "make_schedule", lambda *a, **k: pytest.fail("cut anew"))
-    assert work(precision="bfloat16", scratch=tmp_path).loss == whole.loss
+    assert work(precision="bfloat16", scratch=tmp_path).precision_loss == whole.precision_loss
 
 
 @LINUX
@@ -319,10 +319,10 @@ def test_what_the_measuring_takes_is_what_is_said():
     return_freed()  # what other tests asked for
     model = Wide(1024)
     texts = [EncodedText(tuple(1 + (i + j) % 8 for j in range(200)), 0, None) for i in range(16)]
-    capturing = Capturing(model, dict(model.named_parameters()), 0, texts, 4, precision="bfloat16")
-    trial = capturing.try_out()
+    capturer = Capturer(model, dict(model.named_parameters()), 0, texts, 4, precision="bfloat16")
+    trial = capturer.try_out()
     said = measuring_bytes(trial, [200] * 16, LOSS_TEXTS, 4)
-    grown, _ = peak_of(lambda: measured_loss(capturing, texts, ["sgd"], True))
+    grown, _ = peak_of(lambda: measure_precision_loss(capturer, texts, ["sgd"], True))
     assert 0.5 * said <= grown <= said + 2 * TILE_BYTES + MARGIN
 
 
@@ -330,14 +330,14 @@ def test_what_the_measuring_takes_is_what_is_said():
 def test_a_plan_counts_what_a_low_precision_takes(tmp_path, monkeypatch, formulas):
     """A second a text and pass, in either precision: what is measured first, and signs' passes in full, are in the plan."""
     clock, said = [0.0], []
-    of_batch = Capturing._of_batch
+    of_batch = Capturer._of_batch
 
     def ticking(self, texts, precision):
         clock[0] += len(texts)
         return of_batch(self, texts, precision)
 
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    monkeypatch.setattr(Capturing, "_of_batch", ticking)
+    monkeypatch.setattr(Capturer, "_of_batch", ticking)
     free = calibration.Rates(*[1e30] * 5, "some machine")
     monkeypatch.setattr(calibration, "measure_rates", lambda device: free)
     monkeypatch.setattr(

@@ -12,7 +12,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from lmntk.engine.batches import Capturing
+from lmntk.engine.batches import Capturer
 from lmntk.engine.budget import Budget
 from lmntk.engine.jobs import jobs_of
 from lmntk.engine.kernel_phases import STREAMED, KernelSizes
@@ -74,9 +74,9 @@ def cut(texts, pairs, trial=TRIAL, formulas=("sgd",), **settings):
     """Returns the schedule of a plan, for a trial that is given."""
     model = Deep()
     every = [text for part in texts.values() for text in part]
-    capturing = Capturing(model, dict(model.named_parameters()), 0, every, settings.get("batch_size", 32))
-    work = KernelWork(model, texts, pairs, formulas, capturing.trainable, 0)
-    return cut_work(work, Settings(**{"memory": 2**50} | settings), capturing, trial, True)
+    capturer = Capturer(model, dict(model.named_parameters()), 0, every, settings.get("batch_size", 32))
+    work = KernelWork(model, texts, pairs, formulas, capturer.trainable, 0)
+    return cut_work(work, Settings(**{"memory": 2**50} | settings), capturer, trial, True)
 
 
 def tokens_held(found):
@@ -106,15 +106,15 @@ def test_too_little_memory_for_each_groups_kernels_is_refused_with_the_least_tha
     assert cut(texts, [("a", "b")], free, grouping=layer_of, memory=least).peak <= least
 
 
-def test_a_cards_kernels_of_each_group_are_counted():
+def test_a_gpus_kernels_of_each_group_are_counted():
     def of(kernels):
         trial, blocks = replace(TRIAL, outputs=2), kernels * 30 * 40
         sizes = KernelSizes(trial, [[4] * 30], [[4] * 40], blocks, kernels, has_scratch=True)
         return make_schedule(sizes, Budget(2**50, 2**50))
 
-    card = of(14).card_peak - of(1).card_peak
+    gpu = of(14).card_peak - of(1).card_peak
     assert of(14).peak - of(1).peak == 13 * 2 * DOUBLE * 30 * 40 * 4
-    assert card == 13 * 2 * DOUBLE * 30 * max(of(1).chunk, 30) * 4
+    assert gpu == 13 * 2 * DOUBLE * 30 * max(of(1).chunk, 30) * 4
 
 
 @LINUX
@@ -142,9 +142,9 @@ def test_rows_are_counted_in_the_batches_that_they_are_held_in(batch_size):
     texts = {f"cell-{i}": texts_of([5, 50]) for i in range(8)}
     pairs = [(name, name) for name in texts]
     held = []
-    capture = Capturing.of_batch
+    capture = Capturer.of_batch
     with patch.object(
-        Capturing,
+        Capturer,
         "of_batch",
         lambda self, part: held.append(len(part) * part[-1].length) or capture(self, part),
     ):
@@ -225,7 +225,7 @@ class Elsewhere(Mapping[str, Factors]):
 @pytest.mark.parametrize("formulas", [["sgd"], ["sgd", "asigngd"]])
 @pytest.mark.parametrize(("fetched", "most"), [(False, 1), (True, STREAMED)])
 def test_of_factors_that_live_elsewhere_as_many_parameters_are_held_as_a_plan_counts(formulas, fetched, most):
-    """One that is read from disk; on a card the one at hand and the next."""
+    """One that is read from disk; on a GPU the one at hand and the next."""
     alive: list[tuple[str, weakref.ref[torch.Tensor]]] = []
     batches = [Elsewhere(6, alive) for _ in range(3)]
     transfers = Transfers(torch.device("cpu"))
@@ -268,12 +268,12 @@ def test_what_the_check_holds_is_measured():
     gc.collect()
     return_freed()
     before = resident()
-    capturing = Capturing(model, dict(model.named_parameters()), 0, texts_of([3, 4]), 2)
+    capturer = Capturer(model, dict(model.named_parameters()), 0, texts_of([3, 4]), 2)
     one = model.head.weight.nbytes  # a gradient by autograd, and one from the factors, are held at once
-    assert before < capturing.checked < before + 10 * one
-    assert capturing.try_out().checked == capturing.checked
+    assert before < capturer.checked < before + 10 * one
+    assert capturer.try_out().checked == capturer.checked
     assert (
-        Capturing(model, dict(model.named_parameters()), 0, texts_of([3]), 2, capturing.coverage)
+        Capturer(model, dict(model.named_parameters()), 0, texts_of([3]), 2, capturer.coverage)
         .try_out()
         .checked
         == 0

@@ -116,9 +116,9 @@ def test_row_factors_on_disk_are_not_captured_again(tmp_path):
     for tile in (tmp_path / KEY[:24] / "tiles").iterdir():
         tile.unlink()
     captured = []
-    of_batch = tiles.Capturing.of_batch
+    of_batch = tiles.Capturer.of_batch
     with patch.object(
-        tiles.Capturing, "of_batch", lambda self, texts: captured.append(len(texts)) or of_batch(self, texts)
+        tiles.Capturer, "of_batch", lambda self, texts: captured.append(len(texts)) or of_batch(self, texts)
     ):
         work(tmp_path)
     assert sum(captured) == 5  # c's; a and b are on disk
@@ -164,11 +164,11 @@ def test_row_factors_damaged_while_the_work_goes_on_are_made_anew(tmp_path, dama
                 path.unlink()
         return found
 
-    of_batch = tiles.Capturing.of_batch
+    of_batch = tiles.Capturer.of_batch
     with (
         patch.object(Scratch, "save_factors", damaging),
         patch.object(
-            tiles.Capturing,
+            tiles.Capturer,
             "of_batch",
             lambda self, texts: captured.append(len(texts)) or of_batch(self, texts),
         ),

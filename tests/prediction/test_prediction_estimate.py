@@ -57,7 +57,7 @@ def test_test_texts_are_planned_whichever_way_they_are_classified(values):
 def test_what_is_timed_is_what_is_done(values, monkeypatch):
     """A second a text and capture, and ten a text and pass: every one of them is in the plan."""
     clock = [0.0]
-    of_batch, taylor = shared_model.Capturing.of_batch, LinearizedModel.taylor
+    of_batch, taylor = shared_model.Capturer.of_batch, LinearizedModel.taylor
 
     def ticking(seconds: float, what: Any, size: Any) -> Any:
         def called(self: Any, batch: Any) -> Any:
@@ -67,7 +67,7 @@ def test_what_is_timed_is_what_is_done(values, monkeypatch):
         return called
 
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    monkeypatch.setattr(shared_model.Capturing, "of_batch", ticking(1.0, of_batch, len))
+    monkeypatch.setattr(shared_model.Capturer, "of_batch", ticking(1.0, of_batch, len))
     monkeypatch.setattr(
         LinearizedModel, "taylor", ticking(10.0, taylor, lambda batch: len(batch["input_ids"]))
     )

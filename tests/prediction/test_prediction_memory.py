@@ -14,7 +14,7 @@ import pytest
 import torch
 from model_table import TABLE, pad_id, random_texts
 
-from lmntk.engine.batches import Capturing
+from lmntk.engine.batches import Capturer
 from lmntk.engine.budget import Budget
 from lmntk.engine.phases import MARGIN, Trial
 from lmntk.errors import UserError
@@ -54,8 +54,8 @@ class Wide(torch.nn.Module):
         return found
 
 
-def capturing_of(model: Any, texts: Any = TEXTS, size: int = 4) -> Capturing:
-    return Capturing(model, dict(model.named_parameters()), 0, texts, size)
+def capturer_of(model: Any, texts: Any = TEXTS, size: int = 4) -> Capturer:
+    return Capturer(model, dict(model.named_parameters()), 0, texts, size)
 
 
 def form(n: int, c: int, each_class: bool = True) -> LinearForm:
@@ -69,12 +69,12 @@ def test_directions_in_any_number_of_rounds_are_sums_over_all_texts_at_once(form
     row = TABLE["bert"]
     model = row.model(3).float()
     texts, trainable = random_texts(row, [5, 4, 6, 3, 7], 0), row.parameters.select(model)
-    capturing = Capturing(model, trainable, pad_id(model), texts, 2)
+    capturer = Capturer(model, trainable, pad_id(model), texts, 2)
     solution = form(5, 3, each_class)
     batches = [
         (chosen, batch)
-        for chosen in capturing.batches(texts)
-        for batch in capturing.of_batch([texts[i] for i in chosen])
+        for chosen in capturer.batches(texts)
+        for batch in capturer.of_batch([texts[i] for i in chosen])
     ]
     masks = noise_coordinates([batch for _, batch in batches]) if drop_noise else {}
     assert bool(masks) == drop_noise  # the key biases
@@ -87,7 +87,7 @@ def test_directions_in_any_number_of_rounds_are_sums_over_all_texts_at_once(form
         ]
         expected.append({name: sum(part.get(name, torch.zeros(1)) for part in parts) for name in parts[0]})
     for at_once in (None, 1, 2):
-        found = directions_of(capturing, texts, solution, formula, drop_noise=drop_noise, at_once=at_once)
+        found = directions_of(capturer, texts, solution, formula, drop_noise=drop_noise, at_once=at_once)
         assert len(found) == len(expected)
         for one, other in zip(found, expected, strict=True):
             for name, values in other.items():
@@ -98,13 +98,13 @@ def held(formula: str, at_once: int) -> tuple[int, int, int]:
     """Returns what a process of its own holds before directions are summed, by how much it grows, and what was said of both."""
     torch.set_num_threads(1)
     return_freed()
-    capturing = capturing_of(Wide())
-    trial = capturing.try_out()
-    cut = cut_directions(trial, capturing.trainable, 3, 4, Budget(2**40), formula == "asigngd")
+    capturer = capturer_of(Wide())
+    trial = capturer.try_out()
+    cut = cut_directions(trial, capturer.trainable, 3, 4, Budget(2**40), formula == "asigngd")
     while cut.at_once > at_once:
-        cut = cut_directions(trial, capturing.trainable, 3, 4, Budget(cut.peak - 1), formula == "asigngd")
+        cut = cut_directions(trial, capturer.trainable, 3, 4, Budget(cut.peak - 1), formula == "asigngd")
     before = resident()
-    grown, _ = peak_of(lambda: directions_of(capturing, TEXTS, form(6, 3), formula, at_once=cut.at_once))
+    grown, _ = peak_of(lambda: directions_of(capturer, TEXTS, form(6, 3), formula, at_once=cut.at_once))
     assert grown >= 0.5 * (cut.peak - trial.resident - MARGIN)  # what is said is not far above it either
     return before, grown, cut.peak
 
@@ -122,7 +122,7 @@ def test_no_more_is_held_than_is_said(formula, at_once):
 @pytest.mark.parametrize("at_once", [1, 2, 3])
 def test_a_round_holds_no_more_sums_than_it_makes_at_once(at_once, monkeypatch):
     """Sums in float64 are counted, not bytes: what a process holds moves by more than one of them."""
-    capturing, most, add = capturing_of(Wide(8)), [], directions.add_weighted_sum
+    capturer, most, add = capturer_of(Wide(8)), [], directions.add_weighted_sum
 
     def counted(*arguments):
         add(*arguments)
@@ -130,25 +130,25 @@ def test_a_round_holds_no_more_sums_than_it_makes_at_once(at_once, monkeypatch):
         doubles = [
             one for one in gc.get_objects() if type(one) is torch.Tensor and one.dtype == torch.float64
         ]
-        shape = capturing.trainable["middle.weight"].shape
+        shape = capturer.trainable["middle.weight"].shape
         most.append(len({one.untyped_storage().data_ptr() for one in doubles if one.shape == shape}))
 
     monkeypatch.setattr(directions, "add_weighted_sum", counted)
-    directions_of(capturing, TEXTS, form(6, 3), "sgd", at_once=at_once)
+    directions_of(capturer, TEXTS, form(6, 3), "sgd", at_once=at_once)
     assert max(most) == 2 * at_once  # two layers are of that shape
 
 
 def test_noise_is_found_without_keeping_factors(monkeypatch):
     """In one pass, and the texts once more in a second; no batch outlives the next."""
-    capturing, alive = capturing_of(Wide(8)), []
-    of_batch = Capturing.of_batch
+    capturer, alive = capturer_of(Wide(8)), []
+    of_batch = Capturer.of_batch
     monkeypatch.setattr(
-        Capturing, "of_batch", lambda self, texts: alive.append(len(texts)) or of_batch(self, texts)
+        Capturer, "of_batch", lambda self, texts: alive.append(len(texts)) or of_batch(self, texts)
     )
-    directions_of(capturing, TEXTS, form(6, 3), "asigngd")
+    directions_of(capturer, TEXTS, form(6, 3), "asigngd")
     assert alive == [4, 2, 4, 2]
     alive.clear()
-    directions_of(capturing, TEXTS, form(6, 3), "sgd", at_once=2)
+    directions_of(capturer, TEXTS, form(6, 3), "sgd", at_once=2)
     assert alive == [4, 2, 4, 2]
 
 

@@ -24,8 +24,8 @@ from lmntk.tangents.fallback import BatchAxisLostError
 TRIED = 4  # of the longest texts, for the memory that they take
 
 
-class Capturing:
-    """Captures texts of one model.
+class Capturer:
+    """Captures tangents of one model's texts, batch by batch.
 
     Args:
         model: from a batch to logits [n, c].
@@ -34,7 +34,7 @@ class Capturing:
         texts: all that will come, or some of them with the shortest and the longest; two are compared with plain autograd.
         batch_size: texts in one forward pass, at most; where the model does not keep texts apart it is one.
         precision: of the passes; the comparison with autograd is in full precision all the same.
-        card: the device's memory, where it is not the host's.
+        gpu: the device's memory, where it is not the host's.
     """
 
     def __init__(
@@ -46,28 +46,27 @@ class Capturing:
         batch_size: int,
         coverage: Coverage | None = None,
         precision: Precision = FULL,
-        card: DeviceMemory | None = None,
+        gpu: DeviceMemory | None = None,
     ) -> None:
         self.model, self.trainable, self.pad_id = model, trainable, pad_id
         self.device = next(model.parameters()).device
-        self.precision, self.card = precision, memory_of(self.device) if card is None else card
+        self.precision, self.gpu = precision, memory_of(self.device) if gpu is None else gpu
         self.transfers = Transfers(self.device)
         self._coming: list[tuple[Sequence[EncodedText], Batch]] = []
         self.longest = sorted(texts, key=lambda text: text.length)
         extremes = [self.longest[0], self.longest[-1]][: len(self.longest)]
         self.batch_size = batch_size
-        self.checked = self.gpu_checked = (
-            0  # the most that was held while the captured gradients were checked
-        )
+        # the most that was held while the captured gradients were checked
+        self.checked = self.gpu_checked = 0
         if coverage is None:
             trim()
             before = resident()
             with products(FULL):
-                grown, (card_grown, coverage) = peak_of(
+                grown, (gpu_grown, coverage) = peak_of(
                     lambda: self._peak_of(lambda: check_coverage(model, self._batch(extremes), trainable))
                 )
             self.checked = before + grown
-            self.gpu_checked = 0 if self.card is None else self.card.held() + card_grown
+            self.gpu_checked = 0 if self.gpu is None else self.gpu.held() + gpu_grown
         self.coverage = coverage
 
     def _batch(self, texts: Sequence[EncodedText]) -> dict[str, Tensor]:
@@ -78,16 +77,16 @@ class Capturing:
         return self.transfers.batch_in(collate(texts, self.pad_id)).ready()
 
     def expect(self, texts: Sequence[EncodedText]) -> None:
-        """Starts to bring a batch to the device that will be captured after the next one, beside the work on that."""
+        """Start to bring a batch to the device that will be captured after the next one, beside the work on that."""
         if texts:
             self._coming = [*self._coming[-1:], (texts, self.transfers.batch_in(collate(texts, self.pad_id)))]
 
     def of_batch(self, texts: Sequence[EncodedText]) -> list[Tangents]:
-        """Returns the tangents of one batch; of one that a module cannot be cut into texts for, text by text."""
+        """Return the tangents of one batch; of one that a module cannot be cut into texts for, text by text."""
         return self._of_batch(texts, self.precision)
 
     def of_batch_in_full(self, texts: Sequence[EncodedText]) -> list[Tangents]:
-        """Returns the tangents of one batch in full precision, whatever the others' is."""
+        """Return the tangents of one batch in full precision, whatever the others' is."""
         return self._of_batch(texts, FULL)
 
     def _of_batch(self, texts: Sequence[EncodedText], precision: Precision) -> list[Tangents]:
@@ -105,16 +104,16 @@ class Capturing:
         )
 
     def batches(self, texts: Sequence[EncodedText]) -> list[list[int]]:
-        """Returns which texts go together, by similar length."""
+        """Return which texts go together, by similar length."""
         return length_sorted_batches(
             [text.length for text in texts], self.batch_size if self.coverage.batched else 1
         )
 
     def try_out(self) -> Trial:
-        """Captures a few of the longest texts, to see what they take; where passes in full precision follow those in a lower one, both."""
+        """Capture a few of the longest texts, to see what they take; of a lower precision in full precision too."""
         few = self.longest[-(TRIED if self.coverage.batched else 1) :]
         host_grown, (grown, found) = peak_of(lambda: self._peak_of(lambda: self._tried(few)))
-        grown = host_grown if self.card is None else grown
+        grown = host_grown if self.gpu is None else grown
         sizes = [
             replace(batch, factors={name: factors}).nbytes
             for batch in found
@@ -130,9 +129,9 @@ class Capturing:
         return self.held_now(replace(trial, checked=self.checked, gpu_checked=self.gpu_checked))
 
     def held_now(self, trial: Trial) -> Trial:
-        """Returns a trial with what is held now, which may be more than when it was made: kernels have been computed since."""
+        """Return a trial with what is held now, which may be more than when it was made, for kernels have come since."""
         trim()
-        return replace(trial, resident=resident(), held=0 if self.card is None else self.card.held())
+        return replace(trial, resident=resident(), held=0 if self.gpu is None else self.gpu.held())
 
     def _tried(self, few: Sequence[EncodedText]) -> list[Tangents]:
         found = self.of_batch(few)
@@ -141,4 +140,4 @@ class Capturing:
         return found
 
     def _peak_of(self, body: Callable[[], Result]) -> tuple[int, Result]:
-        return (0, body()) if self.card is None else self.card.peak_of(body)
+        return (0, body()) if self.gpu is None else self.gpu.peak_of(body)

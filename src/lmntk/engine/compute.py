@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lmntk.engine.kernel_work import KernelWork
-from lmntk.engine.precision_loss import Loss
+from lmntk.engine.precision_loss import PrecisionLoss
 from lmntk.engine.progress import Listener
 from lmntk.engine.settings import Settings
 from lmntk.engine.stream import stream_kernels, whole
@@ -48,7 +48,7 @@ class Computed:
     logits: dict[str, np.ndarray]
     coverage: Coverage
     work: str = ""
-    loss: Loss | None = None
+    precision_loss: PrecisionLoss | None = None
 
 
 @dataclass(frozen=True)
@@ -160,12 +160,12 @@ def kernels_of_prompt(
         **origin,
         "model_name": pretrained.name,
         "noise_coordinates_left_out": streamed.noise.get("train", 0),
-        **({} if streamed.loss is None else {"precision_loss": streamed.loss.as_dict()}),
+        **({} if streamed.precision_loss is None else {"precision_loss": streamed.precision_loss.as_dict()}),
         "versions": versions(),
     }
     kernels = as_kernels(streamed.kernels["train", "eval"], formulas, grouping is not None, provenance)
     logits = {side: streamed.logits[side].numpy() for side in encoded}
-    return Computed(kernels, logits, streamed.coverage, key, streamed.loss)
+    return Computed(kernels, logits, streamed.coverage, key, streamed.precision_loss)
 
 
 def module_kernels(

@@ -1,4 +1,4 @@
-"""What a piece of work costs: operations and bytes, from the shapes of a few texts' factors, and with a machine's rates the time.
+"""Operations and bytes of a piece of work, from the shapes of a few texts' factors; with a machine's rates the time.
 
 With P coordinates, T tokens, N row and M column texts, C logits and kernels k (one a formula, two of asigngd), a weight of rank T takes
 
@@ -30,7 +30,7 @@ class Shape:
     copies: int = 1
 
     def uses_at(self, tokens: float) -> float:
-        """Returns the terms of a text of so many tokens: one stays one, and a table's are its tokens."""
+        """Return the terms of a text of so many tokens: one stays one, and a table's are its tokens."""
         return self.uses if self.uses <= 1 else self.uses * tokens / self.tokens
 
     @property
@@ -55,11 +55,11 @@ class Operations:
     signed: float = 0.0  # numbers whose sign is taken
 
     def __add__(self, other: Operations) -> Operations:
-        """Returns the sums."""
+        """Return the sums."""
         return Operations(*(a + b for a, b in zip(self.as_tuple(), other.as_tuple(), strict=True)))
 
     def as_tuple(self) -> tuple[float, ...]:
-        """Returns the figures in order."""
+        """Return the figures in order."""
         return self.making, self.products, self.sign_products, self.inner, self.signed
 
     @property
@@ -77,7 +77,7 @@ def contraction(
     tiles: int,
     own: bool = False,
 ) -> Operations:
-    """Returns the operations of the Gram of row texts with column texts, given as batches: (how many, tokens of the longest).
+    """Return the operations of the Gram of row texts with column texts, given as batches: (how many, tokens of the longest).
 
     Args:
         shapes: of the parameters.

@@ -1,4 +1,4 @@
-"""What a piece of work will take: operations, bytes, memory, disk, time here, and time on one large GPU."""
+"""Figures of a piece of work before it starts: operations, bytes, memory, disk, time here and on one large GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from lmntk.engine.batches import Capturing
+from lmntk.engine.batches import Capturer
 from lmntk.engine.cost import Operations, contraction, shapes_of
 from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.lengths import evenly, spans
@@ -38,7 +38,7 @@ class Estimate:
         peak: bytes that the process will hold at most.
         seconds: on this machine.
         gpu_seconds: on one 80 GB GPU.
-        card: bytes that a card of this machine will hold at most; 0 where the processor computes.
+        gpu_peak: bytes that a GPU of this machine will hold at most; 0 where the processor computes.
         copies: devices that share the work.
     """
 
@@ -51,7 +51,7 @@ class Estimate:
     peak: int
     seconds: float
     gpu_seconds: float
-    card: int = 0
+    gpu_peak: int = 0
     copies: int = 1
 
     def __add__(self, other: Estimate) -> Estimate:
@@ -66,22 +66,22 @@ class Estimate:
             max(self.peak, other.peak),
             self.seconds + other.seconds,
             self.gpu_seconds + other.gpu_seconds,
-            max(self.card, other.card),
+            max(self.gpu_peak, other.gpu_peak),
             max(self.copies, other.copies),
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        return dict(self.__dict__)
+        """Return plain data, in which ``gpu_peak`` is ``card``."""
+        return {"card" if name == "gpu_peak" else name: value for name, value in self.__dict__.items()}
 
     def describe(self) -> str:
         """Return one line."""
         operations = shown_count(self.capture_operations + self.contraction_operations)
         parts = [f"{self.texts:,} texts, {self.pairs:,} pairs: {operations} operations"]
         parts += [f"{shown_bytes(self.peak)} of memory at most"]
-        if self.card:
-            where = "the card" if self.copies == 1 else f"each of {self.copies} cards"
-            parts += [f"{shown_bytes(self.card)} on {where}"]
+        if self.gpu_peak:
+            where = "the GPU" if self.copies == 1 else f"each of {self.copies} GPUs"
+            parts += [f"{shown_bytes(self.gpu_peak)} on {where}"]
         if self.disk:
             parts += [f"{shown_bytes(self.disk)} on disk"]
         parts += [f"about {shown_time(self.seconds)} here, {shown_time(self.gpu_seconds)} on one 80 GB GPU"]
@@ -91,7 +91,7 @@ class Estimate:
 def estimate(
     work: KernelWork,
     settings: Settings,
-    capturing: Capturing,
+    capturer: Capturer,
     trial: Trial,
     schedule: Schedule,
     rates: Rates,
@@ -104,21 +104,21 @@ def estimate(
 
     Cost: one batch of texts of middling length is captured, to be timed.
     """
-    capturing.batch_size = schedule.batch_size
+    capturer.batch_size = schedule.batch_size
     texts, groups, rows, copies = work.texts, work.groups, work.row_groups, settings.copies
     batches = {
         name: [
-            (len(part), max(texts[name][i].length for i in part)) for part in capturing.batches(texts[name])
+            (len(part), max(texts[name][i].length for i in part)) for part in capturer.batches(texts[name])
         ]
         for name in groups
     }
     every = sorted(work.texts_of(groups), key=lambda text: text.length)
-    size = schedule.batch_size if capturing.coverage.batched else 1
+    size = schedule.batch_size if capturer.coverage.batched else 1
     middle = max(0, len(every) // 2 - size // 2)
     few = every[middle : middle + size]
     started = time.perf_counter()
-    found = capturing.of_batch(few)
-    finish_work(capturing.device)
+    found = capturer.of_batch(few)
+    finish_work(capturer.device)
     seconds = time.perf_counter() - started
     tokens = few[-1].length * len(few)
     shapes = shapes_of(found[0], few[-1].length)
@@ -137,16 +137,14 @@ def estimate(
             shapes, panel, batches[column], trial.outputs, work.kernel_names, tiles, wanted == [column]
         )
     first, first_operations, in_full = 0.0, Operations(), 0.0
-    if capturing.precision != FULL:
+    if capturer.precision != FULL:
         lengths = evenly(sorted(text.length for text in work.texts_of(rows)), schedule.loss_texts)
         few_batches = [(len(part), lengths[part[-1]]) for part in length_sorted_batches(lengths, size)]
         first = 2.0 * sum(count * length for count, length in few_batches)
         block = contraction(shapes, few_batches, few_batches, trial.outputs, work.kernel_names, 1, own=True)
         first_operations = block + block
         in_full = of_rows if settings.drop_noise and set(work.formulas) != {"sgd"} else 0.0
-    capture_operations = (
-        2.0 * (1 + trial.outputs) * matrices(capturing.model) * (all_tokens + first + in_full)
-    )
+    capture_operations = 2.0 * (1 + trial.outputs) * matrices(capturer.model) * (all_tokens + first + in_full)
     operations_in_all = operations + first_operations
     return Estimate(
         texts=len(every),
@@ -161,7 +159,7 @@ def estimate(
         + rates.seconds(first_operations)
         + read / DISK_RATE,
         gpu_seconds=(capture_operations + operations_in_all.total) / GPU_RATE,
-        card=schedule.card_peak,
+        gpu_peak=schedule.card_peak,
         copies=copies,
     )
 

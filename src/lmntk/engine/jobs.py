@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lmntk.engine.batches import Capturing
+from lmntk.engine.batches import Capturer
 from lmntk.engine.kernel_work import KernelWork, Pair
 from lmntk.engine.lengths import spans
 from lmntk.engine.tiles import LOGITS, NOISE, SEPARATOR, Job
@@ -28,7 +28,7 @@ def jobs_of(work: KernelWork, chunk: int) -> list[Job]:
     return jobs
 
 
-def index_of(work: KernelWork, capturing: Capturing, jobs: Sequence[Job]) -> dict[str, object]:
+def index_of(work: KernelWork, capturer: Capturer, jobs: Sequence[Job]) -> dict[str, object]:
     """Return the order of the texts in the files of their factors, and the names of the linear maps, which LoRA can adapt."""
     modules = list(work.model.modules())
     tables = {
@@ -42,12 +42,12 @@ def index_of(work: KernelWork, capturing: Capturing, jobs: Sequence[Job]) -> dic
     captured = [(name, 0, len(work.texts[name])) for name in work.row_groups]
     captured += [(job.column, job.start, job.stop) for job in jobs if job.column not in work.row_groups]
     for name, start, stop in captured:
-        batches = capturing.batches(work.texts[name][start:stop])
+        batches = capturer.batches(work.texts[name][start:stop])
         order = groups.setdefault(name, {"order": []})["order"]
         order += [start + index for batch in batches for index in batch]
     adaptable = [name for name, parameter in work.trainable.items() if parameter in linear]
     pairs = list(work.pairs)
-    return {"groups": groups, "pairs": pairs, "adaptable": adaptable, "precision": capturing.precision}
+    return {"groups": groups, "pairs": pairs, "adaptable": adaptable, "precision": capturer.precision}
 
 
 def assembled(

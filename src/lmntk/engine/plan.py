@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from lmntk.engine.batches import Capturing
+from lmntk.engine.batches import Capturer
 from lmntk.engine.budget import Budget
 from lmntk.engine.estimate import Estimate, estimate
 from lmntk.engine.kernel_phases import KernelSizes
@@ -31,27 +31,27 @@ def plan_kernels(work: KernelWork, settings: Settings | None = None) -> Estimate
         UserError: the memory is too small.
     """
     settings = settings or Settings()
-    capturing = capturing_of(work, settings)
-    trial = capturing.try_out()
-    schedule = cut_work(work, settings, capturing, trial, settings.scratch is not None)
-    return _estimate(work, settings, capturing, trial, schedule)
+    capturer = capturer_of(work, settings)
+    trial = capturer.try_out()
+    schedule = cut_work(work, settings, capturer, trial, settings.scratch is not None)
+    return _estimate(work, settings, capturer, trial, schedule)
 
 
-def capturing_of(work: KernelWork, settings: Settings) -> Capturing:
+def capturer_of(work: KernelWork, settings: Settings) -> Capturer:
     """Return what captures the texts of all groups. Cost: the start-up check."""
-    return Capturing(
+    return Capturer(
         work.model,
         work.trainable,
         work.pad_id,
         work.texts_of(work.groups),
         settings.batch_size,
         precision=settings.precision,
-        card=settings.card,
+        gpu=settings.gpu,
     )
 
 
 def begun_or_new_schedule(
-    work: KernelWork, settings: Settings, capturing: Capturing, scratch: Scratch | None, listener: Listener
+    work: KernelWork, settings: Settings, capturer: Capturer, scratch: Scratch | None, listener: Listener
 ) -> Schedule:
     """Return an earlier run's schedule if it fits into the memory; else make one, and drop what followed the other.
 
@@ -62,7 +62,7 @@ def begun_or_new_schedule(
     if scratch is not None and earlier is not None:
         with suppress(TypeError):  # of another version
             found = Schedule.of(earlier)
-            if (reason := _unfit(found, capturing, settings)) is None:
+            if (reason := _unfit(found, capturer, settings)) is None:
                 if settings.owner is not None:  # who goes on with it is not always who began it
                     scratch.claim(settings.owner)
                 return found
@@ -71,10 +71,10 @@ def begun_or_new_schedule(
         scratch.remove()  # factors of another cut, or of one that nobody knows any more, are of other texts
     if settings.keep_factors and scratch is None:
         raise UserError("keep-factors: there is no folder for them; name one with --scratch")
-    trial = capturing.try_out()
-    schedule = cut_work(work, settings, capturing, trial, scratch is not None)
+    trial = capturer.try_out()
+    schedule = cut_work(work, settings, capturer, trial, scratch is not None)
     if listener.announce is not None:
-        listener.announce(_estimate(work, settings, capturing, trial, schedule))
+        listener.announce(_estimate(work, settings, capturer, trial, schedule))
     if scratch is not None:
         if schedule.disk:
             scratch.check_room(schedule.disk)
@@ -85,7 +85,7 @@ def begun_or_new_schedule(
 
 
 def cut_work(
-    work: KernelWork, settings: Settings, capturing: Capturing, trial: Trial, has_scratch: bool
+    work: KernelWork, settings: Settings, capturer: Capturer, trial: Trial, has_scratch: bool
 ) -> Schedule:
     """Return the cut of the work that fits into the settings' memory, by what a few texts took.
 
@@ -100,52 +100,46 @@ def cut_work(
         columns=work.lengths_of([column for column in work.column_groups if column not in rows]),
         blocks=kernels * work.text_pairs(),
         kernels=kernels,
-        batch_size=settings.batch_size if capturing.coverage.batched else 1,
+        batch_size=settings.batch_size if capturer.coverage.batched else 1,
         weights=sum(parameter.nbytes for parameter in work.model.parameters()),
         copies=settings.copies,
         has_scratch=has_scratch,
         keep_factors=settings.keep_factors,
         lower=settings.precision != FULL,
     )
-    return make_schedule(sizes, _budget(capturing, settings))
-
-
-def _budget(capturing: Capturing, settings: Settings, begun: bool = False) -> Budget:
-    """Return what may be held; work that is begun goes on as long as it can, in all that is free of the GPUs."""
-    if capturing.card is None:
-        device_memory = device_budget(
-            capturing.device, None, settings.device_memory
-        )  # there is none to bound
+    if capturer.gpu is None:
+        device_memory = device_budget(capturer.device, None, settings.device_memory)  # there is none to bound
     else:
-        others = _other_cards(capturing, settings)
-        device_memory = least_budget(capturing.card, others, settings.device_memory, begun)
-    return Budget(settings.share, device_memory, settings.processes)
+        device_memory = least_budget(capturer.gpu, _other_gpus(capturer, settings), settings.device_memory)
+    return make_schedule(sizes, Budget(settings.share, device_memory, settings.processes))
 
 
 def _estimate(
-    work: KernelWork, settings: Settings, capturing: Capturing, trial: Trial, schedule: Schedule
+    work: KernelWork, settings: Settings, capturer: Capturer, trial: Trial, schedule: Schedule
 ) -> Estimate:
-    rates = rates_of(capturing.device, settings.rates, settings.precision)
-    return estimate(work, settings, capturing, trial, schedule, rates)
+    rates = rates_of(capturer.device, settings.rates, settings.precision)
+    return estimate(work, settings, capturer, trial, schedule, rates)
 
 
-def _other_cards(capturing: Capturing, settings: Settings) -> list[DeviceMemory]:
-    """Return the memories of the cards that will get a copy of the model."""
+def _other_gpus(capturer: Capturer, settings: Settings) -> list[DeviceMemory]:
+    """Return the memories of the GPUs that will get a copy of the model."""
     devices = settings.executor.devices if isinstance(settings.executor, Devices) else ()
-    found = (memory_of(device) for device in devices if device != capturing.device)
-    return [card for card in found if card is not None]
+    found = (memory_of(device) for device in devices if device != capturer.device)
+    return [gpu for gpu in found if gpu is not None]
 
 
-def _unfit(found: Schedule, capturing: Capturing, settings: Settings) -> str | None:
+def _unfit(found: Schedule, capturer: Capturer, settings: Settings) -> str | None:
     """Return what an earlier run's cut is for that is not there now; None where it will do."""
-    if (found.card_peak > 0) != (capturing.card is not None):
-        return f"{'a card' if found.card_peak else 'a processor'}, and this is {capturing.device.type}"
+    if (found.card_peak > 0) != (capturer.gpu is not None):
+        return f"{'a GPU' if found.card_peak else 'a processor'}, and this is {capturer.device.type}"
     if found.copies < settings.copies:  # each holds row factors of its own
         return f"{found.copies} at work, and there are {settings.copies}"
     if found.peak > settings.share:
         each = "" if settings.processes == 1 else f" each of {settings.processes} processes"
         return f"{shown_bytes(found.peak)} of memory, and {shown_bytes(settings.share)} are allowed{each}"
-    allowed = _budget(capturing, settings, begun=True).device_memory or 0
-    if found.card_peak > allowed:
-        return f"{shown_bytes(found.card_peak)} of a card's memory, and {shown_bytes(allowed)} are allowed"
+    if capturer.gpu is not None:
+        others = _other_gpus(capturer, settings)
+        allowed = least_budget(capturer.gpu, others, settings.device_memory, begun=True)
+        if found.card_peak > allowed:
+            return f"{shown_bytes(found.card_peak)} of a GPU's memory, and {shown_bytes(allowed)} are allowed"
     return None

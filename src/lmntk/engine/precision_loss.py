@@ -1,4 +1,4 @@
-"""What a lower precision than float32 costs: a small block of the kernels in both, and the solutions on it."""
+"""The cost of a lower precision than float32: a small block of the kernels in both, and the solutions on it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmntk.engine.batches import Capturing
+from lmntk.engine.batches import Capturer
 from lmntk.engine.lengths import evenly
 from lmntk.engine.schedule import LOSS_TEXTS
 from lmntk.kernels.formulas import SYMMETRIC
@@ -23,7 +23,7 @@ RIDGE = 0.01  # of the largest eigenvalue, as the ridge solver counts it; a smal
 
 
 @dataclass(frozen=True)
-class Loss:
+class PrecisionLoss:
     """Relative errors of a block of kernels between a few training texts, beside the same block in float32.
 
     Attributes:
@@ -41,7 +41,7 @@ class Loss:
     logits: float
 
     def describe(self) -> str:
-        """Returns one line."""
+        """Return one line."""
         errors = ", ".join(f"{name} {error:.1e}" for name, error in self.kernels.items())
         solved = ", ".join(f"{name} {error:.1e}" for name, error in self.coefficients.items())
         line = f"{self.precision} beside float32 on {self.texts} texts: kernels are off by {errors}"
@@ -50,34 +50,34 @@ class Loss:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns plain data, two digits each: the last bits are of no use, and differ from machine to machine."""
+        """Return plain data, two digits each: the last bits are of no use, and differ from machine to machine."""
         return {key: _two_digits(value) for key, value in asdict(self).items()}
 
 
-def measured_loss(
-    capturing: Capturing,
+def measure_precision_loss(
+    capturer: Capturer,
     texts: Sequence[EncodedText],
     formulas: Sequence[str],
     drop_noise: bool,
     most: int = LOSS_TEXTS,
-) -> Loss:
-    """Returns what the precision of ``capturing`` costs on up to ``most`` of the texts, evenly from all lengths.
+) -> PrecisionLoss:
+    """Return what the precision of ``capturer`` costs on up to ``most`` of the texts, evenly from all lengths.
 
     Cost: the passes of these texts, in both precisions, and the contraction of the block. Memory: their factors in both.
     """
     ordered = sorted(texts, key=lambda text: text.length)
     count = min(most, len(ordered))
     few = evenly(ordered, count)
-    batches = [[few[index] for index in chosen] for chosen in capturing.batches(few)]
-    exact = [tangents for batch in batches for tangents in capturing.of_batch_in_full(batch)]
-    lower = [tangents for batch in batches for tangents in capturing.of_batch(batch)]
+    batches = [[few[index] for index in chosen] for chosen in capturer.batches(few)]
+    exact = [tangents for batch in batches for tangents in capturer.of_batch_in_full(batch)]
+    lower = [tangents for batch in batches for tangents in capturer.of_batch(batch)]
     masks = noise_coordinates(exact) if drop_noise and set(formulas) != {"sgd"} else {}
     expected = _block(exact, masks, formulas, FULL)
-    found = _block(lower, masks, formulas, capturing.precision)
+    found = _block(lower, masks, formulas, capturer.precision)
     reference, logits = (torch.cat([batch.logits for batch in side]).double() for side in (exact, lower))
     names = list(dict.fromkeys(formulas))
-    return Loss(
-        capturing.precision,
+    return PrecisionLoss(
+        capturer.precision,
         count,
         {name: _relative(found[name], expected[name]) for name in names},
         {
@@ -95,7 +95,7 @@ def measured_loss(
 def _block(
     batches: Sequence[Tangents], masks: Mapping[str, Tensor], formulas: Sequence[str], precision: Precision
 ) -> dict[str, Tensor]:
-    """Returns the kernels [n c, n c] between the batches' texts."""
+    """Return the kernels [n c, n c] between the batches' texts."""
     panel = Panel([silence(batch, masks) for batch in batches])
     with products(precision):
         found = gram(panel, panel, formulas, tile_bytes=TILE_BYTES)
@@ -103,7 +103,7 @@ def _block(
 
 
 def _solved(kernel: Tensor) -> Tensor:
-    """Returns the coefficients of ridge regression on alternating labels."""
+    """Return the coefficients of ridge regression on alternating labels."""
     ridge = (
         RIDGE
         * torch.linalg.matrix_norm(kernel, 2)

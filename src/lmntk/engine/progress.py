@@ -27,15 +27,15 @@ class Listener:
     note: Callable[[str], None] = lambda line: None
 
 
-class Account:
-    """What is done of the work, each text and pair told once, whoever did it and however often.
+class ProgressMeter:
+    """Progress of the work, reported once per text and pair, whoever did it and however often.
 
-    Several workers capture the row texts each for itself: what the first of them has done counts. Of a job that another process did, which
-    nobody hears, it is told at the end. Workers' threads tell it of their work at any time.
+    Several workers capture the row texts, each for itself: what the first of them has done counts. Workers' threads report at any
+    time. A job of another process, which nobody hears, is reported when it is settled.
     """
 
     def __init__(self, work: KernelWork, jobs: Sequence[Job], report: Report) -> None:
-        self.report = report
+        self._listening = report
         texts, row_names = work.texts, work.row_groups
         chunks = {
             (job.column, job.start): job.stop - job.start for job in jobs if job.column not in row_names
@@ -50,15 +50,15 @@ class Account:
         self._done: Counter[tuple[str, int]] = Counter()
         self._lock = threading.Lock()
 
-    def told(self, group: str, start: int, captured: int, contracted: int) -> None:
-        """Takes a report and passes on what is new of it."""
+    def report(self, group: str, start: int, captured: int, contracted: int) -> None:
+        """Pass on what is new of a worker's report."""
         with self._lock:
             mine = (group, start, threading.get_ident())
             self._by_worker[mine] += captured
             self._pass_on([((group, start), self._by_worker[mine])], (group, start) if contracted else None)
 
     def settle(self, job: Job, *, with_rows: bool = True) -> None:
-        """Reports what of a finished job is not told: its texts and pairs, and of one that was made now its rows."""
+        """Report the rest of a finished job: its texts and pairs, and of one that was made now its rows."""
         with self._lock:
             own = job.column, job.start
             groups = [own] if own not in self._rows else []
@@ -68,7 +68,7 @@ class Account:
             self._pass_on([(group, self._texts[group]) for group in groups], own)
 
     def close(self) -> None:
-        """Reports the rows of jobs that an earlier run has done."""
+        """Report the rows of jobs that an earlier run has done."""
         with self._lock:
             self._pass_on([(group, self._texts[group]) for group in self._rows], None)
 
@@ -82,4 +82,4 @@ class Account:
             captured += more
         pairs = 0 if contracted is None else self._pairs.pop(contracted, 0)
         if captured or pairs:
-            self.report(captured, pairs)
+            self._listening(captured, pairs)

@@ -1,4 +1,4 @@
-"""How fast this machine does what a Gram matrix is made of: measured in about a second, and kept beside the run."""
+"""A machine's speed at what a Gram matrix is made of: measured in about a second, and kept beside the run."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Rates:
     machine: str
 
     def seconds(self, operations: Operations) -> float:
-        """Returns the time that operations take."""
+        """Return the time that operations take."""
         rates = self.making, self.products, self.sign_products, self.inner, self.signed
         return sum(count / rate for count, rate in zip(operations.as_tuple(), rates, strict=True))
 
 
 def machine_name(device: torch.device, precision: Precision = FULL) -> str:
-    """Returns what the rates depend on, in a line."""
+    """Return the name of what the rates depend on, in a line."""
     if device.type == "cuda":
         products_in = "" if precision == FULL else ", tf32"
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}{products_in}"
@@ -59,7 +59,7 @@ def machine_name(device: torch.device, precision: Precision = FULL) -> str:
 
 
 def measure_rates(device: torch.device) -> Rates:
-    """Returns this machine's rates, medians of a few repeats. Cost: about a second on two cores."""
+    """Return this machine's rates, medians of a few repeats. Cost: about a second on two cores."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -92,13 +92,13 @@ def _seconds(body: Callable[[], object], device: torch.device) -> float:
 
 
 def finish_work(device: torch.device) -> None:
-    """Waits until a device has done what it was given: a card's work is only begun when a call returns."""
+    """Wait until a device has done what it was given: a GPU's work is only begun when a call returns."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def rates_of(device: torch.device, kept: Path | None, precision: Precision = FULL) -> Rates:
-    """Returns the rates in a file if they are of this machine, else measures and keeps them."""
+    """Return the rates in a file if they are of this machine, else measure and keep them."""
     name = machine_name(device, precision)
     if kept is not None:
         try:

@@ -35,8 +35,8 @@ class Settings:
         rates: the file in which this machine's speed is kept.
         precision: of passes and products: ``float32`` (in full), ``tf32``, ``bfloat16``. A lower one changes what is computed, and how much
             is measured.
-        device_memory: bytes that tensors may take of each card, the weights included; by default most of what is free.
-        card: stands in for the device's memory; for tests.
+        device_memory: bytes that tensors may take of each GPU, the weights included; by default most of what is free.
+        gpu: stands in for the device's memory; for tests.
         owner: whose the scratch files are: what is begun for it and not gone on with is removed by ``finish_all``.
     """
 
@@ -50,7 +50,7 @@ class Settings:
     rates: Path | None = None
     precision: Precision = FULL
     device_memory: int | None = None
-    card: DeviceMemory | None = None
+    gpu: DeviceMemory | None = None
     owner: Owner | None = None
 
     @property

@@ -15,15 +15,15 @@ from torch import Tensor
 from lmntk.engine.budget import is_roomy
 from lmntk.engine.jobs import assembled, index_of, jobs_of
 from lmntk.engine.kernel_work import KernelWork, Pair
-from lmntk.engine.plan import begun_or_new_schedule, capturing_of
-from lmntk.engine.precision_loss import Loss, measured_loss
-from lmntk.engine.progress import Account, Listener
+from lmntk.engine.plan import begun_or_new_schedule, capturer_of
+from lmntk.engine.precision_loss import PrecisionLoss, measure_precision_loss
+from lmntk.engine.progress import Listener, ProgressMeter
 from lmntk.engine.schedule import LOSS_TEXTS, Schedule
 from lmntk.engine.settings import SCRATCH, Settings
 from lmntk.engine.tiles import TileMaker
 from lmntk.engine.work import Scratch, sweep
 from lmntk.kernels.gram import EVERYTHING
-from lmntk.system.device_memory import saying_full_card
+from lmntk.system.device_memory import reporting_full_device
 from lmntk.system.precision import FULL
 from lmntk.tangents.coverage import Coverage
 
@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Streamed:
-    """What ``stream_kernels`` returns.
+    """Kernels and logits, and how they were computed.
 
     Attributes:
         kernels: ``{(row group, column group): {kernel name: {parameter group: [n, c, m, d] float64}}}``.
@@ -40,7 +40,7 @@ class Streamed:
         coverage: how the gradients were captured.
         noise: by row group, the number of coordinates left out of its sign kernels.
         schedule: how the work was cut.
-        loss: what a lower precision than float32 costs, measured on a few texts; None in full precision.
+        precision_loss: what a lower precision than float32 costs, measured on a few texts; None in full precision.
     """
 
     kernels: dict[Pair, dict[str, dict[str, Tensor]]]
@@ -48,7 +48,7 @@ class Streamed:
     coverage: Coverage
     noise: dict[str, int]
     schedule: Schedule
-    loss: Loss | None = None
+    precision_loss: PrecisionLoss | None = None
 
 
 def stream_kernels(
@@ -73,16 +73,16 @@ def stream_kernels(
         torch.Size([32, 1, 872, 1])
     """
     settings, listener = settings or Settings(), listener or Listener()
-    capturing = capturing_of(work, settings)
+    capturer = capturer_of(work, settings)
     scratch = Scratch(settings.scratch, key) if settings.scratch is not None and key else None
-    schedule = begun_or_new_schedule(work, settings, capturing, scratch, listener)
+    schedule = begun_or_new_schedule(work, settings, capturer, scratch, listener)
     loss = None
     if settings.precision != FULL:
-        capturing.batch_size = schedule.batch_size  # larger ones may not fit
+        capturer.batch_size = schedule.batch_size  # larger ones may not fit
         rows, most = work.texts_of(work.row_groups), schedule.loss_texts or LOSS_TEXTS
-        loss = measured_loss(capturing, rows, work.formulas, settings.drop_noise, most)
+        loss = measure_precision_loss(capturer, rows, work.formulas, settings.drop_noise, most)
     jobs = jobs_of(work, schedule.chunk)
-    account = Account(work, jobs, listener.report)
+    meter = ProgressMeter(work, jobs, listener.report)
     maker = TileMaker(
         work.model,
         work.trainable,
@@ -90,14 +90,14 @@ def stream_kernels(
         {name: work.texts[name] for name in work.groups},
         list(work.formulas),
         schedule,
-        capturing.coverage,
+        capturer.coverage,
         settings.drop_noise,
         settings.grouping,
         settings.keep_factors,
         is_roomy(schedule.peak, settings.share),
         None if scratch is None or settings.scratch is None else (settings.scratch, key),
         work.row_groups,
-        account.told,
+        meter.report,
         precision=settings.precision,
     )
     tiles: dict[str, dict[str, Tensor]] = {}
@@ -105,28 +105,28 @@ def stream_kernels(
         earlier = None if scratch is None else scratch.tile(job.name)
         if earlier is not None:
             tiles[job.name] = earlier
-            account.settle(job, with_rows=False)
+            meter.settle(job, with_rows=False)
     missing = [job for job in jobs if job.name not in tiles]
     for index, tile in _saying_full(settings.executor.run(maker, missing)):
         if scratch is not None:
             scratch.save_tile(missing[index].name, tile)
         tiles[missing[index].name] = tile
-        account.settle(missing[index])
-    account.close()
+        meter.settle(missing[index])
+    meter.close()
     kernels, logits, noise = assembled(jobs, tiles, work.texts)
     if scratch is not None and settings.keep_factors:
-        scratch.keep_index(index_of(work, capturing, jobs))
+        scratch.keep_index(index_of(work, capturer, jobs))
     assert all(set(kernels[pair]) == set(work.kernel_names) for pair in work.pairs)
-    return Streamed(kernels, logits, capturing.coverage, noise, schedule, loss)
+    return Streamed(kernels, logits, capturer.coverage, noise, schedule, loss)
 
 
 def _saying_full(results: Iterator[Result]) -> Iterator[Result]:
-    """Yield results; a card without room for one becomes a line that says what to do.
+    """Yield results; a GPU without room for one becomes a line that says what to do.
 
     Raises:
-        UserError: the card is full.
+        UserError: the GPU is full.
     """
-    with saying_full_card():
+    with reporting_full_device():
         yield from results
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmntk.engine.batches import Capturing
+from lmntk.engine.batches import Capturer
 from lmntk.engine.factor_files import DamagedFileError
 from lmntk.engine.schedule import Schedule
 from lmntk.engine.work import Scratch
@@ -127,7 +127,7 @@ class Tiles:
     def __init__(self, maker: TileMaker) -> None:
         every = [text for part in maker.texts.values() for text in part]
         size = maker.schedule.batch_size
-        self.capturing = Capturing(
+        self.capturer = Capturer(
             maker.model, maker.trainable, maker.pad_id, every, size, maker.coverage, maker.precision
         )
         self.is_fed = maker.schedule.card_peak > 0  # a card, whose row factors may lie elsewhere
@@ -183,9 +183,9 @@ class Tiles:
         """Returns the tangents of texts, in memory or on disk, where earlier ones are taken as they are; ``on_host``, not on the card."""
         found: list[Tangents] = []
         order: list[int] = []
-        device, transfers = self.capturing.device, self.capturing.transfers
+        device, transfers = self.capturer.device, self.capturer.transfers
         read_to = torch.device("cpu") if self.is_fed else device
-        parts = [(chosen, [texts[index] for index in chosen]) for chosen in self.capturing.batches(texts)]
+        parts = [(chosen, [texts[index] for index in chosen]) for chosen in self.capturer.batches(texts)]
         for (chosen, part), (_, following) in zip(parts, [*parts[1:], ([], [])], strict=True):
             place = start + len(order)
             stored = (
@@ -194,11 +194,11 @@ class Tiles:
             if stored is not None and len(stored) == len(chosen):
                 batches = [stored]
             else:
-                self.capturing.expect(following)
-                batches = [packed(batch) for batch in self.capturing.of_batch(part)]
+                self.capturer.expect(following)
+                batches = [packed(batch) for batch in self.capturer.of_batch(part)]
             if search is not None:  # what cancels to rounding error is only seen in full precision
                 for batch in (
-                    batches if self.maker.precision == FULL else self.capturing.of_batch_in_full(part)
+                    batches if self.maker.precision == FULL else self.capturer.of_batch_in_full(part)
                 ):
                     search.add(batch)
             for batch in batches:
@@ -239,7 +239,7 @@ class Tiles:
             masks = (
                 {}
                 if search is None
-                else {name: mask.to(self.capturing.device) for name, mask in search.masks().items()}
+                else {name: mask.to(self.capturer.device) for name, mask in search.masks().items()}
             )
             # a zero on the row side leaves a coordinate out of every product, so columns get no mask, not even those
             # that are rows of other kernels: a kernel does not depend on what else is computed beside it

@@ -1,4 +1,4 @@
-"""Between a card and the host: batches in, factors out to the host and in again, a parameter ahead of where they are needed.
+"""Copies between a GPU and the host: batches in, factors out and in again, a parameter ahead of where they are needed.
 
 Copies go through pinned memory on a stream of their own, beside the arithmetic. Two rules keep them right: what a stream reads was
 written by it, or it waits for an event after that; and memory of one stream that another still uses is marked as such, so that the
@@ -25,16 +25,16 @@ class Transfers:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.is_card = device.type == "cuda"
-        self.stream: Any = torch.cuda.Stream(device) if self.is_card else None  # type: ignore[no-untyped-call]
+        self.is_gpu = device.type == "cuda"
+        self.stream: Any = torch.cuda.Stream(device) if self.is_gpu else None  # type: ignore[no-untyped-call]
         self._reader: ThreadPoolExecutor | None = None
 
     def batch_in(self, batch: Mapping[str, Tensor]) -> Batch:
-        """Starts to copy a batch from the host; ``ready()`` returns it."""
+        """Start to copy a batch from the host; ``ready()`` returns it."""
         return Batch(self, batch)
 
     def parked(self, tangents: Tangents) -> Tangents:
-        """Returns tangents whose factors wait in pinned host memory; a tensor that several parameters share is copied once.
+        """Return tangents whose factors wait in pinned host memory; a tensor of several parameters is copied once.
 
         Memory: the host's, of each tensor up to twice, for pinned blocks are powers of two.
         """
@@ -45,19 +45,19 @@ class Transfers:
                 made[id(tensor)] = self._out(tensor)
             return made[id(tensor)]
 
-        if self.is_card:
+        if self.is_gpu:
             self.stream.wait_stream(torch.cuda.current_stream(self.device))
         waiting = {name: factors.changed(park) for name, factors in tangents.factors.items()}
         return self.fetching(replace(tangents, factors=waiting))
 
     def fetching(self, tangents: Tangents) -> Tangents:
-        """Returns tangents whose factors come to the device when they are asked for, the next parameter's beside the work on this one's."""
+        """Return tangents whose factors come when they are asked for, the next parameter's beside the work on this one."""
         return replace(
             tangents, logits=tangents.logits.to(self.device), factors=Fetched(tangents.factors, self)
         )
 
     def _out(self, tensor: Tensor) -> Tensor:
-        if not self.is_card:
+        if not self.is_gpu:
             return tensor.to("cpu", copy=True)
         found = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         with torch.cuda.stream(self.stream):
@@ -66,13 +66,13 @@ class Transfers:
         return found
 
     def start(self, factors: Mapping[str, Factors], name: str) -> Future[tuple[Factors, Any]]:
-        """Starts to bring one parameter's factors in, from the host or from disk; a thread waits for the disk."""
+        """Start to bring one parameter's factors in, from the host or from disk; a thread waits for the disk."""
         if self._reader is None:
             self._reader = ThreadPoolExecutor(1, thread_name_prefix="lmntk-transfers")
         return self._reader.submit(self._in, factors, name)
 
     def _in(self, factors: Mapping[str, Factors], name: str) -> tuple[Factors, Any]:
-        if not self.is_card:
+        if not self.is_gpu:
             return factors[name].changed(lambda tensor: tensor.to(self.device)), None
         with torch.cuda.stream(self.stream):
             found = factors[name].changed(self._pinned_in)
@@ -83,7 +83,7 @@ class Transfers:
         return pinned.to(self.device, non_blocking=True)
 
     def finish(self, found: Factors, event: Any) -> Factors:
-        """Returns factors that have been brought in, for the stream that asks."""
+        """Return factors that have been brought in, for the stream that asks."""
         if event is None:
             return found
         computing = torch.cuda.current_stream(self.device)
@@ -101,7 +101,7 @@ class Batch:
 
     def __init__(self, transfers: Transfers, batch: Mapping[str, Tensor]) -> None:
         self._transfers, self._event = transfers, None
-        if not transfers.is_card:
+        if not transfers.is_gpu:
             self._batch = {name: tensor.to(transfers.device) for name, tensor in batch.items()}
             return
         with torch.cuda.stream(transfers.stream):
@@ -112,7 +112,7 @@ class Batch:
             self._event = transfers.stream.record_event()
 
     def ready(self) -> dict[str, Tensor]:
-        """Returns the batch, for the stream that asks."""
+        """Return the batch, for the stream that asks."""
         if self._event is not None:
             computing = torch.cuda.current_stream(self._transfers.device)
             computing.wait_event(self._event)

@@ -114,8 +114,8 @@ def kernels_of_texts(wanted: TextKernels, progress: Progress) -> dict[str, Any]:
             report=lambda captured, contracted: progress.advance(per_text * captured + per_pair * contracted)
         )
         computed = kernels_of_prompt(texts, formulas, settings, listener)
-        if computed.loss is not None:
-            progress.note(computed.loss.describe())
+        if computed.precision_loss is not None:
+            progress.note(computed.precision_loss.describe())
         provenance = next(iter(computed.kernels.values())).provenance
         files |= _save_logits(out, computed.logits, provenance)
         files |= _save_kernels(out, computed.kernels)

@@ -61,6 +61,6 @@ def _plan(shared: SharedModel, splits: Sequence[Split]) -> Estimate:
         for split in splits if solutions else ():
             train, tests = (shared.texts(split)[side] for side in ("train", "test"))
             estimate += estimate_predictions(
-                shared.capturing, trial, train, tests if in_one_pass else [], solutions, settings
+                shared.capturer, trial, train, tests if in_one_pass else [], solutions, settings
             )
     return estimate

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from lmntk.engine.batches import Capturing
+from lmntk.engine.batches import Capturer
 from lmntk.engine.kernel_work import groups_of
 from lmntk.engine.phases import result_bytes
 from lmntk.experiment.preparation import PreparedTask
@@ -75,23 +75,23 @@ class SharedModel:
         )
 
     @cached_property
-    def capturing(self) -> Capturing:
+    def capturer(self) -> Capturer:
         """What captures the training texts once more, for the directions of solutions."""
         settings = self.session.settings
         train = [text for split in self.splits for text in self.texts(split)["train"]]
         trainable = self.session.chosen.select(self.model)
         pad_id = self.session.pretrained.pad_id
-        return Capturing(self.model, trainable, pad_id, train, settings.batch_size, card=settings.card)
+        return Capturer(self.model, trainable, pad_id, train, settings.batch_size, gpu=settings.gpu)
 
     @cached_property
     def direction_memory(self) -> DirectionMemory:
         """The memory that is left for directions of solutions."""
-        return DirectionMemory(self.capturing, self.session.settings)
+        return DirectionMemory(self.capturer, self.session.settings)
 
     def kernel_bytes(self, splits: Sequence[Split], sides: Sequence[str]) -> int:
         """Return the bytes of the splits' kernels, each group of parameters its own, which are held until they are solved."""
         formulas, grouping = self.session.experiment.formulas, self.session.settings.grouping
-        groups = groups_of(grouping, self.capturing.trainable, alone=0)
+        groups = groups_of(grouping, self.capturer.trainable, alone=0)
         pairs = sum(
             len(texts["train"]) * len(texts[side]) for texts in map(self.texts, splits) for side in sides
         )

@@ -1,6 +1,6 @@
 """The direction v of a solution, summed over its training texts in bounded memory: v and one batch, whatever the number of texts.
 
-Of a card with memory of its own the bound is that card's, and the host holds what is written of v.
+Where a GPU computes the bound is that of its memory, and the host holds what is written of v.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from lmntk.engine.batches import Capturing
+from lmntk.engine.batches import Capturer
 from lmntk.engine.budget import Budget, Search
 from lmntk.engine.lengths import halved
 from lmntk.engine.phases import DirectionSizes, Trial, direction_phases
 from lmntk.errors import UserError
 from lmntk.prompts.encoding import EncodedText
 from lmntk.solvers.linear_form import LinearForm
-from lmntk.system.device_memory import saying_full_card
+from lmntk.system.device_memory import reporting_full_device
 from lmntk.system.precision import FULL, products
 from lmntk.tangents.factors import Tangents
 from lmntk.tangents.noise import NoiseSearch, silence
@@ -96,9 +96,9 @@ def count_of(form: LinearForm) -> int:
     return outputs if form.each_class and outputs > 1 else 1
 
 
-@saying_full_card()
+@reporting_full_device()
 def directions_of(
-    capturing: Capturing,
+    capturer: Capturer,
     texts: Sequence[EncodedText],
     form: LinearForm,
     formula: str,
@@ -109,7 +109,7 @@ def directions_of(
     """Return v = sum_nc coefficients[n, c] phi(grad f_c(x_n)), one for all logits or one a logit, summed in float64.
 
     Args:
-        capturing: of the pre-trained model, with the parameters that count.
+        capturer: of the pre-trained model, with the parameters that count.
         texts: the n training texts.
         form: the solution.
         formula: ``sgd`` or ``asigngd``, whose phi is the sign.
@@ -126,29 +126,29 @@ def directions_of(
     masks: Mapping[str, Tensor] = {}
     if signs and drop_noise:  # what is noise in every text can only be told when all have been seen
         search = NoiseSearch()
-        for _, tangents in _captured(capturing, texts):
+        for _, tangents in _captured(capturer, texts):
             search.add(tangents)
         masks = search.masks()
     found: list[dict[str, Tensor]] = []
     while len(found) < count:
         indices = range(len(found), min(count, len(found) + (at_once or count)))
         totals: list[dict[str, Tensor]] = [{} for _ in indices]
-        for chosen, tangents in _captured(capturing, texts):
+        for chosen, tangents in _captured(capturer, texts):
             silenced = silence(tangents, masks)
             for index, total in zip(indices, totals, strict=True):
                 weights = torch.as_tensor(form.coefficients[chosen])
                 if count > 1:  # the direction of one class: the other logits' gradients take no part
                     weights = weights * (torch.arange(outputs) == index)
                 with products(FULL):
-                    add_weighted_sum(total, silenced, weights, capturing.trainable, signs)
+                    add_weighted_sum(total, silenced, weights, capturer.trainable, signs)
         for total in totals:
-            found.append({name: total.pop(name).to(capturing.trainable[name].dtype) for name in list(total)})
+            found.append({name: total.pop(name).to(capturer.trainable[name].dtype) for name in list(total)})
     return found
 
 
-def _captured(capturing: Capturing, texts: Sequence[EncodedText]) -> Iterator[tuple[list[int], Tangents]]:
-    for chosen in capturing.batches(texts):
+def _captured(capturer: Capturer, texts: Sequence[EncodedText]) -> Iterator[tuple[list[int], Tangents]]:
+    for chosen in capturer.batches(texts):
         start = 0
-        for tangents in capturing.of_batch([texts[index] for index in chosen]):
+        for tangents in capturer.of_batch([texts[index] for index in chosen]):
             yield chosen[start : start + len(tangents)], tangents
             start += len(tangents)

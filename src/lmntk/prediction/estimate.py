@@ -1,4 +1,4 @@
-"""What prediction in one pass takes: the training texts once more for the directions, then forward-mode passes of every text."""
+"""Figures of prediction in one pass: training texts once more for the directions, then passes of every text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from lmntk.engine.batches import Capturing
+from lmntk.engine.batches import Capturer
 from lmntk.engine.budget import Bytes, most_held
 from lmntk.engine.estimate import GPU_RATE, Estimate, matrices
 from lmntk.engine.phases import Trial, classifying_phases
@@ -25,7 +25,7 @@ PASS = 3  # forward passes that a linearized prediction takes, for each directio
 
 
 def estimate_predictions(
-    capturing: Capturing,
+    capturer: Capturer,
     trial: Trial,
     train: Sequence[EncodedText],
     tests: Sequence[EncodedText],
@@ -35,7 +35,7 @@ def estimate_predictions(
     """Return what the predictors of a split take: of each solution v from the training texts, and its decisions on the test texts.
 
     Args:
-        capturing: of the model.
+        capturer: of the model.
         trial: what a few texts took, and what will be held beside the predictors.
         train: the training texts.
         tests: those that are classified; none where predictors are only saved.
@@ -44,8 +44,8 @@ def estimate_predictions(
 
     Cost: a batch of training texts and one of test texts, to be timed.
     """
-    trainable = capturing.trainable
-    budget = direction_budget(capturing, settings)
+    trainable = capturer.trainable
+    budget = direction_budget(capturer, settings)
     cuts = {
         (formula, count): cut_directions(
             trial, trainable, count, settings.batch_size, budget, formula == "asigngd"
@@ -54,18 +54,18 @@ def estimate_predictions(
     }
     seconds, operations = 0.0, 0.0
     held = [Bytes(cut.peak, cut.gpu_peak) for cut in cuts.values()]
-    forward = 2.0 * matrices(capturing.model)
+    forward = 2.0 * matrices(capturer.model)
     for (formula, count), cut in cuts.items():
-        capturing.batch_size = cut.batch_size
-        batches = capturing.batches(train)
+        capturer.batch_size = cut.batch_size
+        batches = capturer.batches(train)
         few = [train[index] for index in batches[len(batches) // 2]]
         started = time.perf_counter()
-        captured = capturing.of_batch(few)
-        finish_work(capturing.device)
+        captured = capturer.of_batch(few)
+        finish_work(capturer.device)
         capture = time.perf_counter() - started
         for batch in captured:
             weighted_sum(batch, torch.ones(len(batch), trial.outputs), trainable, formula == "asigngd")
-        finish_work(capturing.device)
+        finish_work(capturer.device)
         total = time.perf_counter() - started
         rounds = -(-count // cut.at_once) + (1 if formula == "asigngd" and settings.drop_noise else 0)
         tokens = _padded(train, batches)
@@ -76,8 +76,8 @@ def estimate_predictions(
         operations += alike * tokens * forward * ((1 + trial.outputs) * rounds + count)
     if tests:
         # v has the weights' shapes, and a pass takes as long whatever is in it: the weights themselves stand for it
-        limits = replace(limits_of(settings), card=capturing.card)
-        predictor = Predictor(capturing.model, [dict(trainable)], capturing.pad_id, limits=limits)
+        limits = replace(limits_of(settings), gpu=capturer.gpu)
+        predictor = Predictor(capturer.model, [dict(trainable)], capturer.pad_id, limits=limits)
         with torch.no_grad():
             at_once = predictor.texts_at_once(tests)
         predictor.limits = replace(limits, batch_size=at_once)
@@ -87,12 +87,12 @@ def estimate_predictions(
         passes = int((predictor.token_bytes or 0) * longest * at_once)
         classifying = classifying_phases(
             max(resident(), trial.resident),
-            None if capturing.card is None else capturing.card.held(),
+            None if capturer.gpu is None else capturer.gpu.held(),
             weights * max(count for _, count in solutions) + passes,
         )
         held.append(most_held(classifying))
-        capturing.batch_size = at_once
-        batches = capturing.batches(tests)
+        capturer.batch_size = at_once
+        batches = capturer.batches(tests)
         few = [tests[index] for index in batches[len(batches) // 2]]
         predictor.evaluate(few)
         started = time.perf_counter()
@@ -111,7 +111,7 @@ def estimate_predictions(
         peak=int(max(each.host for each in held)),
         seconds=seconds,
         gpu_seconds=operations / GPU_RATE,
-        card=int(max(each.gpu for each in held)),
+        gpu_peak=int(max(each.gpu for each in held)),
     )
 
 

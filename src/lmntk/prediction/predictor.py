@@ -19,7 +19,7 @@ from lmntk.models.state import frozen
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText
 from lmntk.solvers.inputs import Array, Labels
-from lmntk.system.device_memory import DeviceMemory, device_budget, memory_of, saying_full_card
+from lmntk.system.device_memory import DeviceMemory, device_budget, memory_of, reporting_full_device
 from lmntk.system.memory import peak_of, resident, return_freed, trim
 from lmntk.system.precision import FULL, products
 from lmntk.tangents.linearized import LinearizedModel
@@ -47,19 +47,19 @@ class PassLimits:
     Attributes:
         batch_size: texts in one pass, at most.
         memory: bytes that the process may hold, the model and v included; None does not bound it.
-        device_memory: bytes that tensors may take on a card, the model and v included; by default most of what is free.
-        card: stands in for the device's memory; for tests.
+        device_memory: bytes that tensors may take on a GPU, the model and v included; by default most of what is free.
+        gpu: stands in for the device's memory; for tests.
     """
 
     batch_size: int = 32
     memory: int | None = None
     device_memory: int | None = None
-    card: DeviceMemory | None = None
+    gpu: DeviceMemory | None = None
 
 
 def limits_of(settings: Settings) -> PassLimits:
     """Return the limits that passes have in a run with these settings."""
-    return PassLimits(settings.batch_size, settings.memory, settings.device_memory, settings.card)
+    return PassLimits(settings.batch_size, settings.memory, settings.device_memory, settings.gpu)
 
 
 class Predictor:
@@ -93,10 +93,9 @@ class Predictor:
             )
         self.model, self.device, self.pad_id = model, next(model.parameters()).device, pad_id
         self.rule, self.limits = rule or DecisionRule(), limits or PassLimits()
-        self.card = memory_of(self.device) if self.limits.card is None else self.limits.card
-        device_budget(
-            self.device, self.card, self.limits.device_memory
-        )  # what cannot be had is better said now
+        self.gpu = memory_of(self.device) if self.limits.gpu is None else self.limits.gpu
+        # what cannot be had is better said now
+        device_budget(self.device, self.gpu, self.limits.device_memory)
         self.linearized = [LinearizedModel(model, direction) for direction in directions]
         self.token_bytes: float | None = None
         self.looked_at = 0
@@ -107,7 +106,7 @@ class Predictor:
         """Whether forward mode turned out not to do for the model, which costs twice the time."""
         return any(linearized.backward for linearized in self.linearized)
 
-    @saying_full_card()
+    @reporting_full_device()
     def evaluate(self, texts: Sequence[EncodedText]) -> tuple[Array, Array]:
         """Return the decisions and the pre-trained logits, each [n, c] float64, in the order of the texts.
 
@@ -144,13 +143,13 @@ class Predictor:
         """
         size = self.limits.batch_size if self.keeps_apart(texts) else 1
         memory = self.limits.memory
-        if (memory is None and self.card is None) or not texts:
+        if (memory is None and self.gpu is None) or not texts:
             return size
         ordered = sorted(texts, key=lambda text: text.length)
         one = self._bytes_of_token(ordered, size) * ordered[-1].length
         trim()  # what earlier passes freed is there for the next
-        budget = Budget(memory, device_budget(self.device, self.card, self.limits.device_memory))
-        host, gpu = resident(), None if self.card is None else self.card.held()
+        budget = Budget(memory, device_budget(self.device, self.gpu, self.limits.device_memory))
+        host, gpu = resident(), None if self.gpu is None else self.gpu.held()
         search = Search[int](budget, lambda count: classifying_phases(host, gpu, count * one))
         at_once = search.first(halved(size), [1], "one text and v")  # a little more room changes nothing
         if memory is not None and not is_roomy(search.held(size).host, memory):
@@ -165,7 +164,7 @@ class Predictor:
                 self._expansions(few[-1:])  # the first pass compares two ways, and takes more
             else:
                 few = few[-1:]  # of what is not known yet no more than has to be
-            peak = peak_of if self.card is None else self.card.peak_of
+            peak = peak_of if self.gpu is None else self.gpu.peak_of
             grown, _ = peak(lambda: self._expansions(few))
             self.token_bytes = max(self.token_bytes or 0.0, grown / (len(few) * few[-1].length))
             self.looked_at = few[-1].length

@@ -211,8 +211,8 @@ def _computed(shared: SharedModel, piece: Piece, sides: Sequence[str]) -> dict[s
         key=piece.work,
     )
     session.progress.note(f"{shared.title}: {streamed.coverage.describe()}")
-    if streamed.loss is not None:
-        session.progress.note(f"{shared.title}: {streamed.loss.describe()}")
+    if streamed.precision_loss is not None:
+        session.progress.note(f"{shared.title}: {streamed.precision_loss.describe()}")
     results: dict[str, tuple[Kernels, Logits]] = {}
     for split in splits:
         logits = {side: streamed.logits[group_of[split.name, side]].numpy() for side in sides}
@@ -244,7 +244,7 @@ def _split_kernels(
         "parameters": session.chosen.as_dict(),
         "dtype": session.experiment.dtype,
         "precision": session.settings.precision,
-        **({} if streamed.loss is None else {"precision_loss": streamed.loss.as_dict()}),
+        **({} if streamed.precision_loss is None else {"precision_loss": streamed.precision_loss.as_dict()}),
         "noise_coordinates_left_out": streamed.noise.get(f"{split.name}/train", 0),
         "versions": versions(),
     }

@@ -220,11 +220,11 @@ def _predictor(shared: SharedModel, split: Split, outcome: Outcome) -> tuple[Pre
     assert outcome.dev_decisions is not None
     settings = session.settings
     cut = shared.direction_memory.cut(count_of(form), settings.batch_size, outcome.formula == "asigngd")
-    shared.capturing.batch_size = cut.batch_size
+    shared.capturer.batch_size = cut.batch_size
     if not is_roomy(cut.peak, settings.memory):
         return_freed()
     directions = directions_of(
-        shared.capturing,
+        shared.capturer,
         shared.texts(split)["train"],
         form,
         outcome.formula,
