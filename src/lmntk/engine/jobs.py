@@ -11,6 +11,7 @@ from lmntk.engine.batches import Capturing
 from lmntk.engine.kernel_work import KernelWork, Pair
 from lmntk.engine.lengths import spans
 from lmntk.engine.tiles import LOGITS, NOISE, SEPARATOR, Job
+from lmntk.engine.work import FactorIndex
 from lmntk.prompts.encoding import EncodedText
 
 
@@ -28,7 +29,7 @@ def jobs_of(work: KernelWork, chunk: int) -> list[Job]:
     return jobs
 
 
-def index_of(work: KernelWork, capturing: Capturing, jobs: Sequence[Job]) -> dict[str, object]:
+def index_of(work: KernelWork, capturing: Capturing, jobs: Sequence[Job]) -> FactorIndex:
     """Return the order of the texts in the files of their factors, and the names of the linear maps, which LoRA can adapt."""
     modules = list(work.model.modules())
     tables = {
@@ -38,16 +39,14 @@ def index_of(work: KernelWork, capturing: Capturing, jobs: Sequence[Job]) -> dic
         for p in module.parameters(recurse=False)
     }
     linear = {p for module in modules for p in module.parameters(recurse=False) if p.dim() > 1} - tables
-    groups: dict[str, dict[str, list[int]]] = {}
+    orders: dict[str, list[int]] = {}
     captured = [(name, 0, len(work.texts[name])) for name in work.row_groups]
     captured += [(job.column, job.start, job.stop) for job in jobs if job.column not in work.row_groups]
     for name, start, stop in captured:
         batches = capturing.batches(work.texts[name][start:stop])
-        order = groups.setdefault(name, {"order": []})["order"]
-        order += [start + index for batch in batches for index in batch]
+        orders.setdefault(name, []).extend(start + index for batch in batches for index in batch)
     adaptable = [name for name, parameter in work.trainable.items() if parameter in linear]
-    pairs = list(work.pairs)
-    return {"groups": groups, "pairs": pairs, "adaptable": adaptable, "precision": capturing.precision}
+    return FactorIndex(orders, list(work.pairs), adaptable, capturing.precision)
 
 
 def assembled(

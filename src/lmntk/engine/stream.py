@@ -19,9 +19,9 @@ from lmntk.engine.plan import begun_or_new_schedule, capturing_of
 from lmntk.engine.precision_loss import Loss, measured_loss
 from lmntk.engine.progress import Account, Listener
 from lmntk.engine.schedule import LOSS_TEXTS, Schedule
-from lmntk.engine.settings import SCRATCH, Settings
+from lmntk.engine.settings import Settings
 from lmntk.engine.tiles import TileMaker
-from lmntk.engine.work import Scratch, sweep
+from lmntk.engine.work_folder import WorkFolder
 from lmntk.kernels.gram import EVERYTHING
 from lmntk.system.device_memory import saying_full_card
 from lmntk.system.precision import FULL
@@ -74,7 +74,7 @@ def stream_kernels(
     """
     settings, listener = settings or Settings(), listener or Listener()
     capturing = capturing_of(work, settings)
-    scratch = Scratch(settings.scratch, key) if settings.scratch is not None and key else None
+    scratch = WorkFolder.of(settings, key)
     schedule = begun_or_new_schedule(work, settings, capturing, scratch, listener)
     loss = None
     if settings.precision != FULL:
@@ -115,7 +115,7 @@ def stream_kernels(
     account.close()
     kernels, logits, noise = assembled(jobs, tiles, work.texts)
     if scratch is not None and settings.keep_factors:
-        scratch.keep_index(index_of(work, capturing, jobs))
+        scratch.write_down(factors=index_of(work, capturing, jobs))
     assert all(set(kernels[pair]) == set(work.kernel_names) for pair in work.pairs)
     return Streamed(kernels, logits, capturing.coverage, noise, schedule, loss)
 
@@ -128,19 +128,6 @@ def _saying_full(results: Iterator[Result]) -> Iterator[Result]:
     """
     with saying_full_card():
         yield from results
-
-
-def finish(settings: Settings, key: str) -> None:
-    """Remove the scratch files of a piece of work whose kernels are kept elsewhere now; with ``keep_factors`` not the factors."""
-    if settings.scratch is not None and key:
-        Scratch(settings.scratch, key).remove(settings.keep_factors)
-
-
-def finish_all(settings: Settings) -> None:
-    """Remove all scratch files of the settings' owner, whose kernels are kept elsewhere now: those begun under other settings too."""
-    if settings.owner is not None:
-        own = settings.owner.out.resolve() / SCRATCH  # where they are, if no folder was named
-        sweep([own, *([] if settings.scratch is None else [settings.scratch])], settings.owner)
 
 
 def whole(groups: Mapping[str, Tensor]) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from lmntk.engine.batches import Capturing
 from lmntk.engine.factor_files import DamagedFileError
 from lmntk.engine.schedule import Schedule
-from lmntk.engine.work import Scratch
+from lmntk.engine.work_folder import WorkFolder
 from lmntk.errors import UserError
 from lmntk.kernels.gram import Grouping, Panel, first_not_finite, gram, not_finite
 from lmntk.models.logit_model import LogitModel
@@ -132,12 +132,12 @@ class Tiles:
         )
         self.is_fed = maker.schedule.card_peak > 0  # a card, whose row factors may lie elsewhere
         self.maker, self.texts, self.formulas = maker, maker.texts, maker.formulas
-        self.scratch = None if maker.scratch is None else Scratch(*maker.scratch)
+        self.scratch = None if maker.scratch is None else WorkFolder(*maker.scratch)
         self.is_apart = (
-            self.scratch is not None and self.scratch.schedule() is None
+            self.scratch is not None and self.scratch.record().schedule is None
         )  # on another disk than the one who wrote it down
         if maker.scratch is not None and self.is_apart:
-            self.scratch = Scratch.of_this_process(maker.scratch[0])
+            self.scratch = WorkFolder.of_this_process(maker.scratch[0])
             atexit.register(self.close)
         self.rows: dict[str, _Rows] = {}
         self.noise: dict[str, int] = {}
