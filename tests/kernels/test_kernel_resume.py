@@ -13,7 +13,7 @@ from model_table import TABLE, pad_id, plain_logits, random_texts
 from old_work import made_old
 
 from lmntk.engine import plan as planning
-from lmntk.engine import tiles
+from lmntk.engine import tile_maker
 from lmntk.engine.budget import Budget
 from lmntk.engine.kernel_phases import KernelSizes
 from lmntk.engine.kernel_work import KernelWork
@@ -108,7 +108,7 @@ def test_cut_short_anywhere_it_ends_in_the_same_bits(tmp_path, on_disk):
 
 def test_a_finished_tile_is_not_computed_again(tmp_path):
     work(tmp_path)
-    with patch.object(tiles.Tiles, "tile", lambda *a: pytest.fail("computed a tile")):
+    with patch.object(tile_maker.TileWorker, "tile", lambda *a: pytest.fail("computed a tile")):
         work(tmp_path)
 
 
@@ -117,9 +117,11 @@ def test_row_factors_on_disk_are_not_captured_again(tmp_path):
     for tile in (tmp_path / KEY[:24] / "tiles").iterdir():
         tile.unlink()
     captured = []
-    of_batch = tiles.Capturing.of_batch
+    of_batch = tile_maker.Capturing.of_batch
     with patch.object(
-        tiles.Capturing, "of_batch", lambda self, texts: captured.append(len(texts)) or of_batch(self, texts)
+        tile_maker.Capturing,
+        "of_batch",
+        lambda self, texts: captured.append(len(texts)) or of_batch(self, texts),
     ):
         work(tmp_path)
     assert sum(captured) == 5  # c's; a and b are on disk
@@ -165,11 +167,11 @@ def test_row_factors_damaged_while_the_work_goes_on_are_made_anew(tmp_path, dama
                 path.unlink()
         return found
 
-    of_batch = tiles.Capturing.of_batch
+    of_batch = tile_maker.Capturing.of_batch
     with (
         patch.object(WorkFolder, "save_factors", damaging),
         patch.object(
-            tiles.Capturing,
+            tile_maker.Capturing,
             "of_batch",
             lambda self, texts: captured.append(len(texts)) or of_batch(self, texts),
         ),
@@ -232,7 +234,7 @@ def test_all_work_is_told_once_wherever_it_is_done(tmp_path, executor, on_disk):
 def test_other_work_is_not_taken_for_this(tmp_path):
     work(tmp_path, key="a" * 32)
     with (
-        patch.object(tiles.Tiles, "tile", lambda *a: pytest.fail("computes")),
+        patch.object(tile_maker.TileWorker, "tile", lambda *a: pytest.fail("computes")),
         pytest.raises(pytest.fail.Exception),
     ):
         work(tmp_path, key="b" * 32)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lmntk.engine.batches import Capturing
 from lmntk.engine.kernel_work import KernelWork, Pair
 from lmntk.engine.lengths import spans
-from lmntk.engine.tiles import LOGITS, NOISE, SEPARATOR, Job
+from lmntk.engine.tiles import Job, Tile
 from lmntk.engine.work import FactorIndex
 from lmntk.prompts.encoding import EncodedText
 
@@ -50,28 +50,22 @@ def index_of(work: KernelWork, capturing: Capturing, jobs: Sequence[Job]) -> Fac
 
 
 def assembled(
-    jobs: Sequence[Job], tiles: Mapping[str, dict[str, Tensor]], texts: Mapping[str, Sequence[EncodedText]]
+    jobs: Sequence[Job], tiles: Mapping[str, Tile], texts: Mapping[str, Sequence[EncodedText]]
 ) -> tuple[dict[Pair, dict[str, dict[str, Tensor]]], dict[str, Tensor], dict[str, int]]:
     """Return kernels, logits and noise of all tiles, in the texts' order."""
     kernels: dict[Pair, dict[str, dict[str, Tensor]]] = {}
     logits: dict[str, list[Tensor]] = {}
-    of_rows: dict[str, Tensor] = {}
+    row_logits: dict[str, Tensor] = {}
     noise: dict[str, int] = {}
     for job in jobs:
-        for label, values in tiles[job.name].items():
-            row, *what = label.split(SEPARATOR)
-            if label == LOGITS:
-                logits.setdefault(job.column, []).append(values)
-            elif what == [NOISE]:
-                noise |= {row: int(values)} if int(values) >= 0 else {}
-            elif what == [LOGITS]:
-                of_rows[row] = values
-            else:
-                target = kernels.setdefault((row, job.column), {}).setdefault(what[0], {})
-                if what[1] not in target:
-                    n, c, _, d = values.shape
-                    target[what[1]] = torch.full(
-                        (n, c, len(texts[job.column]), d), torch.nan, dtype=torch.float64
-                    )
-                target[what[1]][:, :, job.start : job.stop] = values
-    return kernels, of_rows | {name: torch.cat(parts) for name, parts in logits.items()}, noise
+        tile = tiles[job.name]
+        logits.setdefault(job.column, []).append(tile.column_logits)
+        row_logits |= tile.row_logits
+        noise |= {row: count for row, count in tile.noise.items() if count is not None}
+        for (row, name, group), values in tile.kernels.items():
+            target = kernels.setdefault((row, job.column), {}).setdefault(name, {})
+            if group not in target:
+                n, c, _, d = values.shape
+                target[group] = torch.full((n, c, len(texts[job.column]), d), torch.nan, dtype=torch.float64)
+            target[group][:, :, job.start : job.stop] = values
+    return kernels, row_logits | {name: torch.cat(parts) for name, parts in logits.items()}, noise

@@ -20,7 +20,8 @@ from lmntk.engine.precision_loss import Loss, measured_loss
 from lmntk.engine.progress import Account, Listener
 from lmntk.engine.schedule import LOSS_TEXTS, Schedule
 from lmntk.engine.settings import Settings
-from lmntk.engine.tiles import TileMaker
+from lmntk.engine.tile_maker import TileMaker
+from lmntk.engine.tiles import Tile
 from lmntk.engine.work_folder import WorkFolder
 from lmntk.kernels.gram import EVERYTHING
 from lmntk.system.device_memory import saying_full_card
@@ -100,16 +101,16 @@ def stream_kernels(
         account.told,
         precision=settings.precision,
     )
-    tiles: dict[str, dict[str, Tensor]] = {}
+    tiles: dict[str, Tile] = {}
     for job in jobs:
-        earlier = None if scratch is None else scratch.tile(job.name)
+        earlier = None if scratch is None else scratch.tile(job)
         if earlier is not None:
             tiles[job.name] = earlier
             account.settle(job, with_rows=False)
     missing = [job for job in jobs if job.name not in tiles]
     for index, tile in _saying_full(settings.executor.run(maker, missing)):
         if scratch is not None:
-            scratch.save_tile(missing[index].name, tile)
+            scratch.save_tile(missing[index], tile)
         tiles[missing[index].name] = tile
         account.settle(missing[index])
     account.close()

@@ -10,13 +10,12 @@ import errno
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from lmntk.engine.factor_files import (
     DamagedFileError,
@@ -27,6 +26,7 @@ from lmntk.engine.factor_files import (
 )
 from lmntk.engine.schedule import Schedule
 from lmntk.engine.settings import SCRATCH, Settings
+from lmntk.engine.tiles import Job, Tile
 from lmntk.engine.work import FactorIndex, Piece, WorkOwner, WorkRecord, read_record, write_record
 from lmntk.errors import UserError
 from lmntk.system.memory import shown_bytes
@@ -158,15 +158,15 @@ class WorkFolder:
             if path.stem.removeprefix(start).isdecimal()
         )
 
-    def save_tile(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+    def save_tile(self, job: Job, tile: Tile) -> None:
         """Write a finished tile."""
         with reporting_full_disk(self.folder):
-            save_checked(self._tile_file(name), tensors)
+            save_checked(self._tile_file(job), tile.as_tensors())
 
-    def tile(self, name: str) -> dict[str, Tensor] | None:
+    def tile(self, job: Job) -> Tile | None:
         """Return a tile from an earlier run, or None when it is not there, or damaged."""
         try:
-            return load_checked(self._tile_file(name))
+            return Tile.of_tensors(load_checked(self._tile_file(job)))
         except DamagedFileError:
             return None
 
@@ -191,8 +191,8 @@ class WorkFolder:
         """Return the name of a batch's file."""
         return f"{group.replace('/', '~')}-{index:08d}.safetensors"
 
-    def _tile_file(self, name: str) -> Path:
-        return self.folder / "tiles" / f"{name.replace('/', '~')}.safetensors"
+    def _tile_file(self, job: Job) -> Path:
+        return self.folder / "tiles" / f"{job.name.replace('/', '~')}.safetensors"
 
 
 def _is_alive(process: str) -> bool:
