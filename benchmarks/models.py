@@ -49,7 +49,7 @@ from measuring import describe_machine, machine, print_table, write_json
 from torch import Tensor, nn
 
 from lmntk.engine import batches as capturing
-from lmntk.engine import tiles
+from lmntk.engine import tile_maker
 from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.settings import Settings
 from lmntk.engine.stream import Streamed, stream_kernels, whole
@@ -65,7 +65,11 @@ LABEL_IDS = (5, 9)
 FIRST_ID = 10  # ids below are special or label words
 PAD_ID = 0
 CHECKED = 3  # texts of either group whose entries are compared
-PARTS = {"check": (capturing, "check_coverage"), "capture": (capturing, "capture"), "gram": (tiles, "gram")}
+PARTS = {
+    "check": (capturing, "check_coverage"),
+    "capture": (capturing, "capture"),
+    "gram": (tile_maker, "gram"),
+}
 
 
 @dataclass(frozen=True)

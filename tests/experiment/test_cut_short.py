@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from old_work import made_old
 from safetensors.torch import load_file
 from tiny import write_model, write_rows
 
@@ -113,9 +114,11 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 EVERYTHING: dict[str, Callable[[Path], bool]] = {
     "kernels": lambda path: "kernels" in path.parts,
     "results": lambda path: (
-        path.parent.name in ("cells", "predictions") or path.name in ("results.csv", "pieces.json")
+        path.parent.name in ("cells", "predictions") or path.name in ("results.csv", "work.json")
     ),
 }
+
+EMPTY = {("results", 0), ("results", 1)}  # moments at which the pieces, or the cut, are not written down yet
 
 
 @pytest.mark.parametrize(("kind", "keep_kernels"), [("kernels", True), ("results", True), ("results", False)])
@@ -136,10 +139,25 @@ def test_killed_between_any_two_files_it_ends_in_the_same_bits(
             run(again)
         assert contents(again.out) == expected
         assert not (again.out / "scratch").exists()
-        if begun and (kind, moment) != ("results", 0):
+        if begun and (kind, moment) not in EMPTY:
             assert seen == [], f"texts were captured again after a kill at {moment}"
         moment += 1
-    assert moment >= {"kernels": 2 * (3 * 2 + 1), "results": 5}[kind]
+    assert moment >= {"kernels": 2 * (3 * 2 + 1), "results": 6}[kind]
+
+
+@pytest.mark.parametrize("keep_kernels", [True, False])
+def test_work_that_0_1_0_began_goes_on_and_ends_in_the_same_bits(values, tmp_path, monkeypatch, keep_kernels):
+    values = values | {"keep_kernels": keep_kernels}
+    run(make_experiment(values | {"out": tmp_path / "whole"}))
+    again = make_experiment(values | {"out": tmp_path / "out"})
+    kind = "kernels" if keep_kernels else "results"
+    assert killed_at(monkeypatch, EVERYTHING[kind], 3, lambda: run(again))
+    assert made_old(again.out / "scratch") == 2  # the pieces', and the one piece's own
+    seen = captured(monkeypatch)
+    run(again)
+    assert contents(again.out) == contents(tmp_path / "whole")
+    assert seen == []
+    assert not (again.out / "scratch").exists()
 
 
 def test_what_is_left_of_finished_cells_is_removed(values, tmp_path, monkeypatch):
@@ -184,8 +202,12 @@ def test_another_memory_goes_on_with_what_is_begun(values, tmp_path, monkeypatch
 def test_a_cut_that_does_not_fit_any_more_is_dropped_and_said(values, tmp_path, monkeypatch):
     first = make_experiment(values | {"out": tmp_path / "out", "memory": "40GiB"})
     assert killed_at(monkeypatch, EVERYTHING["kernels"], 0, lambda: run(first))
-    (schedule,) = (tmp_path / "out" / "scratch").glob("*/schedule.json")
-    schedule.write_text(json.dumps(json.loads(schedule.read_text()) | {"peak": 50 * 2**30}))
+    records = {
+        path: json.loads(path.read_text()) for path in (tmp_path / "out" / "scratch").glob("*/work.json")
+    }
+    ((path, record),) = [(path, record) for path, record in records.items() if record["schedule"]]
+    record["schedule"]["peak"] = 50 * 2**30
+    path.write_text(json.dumps(record))
     notes = Notes()
     run(make_experiment(values | {"out": tmp_path / "out", "memory": "30GiB"}), notes)
     assert [
@@ -215,14 +237,19 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("change", list(OTHERS))
-def test_other_settings_leave_nothing_of_what_was_begun(values, tmp_path, monkeypatch, change):
+@pytest.mark.parametrize(
+    ("change", "is_old"),
+    [*((change, False) for change in OTHERS), ("formulas", True), ("what is kept", True)],
+)
+def test_other_settings_leave_nothing_of_what_was_begun(values, tmp_path, monkeypatch, change, is_old):
     first, then = OTHERS[change]
     out, shared = {"out": tmp_path / "out"}, tmp_path / "shared"
-    kind = "results" if "keep_kernels" in first else "kernels"
+    kind, moment = ("results", 2) if "keep_kernels" in first else ("kernels", 1)
     begun = make_experiment(values | out | first)
-    assert killed_at(monkeypatch, EVERYTHING[kind], 1, lambda: run(begun))
+    assert killed_at(monkeypatch, EVERYTHING[kind], moment, lambda: run(begun))
     assert list((tmp_path / "out" / "scratch").rglob("tiles/*"))
+    if is_old:
+        assert made_old(tmp_path / "out" / "scratch")
     run(make_experiment(values | out | then | ({"scratch": shared} if "scratch" in then else {})))
     assert not (tmp_path / "out" / "scratch").exists()
     assert not shared.exists()
@@ -237,7 +264,8 @@ def test_what_others_have_begun_in_a_scratch_folder_stays(values, tmp_path, monk
         )
     )
     kept = {path for path in shared["scratch"].rglob("*") if path.is_file()}
-    assert {path.name for path in kept} >= {"factors.json", "schedule.json"}
+    (record,) = [json.loads(path.read_text()) for path in kept if path.name == "work.json"]
+    assert record["factors"] and record["schedule"]
     for out, more in (("other", {}), ("out", {"seeds": [13, 42]})):
         begun = make_experiment(values | shared | {"out": tmp_path / out} | more)
         assert killed_at(monkeypatch, EVERYTHING["kernels"], 1, lambda begun=begun: run(begun))

@@ -198,7 +198,7 @@ def test_what_a_diagnosis_of_other_settings_began_is_removed(values, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             run(make_experiment(values))
     (begun,) = (values["out"] / "scratch").glob("diagnosis-*")
-    assert (begun / "owner.json").is_file() and list(begun.glob("step-*"))
+    assert (begun / "work.json").is_file() and list(begun.glob("step-*"))
     run(make_experiment(changed(values, steps=5)))
     assert diagnosis(values)["method"] == "sgd fine-tuning" and not (values["out"] / "scratch").exists()
 

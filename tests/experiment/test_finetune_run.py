@@ -241,7 +241,7 @@ def test_what_a_training_of_other_settings_began_is_removed(values, tmp_path):
     assert len(list(shared["scratch"].glob("finetuning-*/run-0/checkpoint-*"))) == 2
     run(make_experiment(changed(values, steps=5) | shared))
     (left,) = shared["scratch"].iterdir()
-    assert json.loads((left / "owner.json").read_text())["at"] == str(tmp_path / "another")
+    assert json.loads((left / "work.json").read_text())["claim"]["path"] == str(tmp_path / "another")
     run(make_experiment(changed(values, checkpoint_seconds=0) | shared | other))
     assert not shared["scratch"].exists()
 

@@ -85,7 +85,7 @@ def test_a_kernel_leaves_nothing_of_what_was_begun_with_another_batch_size(
         raise KilledError
 
     out, scratch = tmp_path / "out", tmp_path / "out" / "scratch"
-    for name, size in (("save_tensors", "4"), ("finish", "2")):
+    for name, size in (("save_tensors", "4"), ("WorkFolder.finish", "2")):
         with monkeypatch.context() as patched:
             patched.setattr(f"lmntk.experiment.kernel_files.{name}", killing)
             with pytest.raises(KilledError):

@@ -11,7 +11,7 @@ from gpu_work import assert_same_bits, work
 from model_table import TABLE, random_texts
 
 from lmntk.engine import plan as planning
-from lmntk.engine import tiles
+from lmntk.engine import tile_maker
 from lmntk.engine.schedule import Schedule
 from lmntk.errors import ModelError, UserError
 from lmntk.system.devices import chosen_devices, copy_to
@@ -37,7 +37,7 @@ def test_the_same_bits_as_one(tmp_path, name, on_disk):
 def test_both_workers_make_tiles_and_a_run_that_was_cut_short_goes_on(tmp_path, monkeypatch):
     whole = work(batch_size=1)
     made: dict[str, set[str]] = {}
-    make = tiles.Tiles.__call__
+    make = tile_maker.TileWorker.__call__
 
     def told(self, job):
         made.setdefault(threading.current_thread().name, set()).add(job.name)
@@ -47,12 +47,12 @@ def test_both_workers_make_tiles_and_a_run_that_was_cut_short_goes_on(tmp_path, 
         return make(self, job)
 
     monkeypatch.setattr(planning, "make_schedule", lambda *a, **k: Schedule(1, False, 2, 0, 0))
-    monkeypatch.setattr(tiles.Tiles, "__call__", told)
+    monkeypatch.setattr(tile_maker.TileWorker, "__call__", told)
     with pytest.raises(KeyboardInterrupt):
         work(scratch=tmp_path, executor=TWO, batch_size=1)
     assert set(made) == {"lmntk-0", "lmntk-1"}
     assert list(tmp_path.rglob("tiles/*.safetensors"))
-    monkeypatch.setattr(tiles.Tiles, "__call__", make)
+    monkeypatch.setattr(tile_maker.TileWorker, "__call__", make)
     again = work(scratch=tmp_path, executor=TWO, batch_size=1)
     for pair, kernels in whole.kernels.items():
         for name, groups in kernels.items():
@@ -177,7 +177,7 @@ def test_the_work_that_is_told_adds_up(tmp_path, monkeypatch, batch_size):
 
     everything = [8 + 3 + 10, 8 * 8 + 3 * 8 + 8 * 10 + 3 * 10]
     both = threading.Barrier(2, timeout=60)
-    take_rows, started = tiles.Tiles.take_rows, set()
+    take_rows, started = tile_maker.TileWorker.take_rows, set()
 
     def together(self, names):
         if threading.get_ident() not in started:
@@ -186,7 +186,7 @@ def test_the_work_that_is_told_adds_up(tmp_path, monkeypatch, batch_size):
         take_rows(self, names)
 
     with monkeypatch.context() as patched:
-        patched.setattr(tiles.Tiles, "take_rows", together)
+        patched.setattr(tile_maker.TileWorker, "take_rows", together)
         work(scratch=tmp_path, executor=TWO, batch_size=batch_size, report=report)
     assert [sum(part) for part in zip(*seen, strict=True)] == everything
     made = sorted(tmp_path.rglob("tiles/*.safetensors"))

@@ -13,7 +13,7 @@ from gpu_work import FORMULAS, LENGTHS, MEBI, PAIRS, PretendedGpu, assert_same_b
 from model_table import TABLE, pad_id, random_texts
 
 from lmntk.engine import plan as planning
-from lmntk.engine import tiles
+from lmntk.engine import tile_maker
 from lmntk.engine.budget import Budget
 from lmntk.engine.kernel_phases import BUFFERS, KernelSizes
 from lmntk.engine.kernel_work import KernelWork
@@ -158,12 +158,16 @@ def test_a_small_gpu_cuts_batches_and_sends_rows_away_and_the_kernels_are_the_sa
     """A GPU of 300 MiB, and of less: the plan follows, and so do the batches that are really made."""
     plain = work(dtype=torch.float64, batch_size=8)
     sizes, chunks = [], []
-    of_batch, make = tiles.Capturer.of_batch, tiles.Tiles.__call__
+    of_batch, make = tile_maker.Capturer.of_batch, tile_maker.TileWorker.__call__
     monkeypatch.setattr(
-        tiles.Capturer, "of_batch", lambda self, texts: sizes.append(len(texts)) or of_batch(self, texts)
+        tile_maker.Capturer,
+        "of_batch",
+        lambda self, texts: sizes.append(len(texts)) or of_batch(self, texts),
     )
     monkeypatch.setattr(
-        tiles.Tiles, "__call__", lambda self, job: chunks.append(job.stop - job.start) or make(self, job)
+        tile_maker.TileWorker,
+        "__call__",
+        lambda self, job: chunks.append(job.stop - job.start) or make(self, job),
     )
     largest = []
     for mebibytes, asked in ((4000, None), (300, None), (4000, "230"), (222, 222)):
@@ -375,7 +379,7 @@ def test_a_busier_gpu_goes_on_with_what_is_begun(tmp_path, monkeypatch, asked):
     busier = PretendedGpu(peak + MEBI, 20 * MEBI, 40 * MEBI)
     assert peak > gpu_budget(busier, None)
     with monkeypatch.context() as patched:
-        patched.setattr(tiles.Tiles, "tile", lambda *a: pytest.fail("computed a tile"))
+        patched.setattr(tile_maker.TileWorker, "tile", lambda *a: pytest.fail("computed a tile"))
         again = work(gpu=busier, **more)
     assert again.schedule == whole.schedule
     assert_same_bits(again, whole)

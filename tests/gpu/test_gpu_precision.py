@@ -20,7 +20,7 @@ from lmntk.engine.lengths import evenly
 from lmntk.engine.phases import GPU_MARGIN, MARGIN, Trial, measuring_bytes
 from lmntk.engine.precision_loss import measure_precision_loss
 from lmntk.engine.schedule import LOSS_TEXTS, Schedule, make_schedule
-from lmntk.engine.stored_factors import KeptFactors
+from lmntk.engine.stored_factors import StoredFactors
 from lmntk.errors import UserError
 from lmntk.kernels.gram import TILE_BYTES
 from lmntk.prompts.batching import collate
@@ -130,7 +130,7 @@ def test_the_comparison_with_autograd_is_in_full_precision():
 def test_the_start_up_check_and_the_key_know_no_low_precision(tmp_path):
     """Tiles of one precision are never those of another: the key of the work has it, and the row factors say so."""
     work(precision="bfloat16", scratch=tmp_path, keep_factors=True)
-    kept = KeptFactors(tmp_path)
+    kept = StoredFactors(tmp_path)
     assert kept.precision == "bfloat16"
     assert set(kept.kernels(("a", "c"), ["sgd"])[0]) == {"sgd"}
     assert "signgd" in kept.kernels(("a", "c"), ["signgd"], drop_noise=False)[0]
@@ -341,7 +341,7 @@ def test_a_plan_counts_what_a_low_precision_takes(tmp_path, monkeypatch, formula
     free = calibration.Rates(*[1e30] * 5, "some machine")
     monkeypatch.setattr(calibration, "measure_rates", lambda device: free)
     monkeypatch.setattr(
-        planning.Scratch, "keep_schedule", lambda self, schedule: clock.__setitem__(0, 0.0)
+        planning.WorkFolder, "write_down", lambda self, owner, **parts: clock.__setitem__(0, 0.0)
     )  # after the trial
     work(precision="bfloat16", formulas=formulas, announce=said.append, scratch=tmp_path)
     assert said[0].seconds == pytest.approx(clock[0], rel=0.25)  # padding is counted by tokens

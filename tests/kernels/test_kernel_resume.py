@@ -10,9 +10,10 @@ from unittest.mock import patch
 import pytest
 import torch
 from model_table import TABLE, pad_id, plain_logits, random_texts
+from old_work import made_old
 
 from lmntk.engine import plan as planning
-from lmntk.engine import tiles
+from lmntk.engine import tile_maker
 from lmntk.engine.budget import Budget
 from lmntk.engine.kernel_phases import KernelSizes
 from lmntk.engine.kernel_work import KernelWork
@@ -20,9 +21,9 @@ from lmntk.engine.phases import MARGIN, Trial
 from lmntk.engine.progress import Listener
 from lmntk.engine.schedule import Schedule, make_schedule
 from lmntk.engine.settings import Settings
-from lmntk.engine.stored_factors import Choice, KeptFactors
-from lmntk.engine.stream import finish, stream_kernels
-from lmntk.engine.work import Scratch
+from lmntk.engine.stored_factors import Choice, StoredFactors
+from lmntk.engine.stream import stream_kernels
+from lmntk.engine.work_folder import WorkFolder
 from lmntk.errors import UserError
 from lmntk.kernels.lora import LowRank
 from lmntk.models.filters import ParameterFilter
@@ -107,7 +108,7 @@ def test_cut_short_anywhere_it_ends_in_the_same_bits(tmp_path, on_disk):
 
 def test_a_finished_tile_is_not_computed_again(tmp_path):
     work(tmp_path)
-    with patch.object(tiles.Tiles, "tile", lambda *a: pytest.fail("computed a tile")):
+    with patch.object(tile_maker.TileWorker, "tile", lambda *a: pytest.fail("computed a tile")):
         work(tmp_path)
 
 
@@ -116,9 +117,11 @@ def test_row_factors_on_disk_are_not_captured_again(tmp_path):
     for tile in (tmp_path / KEY[:24] / "tiles").iterdir():
         tile.unlink()
     captured = []
-    of_batch = tiles.Capturer.of_batch
+    of_batch = tile_maker.Capturer.of_batch
     with patch.object(
-        tiles.Capturer, "of_batch", lambda self, texts: captured.append(len(texts)) or of_batch(self, texts)
+        tile_maker.Capturer,
+        "of_batch",
+        lambda self, texts: captured.append(len(texts)) or of_batch(self, texts),
     ):
         work(tmp_path)
     assert sum(captured) == 5  # c's; a and b are on disk
@@ -150,7 +153,7 @@ def test_damaged_files_are_made_anew(tmp_path, kind, damage):
 def test_row_factors_damaged_while_the_work_goes_on_are_made_anew(tmp_path, damage):
     """Between the writing of a file and its first reading, in one run; the other files are not captured again."""
     whole = work(tmp_path / "whole")
-    save, done, captured = Scratch.save_factors, [], []
+    save, done, captured = WorkFolder.save_factors, [], []
 
     def damaging(self, group, index, tangents, device):
         found = save(self, group, index, tangents, device)
@@ -164,11 +167,11 @@ def test_row_factors_damaged_while_the_work_goes_on_are_made_anew(tmp_path, dama
                 path.unlink()
         return found
 
-    of_batch = tiles.Capturer.of_batch
+    of_batch = tile_maker.Capturer.of_batch
     with (
-        patch.object(Scratch, "save_factors", damaging),
+        patch.object(WorkFolder, "save_factors", damaging),
         patch.object(
-            tiles.Capturer,
+            tile_maker.Capturer,
             "of_batch",
             lambda self, texts: captured.append(len(texts)) or of_batch(self, texts),
         ),
@@ -195,7 +198,7 @@ def test_files_are_checked_once_and_not_at_each_tile(tmp_path):
 
 
 def test_a_disk_that_gives_back_something_else_is_one_line(tmp_path):
-    save = Scratch.save_factors
+    save = WorkFolder.save_factors
 
     def damaging(self, group, index, tangents, device):
         found = save(self, group, index, tangents, device)
@@ -204,7 +207,7 @@ def test_a_disk_that_gives_back_something_else_is_one_line(tmp_path):
         return found
 
     with (
-        patch.object(Scratch, "save_factors", damaging),
+        patch.object(WorkFolder, "save_factors", damaging),
         pytest.raises(
             UserError, match=r"the disk does not give back what was written .*; name another with --scratch"
         ),
@@ -231,7 +234,7 @@ def test_all_work_is_told_once_wherever_it_is_done(tmp_path, executor, on_disk):
 def test_other_work_is_not_taken_for_this(tmp_path):
     work(tmp_path, key="a" * 32)
     with (
-        patch.object(tiles.Tiles, "tile", lambda *a: pytest.fail("computes")),
+        patch.object(tile_maker.TileWorker, "tile", lambda *a: pytest.fail("computes")),
         pytest.raises(pytest.fail.Exception),
     ):
         work(tmp_path, key="b" * 32)
@@ -239,10 +242,10 @@ def test_other_work_is_not_taken_for_this(tmp_path):
 
 def test_finishing_removes_what_is_not_to_be_kept(tmp_path):
     work(tmp_path / "s")
-    finish(Settings(scratch=tmp_path / "s"), KEY)
+    WorkFolder.finish(Settings(scratch=tmp_path / "s"), KEY)
     assert not (tmp_path / "s").exists()
     work(tmp_path / "s", keep=True)
-    finish(Settings(scratch=tmp_path / "s", keep_factors=True), KEY)
+    WorkFolder.finish(Settings(scratch=tmp_path / "s", keep_factors=True), KEY)
     names = sorted(path.name for path in (tmp_path / "s" / KEY[:24] / "factors").iterdir())
     assert [name[:2] for name in names] == ["a-", "a-", "b-", "c-", "c-", "c-"]
     assert not (tmp_path / "s" / KEY[:24] / "tiles").exists()
@@ -263,7 +266,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path):
 
     with (
         patch.object(factor_files, "save_checked", full),
-        patch("lmntk.engine.work.save_checked", full),
+        patch("lmntk.engine.work_folder.save_checked", full),
         pytest.raises(UserError, match=r"the disk is full.*what is finished is kept"),
     ):
         work(tmp_path / "full")
@@ -328,7 +331,7 @@ def test_a_disk_without_room_is_refused_at_the_start(tmp_path):
     with pytest.raises(
         UserError, match=r"the factors take about 1024\.0 TiB and .* free; name another folder with --scratch"
     ):
-        Scratch(tmp_path, KEY).check_room(2**50)
+        WorkFolder(tmp_path, KEY).check_room(2**50)
 
 
 @pytest.mark.skipif(
@@ -343,11 +346,14 @@ def test_what_a_body_takes_is_seen():
     assert len(kept) == 2**20
 
 
+@pytest.mark.parametrize("is_old", [False, True])
 @pytest.mark.parametrize("formulas", [["sgd"], FORMULAS])
-def test_kept_factors_give_the_kernels_again(tmp_path, formulas):
+def test_kept_factors_give_the_kernels_again(tmp_path, formulas, is_old):
     whole = work(tmp_path, keep=True)
-    finish(Settings(scratch=tmp_path, keep_factors=True), KEY)
-    kept = KeptFactors(tmp_path)
+    WorkFolder.finish(Settings(scratch=tmp_path, keep_factors=True), KEY)
+    if is_old:
+        assert made_old(tmp_path) == 1
+    kept = StoredFactors(tmp_path)
     assert kept.pairs == PAIRS
     for pair in PAIRS:
         found, noise = kept.kernels(pair, formulas)
@@ -362,7 +368,7 @@ def test_a_choice_of_parameters_of_kept_factors(tmp_path):
     row = TABLE["bert"]
     model = row.model(2).float()
     work(tmp_path, keep=True)
-    kept = KeptFactors(tmp_path)
+    kept = StoredFactors(tmp_path)
     texts = {
         group: random_texts(row, lengths, i)
         for i, (group, lengths) in enumerate({"a": [5, 4, 6], "b": [4, 4], "c": [3, 7, 5, 6, 4]}.items())
@@ -395,8 +401,8 @@ def test_low_rank_kernels_are_those_of_peft_at_its_start(tmp_path, name):
         settings,
         key=KEY,
     )
-    kept, low_rank = KeptFactors(tmp_path), LowRank(3, seed=5)
-    weights = {name: dict(model.named_parameters())[name] for name in kept.index["adaptable"]}
+    kept, low_rank = StoredFactors(tmp_path), LowRank(3, seed=5)
+    weights = {name: dict(model.named_parameters())[name] for name in kept.index.adaptable}
     features = []
     for text in texts:
         logits = plain_logits(model, collate([text], pad_id(model)))
@@ -435,7 +441,7 @@ def test_a_gradient_that_came_by_autograd_has_no_low_rank_kernel(tmp_path):
         settings,
         key=KEY,
     )
-    kept = KeptFactors(tmp_path)
+    kept = StoredFactors(tmp_path)
     name = "network.bert.encoder.layer.0.attention.self.query.weight"
     with pytest.raises(
         UserError, match=f"lora-rank: the gradients of '{name}' came by plain autograd, .*--exclude {name}$"
@@ -447,10 +453,8 @@ def test_a_gradient_that_came_by_autograd_has_no_low_rank_kernel(tmp_path):
 
 def test_the_mean_of_low_rank_kernels_is_the_kernel_of_the_adapted_weights(tmp_path):
     work(tmp_path, keep=True)
-    kept = KeptFactors(tmp_path)
-    expected = kept.kernels(("a", "c"), ["sgd"], Choice(include=tuple(kept.index["adaptable"])))[0]["sgd"][
-        "all"
-    ]
+    kept = StoredFactors(tmp_path)
+    expected = kept.kernels(("a", "c"), ["sgd"], Choice(include=tuple(kept.index.adaptable)))[0]["sgd"]["all"]
 
     def distance(rank, draws):
         found = [
@@ -465,22 +469,22 @@ def test_the_mean_of_low_rank_kernels_is_the_kernel_of_the_adapted_weights(tmp_p
 
 def test_kept_factors_that_are_not_there(tmp_path):
     with pytest.raises(UserError, match="holds none; keep some with"):
-        KeptFactors(tmp_path)
+        StoredFactors(tmp_path)
     work(tmp_path / "s", keep=True)
     with pytest.raises(UserError, match="'b,a' is not there; there are a,a; a,c"):
-        KeptFactors(tmp_path / "s").kernels(("b", "a"), ["sgd"])
+        StoredFactors(tmp_path / "s").kernels(("b", "a"), ["sgd"])
     next((tmp_path / "s").rglob("factors/c-*")).unlink()
     with pytest.raises(UserError, match="files of 'c' are missing"):
-        KeptFactors(tmp_path / "s").kernels(("a", "c"), ["sgd"])
+        StoredFactors(tmp_path / "s").kernels(("a", "c"), ["sgd"])
     work(tmp_path / "s", key="f" * 32, keep=True)
     with pytest.raises(UserError, match="holds 2 pieces of work; name one"):
-        KeptFactors(tmp_path / "s")
+        StoredFactors(tmp_path / "s")
 
 
 def test_factors_that_no_schedule_tells_of_are_not_taken(tmp_path):
     work(tmp_path / "kept", chunk=2, keep=True)
     (folder,) = (tmp_path / "kept").iterdir()
-    (folder / "schedule.json").unlink()
+    (folder / "work.json").unlink()
     assert list((folder / "factors").glob("c-00000002*"))
     other = work(tmp_path / "kept", chunk=4, keep=True)
     assert same_bits(other, work(tmp_path / "whole", chunk=4, keep=True))

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from lmntk.engine import tiles
-from lmntk.engine.tiles import TileMaker
+from lmntk.engine import tile_maker
+from lmntk.engine.tile_maker import TileMaker
 from lmntk.errors import UserError
 from lmntk.system.executors.ray_layout import Layout, Machine, laid_out, machines_of, own_card
 
@@ -74,7 +74,7 @@ def test_a_model_travels_without_its_device():
     model = nn.Sequential(nn.Linear(2, 2))
     maker = TileMaker(model, {"one": model[0].weight}, 0, {}, [], None, None, False, None, False, False, None)
     maker._has_worker = True
-    with patch.object(tiles, "HOST", torch.device("meta")):  # the model is not there
+    with patch.object(tile_maker, "HOST", torch.device("meta")):  # the model is not there
         state = maker.__getstate__()
     assert state["model"][0].weight.is_meta
     assert state["trainable"]["one"] is state["model"][0].weight

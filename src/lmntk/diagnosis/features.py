@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from lmntk.diagnosis.examples import Examples, device_of, fitted
 from lmntk.engine.kernel_work import KernelWork, Pair
 from lmntk.engine.settings import Settings
-from lmntk.engine.stream import Streamed, finish, stream_kernels, whole
+from lmntk.engine.stream import Streamed, stream_kernels, whole
+from lmntk.engine.work_folder import WorkFolder
 from lmntk.errors import UserError
 from lmntk.kernels.gram import Grouping, Panel, gram
 from lmntk.models.fingerprint import fingerprint
@@ -219,7 +220,7 @@ def stream_sgd(
             weights=fingerprint(model), reads=reads, texts=shown, pairs=pairs, cut=cut, pad_id=pad_id
         )
     streamed = stream_kernels(KernelWork(model, texts, pairs, ["sgd"], trainable, pad_id), settings, key=key)
-    finish(settings, key)
+    WorkFolder.finish(settings, key)
     return streamed
 
 

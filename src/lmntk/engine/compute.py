@@ -40,8 +40,8 @@ from lmntk.tasks.example import digest_examples
 class Computed:
     """Kernels by formula, pre-trained logits [n, c] of ``train`` and ``eval``, how the gradients were captured, what a low precision costs.
 
-    ``work`` is the name of the scratch files, if the settings have a folder for them: ``finish(settings, work)`` removes them once the
-    kernels are kept.
+    ``work`` is the key of the folder of work, if the settings have a scratch folder: ``WorkFolder.finish`` removes it once the kernels
+    are kept.
     """
 
     kernels: dict[str, Kernel]

@@ -75,7 +75,7 @@ def open_tangents(path: Path, device: torch.device | None = None, verify: bool =
     with _opened(path, verify) as (file, description):
         return Tangents(
             file.get_tensor(LOGITS).to(device).clone(),
-            StoredFactors(path, json.loads(description), device, verify),
+            FactorsInFile(path, json.loads(description), device, verify),
         )
 
 
@@ -147,7 +147,7 @@ def _checksum(description: str, names: Iterable[str], tensor_of: Callable[[str],
     return found
 
 
-class StoredFactors(Mapping[str, Factors]):
+class FactorsInFile(Mapping[str, Factors]):
     """The factors in a file, by parameter: a mapping that holds none of them.
 
     The checksum is compared once, before the first of them is read; reading raises ``DamagedFileError``.

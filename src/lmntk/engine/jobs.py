@@ -10,7 +10,8 @@ from torch import Tensor
 from lmntk.engine.batches import Capturer
 from lmntk.engine.kernel_work import KernelWork, Pair
 from lmntk.engine.lengths import spans
-from lmntk.engine.tiles import LOGITS, NOISE, SEPARATOR, Job
+from lmntk.engine.tiles import Job, Tile
+from lmntk.engine.work import FactorIndex
 from lmntk.prompts.encoding import EncodedText
 
 
@@ -28,7 +29,7 @@ def jobs_of(work: KernelWork, chunk: int) -> list[Job]:
     return jobs
 
 
-def index_of(work: KernelWork, capturer: Capturer, jobs: Sequence[Job]) -> dict[str, object]:
+def index_of(work: KernelWork, capturer: Capturer, jobs: Sequence[Job]) -> FactorIndex:
     """Return the order of the texts in the files of their factors, and the names of the linear maps, which LoRA can adapt."""
     modules = list(work.model.modules())
     tables = {
@@ -38,41 +39,33 @@ def index_of(work: KernelWork, capturer: Capturer, jobs: Sequence[Job]) -> dict[
         for p in module.parameters(recurse=False)
     }
     linear = {p for module in modules for p in module.parameters(recurse=False) if p.dim() > 1} - tables
-    groups: dict[str, dict[str, list[int]]] = {}
+    orders: dict[str, list[int]] = {}
     captured = [(name, 0, len(work.texts[name])) for name in work.row_groups]
     captured += [(job.column, job.start, job.stop) for job in jobs if job.column not in work.row_groups]
     for name, start, stop in captured:
         batches = capturer.batches(work.texts[name][start:stop])
-        order = groups.setdefault(name, {"order": []})["order"]
-        order += [start + index for batch in batches for index in batch]
+        orders.setdefault(name, []).extend(start + index for batch in batches for index in batch)
     adaptable = [name for name, parameter in work.trainable.items() if parameter in linear]
-    pairs = list(work.pairs)
-    return {"groups": groups, "pairs": pairs, "adaptable": adaptable, "precision": capturer.precision}
+    return FactorIndex(orders, list(work.pairs), adaptable, capturer.precision)
 
 
 def assembled(
-    jobs: Sequence[Job], tiles: Mapping[str, dict[str, Tensor]], texts: Mapping[str, Sequence[EncodedText]]
+    jobs: Sequence[Job], tiles: Mapping[str, Tile], texts: Mapping[str, Sequence[EncodedText]]
 ) -> tuple[dict[Pair, dict[str, dict[str, Tensor]]], dict[str, Tensor], dict[str, int]]:
     """Return kernels, logits and noise of all tiles, in the texts' order."""
     kernels: dict[Pair, dict[str, dict[str, Tensor]]] = {}
     logits: dict[str, list[Tensor]] = {}
-    of_rows: dict[str, Tensor] = {}
+    row_logits: dict[str, Tensor] = {}
     noise: dict[str, int] = {}
     for job in jobs:
-        for label, values in tiles[job.name].items():
-            row, *what = label.split(SEPARATOR)
-            if label == LOGITS:
-                logits.setdefault(job.column, []).append(values)
-            elif what == [NOISE]:
-                noise |= {row: int(values)} if int(values) >= 0 else {}
-            elif what == [LOGITS]:
-                of_rows[row] = values
-            else:
-                target = kernels.setdefault((row, job.column), {}).setdefault(what[0], {})
-                if what[1] not in target:
-                    n, c, _, d = values.shape
-                    target[what[1]] = torch.full(
-                        (n, c, len(texts[job.column]), d), torch.nan, dtype=torch.float64
-                    )
-                target[what[1]][:, :, job.start : job.stop] = values
-    return kernels, of_rows | {name: torch.cat(parts) for name, parts in logits.items()}, noise
+        tile = tiles[job.name]
+        logits.setdefault(job.column, []).append(tile.column_logits)
+        row_logits |= tile.row_logits
+        noise |= {row: count for row, count in tile.noise.items() if count is not None}
+        for (row, name, group), values in tile.kernels.items():
+            target = kernels.setdefault((row, job.column), {}).setdefault(name, {})
+            if group not in target:
+                n, c, _, d = values.shape
+                target[group] = torch.full((n, c, len(texts[job.column]), d), torch.nan, dtype=torch.float64)
+            target[group][:, :, job.start : job.stop] = values
+    return kernels, row_logits | {name: torch.cat(parts) for name, parts in logits.items()}, noise

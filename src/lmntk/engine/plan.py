@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from lmntk.engine.batches import Capturer
 from lmntk.engine.budget import Budget
 from lmntk.engine.estimate import Estimate, estimate
@@ -14,7 +12,7 @@ from lmntk.engine.progress import Listener
 from lmntk.engine.rates import rates_of
 from lmntk.engine.schedule import Schedule, make_schedule
 from lmntk.engine.settings import Settings
-from lmntk.engine.work import Scratch
+from lmntk.engine.work_folder import WorkFolder
 from lmntk.errors import UserError
 from lmntk.system.device_memory import DeviceMemory, device_budget, least_budget, memory_of
 from lmntk.system.executors.threads import Devices
@@ -51,22 +49,23 @@ def capturer_of(work: KernelWork, settings: Settings) -> Capturer:
 
 
 def begun_or_new_schedule(
-    work: KernelWork, settings: Settings, capturer: Capturer, scratch: Scratch | None, listener: Listener
+    work: KernelWork,
+    settings: Settings,
+    capturer: Capturer,
+    scratch: WorkFolder | None,
+    listener: Listener,
 ) -> Schedule:
     """Return an earlier run's schedule if it fits into the memory; else make one, and drop what followed the other.
 
     Raises:
         UserError: the memory, or the disk, is too small.
     """
-    earlier = None if scratch is None else scratch.schedule()
+    earlier = None if scratch is None else scratch.record().schedule
     if scratch is not None and earlier is not None:
-        with suppress(TypeError):  # of another version
-            found = Schedule.of(earlier)
-            if (reason := _unfit(found, capturer, settings)) is None:
-                if settings.owner is not None:  # who goes on with it is not always who began it
-                    scratch.claim(settings.owner)
-                return found
-            listener.note(f"what is begun was cut for {reason}: it begins anew")
+        if (reason := _unfit(earlier, capturer, settings)) is None:
+            scratch.write_down(settings.owner)  # who goes on with it is not always who began it
+            return earlier
+        listener.note(f"what is begun was cut for {reason}: it begins anew")
     if scratch is not None:
         scratch.remove()  # factors of another cut, or of one that nobody knows any more, are of other texts
     if settings.keep_factors and scratch is None:
@@ -78,9 +77,7 @@ def begun_or_new_schedule(
     if scratch is not None:
         if schedule.disk:
             scratch.check_room(schedule.disk)
-        if settings.owner is not None:
-            scratch.claim(settings.owner)
-        scratch.keep_schedule(schedule.as_dict())
+        scratch.write_down(settings.owner, schedule=schedule)
     return schedule
 
 

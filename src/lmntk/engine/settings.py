@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lmntk.engine.work import Owner
+from lmntk.engine.work import WorkOwner
 from lmntk.kernels.gram import Grouping
 from lmntk.system.device_memory import DeviceMemory
 from lmntk.system.executors.base import Executor
@@ -37,7 +37,7 @@ class Settings:
             is measured.
         device_memory: bytes that tensors may take of each GPU, the weights included; by default most of what is free.
         gpu: stands in for the device's memory; for tests.
-        owner: whose the scratch files are: what is begun for it and not gone on with is removed by ``finish_all``.
+        owner: whose the scratch files are: what is begun for it and not gone on with ``WorkFolder.sweep`` removes.
     """
 
     batch_size: int = 32
@@ -51,7 +51,7 @@ class Settings:
     precision: Precision = FULL
     device_memory: int | None = None
     gpu: DeviceMemory | None = None
-    owner: Owner | None = None
+    owner: WorkOwner | None = None
 
     @property
     def copies(self) -> int:

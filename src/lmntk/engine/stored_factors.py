@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lmntk.engine.factor_files import DamagedFileError, open_tangents
 from lmntk.engine.tiles import in_order
-from lmntk.engine.work import INDEX, Scratch
+from lmntk.engine.work import FactorIndex, read_record
+from lmntk.engine.work_folder import WorkFolder
 from lmntk.errors import UserError
 from lmntk.kernels.gram import Grouping, Panel, gram
 from lmntk.kernels.lora import LowRank
@@ -67,7 +66,7 @@ class _Chosen(Mapping[str, Factors]):
         return len(self.names)
 
 
-class KeptFactors:
+class StoredFactors:
     """A folder of factors.
 
     Args:
@@ -78,31 +77,25 @@ class KeptFactors:
     """
 
     def __init__(self, folder: Path) -> None:
-        found = (
-            [folder]
-            if (folder / INDEX).is_file()
-            else sorted(path.parent for path in folder.glob(f"*/{INDEX}"))
-        )
+        found = _indexed([folder]) or _indexed(sorted(folder.glob("*")))
         if not found:
             raise UserError(
                 f"factors: {str(folder)!r} holds none; keep some with `lmntk kernel ... --keep-factors`"
             )
         if len(found) > 1:
-            raise UserError(
-                f"factors: {str(folder)!r} holds {len(found)} pieces of work; name one: {', '.join(p.name for p in found[:4])}"
-            )
-        self.folder = found[0]
-        self.index: dict[str, Any] = json.loads((self.folder / INDEX).read_text(encoding="utf8"))
+            names = ", ".join(path.name for path, _ in found[:4])
+            raise UserError(f"factors: {str(folder)!r} holds {len(found)} pieces of work; name one: {names}")
+        self.folder, self.index = found[0]
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """The pairs of groups of texts whose kernels the work was about."""
-        return [(row, column) for row, column in self.index["pairs"]]
+        return self.index.pairs
 
     @property
     def precision(self) -> str:
         """What the passes were in that the factors come from."""
-        return str(self.index.get("precision", FULL))
+        return self.index.precision
 
     def kernels(
         self,
@@ -150,22 +143,27 @@ class KeptFactors:
         return in_order(torch.cat([batch.logits for batch in batches]), order).double()
 
     def _batches(self, group: str, choice: Choice) -> tuple[list[Tangents], list[int]]:
-        facts = self.index["groups"][group]
+        order = self.index.orders[group]
         found = []
-        for path in Scratch.files_of(self.folder, group):
+        for path in WorkFolder.at(self.folder).factor_files(group):
             try:
                 batch = open_tangents(path)
             except DamagedFileError as error:
                 raise UserError(f"factors: {error}; compute them again with --keep-factors") from error
-            chosen = _Chosen(batch.factors, choice, self.index["adaptable"])
+            chosen = _Chosen(batch.factors, choice, self.index.adaptable)
             if not chosen and batch.factors:
                 raise UserError(
                     f"parameters: nothing is left of the choice; names look like {next(iter(batch.factors))!r}"
                 )
             found.append(replace(batch, factors=chosen))
-        order = list(facts["order"])
         if sum(map(len, found)) != len(order):
             raise UserError(
                 f"factors: files of {group!r} are missing in {str(self.folder)!r}; compute them again with --keep-factors"
             )
         return found, order
+
+
+def _indexed(folders: Sequence[Path]) -> list[tuple[Path, FactorIndex]]:
+    """Return the folders whose factors were kept, with what they hold."""
+    indices = ((folder, read_record(folder).factors) for folder in folders)
+    return [(folder, index) for folder, index in indices if index is not None]

@@ -19,9 +19,10 @@ from lmntk.engine.plan import begun_or_new_schedule, capturer_of
 from lmntk.engine.precision_loss import PrecisionLoss, measure_precision_loss
 from lmntk.engine.progress import Listener, ProgressMeter
 from lmntk.engine.schedule import LOSS_TEXTS, Schedule
-from lmntk.engine.settings import SCRATCH, Settings
-from lmntk.engine.tiles import TileMaker
-from lmntk.engine.work import Scratch, sweep
+from lmntk.engine.settings import Settings
+from lmntk.engine.tile_maker import TileMaker
+from lmntk.engine.tiles import Tile
+from lmntk.engine.work_folder import WorkFolder
 from lmntk.kernels.gram import EVERYTHING
 from lmntk.system.device_memory import reporting_full_device
 from lmntk.system.precision import FULL
@@ -74,7 +75,7 @@ def stream_kernels(
     """
     settings, listener = settings or Settings(), listener or Listener()
     capturer = capturer_of(work, settings)
-    scratch = Scratch(settings.scratch, key) if settings.scratch is not None and key else None
+    scratch = WorkFolder.of(settings, key)
     schedule = begun_or_new_schedule(work, settings, capturer, scratch, listener)
     loss = None
     if settings.precision != FULL:
@@ -100,22 +101,22 @@ def stream_kernels(
         meter.report,
         precision=settings.precision,
     )
-    tiles: dict[str, dict[str, Tensor]] = {}
+    tiles: dict[str, Tile] = {}
     for job in jobs:
-        earlier = None if scratch is None else scratch.tile(job.name)
+        earlier = None if scratch is None else scratch.tile(job)
         if earlier is not None:
             tiles[job.name] = earlier
             meter.settle(job, with_rows=False)
     missing = [job for job in jobs if job.name not in tiles]
     for index, tile in _saying_full(settings.executor.run(maker, missing)):
         if scratch is not None:
-            scratch.save_tile(missing[index].name, tile)
+            scratch.save_tile(missing[index], tile)
         tiles[missing[index].name] = tile
         meter.settle(missing[index])
     meter.close()
     kernels, logits, noise = assembled(jobs, tiles, work.texts)
     if scratch is not None and settings.keep_factors:
-        scratch.keep_index(index_of(work, capturer, jobs))
+        scratch.write_down(factors=index_of(work, capturer, jobs))
     assert all(set(kernels[pair]) == set(work.kernel_names) for pair in work.pairs)
     return Streamed(kernels, logits, capturer.coverage, noise, schedule, loss)
 
@@ -128,19 +129,6 @@ def _saying_full(results: Iterator[Result]) -> Iterator[Result]:
     """
     with reporting_full_device():
         yield from results
-
-
-def finish(settings: Settings, key: str) -> None:
-    """Remove the scratch files of a piece of work whose kernels are kept elsewhere now; with ``keep_factors`` not the factors."""
-    if settings.scratch is not None and key:
-        Scratch(settings.scratch, key).remove(settings.keep_factors)
-
-
-def finish_all(settings: Settings) -> None:
-    """Remove all scratch files of the settings' owner, whose kernels are kept elsewhere now: those begun under other settings too."""
-    if settings.owner is not None:
-        own = settings.owner.out.resolve() / SCRATCH  # where they are, if no folder was named
-        sweep([own, *([] if settings.scratch is None else [settings.scratch])], settings.owner)
 
 
 def whole(groups: Mapping[str, Tensor]) -> Tensor:

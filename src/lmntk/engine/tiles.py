@@ -1,43 +1,17 @@
-"""One tile of the work: the kernels of all row texts that want it with a chunk of column texts.
-
-A ``TileMaker`` is all that a process needs to make tiles, so that any process can: it holds the model and the texts, takes the row texts'
-factors when the first tile wants them, and keeps them.
-"""
+"""Tiles: the kernels of all row texts that want it with a chunk of column texts, as they are asked for, and as they come."""
 
 from __future__ import annotations
 
-import atexit
-import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lmntk.engine.batches import Capturer
-from lmntk.engine.factor_files import DamagedFileError
-from lmntk.engine.schedule import Schedule
-from lmntk.engine.work import Scratch
-from lmntk.errors import UserError
-from lmntk.kernels.gram import Grouping, Panel, first_not_finite, gram, not_finite
-from lmntk.models.logit_model import LogitModel
-from lmntk.prompts.encoding import EncodedText
-from lmntk.system.devices import copy_to
-from lmntk.system.memory import keep_freed, trim
-from lmntk.system.precision import FULL, Precision, products
-from lmntk.tangents.coverage import Coverage
-from lmntk.tangents.factors import Tangents, packed
-from lmntk.tangents.noise import NoiseSearch, silence
-from lmntk.tangents.rules import RULES
-
 Report = Callable[[int, int], None]  # texts captured, pairs of texts contracted, since the last call
-Told = Callable[
-    [str, int, int, int], None
-]  # the same of a group of texts, or of its chunk that starts at this text
-HOST = torch.device("cpu")
-SEPARATOR, NOISE, LOGITS = "\t", "noise", "logits"
+GroupReport = Callable[[str, int, int, int], None]  # the same of a group, or of its chunk from this text on
+SEPARATOR, NOISE, LOGITS = "\t", "noise", "logits"  # of the names of a tile's tensors in a file
+NOT_COUNTED = -1  # in a file, where a number has to be
 
 
 @dataclass(frozen=True)
@@ -55,236 +29,47 @@ class Job:
         return f"{self.column}-{self.start:08d}-{self.stop:08d}"
 
 
-def nothing(group: str, start: int, captured: int, contracted: int) -> None:
-    """Takes a report and does nothing."""
+@dataclass(frozen=True)
+class Tile:
+    """What a job comes to, in the texts' order.
 
-
-@dataclass
-class TileMaker:
-    """Everything that the tiles of a piece of work depend on; called, it is ready to make them.
-
-    In another process it stands for itself: models, rules of the user's own and texts go along.
+    Attributes:
+        kernels: by row group, kernel name and parameter group, [n, c, m, d].
+        column_logits: of the chunk's texts, [m, d].
+        row_logits: by row group, [n, c].
+        noise: by row group, how many coordinates were left out of its sign kernels; None where nobody looked for any.
     """
 
-    model: LogitModel
-    trainable: Mapping[str, torch.nn.Parameter]
-    pad_id: int
-    texts: Mapping[str, Sequence[EncodedText]]
-    formulas: Sequence[str]
-    schedule: Schedule
-    coverage: Coverage
-    drop_noise: bool
-    grouping: Grouping | None
-    keep_factors: bool
-    is_roomy: bool
-    scratch: tuple[Path, str] | None
-    row_names: Sequence[str] = ()
-    report: Told = nothing
-    rules: Mapping[Any, Any] = field(default_factory=lambda: dict(RULES))
-    precision: Precision = FULL
-    _has_worker: bool = False
+    kernels: dict[tuple[str, str, str], Tensor]
+    column_logits: Tensor
+    row_logits: dict[str, Tensor]
+    noise: dict[str, int | None]
 
-    def __call__(self, device: torch.device | None = None) -> Tiles:
-        """Returns what makes tiles, in this process; on a device other than the model's, or once more on it, with a copy of the model."""
-        RULES.update(self.rules)
-        if self.is_roomy:
-            keep_freed()
-        if device is None or not self._is_taken(device):
-            return Tiles(self)
-        model, trainable = copy_to(device, self.model, self.trainable)
-        return Tiles(replace(self, model=model, trainable=trainable))
+    def as_tensors(self) -> dict[str, Tensor]:
+        """Return all of it as tensors by name, as a file has them."""
+        named = {SEPARATOR.join(label): values for label, values in self.kernels.items()}
+        named |= {SEPARATOR.join((row, LOGITS)): values for row, values in self.row_logits.items()}
+        for row, count in self.noise.items():
+            named[SEPARATOR.join((row, NOISE))] = torch.tensor(NOT_COUNTED if count is None else count)
+        return named | {LOGITS: self.column_logits}
 
-    def _is_taken(self, device: torch.device) -> bool:
-        """True unless this is the first worker on the model's own device."""
-        taken, self._has_worker = self._has_worker, True
-        return taken or next(self.model.parameters()).device != device
-
-    def __getstate__(self) -> dict[str, Any]:
-        model, trainable = self.model, self.trainable
-        if next(model.parameters()).device != HOST:  # who gets it may have no card, or another
-            model, trainable = copy_to(HOST, model, trainable)
-        return {
-            **self.__dict__,
-            "model": model,
-            "trainable": trainable,
-            "report": nothing,
-            "_has_worker": False,
-        }  # it tells this process
-
-
-@dataclass
-class _Rows:
-    """The row texts of one group: their factors, silenced and not, and their order."""
-
-    batches: list[Tangents]
-    silenced: list[Tangents]
-    order: list[int]
-
-
-class Tiles:
-    """Makes tiles in this process; the row texts' factors stay from one to the next."""
-
-    def __init__(self, maker: TileMaker) -> None:
-        every = [text for part in maker.texts.values() for text in part]
-        size = maker.schedule.batch_size
-        self.capturer = Capturer(
-            maker.model, maker.trainable, maker.pad_id, every, size, maker.coverage, maker.precision
-        )
-        self.is_fed = maker.schedule.card_peak > 0  # a card, whose row factors may lie elsewhere
-        self.maker, self.texts, self.formulas = maker, maker.texts, maker.formulas
-        self.scratch = None if maker.scratch is None else Scratch(*maker.scratch)
-        self.is_apart = (
-            self.scratch is not None and self.scratch.schedule() is None
-        )  # on another disk than the one who wrote it down
-        if maker.scratch is not None and self.is_apart:
-            self.scratch = Scratch.of_this_process(maker.scratch[0])
-            atexit.register(self.close)
-        self.rows: dict[str, _Rows] = {}
-        self.noise: dict[str, int] = {}
-
-    def __call__(self, job: Job) -> dict[str, Tensor]:
-        """Returns a tile; row factors on disk that turn out damaged are captured again.
-
-        Raises:
-            UserError: what is written to the disk does not come back, twice; factors are to be kept, on a disk that nobody else sees.
-        """
-        if self.is_apart and self.maker.keep_factors:
-            raise UserError(
-                f"keep-factors: {platform.node()} does not see the scratch folder; name one that all machines see, with --scratch"
-            )
-        try:
-            values = self.tile(job.rows, job.column, job.start, job.stop)
-        except DamagedFileError:
-            self.rows.clear()  # files that are whole are found again, and checked
-            try:
-                values = self.tile(job.rows, job.column, job.start, job.stop)
-            except DamagedFileError as error:
-                raise UserError(
-                    f"scratch: the disk does not give back what was written ({error}); name another with --scratch"
-                ) from error
-        if not self.maker.is_roomy:
-            trim()
-        return values
-
-    def close(self) -> None:
-        """Removes what this process wrote to a disk that nobody else sees."""
-        if self.is_apart and self.scratch is not None:
-            self.scratch.remove()
-
-    def captured(
-        self,
-        group: str,
-        texts: Sequence[EncodedText],
-        start: int,
-        on_disk: bool,
-        search: NoiseSearch | None = None,
-        on_host: bool = False,
-    ) -> _Rows:
-        """Returns the tangents of texts, in memory or on disk, where earlier ones are taken as they are; ``on_host``, not on the card."""
-        found: list[Tangents] = []
-        order: list[int] = []
-        device, transfers = self.capturer.device, self.capturer.transfers
-        read_to = torch.device("cpu") if self.is_fed else device
-        parts = [(chosen, [texts[index] for index in chosen]) for chosen in self.capturer.batches(texts)]
-        for (chosen, part), (_, following) in zip(parts, [*parts[1:], ([], [])], strict=True):
-            place = start + len(order)
-            stored = (
-                self.scratch.factors(group, place, read_to) if on_disk and self.scratch is not None else None
-            )
-            if stored is not None and len(stored) == len(chosen):
-                batches = [stored]
-            else:
-                self.capturer.expect(following)
-                batches = [packed(batch) for batch in self.capturer.of_batch(part)]
-            if search is not None:  # what cancels to rounding error is only seen in full precision
-                for batch in (
-                    batches if self.maker.precision == FULL else self.capturer.of_batch_in_full(part)
-                ):
-                    search.add(batch)
-            for batch in batches:
-                if (
-                    batch is not stored
-                    and list(self.formulas) == ["signgd"]
-                    and (where := first_not_finite(Panel([batch])))
-                ):
-                    raise not_finite(where)  # other kernels show it themselves; the sign of no number is zero
-                if on_disk and batch is not stored:
-                    assert self.scratch is not None
-                    batch = self.scratch.save_factors(group, place, batch, read_to)
-                if on_disk and self.is_fed:
-                    batch = transfers.fetching(batch)
-                elif on_host:
-                    batch = transfers.parked(batch)
-                place += len(batch)
-                found.append(batch)
-            batches.clear()  # what lies on disk, or parked, is not held beside the next
-            order += chosen
-            self.maker.report(group, start, len(chosen), 0)
-        return _Rows(found, found, order)
-
-    def take_rows(self, names: Sequence[str]) -> None:
-        """Captures the row groups that are not there yet."""
-        for name in names:
-            if name in self.rows:
-                continue
-            search = NoiseSearch() if self.maker.drop_noise and set(self.formulas) != {"sgd"} else None
-            rows = self.captured(
-                name,
-                self.texts[name],
-                0,
-                self.maker.schedule.rows_on_disk,
-                search,
-                self.maker.schedule.rows_on_host,
-            )
-            masks = (
-                {}
-                if search is None
-                else {name: mask.to(self.capturer.device) for name, mask in search.masks().items()}
-            )
-            # a zero on the row side leaves a coordinate out of every product, so columns get no mask, not even those
-            # that are rows of other kernels: a kernel does not depend on what else is computed beside it
-            rows.silenced = [silence(batch, masks) for batch in rows.batches]
-            if search is not None:
-                self.noise[name] = sum(int(mask.sum()) for mask in masks.values())
-            self.rows[name] = rows
-
-    def tile(self, rows: Sequence[str], column: str, start: int, stop: int) -> dict[str, Tensor]:
-        """Returns the kernels of all row groups with a chunk of a column group, and the chunk's logits, in the texts' order."""
-        self.take_rows([*rows, *([column] if column in self.maker.row_names else [])])
-        if column in self.rows:
-            columns = self.rows[column]
-        else:
-            columns = self.captured(column, self.texts[column][start:stop], start, self.maker.keep_factors)
-        panel = Panel([batch for row in rows for batch in self.rows[row].silenced])
-        other = panel if list(rows) == [column] else Panel(columns.batches)
-        with products(self.maker.precision):
-            found = gram(panel, other, self.formulas, self.maker.grouping, self.maker.schedule.tile_bytes)
-        self.maker.report(column, start, 0, len(panel) * len(columns.order))
-        values = {
-            LOGITS: in_order(torch.cat([batch.logits for batch in columns.batches]), columns.order)
-            .double()
-            .cpu()
-        }
-        offset = 0
-        for row in rows:
-            order = self.rows[row].order
-            for name, groups in found.items():
-                for group, block in groups.items():
-                    part = block[offset : offset + len(order)].cpu()
-                    target = torch.empty_like(part)
-                    target[torch.tensor(order)[:, None], :, torch.tensor(columns.order)[None, :]] = (
-                        part.permute(0, 2, 1, 3)
-                    )
-                    values[SEPARATOR.join((row, name, group))] = target
-            own = torch.cat([batch.logits for batch in self.rows[row].batches])
-            values[SEPARATOR.join((row, LOGITS))] = in_order(own, order).double().cpu()
-            values[SEPARATOR.join((row, NOISE))] = torch.tensor(self.noise.get(row, -1))
-            offset += len(order)
-        return values
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> Tile:
+        """Return the tile of tensors by name."""
+        kernels, row_logits, noise = {}, {}, dict[str, int | None]()
+        for label, values in tensors.items():
+            match label.split(SEPARATOR):
+                case [row, name, group]:
+                    kernels[row, name, group] = values
+                case [row, kind] if kind == LOGITS:
+                    row_logits[row] = values
+                case [row, _]:
+                    noise[row] = None if int(values) == NOT_COUNTED else int(values)
+        return cls(kernels, tensors[LOGITS], row_logits, noise)
 
 
 def in_order(values: Tensor, order: Sequence[int]) -> Tensor:
-    """Returns rows that were computed in ``order`` in the order of the texts."""
+    """Return rows that were computed in ``order`` in the order of the texts."""
     restored = torch.empty_like(values)
     restored[torch.as_tensor(order, device=values.device)] = values
     return restored

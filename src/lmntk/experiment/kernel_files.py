@@ -10,9 +10,9 @@ from typing import Any
 from lmntk.engine.compute import PromptedTexts, as_kernels, kernels_of_prompt
 from lmntk.engine.progress import Listener
 from lmntk.engine.settings import NOT_KEPT, SCRATCH
-from lmntk.engine.stored_factors import Choice, KeptFactors
-from lmntk.engine.stream import finish, finish_all
-from lmntk.engine.work import Owner
+from lmntk.engine.stored_factors import Choice, StoredFactors
+from lmntk.engine.work import WorkOwner
+from lmntk.engine.work_folder import WorkFolder
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import FactorKernels, TextKernels
 from lmntk.experiment.start import filter_of, load, settings_of
@@ -42,7 +42,7 @@ def kernels_of_factors(wanted: FactorKernels) -> dict[str, Any]:
     Raises:
         UserError: no factors, no such pair, nothing left of the choice, files in ``out`` already.
     """
-    kept = KeptFactors(wanted.factors)
+    kept = StoredFactors(wanted.factors)
     rows, columns = pair = _pair(wanted, kept)
     for formula in wanted.formulas:
         if _path(wanted.out, formula).exists():
@@ -87,7 +87,8 @@ def kernels_of_texts(wanted: TextKernels, progress: Progress) -> dict[str, Any]:
     out = wanted.out
     if out.exists() and not out.is_dir():
         raise UserError(f"out: {str(out)!r} is a file; name a folder")
-    settings = settings_of(wanted, out, Owner(out, ("kernel",)))
+    owner = WorkOwner(out, ("kernel",))
+    settings = settings_of(wanted, out, owner)
     train, evaluate = (read_jsonl(path, require_label=False) for path in (wanted.train, wanted.evaluate))
     pretrained = load(wanted, ["prompt"])
     encoder, parameters = _encoder(wanted, pretrained), filter_of(wanted)
@@ -102,7 +103,7 @@ def kernels_of_texts(wanted: TextKernels, progress: Progress) -> dict[str, Any]:
             progress.note(NOT_KEPT)
         if any(root.is_dir() for root in (out / SCRATCH, settings.scratch) if root is not None):
             with alone_in(out):  # of a run that was cut short at its end
-                finish_all(settings)
+                WorkFolder.sweep(owner, settings.scratch)
         return {"files": files, "coverage": "all there from an earlier run"}
     if pretrained.stored_dtype != wanted.dtype:
         progress.note(f"weights stored in {pretrained.stored_dtype}, computed with in {wanted.dtype}")
@@ -119,8 +120,8 @@ def kernels_of_texts(wanted: TextKernels, progress: Progress) -> dict[str, Any]:
         provenance = next(iter(computed.kernels.values())).provenance
         files |= _save_logits(out, computed.logits, provenance)
         files |= _save_kernels(out, computed.kernels)
-        finish(settings, computed.work)
-        finish_all(settings)
+        WorkFolder.finish(settings, computed.work)
+        WorkFolder.sweep(owner, settings.scratch)
     return {"files": files, "coverage": computed.coverage.describe(), "provenance": provenance}
 
 
@@ -128,7 +129,7 @@ def _path(out: Path, formula: str) -> Path:
     return out / f"{formula}.safetensors"
 
 
-def _pair(wanted: FactorKernels, kept: KeptFactors) -> tuple[str, str]:
+def _pair(wanted: FactorKernels, kept: StoredFactors) -> tuple[str, str]:
     """Return the names of the row texts and the column texts whose kernels are wanted."""
     if not wanted.pair and len(kept.pairs) > 1:
         choice = "; ".join(",".join(pair) for pair in kept.pairs)

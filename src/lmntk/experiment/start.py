@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from lmntk.engine.settings import MACHINE, SCRATCH, Settings
-from lmntk.engine.work import Owner
+from lmntk.engine.work import WorkOwner
 from lmntk.experiment.configuration import Experiment
 from lmntk.experiment.configuration.parts import Computation
 from lmntk.experiment.preparation import prepare_tasks
@@ -86,7 +86,7 @@ def load(computation: Computation, modes: Sequence[str]) -> Pretrained:
     return pretrained
 
 
-def settings_of(computation: Computation, out: Path, owner: Owner | None = None) -> Settings:
+def settings_of(computation: Computation, out: Path, owner: WorkOwner | None = None) -> Settings:
     """Return the engine's settings of a computation whose results go to a folder.
 
     Raises:

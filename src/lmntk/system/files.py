@@ -7,7 +7,7 @@ import os
 import platform
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ LOCK = ".lmntk-lock"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``, which takes its place when the body has ended without an error."""
+    """Yield a temporary path beside ``path``, which takes its place when the body has ended without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
@@ -32,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file, atomically."""
+    """Write a text file, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf8")
 
@@ -88,42 +88,50 @@ def metadata_of(path: Path) -> dict[str, str] | None:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keeps other processes of lmntk out of a folder while the body runs; the system lets go of it when a process is killed.
+    """Keep other processes of lmntk out of a folder while the body runs; the system lets go of it when a process is killed.
 
-    Makes the folder; after a mistake of the user's one that was made and holds nothing is removed again.
+    Make the folder; after a mistake of the user's remove again one that was made and holds nothing.
 
     Raises:
         UserError: another process is in it.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows: nobody is kept out
-        yield
-        return
+    from filelock import FileLock, Timeout
+
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            who = file.read().strip() or "another process"
-            raise UserError(
-                f"out: {who} of lmntk works in {str(folder)!r}; wait until it ends, or name another folder"
-            ) from None
-        except OSError:  # a file system without locks
-            yield
-            return
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-        try:
-            yield
-        except UserError:
-            if is_new and [one.name for one in folder.iterdir()] == [LOCK]:
-                path.unlink()
-                folder.rmdir()
-            raise
-        finally:
-            file.truncate(0)
+    path.touch()
+    # a soft lock is the mere existence of a file, which a killed process leaves behind
+    lock = FileLock(path, timeout=0, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"out: {_holder(path)} of lmntk works in {str(folder)!r}; wait until it ends, or name another folder"
+        ) from None
+    except OSError:  # a file system without locks
+        yield
+        return
+    try:
+        _write_holder(path, f"process {os.getpid()} on {platform.node()}")
+        yield
+    except UserError:
+        if is_new and [file.name for file in folder.iterdir()] == [LOCK]:
+            path.unlink()
+            folder.rmdir()
+        raise
+    finally:
+        if path.exists():
+            _write_holder(path, "")
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    with suppress(OSError):  # Windows: nobody reads a file that is locked
+        return path.read_text(encoding="utf8").strip() or "another process"
+    return "another process"
+
+
+def _write_holder(path: Path, holder: str) -> None:
+    with suppress(OSError):
+        path.write_text(holder, encoding="utf8")

@@ -12,13 +12,14 @@ from dataclasses import replace
 import numpy as np
 
 from lmntk.engine.kernel_work import KernelWork
-from lmntk.engine.pieces import Begun, Piece
 from lmntk.engine.progress import Listener
 from lmntk.engine.settings import NOT_KEPT
-from lmntk.engine.stream import Streamed, finish, finish_all, stream_kernels, whole
-from lmntk.engine.work import Owner
+from lmntk.engine.stream import Streamed, stream_kernels, whole
+from lmntk.engine.work import Piece, WorkOwner
+from lmntk.engine.work_folder import WorkFolder
 from lmntk.experiment.session import Session
 from lmntk.experiment.shared_model import SharedModel
+from lmntk.experiment.steps.scratch import scratch_folder
 from lmntk.kernels.formulas import FORMULAS, kernel_names
 from lmntk.kernels.kernel import Kernel
 from lmntk.prompts.encoding import EncodedText
@@ -40,10 +41,11 @@ def kernels_of(
     session = shared.session
     known = {split.name: _kept(shared, split, session.experiment.formulas, sides) for split in splits}
     begun = _begun(shared, sides)
-    unfinished = _unfinished(shared, begun.read(), known, sides)
+    unfinished = _unfinished(shared, begun.record().pieces, known, sides)
     missing = _missing(shared, known, unfinished, sides)
     if missing:
-        begun.write([*unfinished, *missing])
+        owner = _owner(session, [split.name for split in shared.splits])
+        begun.write_down(owner, pieces=[*unfinished, *missing])
     if session.settings.keep_factors and not unfinished and not missing:
         session.progress.note(NOT_KEPT)
     for piece in (*unfinished, *missing):
@@ -62,8 +64,9 @@ def forget_kernels(shared: SharedModel) -> None:
         return
     for sides in (SIDES, SIDES[:2]):
         begun = _begun(shared, sides)
-        _forget(session, begun, begun.read())
-    finish_all(replace(session.settings, owner=_owner(session, [split.name for split in shared.splits])))
+        _forget(session, begun, begun.record().pieces)
+    owner = _owner(session, [split.name for split in shared.splits])
+    WorkFolder.sweep(owner, session.settings.scratch)
 
 
 def groups_and_pairs(
@@ -91,10 +94,10 @@ def groups_and_pairs(
     return {name: part for name, part in groups.items() if name in used}, pairs, group_of
 
 
-def _forget(session: Session, begun: Begun, pieces: Sequence[Piece]) -> None:
+def _forget(session: Session, begun: WorkFolder, pieces: Sequence[Piece]) -> None:
     """Remove the scratch files of work that is done, and last of all the word of it."""
     for piece in pieces:
-        finish(session.settings, piece.work)
+        WorkFolder.finish(session.settings, piece.work)
     begun.remove()
 
 
@@ -112,18 +115,18 @@ def _digests(shared: SharedModel, splits: Iterable[Split]) -> dict[str, str]:
     return {split.name: shared.session.keys(shared.task, split).kernels.digest for split in splits}
 
 
-def _begun(shared: SharedModel, sides: Sequence[str]) -> Begun:
+def _begun(shared: SharedModel, sides: Sequence[str]) -> WorkFolder:
     """Return where the pieces of the work on all splits of a model are written down."""
     session = shared.session
     digests = _digests(shared, shared.splits)
     key = content_key(cells=digests, formulas=session.experiment.formulas, sides=sides)
-    return Begun(session.settings.scratch, key, _owner(session, list(digests)))
+    return WorkFolder(scratch_folder(session), key)
 
 
-def _owner(session: Session, names: Iterable[str]) -> Owner:
+def _owner(session: Session, names: Iterable[str]) -> WorkOwner:
     """Return whose the work on these splits' kernels is; a diagnosis's kernels do not end with those that are solved."""
     ending = "" if session.methods else " unsolved"
-    return Owner(session.store.folder, tuple(f"{name}{ending}" for name in names))
+    return WorkOwner(session.store.folder, tuple(f"{name}{ending}" for name in names))
 
 
 def _splits_of(shared: SharedModel, piece: Piece) -> list[Split]:
@@ -140,9 +143,9 @@ def _unfinished(
         whole_number = len(sides) * len(piece.formulas)
         is_saved = all(len(kernels) == whole_number and logits is not None for kernels, logits in kept)
         if is_saved or not any(name in wanted for name in piece.splits):
-            finish(settings, piece.work)
+            WorkFolder.finish(settings, piece.work)
         elif piece.work != _work_key(shared, piece.splits, piece.formulas, sides):
-            finish(replace(settings, keep_factors=False), piece.work)
+            WorkFolder.finish(replace(settings, keep_factors=False), piece.work)
             line = f"{shared.title}: what another batch size left unfinished is dropped"
             shared.session.progress.note(line)
         else:
