@@ -84,7 +84,8 @@ class Reporter:
         results = results_of(self.session, task, split)
         if results is None:
             return
-        columns = {row.method: results.predictions[row.method] for row in results.rows}
+        known = results.predictions  # in the order of the rows
+        columns = {row.method: known[row.method] for row in results.rows if row.method in known}
         trained = finetunings_of(self.session, task, split)
         columns |= {record.method: record.predictions for record in trained if record.predictions}
         table = [("row", "label", *columns)]

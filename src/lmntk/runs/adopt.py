@@ -78,8 +78,9 @@ def _adopt_kernels(store: Store, folder: Path) -> None:
         except UserError:
             continue
         digest = metadata.get("key") or json.loads(metadata.get("provenance", "{}")).get("key")
-        if digest and not folder.name.endswith(f"-{short(digest)}"):
-            os.replace(folder, store.kernel_folder(folder.name, digest))
+        target = store.kernel_folder(folder.name, digest or "")
+        if digest and not folder.name.endswith(f"-{short(digest)}") and not target.exists():
+            os.replace(folder, target)
         return
 
 

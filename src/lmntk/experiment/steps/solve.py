@@ -150,7 +150,9 @@ def keep_results(
     if before is not None:
         others = [row for row in before.rows if row.formula and row.method not in predictions]
         rows += others
-        predictions |= {row.method: before.predictions[row.method] for row in others}
+        predictions |= {
+            row.method: before.predictions[row.method] for row in others if row.method in before.predictions
+        }
         predictors = [*predictors, *before.predictors]
         saved += before.saved_models
     results = SplitResults(
