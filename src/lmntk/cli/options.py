@@ -63,7 +63,7 @@ class FieldOption:
 
     @property
     def is_switch(self) -> bool:
-        """True for a flag without a value: it turns the default round."""
+        """Return whether the flag takes no value; it turns the default round."""
         return isinstance(self.field.default, bool)
 
     def parameter(self) -> inspect.Parameter:
@@ -76,17 +76,18 @@ class FieldOption:
             annotation = list[str] | None  # given once or several times
         else:
             annotation = (str if tuple in kinds else kinds.pop()) | None
+        default = self._shown_default()
         option = typer.Option(
             self.flag,
             help=self.help,
             rich_help_panel=self.group,
             metavar=self.extra.get("metavar", LIST if takes_list else None),
-            show_default=self.extra.get("unset", not self.is_switch),
+            show_default=self.extra.get("unset", default is not None and not self.is_switch),
         )
         return inspect.Parameter(
             self.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=self._shown_default(),
+            default=default,
             annotation=Annotated[annotation, option],
         )
 
@@ -97,7 +98,8 @@ class FieldOption:
         if self.field.is_required() or "unset" in self.extra:
             return None
         default = self.field.get_default(call_default_factory=True)
-        return (",".join(map(str, default)) or None) if isinstance(default, tuple) else default
+        default = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        return None if default == "" else default
 
 
 def options_of(part: type[Part], table: str = "") -> list[FieldOption]:
