@@ -35,7 +35,7 @@ class Account:
     """
 
     def __init__(self, work: KernelWork, jobs: Sequence[Job], report: Report) -> None:
-        self.report = report
+        self._report = report
         texts, row_names = work.texts, work.row_groups
         chunks = {
             (job.column, job.start): job.stop - job.start for job in jobs if job.column not in row_names
@@ -50,8 +50,8 @@ class Account:
         self._done: Counter[tuple[str, int]] = Counter()
         self._lock = threading.Lock()
 
-    def told(self, group: str, start: int, captured: int, contracted: int) -> None:
-        """Takes a report and passes on what is new of it."""
+    def report(self, group: str, start: int, captured: int, contracted: int) -> None:
+        """Take a report and pass on what is new of it."""
         with self._lock:
             mine = (group, start, threading.get_ident())
             self._by_worker[mine] += captured
@@ -82,4 +82,4 @@ class Account:
             captured += more
         pairs = 0 if contracted is None else self._pairs.pop(contracted, 0)
         if captured or pairs:
-            self.report(captured, pairs)
+            self._report(captured, pairs)

@@ -18,7 +18,7 @@ from lmntk.engine.phases import DirectionSizes, Trial, direction_phases
 from lmntk.errors import UserError
 from lmntk.prompts.encoding import EncodedText
 from lmntk.solvers.linear_form import LinearForm
-from lmntk.system.device_memory import saying_full_card
+from lmntk.system.device_memory import reporting_full_gpu
 from lmntk.system.precision import FULL, products
 from lmntk.tangents.factors import Tangents
 from lmntk.tangents.noise import NoiseSearch, silence
@@ -96,7 +96,7 @@ def count_of(form: LinearForm) -> int:
     return outputs if form.each_class and outputs > 1 else 1
 
 
-@saying_full_card()
+@reporting_full_gpu()
 def directions_of(
     capturing: Capturing,
     texts: Sequence[EncodedText],

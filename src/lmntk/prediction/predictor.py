@@ -19,7 +19,7 @@ from lmntk.models.state import frozen
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText
 from lmntk.solvers.inputs import Array, Labels
-from lmntk.system.device_memory import DeviceMemory, device_budget, memory_of, saying_full_card
+from lmntk.system.device_memory import DeviceMemory, device_budget, memory_of, reporting_full_gpu
 from lmntk.system.memory import peak_of, resident, return_freed, trim
 from lmntk.system.precision import FULL, products
 from lmntk.tangents.linearized import LinearizedModel
@@ -107,7 +107,7 @@ class Predictor:
         """Whether forward mode turned out not to do for the model, which costs twice the time."""
         return any(linearized.backward for linearized in self.linearized)
 
-    @saying_full_card()
+    @reporting_full_gpu()
     def evaluate(self, texts: Sequence[EncodedText]) -> tuple[Array, Array]:
         """Return the decisions and the pre-trained logits, each [n, c] float64, in the order of the texts.
 

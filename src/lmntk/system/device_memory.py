@@ -16,18 +16,18 @@ SHARE = 0.9  # of a card's free memory, unless more is asked for: libraries take
 
 
 class DeviceMemory(Protocol):
-    """What the planner asks a device; a test answers for one that is not there."""
+    """Answers of a device to the planner; a test answers for one that is not there."""
 
     def free(self) -> int:
-        """Returns the bytes that can still be taken."""
+        """Return the bytes that can still be taken."""
         ...
 
     def held(self) -> int:
-        """Returns the bytes of the tensors on it, of this process."""
+        """Return the bytes of the tensors on it, of this process."""
         ...
 
     def peak_of(self, body: Callable[[], Result]) -> tuple[int, Result]:
-        """Returns how much ``held`` grew at most while the body ran, and what that returned."""
+        """Return how much ``held`` grew at most while the body ran, and what that returned."""
         ...
 
 
@@ -38,16 +38,16 @@ class CardMemory:
         self.device = device
 
     def free(self) -> int:
-        """Returns what the driver has, and what the allocator holds and does not use."""
+        """Return what the driver has, and what the allocator holds and does not use."""
         kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         return int(torch.cuda.mem_get_info(self.device)[0]) + kept
 
     def held(self) -> int:
-        """Returns the bytes of tensors."""
+        """Return the bytes of tensors."""
         return int(torch.cuda.memory_allocated(self.device))
 
     def peak_of(self, body: Callable[[], Result]) -> tuple[int, Result]:
-        """Returns the growth of the allocator's peak, and what the body returned."""
+        """Return the growth of the allocator's peak, and what the body returned."""
         torch.cuda.synchronize(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
         before = self.held()
@@ -57,12 +57,12 @@ class CardMemory:
 
 
 def memory_of(device: torch.device) -> DeviceMemory | None:
-    """Returns a device's own memory; None where it computes in the host's."""
+    """Return a device's own memory; None where it computes in the host's."""
     return CardMemory(device) if device.type == "cuda" else None
 
 
 def device_budget(device: torch.device, card: DeviceMemory | None, asked: int | None) -> int | None:
-    """Returns the bytes that tensors may take on a device; None where it has no memory of its own.
+    """Return the bytes that tensors may take on a device; None where it has no memory of its own.
 
     Raises:
         UserError: more is asked for than there is, or of a device that has none.
@@ -79,7 +79,7 @@ def device_budget(device: torch.device, card: DeviceMemory | None, asked: int | 
 def least_budget(
     first: DeviceMemory, others: Iterable[DeviceMemory], asked: int | None, begun: bool = False
 ) -> int:
-    """Returns the bytes that tensors may take on each of several cards, of which the first holds the weights already: the least of all.
+    """Return the bytes that tensors may take on each of several cards, of which the first holds the weights already: the least of all.
 
     Args:
         first: the card that the model is on.
@@ -101,7 +101,7 @@ def least_budget(
 
 
 def card_budget(card: DeviceMemory, asked: int | None) -> int:
-    """Returns the bytes that tensors may take on a card, the weights that are there included.
+    """Return the bytes that tensors may take on a card, the weights that are there included.
 
     Raises:
         UserError: more is asked for than there is.
@@ -117,8 +117,8 @@ def card_budget(card: DeviceMemory, asked: int | None) -> int:
 
 
 @contextmanager
-def saying_full_card() -> Iterator[None]:
-    """While the body runs, a card without room becomes one line that says what to do; also decorates a function.
+def reporting_full_gpu() -> Iterator[None]:
+    """Turn a GPU without room into one line that says what to do; also decorates a function.
 
     Raises:
         UserError: the card is full.
