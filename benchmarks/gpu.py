@@ -30,7 +30,7 @@ from lmntk.errors import UserError
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.logit_model import LogitModel, PromptModel
 from lmntk.prompts.encoding import EncodedText
-from lmntk.system.devices import chosen_devices, place
+from lmntk.system.devices import chosen_devices, move_to
 from lmntk.system.executors.choose import chosen_executor
 from lmntk.system.memory import parse_bytes, shown_bytes
 from lmntk.system.precision import AMPERE, PRECISIONS, check_precision
@@ -91,7 +91,7 @@ def real_work(
     from lmntk.tasks import read_jsonl
 
     pretrained = load_pretrained(folder)
-    place(pretrained, device)
+    move_to(pretrained, device)
     reading: Any = pretrained.reading("prompt")
     encoder = PromptEncoder(
         pretrained.tokenizer,

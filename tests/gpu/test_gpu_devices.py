@@ -50,7 +50,7 @@ def test_both_workers_make_tiles_and_a_run_that_was_cut_short_goes_on(tmp_path, 
     monkeypatch.setattr(tile_maker.TileWorker, "__call__", told)
     with pytest.raises(KeyboardInterrupt):
         work(scratch=tmp_path, executor=TWO, batch_size=1)
-    assert set(made) == {"lmntk-0", "lmntk-1"}
+    assert set(made) == {"lmntk_0", "lmntk_1"}
     assert list(tmp_path.rglob("tiles/*.safetensors"))
     monkeypatch.setattr(tile_maker.TileWorker, "__call__", make)
     again = work(scratch=tmp_path, executor=TWO, batch_size=1)
@@ -131,7 +131,7 @@ def test_an_error_ends_the_run_and_leaves_no_thread():
     with pytest.raises(ModelError, match=r"not finite, in first\.weight"):
         list(Devices(("first", "second")).run(doing, list(range(50))))
     assert len(doing.done) < 20
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lmntk-")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lmntk_")]
 
 
 def test_who_stops_listening_stops_the_workers():

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lmntk.engine import tile_maker
+from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.tile_maker import TileMaker
 from lmntk.errors import UserError
 from lmntk.system.executors.ray_layout import Layout, Machine, laid_out, machines_of, own_card
@@ -72,12 +73,12 @@ def test_a_worker_takes_the_card_that_ray_gave_it():
 
 def test_a_model_travels_without_its_device():
     model = nn.Sequential(nn.Linear(2, 2))
-    maker = TileMaker(model, {"one": model[0].weight}, 0, {}, [], None, None, False, None, False, False, None)
+    maker = TileMaker(KernelWork(model, {}, [], [], {"one": model[0].weight}, 0), None, None, None, False)
     maker._has_worker = True
     with patch.object(tile_maker, "HOST", torch.device("meta")):  # the model is not there
         state = maker.__getstate__()
-    assert state["model"][0].weight.is_meta
-    assert state["trainable"]["one"] is state["model"][0].weight
+    assert state["work"].model[0].weight.is_meta
+    assert state["work"].trainable["one"] is state["work"].model[0].weight
     assert not state["_has_worker"]
-    assert maker.__getstate__()["model"] is model
-    assert torch.equal(pickle.loads(pickle.dumps(maker)).model[0].weight, model[0].weight)
+    assert maker.__getstate__()["work"].model is model
+    assert torch.equal(pickle.loads(pickle.dumps(maker)).work.model[0].weight, model[0].weight)

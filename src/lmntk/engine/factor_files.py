@@ -51,7 +51,7 @@ class _Tensors:
 
 
 def save_tangents(path: Path, tangents: Tangents) -> None:
-    """Writes a batch's tangents, atomically.
+    """Write a batch's tangents, atomically.
 
     Raises:
         OSError: no room on the disk, or no right to write.
@@ -62,7 +62,7 @@ def save_tangents(path: Path, tangents: Tangents) -> None:
 
 
 def open_tangents(path: Path, device: torch.device | None = None, verify: bool = True) -> Tangents:
-    """Returns the tangents in a file; a parameter's factors are read when they are asked for, each time.
+    """Return the tangents in a file; a parameter's factors are read when they are asked for, each time.
 
     Args:
         path: what ``save_tangents`` wrote.
@@ -80,7 +80,7 @@ def open_tangents(path: Path, device: torch.device | None = None, verify: bool =
 
 
 def save_checked(path: Path, tensors: Mapping[str, Tensor], description: str = "") -> None:
-    """Writes tensors with a description and a checksum over both, atomically.
+    """Write tensors with a description and a checksum over both, atomically.
 
     Raises:
         OSError: no room on the disk, or no right to write.
@@ -108,7 +108,7 @@ def save_checked(path: Path, tensors: Mapping[str, Tensor], description: str = "
 
 
 def load_checked(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors that ``save_checked`` wrote.
+    """Return the tensors that ``save_checked`` wrote.
 
     Raises:
         DamagedFileError: no such file, or not what was written.
@@ -127,8 +127,8 @@ def _opened(path: Path, verify: bool) -> Iterator[tuple[Any, str]]:
             if metadata.get("format") != FORMAT:
                 raise DamagedFileError(f"{path} is not a file of lmntk's")
             if verify:
-                found = _checksum(metadata["description"], file.keys(), file.get_tensor)
-                if str(found) != metadata["checksum"]:
+                checksum = _checksum(metadata["description"], file.keys(), file.get_tensor)
+                if str(checksum) != metadata["checksum"]:
                     raise DamagedFileError(f"{path} is not what was written: its checksum differs")
             yield file, metadata["description"]
     except (SafetensorError, OSError, ValueError, KeyError) as error:
@@ -138,13 +138,13 @@ def _opened(path: Path, verify: bool) -> Iterator[tuple[Any, str]]:
 
 
 def _checksum(description: str, names: Iterable[str], tensor_of: Callable[[str], Tensor]) -> int:
-    found = zlib.crc32(description.encode())
+    checksum = zlib.crc32(description.encode())
     for name in sorted(names):
         tensor = tensor_of(name)
-        found = zlib.crc32(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode(), found)
+        checksum = zlib.crc32(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode(), checksum)
         if tensor.numel():
-            found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
-    return found
+            checksum = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, checksum)
+    return checksum
 
 
 class FactorsInFile(Mapping[str, Factors]):

@@ -33,7 +33,7 @@ class Choice:
     low_rank: LowRank | None = None
 
     def takes(self, name: str) -> bool:
-        """True for a parameter that counts."""
+        """Return whether a parameter counts."""
         return (
             (not self.biases_only or name.rsplit(".", 1)[-1] == "bias")
             and (not self.include or any(fnmatchcase(name, pattern) for pattern in self.include))
@@ -53,8 +53,8 @@ class _Chosen(Mapping[str, Factors]):
     def __getitem__(self, name: str) -> Factors:
         if name not in self.names:
             raise KeyError(name)
-        found = self.factors[name]
-        return found if self.choice.low_rank is None else self.choice.low_rank.of(name, found)
+        factors = self.factors[name]
+        return factors if self.choice.low_rank is None else self.choice.low_rank.of(name, factors)
 
     def __contains__(self, name: object) -> bool:
         return name in self.names
@@ -94,7 +94,7 @@ class StoredFactors:
 
     @property
     def precision(self) -> str:
-        """What the passes were in that the factors come from."""
+        """Precision of the passes that the factors come from."""
         return self.index.precision
 
     def kernels(
@@ -105,7 +105,7 @@ class StoredFactors:
         grouping: Grouping | None = None,
         drop_noise: bool = True,
     ) -> tuple[dict[str, dict[str, Tensor]], int]:
-        """Returns ``{kernel name: {group: [n, c, m, d]}}`` of a pair, in the texts' order, and how many coordinates were left out as noise.
+        """Return ``{kernel name: {group: [n, c, m, d]}}`` of a pair, in the texts' order, and how many coordinates were left out as noise.
 
         Cost: the contraction alone; see ``gram``. Memory: the factors of one parameter, of all texts
         of the pair, and what ``gram`` copies of them.
@@ -115,9 +115,8 @@ class StoredFactors:
         """
         choice = choice or Choice()
         if pair not in self.pairs:
-            raise UserError(
-                f"pair: {','.join(pair)!r} is not there; there are {'; '.join(','.join(one) for one in self.pairs)}"
-            )
+            kept = "; ".join(map(",".join, self.pairs))
+            raise UserError(f"pair: {','.join(pair)!r} is not there; there are {kept}")
         if self.precision != FULL and drop_noise and set(formulas) != {"sgd"}:
             raise UserError(
                 f"factors: taken in {self.precision}, in which noise cannot be told; ask for sgd alone, or add --keep-noise"
@@ -127,24 +126,24 @@ class StoredFactors:
         masks = noise_coordinates(rows) if drop_noise and set(formulas) != {"sgd"} else {}
         silenced = Panel([silence(batch, masks) for batch in rows])
         with products(FULL):
-            found = gram(silenced, silenced if pair[0] == pair[1] else Panel(columns), formulas, grouping)
-        placed = {
+            blocks = gram(silenced, silenced if pair[0] == pair[1] else Panel(columns), formulas, grouping)
+        kernels = {
             name: {
                 group: in_order(in_order(block, row_order).transpose(0, 2), column_order).transpose(0, 2)
                 for group, block in groups.items()
             }
-            for name, groups in found.items()
+            for name, groups in blocks.items()
         }
-        return placed, sum(int(mask.sum()) for mask in masks.values())
+        return kernels, sum(int(mask.sum()) for mask in masks.values())
 
     def logits(self, group: str) -> Tensor:
-        """Returns the pre-trained logits [n, c] of a group of texts."""
+        """Return the pre-trained logits [n, c] of a group of texts."""
         batches, order = self._batches(group, Choice())
         return in_order(torch.cat([batch.logits for batch in batches]), order).double()
 
     def _batches(self, group: str, choice: Choice) -> tuple[list[Tangents], list[int]]:
         order = self.index.orders[group]
-        found = []
+        batches = []
         for path in WorkFolder.at(self.folder).factor_files(group):
             try:
                 batch = open_tangents(path)
@@ -155,12 +154,12 @@ class StoredFactors:
                 raise UserError(
                     f"parameters: nothing is left of the choice; names look like {next(iter(batch.factors))!r}"
                 )
-            found.append(replace(batch, factors=chosen))
-        if sum(map(len, found)) != len(order):
+            batches.append(replace(batch, factors=chosen))
+        if sum(map(len, batches)) != len(order):
             raise UserError(
                 f"factors: files of {group!r} are missing in {str(self.folder)!r}; compute them again with --keep-factors"
             )
-        return found, order
+        return batches, order
 
 
 def _indexed(folders: Sequence[Path]) -> list[tuple[Path, FactorIndex]]:

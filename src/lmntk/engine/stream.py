@@ -7,7 +7,7 @@ all rows that want it, and dropped. What a chunk comes to is a *tile*; finished 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from torch import Tensor
@@ -85,21 +85,16 @@ def stream_kernels(
     jobs = jobs_of(work, schedule.chunk)
     meter = ProgressMeter(work, jobs, listener.report)
     maker = TileMaker(
-        work.model,
-        work.trainable,
-        work.pad_id,
-        {name: work.texts[name] for name in work.groups},
-        list(work.formulas),
+        replace(work, texts={name: work.texts[name] for name in work.groups}),
         schedule,
         capturer.coverage,
+        None if scratch is None else (scratch.root, key),
+        is_roomy(schedule.peak, settings.share),
         settings.drop_noise,
         settings.grouping,
         settings.keep_factors,
-        is_roomy(schedule.peak, settings.share),
-        None if scratch is None or settings.scratch is None else (settings.scratch, key),
-        work.row_groups,
+        settings.precision,
         meter.report,
-        precision=settings.precision,
     )
     tiles: dict[str, Tile] = {}
     for job in jobs:
@@ -108,7 +103,7 @@ def stream_kernels(
             tiles[job.name] = earlier
             meter.settle(job, with_rows=False)
     missing = [job for job in jobs if job.name not in tiles]
-    for index, tile in _saying_full(settings.executor.run(maker, missing)):
+    for index, tile in _reporting_full(settings.executor.run(maker, missing)):
         if scratch is not None:
             scratch.save_tile(missing[index], tile)
         tiles[missing[index].name] = tile
@@ -121,7 +116,7 @@ def stream_kernels(
     return Streamed(kernels, logits, capturer.coverage, noise, schedule, loss)
 
 
-def _saying_full(results: Iterator[Result]) -> Iterator[Result]:
+def _reporting_full(results: Iterator[Result]) -> Iterator[Result]:
     """Yield results; a GPU without room for one becomes a line that says what to do.
 
     Raises:

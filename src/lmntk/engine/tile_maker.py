@@ -17,12 +17,12 @@ from torch import Tensor
 
 from lmntk.engine.batches import Capturer
 from lmntk.engine.factor_files import DamagedFileError
+from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.schedule import Schedule
 from lmntk.engine.tiles import GroupReport, Job, Tile, in_order
 from lmntk.engine.work_folder import WorkFolder
 from lmntk.errors import UserError
 from lmntk.kernels.gram import Grouping, Panel, first_not_finite, gram, not_finite
-from lmntk.models.logit_model import LogitModel
 from lmntk.prompts.encoding import EncodedText
 from lmntk.system.devices import copy_to
 from lmntk.system.memory import keep_freed, trim
@@ -44,24 +44,29 @@ class TileMaker:
     """Everything that the tiles of a piece of work depend on; called, it is ready to make them.
 
     In another process it stands for itself: models, rules of the user's own and texts go along.
+
+    Attributes:
+        work: which model's kernels, between which texts.
+        schedule: how the work is cut.
+        coverage: how the gradients are captured.
+        scratch: root and key of the work's folder; None where there is none.
+        is_roomy: freed memory may be kept.
+        drop_noise, grouping, keep_factors, precision: as in the settings.
+        report: told of texts captured and pairs contracted, in this process.
+        rules: of modules, the user's own among them.
     """
 
-    model: LogitModel
-    trainable: Mapping[str, torch.nn.Parameter]
-    pad_id: int
-    texts: Mapping[str, Sequence[EncodedText]]
-    formulas: Sequence[str]
+    work: KernelWork
     schedule: Schedule
     coverage: Coverage
-    drop_noise: bool
-    grouping: Grouping | None
-    keep_factors: bool
-    is_roomy: bool
     scratch: tuple[Path, str] | None
-    row_names: Sequence[str] = ()
+    is_roomy: bool
+    drop_noise: bool = True
+    grouping: Grouping | None = None
+    keep_factors: bool = False
+    precision: Precision = FULL
     report: GroupReport = report_nothing
     rules: Mapping[Any, Any] = field(default_factory=lambda: dict(RULES))
-    precision: Precision = FULL
     _has_worker: bool = False
 
     def __call__(self, device: torch.device | None = None) -> TileWorker:
@@ -71,20 +76,25 @@ class TileMaker:
             keep_freed()
         if device is None or not self._is_taken(device):
             return TileWorker(self)
-        model, trainable = copy_to(device, self.model, self.trainable)
-        return TileWorker(replace(self, model=model, trainable=trainable))
+        return TileWorker(replace(self, work=self._work_on(device)))
 
     def _is_taken(self, device: torch.device) -> bool:
         """Return whether another worker has the model, or the model is on another device."""
         taken, self._has_worker = self._has_worker, True
-        return taken or next(self.model.parameters()).device != device
+        return taken or self._device != device
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.work.model.parameters()).device
+
+    def _work_on(self, device: torch.device) -> KernelWork:
+        """Return the work with a copy of the model on a device."""
+        model, trainable = copy_to(device, self.work.model, self.work.trainable)
+        return replace(self.work, model=model, trainable=trainable)
 
     def __getstate__(self) -> dict[str, Any]:
-        model, trainable = self.model, self.trainable
-        if next(model.parameters()).device != HOST:  # who gets it may have no GPU, or another
-            model, trainable = copy_to(HOST, model, trainable)
-        own = {"model": model, "trainable": trainable}
-        return self.__dict__ | own | {"report": report_nothing, "_has_worker": False}  # it tells this process
+        work = self.work if self._device == HOST else self._work_on(HOST)  # there may be no GPU, or another
+        return self.__dict__ | {"work": work, "report": report_nothing, "_has_worker": False}
 
 
 @dataclass
@@ -100,18 +110,19 @@ class TileWorker:
     """Makes tiles in this process; the row texts' factors stay from one to the next."""
 
     def __init__(self, maker: TileMaker) -> None:
-        every = [text for part in maker.texts.values() for text in part]
+        work = maker.work
+        every = work.texts_of(work.groups)
         size = maker.schedule.batch_size
         self.capturer = Capturer(
-            maker.model, maker.trainable, maker.pad_id, every, size, maker.coverage, maker.precision
+            work.model, work.trainable, work.pad_id, every, size, maker.coverage, maker.precision
         )
         self.is_fed = maker.schedule.card_peak > 0  # a GPU, whose row factors may lie elsewhere
-        self.maker, self.texts, self.formulas = maker, maker.texts, maker.formulas
-        self.work = None if maker.scratch is None else WorkFolder(*maker.scratch)
+        self.maker, self.texts, self.formulas = maker, work.texts, work.formulas
+        self.folder = None if maker.scratch is None else WorkFolder(*maker.scratch)
         # on another disk than the process that wrote the schedule down
-        self.is_apart = self.work is not None and self.work.record().schedule is None
+        self.is_apart = self.folder is not None and self.folder.record().schedule is None
         if maker.scratch is not None and self.is_apart:
-            self.work = WorkFolder.of_this_process(maker.scratch[0])
+            self.folder = WorkFolder.of_this_process(maker.scratch[0])
             atexit.register(self.close)
         self.rows: dict[str, _Rows] = {}
         self.noise: dict[str, int] = {}
@@ -142,8 +153,8 @@ class TileWorker:
 
     def close(self) -> None:
         """Remove what this process wrote to a disk that nobody else sees."""
-        if self.is_apart and self.work is not None:
-            self.work.remove()
+        if self.is_apart and self.folder is not None:
+            self.folder.remove()
 
     def captured(
         self,
@@ -162,7 +173,9 @@ class TileWorker:
         parts = [(chosen, [texts[index] for index in chosen]) for chosen in self.capturer.batches(texts)]
         for (chosen, part), (_, following) in zip(parts, [*parts[1:], ([], [])], strict=True):
             first = start + len(order)
-            stored = self.work.factors(group, first, read_to) if on_disk and self.work is not None else None
+            stored = (
+                self.folder.factors(group, first, read_to) if on_disk and self.folder is not None else None
+            )
             if stored is not None and len(stored) == len(chosen):
                 batches = [stored]
             else:
@@ -181,8 +194,8 @@ class TileWorker:
                 ):
                     raise not_finite(where)  # other kernels show it themselves; the sign of no number is zero
                 if on_disk and batch is not stored:
-                    assert self.work is not None
-                    batch = self.work.save_factors(group, first, batch, read_to)
+                    assert self.folder is not None
+                    batch = self.folder.save_factors(group, first, batch, read_to)
                 if on_disk and self.is_fed:
                     batch = transfers.fetching(batch)
                 elif on_host:
@@ -215,7 +228,7 @@ class TileWorker:
 
     def tile(self, rows: Sequence[str], column: str, start: int, stop: int) -> Tile:
         """Return the kernels of all row groups with a chunk of a column group, and all logits."""
-        self.take_rows([*rows, *([column] if column in self.maker.row_names else [])])
+        self.take_rows([*rows, *([column] if column in self.maker.work.row_groups else [])])
         if column in self.rows:
             columns = self.rows[column]
         else:

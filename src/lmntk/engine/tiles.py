@@ -31,7 +31,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Tile:
-    """What a job comes to, in the texts' order.
+    """Kernels and logits that a job comes to, in the texts' order.
 
     Attributes:
         kernels: by row group, kernel name and parameter group, [n, c, m, d].

@@ -1,4 +1,4 @@
-"""What is written down of a piece of work, in ``work.json`` of its folder: whose it is, how it is cut, what its files hold.
+"""The record of a piece of work, ``work.json`` in its folder: whose it is, how it is cut, what its files hold.
 
 Which kernels are missing changes while they are saved; what was begun does not. A run that goes on follows what it finds written down,
 finds its tiles so, and ends in the bits of one that was never cut short.
@@ -94,7 +94,7 @@ def _of_this_version(value: Any, checked: Any) -> Any:
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class WorkRecord:
-    """What is known of a piece of work; each part is there from the moment that it is known.
+    """Everything that is written down of a piece of work; each part is there from the moment that it is known.
 
     Attributes:
         claim: whose it is; None of factors that were kept to the end, which nobody sweeps away.

@@ -21,7 +21,7 @@ from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import Pretrained, load_pretrained
 from lmntk.runs.store import Store
 from lmntk.solvers.outcome import methods_of
-from lmntk.system.devices import chosen_devices, place
+from lmntk.system.devices import chosen_devices, move_to
 from lmntk.system.executors.choose import chosen_executor
 from lmntk.system.memory import default_memory, parse_bytes
 from lmntk.system.precision import check_precision
@@ -78,7 +78,7 @@ def load(computation: Computation, modes: Sequence[str]) -> Pretrained:
         base=computation.base,
         needs_head=True if "prompt" in modes else None,
     )
-    place(pretrained, computation.device)
+    move_to(pretrained, computation.device)
     for mode in modes:
         pretrained.reading(mode)
     if computation.untie_head:

@@ -20,7 +20,7 @@ from lmntk.prediction.predictor import DecisionRule, PassLimits, Predictor
 from lmntk.prompts.assembly import Limits
 from lmntk.prompts.encoding import HeadEncoder, TextEncoder
 from lmntk.prompts.ensemble import make_prompt_encoder
-from lmntk.system.devices import place
+from lmntk.system.devices import move_to
 from lmntk.system.files import load_tensors, save_tensors, write_text
 
 FORMAT = "lmntk predictor 1"
@@ -112,7 +112,7 @@ def load_predictor(
         raise UserError(
             f"predictor: {where} has other weights than the model that {str(folder)!r} was made with; give that with --model"
         )
-    chosen = place(pretrained, device)
+    chosen = move_to(pretrained, device)
     if facts["untied"]:
         untie(pretrained)
     settings: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Where a network computes."""
+"""Devices that a network computes on: chosen by name, moved to, copied to."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ AUTO = "auto"
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def place(pretrained: Any, device: str = AUTO) -> torch.device:
-    """Moves a network to a device, in place, and returns it; "auto" is the first GPU, or the processor where there is none.
+def move_to(pretrained: Any, device: str = AUTO) -> torch.device:
+    """Move a network to a device and return that; "auto" is the first GPU, or the processor where there is none.
 
     Of several devices it is the first.
 
     Raises:
         UserError: there is no such device here.
     """
-    found = chosen_devices(device)[0]
-    with _saying_why(device):
-        pretrained.network.to(found)
-    return found
+    first = chosen_devices(device)[0]
+    with _reporting_no_device(device):
+        pretrained.network.to(first)
+    return first
 
 
 def chosen_devices(device: str = AUTO) -> tuple[torch.device, ...]:
-    """Returns the devices that are meant: of "cuda" all cards of this machine, of "cuda:0,cuda:2" those two.
+    """Return the devices that are meant: of "cuda" all cards of this machine, of "cuda:0,cuda:2" those two.
 
     "cpu,cpu" are two workers on the processor, each with a copy of the model: for tests, for one with more threads is faster.
 
@@ -41,14 +41,13 @@ def chosen_devices(device: str = AUTO) -> tuple[torch.device, ...]:
     """
     if device == AUTO:
         return (torch.device("cuda:0" if torch.cuda.is_available() else "cpu"),)
-    with _saying_why(device):
+    with _reporting_no_device(device):
         named = [torch.device(part.strip()) for part in device.split(",")]
         if named == [torch.device("cuda")]:
             named = [torch.device("cuda", index) for index in range(max(1, torch.cuda.device_count()))]
-        named = [
-            torch.empty(0, device=one).device for one in named
-        ]  # "cuda" among others is one of them, which has a number
-    if len({one.type for one in named}) > 1:
+        # "cuda" among others is one of them, which has a number
+        named = [torch.empty(0, device=chosen).device for chosen in named]
+    if len({chosen.type for chosen in named}) > 1:
         raise UserError(
             f"device: {device!r} is of several kinds, whose results differ in the last bits; name cards, or cpu"
         )
@@ -58,7 +57,7 @@ def chosen_devices(device: str = AUTO) -> tuple[torch.device, ...]:
 
 
 @contextmanager
-def _saying_why(device: str) -> Iterator[None]:
+def _reporting_no_device(device: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -69,7 +68,7 @@ def _saying_why(device: str) -> Iterator[None]:
 
 
 class _Taken(TorchFunctionMode):
-    """While the body runs, deep copies of one device's tensors are made on another."""
+    """Make deep copies of one device's tensors on another, while the body runs."""
 
     def __init__(self, source: torch.device, target: torch.device) -> None:
         super().__init__()
@@ -87,7 +86,7 @@ class _Taken(TorchFunctionMode):
 def copy_to(
     device: torch.device, model: Model, trainable: Mapping[str, nn.Parameter]
 ) -> tuple[Model, dict[str, nn.Parameter]]:
-    """Returns a copy of a model on a device, and its parameters that count; what is shared in the one is shared in the other.
+    """Return a copy of a model on a device, and its parameters that count; what is shared in the one is shared in the other.
 
     Tensors that are neither parameters nor buffers, such as what a module has put by, go along if they are where the model is.
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from string import ascii_letters
 from typing import TypeVar
 
 from lmntk.errors import UserError
@@ -18,25 +19,29 @@ _LARGE = 2**20
 
 
 def parse_bytes(text: str, option: str = "memory") -> int:
-    """Returns the bytes that ``4GiB``, ``500MB`` or a plain number say.
+    """Return the bytes that ``4GiB``, ``500MB`` or a plain number say.
 
     Raises:
         UserError: anything else.
     """
-    units = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9, "b": 1, "": 1}
-    number = text.strip().lower().rstrip("bikmg")
-    unit = text.strip().lower()[len(number) :]
+    from pydantic import ByteSize, TypeAdapter
+
+    number = text.strip().rstrip(ascii_letters)
+    unit = text.strip()[len(number) :] or "B"
     try:
-        size = int(float(number) * units[unit])
+        if not unit.endswith(("b", "B")):  # a bit, or a letter that may mean a thousand or 1,024
+            raise ValueError
+        # the unit alone: of a whole size ByteSize reads the beginning, and 1,000MB as one byte
+        size = int(float(number) * TypeAdapter(ByteSize).validate_python(f"1{unit}"))
         if size > 0:
             return size
         raise ValueError
-    except (ValueError, KeyError, OverflowError):
+    except (ValueError, OverflowError):
         raise UserError(f"{option}: {text!r} is not a size; write 4GiB or 500MB") from None
 
 
 def shown_bytes(size: float) -> str:
-    """Returns an amount as people read it: 900 MiB, 1.5 GiB."""
+    """Return an amount as people read it: 900 MiB, 1.5 GiB."""
     for unit, name in ((2**40, "TiB"), (2**30, "GiB")):
         if size >= unit:
             return f"{size / unit:.1f} {name}"
@@ -44,7 +49,7 @@ def shown_bytes(size: float) -> str:
 
 
 def total_memory(system: Path = Path("/")) -> int:
-    """Returns the memory that this process may use, in bytes: the machine's, or the least that a control group allows that it is in.
+    """Return the memory that this process may use, in bytes: the machine's, or the least that a control group allows that it is in.
 
     ``system`` is where the system's files are.
     """
@@ -56,7 +61,7 @@ def total_memory(system: Path = Path("/")) -> int:
 
 
 def _limits(system: Path) -> Iterator[Path]:
-    """Yields the files that may bound this process's memory: of its control groups and of those around them, of either version.
+    """Yield the files that may bound this process's memory: of its control groups and of those around them, of either version.
 
     A container often sees its own group at the root, and in ``/proc`` the path that it has outside: the root is looked at in any case.
     """
@@ -76,19 +81,19 @@ def _limits(system: Path) -> Iterator[Path]:
 
 
 def default_memory() -> int:
-    """Returns half of the memory that this process may use, in bytes."""
+    """Return half of the memory that this process may use, in bytes."""
     return total_memory() // 2
 
 
 def resident() -> int:
-    """Returns the bytes of memory that this process holds now; where the system does not say, the most it has held."""
+    """Return the bytes of memory that this process holds now; where the system does not say, the most it has held."""
     with suppress(OSError, ValueError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return peak()
 
 
 def peak() -> int:
-    """Returns the most memory that this process has held, in bytes, since its start or the last ``peak_of``."""
+    """Return the most memory that this process has held, in bytes, since its start or the last ``peak_of``."""
     with suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
@@ -98,7 +103,7 @@ def peak() -> int:
 
 
 def peak_of(body: Callable[[], Result]) -> tuple[int, Result]:
-    """Returns how much the memory that this process holds grew at most while the body ran, and what it returned.
+    """Return how much the memory that this process holds grew at most while the body ran, and what it returned.
 
     Where the system cannot start its count anew (only Linux can), what lies below an earlier peak is not seen.
     """
@@ -111,7 +116,7 @@ def peak_of(body: Callable[[], Result]) -> tuple[int, Result]:
 
 
 def keep_freed() -> None:
-    """Lets the C library keep what is freed, where it can: fresh memory costs more than the arithmetic done in it.
+    """Let the C library keep what is freed, where it can: fresh memory costs more than the arithmetic done in it.
 
     Measured on captures of RoBERTa-base's shape: two fifths less time in all but the first batches. For the whole process, from now on.
     """
@@ -122,7 +127,7 @@ def keep_freed() -> None:
 
 
 def return_freed() -> None:
-    """Ends what ``keep_freed`` began, where memory is not plenty: large pieces go back to the system as soon as they are freed."""
+    """End what ``keep_freed`` began, where memory is not plenty: large pieces go back to the system as soon as they are freed."""
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
         library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
@@ -131,6 +136,6 @@ def return_freed() -> None:
 
 
 def trim() -> None:
-    """Gives memory that was freed back to the system, where the C library can: it keeps some, and the bound is on what is held."""
+    """Give memory that was freed back to the system, where the C library can: it keeps some, and the bound is on what is held."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""How exact products are: float32 in full, TensorFloat-32, or bfloat16 passes; never a matter of a global setting somewhere else.
+"""Precision of products: float32 in full, TensorFloat-32, or bfloat16 passes; never a matter of a global setting somewhere else.
 
 PyTorch has process-wide switches that let float32 products round their operands (to 11 bits on a card, to 8 on some processors).
 A kernel must not depend on whether some other library has turned one, so they are set while lmntk computes, and put back after.
@@ -22,7 +22,7 @@ AMPERE = 8  # the major compute capability from which on a card has TF32 and bfl
 
 
 def check_precision(precision: str, dtype: str, devices: Sequence[torch.device]) -> Precision:
-    """Returns the precision, if these devices have it.
+    """Return the precision, if these devices have it.
 
     Raises:
         UserError: no such precision, one that the weights' dtype or a device does not go with.
@@ -47,12 +47,12 @@ def check_precision(precision: str, dtype: str, devices: Sequence[torch.device])
 
 
 def passes_dtype(precision: Precision) -> torch.dtype | None:
-    """Returns what forward and backward passes are to run in by autocast; None: in the weights' own."""
+    """Return what forward and backward passes are to run in by autocast; None: in the weights' own."""
     return torch.bfloat16 if precision == "bfloat16" else None
 
 
 def products(precision: Precision) -> AbstractContextManager[None]:
-    """While the body runs, float32 products are as exact as the precision says; then every switch is as it was.
+    """Make float32 products as exact as the precision says, while the body runs; then every switch is as it was.
 
     float32 passes multiply in full. With ``tf32`` and ``bfloat16`` a card multiplies float32 matrices in TF32, which holds a bfloat16
     number exactly; a processor multiplies them in full even then. Several threads may be inside with one precision; one that needs
@@ -62,7 +62,7 @@ def products(precision: Precision) -> AbstractContextManager[None]:
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-    """While the body runs, the network's products are in ``dtype``; None changes nothing."""
+    """Compute the network's products in ``dtype``, while the body runs; None changes nothing."""
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype, cache_enabled=False)
 
 
@@ -101,7 +101,7 @@ _switches = _Switches()
 
 
 def _places() -> list[tuple[Any, str, str]]:
-    """Returns (module, switch, its value for TF32 on a card and none on a processor)."""
+    """Return (module, switch, its value for TF32 on a card and none on a processor)."""
     backends: Any = torch.backends
     reduced = [(backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", "")]
     if not hasattr(backends, "fp32_precision"):  # before torch 2.9
@@ -122,7 +122,7 @@ def _places() -> list[tuple[Any, str, str]]:
 
 
 def _switch(tf32: bool) -> list[Any]:
-    """Sets the switches; returns what they were."""
+    """Set the switches; returns what they were."""
     places = _places()
     before = [getattr(module, name) for module, name, _ in places]
     for module, name, lower in places:

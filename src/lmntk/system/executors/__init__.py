@@ -1,1 +1,1 @@
-"""execution/: where jobs run, in this process or on a Ray cluster. Handed work, it knows no kernel."""
+"""executors/: where jobs run, in this process or on a Ray cluster. Handed work, it knows no kernel."""

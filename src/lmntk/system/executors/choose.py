@@ -1,4 +1,4 @@
-"""From an engine's name to its executor."""
+"""The executor of an engine's name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def chosen_executor(
     devices: Sequence[Any] = (),
     device: str = "auto",
 ) -> Executor:
-    """Returns the executor of an engine's name; on several devices one that uses them all (a cluster's workers have their own).
+    """Return the executor of an engine's name; on several devices one that uses them all (a cluster's workers have their own).
 
     Args:
         engine: local or ray.
@@ -38,7 +38,7 @@ def chosen_executor(
             raise UserError(
                 f"device: {device!r} is of this machine, and a Ray worker takes the card that Ray gives it; write cuda, or cpu"
             )
-        takes_cards = any(one.type == "cuda" for one in devices)
+        takes_cards = any(used.type == "cuda" for used in devices)
         return RayCluster(
             address,
             workers,

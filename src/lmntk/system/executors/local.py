@@ -12,12 +12,12 @@ class Local:
     """In this process, in order."""
 
     def run(self, make_worker: Callable[[], Worker], jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Yields each job's place and result."""
+        """Yield each job's index and result."""
         if not jobs:
             return
         worker = make_worker()
         try:
-            for place, job in enumerate(jobs):
-                yield place, worker(job)
+            for index, job in enumerate(jobs):
+                yield index, worker(job)
         finally:
             close(worker)

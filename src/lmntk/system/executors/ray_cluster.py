@@ -25,7 +25,7 @@ DEATHS = (
 PATIENCE = (
     600  # seconds for one worker to find a place and load the model: on a busy machine 120 were too few
 )
-KNOCK = 10  # seconds for a cluster's door to open
+ANSWER = 10  # seconds for a cluster to answer at its address
 PARTING = 10  # seconds for workers to put away what they have
 KEPT = "what is finished is kept, and the same command goes on from there"
 
@@ -48,7 +48,7 @@ class RayCluster:
 
     @cached_property
     def sharing(self) -> int:
-        """How many processes share one machine's memory at most: its workers, and this one, which may be beside them.
+        """The most processes that share one machine's memory: its workers, and this one, which may be beside them.
 
         Raises:
             UserError: as ``run``.
@@ -60,7 +60,7 @@ class RayCluster:
             return self._layout(machines_of(ray.nodes())).together + 1
 
     def run(self, make_worker: Callable[..., Worker], jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Yields each job's place and result, as they come.
+        """Yield each job's index and result, as they come.
 
         Raises:
             UserError: Ray is not installed, there is no cluster at the address, it has no room for one actor, or it went away; workers
@@ -69,11 +69,11 @@ class RayCluster:
         if not jobs:
             return
         ray = _ray()
-        with self._connected(ray), _saying_why(ray):
+        with self._connected(ray), _reporting_failures(ray):
             yield from self._run(ray, make_worker, jobs)
 
     def _own_machine(self) -> Machine:
-        """Returns what this machine lends to a cluster of its own."""
+        """Return what this machine lends to a cluster of its own."""
         processors = self.workers * (self.threads or 1) if self.workers else os.cpu_count() or 1
         if not self.takes_cards:
             return Machine(processors)
@@ -86,7 +86,7 @@ class RayCluster:
 
     @contextmanager
     def _connected(self, ray: Any) -> Iterator[None]:
-        """While the body runs there is a connection to the cluster: one that was there before, and stays, or one of its own."""
+        """Hold a connection to the cluster: one that was there before, and stays, or one of its own."""
         if ray.is_initialized():
             yield
             return
@@ -95,7 +95,7 @@ class RayCluster:
             own = self._own_machine()
             quiet |= {"include_dashboard": False, "num_cpus": own.processors, "num_gpus": own.cards}
         try:
-            _knock(self.address)
+            check_reachable(self.address)
             ray.init(address=self.address, **quiet)
         except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
             if self.address is None:
@@ -117,98 +117,105 @@ class RayCluster:
     def _run(
         self, ray: Any, make_worker: Callable[..., Worker], jobs: Sequence[Any]
     ) -> Iterator[tuple[int, Any]]:
+        # not Ray's max_restarts and ActorPool: a restarted actor keeps its job, though another is idle and its machine is gone;
+        # what a worker's making raises comes wrapped; and the pool says neither whose job was lost nor replaces who is dead
         layout = self._layout(machines_of(ray.nodes()))
         shared = ray.put(make_worker)
         actor = ray.remote(
             num_cpus=layout.threads, num_gpus=int(self.takes_cards), max_restarts=0, max_task_retries=0
         )(_Actor)
-        coming: dict[Any, Any] = {}  # only an actor that has found its place and has the model gets a job
+        starting: dict[Any, Any] = {}  # only an actor that has found its place and has the model gets a job
         running: dict[Any, tuple[int, Any]] = {}
         idle: list[Any] = []
         waiting = list(range(len(jobs)))[::-1]
         deaths: Counter[int] = Counter()
         early = 0  # deaths before any job, since an actor last came to have the model
 
-        def hire() -> None:
-            one = actor.remote()
-            coming[one.start.remote(shared, layout.threads, self.takes_cards)] = one
+        def start_worker() -> None:
+            worker = actor.remote()
+            starting[worker.start.remote(shared, layout.threads, self.takes_cards)] = worker
 
         for _ in range(min(layout.workers, len(jobs))):
-            hire()
+            start_worker()
         try:
             while running or waiting:
                 while waiting and idle:
-                    place, one = waiting.pop(), idle.pop()
-                    running[one.work.remote(jobs[place])] = place, one
-                done, _ = ray.wait([*coming, *running], num_returns=1, timeout=None if running else PATIENCE)
+                    index, worker = waiting.pop(), idle.pop()
+                    running[worker.work.remote(jobs[index])] = index, worker
+                done, _ = ray.wait(
+                    [*starting, *running], num_returns=1, timeout=None if running else PATIENCE
+                )
                 if not done:
                     raise UserError(
                         f"engine: no worker of {layout.threads} processors came up in {PATIENCE} s; give fewer --workers, or wait"
                     )
-                if (started := coming.pop(done[0], None)) is not None:
+                if (started := starting.pop(done[0], None)) is not None:
                     if _result(ray, done[0]) is not LOST:
                         idle.append(started)
                         early = 0
                         continue
                     early += 1
                     if early < DEATHS:
-                        hire()
-                    elif not (coming or running or idle):
-                        raise UserError(_deadly("loading the model", early))
+                        start_worker()
+                    elif not (starting or running or idle):
+                        raise UserError(death_message("loading the model", early))
                     continue
-                place, one = running.pop(done[0])
+                index, worker = running.pop(done[0])
                 result = _result(ray, done[0])
                 if result is not LOST:
-                    idle.append(one)
-                    yield place, result
+                    idle.append(worker)
+                    yield index, result
                     continue
-                deaths[place] += 1
-                if deaths[place] == DEATHS:
-                    raise UserError(_deadly(f"the job {getattr(jobs[place], 'name', jobs[place])!r}", DEATHS))
-                ray.kill(one)  # where it is alive after all, and only out of reach
-                waiting.append(place)
-                hire()
+                deaths[index] += 1
+                if deaths[index] == DEATHS:
+                    job = f"the job {getattr(jobs[index], 'name', jobs[index])!r}"
+                    raise UserError(death_message(job, DEATHS))
+                ray.kill(worker)  # where it is alive after all, and only out of reach
+                waiting.append(index)
+                start_worker()
         finally:
-            there = [*idle, *(one for _, one in running.values())]
-            parting = [one.close.remote() for one in there]
-            if parting:
-                ray.wait(
-                    parting, num_returns=len(parting), timeout=PARTING
-                )  # one in the middle of a job may not come to it
-            for one in [*there, *coming.values()]:
-                ray.kill(one)
+            ready = [*idle, *(worker for _, worker in running.values())]
+            closing = [worker.close.remote() for worker in ready]
+            if closing:  # one in the middle of a job may not come to it
+                ray.wait(closing, num_returns=len(closing), timeout=PARTING)
+            for worker in [*ready, *starting.values()]:
+                ray.kill(worker)
 
 
 LOST = object()  # in place of a result: who was to bring it is no more
 
 
 def _result(ray: Any, reference: Any) -> Any:
-    """Returns a job's result, or LOST if its process or node went away; what the worker raised is raised here as it was."""
-    told = ray.exceptions
+    """Return a job's result, or LOST if its process or node went away; what the worker raised is raised here as it was."""
+    errors = ray.exceptions
     try:
         return ray.get(reference)
-    except told.RayTaskError as error:
+    except errors.RayTaskError as error:
         cause = getattr(error, "cause", None)
         raise (cause if isinstance(cause, Exception) else error) from None
     except (
-        told.RayActorError,
-        told.WorkerCrashedError,
-        told.OutOfMemoryError,
-        told.NodeDiedError,
-        told.ObjectLostError,
+        errors.RayActorError,
+        errors.WorkerCrashedError,
+        errors.OutOfMemoryError,
+        errors.NodeDiedError,
+        errors.ObjectLostError,
     ):
         return LOST
 
 
-def _knock(address: str | None) -> None:
-    """Raises OSError where nobody listens at a host and port: Ray itself would try for minutes."""
+def check_reachable(address: str | None) -> None:
+    """Check that somebody listens at a host and port: Ray itself would try for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
 
 
-def _deadly(what: str, deaths: int) -> str:
-    """Returns a line about work that kills who does it."""
+def death_message(what: str, deaths: int) -> str:
+    """Return a line about work that kills who does it."""
     return (
         f"engine: {deaths} workers died, one after the other, of {what}: most likely a machine had too little memory for them; "
         f"give fewer --workers, or a smaller --memory, which may cut the work anew; {KEPT}"
@@ -216,13 +223,13 @@ def _deadly(what: str, deaths: int) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Returns the beginning of what an error says, in one line."""
+    """Return the beginning of what an error says, in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 @contextmanager
-def _saying_why(ray: Any) -> Iterator[None]:
-    """While the body runs, what goes wrong in Ray itself becomes one line; what a worker raised stays as it is.
+def _reporting_failures(ray: Any) -> Iterator[None]:
+    """Turn what goes wrong in Ray itself into one line; what a worker raised stays as it is.
 
     Raises:
         UserError: Ray or the connection to it failed.
@@ -239,7 +246,7 @@ class _Actor:
     """A process of the cluster that does jobs."""
 
     def start(self, make_worker: Callable[..., Worker], threads: int, takes_card: bool) -> None:
-        """Makes the worker; not when the process begins, where Ray would wrap what is raised in an error of its own."""
+        """Make the worker; not when the process begins, where Ray would wrap what is raised in an error of its own."""
         os.environ["OMP_NUM_THREADS"] = str(threads)
         import torch
 
@@ -256,11 +263,11 @@ class _Actor:
         self.worker = make_worker(device)
 
     def work(self, job: Any) -> Any:
-        """Returns a job's result."""
+        """Return a job's result."""
         return self.worker(job)
 
     def close(self) -> None:
-        """Puts away what the worker has."""
+        """Put away what the worker has."""
         close(self.worker)
 
 

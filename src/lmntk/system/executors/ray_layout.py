@@ -1,4 +1,4 @@
-"""What a Ray cluster has, how many workers that makes, how many of them share a machine, and which card is a worker's own."""
+"""The layout of a Ray cluster: how many workers it makes, how many of them share a machine, and which GPU is a worker's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lmntk.errors import UserError
 
 @dataclass(frozen=True)
 class Machine:
-    """What one machine lends to a cluster."""
+    """Processors and GPUs that one machine lends to a cluster."""
 
     processors: int
     cards: int = 0
@@ -27,24 +27,26 @@ class Layout:
 
 
 def machines_of(nodes: Sequence[Mapping[str, Any]]) -> list[Machine]:
-    """Returns the machines of ``ray.nodes()`` that are up and lend processors."""
+    """Return the machines of ``ray.nodes()`` that are up and lend processors."""
     lent = [node["Resources"] for node in nodes if node["Alive"]]
-    return [Machine(int(one["CPU"]), int(one.get("GPU", 0))) for one in lent if one.get("CPU", 0) >= 1]
+    return [
+        Machine(int(amounts["CPU"]), int(amounts.get("GPU", 0)))
+        for amounts in lent
+        if amounts.get("CPU", 0) >= 1
+    ]
 
 
 def laid_out(
     machines: Sequence[Machine], workers: int | None, threads: int | None, takes_cards: bool
 ) -> Layout:
-    """Returns the workers of a cluster: as many as asked for, or one a card, or as many as ``threads`` goes into the processors.
+    """Return the workers of a cluster: as many as asked for, or one a card, or as many as ``threads`` goes into the processors.
 
     Raises:
         UserError: no machine has that many processors, or workers are to take cards and there are none.
     """
-    processors, largest = (
-        sum(one.processors for one in machines),
-        max((one.processors for one in machines), default=0),
-    )
-    cards = sum(one.cards for one in machines) if takes_cards else 0
+    processors = sum(machine.processors for machine in machines)
+    largest = max((machine.processors for machine in machines), default=0)
+    cards = sum(machine.cards for machine in machines) if takes_cards else 0
     if takes_cards and not cards:
         raise UserError(
             "device: the cluster has no card; start its machines with `ray start --num-gpus`, or give --device cpu"
@@ -55,12 +57,14 @@ def laid_out(
             f"threads: {each} for a worker, and no machine of the cluster has more than {largest} processors; give fewer"
         )
     count = workers or cards or max(1, processors // each)
-    room = max(min(one.processors // each, one.cards if takes_cards else count) for one in machines)
+    room = max(
+        min(machine.processors // each, machine.cards if takes_cards else count) for machine in machines
+    )
     return Layout(count, each, min(count, room))
 
 
 def own_card(assigned: Sequence[Any], visible: str | None) -> str:
-    """Returns the device of the card that Ray gave a worker, as PyTorch numbers it in that process.
+    """Return the device of the card that Ray gave a worker, as PyTorch numbers it in that process.
 
     Args:
         assigned: ``ray.get_gpu_ids()``: numbers or names among the machine's cards.

@@ -1,16 +1,17 @@
 """Jobs on several devices of this machine: a thread and a worker of its own for each, jobs handed out as workers come free.
 
-Threads, not processes: arithmetic on a card leaves the interpreter to the others, nothing is copied between processes, and a mistake is
+Threads, not processes: arithmetic on a GPU leaves the interpreter to the others, nothing is copied between processes, and a mistake is
 raised where it can be read. A job's result does not depend on who does it.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 from lmntk.system.executors.base import Worker, close
@@ -27,12 +28,14 @@ class Devices:
     devices: tuple[Any, ...]
 
     def run(self, make_worker: Callable[..., Worker], jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Yields each job's place and result, as they come; the first error of a worker ends the run, when the others' jobs have ended.
+        """Yield each job's index and result, as they come; the first error of a worker ends the run, when the others' jobs have ended.
 
         Args:
             make_worker: called with each device in turn, before anything runs; what it makes is closed when all jobs have ended.
             jobs: plain data.
         """
+        if not jobs:
+            return
         workers: list[Worker] = []
         try:
             workers += (make_worker(device) for device in self.devices[: len(jobs)])
@@ -42,44 +45,29 @@ class Devices:
                 close(worker)
 
     def _run(self, workers: Sequence[Worker], jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        waiting: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-        for numbered in enumerate(jobs):
-            waiting.put(numbered)
-        done: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
-        stop = threading.Event()
+        free: SimpleQueue[tuple[Any, Worker]] = SimpleQueue()
+        for pair in zip(self.devices, workers, strict=False):
+            free.put(pair)
+        own = threading.local()  # a thread keeps its worker, for PyTorch keeps state by thread
 
-        def work(device: Any, worker: Worker) -> None:
-            try:
-                with _current(device):
-                    while not stop.is_set():
-                        try:
-                            place, job = waiting.get_nowait()
-                        except queue.Empty:
-                            return
-                        done.put((place, worker(job), None))
-            except BaseException as error:  # raised again where the results are read
-                done.put((-1, None, error))
+        def take_worker() -> None:
+            own.device, own.worker = free.get()
 
-        threads = [
-            threading.Thread(target=work, args=pair, name=f"lmntk-{place}", daemon=True)
-            for place, pair in enumerate(zip(self.devices, workers, strict=False))
-        ]
-        for thread in threads:
-            thread.start()
+        def work(job: Any) -> Any:
+            with _current(own.device):
+                return own.worker(job)
+
+        pool = ThreadPoolExecutor(len(workers), "lmntk", initializer=take_worker)
         try:
-            for _ in jobs:
-                place, result, error = done.get()
-                if error is not None:
-                    raise error
-                yield place, result
+            running = {pool.submit(work, job): index for index, job in enumerate(jobs)}
+            for future in as_completed(running):
+                yield running.pop(future), future.result()
         finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
+            pool.shutdown(cancel_futures=True)  # waits for the jobs that have begun
 
 
 def _current(device: Any) -> AbstractContextManager[Any]:
-    """While the body runs, a card is the one that new tensors and streams of this thread are of."""
+    """Make a GPU the one that new tensors and streams of this thread are of, while the body runs."""
     if getattr(device, "type", "cpu") != "cuda":
         return nullcontext()
     import torch
