@@ -48,7 +48,7 @@ import transformers as hf
 from measuring import describe_machine, machine, print_table, write_json
 from torch import Tensor, nn
 
-from lmntk.engine import batches as capturing
+from lmntk.engine import batches as engine_batches
 from lmntk.engine import tile_maker
 from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.settings import Settings
@@ -66,8 +66,8 @@ FIRST_ID = 10  # ids below are special or label words
 PAD_ID = 0
 CHECKED = 3  # texts of either group whose entries are compared
 PARTS = {
-    "check": (capturing, "check_coverage"),
-    "capture": (capturing, "capture"),
+    "check": (engine_batches, "check_coverage"),
+    "capture": (engine_batches, "capture"),
     "gram": (tile_maker, "gram"),
 }
 

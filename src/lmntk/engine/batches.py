@@ -70,9 +70,9 @@ class Capturer:
         self.coverage = coverage
 
     def _batch(self, texts: Sequence[EncodedText]) -> dict[str, Tensor]:
-        for place, (expected, started) in enumerate(self._coming):
+        for index, (expected, started) in enumerate(self._coming):
             if expected == texts:
-                del self._coming[place]
+                del self._coming[index]
                 return started.ready()
         return self.transfers.batch_in(collate(texts, self.pad_id)).ready()
 
@@ -112,19 +112,19 @@ class Capturer:
     def try_out(self) -> Trial:
         """Capture a few of the longest texts, to see what they take; of a lower precision in full precision too."""
         few = self.longest[-(TRIED if self.coverage.batched else 1) :]
-        host_grown, (grown, found) = peak_of(lambda: self._peak_of(lambda: self._tried(few)))
+        host_grown, (grown, tangents) = peak_of(lambda: self._peak_of(lambda: self._tried(few)))
         grown = host_grown if self.gpu is None else grown
         sizes = [
             replace(batch, factors={name: factors}).nbytes
-            for batch in found
+            for batch in tangents
             for name, factors in batch.factors.items()
         ]
-        factors, largest = sum(batch.nbytes for batch in found), max(sizes, default=0)
-        if len(found) > 1:
-            largest *= len(found)
+        factors, largest = sum(batch.nbytes for batch in tangents), max(sizes, default=0)
+        if len(tangents) > 1:
+            largest *= len(tangents)
         padded = few[-1].length * len(few)
-        outputs = int(found[0].logits.shape[1])
-        del found
+        outputs = int(tangents[0].logits.shape[1])
+        del tangents
         trial = Trial(padded, few[-1].length, factors, largest, max(grown, factors), 0, outputs)
         return self.held_now(replace(trial, checked=self.checked, gpu_checked=self.gpu_checked))
 
@@ -134,10 +134,10 @@ class Capturer:
         return replace(trial, resident=resident(), held=0 if self.gpu is None else self.gpu.held())
 
     def _tried(self, few: Sequence[EncodedText]) -> list[Tangents]:
-        found = self.of_batch(few)
+        tangents = self.of_batch(few)
         if self.precision != FULL:
             self.of_batch_in_full(few)
-        return found
+        return tangents
 
     def _peak_of(self, body: Callable[[], Result]) -> tuple[int, Result]:
         return (0, body()) if self.gpu is None else self.gpu.peak_of(body)

@@ -38,7 +38,7 @@ from lmntk.tasks.example import digest_examples
 
 @dataclass(frozen=True)
 class Computed:
-    """Kernels by formula, pre-trained logits [n, c] of ``train`` and ``eval``, how the gradients were captured, what a low precision costs.
+    """Kernels by formula, pre-trained logits [n, c] of ``train`` and ``eval``, and how they were computed.
 
     ``work`` is the key of the folder of work, if the settings have a scratch folder: ``WorkFolder.finish`` removes it once the kernels
     are kept.
@@ -177,7 +177,7 @@ def module_kernels(
     trainable: Mapping[str, nn.Parameter] | None = None,
     settings: Settings | None = None,
 ) -> Computed:
-    """Return the tangent kernels [n, c, m, c] of any module from a batch to logits [b, c], on batches of the user's own.
+    """Return the tangent kernels [n, c, m, c] of any module from a batch to logits [b, c], on the user's batches.
 
     Args:
         module: called with one batch.
@@ -227,7 +227,7 @@ def module_kernels(
     rows, columns = captured(train), Panel(captured(evaluate))
     masks = noise_coordinates(rows) if settings.drop_noise else {}
     with products(FULL):
-        found = gram(Panel([silence(batch, masks) for batch in rows]), columns, formulas, settings.grouping)
+        values = gram(Panel([silence(batch, masks) for batch in rows]), columns, formulas, settings.grouping)
     provenance = {
         "module": type(module).__name__,
         "model": fingerprint(module),
@@ -235,7 +235,7 @@ def module_kernels(
         "versions": versions(),
     }
     return Computed(
-        as_kernels(found, formulas, settings.grouping is not None, provenance),
+        as_kernels(values, formulas, settings.grouping is not None, provenance),
         {
             side: torch.cat([b.logits for b in part]).double().cpu().numpy()
             for side, part in (("train", rows), ("eval", columns.batches))
@@ -253,7 +253,7 @@ def _examples(batch: Batch) -> list[dict[str, Tensor]]:
 
 
 def as_kernels(
-    found: Mapping[str, Mapping[str, Tensor]],
+    gram_values: Mapping[str, Mapping[str, Tensor]],
     formulas: Sequence[str],
     grouped: bool,
     provenance: dict[str, Any],
@@ -261,7 +261,7 @@ def as_kernels(
     """Return the kernels of Gram values by name and parameter group; ``grouped`` keeps the groups' parts too."""
     kernels = {}
     for formula in formulas:
-        flipped, groups = found.get(f"{formula}_flipped"), found[formula]
+        flipped, groups = gram_values.get(f"{formula}_flipped"), gram_values[formula]
         parts = {name: values.cpu().numpy() for name, values in groups.items()} if grouped else {}
         values = None if flipped is None else whole(flipped).cpu().numpy()
         kernels[formula] = Kernel(formula, whole(groups).cpu().numpy(), values, parts, provenance)

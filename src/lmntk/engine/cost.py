@@ -1,4 +1,4 @@
-"""Operations and bytes of a piece of work, from the shapes of a few texts' factors; with a machine's rates the time.
+"""Operations of a piece of work, from the shapes of a few texts' factors, and with a machine's rates the time.
 
 With P coordinates, T tokens, N row and M column texts, C logits and kernels k (one a formula, two of asigngd), a weight of rank T takes
 
@@ -21,7 +21,10 @@ from lmntk.tangents.factors import Tangents
 
 @dataclass(frozen=True)
 class Shape:
-    """One parameter's factors: ``uses`` terms a text of ``tokens`` tokens, of i inputs and o outputs; 0 uses: the gradient itself."""
+    """Shape of one parameter's factors.
+
+    A text of ``tokens`` tokens has ``uses`` terms of i inputs and o outputs; 0 uses: the gradient itself.
+    """
 
     uses: int
     inputs: int
@@ -77,7 +80,9 @@ def contraction(
     tiles: int,
     own: bool = False,
 ) -> Operations:
-    """Return the operations of the Gram of row texts with column texts, given as batches: (how many, tokens of the longest).
+    """Return the operations of the Gram matrix of row texts with column texts.
+
+    Both are given as batches: (how many texts, tokens of the longest).
 
     Args:
         shapes: of the parameters.

@@ -117,11 +117,11 @@ def estimate(
     middle = max(0, len(every) // 2 - size // 2)
     few = every[middle : middle + size]
     started = time.perf_counter()
-    found = capturer.of_batch(few)
+    captured = capturer.of_batch(few)
     finish_work(capturer.device)
     seconds = time.perf_counter() - started
     tokens = few[-1].length * len(few)
-    shapes = shapes_of(found[0], few[-1].length)
+    shapes = shapes_of(captured[0], few[-1].length)
     all_tokens = sum(
         count * length for name in groups for count, length in batches[name]
     )  # padding is computed too

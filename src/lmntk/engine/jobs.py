@@ -30,7 +30,7 @@ def jobs_of(work: KernelWork, chunk: int) -> list[Job]:
 
 
 def index_of(work: KernelWork, capturer: Capturer, jobs: Sequence[Job]) -> FactorIndex:
-    """Return the order of the texts in the files of their factors, and the names of the linear maps, which LoRA can adapt."""
+    """Return the order of the texts in the files of their factors, and the names of what LoRA can adapt: linear maps."""
     modules = list(work.model.modules())
     tables = {
         p

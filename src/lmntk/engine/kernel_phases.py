@@ -1,4 +1,4 @@
-"""What work on kernels holds in each of its phases, on a processor and on a GPU; see ``phases``."""
+"""The memory model of kernels: bytes in each phase, on a processor and on a GPU; see ``phases``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Place = Literal[
 
 @dataclass(frozen=True)
 class KernelSizes:
-    """How large the work on kernels is.
+    """Sizes of the work on kernels.
 
     Attributes:
         trial: what a few texts took.
@@ -61,7 +61,7 @@ class KernelSizes:
 
 @dataclass(frozen=True)
 class KernelCut:
-    """How the work on kernels is cut.
+    """A cut of the work on kernels.
 
     Attributes:
         place: where row factors stay.
@@ -79,7 +79,7 @@ class KernelCut:
 
 
 class KernelMemory(ABC):
-    """What work on kernels holds, by how it is cut.
+    """Memory of the work on kernels, by its cut.
 
     Attributes:
         places: where row factors may stay, from the nearest.
@@ -130,7 +130,7 @@ class KernelMemory(ABC):
 
 
 class ProcessorMemory(KernelMemory):
-    """What work on kernels holds where the processor computes: all of it of the host's memory."""
+    """Memory of the work on kernels where the processor computes: all of it is the host's."""
 
     most_tile_bytes = TILE_BYTES
 
@@ -168,9 +168,9 @@ class ProcessorMemory(KernelMemory):
         return most_tokens([*self.sizes.rows, *chunks_of(self.sizes.columns, chunk)], batch)
 
     def _copied(self, cut: KernelCut) -> int:
-        """Return what factors without padding take, of rows and of one batch of columns; a batch of one text has no padding.
+        """Return what factors without padding take, of rows and of one batch of columns.
 
-        Of each side they are of two of the largest parameters at a time, as gate and up are.
+        Of each side they are of two of the largest parameters at a time, as gate and up are. A batch of one text has no padding.
         """
         if cut.batch == 1:
             return 0
@@ -179,7 +179,7 @@ class ProcessorMemory(KernelMemory):
 
 
 class GpuMemory(KernelMemory):
-    """What work on kernels holds where a GPU computes.
+    """Memory of the work on kernels where a GPU computes.
 
     On it lie the weights, the column factors of a tile, the result, what a batch takes while it is captured, and, if there is room, the
     row factors. If there is none they wait in the host's pinned memory, or on disk, and come in a parameter at a time.

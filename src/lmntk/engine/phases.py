@@ -32,7 +32,7 @@ SIGNED = 20  # and a logit, of the gradient whose sign is taken: in float32, in 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a few of the longest texts took.
+    """Memory that a few of the longest texts took.
 
     Attributes:
         tokens: how many they had in all, and ``longest`` the longest.
@@ -76,7 +76,7 @@ def measuring_bytes(trial: Trial, lengths: Sequence[int], count: int, batch_size
 
 @dataclass(frozen=True)
 class DirectionSizes:
-    """How large the directions of a solution are.
+    """Sizes of the directions of a solution.
 
     Attributes:
         trial: what a few texts took.

@@ -1,4 +1,4 @@
-"""How kernels will be cut to fit into memory, as an earlier run has begun them or anew, and what they will take."""
+"""The cut that kernels have, from an earlier run or made to fit into memory, and an estimate of what they take."""
 
 from __future__ import annotations
 
@@ -121,22 +121,24 @@ def _estimate(
 def _other_gpus(capturer: Capturer, settings: Settings) -> list[DeviceMemory]:
     """Return the memories of the GPUs that will get a copy of the model."""
     devices = settings.executor.devices if isinstance(settings.executor, Devices) else ()
-    found = (memory_of(device) for device in devices if device != capturer.device)
-    return [gpu for gpu in found if gpu is not None]
+    memories = (memory_of(device) for device in devices if device != capturer.device)
+    return [gpu for gpu in memories if gpu is not None]
 
 
-def _unfit(found: Schedule, capturer: Capturer, settings: Settings) -> str | None:
+def _unfit(schedule: Schedule, capturer: Capturer, settings: Settings) -> str | None:
     """Return what an earlier run's cut is for that is not there now; None where it will do."""
-    if (found.card_peak > 0) != (capturer.gpu is not None):
-        return f"{'a GPU' if found.card_peak else 'a processor'}, and this is {capturer.device.type}"
-    if found.copies < settings.copies:  # each holds row factors of its own
-        return f"{found.copies} at work, and there are {settings.copies}"
-    if found.peak > settings.share:
+    if (schedule.card_peak > 0) != (capturer.gpu is not None):
+        return f"{'a GPU' if schedule.card_peak else 'a processor'}, and this is {capturer.device.type}"
+    if schedule.copies < settings.copies:  # each holds row factors of its own
+        return f"{schedule.copies} at work, and there are {settings.copies}"
+    if schedule.peak > settings.share:
         each = "" if settings.processes == 1 else f" each of {settings.processes} processes"
-        return f"{shown_bytes(found.peak)} of memory, and {shown_bytes(settings.share)} are allowed{each}"
+        return f"{shown_bytes(schedule.peak)} of memory, and {shown_bytes(settings.share)} are allowed{each}"
     if capturer.gpu is not None:
         others = _other_gpus(capturer, settings)
         allowed = least_budget(capturer.gpu, others, settings.device_memory, begun=True)
-        if found.card_peak > allowed:
-            return f"{shown_bytes(found.card_peak)} of a GPU's memory, and {shown_bytes(allowed)} are allowed"
+        if schedule.card_peak > allowed:
+            return (
+                f"{shown_bytes(schedule.card_peak)} of a GPU's memory, and {shown_bytes(allowed)} are allowed"
+            )
     return None

@@ -73,15 +73,15 @@ def measure_precision_loss(
     lower = [tangents for batch in batches for tangents in capturer.of_batch(batch)]
     masks = noise_coordinates(exact) if drop_noise and set(formulas) != {"sgd"} else {}
     expected = _block(exact, masks, formulas, FULL)
-    found = _block(lower, masks, formulas, capturer.precision)
+    lowered = _block(lower, masks, formulas, capturer.precision)
     reference, logits = (torch.cat([batch.logits for batch in side]).double() for side in (exact, lower))
     names = list(dict.fromkeys(formulas))
     return PrecisionLoss(
         capturer.precision,
         count,
-        {name: _relative(found[name], expected[name]) for name in names},
+        {name: _relative(lowered[name], expected[name]) for name in names},
         {
-            name: _relative(_solved(found[name]), _solved(expected[name]))
+            name: _relative(_solved(lowered[name]), _solved(expected[name]))
             for name in names
             if name in SYMMETRIC
         },
@@ -98,8 +98,8 @@ def _block(
     """Return the kernels [n c, n c] between the batches' texts."""
     panel = Panel([silence(batch, masks) for batch in batches])
     with products(precision):
-        found = gram(panel, panel, formulas, tile_bytes=TILE_BYTES)
-    return {name: groups[EVERYTHING].flatten(0, 1).flatten(1) for name, groups in found.items()}
+        kernels = gram(panel, panel, formulas, tile_bytes=TILE_BYTES)
+    return {name: groups[EVERYTHING].flatten(0, 1).flatten(1) for name, groups in kernels.items()}
 
 
 def _solved(kernel: Tensor) -> Tensor:
@@ -110,13 +110,13 @@ def _solved(kernel: Tensor) -> Tensor:
         * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
     )
     labels = 1.0 - 2.0 * (torch.arange(len(kernel), device=kernel.device) % 2).to(kernel.dtype)
-    found: Tensor = torch.linalg.solve(kernel + ridge, labels)
-    return found
+    coefficients: Tensor = torch.linalg.solve(kernel + ridge, labels)
+    return coefficients
 
 
-def _relative(found: Tensor, expected: Tensor) -> float:
+def _relative(values: Tensor, expected: Tensor) -> float:
     scale = float(torch.linalg.vector_norm(expected))
-    return float(torch.linalg.vector_norm(found - expected)) / scale if scale else 0.0
+    return float(torch.linalg.vector_norm(values - expected)) / scale if scale else 0.0
 
 
 def _two_digits(value: Any) -> Any:

@@ -102,9 +102,9 @@ def rates_of(device: torch.device, kept: Path | None, precision: Precision = FUL
     name = machine_name(device, precision)
     if kept is not None:
         try:
-            found = Rates(**json.loads(kept.read_text(encoding="utf8")))
-            if found.machine == name:
-                return found
+            known = Rates(**json.loads(kept.read_text(encoding="utf8")))
+            if known.machine == name:
+                return known
         except (OSError, ValueError, TypeError):
             pass
     with products(precision):

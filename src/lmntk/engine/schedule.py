@@ -1,4 +1,4 @@
-"""How work on kernels is cut to fit into memory: texts a batch, where the row texts' factors stay, column texts a tile.
+"""The cut of the work on kernels: texts a batch, where the row texts' factors stay, column texts a tile.
 
 A cut is written down with the work, for another one gives other last bits.
 """
@@ -57,7 +57,9 @@ class Schedule:
 
 
 def make_schedule(sizes: KernelSizes, budget: Budget) -> Schedule:
-    """Return the cut that fits into the budget: row factors as near as they can be, then the largest batches and tiles.
+    """Return the cut that fits into the budget.
+
+    Row factors are as near as they can be; then batches and tiles are as large as they can be.
 
     Raises:
         UserError: it cannot be done in so little; says which option gives too little, and the least that works.

@@ -1,4 +1,4 @@
-"""How kernels are to be computed: in which batches and memory, where, at which precision."""
+"""Settings of a computation: in which batches and memory, where, at which precision."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOT_KEPT = "keep-factors: none were kept, for the kernels are there already; nam
 
 @dataclass(frozen=True)
 class Settings:
-    """How to compute: none of it changes what is computed beyond rounding, but for ``drop_noise``.
+    """Settings that change nothing that is computed beyond rounding, but for ``drop_noise`` and ``precision``.
 
     Attributes:
         batch_size: the most texts in one forward pass.

@@ -1,4 +1,4 @@
-"""Copies between a GPU and the host: batches in, factors out and in again, a parameter ahead of where they are needed.
+"""Copies between a GPU and the host: batches in, factors out and in again, a parameter ahead of their use.
 
 Copies go through pinned memory on a stream of their own, beside the arithmetic. Two rules keep them right: what a stream reads was
 written by it, or it waits for an event after that; and memory of one stream that another still uses is marked as such, so that the
@@ -59,11 +59,11 @@ class Transfers:
     def _out(self, tensor: Tensor) -> Tensor:
         if not self.is_gpu:
             return tensor.to("cpu", copy=True)
-        found = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         with torch.cuda.stream(self.stream):
-            found.copy_(tensor, non_blocking=True)
+            pinned.copy_(tensor, non_blocking=True)
         tensor.record_stream(self.stream)
-        return found
+        return pinned
 
     def start(self, factors: Mapping[str, Factors], name: str) -> Future[tuple[Factors, Any]]:
         """Start to bring one parameter's factors in, from the host or from disk; a thread waits for the disk."""
@@ -75,20 +75,20 @@ class Transfers:
         if not self.is_gpu:
             return factors[name].changed(lambda tensor: tensor.to(self.device)), None
         with torch.cuda.stream(self.stream):
-            found = factors[name].changed(self._pinned_in)
-            return found, self.stream.record_event()
+            brought = factors[name].changed(self._pinned_in)
+            return brought, self.stream.record_event()
 
     def _pinned_in(self, tensor: Tensor) -> Tensor:
         pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
         return pinned.to(self.device, non_blocking=True)
 
-    def finish(self, found: Factors, event: Any) -> Factors:
+    def finish(self, brought: Factors, event: Any) -> Factors:
         """Return factors that have been brought in, for the stream that asks."""
         if event is None:
-            return found
+            return brought
         computing = torch.cuda.current_stream(self.device)
         computing.wait_event(event)
-        return found.changed(lambda tensor: _used_by(tensor, computing))
+        return brought.changed(lambda tensor: _used_by(tensor, computing))
 
 
 def _used_by(tensor: Tensor, stream: Any) -> Tensor:
@@ -140,11 +140,11 @@ class Fetched(Mapping[str, Factors]):
         coming = (
             ahead[1] if ahead is not None and ahead[0] == name else self.transfers.start(self.factors, name)
         )
-        found = self.transfers.finish(*coming.result())
+        brought = self.transfers.finish(*coming.result())
         following = self._following.get(name)
         if following is not None:
             self._ahead = following, self.transfers.start(self.factors, following)
-        return found
+        return brought
 
     def __contains__(self, name: object) -> bool:
         return name in self.factors

@@ -27,7 +27,7 @@ class DirectionMemory:
 
     @cached_property
     def trial(self) -> Trial:
-        """What a few of the longest training texts take."""
+        """The memory that a few of the longest training texts take."""
         return self.capturer.try_out()
 
     def trial_beside(self, coming: int) -> Trial:

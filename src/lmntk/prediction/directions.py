@@ -1,4 +1,4 @@
-"""The direction v of a solution, summed over its training texts in bounded memory: v and one batch, whatever the number of texts.
+"""The direction v of a solution, summed over its training texts in the memory of v and one batch.
 
 Where a GPU computes the bound is that of its memory, and the host holds what is written of v.
 """
@@ -33,7 +33,7 @@ ALWAYS_LINEAR = (
 
 @dataclass(frozen=True)
 class DirectionCut:
-    """How directions are summed: texts a batch, directions at once.
+    """A cut of the sum of directions: texts a batch, directions at once.
 
     ``peak`` is what the process will hold at most, in bytes, and ``gpu_peak`` a GPU, where there is one.
     """
@@ -52,7 +52,9 @@ def cut_directions(
     budget: Budget,
     signs: bool = True,
 ) -> DirectionCut:
-    """Return the cut that fits into the budget, with the most directions at once: each further round captures the texts again.
+    """Return the cut that fits into the budget, with the most directions at once.
+
+    Each further round captures the texts again.
 
     Memory: what there is; v in float64 for each direction of a round, in the model's precision for each other; one batch's capture;
     one parameter's sum. Where the budget has a GPU's memory, all of this is there, and the host holds what is there and v in the
@@ -86,7 +88,7 @@ def is_linear(formula: str, solver: str, outputs: int) -> bool:
 
 
 def most_directions(formula: str, solver: str, outputs: int) -> int:
-    """Return how many directions may stand for a solution, by which setting is chosen: of ``asym`` one a logit, of others one or none."""
+    """Return how many directions may stand for a solution: of ``asym`` one a logit, of others one or none."""
     return outputs if solver == "asym" else int(is_linear(formula, solver, outputs))
 
 
@@ -129,9 +131,9 @@ def directions_of(
         for _, tangents in _captured(capturer, texts):
             search.add(tangents)
         masks = search.masks()
-    found: list[dict[str, Tensor]] = []
-    while len(found) < count:
-        indices = range(len(found), min(count, len(found) + (at_once or count)))
+    directions: list[dict[str, Tensor]] = []
+    while len(directions) < count:
+        indices = range(len(directions), min(count, len(directions) + (at_once or count)))
         totals: list[dict[str, Tensor]] = [{} for _ in indices]
         for chosen, tangents in _captured(capturer, texts):
             silenced = silence(tangents, masks)
@@ -142,8 +144,10 @@ def directions_of(
                 with products(FULL):
                     add_weighted_sum(total, silenced, weights, capturer.trainable, signs)
         for total in totals:
-            found.append({name: total.pop(name).to(capturer.trainable[name].dtype) for name in list(total)})
-    return found
+            directions.append(
+                {name: total.pop(name).to(capturer.trainable[name].dtype) for name in list(total)}
+            )
+    return directions
 
 
 def _captured(capturer: Capturer, texts: Sequence[EncodedText]) -> Iterator[tuple[list[int], Tangents]]:

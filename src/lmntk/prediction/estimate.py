@@ -32,7 +32,7 @@ def estimate_predictions(
     solutions: Sequence[tuple[str, int]],
     settings: Settings,
 ) -> Estimate:
-    """Return what the predictors of a split take: of each solution v from the training texts, and its decisions on the test texts.
+    """Return what the predictors of a split take: of each solution v, and its decisions on the test texts.
 
     Args:
         capturer: of the model.

@@ -1,4 +1,4 @@
-"""A predictor in a folder: ``predictor.json`` says what it is of, ``direction.safetensors`` holds v, and the head of head mode."""
+"""A predictor in a folder: ``predictor.json`` describes it, ``direction.safetensors`` holds v, and a probe if it has one."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def save_predictor(
     model: LogitModel,
     description: Mapping[str, Any],
 ) -> None:
-    """Write both files, the description last: a folder without one is no predictor, nor is one between an earlier and this.
+    """Write both files, the description last: a folder without one holds no predictor.
 
     ``description`` is plain data with the entries that ``load_predictor`` reads: model, prompt, solution, labels.
     """
@@ -163,9 +163,9 @@ def read_description(folder: Path) -> dict[str, Any]:
         UserError: there is none.
     """
     try:
-        found = json.loads((folder / DESCRIPTION).read_text(encoding="utf8"))
-        if found["format"] == FORMAT:
-            return dict(found)
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf8"))
+        if description["format"] == FORMAT:
+            return dict(description)
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise UserError(
@@ -174,7 +174,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def find_predictor(folder: Path, wanted: WantedPredictor) -> tuple[Path, list[str]]:
-    """Return the predictor's folder under a run's, or the folder itself, and the names of the others that were there to choose from.
+    """Return the wanted predictor's folder under a run's, or the folder itself, and the names of the others.
 
     Of several the one with the best dev metric is taken, the first by name of equals.
 

@@ -1,4 +1,4 @@
-"""A solved model as a classifier: its decisions are the linearized model's, so no training text and no kernel is needed any more."""
+"""A solved model as a classifier: its decisions are the linearized model's, without training texts and kernels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lmntk.tangents.linearized import LinearizedModel
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """How decisions are made of slopes <grad f(x), v> and pre-trained logits f0(x), and probabilities of decisions.
+    """A rule from slopes <grad f(x), v> and logits f0(x) to decisions, and from decisions to probabilities.
 
     Attributes:
         intercept: a number that is added.
@@ -42,7 +42,7 @@ class DecisionRule:
 
 @dataclass(frozen=True)
 class PassLimits:
-    """How much one forward pass may take.
+    """Limits of one forward pass.
 
     Attributes:
         batch_size: texts in one pass, at most.
@@ -136,7 +136,9 @@ class Predictor:
             return [linearized.taylor(batch) for linearized in self.linearized]
 
     def texts_at_once(self, texts: Sequence[EncodedText]) -> int:
-        """Return how many of the texts go into one pass: as many as the memory holds of the longest, and one where the model mixes them.
+        """Return how many of the texts go into one pass: as many as the memory holds of the longest.
+
+        Where the model mixes the texts of a batch it is one.
 
         What a text takes is looked at on the two longest of the first texts, and again on one that is longer than all before: attention
         takes more a token, the longer the text.
@@ -146,11 +148,11 @@ class Predictor:
         if (memory is None and self.gpu is None) or not texts:
             return size
         ordered = sorted(texts, key=lambda text: text.length)
-        one = self._bytes_of_token(ordered, size) * ordered[-1].length
+        a_text = self._bytes_of_token(ordered, size) * ordered[-1].length
         trim()  # what earlier passes freed is there for the next
         budget = Budget(memory, device_budget(self.device, self.gpu, self.limits.device_memory))
         host, gpu = resident(), None if self.gpu is None else self.gpu.held()
-        search = Search[int](budget, lambda count: classifying_phases(host, gpu, count * one))
+        search = Search[int](budget, lambda count: classifying_phases(host, gpu, count * a_text))
         at_once = search.first(halved(size), [1], "one text and v")  # a little more room changes nothing
         if memory is not None and not is_roomy(search.held(size).host, memory):
             return_freed()
@@ -172,7 +174,7 @@ class Predictor:
         return self.token_bytes
 
     def keeps_apart(self, texts: Sequence[EncodedText]) -> bool:
-        """Return whether a text's logits do not depend on its batch; looked at once, on the shortest and the longest of the first texts."""
+        """Return whether a text's logits do not depend on its batch; looked at once, on two of the first texts."""
         if len(texts) < 2:
             return True
         if self._keeps_apart is None:
@@ -181,10 +183,10 @@ class Predictor:
 
             def logits(some: Sequence[EncodedText]) -> Tensor:
                 with frozen(self.model), products(FULL):
-                    found: Tensor = self.model(
+                    values: Tensor = self.model(
                         {name: t.to(self.device) for name, t in collate(some, self.pad_id).items()}
                     )
-                return found
+                return values
 
             together, alone = logits(extremes), torch.cat([logits([text]) for text in extremes])
             tolerance = 1e-6 if together.dtype == torch.float64 else 1e-4

@@ -1,4 +1,4 @@
-"""``lmntk predict``: texts from a file of any length to classes with probabilities, window by window, in constant memory."""
+"""``lmntk predict``: from texts in a file of any length to classes and probabilities, in constant memory."""
 
 from __future__ import annotations
 
@@ -110,13 +110,13 @@ def _classified(loaded: LoadedPredictor, window: list[tuple[str, Example]]) -> I
     for label, decision, probability in zip(
         predict_labels(decisions).tolist(), decisions.tolist(), probabilities.tolist(), strict=True
     ):
-        found = {
+        line = {
             "class": label,
             "label": loaded.labels[label],
             "probabilities": [round(value, 6) for value in probability],
             "decisions": decision,
         }
-        yield json.dumps(found, ensure_ascii=False) + "\n"
+        yield json.dumps(line, ensure_ascii=False) + "\n"
 
 
 @contextmanager
@@ -134,14 +134,14 @@ def _reading(source: str) -> Iterator[IO[str]]:
 
 @contextmanager
 def _writing(target: str) -> Iterator[IO[str]]:
-    place = Path(target).resolve()  # of a link, what it points to
+    path = Path(target).resolve()  # of a link, what it points to
     is_pipe = (
-        target != STANDARD and place.exists() and not place.is_file()
+        target != STANDARD and path.exists() and not path.is_file()
     )  # or a device: written to, not replaced
     with (
-        nullcontext(place if is_pipe else None)
+        nullcontext(path if is_pipe else None)
         if target == STANDARD or is_pipe
-        else replacing(place) as temporary
+        else replacing(path) as temporary
     ):
         if temporary is None:
             yield sys.stdout

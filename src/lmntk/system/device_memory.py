@@ -1,4 +1,4 @@
-"""The memory of a device that has one of its own: what is free, what is held, what a piece of work takes. A processor has none."""
+"""The memory of a device that has one of its own: what is free, held, and taken by a piece of work."""
 
 from __future__ import annotations
 
