@@ -16,8 +16,9 @@ from lmntk.runs.adopt import adopt_old_names
 from lmntk.system.files import alone_in
 from lmntk.system.progress import Progress, Silent
 
-STEPS: tuple[Step, ...] = (Solve(), FineTune(), Diagnose())
-RESULTS: tuple[Step, ...] = STEPS[:2]  # a split is finished when these have no job left on it
+SOLVE, FINE_TUNE, DIAGNOSE = Solve(), FineTune(), Diagnose()
+STEPS: tuple[Step, ...] = (SOLVE, FINE_TUNE, DIAGNOSE)
+RESULTS: tuple[Step, ...] = (SOLVE, FINE_TUNE)  # a split is finished when these have no job left on it
 
 
 def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[str, Any]]:
