@@ -1,6 +1,6 @@
 """Tangent kernels of pre-trained language models under fine-tuning: computed, solved, explained.
 
-The folders read as the pipeline, and each knows only those to its left:
+The folders read as the pipeline, and each knows only those to its left (docs/architecture.md has them all):
 
     tasks -> prompts -> models -> tangents -> kernels -> engine, solvers -> runs -> reports -> experiment -> cli
 

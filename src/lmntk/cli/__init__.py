@@ -1,1 +1,1 @@
-"""cli/."""
+"""cli/: commands, their options, and progress bars."""

@@ -1,1 +1,1 @@
-"""kernels/: Gram matrices of tangents, by two exact contractions, in tiles, in bounded memory."""
+"""kernels/: mathematics on tangents: the formulas, two exact contractions, Gram matrices."""

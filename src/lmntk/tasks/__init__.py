@@ -1,6 +1,6 @@
 """tasks/: the texts, read from files of many layouts, drawn into few-shot splits, and scored.
 
-The first house of the street: it knows no tokens and no models. Everything here gives ``Example`` objects
+The first folder of the way: it knows no tokens and no models. Everything here gives ``Example`` objects
 with classes numbered from 0, in file order, so that a split is a list of row numbers.
 """
 

@@ -1,1 +1,1 @@
-"""executors/: where jobs run, in this process or on a Ray cluster. Handed work, it knows no kernel."""
+"""executors/: where jobs run: here, in a thread a GPU, or on Ray. Handed work, they know no kernel."""
