@@ -142,9 +142,10 @@ def test_runs_in_two_precisions_are_two_runs(folder, tmp_path, command):
     assert "bfloat16 beside float32 on 4 texts" in " ".join(notes.split())
     code, _, notes = command("run", *options, *out, "--precision", "bfloat16")
     assert (code, "were finished before" in notes) == (0, True)
-    (path,) = (tmp_path / "run" / "kernels").glob("*/test-sgd.safetensors")
-    found = Kernel.load(path).provenance
-    assert found["precision"] == "bfloat16"
+    paths = (tmp_path / "run" / "kernels").glob("*/test-sgd.safetensors")
+    kept = {found["precision"]: found for found in (Kernel.load(path).provenance for path in paths)}
+    assert set(kept) == {"float32", "bfloat16"}  # side by side
+    found = kept["bfloat16"]
     assert set(found["precision_loss"]["kernels"]) == {"sgd"}
     code, shown, _ = command(
         "plan", *options, "--out", tmp_path / "other", "--precision", "bfloat16", "--device", "cpu,cpu"

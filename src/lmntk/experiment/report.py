@@ -73,13 +73,13 @@ class Reporter:
     def end(self) -> None:
         """Write everything once more, the predictions and the page too."""
         for task, split in self.session.planned:
-            self._write_predictions(task, split)
+            self.write_predictions(task, split)
         self.write_tables()
         missing = write_page(self.session.store.folder)
         if missing:
             self.session.progress.note(missing)
 
-    def _write_predictions(self, task: PreparedTask, split: Split) -> None:
+    def write_predictions(self, task: PreparedTask, split: Split) -> None:
         """Write each method's predictions of a split's test texts as a table; a training that diverged has none."""
         results = results_of(self.session, task, split)
         if results is None:
@@ -87,7 +87,11 @@ class Reporter:
         known = results.predictions  # in the order of the rows
         columns = {row.method: known[row.method] for row in results.rows if row.method in known}
         trained = finetunings_of(self.session, task, split)
-        columns |= {record.method: record.predictions for record in trained if record.predictions}
+        columns |= {
+            record.method: record.predictions
+            for record in trained
+            if len(record.predictions) == len(split.test)
+        }
         table = [("row", "label", *columns)]
         table += list(zip(split.test, results.test_labels, *columns.values(), strict=True))
         lines = ["\t".join(map(str, line)) for line in table]

@@ -54,25 +54,26 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
             for shared in models:
                 jobs = missing(step, shared)
                 for job in step.do(shared, jobs):
-                    _left_of(unfinished, step, job)
-                    if unfinished.get(job.split.name) == set():
-                        del unfinished[job.split.name]
+                    if step not in RESULTS:
+                        continue
+                    left = unfinished.get(job.split.name, {})
+                    if left.pop((step, job), False) and not left:
                         session.progress.finished(job.split.name, reporter.rows(shared.task, job.split))
+                    reporter.write_predictions(shared.task, job.split)
+                    reporter.write_tables()
+                if jobs:
                     reporter.write_tables()
                 step.end(shared, was_done=bool(jobs))
+                shared.release()
         reporter.end()
         return [row for task, split in session.planned for row in reporter.rows(task, split)]
 
 
-def _unfinished(models: list[SharedModel]) -> dict[str, set[tuple[Step, Job]]]:
-    """Return the jobs that are left on each split before it has all of its results."""
-    left: dict[str, set[tuple[Step, Job]]] = {}
+def _unfinished(models: list[SharedModel]) -> dict[str, dict[tuple[Step, Job], bool]]:
+    """Return the jobs that are left on each split before it has all of its results, each as True."""
+    left: dict[str, dict[tuple[Step, Job], bool]] = {}
     for step in RESULTS:
         for shared in models:
             for job in missing(step, shared):
-                left.setdefault(job.split.name, set()).add((step, job))
+                left.setdefault(job.split.name, {})[step, job] = True
     return left
-
-
-def _left_of(unfinished: dict[str, set[tuple[Step, Job]]], step: Step, job: Job) -> None:
-    unfinished.get(job.split.name, set()).discard((step, job))

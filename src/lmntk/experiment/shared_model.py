@@ -74,6 +74,11 @@ class SharedModel:
             head=probe,
         )
 
+    def release(self) -> None:
+        """Let go of the model and of what is known of its memory; they are made anew when they are asked for."""
+        for name in ("model", "capturer", "direction_memory"):
+            self.__dict__.pop(name, None)
+
     @cached_property
     def capturer(self) -> Capturer:
         """What captures the training texts once more, for the directions of solutions."""

@@ -90,6 +90,9 @@ class SplitResults(Record):
     def _has_a_result(self) -> SplitResults:
         if all(row.test is None for row in self.rows):
             raise ValueError("no row has a result on test")
+        for row in self.rows if self.predictions else ():  # older files have a table of their own
+            if len(self.predictions.get(row.method, ())) != len(self.test_labels):
+                raise ValueError(f"{row.method} has no prediction of each test text")
         return self
 
     @property

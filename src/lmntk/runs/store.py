@@ -7,7 +7,6 @@ side by side. The whole digest stands inside; a file with another one is compute
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,7 +62,8 @@ class Store:
     def read_json(self, name: str) -> Any:
         """Return the data of a JSON file, numbers that are not finite as None; None if it is missing or broken."""
         try:
-            return finite(json.loads((self.folder / name).read_text(encoding="utf8")))
+            text = (self.folder / name).read_text(encoding="utf8")
+            return json.loads(text, parse_constant=lambda _: None)
         except (OSError, ValueError):
             return None
 
@@ -136,12 +136,3 @@ class Store:
             kernel.save(self.kernel_path(split, side, formula, key))
         path = self.kernel_folder(split.name, key.digest) / LOGITS
         save_tensors(path, dict(logits), {"key": key.digest})
-
-
-def finite(value: Any) -> Any:
-    """Return plain data with numbers that are not finite as None."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: finite(part) for key, part in value.items()}
-    return [finite(part) for part in value] if isinstance(value, list) else value
