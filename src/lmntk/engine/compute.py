@@ -73,7 +73,7 @@ class PromptedTexts:
 
     @property
     def folds(self) -> bool:
-        """Whether two logits are folded into their difference."""
+        """A flag: two logits are folded into their difference."""
         return self.encoder.classes == 2 and not self.all_logits
 
     def origin(self, settings: Settings) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class _Rows:
 
 
 class TileWorker:
-    """Makes tiles in this process; the row texts' factors stay from one to the next."""
+    """Make tiles in this process; the row texts' factors stay from one to the next."""
 
     def __init__(self, maker: TileMaker) -> None:
         work = maker.work

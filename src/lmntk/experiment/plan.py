@@ -1,4 +1,4 @@
-"""What a run would take: operations, memory, disk and time of the kernels that are missing."""
+"""The plan of a run: operations, memory, disk and time of the kernels that are missing."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class PreparedTask:
         return len(self.labels)
 
     def meaning(self) -> list[str]:
-        """Returns what each class is, in order: its label, and in prompt mode the word that stands for it."""
+        """Return what each class is, in order: its label, and in prompt mode the word that stands for it."""
         words = self.label_words or ("",) * self.classes
         return [
             f"{index} = {label}" + (f" ({word})" if word else "")
@@ -50,14 +50,14 @@ class PreparedTask:
         ]
 
     def examples(self, split: Split) -> dict[str, list[Example]]:
-        """Returns the split's examples: train, dev and test."""
+        """Return the split's examples: train, dev and test."""
         data = self.data[split.k, split.seed]
         dev = data.train if data.dev is None else data.dev
         rows = {"train": (data.train, split.train), "dev": (dev, split.dev), "test": (data.test, split.test)}
         return {part: [source[row] for row in chosen] for part, (source, chosen) in rows.items()}
 
     def encoder(self, pretrained: Pretrained, mode: str, reduce: Reduce | None = None) -> TextEncoder:
-        """Returns what turns an example into tokens in this mode.
+        """Return what turns an example into tokens in this mode.
 
         Raises:
             UserError: no prompt in prompt mode, or a prompt that does not fit the tokenizer.
@@ -87,7 +87,7 @@ class PreparedTask:
 
 
 def label_of(example: Example, task: str) -> int:
-    """Returns an example's label.
+    """Return an example's label.
 
     Raises:
         UserError: it has none.
@@ -102,7 +102,7 @@ def label_of(example: Example, task: str) -> int:
 def splits_of(
     task: str, data: TaskData, k: int, seed: int, modes: Sequence[str], test_limit: int, csv_style: bool
 ) -> list[Split]:
-    """Returns the splits of one k and seed: the k-shot split, or the ready-made one, once a mode."""
+    """Return the splits of one k and seed: the k-shot split, or the ready-made one, once a mode."""
     if data.dev is not None:
         parts = (
             tuple(range(len(data.train))),

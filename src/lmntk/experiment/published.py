@@ -28,7 +28,7 @@ from lmntk.tasks import get_task
 
 @dataclass(frozen=True, eq=False)
 class Solvable:
-    """What a solver needs of one split.
+    """All that a solver needs of one split.
 
     Attributes:
         name: of the split, or the task.

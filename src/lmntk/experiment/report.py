@@ -1,4 +1,4 @@
-"""What a run writes beside its records: the settings, the tables, the predictions and the page."""
+"""The files that a run writes beside its records: the settings, the tables, the predictions and the page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REMEMBERED = 50  # earlier settings of a folder
 
 
 class Reporter:
-    """Writes what people read, from the records in the output folder.
+    """Write what people read, from the records in the output folder.
 
     Args:
         session: the run.

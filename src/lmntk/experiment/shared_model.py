@@ -44,7 +44,7 @@ class SharedModel:
 
     @property
     def title(self) -> str:
-        """What a line about it begins with."""
+        """The beginning of a line about it."""
         return f"{self.task.title} {self.mode}"
 
     def texts(self, split: Split) -> Sides:
@@ -81,7 +81,7 @@ class SharedModel:
 
     @cached_property
     def capturer(self) -> Capturer:
-        """What captures the training texts once more, for the directions of solutions."""
+        """The capturer of the training texts, once more, for the directions of solutions."""
         settings = self.session.settings
         train = [text for split in self.splits for text in self.texts(split)["train"]]
         trainable = self.session.chosen.select(self.model)

@@ -103,7 +103,7 @@ class Predictor:
 
     @property
     def by_two_backward_passes(self) -> bool:
-        """Whether forward mode turned out not to do for the model, which costs twice the time."""
+        """A flag: forward mode did not do for the model, which costs twice the time."""
         return any(linearized.backward for linearized in self.linearized)
 
     @reporting_full_device()

@@ -48,7 +48,7 @@ class TextEncoder(Protocol):
 
 
 class PromptEncoder:
-    """Puts examples into a prompt; the classes are the label words' logits at the position that is read.
+    """Put examples into a prompt; the classes are the label words' logits at the position that is read.
 
     Args:
         tokenizer: the model's tokenizer; it is not changed.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class EnsembleEncoder:
-    """Puts examples into several prompts with the same label words.
+    """Put examples into several prompts with the same label words.
 
     Args:
         encoders: one for each template, in order; the first is the one whose tensors have plain names in a

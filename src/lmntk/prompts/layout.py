@@ -43,12 +43,12 @@ class Layout:
 
     @property
     def keeps_suffix(self) -> bool:
-        """Whether the tokenizer's tokens after a sequence stay: not where the next token is to be predicted."""
+        """A flag: the tokenizer's tokens after a sequence stay: not where the next token is to be predicted."""
         return self.reading != "last"
 
     @property
     def has_token_types(self) -> bool:
-        """Whether token types have a meaning: GPT-2 would add them to its words, Llama refuses them."""
+        """A flag: token types have a meaning; GPT-2 would add them to its words, Llama refuses them."""
         return self.reading in ("mask", "first")
 
     def read_position(self, length: int, mask_index: int | None) -> int:

@@ -101,12 +101,12 @@ class Template:
 
     @property
     def has_mask(self) -> bool:
-        """Whether a label word is read at a mask."""
+        """A flag: a label word is read at a mask."""
         return any(isinstance(part, Mask) for part in self.parts)
 
     @property
     def uses_text_b(self) -> bool:
-        """Whether every example needs a second text."""
+        """A flag: every example needs a second text."""
         return any(part.field == "b" for part in self.text_parts)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""How well each method does: a row a method, a colour a k, a dot a split, their mean and deviation over them."""
+"""The accuracy of each method: a row a method, a colour a k, a dot a split, their mean and deviation over them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONGEST = 26  # characters of a method's name that leave half of the width to th
 
 
 def accuracy_plot(identity: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Plot:
-    """Returns the plot of one task's rows; cost: a mark a row."""
+    """Return the plot of one task's rows; cost: a mark a row."""
     modes = list(dict.fromkeys(row["mode"] for row in rows))
     ks = sorted({row["k"] for row in rows})
     methods = {mode: ordered_methods([row for row in rows if row["mode"] == mode]) for mode in modes}
@@ -95,7 +95,7 @@ def accuracy_plot(identity: str, title: str, rows: Sequence[Mapping[str, Any]]) 
 
 
 def _caption(rows: Sequence[Mapping[str, Any]], k: int) -> str:
-    """Says what the best method, the fine-tuning and zero-shot reach at the largest k."""
+    """Say what the best method, the fine-tuning and zero-shot reach at the largest k."""
     here = [row for row in rows if row["k"] == k]
     found = {
         key: aggregate([row["test"] for row in here if (row["method"], row["mode"]) == key])

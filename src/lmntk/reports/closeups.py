@@ -56,7 +56,7 @@ class _Candidate:
 
 
 def close_ups(runs: Sequence[Run], titles: Mapping[str, str], notes: list[str]) -> tuple[list[CloseUp], int]:
-    """Returns the splits shown close up, and how many there would have been of a split each.
+    """Return the splits shown close up, and how many there would have been of a split each.
 
     Of each task, k, mode and method one split; of many, tasks take turns until there are ``MOST``. Drawn within ``drawing.style``.
     """
@@ -117,7 +117,7 @@ def _first_splits(candidates: Sequence[_Candidate]) -> list[_Candidate]:
 
 
 def _plots(one: _Candidate, identity: str, notes: list[str]) -> list[Plot]:
-    """Returns the plots of all parts that are there; a part that is not as it should be is named in ``notes`` and left out."""
+    """Return the plots of all parts that are there; a part that is not as it should be is named in ``notes`` and left out."""
     parts = dict(one.diagnosis)
     if not (parts.get("spectrum") and parts.get("groups") and parts.get("kernels")):
         kernel = one.run.kernel(one.split)

@@ -102,7 +102,7 @@ def new_figure(
     titled: bool = False,
     key: bool = False,
 ) -> tuple[Figure, list[Axes]]:
-    """Returns a figure of the page's width with panels below each other on one x axis.
+    """Return a figure of the page's width with panels below each other on one x axis.
 
     Its margins are set here: matplotlib's own layout takes half of the time of a drawing.
 
@@ -131,12 +131,12 @@ def new_figure(
 
 
 def room_for(labels: Iterable[str]) -> float:
-    """Returns the inches that labels take beside an axis."""
+    """Return the inches that labels take beside an axis."""
     return 0.14 + 0.07 * max(map(len, labels), default=0)
 
 
 def add_key(figure: Figure, handles: Sequence[Artist], left: float = 0.0, columns: int = 4) -> None:
-    """Writes the key of colours and lines along the top of a figure that left room for it."""
+    """Write the key of colours and lines along the top of a figure that left room for it."""
     figure.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(left / WIDTH, 1.0), ncols=columns, borderaxespad=0, borderpad=0,
         handlelength=1.6, handletextpad=0.4, columnspacing=1.2,
@@ -144,23 +144,23 @@ def add_key(figure: Figure, handles: Sequence[Artist], left: float = 0.0, column
 
 
 def plain(text: object) -> str:
-    """Returns a text without the characters that XML has no place for."""
+    """Return a text without the characters that XML has no place for."""
     return _CONTROL.sub("\ufffd", str(text))
 
 
 def short(text: object, length: int = 28) -> str:
-    """Returns a text in at most ``length`` characters, for where there is no room for more."""
+    """Return a text in at most ``length`` characters, for where there is no room for more."""
     whole = " ".join(plain(text).split())
     return whole if len(whole) <= length else f"{whole[: length - 1]}…"
 
 
 def figure_text(value: float) -> str:
-    """Returns a number in three digits, without an exponent where it is of a usual size."""
+    """Return a number in three digits, without an exponent where it is of a usual size."""
     return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
 def to_svg(figure: Figure, identity: str, title: str, description: str) -> str:
-    """Returns the figure as an ``<svg>`` element.
+    """Return the figure as an ``<svg>`` element.
 
     Args:
         figure: drawn within ``style``.

@@ -1,4 +1,4 @@
-"""What a kept kernel shows without any training: its matrix, its spectrum beside the labels, and each layer's share of it."""
+"""The facts that a kept kernel shows without any training: its matrix, its spectrum beside the labels, and each layer's share of it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MOST_VALUES = 2048  # eigenvalues in a picture: seconds of one core
 
 
 def class_summed(values: np.ndarray) -> np.ndarray:
-    """Returns sum_c K[n, c, m, c] [n, m]: the kernel of the logits' gradients stacked, from values [n, c, m, c]."""
+    """Return sum_c K[n, c, m, c] [n, m]: the kernel of the logits' gradients stacked, from values [n, c, m, c]."""
     summed: np.ndarray = np.einsum("ncmc->nm", np.asarray(values, dtype=np.float64))
     return summed
 
 
 def facts_of_kernel(kernel: Kernel, labels: Sequence[int] | None) -> dict[str, Any]:
-    """Returns what a diagnosis would hold of a training kernel: ``kernels`` (before alone), ``spectrum`` and, of kept groups, ``groups``.
+    """Return what a diagnosis would hold of a training kernel: ``kernels`` (before alone), ``spectrum`` and, of kept groups, ``groups``.
 
     The spectrum is ``analysis.spectrum``'s, as a diagnosis has it; there is none without labels of two classes, nor
     above ``MOST_VALUES`` eigenvalues. Cost (n c)^3.

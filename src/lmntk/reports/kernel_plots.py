@@ -26,7 +26,7 @@ SMALLEST = 1e-12  # of the largest eigenvalue: what is below is rounding
 
 
 def matrix_plot(identity: str, kernels: Mapping[str, Any]) -> Plot:
-    """Returns one heatmap, or two with one colour scale, of kernels [n, n] sorted by label."""
+    """Return one heatmap, or two with one colour scale, of kernels [n, n] sorted by label."""
     sides = {
         name: np.asarray(kernels[name], dtype=float) for name in ("before", "after") if kernels.get(name)
     }
@@ -108,7 +108,7 @@ def _matrix_caption(sides: Mapping[str, np.ndarray], labels: Sequence[Any]) -> s
 
 
 def spectrum_plot(identity: str, spectrum: Mapping[str, Any]) -> Plot:
-    """Returns the eigenvalues, largest first, and the labels' share along the leading eigenvectors, added up."""
+    """Return the eigenvalues, largest first, and the labels' share along the leading eigenvectors, added up."""
     eigenvalues = np.asarray(spectrum["eigenvalues"], dtype=float)
     alignment = np.asarray(spectrum.get("alignment") or [], dtype=float)
     order = np.argsort(-eigenvalues, kind="stable")
@@ -157,7 +157,7 @@ def spectrum_plot(identity: str, spectrum: Mapping[str, Any]) -> Plot:
 
 
 def _plain_logs(axis: Any) -> None:
-    """Writes a logarithmic axis's numbers as 0.01 and 1e-06: mathematical typesetting is off."""
+    """Write a logarithmic axis's numbers as 0.01 and 1e-06: mathematical typesetting is off."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axis.set_major_locator(LogLocator(numticks=6))
@@ -166,7 +166,7 @@ def _plain_logs(axis: Any) -> None:
 
 
 def group_plot(identity: str, groups: Mapping[str, float]) -> Plot:
-    """Returns each parameter group's share of the kernel's trace, as bars; groups beyond ``MOST_GROUPS`` are added up."""
+    """Return each parameter group's share of the kernel's trace, as bars; groups beyond ``MOST_GROUPS`` are added up."""
     shares = [(name, 100 * share) for name, share in groups.items()]
     if len(shares) > MOST_GROUPS:
         shares = [

@@ -19,13 +19,13 @@ NEEDED = ("matplotlib", "jinja2")
 
 
 def missing_libraries() -> str:
-    """Returns what the page lacks to be written, and what mends it, in one line; nothing when all is there."""
+    """Return what the page lacks to be written, and what mends it, in one line; nothing when all is there."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     return f"report: {' and '.join(missing)} missing; pip install 'lmntk[report]'" if missing else ""
 
 
 def write_page(folder: Path) -> str:
-    """Writes the page of a run into its folder; returns why not where a library is missing, else nothing.
+    """Write the page of a run into its folder; returns why not where a library is missing, else nothing.
 
     Cost: a second to load matplotlib, and some 0.1 s a plot.
     """
@@ -37,7 +37,7 @@ def write_page(folder: Path) -> str:
 
 
 def build_page(folders: Sequence[Path]) -> str:
-    """Returns the page of one or several runs as HTML.
+    """Return the page of one or several runs as HTML.
 
     Raises:
         UserError: a folder without a run, or a missing library.
@@ -49,7 +49,7 @@ def build_page(folders: Sequence[Path]) -> str:
 
 
 def render(runs: Sequence[Run]) -> str:
-    """Returns the page of runs that were read."""
+    """Return the page of runs that were read."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -70,7 +70,7 @@ def render(runs: Sequence[Run]) -> str:
 
 
 def contents(runs: Sequence[Run]) -> dict[str, Any]:
-    """Returns all that the page shows, as plain data and drawn plots."""
+    """Return all that the page shows, as plain data and drawn plots."""
     from lmntk.diagnosis.over_splits import comparisons_in, over_splits
     from lmntk.reports.accuracy_plot import accuracy_plot
     from lmntk.reports.closeups import close_ups
@@ -155,7 +155,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _named(runs: Sequence[Run], part: str) -> list[Mapping[str, Any]]:
-    """Returns a part of all runs in one list, each entry with its run's name where there are several."""
+    """Return a part of all runs in one list, each entry with its run's name where there are several."""
     return [{**one, "run": run.name} if len(runs) > 1 else one for run in runs for one in getattr(run, part)]
 
 
@@ -166,7 +166,7 @@ def _title(runs: Sequence[Run]) -> str:
 
 
 def _facts(runs: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Returns what was run, in a few words."""
+    """Return what was run, in a few words."""
     tasks = len({row["task"] for row in rows})
     return [
         (name, value)

@@ -21,11 +21,11 @@ class Writer(Protocol):
     """Where text files go."""
 
     def write_text(self, name: str, text: str) -> None:
-        """Writes a file."""
+        """Write a file."""
 
 
 def results_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the rows as CSV; the setting as JSON, notes joined by semicolons, metrics in [0, 1] with six digits, none if it diverged."""
+    """Return the rows as CSV; the setting as JSON, notes joined by semicolons, metrics in [0, 1] with six digits, none if it diverged."""
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -75,7 +75,7 @@ def _mean(values: Sequence[float]) -> str:
 def summary_table(
     rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], medians: bool = False
 ) -> tuple[list[str], list[list[str]]]:
-    """Returns the table's header and its lines: k, mode, method, then a column a task."""
+    """Return the table's header and its lines: k, mode, method, then a column a task."""
     metrics = {row["task"]: METRIC_NAMES.get(row["metric"], row["metric"]) for row in rows}
     header = [
         "k",
@@ -91,7 +91,7 @@ def summary_table(
 
 
 def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Returns a table in Markdown."""
+    """Return a table in Markdown."""
     return "\n".join(
         [
             f"| {' | '.join(header)} |",
@@ -107,7 +107,7 @@ def summary_markdown(
     facts: Mapping[str, str],
     verdicts: Sequence[str] = (),
 ) -> str:
-    """Returns the summary page; ``verdicts`` are sentences."""
+    """Return the summary page; ``verdicts`` are sentences."""
     seeds = sorted({row["seed"] for row in rows})
     lines = ["# Results", ""]
     if verdicts:
@@ -153,6 +153,6 @@ def write_reports(
     facts: Mapping[str, str],
     verdicts: Sequence[str] = (),
 ) -> None:
-    """Writes ``results.csv`` and ``summary.md``."""
+    """Write ``results.csv`` and ``summary.md``."""
     store.write_text("results.csv", results_csv(rows))
     store.write_text("summary.md", summary_markdown(rows, titles, facts, verdicts))

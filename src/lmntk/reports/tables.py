@@ -77,12 +77,12 @@ def method_order(method: str) -> int:
 
 
 def ordered_methods(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns the rows' methods, each once: baselines, kernels, fine-tunings, each kind in the order in which they came."""
+    """Return the rows' methods, each once: baselines, kernels, fine-tunings, each kind in the order in which they came."""
     return sorted(dict.fromkeys(row["method"] for row in rows), key=method_order)
 
 
 def result_tables(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> list[Table]:
-    """Returns a table for each k, the smallest first.
+    """Return a table for each k, the smallest first.
 
     Args:
         rows: of results.csv; where several runs are shown together each row has its ``run`` as well.
@@ -123,7 +123,7 @@ def result_tables(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) 
 
 
 def summarise_rows(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str, str], Summary]:
-    """Returns the summary over the splits for each (run, mode, method, task), without the splits in which a method diverged."""
+    """Return the summary over the splits for each (run, mode, method, task), without the splits in which a method diverged."""
     collected: dict[tuple[str, str, str, str], list[float]] = {}
     for row in rows:
         if row["test"] is None:

@@ -15,7 +15,7 @@ DASHED = (0, (4, 2))
 
 
 def logit_plot(identity: str, logits: Mapping[str, Any]) -> Plot | None:
-    """Returns the scatter of linearized against real logits [m, c] after fine-tuning, a colour a class, with the diagonal.
+    """Return the scatter of linearized against real logits [m, c] after fine-tuning, a colour a class, with the diagonal.
 
     None of a training that diverged.
     """
@@ -77,7 +77,7 @@ def _classes(logits: np.ndarray) -> np.ndarray:
 
 
 def curve_plot(identity: str, trainings: Sequence[tuple[str, Mapping[str, Any]]], metric: str) -> Plot | None:
-    """Returns loss and dev metric over the steps, of each training's chosen run strong and of its other finished runs faint.
+    """Return loss and dev metric over the steps, of each training's chosen run strong and of its other finished runs faint.
 
     None without points.
     """
@@ -150,7 +150,7 @@ def _sentence(name: str, training: Mapping[str, Any]) -> str:
 
 
 def emulation_plot(identity: str, emulation: Mapping[str, Any]) -> Plot:
-    """Returns a few dev texts' logits [steps, n, c] along training, the real ones solid, the kernel's emulation dashed."""
+    """Return a few dev texts' logits [steps, n, c] along training, the real ones solid, the kernel's emulation dashed."""
     steps = np.asarray(emulation["steps"], dtype=float)
     real, emulated = (
         np.asarray(emulation[name], dtype=float).reshape(len(steps), -1) for name in ("real", "emulated")
@@ -190,7 +190,7 @@ TRACKS = (
 
 
 def trajectory_plot(identity: str, trajectory: Sequence[Mapping[str, Any]]) -> Plot | None:
-    """Returns how the linearization's error and the kernel's distance grow along training; None where nothing was measured."""
+    """Return how the linearization's error and the kernel's distance grow along training; None where nothing was measured."""
     tracks = [
         (name, title) for name, title in TRACKS if any(point.get(name) is not None for point in trajectory)
     ]

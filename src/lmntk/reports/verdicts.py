@@ -45,7 +45,7 @@ class Tested:
 
     @property
     def outcome(self) -> str:
-        """What the test came to, and alone in how many splits, in words."""
+        """The outcome of the test, and in how many splits it is alone, in words."""
         words = {True: "passed", False: "failed", None: "cannot be told"}
         counts = {answer: self.alone.count(answer) for answer in words}
         if len(self.alone) < 2 or counts[self.passed] == len(self.alone):
@@ -61,7 +61,7 @@ class Tested:
 
     @property
     def split(self) -> str:
-        """How many splits alone come to the same, where not all do."""
+        """The number of splits that come to the same, where not all do."""
         same = self.alone.count(self.passed)
         return f"{same} of {len(self.alone)}" if same < len(self.alone) else ""
 
@@ -97,7 +97,7 @@ class Verdict:
 def verdicts(
     diagnoses: Sequence[Mapping[str, Any]], titles: Mapping[str, str], notes: list[str] | None = None
 ) -> list[Verdict]:
-    """Returns a verdict for each run, task, k, mode and method: that of the means over the splits, see ``task_verdict``.
+    """Return a verdict for each run, task, k, mode and method: that of the means over the splits, see ``task_verdict``.
 
     Where a diagnosis is not as it should be there is none, and ``notes`` are told.
     """
@@ -126,7 +126,7 @@ def verdicts(
 
 
 def at_largest_k(judged: Sequence[Verdict]) -> list[Verdict]:
-    """Returns the verdicts at the largest k of their task, method and mode: one line each."""
+    """Return the verdicts at the largest k of their task, method and mode: one line each."""
     largest: dict[tuple[str, ...], int] = {}
     for one in judged:
         place = (one.run, one.task, one.mode, one.method)
@@ -135,7 +135,7 @@ def at_largest_k(judged: Sequence[Verdict]) -> list[Verdict]:
 
 
 def counted(judged: Sequence[Verdict]) -> str:
-    """Says how many verdicts there are of each kind; nothing where there is one alone."""
+    """Say how many verdicts there are of each kind; nothing where there is one alone."""
     found = Counter(one.verdict for one in judged)
     return (
         f"{len(judged)} verdicts: {', '.join(f'{found[kind]} {kind}' for kind in SYMBOLS)}."
@@ -145,7 +145,7 @@ def counted(judged: Sequence[Verdict]) -> str:
 
 
 def thresholds(judged: Sequence[Verdict]) -> dict[str, str]:
-    """Returns each test's threshold, in words."""
+    """Return each test's threshold, in words."""
     return {
         name: " or ".join(
             dict.fromkeys(t.threshold for one in judged for t in one.tests if t.name == name and t.threshold)
@@ -215,7 +215,7 @@ def _tested(name: str, group: Sequence[Mapping[str, Any]], over: Mapping[str, An
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float] | None:
-    """Returns mean and population standard deviation, of any numbers."""
+    """Return mean and population standard deviation, of any numbers."""
     if not values:
         return None
     mean = sum(values) / len(values)
@@ -253,7 +253,7 @@ def _numbers(group: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Reached:
-    """What the methods reach on one task in one mode, where nothing was diagnosed."""
+    """The results of the methods on one task in one mode, where nothing was diagnosed."""
 
     run: str
     title: str
@@ -264,7 +264,7 @@ class Reached:
 
 
 def reached(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> list[Reached]:
-    """Returns for each run, task and mode, at its largest k, what kernels and fine-tuning reach beside the model before training."""
+    """Return for each run, task and mode, at its largest k, what kernels and fine-tuning reach beside the model before training."""
     found = []
     for run, task, mode in dict.fromkeys((row.get("run", ""), row["task"], row["mode"]) for row in rows):
         own = [row for row in rows if (row.get("run", ""), row["task"], row["mode"]) == (run, task, mode)]

@@ -1,4 +1,4 @@
-"""What a run left in its folder, read into plain data for the page; what cannot be read is named, and left out."""
+"""The files that a run left in its folder, read into plain data for the page; what cannot be read is named, and left out."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Run:
         return Path(str(self.experiment.get("model", ""))).name
 
     def titles(self) -> dict[str, str]:
-        """Returns the tasks' names in print, by name."""
+        """Return the tasks' names in print, by name."""
         return {name: task.title for name, task in TASKS.items()}
 
     def kernel(self, split: str, formula: str = "sgd") -> Kernel | None:
@@ -79,7 +79,7 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Returns the runs in the folders, in their order.
+    """Return the runs in the folders, in their order.
 
     Raises:
         UserError: a folder that is not there, holds no run, or is named twice.
@@ -92,7 +92,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def read_run(folder: Path) -> Run:
-    """Returns the run in a folder.
+    """Return the run in a folder.
 
     Raises:
         UserError: a folder that is not there, or holds no run.
@@ -101,7 +101,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Returns the folders' shortest names that tell them apart."""
+    """Return the folders' shortest names that tell them apart."""
     depth = 1
     while True:
         names = ["/".join(folder.parts[-depth:]) for folder in folders]
@@ -162,7 +162,7 @@ def _rows(
 def _of_one_setup(
     found: Sequence[Mapping[str, Any]], latest: Sequence[str], what: str, notes: list[str]
 ) -> list[Any]:
-    """Returns those of one setup in each group; says which are not."""
+    """Return those of one setup in each group; says which are not."""
     kept, others = of_one_setup(found, latest)
     for task, method in dict.fromkeys((one["task"], one["method"]) for one in others):
         seeds = sorted({str(one["seed"]) for one in others if (one["task"], one["method"]) == (task, method)})
@@ -174,7 +174,7 @@ def _of_one_setup(
 
 
 def _order(experiment: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
-    """Returns a key that sorts tasks as the experiment names them, k and seeds as numbers, the prompt before the head, SGD first."""
+    """Return a key that sorts tasks as the experiment names them, k and seeds as numbers, the prompt before the head, SGD first."""
     own = [task.get("name") for task in experiment.get("own_tasks") or () if isinstance(task, dict)]
     names = [*(experiment.get("tasks") or ()), *own]
     order = {name: number for number, name in enumerate(names)}

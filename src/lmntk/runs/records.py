@@ -1,4 +1,4 @@
-"""What is written of a split, as typed records: the results of its methods, a fine-tuning, a diagnosis.
+"""The files of a split, as typed records: the results of its methods, a fine-tuning, a diagnosis.
 
 One record is one JSON file. The names of the fields in the file are the aliases.
 """
@@ -102,7 +102,7 @@ class SplitResults(Record):
 
     @property
     def head(self) -> dict[str, Any]:
-        """What every row of the split begins with: task, k, seed and mode, and the number of texts a side."""
+        """The beginning of every row of the split: task, k, seed and mode, and the number of texts a side."""
         first, sizes = self.rows[0], self.rows[0].model_extra or {}
         head = {"task": first.task, "k": first.k, "seed": first.seed, "mode": first.mode}
         return head | {name: sizes[name] for name in sizes if name.endswith("_texts")}
@@ -165,7 +165,7 @@ class FineTuningRecord(Record):
 
 
 class DiagnosisRecord(Record):
-    """Whether one fine-tuning of a split is in the kernel regime; ``about`` is the key of the training."""
+    """The diagnosis of one fine-tuning of a split; ``about`` is the key of the training."""
 
     FOLDER: ClassVar[str] = "diagnosis"
 

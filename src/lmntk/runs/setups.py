@@ -1,4 +1,4 @@
-"""What all splits of one method must have in common, so that a mean over them is one of the same thing.
+"""The setup: all that splits of one method must have in common, so that a mean over them is one of the same thing.
 
 A folder may hold splits of several runs. A *setup* is a hash of all that a result depends on but its texts and seed: weights, prompt,
 parameters, training's settings, metric. Of one task, k, mode and method only results of one setup stand beside each other: of that which
@@ -16,7 +16,7 @@ GROUP = ("task", "k", "mode", "method")
 def of_one_setup(
     found: Iterable[Mapping[str, Any]], latest: Sequence[str]
 ) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
-    """Returns the results that share their group's last setup, in their order, and the others.
+    """Return the results that share their group's last setup, in their order, and the others.
 
     Args:
         found: rows or files, each with what ``GROUP`` names and perhaps a ``setup``; one without (of an older lmntk) fits any.

@@ -33,7 +33,7 @@ BLOCK = 2**20  # entries of a difference that are held at once
 
 @dataclass(frozen=True)
 class Coverage:
-    """How a model's gradients are to be captured.
+    """The way in which a model's gradients are to be captured.
 
     ``batched`` is False when examples must go one at a time; ``fallback`` names the parameters whose
     gradients come from plain autograd, ``wrong`` those among them that have a rule, which gets them wrong;

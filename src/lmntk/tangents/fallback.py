@@ -1,4 +1,4 @@
-"""What no rule covers: plain autograd, at the one module that uses the parameter, one text at a time.
+"""Parameters that no rule covers: plain autograd, at the one module that uses the parameter, one text at a time.
 
 The module's call is repeated with one text's part of its arguments, the parameter asking for a gradient, and
 the gradient that the watched backward pass left at its outputs is sent through it. The rest of the network

@@ -1,4 +1,4 @@
-"""What a form of factors is asked for, by all who use them: a new form is one subclass of ``Factors``."""
+"""The methods that every form of factors has: a new form is one subclass of ``Factors``."""
 
 from __future__ import annotations
 

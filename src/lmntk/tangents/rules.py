@@ -1,4 +1,4 @@
-"""How a module's input and output gradient hold the gradients of its own parameters.
+"""Rules: a module's input and output gradient hold the gradients of its own parameters.
 
 A rule is a function from one ``Use`` to (parameter, factors) pairs. A new kind of module is one new function:
 

@@ -66,7 +66,7 @@ class Task:
 
     @property
     def csv_style(self) -> bool:
-        """Whether LM-BFF keeps the task as CSV without a header.
+        """A flag: LM-BFF keeps the task as CSV without a header.
 
         Its test cut is then drawn as pandas draws, not by a shuffle.
         """

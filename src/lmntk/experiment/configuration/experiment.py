@@ -1,4 +1,4 @@
-"""What an experiment is: any number of tasks x k x seeds x modes x formulas on one model."""
+"""An experiment: any number of tasks x k x seeds x modes x formulas on one model."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Texts(Part):
 
 
 class Prompt(Part):
-    """How the texts are put to the model, and what is read off it."""
+    """The way in which texts are put to the model, and what is read off it."""
 
     GROUP: ClassVar[str] = "Prompt"
 
@@ -112,7 +112,7 @@ class Prompt(Part):
 
 
 class Solving(Part):
-    """How the kernels are solved."""
+    """The solvers of the kernels."""
 
     GROUP: ClassVar[str] = "Kernels"
 
@@ -124,7 +124,7 @@ class Solving(Part):
 
 
 class Training(Part):
-    """Whether the model is fine-tuned beside its kernels, and diagnosed."""
+    """Fine-tuning beside the kernels, and its diagnosis."""
 
     GROUP: ClassVar[str] = "Fine-tuning"
 

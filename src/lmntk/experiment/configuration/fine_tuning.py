@@ -1,4 +1,4 @@
-"""How an experiment fine-tunes."""
+"""The fine-tuning of an experiment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SELDOM = {"no_option": "it is seldom another one, and then the file says so"}
 
 
 class FineTuning(Part):
-    """How an experiment fine-tunes, in all splits; see ``lmntk.finetuning``.
+    """The fine-tuning of an experiment, in all splits; see ``lmntk.finetuning``.
 
     ``learning_rates`` are for every optimizer, or by optimizer. Batch sizes larger than there are train texts are cut. With ``lora_rank``
     the experiment chooses no parameters: LoRA trains what it adds, at the scale ``lora_alpha`` / ``lora_rank``.

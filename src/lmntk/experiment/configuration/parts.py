@@ -105,7 +105,7 @@ class Kernels(Part):
 
 
 class Machine(Part):
-    """What the kernels are computed on and with; none of it changes them beyond rounding."""
+    """The machine that the kernels are computed on; none of it changes them beyond rounding."""
 
     GROUP: ClassVar[str] = "Machine"
 

@@ -1,4 +1,4 @@
-"""What ``lmntk kernel`` computes: kernels of texts in files, or once more of factors that were kept."""
+"""The configuration of ``lmntk kernel``: kernels of texts in files, or once more of factors that were kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step of a run is: one kind of work, asked for split by split, kept by its key and done where it is missing."""
+"""A step of a run: one kind of work, asked for split by split, kept by its key and done where it is missing."""
 
 from __future__ import annotations
 
