@@ -28,7 +28,7 @@ demo: $(STAMP)  ## run lmntk on its bundled model and examples
 
 # Two processes of one thread each, a file to a process: tiny networks gain nothing from threads.
 test: $(STAMP)  ## run the quick tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP)  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -5,9 +5,19 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 import torch
 from transformers.utils import logging
 
 torch.set_num_threads(1)
 logging.set_verbosity_error()
 logging.disable_progress_bar()
+
+# The files that take longest begin first, so that no process is left alone with one of them at the end.
+LONGEST = ("test_kernel_ray", "test_cli", "test_front_door", "test_faults", "test_cut_short", "test_diagnose_run", "test_frozen",
+           "test_finetune_run", "test_every_kind", "test_predict", "test_experiment", "test_gpu_commands")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
