@@ -1,7 +1,7 @@
-"""Tangents of a batch in one safetensors file, with a checksum; read back parameter by parameter, so that a panel needs no memory.
+"""Tangents of a batch in one safetensors file, with a checksum.
 
-The file's metadata says, for each parameter, the form of its factors and which tensors they are made of. A tensor that several share
-(one input under query, key and value) is written once.
+They are read back parameter by parameter, so that a panel needs no memory. The file's metadata says, for each parameter, the form of its
+factors and which tensors they are made of. A tensor that several share (one input under query, key and value) is written once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The four files in which 0.1.0 wrote down what ``work.json`` holds: read where that is not there, and gone when it is written."""
+"""Four files that commit 60f2df1 wrote in place of ``work.json``: read where that is missing, then removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels from factors that an earlier run left on disk: any formula, any choice of parameters, LoRA of any rank, without the model."""
+"""Kernels from factors on disk, without the model: any formula, any choice of parameters, LoRA of any rank."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lmntk.tangents.noise import noise_coordinates, silence
 
 @dataclass(frozen=True)
 class Choice:
-    """Which parameters' factors count, by name; ``low_rank`` puts LoRA on their linear maps and leaves all else out."""
+    """The parameters that count, by name; ``low_rank`` puts LoRA on linear maps and leaves all else out."""
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -77,15 +77,15 @@ class StoredFactors:
     """
 
     def __init__(self, folder: Path) -> None:
-        found = _indexed([folder]) or _indexed(sorted(folder.glob("*")))
-        if not found:
+        works = _indexed([folder]) or _indexed(sorted(folder.glob("*")))
+        if not works:
             raise UserError(
                 f"factors: {str(folder)!r} holds none; keep some with `lmntk kernel ... --keep-factors`"
             )
-        if len(found) > 1:
-            names = ", ".join(path.name for path, _ in found[:4])
-            raise UserError(f"factors: {str(folder)!r} holds {len(found)} pieces of work; name one: {names}")
-        self.folder, self.index = found[0]
+        if len(works) > 1:
+            names = ", ".join(path.name for path, _ in works[:4])
+            raise UserError(f"factors: {str(folder)!r} holds {len(works)} pieces of work; name one: {names}")
+        self.folder, self.index = works[0]
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -105,9 +105,9 @@ class StoredFactors:
         grouping: Grouping | None = None,
         drop_noise: bool = True,
     ) -> tuple[dict[str, dict[str, Tensor]], int]:
-        """Return ``{kernel name: {group: [n, c, m, d]}}`` of a pair, in the texts' order, and how many coordinates were left out as noise.
+        """Return ``{kernel name: {group: [n, c, m, d]}}`` of a pair, and how many coordinates were noise.
 
-        Cost: the contraction alone; see ``gram``. Memory: the factors of one parameter, of all texts
+        The axes follow the texts' order. Cost: the contraction alone; see ``gram``. Memory: the factors of one parameter, of all texts
         of the pair, and what ``gram`` copies of them.
 
         Raises:

@@ -70,7 +70,7 @@ class TileMaker:
     _has_worker: bool = False
 
     def __call__(self, device: torch.device | None = None) -> TileWorker:
-        """Return what makes tiles in this process; on a device that is not the model's, or taken, with a copy of the model."""
+        """Return a worker in this process; on a device that is not the model's, or taken, with a copy of it."""
         RULES.update(self.rules)
         if self.is_roomy:
             keep_freed()
@@ -165,7 +165,16 @@ class TileWorker:
         search: NoiseSearch | None = None,
         on_host: bool = False,
     ) -> _Rows:
-        """Return the tangents of texts, in memory or on disk, where earlier ones are taken as they are; ``on_host``, not on the GPU."""
+        """Return the tangents of texts.
+
+        Args:
+            group: the texts' group.
+            texts: of the group, or of a chunk of it.
+            start: the first text's index in the group.
+            on_disk: leave the factors there; earlier ones are taken as they are.
+            search: is shown each batch, in full precision.
+            on_host: leave the factors in the host's memory, not on the GPU.
+        """
         taken: list[Tangents] = []
         order: list[int] = []
         device, transfers = self.capturer.device, self.capturer.transfers

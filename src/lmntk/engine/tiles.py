@@ -1,4 +1,4 @@
-"""Tiles: the kernels of all row texts that want it with a chunk of column texts, as they are asked for, and as they come."""
+"""Tiles: the kernels of row texts with a chunk of column texts, as they are asked for and as they come."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record of a piece of work, ``work.json`` in its folder: whose it is, how it is cut, what its files hold.
+"""The record of a piece of work, ``work.json``: whose it is, how it is cut, what its files hold.
 
 Which kernels are missing changes while they are saved; what was begun does not. A run that goes on follows what it finds written down,
 finds its tiles so, and ends in the bits of one that was never cut short.
@@ -60,7 +60,7 @@ class WorkOwner:
 
 @dataclass(frozen=True)
 class Piece:
-    """Splits, by name, whose kernels of these formulas are computed together; ``work`` is the key of its own folder."""
+    """Names of splits whose kernels of these formulas are computed together; ``work`` is their work's key."""
 
     splits: tuple[str, ...]
     formulas: tuple[str, ...]
@@ -94,7 +94,7 @@ def _of_this_version(value: Any, checked: Any) -> Any:
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class WorkRecord:
-    """Everything that is written down of a piece of work; each part is there from the moment that it is known.
+    """All that is written down of a piece of work; each part from the moment that it is known.
 
     Attributes:
         claim: whose it is; None of factors that were kept to the end, which nobody sweeps away.
@@ -114,7 +114,7 @@ _CHECKED = TypeAdapter(WorkRecord)
 
 
 def read_record(folder: Path) -> WorkRecord:
-    """Return what is written down in a folder of work; an empty record where nothing is, or nothing that can be read."""
+    """Return the record in a folder of work; an empty one where there is none that can be read."""
     try:
         if (folder / RECORD).exists():
             return _CHECKED.validate_json((folder / RECORD).read_bytes())

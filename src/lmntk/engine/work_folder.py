@@ -1,4 +1,4 @@
-"""The folder of one piece of work: its record, the factors that do not fit into memory, and the tiles that are finished.
+"""The folder of one piece of work: its record, its factors that memory does not hold, its finished tiles.
 
 Its name is the content's hash, so that a later run finds the same work and nothing else. Every file is there whole or not at all, and
 has a checksum; one that is damaged is made anew.
@@ -50,7 +50,7 @@ class WorkFolder:
 
     @classmethod
     def of(cls, settings: Settings, key: str) -> WorkFolder | None:
-        """Return the folder of the work with this key; None without a scratch folder, or without a key to find it again."""
+        """Return the folder of the work with this key; None without a scratch folder, or without a key."""
         return None if settings.scratch is None or not key else cls(settings.scratch, key)
 
     @classmethod
@@ -60,7 +60,7 @@ class WorkFolder:
 
     @classmethod
     def of_this_process(cls, root: Path) -> WorkFolder:
-        """Return a folder of this process alone, after the removal of those that processes of this machine left that are no more."""
+        """Return a folder of this process alone; remove those of this machine's processes that are no more."""
         kind = f"worker-{platform.node()}-"
         for path in root.glob(f"{kind}*"):
             if not _is_alive(path.name.removeprefix(kind)):
@@ -96,10 +96,11 @@ class WorkFolder:
 
     @classmethod
     def sweep(cls, owner: WorkOwner, scratch: Path | None, kind: str = "") -> None:
-        """Remove what earlier runs began for an owner that is done: under other settings, it would never be found again.
+        """Remove what earlier runs began for an owner that is done.
 
-        Work of other output folders stays, and of this one before it was moved; work that was for more than the owner's; factors that
-        were kept to the end. Whoever calls it is alone in the output folder. Tiles of formulas that were not asked for this time go too.
+        What was begun under other settings would never be found again. Work of other output folders stays, and of this one before
+        it was moved; work that was for more than the owner's; factors that were kept to the end. Whoever calls it is alone in the
+        output folder. Tiles of formulas that were not asked for this time go too.
 
         Args:
             owner: who is done; the scratch folder in its output folder is swept in any case.
@@ -116,13 +117,13 @@ class WorkFolder:
 
     @classmethod
     def finish(cls, settings: Settings, key: str) -> None:
-        """Remove the folder of work whose kernels are kept elsewhere now; with ``keep_factors`` not the factors."""
+        """Remove work whose kernels are kept elsewhere now; with ``keep_factors`` the tiles alone."""
         work = cls.of(settings, key)
         if work is not None:
             work.remove(settings.keep_factors)
 
     def remove(self, keep_factors: bool = False) -> None:
-        """Remove what the work needed while it ran; with ``keep_factors`` the tiles alone, and nobody sweeps the rest."""
+        """Remove the folder; with ``keep_factors`` the tiles alone, and nobody sweeps the rest."""
         if keep_factors:
             shutil.rmtree(self.folder / "tiles", ignore_errors=True)
             record = self.record()
@@ -136,7 +137,7 @@ class WorkFolder:
                 self.root.rmdir()
 
     def save_factors(self, group: str, index: int, tangents: Tangents, device: torch.device) -> Tangents:
-        """Write a batch's factors; return them as they are read back, by parameter, checked when the first is asked for."""
+        """Write a batch's factors; return them as they are read back, checked when the first is asked for."""
         path = self.folder / "factors" / self.factors_file(group, index)
         with reporting_full_disk(self.folder):
             save_tangents(path, tangents)

@@ -18,9 +18,9 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def move_to(pretrained: Any, device: str = AUTO) -> torch.device:
-    """Move a network to a device and return that; "auto" is the first GPU, or the processor where there is none.
+    """Move a network to a device, of several to the first, and return that.
 
-    Of several devices it is the first.
+    "auto" is the first GPU, or the processor where there is none.
 
     Raises:
         UserError: there is no such device here.
@@ -86,9 +86,10 @@ class _Taken(TorchFunctionMode):
 def copy_to(
     device: torch.device, model: Model, trainable: Mapping[str, nn.Parameter]
 ) -> tuple[Model, dict[str, nn.Parameter]]:
-    """Return a copy of a model on a device, and its parameters that count; what is shared in the one is shared in the other.
+    """Return a copy of a model on a device, and the copy's parameters that count.
 
-    Tensors that are neither parameters nor buffers, such as what a module has put by, go along if they are where the model is.
+    What is shared in the model is shared in the copy. Tensors that are neither parameters nor buffers, such as what a module has put
+    by, go along if they are where the model is.
 
     Memory: of the model, on that device alone.
     """

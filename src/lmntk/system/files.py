@@ -21,7 +21,7 @@ LOCK = ".lmntk-lock"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``, which takes its place when the body has ended without an error."""
+    """Yield a temporary path that takes the place of ``path`` when the body has ended without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
@@ -88,9 +88,10 @@ def metadata_of(path: Path) -> dict[str, str] | None:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes of lmntk out of a folder while the body runs; the system lets go of it when a process is killed.
+    """Keep other processes of lmntk out of a folder while the body runs.
 
-    Make the folder; after a mistake of the user's remove again one that was made and holds nothing.
+    The system lets go of it when a process is killed. The folder is made if need be, and removed again after a mistake of the user's
+    if nothing is in it.
 
     Raises:
         UserError: another process is in it.

@@ -54,5 +54,5 @@ def short(digest: str) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of lmntk, Python and the libraries whose numbers matter."""
-    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {"lmntk": lmntk.__version__, "python": platform.python_version(), **found}
+    libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {"lmntk": lmntk.__version__, "python": platform.python_version(), **libraries}

@@ -49,9 +49,9 @@ def shown_bytes(size: float) -> str:
 
 
 def total_memory(system: Path = Path("/")) -> int:
-    """Return the memory that this process may use, in bytes: the machine's, or the least that a control group allows that it is in.
+    """Return the bytes of memory that this process may use.
 
-    ``system`` is where the system's files are.
+    They are the machine's, or the least that a control group allows that it is in. ``system`` is where the system's files are.
     """
     amounts = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in _limits(system):
@@ -61,23 +61,24 @@ def total_memory(system: Path = Path("/")) -> int:
 
 
 def _limits(system: Path) -> Iterator[Path]:
-    """Yield the files that may bound this process's memory: of its control groups and of those around them, of either version.
+    """Yield the files that may bound this process's memory.
 
-    A container often sees its own group at the root, and in ``/proc`` the path that it has outside: the root is looked at in any case.
+    They are of its control groups and of those around them, of either version. A container often sees its own group at the root, and
+    in ``/proc`` the path that it has outside: the root is looked at in any case.
     """
     groups = system / "sys/fs/cgroup"
-    found = {"0::/", "0:memory:/"}
+    memberships = {"0::/", "0:memory:/"}
     with suppress(OSError, ValueError):
-        found |= set((system / "proc/self/cgroup").read_text().splitlines())
-    for _, controllers, path in (line.split(":", 2) for line in found if line.count(":") >= 2):
+        memberships |= set((system / "proc/self/cgroup").read_text().splitlines())
+    for _, controllers, path in (line.split(":", 2) for line in memberships if line.count(":") >= 2):
         if not controllers:
             root, name = groups, "memory.max"
         elif "memory" in controllers.split(","):
             root, name = groups / "memory", "memory.limit_in_bytes"
         else:
             continue
-        place = Path(path.lstrip("/"))
-        yield from (root / part / name for part in (place, *place.parents))
+        group = Path(path.lstrip("/"))
+        yield from (root / part / name for part in (group, *group.parents))
 
 
 def default_memory() -> int:
@@ -86,14 +87,14 @@ def default_memory() -> int:
 
 
 def resident() -> int:
-    """Return the bytes of memory that this process holds now; where the system does not say, the most it has held."""
+    """Return the bytes that this process holds now; where the system does not say, the most it has held."""
     with suppress(OSError, ValueError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return peak()
 
 
 def peak() -> int:
-    """Return the most memory that this process has held, in bytes, since its start or the last ``peak_of``."""
+    """Return the most bytes that this process has held since its start or the last ``peak_of``."""
     with suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
@@ -103,7 +104,7 @@ def peak() -> int:
 
 
 def peak_of(body: Callable[[], Result]) -> tuple[int, Result]:
-    """Return how much the memory that this process holds grew at most while the body ran, and what it returned.
+    """Return how much this process's memory grew at most while the body ran, and what the body returned.
 
     Where the system cannot start its count anew (only Linux can), what lies below an earlier peak is not seen.
     """
@@ -116,9 +117,10 @@ def peak_of(body: Callable[[], Result]) -> tuple[int, Result]:
 
 
 def keep_freed() -> None:
-    """Let the C library keep what is freed, where it can: fresh memory costs more than the arithmetic done in it.
+    """Let the C library keep what is freed, where it can.
 
-    Measured on captures of RoBERTa-base's shape: two fifths less time in all but the first batches. For the whole process, from now on.
+    Fresh memory costs more than the arithmetic done in it. Measured on captures of RoBERTa-base's shape: two fifths less time in all
+    but the first batches. For the whole process, from now on.
     """
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
@@ -127,7 +129,7 @@ def keep_freed() -> None:
 
 
 def return_freed() -> None:
-    """End what ``keep_freed`` began, where memory is not plenty: large pieces go back to the system as soon as they are freed."""
+    """End what ``keep_freed`` began: large pieces go back to the system as soon as they are freed."""
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
         library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
@@ -136,6 +138,6 @@ def return_freed() -> None:
 
 
 def trim() -> None:
-    """Give memory that was freed back to the system, where the C library can: it keeps some, and the bound is on what is held."""
+    """Give memory that was freed back to the system, for the bound is on what is held."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

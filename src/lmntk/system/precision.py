@@ -1,4 +1,4 @@
-"""Precision of products: float32 in full, TensorFloat-32, or bfloat16 passes; never a matter of a global setting somewhere else.
+"""Precision of products: float32 in full, TensorFloat-32, or bfloat16 passes; never a global setting's.
 
 PyTorch has process-wide switches that let float32 products round their operands (to 11 bits on a card, to 8 on some processors).
 A kernel must not depend on whether some other library has turned one, so they are set while lmntk computes, and put back after.
@@ -52,7 +52,7 @@ def passes_dtype(precision: Precision) -> torch.dtype | None:
 
 
 def products(precision: Precision) -> AbstractContextManager[None]:
-    """Make float32 products as exact as the precision says, while the body runs; then every switch is as it was.
+    """Make float32 products as exact as the precision says, while the body runs.
 
     float32 passes multiply in full. With ``tf32`` and ``bfloat16`` a card multiplies float32 matrices in TF32, which holds a bfloat16
     number exactly; a processor multiplies them in full even then. Several threads may be inside with one precision; one that needs
@@ -110,19 +110,19 @@ def _places() -> list[tuple[Any, str, str]]:
             (backends.cudnn, "allow_tf32", "tf32"),
             *reduced,
         ]
-    card = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+    gpu = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
     processor = [
         getattr(backends.mkldnn, name) for name in ("matmul", "conv", "rnn") if hasattr(backends.mkldnn, name)
     ]
     return [
-        *((one, "fp32_precision", "tf32") for one in card),
-        *((one, "fp32_precision", "ieee") for one in processor),
+        *((module, "fp32_precision", "tf32") for module in gpu),
+        *((module, "fp32_precision", "ieee") for module in processor),
         *reduced,
     ]
 
 
 def _switch(tf32: bool) -> list[Any]:
-    """Set the switches; returns what they were."""
+    """Set the switches; return what they were."""
     places = _places()
     before = [getattr(module, name) for module, name, _ in places]
     for module, name, lower in places:

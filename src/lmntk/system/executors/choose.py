@@ -17,7 +17,9 @@ def chosen_executor(
     devices: Sequence[Any] = (),
     device: str = "auto",
 ) -> Executor:
-    """Return the executor of an engine's name; on several devices one that uses them all (a cluster's workers have their own).
+    """Return the executor of an engine's name; on several devices one that uses them all.
+
+    A cluster's workers have devices of their own.
 
     Args:
         engine: local or ray.

@@ -48,7 +48,7 @@ class RayCluster:
 
     @cached_property
     def sharing(self) -> int:
-        """The most processes that share one machine's memory: its workers, and this one, which may be beside them.
+        """The most processes that share one machine's memory: its workers, and this process.
 
         Raises:
             UserError: as ``run``.
@@ -186,7 +186,7 @@ LOST = object()  # in place of a result: who was to bring it is no more
 
 
 def _result(ray: Any, reference: Any) -> Any:
-    """Return a job's result, or LOST if its process or node went away; what the worker raised is raised here as it was."""
+    """Return a job's result, or LOST if its process or node went away; raise what the worker raised."""
     errors = ray.exceptions
     try:
         return ray.get(reference)
@@ -246,7 +246,7 @@ class _Actor:
     """A process of the cluster that does jobs."""
 
     def start(self, make_worker: Callable[..., Worker], threads: int, takes_card: bool) -> None:
-        """Make the worker; not when the process begins, where Ray would wrap what is raised in an error of its own."""
+        """Make the worker; where the process begins Ray would wrap what is raised in an error of its own."""
         os.environ["OMP_NUM_THREADS"] = str(threads)
         import torch
 

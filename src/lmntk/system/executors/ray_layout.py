@@ -1,4 +1,4 @@
-"""The layout of a Ray cluster: how many workers it makes, how many of them share a machine, and which GPU is a worker's own."""
+"""The layout of a Ray cluster: how many workers, how many on a machine, and which GPU is a worker's own."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def machines_of(nodes: Sequence[Mapping[str, Any]]) -> list[Machine]:
 def laid_out(
     machines: Sequence[Machine], workers: int | None, threads: int | None, takes_cards: bool
 ) -> Layout:
-    """Return the workers of a cluster: as many as asked for, or one a card, or as many as ``threads`` goes into the processors.
+    """Return the workers of a cluster.
+
+    They are as many as asked for, or one a GPU, or as many as ``threads`` goes into the processors.
 
     Raises:
         UserError: no machine has that many processors, or workers are to take cards and there are none.

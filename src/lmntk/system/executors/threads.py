@@ -1,4 +1,4 @@
-"""Jobs on several devices of this machine: a thread and a worker of its own for each, jobs handed out as workers come free.
+"""Jobs on several devices of this machine: a thread and a worker for each, and the next job for who is free.
 
 Threads, not processes: arithmetic on a GPU leaves the interpreter to the others, nothing is copied between processes, and a mistake is
 raised where it can be read. A job's result does not depend on who does it.
@@ -28,7 +28,9 @@ class Devices:
     devices: tuple[Any, ...]
 
     def run(self, make_worker: Callable[..., Worker], jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Yield each job's index and result, as they come; the first error of a worker ends the run, when the others' jobs have ended.
+        """Yield each job's index and result, as they come.
+
+        The first error of a worker ends the run, when the others' jobs have ended.
 
         Args:
             make_worker: called with each device in turn, before anything runs; what it makes is closed when all jobs have ended.
