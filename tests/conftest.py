@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's own 15 its workers wait for all other tests
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 # The files that take longest begin first, so that no process is left alone with one of them at the end.
-LONGEST = ("test_kernel_ray", "test_cli", "test_front_door", "test_faults", "test_cut_short", "test_diagnose_run", "test_frozen",
+LONGEST = ("test_kernel_ray", "test_ray_jobs", "test_cli", "test_front_door", "test_faults", "test_cut_short", "test_diagnose_run", "test_frozen",
            "test_finetune_run", "test_every_kind", "test_predict", "test_experiment", "test_gpu_commands")  # fmt: skip
 
 

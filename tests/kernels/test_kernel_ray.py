@@ -5,10 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import signal
-import socket
-import subprocess
-import sys
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +20,7 @@ from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.schedule import Schedule
 from lmntk.engine.settings import Settings
 from lmntk.engine.stream import stream_kernels
-from lmntk.errors import ModelError, UserError
+from lmntk.errors import UserError
 from lmntk.system.executors.choose import chosen_executor
 from lmntk.system.executors.local import Local
 from lmntk.tangents.factors import sum_over_uses
@@ -36,22 +32,6 @@ from lmntk.system.executors.ray_cluster import RayCluster  # noqa: E402
 
 FORMULAS = ["sgd", "signgd", "asigngd"]
 PAIRS = [("a", "a"), ("a", "c"), ("b", "c")]
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """Two processors' worth of a cluster, for all tests of this file: starting one takes seconds."""
-    places = [str(Path(__file__).parents[1]), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(places)}}
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-        runtime_env=environment,
-    )
-    yield RayCluster(workers=2, threads=1)
-    ray.shutdown()
 
 
 def work(name, executor, scratch=None, key="k" * 32, batch=2, keep=False):
@@ -83,39 +63,27 @@ def same_bits(one, other):
     )
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt2-lora", "t5", "deberta-shared-keys"])
-@pytest.mark.parametrize("on_disk", [False, True])
+SLOW = pytest.mark.slow  # every case starts two processes that load PyTorch and the model
+
+
+@pytest.mark.parametrize(
+    ("name", "on_disk"),
+    [
+        ("bert", False),
+        ("deberta-shared-keys", True),
+        pytest.param("bert", True, marks=SLOW),
+        pytest.param("deberta-shared-keys", False, marks=SLOW),
+        *(
+            pytest.param(name, on_disk, marks=SLOW)
+            for name in ("gpt2-lora", "t5")
+            for on_disk in (False, True)
+        ),
+    ],
+)
 def test_the_same_bits_as_here(cluster, tmp_path, name, on_disk):
     here = work(name, Local(), tmp_path / "here" if on_disk else None)
     there = work(name, cluster, tmp_path / "there" if on_disk else None)
     assert same_bits(here, there)
-
-
-class Doing:
-    """A job that says which process did it, and may take its time; some jobs kill their process, so many times."""
-
-    def __init__(self, folder, killing=(), times=1, in_the_beginning=0):
-        self.folder, self.killing, self.times, self.in_the_beginning = (
-            folder,
-            killing,
-            times,
-            in_the_beginning,
-        )
-
-    def __call__(self):
-        self.die("beginning", self.in_the_beginning)
-        return self.do
-
-    def die(self, what, times):
-        if len(list(self.folder.glob(f"killed-{what}-*"))) < times:
-            (self.folder / f"killed-{what}-{os.getpid()}").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def do(self, job):
-        if job in self.killing:
-            self.die(job, self.times)
-        time.sleep(0.02)
-        return job * 10, os.getpid()
 
 
 @dataclass
@@ -143,19 +111,6 @@ class Dying:
         return make
 
 
-def test_jobs_of_killed_workers_are_done_again(cluster, tmp_path):
-    done = dict(cluster.run(Doing(tmp_path, killing=(1, 4, 5)), list(range(12))))
-    assert {place: result for place, (result, _) in done.items()} == {job: job * 10 for job in range(12)}
-    assert len(list(tmp_path.glob("killed-*"))) == 3
-    assert len({process for _, process in done.values()}) >= 2
-
-
-def test_a_job_that_kills_two_workers_is_done_by_the_third(cluster, tmp_path):
-    done = dict(cluster.run(Doing(tmp_path, killing=(1,), times=2), [0, 1]))
-    assert {place: result for place, (result, _) in done.items()} == {0: 0, 1: 10}
-    assert len(list(tmp_path.glob("killed-1-*"))) == 2
-
-
 def test_a_tile_that_kills_three_workers_ends_the_run_and_what_is_finished_is_kept(cluster, tmp_path):
     (tmp_path / "died").mkdir()
     here = work("bert", Local(), tmp_path / "here")
@@ -166,14 +121,6 @@ def test_a_tile_that_kills_three_workers_ends_the_run_and_what_is_finished_is_ke
     assert len(list((tmp_path / "died").iterdir())) == 3
     assert len(list((tmp_path / "there").rglob("tiles/*.safetensors"))) >= 2
     assert same_bits(work("bert", cluster, tmp_path / "there"), here)
-
-
-def test_workers_that_die_before_any_job_end_the_run(cluster, tmp_path):
-    assert [found for _, (found, _) in cluster.run(Doing(tmp_path, in_the_beginning=1), [4])] == [40]
-    with pytest.raises(
-        UserError, match=r"^engine: \d workers died, one after the other, of loading the model: "
-    ):
-        list(cluster.run(Doing(tmp_path, in_the_beginning=99), [4]))
 
 
 def test_a_worker_killed_in_the_middle_of_a_run(cluster, tmp_path):
@@ -282,50 +229,6 @@ def test_rules_of_the_users_own_go_along(cluster):
         RULES.update(before)
 
 
-class Failing:
-    def __call__(self):
-        return self.fail
-
-    def begin(self):
-        raise UserError("device: Ray gave a worker no card")
-
-    def fail(self, job):
-        raise ModelError("the gradients are not finite, in first.weight")
-
-
-def test_what_a_worker_raises_is_raised_here(cluster):
-    with pytest.raises(ModelError, match="not finite, in first"):
-        list(cluster.run(Failing(), [1, 2, 3]))
-    with pytest.raises(UserError, match=r"^device: Ray gave a worker no card"):
-        list(cluster.run(Failing().begin, [1]))
-
-
-@pytest.mark.parametrize(
-    "lost", [ray.exceptions.RaySystemError("its store\nis full"), ConnectionError("its store\nis full")]
-)
-def test_what_goes_wrong_in_ray_is_one_line(cluster, lost):
-    with (
-        patch.object(ray, "wait", side_effect=lost),
-        pytest.raises(UserError, match=r"^engine: Ray failed \(\w+: .*its store is full"),
-    ):
-        list(cluster.run(Failing(), [1]))
-
-
-def test_an_address_where_nobody_answers_is_one_line():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    begun = time.monotonic()
-    code = f"from lmntk.system.executors.ray_cluster import RayCluster; RayCluster('127.0.0.1:{port}', 1, 1).sharing"
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100
-    )
-    assert (
-        f"UserError: address: no Ray cluster at '127.0.0.1:{port}' (ConnectionRefusedError: "
-        in found.stderr.splitlines()[-1]
-    )
-    assert time.monotonic() - begun < 60  # Ray's own tries take minutes
-
-
 def test_processes_of_a_machine_share_its_memory(cluster):
     assert cluster.sharing == 3  # two workers, and the driver
     settings = Settings(executor=cluster, memory=600)
@@ -357,4 +260,3 @@ def test_mistakes():
         "ray", devices=(torch.device("cuda:0"), torch.device("cuda:1")), device="cuda"
     ).takes_cards
     assert not chosen_executor("ray", devices=(torch.device("cpu"),)).takes_cards
-    assert list(RayCluster().run(Doing(Path()), [])) == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -247,13 +248,14 @@ class _Actor:
 
     def start(self, make_worker: Callable[..., Worker], threads: int, takes_card: bool) -> None:
         """Make the worker; where the process begins Ray would wrap what is raised in an error of its own."""
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-        import torch
-
-        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # of a PyTorch that is loaded later
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(threads)
         if not takes_card:
             self.worker = make_worker()
             return
+        import torch
+
         device = torch.device(own_card(_ray().get_gpu_ids(), os.environ.get("CUDA_VISIBLE_DEVICES")))
         if not torch.cuda.is_available():
             raise UserError(

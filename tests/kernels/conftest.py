@@ -1,0 +1,29 @@
+"""A Ray cluster of this machine, for the tests that have work for one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two processors' worth of a cluster, for all tests of a file: starting one takes seconds."""
+    ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'lmntk[ray]'")
+    from lmntk.system.executors.ray_cluster import RayCluster
+
+    places = [str(Path(__file__).parents[1]), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(places)}}
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+        runtime_env=environment,
+    )
+    yield RayCluster(workers=2, threads=1)
+    ray.shutdown()
