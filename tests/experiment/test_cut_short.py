@@ -121,7 +121,10 @@ EVERYTHING: dict[str, Callable[[Path], bool]] = {
 EMPTY = {("results", 0), ("results", 1)}  # moments at which the pieces, or the cut, are not written down yet
 
 
-@pytest.mark.parametrize(("kind", "keep_kernels"), [("kernels", True), ("results", True), ("results", False)])
+@pytest.mark.parametrize(
+    ("kind", "keep_kernels"),
+    [("kernels", True), ("results", True), pytest.param("results", False, marks=pytest.mark.slow)],
+)
 def test_killed_between_any_two_files_it_ends_in_the_same_bits(
     values, tmp_path, monkeypatch, kind, keep_kernels
 ):

@@ -109,26 +109,21 @@ def test_killed_at_ten_moments_it_ends_in_the_same_bits(folder, tmp_path):
     assert killed >= 8  # the last may have ended before it was hit
 
 
-def test_scratch_is_gone_after_a_run(folder, tmp_path):
-    done = lmntk(*flags(folder, tmp_path / "out", "--test-limit", 20))
-    assert done.returncode == 0, done.stderr
-    assert not (tmp_path / "out" / "scratch").exists()
-
-
 def test_a_second_process_is_sent_away(folder, tmp_path):
-    process = started(*flags(folder, tmp_path / "out", "--batch-size", 1, "--test-limit", 100))
+    process = started(*flags(folder, tmp_path / "out", "--batch-size", 1, "--test-limit", 20))
     try:
         wait_for(tmp_path / "out" / "configuration.json")
         process.send_signal(signal.SIGSTOP)
-        second = lmntk(*flags(folder, tmp_path / "out", "--batch-size", 1, "--test-limit", 100))
+        second = lmntk(*flags(folder, tmp_path / "out", "--batch-size", 1, "--test-limit", 20))
         assert (second.returncode, second.stdout) == (2, "")
         assert f"process {process.pid} on" in second.stderr
         assert "works in" in second.stderr
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    done = lmntk(*flags(folder, tmp_path / "out", "--batch-size", 1, "--test-limit", 100))
+    done = lmntk(*flags(folder, tmp_path / "out", "--batch-size", 1, "--test-limit", 20))
     assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "out" / "scratch").exists()
 
 
 @pytest.fixture
