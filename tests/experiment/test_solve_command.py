@@ -107,7 +107,7 @@ def test_mistakes(finished, tmp_path, capsys):
     solvable = read_folder(out, CELL)[0]
 
     def refused(words, change, task="sst-2", **more):
-        folder = as_published(tmp_path / words[:8].replace(" ", ""), solvable, "sgd")
+        folder = as_published(tmp_path / f"{len(list(tmp_path.iterdir()))}", solvable, "sgd")
         change(folder)
         with pytest.raises(UserError, match=words) as caught:
             solve_folder(folder, task, **more)
@@ -122,7 +122,9 @@ def test_mistakes(finished, tmp_path, capsys):
 
     refused("no file test_kernels_sst-2.pt", lambda folder: (folder / "test_kernels_SST-2.pt").unlink())
     refused("it has kernels of SST-2", lambda folder: None, task="mr")
-    refused("no file dev_logits", lambda folder: (folder / "dev_logits_SST-2.pt").unlink())
+    for side in SIDES:
+        words = f"no file {side}_logits_sst-2.pt in .*, and other sides have one; give all three or none"
+        refused(words, lambda folder, side=side: (folder / f"{side}_logits_SST-2.pt").unlink())
     refused("holds more than tensors", saved("dev_kernels_SST-2.pt", (kernel, Strange())))
     refused("is no tuple of two", saved("dev_kernels_SST-2.pt", kernel))
     refused("shape .* is no kernel", saved("dev_kernels_SST-2.pt", (kernel[0], labels)))

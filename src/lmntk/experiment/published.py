@@ -62,6 +62,12 @@ def published(
     logits: dict[str, Array] = {}
     labels: dict[str, list[int]] = {}
     paths = {side: _file(folder, f"{side}_kernels_{task}.pt") for side in SIDES}
+    beside = {side: _file(folder, f"{side}_logits_{task}.pt", required=False) for side in SIDES}
+    absent = [side for side, path in beside.items() if path is None]
+    if 0 < len(absent) < len(SIDES):
+        raise UserError(
+            f"kernels: no file {absent[0]}_logits_{task}.pt in {str(folder)!r}, and other sides have one; give all three or none"
+        )
     for side, path in paths.items():
         values, truth = _pair(path)
         kernel = _kernel(path, values, formulas)
@@ -76,18 +82,14 @@ def published(
             raise UserError(
                 f"kernels: {path} has the shape {list(values.shape)}, which does not fit {other}; give files of one computation"
             )
-        beside = _file(folder, f"{side}_logits_{task}.pt", required=bool(logits))
-        if beside is not None:
-            found = _pair(beside)[0]
-            if tuple(found.shape) != (m, c):
+        if beside[side] is not None:
+            values = _pair(beside[side])[0]
+            if tuple(values.shape) != (m, c):
                 raise UserError(
-                    f"kernels: {beside} has the shape {list(found.shape)}, and {path} asks for {[m, c]}; give both of one run"
+                    f"kernels: {beside[side]} has the shape {list(values.shape)}, and {path} asks for {[m, c]}; "
+                    "give both of one run"
                 )
-            logits[side] = found.double().numpy()
-        elif side != "train" and logits:
-            raise UserError(
-                f"kernels: no file {side}_logits_{task}.pt in {str(folder)!r}, and train has one; give all three or none"
-            )
+            logits[side] = values.double().numpy()
     return Solvable(task, "prompt", metric or _metric(task), kernels, logits, labels)
 
 
