@@ -13,6 +13,7 @@ from lmntk.runs.records import DiagnosisRecord, FineTuningRecord, Record, SplitR
 from lmntk.runs.setups import of_one_setup
 from lmntk.runs.store import Store
 from lmntk.system.hashing import SHORT
+from lmntk.system.kept import or_none
 from lmntk.tasks import TASKS
 
 CONFIGURATION = "configuration.json"
@@ -65,9 +66,9 @@ class Run:
         for folder in self.kernel_folders(split):
             path = folder / f"train-{formula}.safetensors"
             try:
-                if path.is_file():
-                    return Kernel.load(path, expected)
-            except UserError:  # of other settings, or damaged
+                if (kernel := or_none(lambda path=path: Kernel.load(path, expected))) is not None:  # type: ignore[misc]
+                    return kernel
+            except UserError:  # there is none, or of other settings
                 continue
         return None
 
