@@ -139,11 +139,11 @@ class TileWorker:
             )
         try:
             tile = self.tile(job.rows, job.column, job.start, job.stop)
-        except DamagedError:
+        except (DamagedError, FileNotFoundError):
             self.rows.clear()  # files that are whole are found again, and checked
             try:
                 tile = self.tile(job.rows, job.column, job.start, job.stop)
-            except DamagedError as error:
+            except (DamagedError, FileNotFoundError) as error:
                 raise UserError(
                     f"scratch: the disk does not give back what was written ({error}); name another with --scratch"
                 ) from error

@@ -217,7 +217,7 @@ class _ModelFacts(_Part):
 class _PromptFacts(_Part):
     templates: Any
     label_words: Any
-    reduce: str
+    reduce: Any
     max_length: int
     text_a_limit: int | None
 

@@ -24,6 +24,26 @@ def _inside(path: str) -> str:
 Inside = Annotated[str, AfterValidator(_inside)]
 
 
+class Configuration(BaseModel):
+    """The settings of a folder's runs, ``configuration.json``.
+
+    Attributes:
+        experiment: of the last run.
+        versions: of what computed it.
+        weights: the fingerprint of its model.
+        setups: that it asked for, and earlier ones, the latest first.
+        earlier: the settings of other runs of the model, the latest first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    experiment: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    weights: str | None = None
+    setups: list[str] = []
+    earlier: list[dict[str, Any]] = []
+
+
 class Row(BaseModel):
     """One method's results in one split, as they stand in the table of results."""
 

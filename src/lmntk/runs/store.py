@@ -15,7 +15,7 @@ import numpy as np
 
 from lmntk.errors import UserError
 from lmntk.kernels.kernel import Kernel, provenance_of
-from lmntk.runs.records import Record
+from lmntk.runs.records import Configuration, Record
 from lmntk.runs.split import Split
 from lmntk.system.files import write_text
 from lmntk.system.hashing import Key, short
@@ -32,6 +32,7 @@ from lmntk.system.kept import (
 
 Kind = TypeVar("Kind", bound=Record)
 LOGITS = "logits.safetensors"
+CONFIGURATION = "configuration.json"
 
 
 class Store:
@@ -70,6 +71,11 @@ class Store:
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Return the data of a JSON file, numbers that are not finite as None; None if it is missing or damaged."""
         return or_none(lambda: read_record(self.folder / name))
+
+    def configuration(self) -> Configuration:
+        """Return the settings of the runs in the folder; empty ones where there are none, or damaged ones."""
+        found: Configuration | None = or_none(lambda: read_form(self.folder / CONFIGURATION, Configuration))
+        return found or Configuration()
 
     def record(self, kind: type[Kind], stem: str, key: Key) -> Kind | None:
         """Return a record if it is there with this key."""
