@@ -20,6 +20,7 @@ from lmntk.engine.batches import Capturer
 from lmntk.engine.settings import NOT_KEPT
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.run import run
+from lmntk.system.kept import write_record
 from lmntk.system.progress import Silent
 
 METHODS = {"formulas": ["sgd", "asigngd"], "solvers": ["ridge"]}
@@ -210,7 +211,7 @@ def test_a_cut_that_does_not_fit_any_more_is_dropped_and_said(values, tmp_path, 
     }
     ((path, record),) = [(path, record) for path, record in records.items() if record["schedule"]]
     record["schedule"]["peak"] = 50 * 2**30
-    path.write_text(json.dumps(record))
+    write_record(path, record)
     notes = Notes()
     run(make_experiment(values | {"out": tmp_path / "out", "memory": "30GiB"}), notes)
     assert [

@@ -31,6 +31,7 @@ from lmntk.finetuning.settings import TrainingSettings, batch_order
 from lmntk.models.filters import ParameterFilter
 from lmntk.reports.page import build_page
 from lmntk.solvers.emulated_training import Training
+from lmntk.system.kept import read_record, write_record
 from lmntk.system.progress import Silent
 
 CELL = "films-k2-seed13-prompt"
@@ -222,11 +223,11 @@ def test_a_training_that_diverges_is_undecided_and_the_rest_goes_on(values):
 def test_a_diagnosis_of_before_the_emulation_had_a_move_error_is_read(values):
     run(make_experiment(values))
     (path,) = (values["out"] / "diagnosis").glob("*.json")
-    old = json.loads(path.read_text())
+    old = read_record(path)
     assert 0 < old["numbers"].pop("emulation_move_error") == old["emulation"].pop("move_error")
-    path.write_text(json.dumps(old))
+    write_record(path, old)
     run(make_experiment(values))
-    assert json.loads(path.read_text()) == old  # and not made anew
+    assert read_record(path) == old  # and not made anew
     (verdict,) = verdicts_of(values["out"])["verdicts"]
     assert "emulation_error" in verdict["numbers"] and "emulation_move_error" not in verdict["numbers"]
     assert "emulation" in build_page([values["out"]])

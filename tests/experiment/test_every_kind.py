@@ -31,7 +31,7 @@ from tiny import write_classifier
 from torch import Tensor
 
 from lmntk.kernels.kernel import Kernel
-from lmntk.system.files import load_tensors
+from lmntk.system.kept import load_arrays
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def test_the_kernel_of_a_prompt_is_that_of_plain_autograd(
         side: [case.logits(network, tokenizer, row["text_a"]) for row in read(folder / f"{name}.jsonl")]
         for side, name in (("train", "few"), ("eval", "other"))
     }
-    kept, _ = load_tensors(tmp_path / "k" / "logits.safetensors")
+    kept, _ = load_arrays(tmp_path / "k" / "logits.safetensors")
     for side, expected in logits.items():
         assert_close(kept[side], torch.stack(expected).detach().numpy(), case.tolerance)
     found = Kernel.load(tmp_path / "k" / "sgd.safetensors").values
@@ -208,7 +208,7 @@ def test_a_run_of_a_prompt_starts_at_zero_shot_and_is_found_again(
     texts = read(folder / "test.jsonl")
     with torch.no_grad():
         expected = torch.stack([case.logits(network, tokenizer, row["text_a"]) for row in texts]).numpy()
-    logits, _ = load_tensors(kept_at(tmp_path / "kernels" / "own-k2-seed13-prompt") / "logits.safetensors")
+    logits, _ = load_arrays(kept_at(tmp_path / "kernels" / "own-k2-seed13-prompt") / "logits.safetensors")
     assert_close(logits["test"], expected, case.tolerance)
     assert rows[0]["test"] == pytest.approx(np.mean((expected[:, 0] > 0) == [row["label"] for row in texts]))
     streams = lmntk.streams
@@ -302,7 +302,7 @@ def test_head_mode_starts_at_the_probe_of_plain_features(
         side: [(weight @ h + bias)[1:] - (weight @ h + bias)[:1] for h in part]
         for side, part in read_.items()
     }
-    kept, _ = load_tensors(kept_at(tmp_path / "kernels" / "own-k2-seed13-head") / "logits.safetensors")
+    kept, _ = load_arrays(kept_at(tmp_path / "kernels" / "own-k2-seed13-head") / "logits.safetensors")
     assert_close(kept["test"], torch.stack(logits["test"]).detach().numpy(), LOOSE)
     found = Kernel.load(kept_at(tmp_path / "kernels" / "own-k2-seed13-head") / "test-sgd.safetensors").values
     jacobians = {side: autograd(network, part, (weight, bias)) for side, part in logits.items()}
@@ -353,7 +353,7 @@ def test_a_classifier_starts_at_its_own_head(
     for seed, row in ((13, rows[0]), (21, rows[2])):
         name = f"own-k2-seed{seed}-head"
         split = json.loads(kept_at(tmp_path / "cells" / f"{name}.json").read_text())["split"]
-        kept, _ = load_tensors(kept_at(tmp_path / "kernels" / name) / "logits.safetensors")
+        kept, _ = load_arrays(kept_at(tmp_path / "kernels" / name) / "logits.safetensors")
         expected = torch.stack(logits["test"]).detach().numpy()
         assert_close(kept["test"], expected, EXACT)
         assert row["test"] == pytest.approx(

@@ -23,7 +23,7 @@ from lmntk.experiment.steps import kernels as kernel_steps
 from lmntk.experiment.steps import solve as solving
 from lmntk.kernels.kernel import Kernel
 from lmntk.reports import page
-from lmntk.system.files import load_tensors
+from lmntk.system.kept import load_arrays
 from lmntk.tasks import read_jsonl
 
 
@@ -93,7 +93,7 @@ def test_a_run_writes_tidy_results_kernels_and_predictions(values):
         :, 0, :, 0
     ]
     np.testing.assert_allclose(train, train.T, rtol=1e-5)
-    logits, _ = load_tensors(kept_at(out / "kernels" / "films-k4-seed13-prompt") / "logits.safetensors")
+    logits, _ = load_arrays(kept_at(out / "kernels" / "films-k4-seed13-prompt") / "logits.safetensors")
     assert logits["test"].shape == (20, 1)
     lines = kept_at(out / "predictions" / "films-k4-seed13-prompt.tsv").read_text().splitlines()
     assert lines[0].split("\t") == ["row", "label", "zero-shot", "sgd ridge", "signgd ridge", "asigngd asym"]
@@ -402,7 +402,7 @@ def test_groups_sum_to_the_kernel(values):
 
 def test_head_mode_starts_at_the_linear_probe(values, model):
     rows = run(make_experiment(values | {"k": [4], "seeds": [13], "modes": ["head"]}))
-    logits, _ = load_tensors(
+    logits, _ = load_arrays(
         kept_at(values["out"] / "kernels" / "films-k4-seed13-head") / "logits.safetensors"
     )
     split = json.loads(kept_at(values["out"] / "cells" / "films-k4-seed13-head.json").read_text())["split"]

@@ -17,6 +17,7 @@ from lmntk.errors import UserError
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.run import run
 from lmntk.experiment.solve_folder import SIDES, read_folder, solve_folder
+from lmntk.system.kept import read_record, write_record
 
 CELL = "films-k4-seed13-prompt"
 SAME = ("method", "formula", "solver", "metric", "dev", "test", "setting")
@@ -159,7 +160,7 @@ def test_kernels_of_other_texts_than_the_results_are_refused(finished, tmp_path)
     out = tmp_path / "out"
     shutil.copytree(finished[0], out)
     path = kept_at(out / "cells" / f"{CELL}.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"kernels": "of other texts"}))
+    write_record(path, read_record(path) | {"kernels": "of other texts"})
     with pytest.raises(
         UserError, match=f"those of {CELL} in .* are of other texts, weights or settings than its results"
     ):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -17,6 +16,7 @@ from lmntk.finetuning.settings import Labelled, TrainingData, TrainingSettings
 from lmntk.finetuning.subsets import Subset
 from lmntk.finetuning.training import fine_tune
 from lmntk.models.weights import at_weights
+from lmntk.system.kept import write_record
 
 SETTINGS = TrainingSettings("sgd", steps=6, eval_every=3, seed=1)
 
@@ -142,5 +142,5 @@ def test_best_weights_of_another_training_are_not_taken(tmp_path):
     parts = case(torch.float32)
     found = run(parts, (1e-2, 3e-1), folder=tmp_path)
     other = {**found.runs[found.chosen], "dev": -1.0}  # as if that file had been of a worse one
-    (tmp_path / f"run-{found.chosen}.json").write_text(json.dumps(other))
+    write_record(tmp_path / f"run-{found.chosen}.json", other)
     assert plain(run(parts, (1e-2, 3e-1), folder=tmp_path)) == plain(found)

@@ -253,20 +253,19 @@ def test_finishing_removes_what_is_not_to_be_kept(tmp_path):
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path):
     """A file system of a few kilobytes, in place of one with holes: os.replace never happens, as on a real one."""
-    from lmntk.engine import factor_files
+    from lmntk.system import kept
 
     whole = work(tmp_path / "whole")
-    save, written = factor_files.save_checked, []
+    save, written = kept.save_tensors, []
 
-    def full(path, tensors, description=""):
+    def full(path, tensors, metadata=None):
         if len(written) == 3:
             raise OSError(28, "No space left on device")
         written.append(path)
-        save(path, tensors, description)
+        save(path, tensors, metadata)
 
     with (
-        patch.object(factor_files, "save_checked", full),
-        patch("lmntk.engine.work_folder.save_checked", full),
+        patch.object(kept, "save_tensors", full),
         pytest.raises(UserError, match=r"the disk is full.*what is finished is kept"),
     ):
         work(tmp_path / "full")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 import pytest
@@ -12,6 +11,7 @@ from lmntk.engine.schedule import Schedule
 from lmntk.engine.work import Claim, FactorIndex, Piece, WorkOwner, WorkRecord, read_record, write_record
 from lmntk.engine.work_folder import WorkFolder
 from lmntk.errors import UserError
+from lmntk.system import kept
 
 KEY = "0123456789abcdef0123456789abcdef"
 WHOLE = WorkRecord(
@@ -41,9 +41,9 @@ def test_what_cannot_be_read_is_no_record(tmp_path, content):
 @pytest.mark.parametrize("change", [{"peak": None}, {"peak": "much"}, {"more": 1}])
 def test_a_schedule_of_another_version_is_none_and_whose_it_is_stays_known(tmp_path, change):
     write_record(tmp_path, WHOLE)
-    plain = json.loads((tmp_path / "work.json").read_text())
+    plain = kept.read_record(tmp_path / "work.json")
     plain["schedule"] |= change
-    (tmp_path / "work.json").write_text(json.dumps(plain))
+    kept.write_record(tmp_path / "work.json", plain)
     found = read_record(tmp_path)
     assert found.schedule is None
     assert found.claim == WHOLE.claim

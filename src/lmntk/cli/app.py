@@ -29,6 +29,7 @@ from lmntk.cli.commands import (
 from lmntk.cli.configured import experiment_options, kernel_options
 from lmntk.cli.options import taking
 from lmntk.errors import ModelError, UserError
+from lmntk.system.files import FULL_DISK
 
 INTERRUPTED = 130
 
@@ -63,6 +64,17 @@ app.command()(report.report)
 app.command()(demo.demo)
 
 
+def _line_of(error: OSError) -> str | None:
+    """Return a line on a file that cannot be read or written; None where the system says of none."""
+    if error.errno in FULL_DISK:
+        reason = "the disk is full" if error.errno != errno.EFBIG else "a file is too large for the disk"
+        return f"{reason}; make room and run the same command again: what is finished is kept"
+    if error.filename is None:
+        return None
+    path = error.filename if error.filename2 is None else error.filename2
+    return f"cannot read or write {str(path)!r} ({error.strerror}); name another, or make room for it"
+
+
 def main() -> None:
     """Run the command line: exit code 2 and one line for the user's mistakes, 130 after Ctrl-C."""
     try:
@@ -74,12 +86,10 @@ def main() -> None:
         print(f"lmntk: model: {error}; `lmntk check` says more", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        line = _line_of(error)
+        if line is None:
             raise
-        print(
-            "lmntk: the disk is full; make room and run the same command again: what is finished is kept",
-            file=sys.stderr,
-        )
+        print(f"lmntk: {line}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("lmntk: interrupted; run the same command again to resume", file=sys.stderr)

@@ -17,8 +17,10 @@ from lmntk.models.hidden_states import is_encoder_decoder, without_wrapper
 from lmntk.models.hub import Location
 from lmntk.models.loading import Pretrained
 from lmntk.models.logit_model import ClassifierModel, LogitModel, PromptModel
+from lmntk.models.named_files import check_named_files
 from lmntk.models.state import frozen
 from lmntk.models.weights import at_weights
+from lmntk.system.kept import DamagedError, load_tensors
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 PROBED_TOKENS = 7
@@ -90,16 +92,12 @@ def load_finetuned(path: Path, pretrained: Pretrained, model: LogitModel) -> dic
 
 
 def _of_file(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
+        return load_tensors(path)[0]  # of a file that lmntk wrote the checksums are compared
+    except DamagedError as error:
         raise UserError(
-            f"finetuned: {str(path)!r} is not a readable safetensors file; give one, or a checkpoint's folder"
+            f"finetuned: {str(path)!r} is not a readable safetensors file ({error.reason}); give one, or a checkpoint's folder"
         ) from error
-    return tensors
 
 
 def _network(location: Location, pretrained: Pretrained, needs_head: bool | None) -> nn.Module:
@@ -207,6 +205,7 @@ def _check_tokenizer(location: Location, pretrained: Pretrained) -> None:
 
     from lmntk.models.checkpoint import loading
 
+    check_named_files(str(location.folder), location)
     with loading(f"finetuned: cannot load the tokenizer of {str(location.folder)!r}"):
         vocabulary = AutoTokenizer.from_pretrained(
             str(location.folder), local_files_only=True, trust_remote_code=False

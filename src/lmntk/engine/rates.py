@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
 import time
@@ -10,13 +9,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
 from lmntk.engine.cost import Operations
 from lmntk.kernels.inner import inner
 from lmntk.kernels.materialised import Tile, tile_products
-from lmntk.system.files import write_text
+from lmntk.system.kept import or_none, read_form, write_record
 from lmntk.system.precision import FULL, Precision, products
 from lmntk.tangents.factors import OuterFactors
 
@@ -24,15 +25,18 @@ REPEATS = 5
 WIDTH, TOKENS, ROWS, COLUMNS, SIDE = 768, 40, 64, 128, 128  # SIDE x SIDE: a block of a gradient
 
 
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # operations a second
+
+
 @dataclass(frozen=True)
 class Rates:
     """Operations a second of each kind that ``cost.Operations`` has, and the machine they are of."""
 
-    making: float
-    products: float
-    sign_products: float
-    inner: float
-    signed: float
+    making: Rate
+    products: Rate
+    sign_products: Rate
+    inner: Rate
+    signed: Rate
     machine: str
 
     def seconds(self, operations: Operations) -> float:
@@ -101,15 +105,12 @@ def rates_of(device: torch.device, kept: Path | None, precision: Precision = FUL
     """Return the rates in a file if they are of this machine, else measure and keep them."""
     name = machine_name(device, precision)
     if kept is not None:
-        try:
-            known = Rates(**json.loads(kept.read_text(encoding="utf8")))
-            if known.machine == name:
-                return known
-        except (OSError, ValueError, TypeError):
-            pass
+        known: Rates | None = or_none(lambda: read_form(kept, Rates))
+        if known is not None and known.machine == name:
+            return known
     with products(precision):
         rates = replace(measure_rates(device), machine=name)
     if kept is not None:
         with suppress(OSError):  # it is only to save a second
-            write_text(kept, json.dumps(asdict(rates), indent=1) + "\n")
+            write_record(kept, asdict(rates))
     return rates

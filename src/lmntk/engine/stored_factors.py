@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lmntk.engine.factor_files import DamagedFileError, open_tangents
+from lmntk.engine.factor_files import open_tangents
 from lmntk.engine.tiles import in_order
 from lmntk.engine.work import FactorIndex, read_record
 from lmntk.engine.work_folder import WorkFolder
@@ -145,10 +145,7 @@ class StoredFactors:
         order = self.index.orders[group]
         batches = []
         for path in WorkFolder.at(self.folder).factor_files(group):
-            try:
-                batch = open_tangents(path)
-            except DamagedFileError as error:
-                raise UserError(f"factors: {error}; compute them again with --keep-factors") from error
+            batch = open_tangents(path)
             chosen = _Chosen(batch.factors, choice, self.index.adaptable)
             if not chosen and batch.factors:
                 raise UserError(

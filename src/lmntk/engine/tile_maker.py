@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from lmntk.engine.batches import Capturer
-from lmntk.engine.factor_files import DamagedFileError
 from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.schedule import Schedule
 from lmntk.engine.tiles import GroupReport, Job, Tile, in_order
@@ -25,6 +24,7 @@ from lmntk.errors import UserError
 from lmntk.kernels.gram import Grouping, Panel, first_not_finite, gram, not_finite
 from lmntk.prompts.encoding import EncodedText
 from lmntk.system.devices import copy_to
+from lmntk.system.kept import DamagedError
 from lmntk.system.memory import keep_freed, trim
 from lmntk.system.precision import FULL, Precision, products
 from lmntk.tangents.coverage import Coverage
@@ -139,11 +139,11 @@ class TileWorker:
             )
         try:
             tile = self.tile(job.rows, job.column, job.start, job.stop)
-        except DamagedFileError:
+        except (DamagedError, FileNotFoundError):
             self.rows.clear()  # files that are whole are found again, and checked
             try:
                 tile = self.tile(job.rows, job.column, job.start, job.stop)
-            except DamagedFileError as error:
+            except (DamagedError, FileNotFoundError) as error:
                 raise UserError(
                     f"scratch: the disk does not give back what was written ({error}); name another with --scratch"
                 ) from error

@@ -7,15 +7,17 @@ finds its tiles so, and ends in the bits of one that was never cut short.
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, WrapValidator
+from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError, WrapValidator
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from lmntk.engine import legacy_work
 from lmntk.engine.schedule import Schedule
+from lmntk.system import kept
 from lmntk.system.files import write_text
 from lmntk.system.precision import FULL
 
@@ -52,10 +54,13 @@ class WorkOwner:
 
     def claim(self) -> Claim:
         """Return the claim to write down; gives the output folder an identity if it has none."""
-        path = self.out / IDENTITY
-        if not path.is_file() or path.stat().st_size == 0:
-            write_text(path, f"{uuid.uuid4().hex}\n")
-        return Claim(path.read_text(encoding="utf8").strip(), str(self.out.resolve()), self.purposes)
+        path, identity = self.out / IDENTITY, ""
+        with suppress(OSError, ValueError):
+            identity = uuid.UUID(path.read_text(encoding="utf8").strip()).hex
+        if not identity:  # there is none yet, or it is damaged
+            identity = uuid.uuid4().hex
+            write_text(path, f"{identity}\n")
+        return Claim(identity, str(self.out.resolve()), self.purposes)
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Piece:
 
     splits: tuple[str, ...]
     formulas: tuple[str, ...]
-    work: str
+    work: Annotated[str, StringConstraints(pattern=r"^\w*$")]  # it names a folder that is removed: no path
 
 
 @dataclass(frozen=True)
@@ -115,12 +120,18 @@ _CHECKED = TypeAdapter(WorkRecord)
 
 def read_record(folder: Path) -> WorkRecord:
     """Return the record in a folder of work; an empty one where there is none that can be read."""
+    record: WorkRecord | None = kept.or_none(lambda: _read(folder))
+    return record or WorkRecord()
+
+
+def _read(folder: Path) -> WorkRecord:
+    if (folder / RECORD).exists():
+        found: WorkRecord = kept.read_form(folder / RECORD, _CHECKED)
+        return found
     try:
-        if (folder / RECORD).exists():
-            return _CHECKED.validate_json((folder / RECORD).read_bytes())
         return _CHECKED.validate_python(legacy_work.read(folder))
-    except (OSError, ValueError):
-        return WorkRecord()
+    except ValueError as error:
+        raise kept.DamagedError(folder, str(error)) from error
 
 
 def write_record(folder: Path, record: WorkRecord) -> None:
@@ -129,5 +140,5 @@ def write_record(folder: Path, record: WorkRecord) -> None:
     Raises:
         OSError: no room on the disk, or no right to write.
     """
-    write_text(folder / RECORD, _CHECKED.dump_json(record, indent=1).decode() + "\n")
+    kept.write_record(folder / RECORD, _CHECKED.dump_python(record, mode="json"))
     legacy_work.remove(folder)

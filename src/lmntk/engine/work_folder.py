@@ -6,7 +6,6 @@ has a checksum; one that is damaged is made anew.
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
 import shutil
@@ -17,18 +16,14 @@ from pathlib import Path
 
 import torch
 
-from lmntk.engine.factor_files import (
-    DamagedFileError,
-    load_checked,
-    open_tangents,
-    save_checked,
-    save_tangents,
-)
+from lmntk.engine.factor_files import open_tangents, save_tangents
 from lmntk.engine.schedule import Schedule
 from lmntk.engine.settings import SCRATCH, Settings
 from lmntk.engine.tiles import Job, Tile
 from lmntk.engine.work import FactorIndex, Piece, WorkOwner, WorkRecord, read_record, write_record
 from lmntk.errors import UserError
+from lmntk.system import kept
+from lmntk.system.files import FULL_DISK
 from lmntk.system.memory import shown_bytes
 from lmntk.tangents.factors import Tangents
 
@@ -145,10 +140,8 @@ class WorkFolder:
 
     def factors(self, group: str, index: int, device: torch.device) -> Tangents | None:
         """Return a batch's factors from an earlier run, or None when they are not there, or damaged."""
-        try:
-            return open_tangents(self.folder / "factors" / self.factors_file(group, index), device)
-        except DamagedFileError:
-            return None
+        path = self.folder / "factors" / self.factors_file(group, index)
+        return kept.or_none(lambda: open_tangents(path, device))
 
     def factor_files(self, group: str) -> list[Path]:
         """Return the files of a group's factors, in the order of its texts."""
@@ -162,14 +155,23 @@ class WorkFolder:
     def save_tile(self, job: Job, tile: Tile) -> None:
         """Write a finished tile."""
         with reporting_full_disk(self.folder):
-            save_checked(self._tile_file(job), tile.as_tensors())
+            kept.save_tensors(self._tile_file(job), tile.as_tensors())
 
     def tile(self, job: Job) -> Tile | None:
         """Return a tile from an earlier run, or None when it is not there, or damaged."""
-        try:
-            return Tile.of_tensors(load_checked(self._tile_file(job)))
-        except DamagedFileError:
-            return None
+        path = self._tile_file(job)
+
+        def read() -> Tile:
+            try:
+                tile = Tile.of_tensors(kept.load_tensors(path)[0])
+                if tile.column_logits.ndim == 2 and len(tile.column_logits) == job.stop - job.start:
+                    return tile
+            except (KeyError, ValueError, RuntimeError) as error:
+                if isinstance(error, kept.DamagedError):
+                    raise
+            raise kept.DamagedError(path, "it is no tile of these texts")
+
+        return kept.or_none(read)
 
     def check_room(self, needed: int) -> None:
         """Refuse to start what the disk has no room for.
@@ -216,7 +218,7 @@ def reporting_full_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        full = error.errno in FULL_DISK
         reason = "the disk is full" if full else f"cannot write ({error.strerror or error})"
         advice = "make room, or name another folder; what is finished is kept, and the same command goes on from there"
         raise UserError(f"scratch: {reason}: {str(folder)!r}; {advice}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from lmntk.models.loading import Pretrained
 from lmntk.prompts.assembly import Limits
 from lmntk.prompts.encoding import PromptEncoder, fitting_length
 from lmntk.prompts.ensemble import EnsembleEncoder, make_prompt_encoder
-from lmntk.system.files import alone_in, save_tensors
+from lmntk.system.files import alone_in
 from lmntk.system.hashing import versions
+from lmntk.system.kept import is_whole, or_none, save_tensors
 from lmntk.system.progress import Progress
 from lmntk.tasks import Example, read_jsonl
 
@@ -96,7 +98,7 @@ def kernels_of_texts(wanted: TextKernels, progress: Progress) -> dict[str, Any]:
     expected = texts.origin(settings)
     files = _kept_files(wanted, expected)
     formulas = [formula for formula in wanted.formulas if str(_path(out, formula)) not in files]
-    if not formulas and not (out / LOGITS).exists():
+    if not formulas and not is_whole(out / LOGITS):
         formulas = list(wanted.formulas)
     if not formulas:
         if wanted.keep_factors:
@@ -165,8 +167,8 @@ def _kept_files(wanted: TextKernels, expected: Mapping[str, Any]) -> dict[str, l
     for formula in FORMULAS:
         path = _path(wanted.out, formula)
         if path.exists():
-            kernel = Kernel.load(path, as_written)
-            if formula in wanted.formulas and bool(kernel.groups) == wanted.groups:
+            kernel = or_none(partial(Kernel.load, path, as_written))
+            if kernel is not None and formula in wanted.formulas and bool(kernel.groups) == wanted.groups:
                 files[str(path)] = list(kernel.values.shape)
     return files
 

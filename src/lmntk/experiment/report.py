@@ -16,10 +16,10 @@ from lmntk.experiment.steps.finetune import finetunings_of, methods_of_split, tr
 from lmntk.experiment.steps.solve import results_of
 from lmntk.reports.page import write_page
 from lmntk.reports.results import write_reports
-from lmntk.runs.reading import CONFIGURATION, read_run
+from lmntk.runs.reading import read_run
 from lmntk.runs.records import Row
 from lmntk.runs.split import Split
-from lmntk.runs.store import Store
+from lmntk.runs.store import CONFIGURATION, Store
 from lmntk.system.hashing import short, versions
 
 REMEMBERED = 50  # earlier settings of a folder
@@ -102,21 +102,18 @@ class Reporter:
         """Return the settings, and those of earlier runs of the model in the folder, the latest first, each once."""
         session = self.session
         now = session.experiment.model_dump(mode="json")
-        before = session.store.read_json(CONFIGURATION)
-        before = before if isinstance(before, dict) else {}
-        others = before.get("earlier")
+        before = session.store.configuration()
         earlier: list[Any] = []
-        for settings in [before.get("experiment"), *(others if isinstance(others, list) else [])]:
+        for settings in [before.experiment, *before.earlier]:
             # the folder may have been moved
-            moved = settings | {"out": now["out"]} if isinstance(settings, dict) else {}
+            moved = settings | {"out": now["out"]}
             if moved.get("model") == now["model"] and moved not in (now, *earlier):
                 earlier.append(moved)
-        setups = before.get("setups")
         return {
             "experiment": now,
             "versions": versions(),
             "weights": session.pretrained.fingerprint,
-            "setups": list(dict.fromkeys([*self._setups(), *(setups if isinstance(setups, list) else [])])),
+            "setups": list(dict.fromkeys([*self._setups(), *before.setups])),
             "earlier": earlier[:REMEMBERED],
         }
 

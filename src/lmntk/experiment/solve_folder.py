@@ -14,8 +14,8 @@ from lmntk.runs.records import SplitResults
 from lmntk.runs.split import SIDES
 from lmntk.runs.store import LOGITS, Store
 from lmntk.solvers.outcome import BASELINES, baseline, methods_of, solve_split
-from lmntk.system.files import load_tensors
 from lmntk.system.hashing import SHORT, short
+from lmntk.system.kept import load_arrays
 
 
 def solve_folder(
@@ -135,7 +135,10 @@ def _solvable(store: Store, record: SplitResults, name: str) -> Solvable:
         raise UserError(
             f"kernels: the results of {where} have no {missing[0]} labels; delete them and run again: the kernels are kept"
         )
-    logits, metadata = load_tensors(folder / LOGITS)
+    try:
+        logits, metadata = load_arrays(folder / LOGITS)
+    except FileNotFoundError:
+        raise UserError(f"kernels: there are no logits of {where}; run it again") from None
     if metadata.get("key") != key:
         raise UserError(
             f"kernels: the logits of {record.name} are of another run than its kernels; run it again, or delete {str(folder)!r}"

@@ -8,8 +8,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from pydantic import BaseModel
 from torch import Tensor
 
 from lmntk.errors import UserError
@@ -17,10 +16,11 @@ from lmntk.models.filters import has_adapter
 from lmntk.models.loading import Pretrained
 from lmntk.models.logit_model import LogitModel
 from lmntk.models.weights import at_weights
-from lmntk.system.files import replacing
+from lmntk.system import kept
+from lmntk.system.files import reporting_disk
 
 FORMAT = "lmntk weights 1"
-WEIGHTS, MODEL = "weights.safetensors", "model"
+WEIGHTS, MODEL, CHECKSUMS = "weights.safetensors", "model", "lmntk-checksums.json"
 
 
 def slug(method: str) -> str:
@@ -33,30 +33,27 @@ def slug(method: str) -> str:
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
     """Write weights by the names of a LogitModel's parameters, and plain data beside them, atomically."""
-    with replacing(path) as temporary:
-        contents = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-        save_file(contents, temporary, {"format": FORMAT, "facts": json.dumps(facts)})
+    kept.save_tensors(path, weights, {"format": FORMAT, "facts": json.dumps(facts)})
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     """Return the weights in a file and the data beside them.
 
     Raises:
+        DamagedError: a file that is not what was written.
         UserError: no such file, or none that ``save_weights`` wrote.
     """
+    advice = "make some with lmntk finetune --save"
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") == FORMAT:
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                return weights, json.loads(metadata["facts"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UserError(
-            f"weights: cannot read {str(path)!r}: {' '.join(str(error).split())[:200]}"
-        ) from error
-    raise UserError(
-        f"weights: {str(path)!r} holds no fine-tuned weights; make some with lmntk finetune --save"
-    )
+        weights, metadata = kept.load_tensors(path)
+    except FileNotFoundError:
+        raise UserError(f"weights: there is no file {str(path)!r}; {advice}") from None
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"weights: {str(path)!r} holds no fine-tuned weights; {advice}")
+    try:
+        return weights, dict(json.loads(metadata["facts"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise kept.DamagedError(path, "it does not say what it is of") from error
 
 
 def export(folder: Path, model: LogitModel, pretrained: Pretrained, weights: Mapping[str, Tensor]) -> None:
@@ -77,7 +74,7 @@ def export(folder: Path, model: LogitModel, pretrained: Pretrained, weights: Map
     from transformers.utils import logging
 
     bar = logging.is_progress_bar_enabled()
-    with replacing_folder(folder) as temporary, at_weights(model, weights):
+    with replacing_folder(folder) as temporary, at_weights(model, weights), reporting_disk():
         logging.disable_progress_bar()
         try:
             pretrained.network.save_pretrained(temporary)
@@ -85,6 +82,25 @@ def export(folder: Path, model: LogitModel, pretrained: Pretrained, weights: Map
             if bar:
                 logging.enable_progress_bar()
         pretrained.tokenizer.save_pretrained(temporary)
+        kept.write_record(temporary / CHECKSUMS, {"files": kept.checksums_of(temporary)})
+
+
+def is_export(folder: Path) -> bool:
+    """Return whether what ``export`` wrote is there, and whole; a damaged file is named."""
+
+    def verify() -> bool:
+        # LEGACY: a folder that was written before there were checksums has none of them, and is taken as it is
+        if (folder / CHECKSUMS).exists():
+            kept.compare(folder, kept.read_form(folder / CHECKSUMS, _Export).files)
+        return (folder / "config.json").is_file()
+
+    return kept.or_none(verify) is True
+
+
+class _Export(BaseModel):
+    """The checksums of the files of a model's folder."""
+
+    files: dict[str, str]
 
 
 class replacing_folder:  # noqa: N801

@@ -8,24 +8,22 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from lmntk.finetuning.logits import logits_of
 from lmntk.finetuning.method import FineTuningMethod
-from lmntk.finetuning.settings import CHECKPOINT_SECONDS, Checkpoints, TrainingData
+from lmntk.finetuning.settings import CHECKPOINT_SECONDS, Checkpoints, Status, TrainingData
 from lmntk.finetuning.training import fine_tune, fine_tune_linearized
 from lmntk.models.logit_model import LogitModel
 from lmntk.models.weights import at_weights
 from lmntk.prompts.encoded_text import EncodedText
-from lmntk.system.files import replacing, write_text
+from lmntk.system import kept
 from lmntk.tangents.linearized import LinearizedModel
 
 BEST = "best.safetensors"
@@ -120,7 +118,7 @@ def search(
                 _save_best(folder, best)
         runs.append(tuned.as_dict())
         if checkpoints is not None:  # after the weights: what is written down as finished needs them
-            write_text(checkpoints.folder.with_suffix(".json"), json.dumps(runs[-1]))
+            kept.write_record(checkpoints.folder.with_suffix(".json"), runs[-1])
             shutil.rmtree(checkpoints.folder, ignore_errors=True)
     if best is None:
         return Search(tuple(runs), None, {}, {}, count)
@@ -149,6 +147,20 @@ def logits_at(
     return logits_of(LinearizedModel(model, change), texts, pad_id)
 
 
+class _Finished(BaseModel):
+    """A training as it is written down; see ``FineTuned.as_dict``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    learning_rate: float
+    batch_size: int
+    status: Status
+    reason: str
+    curve: list[dict[str, float | None]]
+    best_step: int | None
+    dev: float | None
+
+
 @dataclass(frozen=True)
 class _Best:
     """The best training so far: its number, dev metric, weights and dev logits."""
@@ -163,11 +175,8 @@ def _save_best(folder: Path | None, best: _Best) -> None:
     if folder is None:
         return
     facts = {"index": best.index, "dev": best.dev}
-    with replacing(folder / BEST) as temporary:
-        contents = {name: value.contiguous() for name, value in best.weights.items()} | {
-            _LOGITS: best.dev_logits
-        }
-        save_file(contents, temporary, {"facts": json.dumps(facts)})
+    contents = {**best.weights, _LOGITS: best.dev_logits}
+    kept.save_tensors(folder / BEST, contents, {"facts": json.dumps(facts)})
 
 
 def _load_best(folder: Path | None, runs: Sequence[Mapping[str, Any]]) -> _Best | None:
@@ -175,14 +184,20 @@ def _load_best(folder: Path | None, runs: Sequence[Mapping[str, Any]]) -> _Best 
 
     The file is of the best finished training, or of the next one, which was cut short after it was written.
     """
-    with suppress(SafetensorError, OSError, KeyError, ValueError):
-        if folder is not None and (folder / BEST).is_file():
-            with safe_open(folder / BEST, "pt") as file:
-                facts = json.loads((file.metadata() or {})["facts"])
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if facts["index"] in (best_of(runs), len(runs)):
-                return _Best(facts["index"], facts["dev"], weights, weights.pop(_LOGITS))
-    return None
+    if folder is None:
+        return None
+    path = folder / BEST
+
+    def read() -> _Best:
+        weights, metadata = kept.load_tensors(path)
+        try:
+            facts = json.loads(metadata["facts"])
+            return _Best(int(facts["index"]), float(facts["dev"]), weights, weights.pop(_LOGITS))
+        except (KeyError, ValueError, TypeError) as error:
+            raise kept.DamagedError(path, "it does not say which training it is of") from error
+
+    best = kept.or_none(read)
+    return best if best is not None and best.index in (best_of(runs), len(runs)) else None
 
 
 def best_of(runs: Sequence[Mapping[str, Any]]) -> int | None:
@@ -195,8 +210,9 @@ def _finished(folder: Path | None) -> list[dict[str, Any]]:
     """Return the trainings that an earlier call finished, from the first on."""
     runs: list[dict[str, Any]] = []
     while folder is not None:
-        try:
-            runs.append(json.loads((folder / f"run-{len(runs)}.json").read_text(encoding="utf8")))
-        except (OSError, ValueError):
+        path = folder / f"run-{len(runs)}.json"
+        run = kept.or_none(partial(kept.read_form, path, _Finished))
+        if run is None:
             break
+        runs.append(run.model_dump())
     return runs

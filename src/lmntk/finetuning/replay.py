@@ -5,20 +5,18 @@ Training is deterministic, so nothing of it has to be kept.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from safetensors.torch import load_file, save_file
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from lmntk.finetuning.settings import TrainingData, TrainingSettings
 from lmntk.finetuning.training import fine_tune
 from lmntk.models.logit_model import LogitModel
-from lmntk.system.files import replacing, write_text
+from lmntk.system import kept
 
 POINTS = 4  # along a training, at each of which the model is looked at: its weights are on disk until then
 BEST, DONE = "best.safetensors", "done.json"  # the word that all is there is written last
@@ -43,12 +41,12 @@ class Replay:
     @property
     def best(self) -> dict[str, Tensor] | None:
         """The weights that were best on dev."""
-        return None if self.best_step is None else load_file(self.folder / BEST)
+        return None if self.best_step is None else kept.load_tensors(self.folder / BEST)[0]
 
     def along(self) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """Yield each step that was kept and its weights, one after the other from disk."""
         for step in self.steps:
-            yield step, load_file(self.folder / f"step-{step}.safetensors")
+            yield step, kept.load_tensors(self.folder / f"step-{step}.safetensors")[0]
 
 
 def replay(
@@ -79,18 +77,18 @@ def replay(
         on_step(settings.steps)
         return earlier
     wanted = {*points(looks(settings), POINTS), *([] if best_step is None else [best_step])}
-    kept: list[int] = []
+    at: list[int] = []
 
     def keep(step: int, module: nn.Module) -> None:
         if step in wanted:
             _save(folder / f"step-{step}.safetensors", trained)
-            kept.append(step)
+            at.append(step)
 
     tuned = fine_tune(model, data, trained, settings, on_evaluation=keep, on_step=partial(on_step, 1))
     if tuned.best_step is not None:
         _save(folder / BEST, tuned.weights)
-    write_text(folder / DONE, json.dumps({"steps": kept, "best_step": tuned.best_step, "dev": tuned.dev}))
-    return Replay(folder, tuple(kept), tuned.best_step, tuned.dev)
+    kept.write_record(folder / DONE, {"steps": at, "best_step": tuned.best_step, "dev": tuned.dev})
+    return Replay(folder, tuple(at), tuned.best_step, tuned.dev)
 
 
 def looks(settings: TrainingSettings) -> list[int]:
@@ -110,17 +108,21 @@ def points(steps: Sequence[int], most: int) -> list[int]:
 
 
 def _save(path: Path, values: Mapping[str, Tensor]) -> None:
-    copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in values.items()}
-    with replacing(path) as temporary:
-        save_file(copies, temporary)
+    copies = {name: value.detach().to("cpu", copy=True) for name, value in values.items()}
+    kept.save_tensors(path, copies)
+
+
+class _Done(BaseModel):
+    steps: list[int]
+    best_step: int | None
+    dev: float | None
 
 
 def _read(folder: Path) -> Replay | None:
-    """Return the replay that is in a folder, if all of it is there."""
-    try:
-        record: dict[str, Any] = json.loads((folder / DONE).read_text(encoding="utf8"))
-        earlier = Replay(folder, tuple(record["steps"]), record["best_step"], record["dev"])
-    except (OSError, ValueError, KeyError):
+    """Return the replay that is in a folder, if all of it is there, and whole."""
+    record = kept.or_none(lambda: kept.read_form(folder / DONE, _Done))
+    if record is None:
         return None
+    earlier = Replay(folder, tuple(record.steps), record.best_step, record.dev)
     names = [f"step-{step}.safetensors" for step in earlier.steps] + [BEST] * (earlier.best_step is not None)
-    return earlier if all((folder / name).is_file() for name in names) else None
+    return earlier if all(kept.is_whole(folder / name) for name in names) else None

@@ -7,15 +7,15 @@ states, and going on from a checkpoint.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -34,7 +34,8 @@ from lmntk.finetuning.settings import (
 )
 from lmntk.prompts.batching import collate
 from lmntk.solvers.selection import predict_labels
-from lmntk.system.files import write_text
+from lmntk.system import kept
+from lmntk.system.files import reporting_disk
 from lmntk.tasks.metrics import score
 
 # the record is written last: without it nothing is whole
@@ -184,32 +185,26 @@ class Loop(Trainer):  # type: ignore[misc]
         """Write the trained parameters alone; the rest is the pre-trained model's."""
         folder = Path(str(output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {name: parameter.detach().contiguous() for name, parameter in self.trained.items()},
-            folder / TRAINED,
-        )
+        kept.save_tensors(folder / TRAINED, self.trained)
         if self.best_logits is not None:
-            save_file(
-                {
-                    "logits": self.best_logits,
-                    **{f"weights:{name}": value for name, value in self.best.items()},
-                },
-                folder / BEST,
-            )
+            best = {f"weights:{name}": value for name, value in self.best.items()}
+            kept.save_tensors(folder / BEST, {"logits": self.best_logits, **best})
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self.args.output_dir)
         checkpoint = folder / f"checkpoint-{self.state.global_step}"
         shutil.rmtree(checkpoint, ignore_errors=True)  # a part of one that was cut short
-        super()._save_checkpoint(model, trial)
-        record = {
-            "curve": [[look.step, look.loss, look.dev] for look in self.curve],
-            "best_step": self.best_step,
-            "loss_sum": float(self.loss_sum),
-            "loss_steps": self.loss_steps,
-            "seconds": self.seconds(),
-        }
-        write_text(checkpoint / RECORD, json.dumps(record))
+        with reporting_disk():
+            super()._save_checkpoint(model, trial)
+        record = _CheckpointRecord(
+            curve=[(look.step, look.loss, look.dev) for look in self.curve],
+            best_step=self.best_step,
+            loss_sum=float(self.loss_sum),
+            loss_steps=self.loss_steps,
+            seconds=self.seconds(),
+            files=kept.checksums_of(checkpoint, without=(TRAINED, BEST)),
+        )
+        kept.write_record(checkpoint / RECORD, record.model_dump())
         for path in folder.glob("checkpoint-*"):
             if path != checkpoint:
                 shutil.rmtree(path, ignore_errors=True)
@@ -217,17 +212,17 @@ class Loop(Trainer):  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
-        values = load_file(folder / TRAINED)
+        values, _ = kept.load_tensors(folder / TRAINED)
         with torch.no_grad():
             for name, parameter in self.trained.items():
                 parameter.copy_(values[name])
-        record = json.loads((folder / RECORD).read_text())
-        self.curve = [Look(*look) for look in record["curve"]]
-        self.best_step, self.seconds_before = record["best_step"], record["seconds"]
-        self.loss_sum.fill_(record["loss_sum"])
-        self.loss_steps = record["loss_steps"]
+        record: _CheckpointRecord = kept.read_form(folder / RECORD, _CheckpointRecord)
+        self.curve = [Look(*look) for look in record.curve]
+        self.best_step, self.seconds_before = record.best_step, record.seconds
+        self.loss_sum.fill_(record.loss_sum)
+        self.loss_steps = record.loss_steps
         if self.best_step is not None:
-            tensors = load_file(folder / BEST)
+            tensors, _ = kept.load_tensors(folder / BEST)
             self.best_logits = tensors.pop("logits")
             self.best = {name.removeprefix("weights:"): value for name, value in tensors.items()}
 
@@ -254,10 +249,36 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             control.should_save = time.monotonic() - loop.saved >= loop.checkpoint_seconds
 
 
+class _CheckpointRecord(BaseModel):
+    """What a checkpoint holds beside the Trainer's own files, and the checksums of them all."""
+
+    curve: list[tuple[int, float | None, float]]
+    best_step: int | None
+    loss_sum: float
+    loss_steps: int
+    seconds: float
+    files: dict[str, str] = {}  # LEGACY: none of checkpoints that were written before there were checksums
+
+
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest whole checkpoint in a folder."""
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{RECORD}")]
-    return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[-1]), default=None)
+    """Return the newest whole checkpoint in a folder; one that is damaged is named, and removed."""
+    steps = {
+        path.parent: path.parent.name.rsplit("-", 1)[-1] for path in folder.glob(f"checkpoint-*/{RECORD}")
+    }
+    whole = [path for path, step in steps.items() if step.isdecimal()]
+    for checkpoint in sorted(whole, key=lambda path: int(steps[path]), reverse=True):
+        if kept.or_none(partial(_verify, checkpoint)):
+            return checkpoint
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    return None
+
+
+def _verify(checkpoint: Path) -> bool:
+    record: _CheckpointRecord = kept.read_form(checkpoint / RECORD, _CheckpointRecord)
+    kept.compare(checkpoint, record.files)
+    for name in (TRAINED, *([] if record.best_step is None else [BEST])):
+        kept.verify(checkpoint / name)
+    return True
 
 
 def _arguments(settings: TrainingSettings, folder: Path, device: torch.device) -> TrainingArguments:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from lmntk.errors import UserError
-from lmntk.system.files import load_tensors, metadata_of, save_tensors
+from lmntk.kernels.formulas import FORMULAS
+from lmntk.system import kept
+from lmntk.system.kept import DamagedError
 
 FORMAT = "lmntk-kernel-1"
 KERNEL_VERSION = 1  # counts up when what a kernel is changes, so that old ones are not reused
@@ -39,7 +42,7 @@ class Kernel:
         tensors = {"values": self.values} | {f"group.{name}": part for name, part in self.groups.items()}
         if self.flipped is not None:
             tensors["values_flipped"] = self.flipped
-        save_tensors(
+        kept.save_tensors(
             path,
             tensors,
             {
@@ -58,12 +61,17 @@ class Kernel:
             expected: provenance entries that must be the same, such as ``{"model": fingerprint}``.
 
         Raises:
+            DamagedError: a file that is not what was written.
             UserError: no such file, not a kernel file, or one of something else than expected.
         """
-        tensors, metadata = load_tensors(path)
-        if metadata.get("format") != FORMAT or "values" not in tensors:
+        try:
+            tensors, metadata = kept.load_arrays(path)
+        except FileNotFoundError:
+            raise UserError(f"kernel: no file {path}; compute it with `lmntk kernel`") from None
+        if metadata.get("format") != FORMAT:
             raise UserError(f"kernel: {path} is not a kernel file of lmntk; compute one with `lmntk kernel`")
-        provenance = json.loads(metadata.get("provenance", "{}"))
+        provenance = _provenance(path, metadata)
+        _check_form(path, tensors, metadata)
         for key, value in (expected or {}).items():
             if provenance.get(key) != value:
                 raise UserError(
@@ -79,11 +87,35 @@ class Kernel:
 
 def provenance_of(path: Path) -> dict[str, Any] | None:
     """Return what a kernel's file says of its making; None where there is no such file, or a damaged one."""
+    return kept.or_none(lambda: _provenance(path, kept.metadata_of(path)))
+
+
+def _provenance(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
-        provenance = json.loads((metadata_of(path) or {}).get("provenance", "null"))
-    except ValueError:
-        return None
-    return provenance if isinstance(provenance, dict) else None
+        provenance = json.loads(metadata.get("provenance", "{}"))
+    except (ValueError, RecursionError):
+        provenance = None
+    if not isinstance(provenance, dict):
+        raise DamagedError(path, "it does not say what it is of")
+    return provenance
+
+
+def _check_form(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Refuse what is no kernel, though its file can be read.
+
+    Raises:
+        DamagedError: no values [n, c, m, c] of numbers, parts of another shape, or an unknown formula.
+    """
+    if metadata.get("formula") not in FORMULAS or "values" not in tensors:
+        raise DamagedError(path, "it holds no kernel of a formula that is known")
+    shape = tensors["values"].shape
+    if len(shape) != 4 or shape[1] != shape[3] or 0 in shape:
+        raise DamagedError(path, f"its values have the shape {list(shape)}, and a kernel has [n, c, m, c]")
+    for name, part in tensors.items():
+        if part.shape != shape or part.dtype != np.float64:
+            raise DamagedError(
+                path, f"{name!r} is {part.dtype} {list(part.shape)}, not float64 {list(shape)}"
+            )
 
 
 def _short(value: Any) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 
 from lmntk.errors import UserError
 from lmntk.models.hub import Location, locate, looks_local
+from lmntk.models.named_files import INDEX, SINGLE, check_named_files
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -49,6 +50,7 @@ def read_adapter(name: str, location: Location) -> Adapter:
             pickled or broken.
     """
     peft = _peft(name)
+    check_named_files(name, location)
     try:
         stored = json.loads((location.folder / CONFIG_FILE).read_text())
         config = peft.PeftConfig.from_pretrained(str(location.folder))
@@ -93,7 +95,7 @@ def find_base(adapter: Adapter, base: str | None, revision: str | None) -> tuple
     Raises:
         UserError: no base is named, or it cannot be found, or it is itself an adapter.
     """
-    whole = adapter.location.has("model.safetensors") or adapter.location.has("model.safetensors.index.json")
+    whole = adapter.location.has(SINGLE) or adapter.location.has(INDEX)
     if base is None and whole:
         raise UserError(
             f"adapter: {adapter.name!r} holds a whole model beside the adapter; "

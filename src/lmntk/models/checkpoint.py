@@ -15,6 +15,7 @@ from lmntk.errors import UserError
 from lmntk.models.adapters import Adapter, one_line, put_adapter
 from lmntk.models.hub import Location
 from lmntk.models.kinds import KINDS, auto_class, kind_of
+from lmntk.models.named_files import check_named_files, check_types
 
 ADVICE = {
     "masked": "use a masked-LM checkpoint, or head mode",
@@ -26,26 +27,12 @@ ADVICE = {
 
 @contextmanager
 def loading(shown: str) -> Iterator[None]:
-    """Turn what the libraries raise about a file into a ``UserError`` in one line.
-
-    A RuntimeError is about shapes that do not fit the configuration.
-    """
-    from safetensors import SafetensorError
-
+    """Turn what the libraries raise about a file into a ``UserError`` in one line."""
     try:
         yield
     except UserError:
         raise
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        ImportError,
-        SafetensorError,
-    ) as error:
+    except Exception as error:  # each library has its own, and a wrong type in a configuration may raise any
         raise UserError(f"{shown}: {one_line(error)}") from error
 
 
@@ -69,15 +56,18 @@ class Checkpoint:
         from transformers import CONFIG_MAPPING, AutoConfig
 
         folder = str(self.location.folder)
+        check_named_files(self.name, self.location)
         with loading(f"model: cannot load {self.name!r}"):
-            stored = json.loads((self.location.folder / "config.json").read_text())
+            stored = json.loads((self.location.folder / "config.json").read_text(encoding="utf8"))
+            if not isinstance(stored, dict):
+                raise UserError(f"model: the config.json of {self.name!r} is no table of settings")
             if stored.get("auto_map") and stored.get("model_type") not in CONFIG_MAPPING:
                 raise UserError(
                     f"model: {self.name!r} needs Python code of its own, which is never run; "
                     "use a model that transformers has"
                 )
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        kind = kind_of(config, self.name, kind)
+            kind = kind_of(config, self.name, kind)
         if getattr(config, "quantization_config", None) is not None and self.adapter is None:
             raise UserError(
                 f"model: {self.name!r} has quantised weights, which have no gradient; "
@@ -113,6 +103,8 @@ class Checkpoint:
                 trust_remote_code=False,
                 **extra,
             )
+        if getattr(config, "quantization_config", None) is None:
+            check_types(self.name, self.location, dict(network.named_parameters()))
         supplied = () if self.adapter is None else self.adapter.shapes
         missing = {*report["missing_keys"], *_tied_against_its_config(network, stored)}
         _check_weights(

@@ -17,6 +17,7 @@ from lmntk.models.fingerprint import fingerprint
 from lmntk.models.hidden_states import is_decoder_only
 from lmntk.models.hub import Location, locate, looks_local
 from lmntk.models.kinds import check_kind, reading_of
+from lmntk.models.named_files import check_named_files
 
 __all__ = ["DTYPES", "Pretrained", "fingerprint", "load_pretrained"]
 
@@ -145,15 +146,17 @@ def _tokenizer(name: str, location: Location, network: Any) -> Any:
     """Return the tokenizer of a folder, cut to the length that the network has positions for."""
     from transformers import AutoTokenizer
 
+    check_named_files(name, location)
     with loading(f"model: cannot load the tokenizer of {name!r}"):
         tokenizer = AutoTokenizer.from_pretrained(
             str(location.folder), local_files_only=True, trust_remote_code=False
         )
-    positions = getattr(network.config, "max_position_embeddings", None)
-    if positions:
-        padding = _padding_of_positions(network)
-        taken = 0 if padding is None else padding + 1  # RoBERTa counts from there
-        tokenizer.model_max_length = min(tokenizer.model_max_length, positions - taken)
+    with loading(f"model: cannot tell how long texts may be for {name!r}"):
+        positions = getattr(network.config, "max_position_embeddings", None)
+        if positions:
+            padding = _padding_of_positions(network)
+            taken = 0 if padding is None else padding + 1  # RoBERTa counts from there
+            tokenizer.model_max_length = min(tokenizer.model_max_length, positions - taken)
     return tokenizer
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from lmntk.errors import UserError
@@ -21,7 +21,15 @@ from lmntk.prompts.assembly import Limits
 from lmntk.prompts.encoding import HeadEncoder, TextEncoder
 from lmntk.prompts.ensemble import make_prompt_encoder
 from lmntk.system.devices import move_to
-from lmntk.system.files import load_tensors, save_tensors, write_text
+from lmntk.system.kept import (
+    DamagedError,
+    is_whole,
+    load_tensors,
+    or_none,
+    read_form,
+    save_tensors,
+    write_record,
+)
 
 FORMAT = "lmntk predictor 1"
 DESCRIPTION, DIRECTION = "predictor.json", "direction.safetensors"
@@ -71,14 +79,8 @@ def save_predictor(
     if isinstance(model, HeadModel):
         tensors |= {f"{_HEAD}{name}": parameter.detach() for name, parameter in model.head.named_parameters()}
     (folder / DESCRIPTION).unlink(missing_ok=True)
-    save_tensors(
-        folder / DIRECTION,
-        {name: tensor.cpu().numpy() for name, tensor in tensors.items()},
-        {"format": FORMAT},
-    )
-    write_text(
-        folder / DESCRIPTION, json.dumps({"format": FORMAT, **description}, indent=1, sort_keys=True) + "\n"
-    )
+    save_tensors(folder / DIRECTION, tensors, {"format": FORMAT})
+    write_record(folder / DESCRIPTION, {"format": FORMAT, **description})
 
 
 def load_predictor(
@@ -96,7 +98,10 @@ def load_predictor(
         UserError: no predictor there, or a pre-trained model with other weights than it was made with.
     """
     description = read_description(folder)
-    tensors, _ = load_tensors(folder / DIRECTION)
+    try:
+        tensors, _ = load_tensors(folder / DIRECTION)
+    except FileNotFoundError:
+        raise DamagedError(folder, f"it has no {DIRECTION}") from None
     facts, prompt, solution = description["model"], description["prompt"], description["solution"]
     pretrained = load_pretrained(
         model or facts["name"],
@@ -135,24 +140,38 @@ def load_predictor(
         features=facts["features"],
         head=_head(tensors, chosen),
     )
-    count = 1 + max(int(name.split(":")[0]) for name in tensors if not name.startswith(_HEAD))
-    directions: list[dict[str, Tensor]] = [{} for _ in range(count)]
-    for name, values in tensors.items():
-        if not name.startswith(_HEAD):
-            index, _, parameter = name.partition(":")
-            directions[int(index)][parameter] = torch.as_tensor(values)
+    directions = _directions(folder / DIRECTION, tensors, model_of_logits)
     rule = DecisionRule(solution["intercept"], float(solution["f0_scale"]), solution["sharpness"])
     predictor = Predictor(model_of_logits, directions, pretrained.pad_id, rule, limits)
     return LoadedPredictor(predictor, encoder, labels, description)
 
 
-def _head(tensors: Mapping[str, np.ndarray], device: torch.device) -> nn.Linear | None:
+def _directions(path: Path, tensors: Mapping[str, Tensor], model: LogitModel) -> list[dict[str, Tensor]]:
+    """Return the directions in a file.
+
+    Raises:
+        DamagedError: one is missing, or is not of the model's parameters.
+    """
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    directions: dict[str, dict[str, Tensor]] = {}
+    for name, values in tensors.items():
+        if not name.startswith(_HEAD):
+            index, _, parameter = name.partition(":")
+            if shapes.get(parameter) != values.shape:
+                raise DamagedError(path, f"{name!r} {list(values.shape)} is no direction of a parameter")
+            directions.setdefault(index, {})[parameter] = values
+    if not directions or {str(index) for index in range(len(directions))} != set(directions):
+        raise DamagedError(path, "directions are missing")
+    return [directions[str(index)] for index in range(len(directions))]
+
+
+def _head(tensors: Mapping[str, Tensor], device: torch.device) -> nn.Linear | None:
     """Return the linear head of head mode, if there is one."""
     if f"{_HEAD}weight" not in tensors:
         return None
-    weight = torch.as_tensor(tensors[f"{_HEAD}weight"])
+    weight = tensors[f"{_HEAD}weight"]
     head = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype, device=device)
-    head.load_state_dict({name: torch.as_tensor(tensors[_HEAD + name]) for name in ("weight", "bias")})
+    head.load_state_dict({name: tensors[_HEAD + name] for name in ("weight", "bias")})
     return head
 
 
@@ -160,17 +179,67 @@ def read_description(folder: Path) -> dict[str, Any]:
     """Return what a folder's predictor is of.
 
     Raises:
+        DamagedError: it is not what was written.
         UserError: there is none.
     """
     try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf8"))
-        if description["format"] == FORMAT:
-            return dict(description)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise UserError(
-        f"model-dir: {str(folder)!r} holds no predictor; make one with `lmntk run ... --save-models`"
-    )
+        description: _Description = read_form(folder / DESCRIPTION, _Description)
+    except FileNotFoundError:
+        raise UserError(
+            f"model-dir: {str(folder)!r} holds no predictor; make one with `lmntk run ... --save-models`"
+        ) from None
+    return description.model_dump()
+
+
+def is_predictor(folder: Path) -> bool:
+    """Return whether what ``save_predictor`` wrote is there, and whole; a damaged file is named."""
+    described = or_none(lambda: read_form(folder / DESCRIPTION, _Description))
+    return described is not None and is_whole(folder / DIRECTION)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class _ModelFacts(_Part):
+    name: str
+    fingerprint: str
+    kind: str
+    base: str | None
+    revision: str | None
+    dtype: str
+    attention: str | None
+    untied: bool
+    difference: bool
+    features: str
+
+
+class _PromptFacts(_Part):
+    templates: Any
+    label_words: Any
+    reduce: Any
+    max_length: int
+    text_a_limit: int | None
+
+
+class _SolutionFacts(_Part):
+    method: str
+    intercept: float
+    f0_scale: float
+    sharpness: float
+
+
+class _Description(_Part):
+    """The entries of ``predictor.json`` that are read; others go along."""
+
+    format: Literal["lmntk predictor 1"]
+    cell: str
+    dev: float
+    mode: Literal["prompt", "head"]
+    labels: list[str]
+    model: _ModelFacts
+    prompt: _PromptFacts
+    solution: _SolutionFacts
 
 
 def find_predictor(folder: Path, wanted: WantedPredictor) -> tuple[Path, list[str]]:
@@ -183,9 +252,9 @@ def find_predictor(folder: Path, wanted: WantedPredictor) -> tuple[Path, list[st
     """
     if (folder / DESCRIPTION).is_file():
         return folder, []
-    candidates = {
-        path.parent: read_description(path.parent) for path in sorted(folder.glob(f"models/*/{DESCRIPTION}"))
-    }
+    paths = sorted(folder.glob(f"models/*/{DESCRIPTION}"))
+    described = {path.parent: or_none(partial(read_description, path.parent)) for path in paths}
+    candidates = {path: facts for path, facts in described.items() if facts is not None}
     if not candidates:
         raise UserError(
             f"model-dir: {str(folder)!r} holds no predictor; make one with `lmntk run ... --save-models`"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from pydantic import ValidationError
 
 from lmntk.runs.records import FINE_TUNING, DiagnosisRecord, FineTuningRecord, SplitResults
 from lmntk.runs.store import Store
-from lmntk.system.files import metadata_of
 from lmntk.system.hashing import SHORT, short
+from lmntk.system.kept import metadata_of, or_none
 
 NAMED_BY_KEY = re.compile(rf"-[0-9a-f]{{{SHORT}}}$")
 
@@ -44,7 +45,7 @@ def _adopt_results(store: Store, path: Path) -> None:
 
     Fine-tunings have their own records. A row without predictions is left out: it is solved again.
     """
-    content = store.read_json(f"{path.parent.name}/{path.name}")
+    content = store.read_json(f"{path.parent.name}/{path.name}") or {}
     try:
         old = SplitResults.model_validate(content)
     except ValidationError:
@@ -80,7 +81,7 @@ def _predictions(table: Path, texts: int) -> dict[str, list[int]]:
 def _adopt_kernels(store: Store, folder: Path) -> None:
     """Move each kernel, and the logits, of a split to the folder of its own key."""
     for path in sorted(folder.glob("*.safetensors")):
-        metadata = metadata_of(path) or {}
+        metadata = or_none(partial(metadata_of, path)) or {}
         try:
             digest = metadata.get("key") or json.loads(metadata.get("provenance", "{}")).get("key")
         except ValueError:
@@ -93,7 +94,7 @@ def _adopt_kernels(store: Store, folder: Path) -> None:
 
 def _adopt_training(store: Store, kind: type[FineTuningRecord] | type[DiagnosisRecord], path: Path) -> None:
     """Give a fine-tuning or a diagnosis, and the weights beside it, their new names."""
-    content = store.read_json(f"{path.parent.name}/{path.name}")
+    content = store.read_json(f"{path.parent.name}/{path.name}") or {}
     try:
         record = kind.model_validate(content)
     except ValidationError:

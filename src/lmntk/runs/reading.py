@@ -13,9 +13,9 @@ from lmntk.runs.records import DiagnosisRecord, FineTuningRecord, Record, SplitR
 from lmntk.runs.setups import of_one_setup
 from lmntk.runs.store import Store
 from lmntk.system.hashing import SHORT
+from lmntk.system.kept import or_none
 from lmntk.tasks import TASKS
 
-CONFIGURATION = "configuration.json"
 LINEARIZED = " (linearized)"
 WRITTEN = "written at"  # an entry that no file has
 Kind = TypeVar("Kind", bound=Record)
@@ -65,9 +65,9 @@ class Run:
         for folder in self.kernel_folders(split):
             path = folder / f"train-{formula}.safetensors"
             try:
-                if path.is_file():
-                    return Kernel.load(path, expected)
-            except UserError:  # of other settings, or damaged
+                if (kernel := or_none(lambda path=path: Kernel.load(path, expected))) is not None:  # type: ignore[misc]
+                    return kernel
+            except UserError:  # there is none, or of other settings
                 continue
         return None
 
@@ -115,15 +115,11 @@ def _read_run(folder: Path, name: str) -> Run:
         raise UserError(f"run: no folder {str(folder)!r}; name one that `lmntk run` wrote")
     store = Store(folder)
     notes: list[str] = []
-    configuration = store.read_json(CONFIGURATION)
-    configuration = configuration if isinstance(configuration, dict) else {}
-    experiment = configuration.get("experiment") or {}
-    earlier = [settings for settings in configuration.get("earlier") or () if isinstance(settings, dict)]
+    configuration = store.configuration()
+    experiment, latest = configuration.experiment, configuration.setups
     order = _order(experiment)
-    latest = configuration.get("setups")
-    latest = latest if isinstance(latest, list) else []
     results = _named_files(store, SplitResults, notes)
-    current = _current(results, store, configuration.get("weights"), latest, notes)
+    current = _current(results, store, configuration.weights, latest, notes)
     others = {record.name for record in results.values()} - set(current)
     finetunings = _belonging(store, FineTuningRecord, current, others, notes)
     finetunings = _newest(_of_one_setup(sorted(finetunings, key=order), latest, "finetuning", notes))
@@ -136,12 +132,14 @@ def _read_run(folder: Path, name: str) -> Run:
         )
     splits = {name: record.as_dict() for name, record in current.items()}
     computed = [*splits.values(), *finetunings, *diagnoses]
-    versions: dict[str, str] = configuration.get("versions") or next(
+    versions: dict[str, str] = configuration.versions or next(
         (record["versions"] for record in computed if record.get("versions")), {}
     )
     rows = _rows(current, finetunings, order)
     rows = _of_one_setup(rows, latest, "results", notes)
-    return Run(name, folder, experiment, earlier, versions, rows, splits, finetunings, diagnoses, notes)
+    return Run(
+        name, folder, experiment, configuration.earlier, versions, rows, splits, finetunings, diagnoses, notes
+    )
 
 
 def _rows(

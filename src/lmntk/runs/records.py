@@ -5,11 +5,43 @@ One record is one JSON file. The names of the fields in the file are the aliases
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from pathlib import PurePosixPath
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 FINE_TUNING = "fine-tuning"  # the solver in a row of a fine-tuning
+
+
+def _inside(path: str) -> str:
+    """Refuse a path that leaves the output folder: a record names files, which are read, renamed and removed."""
+    parts = PurePosixPath(path.replace("\\", "/")).parts
+    if ".." in parts or path.startswith("/"):
+        raise ValueError(f"{path!r} is not in the output folder")
+    return path
+
+
+Inside = Annotated[str, AfterValidator(_inside)]
+
+
+class Configuration(BaseModel):
+    """The settings of a folder's runs, ``configuration.json``.
+
+    Attributes:
+        experiment: of the last run.
+        versions: of what computed it.
+        weights: the fingerprint of its model.
+        setups: that it asked for, and earlier ones, the latest first.
+        earlier: the settings of other runs of the model, the latest first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    experiment: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    weights: str | None = None
+    setups: list[str] = []
+    earlier: list[dict[str, Any]] = []
 
 
 class Row(BaseModel):
@@ -47,7 +79,7 @@ class Record(BaseModel):
 
     key: str = ""
     content: str | None = None
-    name: str = Field(alias="cell")
+    name: Inside = Field(alias="cell")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the record as the plain data of its file."""
@@ -82,7 +114,7 @@ class SplitResults(Record):
     dev_labels: list[int] = []
     test_labels: list[int] = []
     predictions: dict[str, list[int]] = {}
-    predictors: list[str] = []
+    predictors: list[Inside] = []
     saved_models: list[tuple[str, str]] = []
     versions: dict[str, str] = {}
 
@@ -137,7 +169,7 @@ class FineTuningRecord(Record):
     dev: float | None = None
     test: float | None = None
     predictions: list[int] = []
-    checkpoint: str | None = None
+    checkpoint: Inside | None = None
     notes: list[str] = []
     versions: dict[str, str] = {}
 

@@ -6,24 +6,33 @@ side by side. The whole digest stands inside; a file with another one is compute
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import ValidationError
 
 from lmntk.errors import UserError
 from lmntk.kernels.kernel import Kernel, provenance_of
-from lmntk.runs.records import Record
+from lmntk.runs.records import Configuration, Record
 from lmntk.runs.split import Split
-from lmntk.system.files import load_tensors, save_tensors, write_text
+from lmntk.system.files import write_text
 from lmntk.system.hashing import Key, short
+from lmntk.system.kept import (
+    is_whole,
+    load_arrays,
+    metadata_of,
+    or_none,
+    read_form,
+    read_record,
+    save_tensors,
+    write_record,
+)
 
 Kind = TypeVar("Kind", bound=Record)
 LOGITS = "logits.safetensors"
+CONFIGURATION = "configuration.json"
 
 
 class Store:
@@ -55,17 +64,18 @@ class Store:
         """Write a text file."""
         write_text(self.folder / name, text)
 
-    def write_json(self, name: str, content: Any) -> None:
-        """Write plain data as JSON."""
-        self.write_text(name, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write plain data as JSON, with its checksum."""
+        write_record(self.folder / name, content)
 
-    def read_json(self, name: str) -> Any:
-        """Return the data of a JSON file, numbers that are not finite as None; None if it is missing or broken."""
-        try:
-            text = (self.folder / name).read_text(encoding="utf8")
-            return json.loads(text, parse_constant=lambda _: None)
-        except (OSError, ValueError):
-            return None
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """Return the data of a JSON file, numbers that are not finite as None; None if it is missing or damaged."""
+        return or_none(lambda: read_record(self.folder / name))
+
+    def configuration(self) -> Configuration:
+        """Return the settings of the runs in the folder; empty ones where there are none, or damaged ones."""
+        found: Configuration | None = or_none(lambda: read_form(self.folder / CONFIGURATION, Configuration))
+        return found or Configuration()
 
     def record(self, kind: type[Kind], stem: str, key: Key) -> Kind | None:
         """Return a record if it is there with this key."""
@@ -74,10 +84,8 @@ class Store:
 
     def read_record(self, kind: type[Kind], name: str) -> Kind | None:
         """Return the record in a file, or None if it is missing, damaged or of another kind."""
-        try:
-            return kind.model_validate(self.read_json(name))
-        except ValidationError:
-            return None
+        found: Kind | None = or_none(lambda: read_form(self.folder / name, kind))
+        return found
 
     def records(self, kind: type[Kind], pattern: str = "*") -> dict[str, Kind | None]:
         """Return the records of a kind by their files' names, the damaged ones as None."""
@@ -105,24 +113,31 @@ class Store:
         return self.kernel_folder(split.name, key.digest) / f"{side}-{formula}.safetensors"
 
     def has_kernel(self, split: Split, side: str, formula: str, key: Key) -> bool:
-        """Return whether a kernel with this key is kept; its arrays are not read."""
-        provenance = provenance_of(self.kernel_path(split, side, formula, key)) or {}
-        return provenance.get("key") == key.digest
+        """Return whether a kernel with this key is kept, and whole."""
+        path = self.kernel_path(split, side, formula, key)
+        return (provenance_of(path) or {}).get("key") == key.digest and is_whole(path)
 
     def kernel(self, split: Split, side: str, formula: str, key: Key) -> Kernel | None:
         """Return a kept kernel if it has this key."""
+        path = self.kernel_path(split, side, formula, key)
         try:
-            return Kernel.load(self.kernel_path(split, side, formula, key), {"key": key.digest})
-        except UserError:
+            return or_none(lambda: Kernel.load(path, {"key": key.digest}))
+        except UserError:  # there is none, or it is of something else
             return None
 
     def logits(self, split: Split, key: Key) -> dict[str, np.ndarray] | None:
         """Return the kept pre-trained logits by side if they have the kernels' key."""
-        try:
-            tensors, metadata = load_tensors(self.kernel_folder(split.name, key.digest) / LOGITS)
-        except UserError:
-            return None
-        return tensors if metadata.get("key") == key.digest else None
+        found = or_none(lambda: load_arrays(self._logits_path(split, key)))
+        return found[0] if found is not None and found[1].get("key") == key.digest else None
+
+    def has_logits(self, split: Split, key: Key) -> bool:
+        """Return whether the pre-trained logits are kept, and whole."""
+        path = self._logits_path(split, key)
+        metadata = or_none(lambda: metadata_of(path)) or {}
+        return metadata.get("key") == key.digest and is_whole(path)
+
+    def _logits_path(self, split: Split, key: Key) -> Path:
+        return self.kernel_folder(split.name, key.digest) / LOGITS
 
     def keep_kernels(
         self,
@@ -134,5 +149,4 @@ class Store:
         """Write a split's kernels, by (side, formula), and its pre-trained logits."""
         for (side, formula), kernel in kernels.items():
             kernel.save(self.kernel_path(split, side, formula, key))
-        path = self.kernel_folder(split.name, key.digest) / LOGITS
-        save_tensors(path, dict(logits), {"key": key.digest})
+        save_tensors(self._logits_path(split, key), logits, {"key": key.digest})

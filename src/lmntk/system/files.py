@@ -9,14 +9,19 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lmntk.errors import UserError
 
-if TYPE_CHECKING:
-    import numpy as np
-
 LOCK = ".lmntk-lock"
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_ERRORS = {
+    "No space left": errno.ENOSPC,
+    "os error 28)": errno.ENOSPC,
+    "File too large": errno.EFBIG,
+    "uota exceeded": errno.EDQUOT,
+    "PytorchStreamWriter": errno.EIO,  # torch does not say why
+    "unexpected pos": errno.EIO,
+}
 
 
 @contextmanager
@@ -37,53 +42,22 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf8")
 
 
-def save_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write arrays to a safetensors file under a temporary name, then rename it."""
-    import numpy as np
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    with replacing(path) as temporary:
-        try:
-            save_file(
-                {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in tensors.items()},
-                temporary,
-                metadata,
-            )
-        except SafetensorError as error:  # how the writer wraps what the disk says
-            raise OSError(errno.ENOSPC if "No space left" in str(error) else errno.EIO, str(error)) from error
-
-
-def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the arrays and the metadata of a safetensors file.
+@contextmanager
+def reporting_disk() -> Iterator[None]:
+    """Turn what libraries say of a disk that takes no more into an ``OSError``: each has an error of its own.
 
     Raises:
-        UserError: no such file, or not a whole safetensors file.
+        OSError: no room on the disk, or another reason why a file could not be written.
     """
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise UserError(f"kernel: no file {path}; compute it with `lmntk kernel`")
     try:
-        with safe_open(path, "pt") as file:
-            names = list(file.keys())
-            return {name: file.get_tensor(name).numpy() for name in names}, dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"kernel: {path} is not a readable safetensors file ({error}); delete it and compute it again"
-        ) from error
-
-
-def metadata_of(path: Path) -> dict[str, str] | None:
-    """Return the metadata of a safetensors file; None where there is no such file, or a damaged one."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError):
-        return None
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        number = next((code for words, code in DISK_ERRORS.items() if words in str(error)), None)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number)) from error
 
 
 @contextmanager
@@ -128,7 +102,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def _holder(path: Path) -> str:
-    with suppress(OSError):  # Windows: nobody reads a file that is locked
+    with suppress(OSError, ValueError):  # Windows: nobody reads a file that is locked
         return path.read_text(encoding="utf8").strip() or "another process"
     return "another process"
 

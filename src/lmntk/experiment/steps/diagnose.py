@@ -18,10 +18,16 @@ from lmntk.errors import UserError
 from lmntk.experiment.session import GivenCheckpoint, Session
 from lmntk.experiment.shared_model import SharedModel, shared_model_of
 from lmntk.experiment.steps.base import Job, Subject
-from lmntk.experiment.steps.finetune import FineTune, methods_of_split, training_key, training_setup
+from lmntk.experiment.steps.finetune import (
+    FineTune,
+    folder_of,
+    methods_of_split,
+    training_key,
+    training_setup,
+)
 from lmntk.experiment.steps.kernels import Kernels, forget_kernels, kernels_of
 from lmntk.experiment.steps.scratch import claimed_folder, remove_folders
-from lmntk.finetuning.files import load_weights, slug
+from lmntk.finetuning.files import WEIGHTS, load_weights, slug
 from lmntk.finetuning.method import FineTuningMethod
 from lmntk.finetuning.replay import POINTS, replay
 from lmntk.finetuning.settings import Labelled, TrainingData, TrainingSettings, batch_order
@@ -32,6 +38,7 @@ from lmntk.solvers.emulated_training import Training
 from lmntk.solvers.grid import SOLVER_VERSION
 from lmntk.solvers.inputs import Array
 from lmntk.system.hashing import Key
+from lmntk.system.kept import is_whole
 
 SCRATCH_KIND = "diagnosis-"  # begins the names of scratch folders
 
@@ -317,9 +324,9 @@ def _replayed(
             f"{split.name}, {method.method}: trained once more it took another way; on this device training is not exact"
         )
     weights: Mapping[str, Any] | None = replayed.best
-    is_kept = record.checkpoint is not None and method.subset.lora_rank is None
-    kept = session.store.folder / str(record.checkpoint)
-    if is_kept and kept.is_file():  # else the replay's own, which are the same: somebody may have made room
-        weights = load_weights(kept)[0]
+    if record.checkpoint is not None and method.subset.lora_rank is None:
+        kept = session.store.folder / folder_of(job, record.key) / WEIGHTS
+        if is_whole(kept):  # else the replay's own, which are the same: somebody may have made room
+            weights = load_weights(kept)[0]
     training = training_of(settings, len(train), chosen["best_step"])
     return FineTuning(weights, trained, training, replayed.along())

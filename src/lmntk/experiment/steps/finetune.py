@@ -13,7 +13,7 @@ from lmntk.experiment.shared_model import SharedModel
 from lmntk.experiment.steps.base import Job
 from lmntk.experiment.steps.scratch import claimed_folder, remove_folders
 from lmntk.finetuning import optimizers
-from lmntk.finetuning.files import MODEL, WEIGHTS, export, save_weights, slug
+from lmntk.finetuning.files import MODEL, WEIGHTS, export, is_export, save_weights, slug
 from lmntk.finetuning.grid import Search, search
 from lmntk.finetuning.method import FineTuningMethod
 from lmntk.finetuning.settings import Labelled, TrainingData, TrainingSettings
@@ -26,6 +26,7 @@ from lmntk.runs.records import FineTuningRecord
 from lmntk.runs.split import SIDES, Split
 from lmntk.solvers.selection import predict_labels
 from lmntk.system.hashing import Key, short, versions
+from lmntk.system.kept import is_whole
 from lmntk.tasks.metrics import score
 
 FORMAT = "lmntk finetuning 1"
@@ -52,11 +53,12 @@ class FineTune:
         record = session.store.record(FineTuningRecord, stem_of(job), key)
         if record is None:
             return None
-        wanted = [WEIGHTS] * how.save_weights + [f"{MODEL}/config.json"] * (
-            how.export and not method.linearized
-        )
         folder = session.store.folder / folder_of(job, key.digest)
-        if record.chosen is not None and not all((folder / name).is_file() for name in wanted):
+        if record.chosen is None:
+            return record
+        if how.save_weights and not is_whole(folder / WEIGHTS):
+            return None
+        if how.export and not method.linearized and not is_export(folder / MODEL):
             return None
         return record
 

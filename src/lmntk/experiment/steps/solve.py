@@ -19,7 +19,7 @@ from lmntk.finetuning.logits import logits_of
 from lmntk.kernels.formulas import kernel_names
 from lmntk.prediction.directions import count_of, directions_of, is_linear
 from lmntk.prediction.estimate import PASS
-from lmntk.prediction.files import DESCRIPTION, save_predictor
+from lmntk.prediction.files import is_predictor, save_predictor
 from lmntk.prediction.predictor import DecisionRule, Predictor, fit_sharpness, limits_of
 from lmntk.runs.records import Row, SplitResults
 from lmntk.runs.split import SIDES, Split
@@ -42,15 +42,19 @@ class Solve:
         results = results_of(session, shared.task, split)
         if results is None or not set(session.methods) <= results.methods:
             return None
-        paths = []
-        if e.keep_kernels:
-            sides = ((side, formula) for side in SIDES for formula in e.formulas)
-            paths += [store.kernel_path(split, *pair, keys.kernels) for pair in sides]
+        if e.keep_kernels and e.formulas:
+            pairs = [(side, formula) for side in SIDES for formula in e.formulas]
+            are_kept = [
+                store.has_kernel(split, *pair, keys.kernels) for pair in pairs
+            ]  # names all that are damaged
+            if not all([*are_kept, store.has_logits(split, keys.kernels)]):
+                return None
         if e.save_models and session.methods:
             if not set(session.methods) <= set(results.saved_models):
                 return None
-            paths += [store.folder / "models" / name / DESCRIPTION for name in results.predictors]
-        return results if all(path.is_file() for path in paths) else None
+            if not all([is_predictor(store.folder / "models" / name) for name in results.predictors]):  # noqa: C419
+                return None
+        return results
 
     def do(self, shared: SharedModel, jobs: Sequence[Job]) -> Iterator[Job]:
         """Compute and solve the kernels of the splits; kernels that are there with the right key are not computed."""
