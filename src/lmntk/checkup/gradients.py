@@ -11,7 +11,8 @@ from torch import nn
 from lmntk.checkup.findings import Finding, Level, counted, some
 from lmntk.models.state import Batch
 from lmntk.tangents.capture import capture
-from lmntk.tangents.coverage import Coverage, autograd_gradients, check_coverage
+from lmntk.tangents.comparison import autograd_gradients
+from lmntk.tangents.coverage import Coverage, check_coverage
 from lmntk.tangents.factors import Tangents
 from lmntk.tangents.noise import noise_coordinates
 from lmntk.tangents.rules import rule_of
@@ -228,7 +229,7 @@ def _captured(
 ) -> list[Tangents]:
     """Return the texts' factors: of one batch where the model keeps its texts apart, else one by one."""
     return [
-        capture(model, batch, trainable, coverage.fallback)
+        coverage.capture(model, batch, trainable)
         for batch in ([together] if coverage.batched else alone)
     ]
 

@@ -73,7 +73,7 @@ def look_before(
     for side in SIDES:
         chosen, coverage = fitted(model, examples[side], trainable)
         panels[side] = Panel(
-            [capture(model, batch, trainable, coverage.fallback) for _, batch in chosen.on(device_of(model))]
+            [coverage.capture(model, batch, trainable) for _, batch in chosen.on(device_of(model))]
         )
         orders[side] = chosen.order()
         logits[side] = (

@@ -222,7 +222,7 @@ def module_kernels(
     def captured(batches: Sequence[Batch]) -> list[Tangents]:
         parts = batches if coverage.batched else [part for batch in batches for part in _examples(batch)]
         with products(FULL):
-            return [capture(module, part, chosen, coverage.fallback) for part in parts]
+            return [coverage.capture(module, part, chosen) for part in parts]
 
     rows, columns = captured(train), Panel(captured(evaluate))
     masks = noise_coordinates(rows) if settings.drop_noise else {}
