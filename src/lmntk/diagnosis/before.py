@@ -18,7 +18,6 @@ from lmntk.kernels.kernel import Kernel
 from lmntk.models.logit_model import LogitModel
 from lmntk.solvers.inputs import Array
 from lmntk.solvers.outcome import Outcome, solve_split, usual_solver
-from lmntk.tangents.capture import capture
 
 SIDES = ("train", "dev", "test")
 Kernels = Mapping[tuple[str, str], Kernel]

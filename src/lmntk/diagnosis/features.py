@@ -26,7 +26,6 @@ from lmntk.models.weights import at_weights
 from lmntk.prompts.encoding import EncodedText
 from lmntk.solvers.inputs import Array
 from lmntk.system.hashing import content_key
-from lmntk.tangents.capture import capture
 from lmntk.tangents.coverage import Coverage
 from lmntk.tangents.factors import Tangents
 
