@@ -244,10 +244,7 @@ def sgd_kernel(
             return {name: part.numpy() for name, part in streamed.kernels["all", "all"]["sgd"].items()}
         examples, coverage = fitted(model, examples, trainable)
         panel = Panel(
-            [
-                coverage.capture(model, batch, trainable)
-                for _, batch in examples.on(device_of(model))
-            ]
+            [coverage.capture(model, batch, trainable) for _, batch in examples.on(device_of(model))]
         )
         order = examples.order()
         by_group = gram(panel, panel, ["sgd"], settings.grouping)["sgd"]

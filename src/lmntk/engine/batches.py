@@ -98,9 +98,7 @@ class Capturer:
                 return [self._captured([text], precision) for text in texts]
 
     def _captured(self, texts: Sequence[EncodedText], precision: Precision) -> Tangents:
-        return self.coverage.capture(
-            self.model, self._batch(texts), self.trainable, passes_dtype(precision)
-        )
+        return self.coverage.capture(self.model, self._batch(texts), self.trainable, passes_dtype(precision))
 
     def batches(self, texts: Sequence[EncodedText]) -> list[list[int]]:
         """Return which texts go together, by similar length."""

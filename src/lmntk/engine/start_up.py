@@ -71,9 +71,7 @@ def check_model(
     reading, scale = None, 0.0
     if isinstance(model, LogitModel):
         reading, scale = check_reading(model, list(reversed(alone)) if read is None else read)
-    return replace(
-        check_coverage(model, together, trainable, alone, scale, _entries), reading=reading
-    )
+    return replace(check_coverage(model, together, trainable, alone, scale, _entries), reading=reading)
 
 
 def check_reading(model: LogitModel, texts: Sequence[Batch]) -> tuple[float, float]:
@@ -98,7 +96,9 @@ def check_reading(model: LogitModel, texts: Sequence[Batch]) -> tuple[float, flo
             distance(logits, expected, scale) for logits, (expected, scale) in zip(own, plain, strict=True)
         ]
         allowed = LOGITS.get(own[0].dtype, 1e-2)
-        worst = max(range(len(texts)), key=lambda index: errors[index] if errors[index] == errors[index] else 1e9)
+        worst = max(
+            range(len(texts)), key=lambda index: errors[index] if errors[index] == errors[index] else 1e9
+        )
         if not errors[worst] <= allowed:
             again = distance(model.plain(texts[worst])[0], *plain[worst])
             if not again <= allowed:

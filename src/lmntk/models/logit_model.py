@@ -215,7 +215,9 @@ class PromptModel(LogitModel):
                     logits = self._read(batch, cut, rows)
                 except (RuntimeError, IndexError):
                     continue
-                is_sound = bool(torch.isfinite(whole).all())  # else there is nothing to compare; it is said later
+                is_sound = bool(
+                    torch.isfinite(whole).all()
+                )  # else there is nothing to compare; it is said later
                 if logits.shape == whole.shape and (not is_sound or same(logits, whole)):
                     return (cut,), rows
         return (None,), False

@@ -147,9 +147,7 @@ class Captured:
         """Return the captured gradient of one logit with respect to a parameter; None where none was caught."""
         factors = self.tangents.factors.get(name)
         return (
-            None
-            if factors is None
-            else factors.of_example(self.index).of_logit(logit).gradients(shape)[0, 0]
+            None if factors is None else factors.of_example(self.index).of_logit(logit).gradients(shape)[0, 0]
         )
 
 
@@ -167,6 +165,7 @@ class Attempt:
         apart: the largest difference of a captured logit from that of the example alone, of the largest logit.
         examples: as they were captured.
         products: by parameter, autograd's inner products [n, c, n] of the examples' gradients, logit by logit.
+        reached: the parameters that autograd reaches in one of the examples.
     """
 
     errors: dict[str, float]
@@ -174,6 +173,7 @@ class Attempt:
     apart: float = 0.0
     examples: Sequence[Captured] = ()
     products: dict[str, Tensor] = field(default_factory=dict)
+    reached: frozenset[str] = frozenset()
 
 
 def compare_example(

@@ -20,7 +20,15 @@ from lmntk.models.invariants import GRADIENTS, REPEATABLE
 from lmntk.models.rounding import LOGITS, distance
 from lmntk.models.state import Batch
 from lmntk.tangents.capture import RuleFailedError, capture, without_rule
-from lmntk.tangents.comparison import Attempt, Captured, Entries, compare_example, entry_error, errors_of, largest_of
+from lmntk.tangents.comparison import (
+    Attempt,
+    Captured,
+    Entries,
+    compare_example,
+    entry_error,
+    errors_of,
+    largest_of,
+)
 from lmntk.tangents.factors import Tangents
 
 # of a parameter's largest gradient entry; float64 models of the Llama kind compute their norms in float32
@@ -160,7 +168,10 @@ def check_coverage(
             errors.append(errors_of(largest, trainable, floor))
         captured = torch.stack([each.tangents.logits[each.index] for each in examples])
         apart = distance(captured, torch.stack(logits), scale)
-        return Attempt(largest_of(errors), "", apart, examples, products or {}), caught - reached
+        return (
+            Attempt(largest_of(errors), "", apart, examples, products or {}, frozenset(reached)),
+            caught - reached,
+        )
 
     def attempt(captured: Callable[[Mapping[str, nn.Parameter]], Sequence[Captured]]) -> Attempt:
         """Return the comparison without what autograd does not reach."""
@@ -228,6 +239,7 @@ def check_coverage(
     if is_right(first):
         return outcome(True, uncovered, first)
     # something is wrong: with the rules, or with the batch?
+    known = set(unreached)
     apart = [name for name, error in first.errors.items() if not error <= tolerance]
     failed: tuple[str, ...] = ()
     while True:
@@ -236,10 +248,18 @@ def check_coverage(
             break
         except RuleFailedError as error:
             failed = (*failed, *error.names)
+    # a rule is asked for what the captured pass reaches, also where it fails
+    unreached.update(name for name in failed if name not in result.reached)
+    if unreached - known:  # a table that autograd does not reach may be what the batch failed on
+        first = together(uncovered)
+        if is_right(first):
+            return outcome(True, uncovered, first)
     errors = result.errors
     wrong = tuple(name for name, error in errors.items() if not error <= tolerance and error != float("inf"))
     fallback = tuple(
-        name for name in trainable if errors[name] == float("inf") or name in {*wrong, *failed, *uncovered}
+        name
+        for name in trainable
+        if name not in unreached and (errors[name] == float("inf") or name in {*wrong, *failed, *uncovered})
     )
     wrong = tuple(name for name in fallback if name in wrong or name in failed)
     mixed = (
@@ -264,6 +284,4 @@ def check_coverage(
             f"parameter {name!r}: its captured gradient differs from autograd's by {result.errors[name]:.1e}; "
             "register a right rule for its module"
         )
-    return outcome(
-        False, fallback, result, mixed or second.lost or "plain autograd has no batch here", wrong
-    )
+    return outcome(False, fallback, result, mixed or second.lost or "plain autograd has no batch here", wrong)
