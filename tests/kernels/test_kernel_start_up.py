@@ -116,7 +116,7 @@ def test_a_model_that_a_short_text_changes_is_refused():
     model = big_bird.model(1)
     texts = random_texts(big_bird, [3, 40], 1)
     with pytest.raises(
-        InvariantError, match="two passes of one text differ by .* changes from text to text"
+        InvariantError, match=r"two passes of one text differ by .* changes from text to text"
     ) as caught:
         check_texts(model, dict(model.named_parameters()), texts, lambda some: collate(some, 0))
     assert caught.value.invariant == "repeatable"

@@ -196,6 +196,6 @@ def test_a_module_that_changes_from_pass_to_pass_is_refused():
 
     model = Toy(Counting())
     with pytest.raises(
-        ModelError, match="two passes of one text differ by .*: the model is random, or changes"
+        ModelError, match=r"two passes of one text differ by .*: the model is random, or changes"
     ):
         check_coverage(model, BATCH, dict(model.named_parameters()))

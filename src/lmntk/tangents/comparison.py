@@ -1,4 +1,4 @@
-"""Captured gradients beside plain autograd's, of one example and one parameter at a time."""
+"""Captured gradients beside plain autograd's, of one example and one parameter at a time, and a kernel entry of both."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def visit_gradients(
     handles = []
     try:
         with frozen(model, list(names)), torch.enable_grad():
-            logits = model(batch)[0]
+            logits: Tensor = model(batch)[0]
             at = 0
 
             def hook(parameter: nn.Parameter) -> None:
@@ -244,7 +244,8 @@ def entry_error(result: Attempt, entries: Entries, tolerance: float) -> float:
     Raises:
         ModelError: it is too large; names the parameter whose part is most wrong.
     """
-    parts, rows = [], []
+    parts: list[Tangents] = []
+    rows: list[int] = []
     for example in result.examples:
         if not any(example.tangents is part for part in parts):
             parts.append(example.tangents)
