@@ -28,7 +28,8 @@ from lmntk.prompts.encoding import EncodedText
 from lmntk.system.memory import peak_of, return_freed
 from lmntk.system.precision import _places, check_precision, products
 from lmntk.tangents.capture import capture
-from lmntk.tangents.coverage import autograd_gradients, check_coverage
+from lmntk.tangents.comparison import autograd_gradients
+from lmntk.tangents.coverage import check_coverage
 
 LINUX = pytest.mark.skipif(
     not os.path.exists("/proc/self/clear_refs"), reason="only Linux starts its count of memory anew"

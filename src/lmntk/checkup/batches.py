@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from lmntk.checkup.findings import Finding, some
+from lmntk.models.invariants import BATCH, FINITE
+from lmntk.models.rounding import LOGITS
 from lmntk.models.state import Batch, frozen
 
-# Of the largest logit. Measured in float32: 1e-7 to 1e-6. Llama-like models compute norms in float32 whatever
-# their weights are.
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 # Of a module's largest output: an order of magnitude below, for what a module mixes may have little weight in
 # the logits.
 MODULE_TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-5}
@@ -42,7 +41,7 @@ def check_batches(model: nn.Module, together: Batch, alone: Sequence[Batch]) -> 
     bad = [name for name, parameter in model.named_parameters() if not bool(torch.isfinite(parameter).all())]
     if bad:
         line = f"these parameters are not finite: {some(bad)}; load a sound checkpoint"
-        return Finding("logits", "fault", line, {"parameters": bad}), False
+        return Finding(FINITE.name, "fault", line, {"parameters": bad}), False
     try:
         logits = _logits(model, together)
         singles = torch.cat([_logits(model, batch) for batch in alone])
@@ -54,28 +53,27 @@ def check_batches(model: nn.Module, together: Batch, alone: Sequence[Batch]) -> 
     apart = (logits - singles).abs().amax(1) / scale  # (n,)
     difference, worst = float(apart.max()), int(apart.argmax())
     details: dict[str, Any] = {"largest_relative_difference": difference}
-    if difference > TOLERANCE.get(logits.dtype, 1e-2):
+    if difference > LOGITS.get(logits.dtype, 1e-2):
         culprit = _first_difference(model, together, alone[worst], worst)
         line = (
-            f"a text's logits depend on the rest of its batch or its padding ({difference:.1e}), from "
-            f"{culprit} on: its kernel is "
+            f"a text's logits depend on the rest of its batch or its padding ({difference:.1e}), from {culprit} on: "
+            "kernels go one text at a time, unpadded, and fine-tuning in batches would not follow them; "
+            "mend or replace the module"
         )
-        return Finding(
-            "batch", "fault", line + "not defined; mend or replace the module", details | {"module": culprit}
-        ), True
+        return Finding(BATCH.name, "fault", line, details | {"module": culprit}), True
     mixing = [_shown(name, module) for name, module in model.named_modules() if _mixes_in_training(module)]
     if mixing:
         line = (
             f"{some(mixing)} mixes the texts of a batch in training: "
             "fine-tuning would not follow the kernel; replace or freeze it"
         )
-        return Finding("batch", "fault", line, details | {"module": mixing[0]}), True
+        return Finding(BATCH.name, "fault", line, details | {"module": mixing[0]}), True
     if len(alone) == 1:
         return Finding(
-            "batch", "note", "a single text does not show whether a batch matters; give several"
+            BATCH.name, "note", "a single text does not show whether a batch matters; give several"
         ), True
     return Finding(
-        "batch",
+        BATCH.name,
         "fine",
         f"logits do not depend on the rest of the batch or its padding (to {difference:.1e})",
         details,
@@ -145,9 +143,9 @@ def _refused(model: nn.Module, batches: Sequence[Batch], error: Exception) -> Fi
             texts = "the texts together" if index == 0 else "a text alone"
             reason = " ".join(str(calls.error).split())[:200]
             line = f"{culprit} cannot compute {texts}: {reason}; replace the module"
-            return Finding("batch", "fault", line, {"module": culprit})
+            return Finding(BATCH.name, "fault", line, {"module": culprit})
     return Finding(
-        "batch", "fault", f"the model fails: {' '.join(str(error).split())[:200]}; run it once more"
+        BATCH.name, "fault", f"the model fails: {' '.join(str(error).split())[:200]}; run it once more"
     )
 
 
@@ -163,9 +161,9 @@ def _not_finite(model: nn.Module, batches: Sequence[Batch]) -> Finding:
                         f"the logits are not finite, from {culprit} on: "
                         "try another dtype or attention implementation"
                     )
-                    return Finding("logits", "fault", line, {"module": culprit})
+                    return Finding(FINITE.name, "fault", line, {"module": culprit})
     return Finding(
-        "logits", "fault", "the logits are not finite: try another dtype or attention implementation"
+        FINITE.name, "fault", "the logits are not finite: try another dtype or attention implementation"
     )
 
 

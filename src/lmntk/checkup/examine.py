@@ -18,6 +18,7 @@ from lmntk.checkup.ties import check_ties
 from lmntk.errors import UserError
 from lmntk.models.build import logit_model, own_classes
 from lmntk.models.filters import ParameterFilter
+from lmntk.models.invariants import WORDS
 from lmntk.models.loading import Pretrained, load_pretrained
 from lmntk.models.logit_model import LogitModel, PromptModel
 from lmntk.models.probe import frozen_features
@@ -63,7 +64,11 @@ def examine(
     longest = max(range(len(alone)), key=lambda index: (index != shortest, lengths[index]))
     extremes = sorted({shortest, longest})
     gradients, coverage = check_gradients(
-        model, {name: tensor[extremes] for name, tensor in together.items()}, trainable
+        model,
+        {name: tensor[extremes] for name, tensor in together.items()},
+        [alone[index] for index in extremes],
+        trainable,
+        [alone[index] for index in sorted(range(len(alone)), key=lambda index: -lengths[index])],
     )
     findings += gradients
     if coverage is not None:
@@ -261,7 +266,7 @@ def _asked(pretrained: Pretrained, prompt: PromptChoice, texts: TextChoice) -> A
                 f"{whose} {', '.join(words)} do not suit this model: {reason}; give --label-words; "
                 "looked at in head mode instead"
             )
-            findings.append(Finding("label words", level, line, {"words": list(words)}))
+            findings.append(Finding(WORDS.name, level, line, {"words": list(words)}))
             mode = "head"
     limits = Limits(fitting_length(pretrained.tokenizer, LENGTH if known is None else known.max_length))
     settings: Any = {"reading": pretrained.reading(mode), "decoder_start": pretrained.decoder_start}

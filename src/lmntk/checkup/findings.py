@@ -8,7 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lmntk.models.invariants import INVARIANTS
+
 Level = Literal["fine", "note", "fault"]
+FACTS = ("model", "input", "parameters", "coverage", "speed")  # said of any model; nothing is broken by them
 MARKS: dict[Level, str] = {"fine": "ok   ", "note": "note ", "fault": "FAULT"}
 
 
@@ -17,7 +20,7 @@ class Finding:
     """One thing that was looked at: ``fine``, worth a ``note``, or a ``fault`` with what to do about it.
 
     Attributes:
-        check: what was looked at, in a word or two.
+        check: what was looked at: the name of one of ``INVARIANTS``, or of a fact.
         level: fine, note or fault.
         line: what was found, for people.
         details: the same in figures and whole lists of names, for programs.
@@ -27,6 +30,10 @@ class Finding:
     level: Level
     line: str
     details: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.check not in FACTS and all(self.check != invariant.name for invariant in INVARIANTS):
+            raise ValueError(f"no invariant is called {self.check!r}")
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data; a figure that is not finite is None, for JSON knows none."""

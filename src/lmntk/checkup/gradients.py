@@ -9,9 +9,21 @@ import torch
 from torch import nn
 
 from lmntk.checkup.findings import Finding, Level, counted, some
+from lmntk.engine.start_up import check_model
+from lmntk.models.invariants import (
+    COVERAGE,
+    GRADIENTS,
+    INFLUENCE,
+    NOISE,
+    REACH,
+    READING,
+    WHOLE,
+    InvariantError,
+)
 from lmntk.models.state import Batch
 from lmntk.tangents.capture import capture
-from lmntk.tangents.coverage import Coverage, autograd_gradients, check_coverage
+from lmntk.tangents.comparison import autograd_gradients
+from lmntk.tangents.coverage import Coverage, without
 from lmntk.tangents.factors import Tangents
 from lmntk.tangents.noise import noise_coordinates
 from lmntk.tangents.rules import rule_of
@@ -25,17 +37,25 @@ REPEATS = 2  # of a timing, of which the shortest counts
 
 
 def check_gradients(
-    model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter]
+    model: nn.Module,
+    batch: Batch,
+    alone: Sequence[Batch],
+    trainable: Mapping[str, nn.Parameter],
+    read: Sequence[Batch] = (),
 ) -> tuple[list[Finding], Coverage | None]:
-    """Return the findings on a batch's captured gradients beside plain autograd, parameter by parameter.
+    """Return the findings of the start-up check: how a model is read, and its gradients beside plain autograd's.
+
+    The batch is of one text or two, ``alone`` the same without their padding; ``read`` are those whose logits are
+    compared with the plain network's, the longest first.
 
     A parameter without a rule is a fault, for its gradient is right but costly; one whose module has a rule
     and is passed by (its weight is used without a call, as some tables of relative positions) only a note.
     """
     try:
-        coverage = check_coverage(model, batch, trainable)
+        coverage = check_model(model, trainable, batch, alone, read)
     except RuntimeError as error:
-        return [Finding("gradients", "fault", " ".join(str(error).split()))], None
+        broken = error.invariant if isinstance(error, InvariantError) else WHOLE.name
+        return [Finding(broken, "fault", " ".join(str(error).split()))], None
     size = sum(parameter.numel() for parameter in trainable.values())
     by_autograd = [name for name in coverage.fallback if name not in coverage.unused]
     covered = len(trainable) - len(by_autograd)
@@ -55,6 +75,11 @@ def check_gradients(
         else f"{counts}, {covered} covered by rules, the others by plain autograd"
     )
     findings = [Finding("coverage", "fine", line, details)]
+    if coverage.reading is not None:
+        shown = f"the logits are those that the network gives each text alone (to {coverage.reading:.1e})"
+        findings.insert(
+            0, Finding(READING.name, "fine", shown, {"largest_relative_difference": coverage.reading})
+        )
     if by_autograd:
         findings += _by_autograd(model, coverage, _cost(model, batch, trainable, coverage))
     if not coverage.batched:
@@ -70,16 +95,24 @@ def check_gradients(
             )
         )
     line = (
-        f"the captured gradients agree with autograd to {coverage.worst:.1e} of a parameter's largest entry"
+        f"the captured gradients agree with autograd to {coverage.worst:.1e} of a parameter's largest entry, "
+        f"a kernel entry to {coverage.entry:.1e}"
     )
-    findings.append(Finding("error", "fine", line, {"largest_relative_error": coverage.worst}))
+    figures = {"largest_relative_error": coverage.worst, "kernel_entry": coverage.entry}
+    findings.append(Finding(GRADIENTS.name, "fine", line, figures))
+    if coverage.unreached:
+        line = (
+            f"autograd does not reach {counted(len(coverage.unreached), 'parameter')}, which training would not "
+            f"move and kernels do not count: {some(coverage.unreached)}"
+        )
+        findings.append(Finding(REACH.name, "note", line, {"names": list(coverage.unreached)}))
     if coverage.unused:
         line = (
             f"{counted(len(coverage.unused), 'parameter')} without influence on the logits: "
             f"{some(coverage.unused)}"
         )
-        level: Level = "fault" if len(coverage.unused) == len(trainable) else "note"
-        findings.append(Finding("influence", level, line, {"names": list(coverage.unused)}))
+        level: Level = "fault" if len(coverage.unused) + len(coverage.unreached) == len(trainable) else "note"
+        findings.append(Finding(INFLUENCE.name, level, line, {"names": list(coverage.unused)}))
     return findings, coverage
 
 
@@ -113,7 +146,9 @@ def _by_autograd(model: nn.Module, coverage: Coverage, cost: float) -> list[Find
             line = f"{begin} {shown}: {end}"
             modules = sorted({kind for name in names for kind in classes[name]})
             findings.append(
-                Finding("rules", level, line, {"names": names, "modules": modules, "times_as_long": cost})
+                Finding(
+                    COVERAGE.name, level, line, {"names": names, "modules": modules, "times_as_long": cost}
+                )
             )
     return findings
 
@@ -137,7 +172,8 @@ def _owners(model: nn.Module) -> dict[str, list[nn.Module]]:
 
 def _cost(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter], coverage: Coverage) -> float:
     """Return the time of a capture, in times of one of the parameters with rules alone; at least 1."""
-    covered = {name: parameter for name, parameter in trainable.items() if name not in coverage.fallback}
+    trainable = without(trainable, coverage.unreached)
+    covered = without(trainable, coverage.fallback)
     part = batch if coverage.batched else {name: tensor[:1] for name, tensor in batch.items()}
     shortest = [float("inf")] * 2
     for _ in range(REPEATS):
@@ -201,7 +237,7 @@ def check_error(
     texts = counted(len(alone), "text")
     if not wrong and worst <= tolerance:
         return Finding(
-            "gradients",
+            WHOLE.name,
             "fine",
             f"whole gradients of {texts} agree with autograd to {worst:.1e} (relative 2-norm)",
             details,
@@ -216,7 +252,7 @@ def check_error(
         f"gradients of {texts} differ from autograd by {worst:.1e} (relative 2-norm){where}: "
         "register a right rule for the module"
     )
-    return Finding("gradients", "fault", line, details)
+    return Finding(WHOLE.name, "fault", line, details)
 
 
 def _captured(
@@ -228,8 +264,7 @@ def _captured(
 ) -> list[Tangents]:
     """Return the texts' factors: of one batch where the model keeps its texts apart, else one by one."""
     return [
-        capture(model, batch, trainable, coverage.fallback)
-        for batch in ([together] if coverage.batched else alone)
+        coverage.capture(model, batch, trainable) for batch in ([together] if coverage.batched else alone)
     ]
 
 
@@ -250,4 +285,4 @@ def check_noise(
     total = sum(counts.values())
     line = f"{counted(total, 'coordinate')} with a gradient that is rounding noise"
     line += f", left out of the sign kernels: {some(list(counts))}" if counts else ""
-    return Finding("noise", "fine", line, {"coordinates": total, "by_parameter": counts})
+    return Finding(NOISE.name, "fine", line, {"coordinates": total, "by_parameter": counts})

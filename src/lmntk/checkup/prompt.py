@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lmntk.checkup.findings import Finding, Level, counted
+from lmntk.models.invariants import ACCURACY, WORDS
 from lmntk.models.logit_model import LogitModel, PromptModel
 from lmntk.models.state import Batch, frozen
 from lmntk.prompts.label_words import LabelWords
@@ -66,7 +67,7 @@ def check_label_words(
     level: Level = "note" if max(medians) > max(vocabulary // LATE, LIKELIEST) else "fine"
     if level == "note":
         line += "; a word that is not expected there carries little of what the model knows: try others"
-    return Finding("label words", level, line, {"words": words, "vocabulary": vocabulary, "likeliest": top})
+    return Finding(WORDS.name, level, line, {"words": words, "vocabulary": vocabulary, "likeliest": top})
 
 
 def check_accuracy(model: LogitModel, batches: Sequence[Batch], labels: Sequence[int], name: str) -> Finding:
@@ -92,4 +93,4 @@ def check_accuracy(model: LogitModel, batches: Sequence[Batch], labels: Sequence
         line += (
             f"; with the median as threshold {100 * details['accuracy_with_the_median_as_threshold']:.1f} %"
         )
-    return Finding("accuracy", "fine", line, details)
+    return Finding(ACCURACY.name, "fine", line, details)

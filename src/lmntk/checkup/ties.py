@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lmntk.checkup.findings import Finding
+from lmntk.models.invariants import TIES
 
 LARGE = 64  # entries; smaller parameters may well be equal by their initialisation
 SHOWN = 3
@@ -28,7 +29,7 @@ def check_ties(model: nn.Module, trainable: Mapping[str, nn.Parameter]) -> list[
     findings = []
     if tied:
         line = f"{_shown(tied, ' = ')}: counted once, with the gradients of all uses"
-        findings.append(Finding("ties", "fine", line, {"tied": tied}))
+        findings.append(Finding(TIES.name, "fine", line, {"tied": tied}))
     doubled = [
         [names[first][0], names[second][0]]
         for first, second in _equal(list(trainable.values()))
@@ -39,7 +40,7 @@ def check_ties(model: nn.Module, trainable: Mapping[str, nn.Parameter]) -> list[
             f"{_shown(doubled, ' and ')} hold the same values and are two parameters: "
             "tie them, or their gradient is split in two"
         )
-        findings.append(Finding("ties", "fault", line, {"doubled": doubled}))
+        findings.append(Finding(TIES.name, "fault", line, {"doubled": doubled}))
     else:
         findings += _apart(getattr(model, "network", model), names)
     return findings
@@ -79,4 +80,4 @@ def _apart(network: Any, names: Mapping[nn.Parameter, list[str]]) -> list[Findin
         f"the configuration ties {second} to {first}, and they are two parameters: "
         "tie them, or set tie_word_embeddings to false"
     )
-    return [Finding("ties", "fault", line, {"doubled": [[first, second]]})]
+    return [Finding(TIES.name, "fault", line, {"doubled": [[first, second]]})]

@@ -18,7 +18,6 @@ from lmntk.kernels.kernel import Kernel
 from lmntk.models.logit_model import LogitModel
 from lmntk.solvers.inputs import Array
 from lmntk.solvers.outcome import Outcome, solve_split, usual_solver
-from lmntk.tangents.capture import capture
 
 SIDES = ("train", "dev", "test")
 Kernels = Mapping[tuple[str, str], Kernel]
@@ -73,7 +72,7 @@ def look_before(
     for side in SIDES:
         chosen, coverage = fitted(model, examples[side], trainable)
         panels[side] = Panel(
-            [capture(model, batch, trainable, coverage.fallback) for _, batch in chosen.on(device_of(model))]
+            [coverage.capture(model, batch, trainable) for _, batch in chosen.on(device_of(model))]
         )
         orders[side] = chosen.order()
         logits[side] = (

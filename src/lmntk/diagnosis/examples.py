@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lmntk.engine.start_up import check_model
 from lmntk.errors import UserError
 from lmntk.models.state import Batch, frozen
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText
 from lmntk.solvers.inputs import Array
-from lmntk.tangents.coverage import Coverage, check_coverage
+from lmntk.tangents.coverage import Coverage
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,21 +98,24 @@ class Examples:
     def on(self, device: torch.device) -> Iterator[tuple[tuple[int, ...], dict[str, Tensor]]]:
         """Yield each batch on a device, with its examples' places."""
         for positions, batch in zip(self.positions, self.batches, strict=True):
-            yield positions, {name: tensor.to(device) for name, tensor in batch.items()}
+            yield positions, _on(batch, device)
 
-    def extremes(self, device: torch.device) -> dict[str, Tensor]:
-        """Return two examples in one batch: the shortest and the longest text.
+    def extremes(self, device: torch.device) -> tuple[Batch, list[Batch]]:
+        """Return two examples in one batch, and each alone: the shortest and the longest text.
 
         Of examples that are no texts: the first and the last of the largest batch.
         """
         if self.texts is not None:
             ordered = sorted(self.texts, key=lambda text: text.length)
-            batch: Batch = collate([ordered[0], ordered[-1]][: len(ordered)], self.pad_id)
+            chosen = [ordered[0], ordered[-1]][: len(ordered)]
+            batch: Batch = collate(chosen, self.pad_id)
+            alone: list[Batch] = [collate([text], self.pad_id) for text in chosen]
         else:
             largest = max(self.batches, key=lambda each: len(next(iter(each.values()))))
             count = len(next(iter(largest.values())))
             batch = {name: tensor[[0, count - 1][:count]] for name, tensor in largest.items()}
-        return {name: tensor.to(device) for name, tensor in batch.items()}
+            alone = [_slice(batch, index, index + 1) for index in range(min(count, 2))]
+        return _on(batch, device), [_on(each, device) for each in alone]
 
 
 def fitted(
@@ -119,9 +123,9 @@ def fitted(
 ) -> tuple[Examples, Coverage]:
     """Return the examples in batches that the model keeps apart, and the coverage of its gradients.
 
-    See ``check_coverage``.
+    See ``check_model``.
     """
-    coverage = check_coverage(model, examples.extremes(device_of(model)), trainable)
+    coverage = check_model(model, trainable, *examples.extremes(device_of(model)))
     return (examples if coverage.batched else examples.alone()), coverage
 
 
@@ -137,6 +141,10 @@ def logits_of(model: nn.Module, examples: Examples) -> Array:
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of a model's parameters."""
     return next(model.parameters()).device
+
+
+def _on(batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def _slice(batch: Batch, start: int, stop: int) -> dict[str, Tensor]:

@@ -26,7 +26,6 @@ from lmntk.models.weights import at_weights
 from lmntk.prompts.encoding import EncodedText
 from lmntk.solvers.inputs import Array
 from lmntk.system.hashing import content_key
-from lmntk.tangents.capture import capture
 from lmntk.tangents.coverage import Coverage
 from lmntk.tangents.factors import Tangents
 
@@ -139,9 +138,9 @@ def gradient_distance(
     count = len(examples)
     by_position: dict[int, tuple[Array, Array]] = {}
     for positions, batch in examples.on(device_of(model)):
-        before = capture(model, batch, trainable, coverage.fallback)
+        before = coverage.capture(model, batch, trainable)
         with at_weights(model, weights):
-            after = capture(model, batch, trainable, coverage.fallback)
+            after = coverage.capture(model, batch, trainable)
         bb, aa, ab = _own_products(before, before), _own_products(after, after), _own_products(after, before)
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = np.sqrt((aa - 2 * ab + bb).clip(min=0)) / np.sqrt(bb)
@@ -170,7 +169,7 @@ def gradient_norms(
         examples = examples.alone()
     totals: dict[str, float] = {}
     for _, batch in examples.on(device_of(model)):
-        tangents = capture(model, batch, trainable, coverage.fallback)
+        tangents = coverage.capture(model, batch, trainable)
         for row in range(len(tangents)):
             single = _text(tangents, row)
             for group, values in gram(Panel([single]), Panel([single]), ["sgd"], grouping)["sgd"].items():
@@ -245,10 +244,7 @@ def sgd_kernel(
             return {name: part.numpy() for name, part in streamed.kernels["all", "all"]["sgd"].items()}
         examples, coverage = fitted(model, examples, trainable)
         panel = Panel(
-            [
-                capture(model, batch, trainable, coverage.fallback)
-                for _, batch in examples.on(device_of(model))
-            ]
+            [coverage.capture(model, batch, trainable) for _, batch in examples.on(device_of(model))]
         )
         order = examples.order()
         by_group = gram(panel, panel, ["sgd"], settings.grouping)["sgd"]

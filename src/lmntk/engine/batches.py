@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lmntk.engine.phases import Trial
+from lmntk.engine.start_up import check_texts
 from lmntk.engine.transfers import Batch, Transfers
 from lmntk.models.logit_model import LogitModel
 from lmntk.prompts.batching import collate, length_sorted_batches
@@ -16,8 +17,7 @@ from lmntk.prompts.encoding import EncodedText
 from lmntk.system.device_memory import DeviceMemory, memory_of
 from lmntk.system.memory import Result, peak_of, resident, trim
 from lmntk.system.precision import FULL, Precision, passes_dtype, products
-from lmntk.tangents.capture import capture
-from lmntk.tangents.coverage import Coverage, check_coverage
+from lmntk.tangents.coverage import Coverage
 from lmntk.tangents.factors import Tangents
 from lmntk.tangents.fallback import BatchAxisLostError
 
@@ -54,7 +54,6 @@ class Capturer:
         self.transfers = Transfers(self.device)
         self._coming: list[tuple[Sequence[EncodedText], Batch]] = []
         self.longest = sorted(texts, key=lambda text: text.length)
-        extremes = [self.longest[0], self.longest[-1]][: len(self.longest)]
         self.batch_size = batch_size
         # the most that was held while the captured gradients were checked
         self.checked = self.gpu_checked = 0
@@ -63,7 +62,7 @@ class Capturer:
             before = resident()
             with products(FULL):
                 grown, (gpu_grown, coverage) = peak_of(
-                    lambda: self._peak_of(lambda: check_coverage(model, self._batch(extremes), trainable))
+                    lambda: self._peak_of(lambda: check_texts(model, trainable, self.longest, self._batch))
                 )
             self.checked = before + grown
             self.gpu_checked = 0 if self.gpu is None else self.gpu.held() + gpu_grown
@@ -99,9 +98,7 @@ class Capturer:
                 return [self._captured([text], precision) for text in texts]
 
     def _captured(self, texts: Sequence[EncodedText], precision: Precision) -> Tangents:
-        return capture(
-            self.model, self._batch(texts), self.trainable, self.coverage.fallback, passes_dtype(precision)
-        )
+        return self.coverage.capture(self.model, self._batch(texts), self.trainable, passes_dtype(precision))
 
     def batches(self, texts: Sequence[EncodedText]) -> list[list[int]]:
         """Return which texts go together, by similar length."""

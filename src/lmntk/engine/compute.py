@@ -14,6 +14,7 @@ from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.precision_loss import PrecisionLoss
 from lmntk.engine.progress import Listener
 from lmntk.engine.settings import Settings
+from lmntk.engine.start_up import check_model
 from lmntk.engine.stream import stream_kernels, whole
 from lmntk.errors import UserError
 from lmntk.kernels.formulas import FORMULAS
@@ -28,8 +29,7 @@ from lmntk.prompts.encoding import PromptEncoder
 from lmntk.prompts.ensemble import EnsembleEncoder
 from lmntk.system.hashing import content_key, versions
 from lmntk.system.precision import FULL, products
-from lmntk.tangents.capture import capture
-from lmntk.tangents.coverage import Coverage, check_coverage
+from lmntk.tangents.coverage import Coverage
 from lmntk.tangents.factors import Tangents
 from lmntk.tangents.noise import noise_coordinates, silence
 from lmntk.tasks import Example
@@ -215,14 +215,13 @@ def module_kernels(
     first = max((*train, *evaluate), key=_count)  # two examples show whether the module keeps them apart
     count = _count(first)
     with products(FULL):
-        coverage = check_coverage(
-            module, {name: tensor[[0, count - 1][:count]] for name, tensor in first.items()}, chosen
-        )
+        extremes = {name: tensor[[0, count - 1][:count]] for name, tensor in first.items()}
+        coverage = check_model(module, chosen, extremes, _examples(extremes))
 
     def captured(batches: Sequence[Batch]) -> list[Tangents]:
         parts = batches if coverage.batched else [part for batch in batches for part in _examples(batch)]
         with products(FULL):
-            return [capture(module, part, chosen, coverage.fallback) for part in parts]
+            return [coverage.capture(module, part, chosen) for part in parts]
 
     rows, columns = captured(train), Panel(captured(evaluate))
     masks = noise_coordinates(rows) if settings.drop_noise else {}

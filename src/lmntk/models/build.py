@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lmntk.errors import UserError
 from lmntk.models.loading import Pretrained
 from lmntk.models.logit_model import ClassifierModel, Features, HeadModel, LogitModel, PromptModel, untie_head
 from lmntk.models.probe import frozen_features, linear_probe
+from lmntk.models.rounding import keeps_apart
+from lmntk.models.state import Batch
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText, PromptEncoder, TextEncoder
 from lmntk.prompts.ensemble import EnsembleEncoder
@@ -78,15 +80,20 @@ def own_classes(pretrained: Pretrained) -> list[str]:
 
 
 def _fitted(pretrained: Pretrained, probe: Probe, features: Features) -> nn.Linear:
-    order = length_sorted_batches([text.length for text in probe.texts], probe.batch_size)
     device = next(pretrained.network.parameters()).device
-    batches = [
-        {
-            name: tensor.to(device)
-            for name, tensor in collate([probe.texts[i] for i in chosen], pretrained.pad_id).items()
-        }
-        for chosen in order
-    ]
+
+    def batch_of(texts: Sequence[EncodedText]) -> Batch:
+        return {name: tensor.to(device) for name, tensor in collate(texts, pretrained.pad_id).items()}
+
+    def features_of(batch: Batch) -> Tensor:
+        return frozen_features(pretrained.network, [batch], features)
+
+    ordered = sorted(probe.texts, key=lambda text: text.length)
+    extremes = [ordered[0], ordered[-1]]
+    is_apart = keeps_apart(features_of, batch_of(extremes), [batch_of([text]) for text in extremes])
+    size = probe.batch_size if is_apart else 1  # the head is not to depend on the size of batches
+    order = length_sorted_batches([text.length for text in probe.texts], size)
+    batches = [batch_of([probe.texts[i] for i in chosen]) for chosen in order]
     by_batch = frozen_features(pretrained.network, batches, features)
     restored = torch.empty_like(by_batch)
     restored[[i for chosen in order for i in chosen]] = by_batch

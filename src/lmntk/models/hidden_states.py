@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,22 +55,43 @@ def network_arguments(network: nn.Module, batch: Mapping[str, Tensor]) -> dict[s
     return arguments
 
 
-def source_of_hidden_states(network: Any) -> nn.Module:
-    """Return the module whose output the vocabulary's head reads: a decoder, else the base model."""
-    source: nn.Module = (
+def source_of_hidden_states(network: Any) -> nn.Module | None:
+    """Return the module inside a network whose output the vocabulary's head reads; None where none is known.
+
+    It is the decoder or the base model by name, unless that is the network itself or holds the head (Llama 4's
+    text model calls itself its decoder); then the child that looks the tokens up.
+    """
+    head, table = network.get_output_embeddings(), network.get_input_embeddings()
+    named = (
         network.get_decoder()
         if is_encoder_decoder(network) or is_decoder_only(network)
         else network.base_model
     )
-    return source
+    if isinstance(named, nn.Module) and named is not network and not _holds(named, head):
+        return named
+    for child in network.children():
+        if _holds(child, table) and not _holds(child, head):
+            return cast("nn.Module", child)
+    return None
+
+
+def base_of(network: Any) -> nn.Module:
+    """Return what makes the hidden states of a network that has no decoder of its own: its base model, else itself."""
+    base: nn.Module = getattr(network, "base_model", network)
+    has_head = getattr(network, "get_output_embeddings", lambda: None)() is not None
+    return (source_of_hidden_states(network) or base) if base is network and has_head else base
+
+
+def _holds(module: nn.Module, inner: nn.Module | None) -> bool:
+    return inner is not None and any(each is inner for each in module.modules())
 
 
 @contextmanager
-def reading_one_position(source: nn.Module, positions: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
+def reading_one_position(source: nn.Module | None, positions: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
     """Let ``source`` hand on the hidden states [n, 1, i] of one position an example, while the body runs.
 
-    Yields what takes the position's row [n, o] from the network's output [n, 1, o]; or from [n, t, o], of a
-    network that calls its parts by another way than through ``source``.
+    Yields what takes the position's row [n, o] from the network's output [n, 1, o]; or from [n, t, o], without
+    a source, or of a network that calls its parts by another way than through it.
     """
     rows = torch.arange(len(positions), device=positions.device)
     is_cut = []
@@ -83,11 +104,10 @@ def reading_one_position(source: nn.Module, positions: Tensor) -> Iterator[Calla
         output["last_hidden_state"] = chosen
         return output
 
-    handle = source.register_forward_hook(cut)
-    try:
+    with ExitStack() as stack:
+        if source is not None:
+            stack.callback(source.register_forward_hook(cut).remove)
         yield lambda output: output[:, 0] if is_cut else output[rows, positions]
-    finally:
-        handle.remove()
 
 
 @contextmanager

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from lmntk.errors import UserError
 from lmntk.models.hidden_states import (
+    NETWORK_INPUTS,
     EncoderDecoder,
+    base_of,
     computing_rows,
     is_encoder_decoder,
     network_arguments,
@@ -25,6 +27,8 @@ from lmntk.models.hidden_states import (
     source_of_hidden_states,
     without_wrapper,
 )
+from lmntk.models.invariants import READING
+from lmntk.models.rounding import same
 from lmntk.prompts.batching import members
 
 Features = Literal["read", "pooled", "mean"]
@@ -35,13 +39,23 @@ class LogitModel(nn.Module):
 
     With ``difference=True`` two logits are folded into their difference f = f_1 - f_0, so c = 1 and labels
     are -1, +1.
+
+    Args:
+        network: what is called.
+        outputs: the number of logits before they are folded.
+        difference: fold them.
+        users: the network as the user has it, with all that is around it.
     """
 
-    def __init__(self, network: nn.Module, outputs: int, difference: bool) -> None:
+    def __init__(
+        self, network: nn.Module, outputs: int, difference: bool, users: nn.Module | None = None
+    ) -> None:
         super().__init__()
         if difference and outputs != 2:
             raise UserError(f"difference: needs exactly two classes, not {outputs}; use all logits")
         self.network = network
+        # in a tuple, for it is no part of the model: its parameters keep the names that they have without it
+        self.users = (network if users is None else users,)
         self.difference = difference
         self.outputs = 1 if difference else outputs
 
@@ -54,7 +68,33 @@ class LogitModel(nn.Module):
         network: Any = self.network
         if is_encoder_decoder(network):
             return [network.get_encoder(), network.get_decoder()]
-        return [getattr(network, "base_model", network)]
+        return [base_of(network)]
+
+    @property
+    def reading(self) -> str:
+        """The place at which the network is read, in words."""
+        raise NotImplementedError
+
+    def unfolded(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the logits [n, c] of every class."""
+        raise NotImplementedError
+
+    def plain(self, text: Mapping[str, Tensor]) -> tuple[Tensor, float]:
+        """Return the logits [1, c] of every class that the user's own network gives one text alone, and their scale.
+
+        The network is called as its user would call it, whole and without help. The scale is the size of the
+        numbers of which the logits are made: differences that are small beside it are rounding.
+        """
+        raise NotImplementedError
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the logits [n, c]."""
+        return self.fold(self.unfolded(batch))
+
+    def _call(self, text: Mapping[str, Tensor]) -> Any:
+        """Return what the user's network makes of one text, given its tokens alone."""
+        (network,) = self.users
+        return network(**{name: text[name] for name in NETWORK_INPUTS if name in text})
 
     def fold(self, logits: Tensor) -> Tensor:
         """Return logits [n, 2] as their difference [n, 1] if the model is one of differences."""
@@ -80,8 +120,9 @@ class PromptModel(LogitModel):
         difference: bool = False,
         label_weights: Sequence[Sequence[float]] | None = None,
     ) -> None:
-        network = without_wrapper(network)
-        super().__init__(network, len(label_ids) if label_weights is None else len(label_weights), difference)
+        users, network = network, without_wrapper(network)
+        outputs = len(label_ids) if label_weights is None else len(label_weights)
+        super().__init__(network, outputs, difference, users)
         decoder = network.get_output_embeddings()
         if decoder is None:
             raise UserError(
@@ -90,7 +131,9 @@ class PromptModel(LogitModel):
             )
         self.register_buffer("label_ids", torch.tensor(list(label_ids)), persistent=False)
         self.label_ids: Tensor
-        self._rows_suffice: bool | None = None  # not known before the first batch
+        # the module that is cut to the position, and whether the label words' rows are enough: not known before the first batch
+        self._cut: tuple[nn.Module | None] | None = None
+        self._rows_suffice: bool | None = None
         weights = None if label_weights is None else torch.tensor(label_weights, dtype=torch.float64)
         self.register_buffer("label_weights", weights, persistent=False)
         self.label_weights: Tensor | None
@@ -106,62 +149,83 @@ class PromptModel(LogitModel):
         decoder = self._linear_decoder()
         return {decoder: self.label_ids} if decoder is not None and self._rows_suffice else {}
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+    @property
+    def reading(self) -> str:
+        """The place at which the network is read, in words."""
+        return "the label words' logits at the position that is read"
+
+    def unfolded(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the logits [n, c] of ``input_ids``, ``attention_mask`` [n, t] and ``read_position`` [n].
 
         Sequence-to-sequence networks also take ``decoder_input_ids`` [n, s], and the position is one of them.
         """
-        parts = [self._one_template(part) for part in members(batch)]
-        logits = parts[0] if len(parts) == 1 else torch.stack(parts).mean(0)
+        return self._of_classes([self._one_template(part) for part in members(batch)])
+
+    def plain(self, text: Mapping[str, Tensor]) -> tuple[Tensor, float]:
+        """Return the logits that the user's own network gives one text alone, and the vocabulary's largest."""
+        read = [self._call(part).logits[:, int(part["read_position"])] for part in members(text)]
+        scale = max(float(logits.abs().max()) for logits in read)
+        return self._of_classes([logits[:, self.label_ids] for logits in read]), scale
+
+    def _of_classes(self, templates: Sequence[Tensor]) -> Tensor:
+        """Return the mean over the templates of the label words' logits, as each class weighs them."""
+        logits = templates[0] if len(templates) == 1 else torch.stack(list(templates)).mean(0)
         if self.label_weights is not None:
             logits = logits @ self.label_weights.to(logits.dtype).T
-        return self.fold(logits)
+        return logits
 
     def vocabulary_logits(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the logits [n, v] of every token at the position that is read, of the first template."""
         first = members(batch)[0]
-        with reading_one_position(source_of_hidden_states(self.network), first["read_position"]) as read:
+        self.prepare(batch)
+        with reading_one_position(self._source(), first["read_position"]) as read:
             return read(self.network(**network_arguments(self.network, first)).logits)
 
     def prepare(self, batch: Mapping[str, Tensor]) -> None:
-        """Find out, once, whether the label words' rows alone are the same model.
+        """Find out, once, how little of the network has to be computed for the same logits.
 
-        It is done before hooks watch the network.
+        That is the head at the one position, and of the vocabulary the label words' rows. It is tried on the text
+        that is read last, before hooks watch the network.
         """
-        if self._rows_suffice is None:
-            self._rows_suffice = self._try_rows(
-                {name: tensor[:1] for name, tensor in members(batch)[0].items()}
-            )
+        if self._cut is None:
+            first = members(batch)[0]
+            at = int(first["read_position"].argmax())
+            self._cut, self._rows_suffice = self._try({name: t[at : at + 1] for name, t in first.items()})
+
+    def _source(self) -> nn.Module | None:
+        return None if self._cut is None else self._cut[0]
 
     def _one_template(self, batch: Mapping[str, Tensor]) -> Tensor:
         self.prepare(batch)
-        return self._read(batch, bool(self._rows_suffice))
+        return self._read(batch, self._source(), bool(self._rows_suffice))
 
-    def _try_rows(self, batch: Mapping[str, Tensor]) -> bool:
-        """Return whether the label words' rows alone give one text the whole vocabulary's logits.
+    def _try(self, batch: Mapping[str, Tensor]) -> tuple[tuple[nn.Module | None], bool]:
+        """Return which module is cut and whether rows suffice, of the cheapest way that gives a text the same logits.
 
-        Not so where a network uses the decoder's weight without calling the decoder, or adds to its output
-        itself.
+        A cut has no effect where a network calls its parts otherwise; rows do not suffice where one uses the
+        decoder's weight without calling the decoder, or adds to its output itself.
         """
-        if self._linear_decoder() is None:
-            return False
+        source, has_rows = source_of_hidden_states(self.network), self._linear_decoder() is not None
         with torch.no_grad():
-            whole = self._read(batch, False)
-            try:
-                rows = self._read(batch, True)
-            except (RuntimeError, IndexError):
-                return False
-        return rows.shape == whole.shape and torch.allclose(
-            rows, whole, rtol=1e-3, atol=1e-4 * float(whole.abs().max()), equal_nan=True
-        )
+            whole = self._read(batch, None, False)
+            for cut, rows in ((source, True), (None, True), (source, False)):
+                if (rows and not has_rows) or (cut is None and source is None and not rows):
+                    continue
+                try:
+                    logits = self._read(batch, cut, rows)
+                except (RuntimeError, IndexError):
+                    continue
+                is_sound = bool(
+                    torch.isfinite(whole).all()
+                )  # else there is nothing to compare; it is said later
+                if logits.shape == whole.shape and (not is_sound or same(logits, whole)):
+                    return (cut,), rows
+        return (None,), False
 
-    def _read(self, batch: Mapping[str, Tensor], only_rows: bool) -> Tensor:
+    def _read(self, batch: Mapping[str, Tensor], source: nn.Module | None, only_rows: bool) -> Tensor:
         decoder = self._linear_decoder() if only_rows else None
         rows = nullcontext() if decoder is None else computing_rows(self.network, decoder, self.label_ids)
-        with (
-            reading_one_position(source_of_hidden_states(self.network), batch["read_position"]) as read,
-            rows,
-        ):
+        with reading_one_position(source, batch["read_position"]) as read, rows:
             logits = read(self.network(**network_arguments(self.network, batch)).logits)
         return logits[:, self.label_ids] if decoder is None else logits
 
@@ -181,13 +245,9 @@ class HeadModel(LogitModel):
     def __init__(
         self, network: Any, head: nn.Linear, difference: bool = False, features: Features = "read"
     ) -> None:
-        network = without_wrapper(network)
-        base = (
-            EncoderDecoder(network)
-            if is_encoder_decoder(network)
-            else getattr(network, "base_model", network)
-        )
-        super().__init__(base, head.out_features, difference)
+        users, network = network, without_wrapper(network)
+        base = EncoderDecoder(network) if is_encoder_decoder(network) else base_of(network)
+        super().__init__(base, head.out_features, difference, users)
         if features == "pooled" and getattr(self.network, "pooler", None) is None:
             raise UserError(f"features: {type(self.network).__name__} has no pooler; use read or mean")
         if features == "mean" and isinstance(base, EncoderDecoder):
@@ -201,9 +261,21 @@ class HeadModel(LogitModel):
         """Return the base model."""
         return [self.network]
 
+    @property
+    def reading(self) -> str:
+        """The place at which the network is read, in words."""
+        places = {
+            "read": "the hidden state at the position that is read",
+            "mean": "the mean hidden state",
+            "pooled": "the pooler's output",
+        }
+        return places[self.kind]
+
     def features(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the features h(x) [n, i]."""
-        output = self.network(**network_arguments(self.network, batch))
+        return self._features_of(self.network(**network_arguments(self.network, batch)), batch)
+
+    def _features_of(self, output: Any, batch: Mapping[str, Tensor]) -> Tensor:
         if self.kind == "pooled":
             pooled: Tensor = output.pooler_output
             return pooled
@@ -213,21 +285,52 @@ class HeadModel(LogitModel):
             return (hidden * mask).sum(1) / mask.sum(1)
         return hidden[torch.arange(hidden.shape[0], device=hidden.device), batch["read_position"]]
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the logits [n, c]."""
-        return self.fold(self.head(self.features(batch)))
+    def unfolded(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the logits [n, c] of every class."""
+        logits: Tensor = self.head(self.features(batch))
+        return logits
+
+    def plain(self, text: Mapping[str, Tensor]) -> tuple[Tensor, float]:
+        """Return the head on the hidden states that one text alone has in the user's own network, run whole."""
+        source = self.network.decoder if isinstance(self.network, EncoderDecoder) else self.network
+        outputs: list[Any] = []
+        handle = source.register_forward_hook(lambda module, arguments, output: outputs.append(output))
+        try:
+            self._call(text)
+        finally:
+            handle.remove()
+        if not outputs:
+            raise READING.broken(
+                f"{type(self.users[0]).__name__} does not call the {type(source).__name__} that is read, so what it "
+                "computes is unknown here: give a model of another class"
+            )
+        features = self._features_of(outputs[-1], text)
+        logits: Tensor = self.head(features)
+        scale = float((features.abs() @ self.head.weight.abs().T).max())
+        return logits, max(scale, float(logits.abs().max()))
 
 
 class ClassifierModel(LogitModel):
     """A stock ``*ForSequenceClassification`` with its own trained head, or a ``PeftModel`` of one."""
 
     def __init__(self, network: Any, difference: bool = False) -> None:
-        network = without_wrapper(network)
-        super().__init__(network, network.config.num_labels, difference)
+        users, network = network, without_wrapper(network)
+        super().__init__(network, network.config.num_labels, difference, users)
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the logits [n, c]."""
-        return self.fold(self.network(**network_arguments(self.network, batch)).logits)
+    @property
+    def reading(self) -> str:
+        """The place at which the network is read, in words."""
+        return "the classifier's own logits"
+
+    def unfolded(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the logits [n, c] of every class."""
+        logits: Tensor = self.network(**network_arguments(self.network, batch)).logits
+        return logits
+
+    def plain(self, text: Mapping[str, Tensor]) -> tuple[Tensor, float]:
+        """Return the logits that the user's own network gives one text alone, and the largest."""
+        logits: Tensor = self._call(text).logits
+        return logits, float(logits.abs().max())
 
 
 def untie_head(network: Any) -> None:

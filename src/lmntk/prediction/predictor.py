@@ -15,6 +15,7 @@ from lmntk.engine.phases import classifying_phases
 from lmntk.engine.settings import Settings
 from lmntk.errors import UserError
 from lmntk.models.logit_model import LogitModel
+from lmntk.models.rounding import keeps_apart
 from lmntk.models.state import frozen
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText
@@ -181,16 +182,12 @@ class Predictor:
             ordered = sorted(texts, key=lambda text: text.length)
             extremes = [ordered[0], ordered[-1]]
 
-            def logits(some: Sequence[EncodedText]) -> Tensor:
-                with frozen(self.model), products(FULL):
-                    values: Tensor = self.model(
-                        {name: t.to(self.device) for name, t in collate(some, self.pad_id).items()}
-                    )
-                return values
-
-            together, alone = logits(extremes), torch.cat([logits([text]) for text in extremes])
-            tolerance = 1e-6 if together.dtype == torch.float64 else 1e-4
-            self._keeps_apart = bool((together - alone).abs().max() <= tolerance * alone.abs().max())
+            together, *alone = (
+                {name: t.to(self.device) for name, t in collate(some, self.pad_id).items()}
+                for some in (extremes, extremes[:1], extremes[1:])
+            )
+            with frozen(self.model), products(FULL):
+                self._keeps_apart = keeps_apart(self.model.unfolded, together, alone)
         return self._keeps_apart
 
     def probabilities(self, decisions: Array) -> Array:

@@ -9,16 +9,26 @@ through the whole network, one text at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lmntk.errors import ModelError
-from lmntk.models.state import Batch, frozen
+from lmntk.models.invariants import GRADIENTS, REPEATABLE
+from lmntk.models.rounding import LOGITS, distance
+from lmntk.models.state import Batch
 from lmntk.tangents.capture import RuleFailedError, capture, without_rule
+from lmntk.tangents.comparison import (
+    Attempt,
+    Captured,
+    Entries,
+    compare_example,
+    entry_error,
+    errors_of,
+    largest_of,
+)
 from lmntk.tangents.factors import Tangents
 
 # of a parameter's largest gradient entry; float64 models of the Llama kind compute their norms in float32
@@ -28,7 +38,6 @@ TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-3, torch.float16: 0.1, torch
 # entry. What is larger agrees with autograd, on the tests' families, to 2 % on a processor that multiplies
 # bfloat16 in float32, and to a third on one that multiplies bfloat16 itself.
 NOISE = {torch.float64: 1e3, torch.float32: 1e3, torch.float16: 16.0, torch.bfloat16: 16.0}
-BLOCK = 2**20  # entries of a difference that are held at once
 
 
 @dataclass(frozen=True)
@@ -38,8 +47,9 @@ class Coverage:
     ``batched`` is False when examples must go one at a time; ``fallback`` names the parameters whose
     gradients come from plain autograd, ``wrong`` those among them that have a rule, which gets them wrong;
     ``unused`` those that the logits do not depend on; ``faint`` those whose gradients were too small in both
-    examples to be told from rounding noise, and so were not compared; ``worst`` is the largest relative error
-    against autograd.
+    examples to be told from rounding noise, and so were not compared; ``unreached`` those that are used where
+    autograd does not go (under ``torch.no_grad``), which do not count; ``worst`` is the largest relative error
+    against autograd, ``entry`` that of a kernel entry, ``reading`` that of the logits against the network's own.
     """
 
     batched: bool
@@ -49,10 +59,30 @@ class Coverage:
     reason: str = ""
     wrong: tuple[str, ...] = ()
     faint: tuple[str, ...] = ()
+    unreached: tuple[str, ...] = ()
+    entry: float | None = None
+    reading: float | None = None
+
+    def capture(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        trainable: Mapping[str, nn.Parameter],
+        lower: torch.dtype | None = None,
+    ) -> Tangents:
+        """Return the factored Jacobian of a batch, captured in this way; see ``capture``."""
+        return capture(model, batch, without(trainable, self.unreached), self.fallback, lower)
 
     def describe(self) -> str:
         """Return one line for the report."""
         line = f"gradients agree with autograd to {self.worst:.1e}"
+        if self.entry is not None:
+            line += f", a kernel entry to {self.entry:.1e}"
+        if self.reading is not None:
+            line += f", logits with the network's own to {self.reading:.1e}"
+        if self.unreached:
+            shown = ", ".join(self.unreached[:3]) + (", ..." if len(self.unreached) > 3 else "")
+            line += f"; {len(self.unreached)} parameters that autograd does not reach do not count ({shown})"
         if self.unused:
             line += f"; {len(self.unused)} parameters have no influence"
         if self.faint:
@@ -67,178 +97,44 @@ class Coverage:
         )
 
 
-def autograd_gradients(
-    model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter]
-) -> dict[str, Tensor | None]:
-    """Return one example's Jacobian (c, *shape) by plain autograd; None where the logits do not depend."""
-    parameters = list(trainable.values())
-    with frozen(model, parameters), torch.enable_grad():
-        rows = [
-            torch.autograd.grad(logit, parameters, retain_graph=True, allow_unused=True)
-            for logit in model(batch)[0]
-        ]
-    gradients: dict[str, Tensor | None] = {}
-    for index, (name, parameter) in enumerate(trainable.items()):
-        parts = [row[index] for row in rows]
-        reached = any(part is not None for part in parts)
-        gradients[name] = (
-            torch.stack([torch.zeros_like(parameter) if part is None else part for part in parts])
-            if reached
-            else None
-        )
-    return gradients
+def without(trainable: Mapping[str, nn.Parameter], names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """Return the parameters but those of these names."""
+    left_out = set(names)
+    return {name: parameter for name, parameter in trainable.items() if name not in left_out}
 
 
-def _largest_entry(values: Tensor) -> float:
-    """Return the largest absolute value, without a copy of all of them; NaN if there is one."""
-    if not values.numel():
-        return 0.0
-    smallest, largest = torch.aminmax(values)
-    return float(torch.maximum(-smallest, largest))
-
-
-def _largest_difference(left: Tensor, right: Tensor) -> float:
-    """Return the largest absolute difference, NaN if right_part is left.
-
-    It is taken a block at a time: a table's difference would be a third table.
-    """
-    if not left.numel():
-        return 0.0
-    # a parameter may have no axes
-    left, right = left.reshape(-1, *left.shape[1:]), right.reshape(-1, *right.shape[1:])
-    rows = max(1, BLOCK * len(left) // left.numel())
-    parts = [
-        _largest_entry(left_part - right_part)
-        for left_part, right_part in zip(torch.split(left, rows), torch.split(right, rows), strict=True)
-    ]
-    return math.nan if any(math.isnan(part) for part in parts) else max(parts)
-
-
-def _visit_gradients(
-    model: nn.Module,
-    batch: Batch,
-    trainable: Mapping[str, nn.Parameter],
-    visit: Callable[[int, str, Tensor], None],
-) -> None:
-    """Call ``visit(logit, name, gradient)`` for each gradient of one example that plain autograd finds.
-
-    None is kept: the gradients of a whole network are as large as its weights, once a logit. The user's own
-    hooks do not run.
-    """
-    names: dict[nn.Parameter, list[str]] = {}  # one may have several
-    for name, parameter in trainable.items():
-        names.setdefault(parameter, []).append(name)
-    gradients = {parameter: parameter.grad for parameter in names}
-    # emptied and filled again, not replaced: torch goes on calling those of a table that is taken away
-    tables = [(table, dict(table)) for parameter in names if (table := parameter._post_accumulate_grad_hooks)]
-    handles = []
-    try:
-        with frozen(model, list(names)), torch.enable_grad():
-            logits = model(batch)[0]
-            at = 0
-
-            def hook(parameter: nn.Parameter) -> None:
-                gradient, parameter.grad = parameter.grad, None
-                assert gradient is not None
-                with torch.no_grad():
-                    for name in names[parameter]:
-                        visit(at, name, gradient)
-
-            for table, _ in tables:
-                table.clear()
-            for parameter in names:
-                parameter.grad = None
-                register: Any = parameter.register_post_accumulate_grad_hook
-                handles.append(register(hook))
-            for at, logit in enumerate(logits):  # the hook reads it
-                logit.backward(retain_graph=at + 1 < len(logits), inputs=list(names))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for table, hooks in tables:
-            table.update(hooks)
-        for parameter, gradient in gradients.items():
-            parameter.grad = gradient
-
-
-@dataclass
-class _Largest:
-    """The largest entries of one parameter's gradients in one example: by autograd, captured, difference."""
-
-    reference: float = 0.0
-    captured: float = 0.0
-    difference: float = 0.0
-
-    def is_noise(self, floor: float) -> bool:
-        """Return whether the gradient, by autograd and as captured, may be rounding noise alone."""
-        return self.reference <= floor and self.captured <= floor
-
-    def add(self, reference: Tensor, captured: Tensor | None) -> None:
-        """Take in one logit's gradient; one that was not caught is infinitely far off, even where it is 0."""
-        self.reference = _worse(self.reference, _largest_entry(reference))
-        self.captured = _worse(self.captured, math.inf if captured is None else _largest_entry(captured))
-        self.difference = _worse(
-            self.difference, math.inf if captured is None else _largest_difference(captured, reference)
-        )
-
-
-def _compare(
-    model: nn.Module, example: Batch, tangents: Tangents, index: int, trainable: Mapping[str, nn.Parameter]
-) -> dict[str, _Largest]:
-    """Return, by parameter that its logits depend on, how one example's factors compare with autograd."""
-    largest: dict[str, _Largest] = {}
-
-    reached: set[tuple[str, int]] = set()
-
-    def captured(logit: int, name: str) -> Tensor | None:
-        factors = tangents.factors.get(name)
-        return (
-            None
-            if factors is None
-            else factors.of_example(index).of_logit(logit).gradients(trainable[name].shape)[0, 0]
-        )
-
-    def visit(logit: int, name: str, reference: Tensor) -> None:
-        reached.add((name, logit))
-        largest.setdefault(name, _Largest()).add(reference, captured(logit, name))
-
-    _visit_gradients(model, example, trainable, visit)
-    # a logit that does not depend on a parameter of another's has no gradient, and should have none captured
-    for name in largest:
-        for logit in range(tangents.logits.shape[1]):
-            if (name, logit) not in reached:
-                largest[name].add(torch.zeros_like(trainable[name]), captured(logit, name))
-    infinite = [name for name in trainable if name in largest and not math.isfinite(largest[name].reference)]
-    if infinite:
-        raise ModelError(
-            f"the gradients are not finite, in {infinite[0]}: try another dtype or attention implementation"
-        )
-    return largest
-
-
-def _errors(largest: Mapping[str, _Largest], names: Iterable[str], floor: float) -> dict[str, float]:
-    """Return entries parameter's error; a gradient below rounding noise everywhere counts as zero.
-
-    What takes part in the logits and is not caught has an infinite error, even where its gradient happens to
-    vanish.
-    """
-    errors = {}
-    for name in names:
-        entries = largest.get(name, _Largest())  # a module that was never called has no factors
-        difference = 0.0 if entries.is_noise(floor) else entries.difference
-        errors[name] = difference / entries.reference if entries.reference > 0 else difference
-    return errors
+class _NoBatchError(Exception):
+    """Two examples that cannot be captured in one batch."""
 
 
 def _example(batch: Batch, index: int) -> dict[str, Tensor]:
     return {name: tensor[index : index + 1] for name, tensor in batch.items()}
 
 
-def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Parameter]) -> Coverage:
+def check_coverage(
+    model: nn.Module,
+    batch: Batch,
+    trainable: Mapping[str, nn.Parameter],
+    alone: Sequence[Batch] | None = None,
+    scale: float = 0.0,
+    entries: Entries | None = None,
+) -> Coverage:
     """Return how to capture this model's gradients, after comparing up to two examples with plain autograd.
+
+    Args:
+        model: from a batch to logits.
+        batch: one example or several, of which the first and the last are compared.
+        trainable: the parameters that count.
+        alone: these two, each without its padding and in a batch of its own: what plain autograd is asked for.
+            By default they are cut out of the batch as they are.
+        scale: the size of logits before they are subtracted from one another, against which theirs are compared.
+        entries: the kernel of captured factors, which is compared too.
 
     Cost: three forward and 3 c backward passes where all is well, else up to nine. Memory: two examples'
     factors, and of one parameter at a time the gradient of one logit, by autograd and from the factors.
+
+    Raises:
+        ModelError: gradients that cannot be captured, or a model that is not the same from pass to pass.
     """
     count = next(iter(batch.values())).shape[0]
     dtype = next(iter(trainable.values())).dtype
@@ -249,88 +145,143 @@ def check_coverage(model: nn.Module, batch: Batch, trainable: Mapping[str, nn.Pa
         )
     tolerance, noise_level = TOLERANCE[dtype], NOISE[dtype] * torch.finfo(dtype).eps
     chosen = sorted({0, count - 1})  # two, for one example may hide what another shows
+    references = [_example(batch, index) for index in chosen] if alone is None else list(alone)
     used: set[str] = set()
     compared: set[str] = set()
+    unreached: set[str] = set()
 
-    def errors_of(tangents: Tangents, position: int, index: int) -> dict[str, float]:
-        largest = _compare(model, _example(batch, index), tangents, position, trainable)
-        floor = noise_level * max((entries.reference for entries in largest.values()), default=0.0)
-        used.update(name for name, entries in largest.items() if entries.reference > 0)
-        compared.update(name for name, entries in largest.items() if not entries.is_noise(floor))
-        return _errors(largest, trainable, floor)
-
-    def together(fallback: tuple[str, ...]) -> tuple[dict[str, float], str]:
-        """Return the errors of the batch's examples, or none and why there are none."""
-        try:
-            tangents = capture(model, batch, trainable, fallback)
-        except RuntimeError as lost:
-            return {}, " ".join(str(lost).split())[:200] or type(lost).__name__
-        return _largest(errors_of(tangents, index, index) for index in chosen), ""
-
-    def singly(fallback: tuple[str, ...]) -> dict[str, float]:
-        """Return the errors of the examples, each in a batch of its own."""
-        return _largest(
-            errors_of(capture(model, _example(batch, index), trainable, fallback), 0, index)
-            for index in chosen
+    def compare(examples: Sequence[Captured]) -> tuple[Attempt, set[str]]:
+        """Return the comparison, and what is captured though autograd reaches it in no example."""
+        errors: list[dict[str, float]] = []
+        logits: list[Tensor] = []
+        reached: set[str] = set()
+        caught: set[str] = set()
+        products: dict[str, Tensor] | None = None if entries is None else {}
+        for at in range(len(examples)):
+            largest, own_logits = compare_example(model, examples, at, trainable, products)
+            logits.append(own_logits)
+            floor = noise_level * max((each.reference for each in largest.values()), default=0.0)
+            reached.update(name for name, each in largest.items() if each.is_reached)
+            caught.update(name for name, each in largest.items() if 0 < each.captured < math.inf)
+            used.update(name for name, each in largest.items() if each.reference > 0)
+            compared.update(name for name, each in largest.items() if not each.is_noise(floor))
+            errors.append(errors_of(largest, trainable, floor))
+        captured = torch.stack([each.tangents.logits[each.index] for each in examples])
+        apart = distance(captured, torch.stack(logits), scale)
+        return (
+            Attempt(largest_of(errors), "", apart, examples, products or {}, frozenset(reached)),
+            caught - reached,
         )
 
-    def outcome(
-        batched: bool, fallback: tuple[str, ...], reason: str = "", wrong: tuple[str, ...] = ()
-    ) -> Coverage:
-        unused = tuple(name for name in trainable if name not in used)
-        faint = tuple(name for name in trainable if name in used - compared)
-        return Coverage(batched, fallback, unused, max(errors.values()), reason, wrong, faint)
+    def attempt(captured: Callable[[Mapping[str, nn.Parameter]], Sequence[Captured]]) -> Attempt:
+        """Return the comparison without what autograd does not reach."""
+        while True:
+            result, more = compare(captured(without(trainable, unreached)))
+            if not more:
+                return result
+            unreached.update(more)
 
-    def is_right(errors: Mapping[str, float]) -> bool:
-        return bool(errors) and all(error <= tolerance for error in errors.values())
+    def together(fallback: tuple[str, ...]) -> Attempt:
+        """Return the comparison of the examples in their batch, or why they cannot be captured so."""
+
+        def captured(counted: Mapping[str, nn.Parameter]) -> Sequence[Captured]:
+            try:
+                tangents = capture(model, batch, counted, fallback)
+            except RuntimeError as error:
+                raise _NoBatchError(" ".join(str(error).split())[:200] or type(error).__name__) from error
+            pairs = zip(references, chosen, strict=True)
+            return [Captured(reference, tangents, index) for reference, index in pairs]
+
+        try:
+            return attempt(captured)
+        except _NoBatchError as error:
+            return Attempt({}, lost=str(error))
+
+    def singly(fallback: tuple[str, ...]) -> Attempt:
+        """Return the comparison of the examples, each in a batch of its own."""
+        result = attempt(
+            lambda counted: [
+                Captured(each, capture(model, each, counted, fallback), 0) for each in references
+            ]
+        )
+        if not result.apart <= LOGITS[dtype]:
+            raise REPEATABLE.broken(
+                f"two passes of one text differ by {result.apart:.1e} of the largest logit: "
+                "the model is random, or changes from text to text"
+            )
+        return result
+
+    def outcome(
+        batched: bool,
+        fallback: tuple[str, ...],
+        result: Attempt,
+        reason: str = "",
+        wrong: tuple[str, ...] = (),
+    ) -> Coverage:
+        unused = tuple(name for name in trainable if name not in used | unreached)
+        faint = tuple(name for name in trainable if name in used - compared)
+        entry = None if entries is None else entry_error(result, entries, tolerance)
+        dropped = tuple(name for name in trainable if name in unreached)
+        kept = tuple(name for name in fallback if name not in unreached)
+        return Coverage(
+            batched, kept, unused, max(result.errors.values()), reason, wrong, faint, dropped, entry
+        )
+
+    def is_right(result: Attempt) -> bool:
+        return (
+            bool(result.errors)
+            and all(error <= tolerance for error in result.errors.values())
+            and result.apart <= LOGITS[dtype]
+        )
 
     uncovered = without_rule(model, trainable)  # a text that is not looked at may use what these two do not
-    errors, lost = together(uncovered)
-    if is_right(errors):
-        return outcome(True, uncovered)
+    first = together(uncovered)
+    if is_right(first):
+        return outcome(True, uncovered, first)
     # something is wrong: with the rules, or with the batch?
-    apart = [name for name, error in errors.items() if not error <= tolerance]
+    known = set(unreached)
+    apart = [name for name, error in first.errors.items() if not error <= tolerance]
     failed: tuple[str, ...] = ()
     while True:
         try:
-            errors = singly((*uncovered, *failed))
+            result = singly((*uncovered, *failed))
             break
         except RuleFailedError as error:
             failed = (*failed, *error.names)
+    # a rule is asked for what the captured pass reaches, also where it fails
+    unreached.update(name for name in failed if name not in result.reached)
+    if unreached - known:  # a table that autograd does not reach may be what the batch failed on
+        first = together(uncovered)
+        if is_right(first):
+            return outcome(True, uncovered, first)
+    errors = result.errors
     wrong = tuple(name for name, error in errors.items() if not error <= tolerance and error != float("inf"))
     fallback = tuple(
-        name for name in trainable if errors[name] == float("inf") or name in {*wrong, *failed, *uncovered}
+        name
+        for name in trainable
+        if name not in unreached and (errors[name] == float("inf") or name in {*wrong, *failed, *uncovered})
     )
     wrong = tuple(name for name in fallback if name in wrong or name in failed)
+    mixed = (
+        ""
+        if first.apart <= LOGITS[dtype]
+        else f"a text's logits depend on its padding or its batch ({first.apart:.1e})"
+    )
     if set(fallback) == set(uncovered):
-        reason = (
-            f"the batch axis is lost ({lost})"
-            if lost
+        reason = mixed or (
+            f"the batch axis is lost ({first.lost})"
+            if first.lost
             else f"{len(apart)} parameters' gradients lose the batch axis ({apart[0]})"
         )
-        return outcome(False, fallback, reason)
-    errors, lost = together(fallback)
-    if is_right(errors):
-        return outcome(True, fallback, wrong=wrong)
-    errors = singly(fallback)
-    if not is_right(errors):
-        name = max(errors, key=lambda key: errors[key])
-        raise ModelError(
-            f"parameter {name!r}: its captured gradient differs from autograd's by {errors[name]:.1e}; "
+        return outcome(False, fallback, result, reason)
+    second = together(fallback)
+    if is_right(second):
+        return outcome(True, fallback, second, wrong=wrong)
+    result = singly(fallback)
+    if any(not error <= tolerance for error in result.errors.values()):
+        name = max(result.errors, key=lambda key: result.errors[key])
+        raise GRADIENTS.broken(
+            f"parameter {name!r}: its captured gradient differs from autograd's by {result.errors[name]:.1e}; "
             "register a right rule for its module"
         )
-    return outcome(False, fallback, lost or "plain autograd has no batch here", wrong)
-
-
-def _largest(several: Iterable[dict[str, float]]) -> dict[str, float]:
-    """Return each parameter's largest error; NaN counts as larger than anything."""
-    largest: dict[str, float] = {}
-    for errors in several:
-        for name, error in errors.items():
-            largest[name] = _worse(largest.get(name, 0.0), error)
-    return largest
-
-
-def _worse(left: float, right: float) -> float:
-    """Return the larger; NaN counts as larger than anything."""
-    return left if right <= left or math.isnan(left) else right
+    return outcome(False, fallback, result, mixed or second.lost or "plain autograd has no batch here", wrong)
