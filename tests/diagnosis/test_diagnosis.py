@@ -41,7 +41,7 @@ from lmntk.system.progress import Silent
 TOP = {
     "format",
     "key",
-    "cell",
+    "split",
     "task",
     "k",
     "seed",
@@ -137,15 +137,15 @@ def test_a_cell(setting, mode):
     found = diagnosed(start, weights, training, trajectory, kernels=kept)
     plain = json.loads(json.dumps(found.as_dict("abc"), allow_nan=False))
     assert set(plain) == TOP
-    assert (plain["format"], plain["key"], plain["cell"], plain["mode"]) == (
-        "lmntk diagnosis 2",
+    assert (plain["format"], plain["key"], plain["split"], plain["mode"]) == (
+        "lmntk diagnosis 3",
         "abc",
         split.name,
         mode,
     )
     row = next(
         row
-        for row in json.loads(kept_at(out / "cells" / f"{split.name}.json").read_text())["rows"]
+        for row in json.loads(kept_at(out / "splits" / f"{split.name}.json").read_text())["rows"]
         if row["method"] == "sgd ridge"
     )
     assert plain["numbers"]["kernel"] == pytest.approx(row["test"])

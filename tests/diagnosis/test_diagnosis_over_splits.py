@@ -162,7 +162,7 @@ def compared(first, second, labels=LABELS, metric="accuracy"):
     each = [predicted(share, labels) for share in (first, second)]
     results = [
         {
-            "cell": "a",
+            "split": "a",
             "metric": metric,
             "method": name,
             "test": score(metric, labels, found),
@@ -221,7 +221,7 @@ def test_two_trainings_by_different_metrics_are_not_compared():
     split = {"rows": [{"task": "films", "k": 4, "mode": "prompt"}], "test_labels": [0, 1]}
     both = [
         {
-            "cell": "c",
+            "split": "c",
             "method": f"{name} fine-tuning",
             "metric": "accuracy",
             "test": 0.5,

@@ -148,7 +148,7 @@ def test_texts_that_all_agree_on_are_not_certain():
 
 def result(method, predictions, labels, **changes):
     return {
-        "cell": "a",
+        "split": "a",
         "metric": "accuracy",
         "method": method,
         "test": score("accuracy", labels, predictions),
@@ -169,6 +169,6 @@ def test_comparison_of_signgd_and_adam():
         and "signgd fine-tuning has 90.0 % and adamw fine-tuning 80.0 %, more than" in far.sentence
     )
     with pytest.raises(UserError, match="'a' and 'b' are not the same"):
-        compare(signgd, adam | {"cell": "b"}, LABELS)
+        compare(signgd, adam | {"split": "b"}, LABELS)
     with pytest.raises(UserError, match="did it diverge"):
         compare(signgd, adam | {"test": None}, LABELS)

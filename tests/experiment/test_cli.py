@@ -256,7 +256,7 @@ def test_ctrl_c_leaves_a_folder_that_resumes(folder, tmp_path):
     )
     deadline = time.monotonic() + 600
     while (
-        not list((tmp_path / "out").glob("cells/*.json"))
+        not list((tmp_path / "out").glob("splits/*.json"))
         and process.poll() is None
         and time.monotonic() < deadline
     ):
@@ -266,7 +266,7 @@ def test_ctrl_c_leaves_a_folder_that_resumes(folder, tmp_path):
     assert "Traceback" not in errors
     interrupted = process.returncode == 130
     assert interrupted or process.returncode == 0  # a machine so fast that it was done before the signal came
-    done = len(list((tmp_path / "out").glob("cells/*.json")))
+    done = len(list((tmp_path / "out").glob("splits/*.json")))
     result = lmntk(*flags)
     assert result.returncode == 0, result.stderr
     assert f"{done} of 5 splits were finished before" in result.stderr

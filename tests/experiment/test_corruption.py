@@ -133,7 +133,9 @@ def test_whatever_is_damaged_is_named_and_made_anew(finished, tmp_path, caplog, 
     experiment, out = copied(finished, tmp_path)
     ways = list(DAMAGES.values())
     damaged = [
-        path for path in files(out) if records or path.parent.name not in ("cells", "finetuning", "diagnosis")
+        path
+        for path in files(out)
+        if records or path.parent.name not in ("splits", "finetunings", "diagnoses")
     ]
     assert len(damaged) >= 15
     for index, path in enumerate(damaged):
@@ -143,7 +145,7 @@ def test_whatever_is_damaged_is_named_and_made_anew(finished, tmp_path, caplog, 
     assert contents(out) == finished[2]
     unnamed = [path for path in damaged if repr(str(path)) not in caplog.text]
     # what a damaged record vouched for is made anew unseen, and of a predictor and an exported folder the first damage says all
-    unseen = ("models", "finetuning") if records else ("models", "model")
+    unseen = ("models", "finetunings") if records else ("models", "model")
     assert [path for path in unnamed if not set(path.relative_to(out).parts[:-1]) & set(unseen)] == []
     assert len(unnamed) < len(damaged) / 2
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from old_work import made_old
 from safetensors.torch import load_file
 from tiny import write_model, write_rows
 
@@ -98,7 +97,7 @@ def contents(out: Path) -> dict[str, Any]:
     }
     found |= {
         str(p.relative_to(out)): json.loads(p.read_text())["rows"]
-        for p in sorted((out / "cells").glob("*.json"))
+        for p in sorted((out / "splits").glob("*.json"))
     }
     return found | {"results": (out / "results.csv").read_text()}
 
@@ -115,7 +114,7 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 EVERYTHING: dict[str, Callable[[Path], bool]] = {
     "kernels": lambda path: "kernels" in path.parts,
     "results": lambda path: (
-        path.parent.name in ("cells", "predictions") or path.name in ("results.csv", "work.json")
+        path.parent.name in ("splits", "predictions") or path.name in ("results.csv", "work.json")
     ),
 }
 
@@ -147,21 +146,6 @@ def test_killed_between_any_two_files_it_ends_in_the_same_bits(
             assert seen == [], f"texts were captured again after a kill at {moment}"
         moment += 1
     assert moment >= {"kernels": 2 * (3 * 2 + 1), "results": 6}[kind]
-
-
-@pytest.mark.parametrize("keep_kernels", [True, False])
-def test_work_that_0_1_0_began_goes_on_and_ends_in_the_same_bits(values, tmp_path, monkeypatch, keep_kernels):
-    values = values | {"keep_kernels": keep_kernels}
-    run(make_experiment(values | {"out": tmp_path / "whole"}))
-    again = make_experiment(values | {"out": tmp_path / "out"})
-    kind = "kernels" if keep_kernels else "results"
-    assert killed_at(monkeypatch, EVERYTHING[kind], 3, lambda: run(again))
-    assert made_old(again.out / "scratch") == 2  # the pieces', and the one piece's own
-    seen = captured(monkeypatch)
-    run(again)
-    assert contents(again.out) == contents(tmp_path / "whole")
-    assert seen == []
-    assert not (again.out / "scratch").exists()
 
 
 def test_what_is_left_of_finished_cells_is_removed(values, tmp_path, monkeypatch):
@@ -241,19 +225,14 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("change", "is_old"),
-    [*((change, False) for change in OTHERS), ("formulas", True), ("what is kept", True)],
-)
-def test_other_settings_leave_nothing_of_what_was_begun(values, tmp_path, monkeypatch, change, is_old):
+@pytest.mark.parametrize("change", OTHERS)
+def test_other_settings_leave_nothing_of_what_was_begun(values, tmp_path, monkeypatch, change):
     first, then = OTHERS[change]
     out, shared = {"out": tmp_path / "out"}, tmp_path / "shared"
     kind, moment = ("results", 2) if "keep_kernels" in first else ("kernels", 1)
     begun = make_experiment(values | out | first)
     assert killed_at(monkeypatch, EVERYTHING[kind], moment, lambda: run(begun))
     assert list((tmp_path / "out" / "scratch").rglob("tiles/*"))
-    if is_old:
-        assert made_old(tmp_path / "out" / "scratch")
     run(make_experiment(values | out | then | ({"scratch": shared} if "scratch" in then else {})))
     assert not (tmp_path / "out" / "scratch").exists()
     assert not shared.exists()

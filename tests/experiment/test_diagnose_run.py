@@ -64,7 +64,7 @@ def changed(values, **change):
 
 
 def diagnosis(values, arm="sgd-fine-tuning", split=CELL):
-    return json.loads(latest_at(values["out"] / "diagnosis" / f"{split}-{arm}.json").read_text())
+    return json.loads(latest_at(values["out"] / "diagnoses" / f"{split}-{arm}.json").read_text())
 
 
 class Noting(Silent):
@@ -87,7 +87,7 @@ def test_a_diagnosis_is_that_of_the_weights_that_fine_tuning_kept(values):
     experiment = make_experiment(values)
     run(experiment)
     found = diagnosis(values)
-    record = json.loads(kept_at(values["out"] / "finetuning" / f"{CELL}-sgd-fine-tuning.json").read_text())
+    record = json.loads(kept_at(values["out"] / "finetunings" / f"{CELL}-sgd-fine-tuning.json").read_text())
     weights, _ = load_weights(values["out"] / record["checkpoint"])
     (shared,) = shared_models(open_session(experiment, Silent()))
     chosen = record["runs"][record["chosen"]]
@@ -110,9 +110,9 @@ def test_a_diagnosis_is_that_of_the_weights_that_fine_tuning_kept(values):
         and found["trajectory"][-1]["dev"] == chosen["curve"][-1]["dev"]
     )
     assert (
-        found["format"] == "lmntk diagnosis 2"
+        found["format"] == "lmntk diagnosis 3"
         and found["method"] == "sgd fine-tuning"
-        and found["cell"] == CELL
+        and found["split"] == CELL
     )
     assert not (values["out"] / "scratch").exists()
 
@@ -129,7 +129,7 @@ def test_the_page_leaves_out_a_diagnosis_of_another_training_or_prompt(values):
     run(make_experiment(values))
     page = values["out"] / "report.html"
     assert "The three tests" in page.read_text()
-    kept = kept_at(values["out"] / "diagnosis" / f"{CELL}-sgd-fine-tuning.json").read_bytes()
+    kept = kept_at(values["out"] / "diagnoses" / f"{CELL}-sgd-fine-tuning.json").read_bytes()
     run(make_experiment(changed(values, steps=2) | {"diagnose": False}))
     assert "The three tests" not in page.read_text() and "1 of diagnosis are of other" in page.read_text()
     own = [values["own_tasks"][0] | {"template": "{a} a {mask} film."}]
@@ -137,7 +137,7 @@ def test_the_page_leaves_out_a_diagnosis_of_another_training_or_prompt(values):
     assert "The three tests" not in page.read_text() and "2 of finetuning are of other" in page.read_text()
     run(make_experiment(values | {"diagnose": False}))
     assert "The three tests" in page.read_text()
-    assert kept_at(values["out"] / "diagnosis" / f"{CELL}-sgd-fine-tuning.json").read_bytes() == kept
+    assert kept_at(values["out"] / "diagnoses" / f"{CELL}-sgd-fine-tuning.json").read_bytes() == kept
 
 
 def test_what_head_mode_reads_is_part_of_a_prompts_diagnosis(values):
@@ -151,7 +151,7 @@ def test_what_head_mode_reads_is_part_of_a_prompts_diagnosis(values):
 
 def test_what_is_there_is_taken_and_nothing_twice(values, monkeypatch):
     first = run(make_experiment(values | {"diagnose": False, "formulas": ["sgd", "signgd"]}))
-    assert not (values["out"] / "diagnosis").exists()
+    assert not (values["out"] / "diagnoses").exists()
     with monkeypatch.context() as only:
         only.setattr(arms, "search", lambda *a, **k: pytest.fail("trained a grid"))
         only.setattr(kernel_steps, "stream_kernels", lambda *a, **k: pytest.fail("computed a kernel"))
@@ -222,7 +222,7 @@ def test_a_training_that_diverges_is_undecided_and_the_rest_goes_on(values):
 
 def test_a_diagnosis_of_before_the_emulation_had_a_move_error_is_read(values):
     run(make_experiment(values))
-    (path,) = (values["out"] / "diagnosis").glob("*.json")
+    (path,) = (values["out"] / "diagnoses").glob("*.json")
     old = read_record(path)
     assert 0 < old["numbers"].pop("emulation_move_error") == old["emulation"].pop("move_error")
     write_record(path, old)
@@ -276,7 +276,7 @@ def test_of_train_texts_of_one_class_the_kernel_is_not_solved_and_the_rest_goes_
 def test_of_a_subset_its_own_kernels_are_taken(values, change):
     values = changed(values, **change)
     run(make_experiment(values))
-    (path,) = (values["out"] / "diagnosis").glob("*.json")
+    (path,) = (values["out"] / "diagnoses").glob("*.json")
     found = json.loads(path.read_text())
     assert found["numbers"]["kernel_distance"] is not None and found["emulation"] is not None
     assert not (values["out"] / "kernels").exists()
@@ -292,7 +292,7 @@ def test_other_kinds_and_the_head(values, model, tmp_path, kind):
     else:
         values = values | {"modes": ["head"], "seeds": [13, 21]}
     run(make_experiment(values))
-    found = [json.loads(path.read_text()) for path in sorted((values["out"] / "diagnosis").glob("*.json"))]
+    found = [json.loads(path.read_text()) for path in sorted((values["out"] / "diagnoses").glob("*.json"))]
     assert len(found) == (2 if kind == "head" else 1) and all(
         one["numbers"]["logit_error"] is not None for one in found
     )
@@ -322,8 +322,8 @@ def test_the_users_own_checkpoint_is_diagnosed_without_training(values, tmp_path
     run(make_experiment(changed(values | {"diagnose": False, "modes": ["prompt", "head"]}, export=True)))
     place = f"{CELL}-sgd-fine-tuning"
     checkpoint = tmp_path / "mine"
-    (kept_at(values["out"] / "finetuning" / place) / "model").rename(checkpoint)
-    test = json.loads(kept_at(values["out"] / "finetuning" / f"{place}.json").read_text())["test"]
+    (kept_at(values["out"] / "finetunings" / place) / "model").rename(checkpoint)
+    test = json.loads(kept_at(values["out"] / "finetunings" / f"{place}.json").read_text())["test"]
     values = values | {"finetune": [], "finetuned": str(checkpoint), "out": tmp_path / "other"}
     monkeypatch.setattr(arms, "search", lambda *a, **k: pytest.fail("trained a grid"))
     run(make_experiment(values))
@@ -383,12 +383,12 @@ def test_a_dev_set_of_one_class(values, tmp_path):
         "data": str(tmp_path / "data"),
     }
     run(make_experiment(values | {"label_words": ["terrible", "great"], "template": "{a} it was {mask}."}))
-    (path,) = (values["out"] / "diagnosis").glob("*.json")
+    (path,) = (values["out"] / "diagnoses").glob("*.json")
     found = json.loads(path.read_text())
     assert (
         found["verdict"] in ("kernel-like", "not", "undecided") and found["numbers"]["fine_tuned"] is not None
     )
-    record = json.loads(next((values["out"] / "finetuning").glob("*.json")).read_text())
+    record = json.loads(next((values["out"] / "finetunings").glob("*.json")).read_text())
     assert any("one class only" in note for note in record["notes"])
 
 
@@ -444,8 +444,8 @@ def test_adam_is_held_against_the_kernel_of_adam_where_the_run_has_it(values):
 def test_weights_that_were_deleted_are_made_again(values):
     run(make_experiment(changed(values, save_weights=True)))
     before = diagnosis(values)
-    shutil.rmtree(values["out"] / "diagnosis")
-    (weights,) = (values["out"] / "finetuning").glob("*/weights.safetensors")
+    shutil.rmtree(values["out"] / "diagnoses")
+    (weights,) = (values["out"] / "finetunings").glob("*/weights.safetensors")
     weights.unlink()
     run(make_experiment(values))
     assert diagnosis(values) == before

@@ -285,7 +285,7 @@ def test_head_mode_starts_at_the_probe_of_plain_features(
     rows = json.loads(lmntk.works(*flags))
     assert [row["method"] for row in rows] == ["linear probe", "sgd ridge"]
     network, tokenizer = network_of(folder, model), hf.AutoTokenizer.from_pretrained(folder / base_of(model))
-    split = json.loads(kept_at(tmp_path / "cells" / "own-k2-seed13-head.json").read_text())["split"]
+    split = json.loads(kept_at(tmp_path / "splits" / "own-k2-seed13-head.json").read_text())["row_numbers"]
     texts = {
         "train": [read(folder / "train.jsonl")[row] for row in split["train"]],
         "test": read(folder / "test.jsonl"),
@@ -352,7 +352,7 @@ def test_a_classifier_starts_at_its_own_head(
     jacobians = {side: autograd(network, part) for side, part in logits.items()}
     for seed, row in ((13, rows[0]), (21, rows[2])):
         name = f"own-k2-seed{seed}-head"
-        split = json.loads(kept_at(tmp_path / "cells" / f"{name}.json").read_text())["split"]
+        split = json.loads(kept_at(tmp_path / "splits" / f"{name}.json").read_text())["row_numbers"]
         kept, _ = load_arrays(kept_at(tmp_path / "kernels" / name) / "logits.safetensors")
         expected = torch.stack(logits["test"]).detach().numpy()
         assert_close(kept["test"], expected, EXACT)

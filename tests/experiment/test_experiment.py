@@ -121,7 +121,7 @@ def test_what_other_formulas_reached_stays_beside_what_is_asked_for(values, monk
     small = values | {"k": [2], "seeds": [13], "modes": ["prompt"]}
 
     def methods():
-        split = max((values["out"] / "cells").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+        split = max((values["out"] / "splits").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
         table = values["out"] / "predictions" / f"{split.stem}.tsv"
         titles = table.read_text().split("\n")[0].split("\t")[2:]
         found = {row["method"]: row for row in json.loads(split.read_text())["rows"]}
@@ -150,7 +150,7 @@ def test_what_other_formulas_reached_stays_beside_what_is_asked_for(values, monk
     assert methods() == every
     run(make_experiment(small | {"formulas": ["sgd"], "dtype": "float64"}))
     assert list(methods()) == ["zero-shot", "sgd ridge"]
-    assert len(list((values["out"] / "cells").glob("*.json"))) == 2  # the others' lie beside
+    assert len(list((values["out"] / "splits").glob("*.json"))) == 2  # the others' lie beside
 
 
 def test_the_page_is_of_the_model_that_was_run_last_though_nothing_was_computed(values, tmp_path):
@@ -318,7 +318,7 @@ def test_an_interrupted_run_resumes_where_it_stopped(values, tmp_path):
 def test_a_broken_kernel_or_result_file_is_computed_again(values):
     base = values | {"k": [2], "seeds": [13], "modes": ["prompt"]}
     first = run(make_experiment(base))
-    kept_at(values["out"] / "cells" / "films-k2-seed13-prompt.json").write_text('{"key": ')
+    kept_at(values["out"] / "splits" / "films-k2-seed13-prompt.json").write_text('{"key": ')
     path = kept_at(values["out"] / "kernels" / "films-k2-seed13-prompt") / "dev-sgd.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     progress = Counting()
@@ -378,7 +378,7 @@ def test_classes_and_versions_are_written_down(values):
     run(make_experiment(values | {"k": [2], "seeds": [13], "modes": ["prompt"]}))
     summary = (values["out"] / "summary.md").read_text()
     assert "0 = 0 (terrible); 1 = 1 (great)" in summary and "## Medians" in summary
-    assert json.loads(kept_at(values["out"] / "cells" / "films-k2-seed13-prompt.json").read_text())[
+    assert json.loads(kept_at(values["out"] / "splits" / "films-k2-seed13-prompt.json").read_text())[
         "versions"
     ]["torch"]
 
@@ -405,7 +405,9 @@ def test_head_mode_starts_at_the_linear_probe(values, model):
     logits, _ = load_arrays(
         kept_at(values["out"] / "kernels" / "films-k4-seed13-head") / "logits.safetensors"
     )
-    split = json.loads(kept_at(values["out"] / "cells" / "films-k4-seed13-head.json").read_text())["split"]
+    split = json.loads(kept_at(values["out"] / "splits" / "films-k4-seed13-head.json").read_text())[
+        "row_numbers"
+    ]
     network, tokenizer = AutoModel.from_pretrained(model), AutoTokenizer.from_pretrained(model)
     texts = {side: read_jsonl(Path(values["own_tasks"][0][side])) for side in ("train", "test")}
 

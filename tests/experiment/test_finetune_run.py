@@ -57,7 +57,7 @@ def changed(values, **change):
 
 
 def record(values, arm="sgd-fine-tuning", split=CELL):
-    return json.loads(latest_at(values["out"] / "finetuning" / f"{split}-{arm}.json").read_text())
+    return json.loads(latest_at(values["out"] / "finetunings" / f"{split}-{arm}.json").read_text())
 
 
 def without_seconds(found):
@@ -120,8 +120,8 @@ def test_fine_tuning_alone_computes_no_kernel(values, monkeypatch):
     assert not (out / "kernels").exists() and not (out / "scratch").exists()
     found = record(values)
     assert (
-        found["format"] == "lmntk finetuning 1"
-        and found["cell"] == CELL
+        found["format"] == "lmntk finetuning 2"
+        and found["split"] == CELL
         and found["optimizer"] == "sgd"
         and not found["linearized"]
     )
@@ -277,7 +277,7 @@ def test_a_cell_whose_trainings_all_diverge_is_marked(values):
         r"\| 2 \| prompt \| sgd fine-tuning \| diverged \|", (values["out"] / "summary.md").read_text()
     )
     assert "sgd fine-tuning" not in kept_at(values["out"] / "predictions" / f"{CELL}.tsv").read_text()
-    assert "NaN" not in kept_at(values["out"] / "cells" / f"{CELL}.json").read_text()
+    assert "NaN" not in kept_at(values["out"] / "splits" / f"{CELL}.json").read_text()
 
 
 def test_the_page_keeps_a_cell_whose_training_diverged(values):
@@ -334,12 +334,12 @@ def test_odd_texts_are_noted(values, tmp_path):
 def test_saved_weights_give_the_predictions_again_and_the_folder_is_a_model(values):
     run(make_experiment(changed(values, save_weights=True, export=True)))
     found = record(values)
-    assert found["checkpoint"] == f"finetuning/{CELL}-sgd-fine-tuning-{found['key'][:8]}/weights.safetensors"
+    assert found["checkpoint"] == f"finetunings/{CELL}-sgd-fine-tuning-{found['key'][:8]}/weights.safetensors"
     weights, facts = load_weights(values["out"] / found["checkpoint"])
     assert facts["method"] == "sgd fine-tuning" and facts["model"] == fingerprint(
         load_pretrained(values["model"]).network
     )
-    folder = kept_at(values["out"] / "finetuning" / f"{CELL}-sgd-fine-tuning") / "model"
+    folder = kept_at(values["out"] / "finetunings" / f"{CELL}-sgd-fine-tuning") / "model"
     exported = dict(hf.AutoModelForMaskedLM.from_pretrained(folder).named_parameters())
     assert all(torch.equal(exported[name.removeprefix("network.")], value) for name, value in weights.items())
     assert hf.AutoTokenizer.from_pretrained(folder).mask_token == "[MASK]"
@@ -488,7 +488,7 @@ def test_the_command_prints_a_table(values):
         and "| 2 | prompt | signgd fine-tuning |" in printed.stdout
         and "zero-shot" in printed.stdout
     )
-    folder = kept_at(values["out"] / "finetuning" / "own-k2-seed13-prompt-signgd-fine-tuning")
+    folder = kept_at(values["out"] / "finetunings" / "own-k2-seed13-prompt-signgd-fine-tuning")
     assert (folder / "weights.safetensors").is_file() and (folder / "model" / "config.json").is_file()
     rows = json.loads(CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False).stdout)
     assert [row["method"] for row in rows] == ["zero-shot", "signgd fine-tuning"]
@@ -524,4 +524,4 @@ def test_the_command_trains_alone_whatever_the_file_asks_for(values, tmp_path):
     lines += [f"{name} = {json.dumps(value)}" for name, value in own.items()]
     (tmp_path / "own.toml").write_text("\n".join(lines))
     CliRunner().invoke(app, ["finetune", str(tmp_path / "own.toml")], catch_exceptions=False)
-    assert (values["out"] / "finetuning").is_dir() and not (values["out"] / "diagnosis").exists()
+    assert (values["out"] / "finetunings").is_dir() and not (values["out"] / "diagnoses").exists()

@@ -119,7 +119,9 @@ def test_prompts_of_one_task_stand_side_by_side(places, tmp_path):
         6
     }
     splits = [
-        json.loads(kept_at(tmp_path / "out" / "cells" / f"{task}-k2-seed13-prompt.json").read_text())["split"]
+        json.loads(kept_at(tmp_path / "out" / "splits" / f"{task}-k2-seed13-prompt.json").read_text())[
+            "row_numbers"
+        ]
         for task in ("it-was", "a-film")
     ]
     assert splits[0] == splits[1]

@@ -53,7 +53,7 @@ def values(model, tmp_path):
 
 def files_in(folder):
     """Return what is kept; the table of predictions is made of it, as results.csv is."""
-    parts = ("cells", "kernels", "finetuning", "models")
+    parts = ("splits", "kernels", "finetunings", "models")
     return {
         path: path.read_bytes() for part in parts for path in (folder / part).rglob("*") if path.is_file()
     }
@@ -66,7 +66,7 @@ def test_neither_of_two_runs_overwrites_the_other(values, monkeypatch, change):
     second = run(make_experiment(values | change))
     after = files_in(values["out"])
     assert before.items() <= after.items() and len(after) > len(before)
-    stems = {path.stem for path in (values["out"] / "cells").iterdir()}
+    stems = {path.stem for path in (values["out"] / "splits").iterdir()}
     assert stems == {path.stem for path in (values["out"] / "predictions").iterdir()}
     shown = [row for row in read_run(values["out"]).rows if row["method"] == "sgd fine-tuning"]
     assert [row["test"] for row in shown] == [
@@ -85,10 +85,10 @@ def test_the_page_names_what_lies_beside_and_solve_has_both(values):
     reading = read_run(values["out"])
     assert any("results are of other settings" in note for note in reading.notes)
     assert list(reading.splits) == [SPLIT]
-    names = {row["cell"] for row in solve_folder(values["out"], "films")}
+    names = {row["split"] for row in solve_folder(values["out"], "films")}
     assert len(names) == 2 and all(name.startswith(f"{SPLIT}-") for name in names)
     for name in names:  # either alone, by its whole name
-        assert {row["cell"] for row in solve_folder(values["out"], name)} == {SPLIT}
+        assert {row["split"] for row in solve_folder(values["out"], name)} == {SPLIT}
 
 
 def test_a_key_is_a_dict_with_a_digest():

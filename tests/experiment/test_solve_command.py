@@ -159,7 +159,7 @@ def test_kernels_of_other_texts_than_the_results_are_refused(finished, tmp_path)
     """A run over other texts that was cut short between a split's kernels and its results."""
     out = tmp_path / "out"
     shutil.copytree(finished[0], out)
-    path = kept_at(out / "cells" / f"{CELL}.json")
+    path = kept_at(out / "splits" / f"{CELL}.json")
     write_record(path, read_record(path) | {"kernels": "of other texts"})
     with pytest.raises(
         UserError, match=f"those of {CELL} in .* are of other texts, weights or settings than its results"
@@ -195,7 +195,7 @@ def test_the_command_prints_a_table(finished):
 
 
 def test_a_damaged_cell_is_named(tmp_path):
-    (tmp_path / "cells").mkdir()
-    (tmp_path / "cells" / "films.json").write_text("{")
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "films.json").write_text("{")
     with pytest.raises(UserError, match=r"no finished split; damaged: films\.json"):
         solve_folder(tmp_path, "films")

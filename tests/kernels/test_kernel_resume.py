@@ -10,7 +10,6 @@ from unittest.mock import patch
 import pytest
 import torch
 from model_table import TABLE, pad_id, plain_logits, random_texts
-from old_work import made_old
 
 from lmntk.engine import plan as planning
 from lmntk.engine import tile_maker
@@ -345,13 +344,10 @@ def test_what_a_body_takes_is_seen():
     assert len(kept) == 2**20
 
 
-@pytest.mark.parametrize("is_old", [False, True])
 @pytest.mark.parametrize("formulas", [["sgd"], FORMULAS])
-def test_kept_factors_give_the_kernels_again(tmp_path, formulas, is_old):
+def test_kept_factors_give_the_kernels_again(tmp_path, formulas):
     whole = work(tmp_path, keep=True)
     WorkFolder.finish(Settings(scratch=tmp_path, keep_factors=True), KEY)
-    if is_old:
-        assert made_old(tmp_path) == 1
     kept = StoredFactors(tmp_path)
     assert kept.pairs == PAIRS
     for pair in PAIRS:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 import pytest
-from old_work import four_files
 
 from lmntk.engine.schedule import Schedule
 from lmntk.engine.work import Claim, FactorIndex, Piece, WorkOwner, WorkRecord, read_record, write_record
@@ -59,20 +58,8 @@ def test_each_part_is_written_beside_the_others(tmp_path):
     assert work.record() == WorkRecord(None, WHOLE.schedule, WHOLE.pieces, WHOLE.factors)
 
 
-def test_four_files_are_read_and_gone_when_the_record_is_written(tmp_path):
-    work = WorkFolder(tmp_path / "scratch", KEY)
-    four_files(work.folder, WHOLE)
-    assert work.record() == WHOLE
-    work.write_down(pieces=())
-    assert [path.name for path in work.folder.iterdir()] == ["work.json"]
-    assert work.record().claim == WHOLE.claim
-    (work.folder / "owner.json").write_text('{"out": 1}')
-    assert work.record().claim == WHOLE.claim
-
-
 @pytest.mark.parametrize("kind", ["", "finetuning-"])
-@pytest.mark.parametrize("write", [write_record, four_files])
-def test_an_owner_sweeps_what_is_its_own(tmp_path, write, kind):
+def test_an_owner_sweeps_what_is_its_own(tmp_path, kind):
     scratch, out = tmp_path / "scratch", tmp_path / "out"
     own = WorkOwner(out, ("a", "b"))
     claims = {
@@ -84,12 +71,12 @@ def test_an_owner_sweeps_what_is_its_own(tmp_path, write, kind):
         "other-" + "6" * 24: own.claim(),
     }
     for name, claim in claims.items():
-        write(scratch / f"{kind}{name}", WorkRecord(claim, WHOLE.schedule))
+        write_record(scratch / f"{kind}{name}", WorkRecord(claim, WHOLE.schedule))
     (scratch / f"{kind}{'7' * 24}").mkdir()
     kept = WorkFolder(scratch, "8" * 24, kind)
-    write(kept.folder, WorkRecord(own.claim(), WHOLE.schedule, (), WHOLE.factors))
+    write_record(kept.folder, WorkRecord(own.claim(), WHOLE.schedule, (), WHOLE.factors))
     (kept.folder / "tiles").mkdir()
-    write(out / "scratch" / f"{kind}{'9' * 24}", WorkRecord(own.claim()))
+    write_record(out / "scratch" / f"{kind}{'9' * 24}", WorkRecord(own.claim()))
     WorkFolder.sweep(own, scratch, kind)
     left = {path.name.removeprefix(kind)[-1] for path in scratch.iterdir()}
     assert left == set("345678")

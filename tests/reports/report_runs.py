@@ -74,10 +74,10 @@ def _write_cell(folder, random, task, k, seed, mode, finetuned, kernels, classes
         }
     rows = [row(task, k, seed, mode, method, test) for method, test in tests.items()]
     write(
-        folder / "cells" / f"{split}.json",
+        folder / "splits" / f"{split}.json",
         {
             "key": "x",
-            "cell": split,
+            "split": split,
             "model": "weights",
             "rows": rows,
             "train_labels": labels,
@@ -93,11 +93,11 @@ def _write_cell(folder, random, task, k, seed, mode, finetuned, kernels, classes
             "layer.01": 0.4 * matrix,
             "head": 0.2 * matrix,
         }
-        Kernel("sgd", matrix, groups=parts).save(folder / "kernels" / split / "train-sgd.safetensors")
+        Kernel("sgd", matrix, groups=parts).save(folder / "kernels" / f"{split}-00000000" / "train-sgd.safetensors")
     if finetuned:
         head = {
             "key": "x",
-            "cell": split,
+            "split": split,
             "task": task,
             "k": k,
             "seed": seed,
@@ -110,14 +110,14 @@ def _write_cell(folder, random, task, k, seed, mode, finetuned, kernels, classes
                 method = f"{name} fine-tuning" + (" (linearized)" if linearized else "")
                 file = method.replace(" ", "-").replace("(", "-").replace(")", "-")
                 write(
-                    folder / "finetuning" / f"{split}-{file}.json",
+                    folder / "finetunings" / f"{split}-{file}.json",
                     head | finetuning(random, method, linearized),
                 )
             method = f"{name} fine-tuning"
             content = head | diagnosis(
                 random, method, tests, labels, matrix, outputs, kernel_like=name == "sgd"
             )
-            write(folder / "diagnosis" / f"{split}-{name}-fine-tuning.json", content)
+            write(folder / "diagnoses" / f"{split}-{name}-fine-tuning.json", content)
 
 
 def kernel_values(random, labels, outputs):
@@ -156,7 +156,7 @@ def finetuning(random, method, linearized):
         | {"curve": [{"step": 0, "loss": None, "dev": 0.5}], "best_step": None, "dev": None, "seconds": 1.0}
     )
     return {
-        "format": "lmntk finetuning 1", "method": method, "optimizer": method.split()[0], "loss": "cross-entropy", "linearized": linearized,
+        "format": "lmntk finetuning 2", "method": method, "optimizer": method.split()[0], "loss": "cross-entropy", "linearized": linearized,
         "parameters": {}, "trained": 1000, "runs": runs, "chosen": 2, "dev": runs[2]["dev"], "test": 0.8,
         "predictions": [0, 1], "checkpoint": None,
     }  # fmt: skip
@@ -189,7 +189,7 @@ def diagnosis(random, method, tests, labels, matrix, outputs, kernel_like):
     ]
     no_reason = "The linearized model recovers 21 % of the gain, below 50 %: made up."
     return {
-        "format": "lmntk diagnosis 2",
+        "format": "lmntk diagnosis 3",
         "method": method,
         "metric": "accuracy",
         "formula": "sgd",

@@ -150,8 +150,8 @@ def test_table_entries_are_means_and_population_deviations_over_the_splits(tmp_p
         ]
         name = f"films-k8-seed{seed}-prompt"
         write(
-            tmp_path / "cells" / f"{name}.json",
-            {"key": "x", "cell": name, "model": "w", "rows": rows, "versions": VERSIONS},
+            tmp_path / "splits" / f"{name}.json",
+            {"key": "x", "split": name, "model": "w", "rows": rows, "versions": VERSIONS},
         )
     text = build_page([tmp_path])
     values = 100 * np.array(list(tests.values()))
@@ -170,20 +170,20 @@ def test_table_entries_are_means_and_population_deviations_over_the_splits(tmp_p
 def test_what_the_user_wrote_is_text_and_never_markup(tmp_path):
     attack = '<script>alert("x")</script><img src=x onerror=alert(1)>&amp;$\\frac{1}{2}$\x00\x1b'
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,), model=attack, extra_methods=(attack,))
-    for path in (folder / "cells").glob("*.json"):
+    for path in (folder / "splits").glob("*.json"):
         content = json.loads(path.read_text())
         for one in content["rows"]:
             one["task"] = attack
             one["notes"] = [attack]
         write(path, content)
-    for path in (folder / "diagnosis").glob("*.json"):
+    for path in (folder / "diagnoses").glob("*.json"):
         content = json.loads(path.read_text())
         content |= {"reason": attack, "task": attack}
         content["logits"]["labels"] = [attack if one else "fine" for one in content["logits"]["labels"]]
         content["kernels"]["labels"] = [attack] * len(content["kernels"]["labels"])
         content["groups"] = {attack: 1.0}
         write(path, content)
-    for path in (folder / "finetuning").glob("*.json"):
+    for path in (folder / "finetunings").glob("*.json"):
         write(path, json.loads(path.read_text()) | {"task": attack})
     text = build_page([folder])
     page = Page(text)
@@ -195,7 +195,7 @@ def test_what_the_user_wrote_is_text_and_never_markup(tmp_path):
 def test_a_part_that_is_missing_leaves_no_hole(tmp_path):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,))
     whole = len(Page(build_page([folder])).svgs)
-    path = next((folder / "diagnosis").glob("*sgd*.json"))
+    path = next((folder / "diagnoses").glob("*sgd*.json"))
     content = json.loads(path.read_text())
     write(
         path,
@@ -213,7 +213,7 @@ def test_a_part_that_is_missing_leaves_no_hole(tmp_path):
     assert "None" not in text and "Left out" not in text
     for part in ("tests", "numbers", "spectrum", "groups", "kernels"):
         content.pop(part)
-    write(path, {name: content[name] for name in ("format", "cell", "task", "k", "seed", "mode", "method")})
+    write(path, {name: content[name] for name in ("format", "split", "task", "k", "seed", "mode", "method")})
     text = build_page([folder])
     Page(text)
     assert "? undecided" in text and "No reason is given." in text and "cannot be told" in text
@@ -222,20 +222,20 @@ def test_a_part_that_is_missing_leaves_no_hole(tmp_path):
 def test_a_damaged_part_is_named_and_the_rest_drawn(tmp_path):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,))
     whole = len(Page(build_page([folder])).svgs)
-    path = next((folder / "diagnosis").glob("*sgd*.json"))
+    path = next((folder / "diagnoses").glob("*sgd*.json"))
     content = json.loads(path.read_text())
     content["logits"]["fine_tuned"] = [[1.0], [1.0, 2.0]]
     write(path, content)
-    (folder / "finetuning" / "half-written.json").write_text('{"format": "lmntk fine')
+    (folder / "finetunings" / "half-written.json").write_text('{"format": "lmntk fine')
     text = build_page([folder])
     assert len(Page(text).svgs) == whole - 1
     assert "logits of fictitious-k4-seed13-prompt, sgd fine-tuning: not as expected" in text
-    assert "finetuning/half-written.json is not a file of this version" in text
+    assert "finetunings/half-written.json is not a file of this version" in text
 
 
 def test_numbers_that_are_none_are_left_out(tmp_path):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,))
-    path = next((folder / "diagnosis").glob("*sgd*.json"))
+    path = next((folder / "diagnoses").glob("*sgd*.json"))
     content = json.loads(path.read_text())
     content["trajectory"][3]["logit_error"] = float("nan")
     content["numbers"]["chi_with_prompt"] = float("inf")
@@ -269,7 +269,7 @@ def test_a_kernel_that_is_not_the_cells_or_is_damaged_is_not_drawn(tmp_path):
     heading = "Spectrum and alignment with the labels"
     path, split = (
         next((folder / "kernels").glob("*/train-sgd.safetensors")),
-        next((folder / "cells").glob("*.json")),
+        next((folder / "splits").glob("*.json")),
     )
     kernel = Kernel.load(path)
     assert heading in build_page([folder])
@@ -289,7 +289,7 @@ def test_a_kernel_that_is_not_the_cells_or_is_damaged_is_not_drawn(tmp_path):
 
 def test_a_verdict_over_splits_is_that_of_their_means_by_the_rule_of_verdicts_json(tmp_path):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13, 21, 42))
-    paths = sorted((folder / "diagnosis").glob("*sgd*.json"))
+    paths = sorted((folder / "diagnoses").glob("*sgd*.json"))
     for path, verdict in zip(
         paths, ("not", "not", "undecided"), strict=True
     ):  # by its means it is kernel-like nevertheless
@@ -330,7 +330,7 @@ def test_several_runs_stand_side_by_side(tmp_path):
 
 def test_cells_of_other_weights_in_the_folder_are_left_out(tmp_path):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13, 21), finetuned=False)
-    old = sorted((folder / "cells").glob("*.json"))[0]
+    old = sorted((folder / "splits").glob("*.json"))[0]
     write(old, json.loads(old.read_text()) | {"model": "other weights"})
     os.utime(old, (1, 1))
     text = build_page([folder])
@@ -353,7 +353,7 @@ def test_many_cells_close_up_are_cut_and_the_page_says_so(tmp_path):
 
 def test_a_run_that_diverged_does_not_flatten_the_others(tmp_path):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,), kernels=False)
-    for path in (folder / "finetuning").glob("*.json"):
+    for path in (folder / "finetunings").glob("*.json"):
         content = json.loads(path.read_text())
         content["runs"][3]["curve"] = [
             {"step": 0, "loss": 1.0, "dev": 0.5},
@@ -366,7 +366,7 @@ def test_a_run_that_diverged_does_not_flatten_the_others(tmp_path):
 
 def test_a_diagnosed_training_that_diverged_and_an_emulation_without_bound(tmp_path):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,), kernels=False)
-    for path in (folder / "diagnosis").glob("*.json"):
+    for path in (folder / "diagnoses").glob("*.json"):
         content = json.loads(path.read_text())
         emulated = content["emulation"]["emulated"]
         emulated[-1] = [[None] * len(one) for one in emulated[-1]]
@@ -426,7 +426,7 @@ def test_a_method_whose_trainings_all_diverged_is_marked_and_fewer_splits_are_no
     assert ridge[0].best and not adamw[0].best and not adamw[0].near and adamw[0].few == 1
 
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,), kernels=False)
-    path = next((folder / "finetuning").glob("*-sgd-fine-tuning.json"))
+    path = next((folder / "finetunings").glob("*-sgd-fine-tuning.json"))
     write(path, json.loads(path.read_text()) | {"test": None})
     assert '<span class="state no">diverged</span>' in build_page([folder])
 
@@ -434,9 +434,9 @@ def test_a_method_whose_trainings_all_diverged_is_marked_and_fewer_splits_are_no
 def test_signgd_stands_beside_adam_of_the_same_weights(tmp_path):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13, 21), kernels=False)
     assert "SignGD beside Adam" not in build_page([folder])
-    for path in (folder / "cells").glob("*.json"):
+    for path in (folder / "splits").glob("*.json"):
         write(path, json.loads(path.read_text()) | {"test_labels": [0, 1, 1, 0]})
-    for path in (folder / "finetuning").glob("*adamw*.json"):
+    for path in (folder / "finetunings").glob("*adamw*.json"):
         content = json.loads(path.read_text())
         for method, predictions, test in (
             ("adamw fine-tuning", [0, 1, 1, 1], 0.75),
@@ -446,7 +446,7 @@ def test_signgd_stands_beside_adam_of_the_same_weights(tmp_path):
             ("signgd fine-tuning (linearized)", [0, 1, 1, 0], 1.0),
         ):
             mine = content | {"method": method, "predictions": predictions, "test": test}
-            write(path.with_name(f"{content['cell']}-{method.replace(' ', '-')}.json"), mine)
+            write(path.with_name(f"{content['split']}-{method.replace(' ', '-')}.json"), mine)
     text = build_page([folder])
     section = text[text.index("SignGD beside Adam") :]
     section = section[: section.index("</section>")]
@@ -462,7 +462,7 @@ def test_signgd_stands_beside_adam_of_the_same_weights(tmp_path):
 
 def test_a_mean_over_fewer_splits_says_so(tmp_path):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13, 21), kernels=False)
-    path = next((folder / "finetuning").glob("*seed13*-sgd-fine-tuning.json"))
+    path = next((folder / "finetunings").glob("*seed13*-sgd-fine-tuning.json"))
     write(path, json.loads(path.read_text()) | {"test": None})
     text = build_page([folder])
     assert (

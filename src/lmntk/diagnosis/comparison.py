@@ -54,7 +54,7 @@ class Comparison:
 
 
 def compare(first: Mapping[str, Any], second: Mapping[str, Any], labels: Sequence[int]) -> Comparison:
-    """Return the comparison of two results of one split, each as ``finetuning/*.json`` has it.
+    """Return the comparison of two results of one split, each as ``finetunings/*.json`` has it.
 
     Args:
         first: with ``method``, ``metric``, ``test`` and ``predictions``.
@@ -64,11 +64,11 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any], labels: Sequenc
     Raises:
         UserError: results of different splits or metrics, or of a training that diverged.
     """
-    for name in ("cell", "metric"):
+    for name in ("split", "metric"):
         if first.get(name) != second.get(name):
             raise UserError(
                 f"compare: {name} {first.get(name)!r} and {second.get(name)!r} are not the same; "
-                "give two results of one cell"
+                "give two results of one split"
             )
     for result in (first, second):
         if result.get("test") is None or len(result.get("predictions") or ()) != len(labels):

@@ -30,7 +30,7 @@ from lmntk.system.hashing import versions
 from lmntk.tangents.coverage import Coverage
 from lmntk.tasks.metrics import score
 
-FORMAT = "lmntk diagnosis 2"
+FORMAT = "lmntk diagnosis 3"
 FEATURE_TEXTS = 64  # train texts whose gradients are compared; their factors are in memory at once
 TRAJECTORY_TEXTS = 16  # the same at each step of a trajectory
 SHOWN_TEXTS = 8  # dev texts whose learning curves are kept

@@ -34,7 +34,7 @@ def over_splits(
     """Return one verdict a task, k, mode and method, and the comparisons of SignGD with Adam, as plain data.
 
     Args:
-        diagnoses: of single splits, each as ``diagnosis/*.json`` has it.
+        diagnoses: of single splits, each as ``diagnoses/*.json`` has it.
         comparisons: of SignGD and Adam, each with the ``task``, ``k`` and ``mode`` of its split, and the
             ending of the methods' names.
         titles: the tasks' names in print.
@@ -61,11 +61,11 @@ def comparisons_in(
     """Return SignGD's fine-tuning beside Adam's of the same weights, in each split where neither diverged.
 
     Args:
-        finetunings: each as ``finetuning/*.json`` has it.
+        finetunings: each as ``finetunings/*.json`` has it.
         splits: results by the splits' names, with the test labels.
     """
     ended = {
-        (record["cell"], record["method"]): record for record in finetunings if record["test"] is not None
+        (record["split"], record["method"]): record for record in finetunings if record["test"] is not None
     }
     pairs: list[tuple[Record, Comparison]] = []
     for (name, method), first in ended.items():

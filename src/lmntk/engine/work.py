@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError, WrapValidator
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from lmntk.engine import legacy_work
 from lmntk.engine.schedule import Schedule
 from lmntk.system import kept
 from lmntk.system.files import write_text
@@ -120,18 +119,8 @@ _CHECKED = TypeAdapter(WorkRecord)
 
 def read_record(folder: Path) -> WorkRecord:
     """Return the record in a folder of work; an empty one where there is none that can be read."""
-    record: WorkRecord | None = kept.or_none(lambda: _read(folder))
+    record: WorkRecord | None = kept.or_none(lambda: kept.read_form(folder / RECORD, _CHECKED))
     return record or WorkRecord()
-
-
-def _read(folder: Path) -> WorkRecord:
-    if (folder / RECORD).exists():
-        found: WorkRecord = kept.read_form(folder / RECORD, _CHECKED)
-        return found
-    try:
-        return _CHECKED.validate_python(legacy_work.read(folder))
-    except ValueError as error:
-        raise kept.DamagedError(folder, str(error)) from error
 
 
 def write_record(folder: Path, record: WorkRecord) -> None:
@@ -141,4 +130,3 @@ def write_record(folder: Path, record: WorkRecord) -> None:
         OSError: no room on the disk, or no right to write.
     """
     kept.write_record(folder / RECORD, _CHECKED.dump_python(record, mode="json"))
-    legacy_work.remove(folder)

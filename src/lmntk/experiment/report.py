@@ -17,7 +17,7 @@ from lmntk.experiment.steps.solve import results_of
 from lmntk.reports.page import write_page
 from lmntk.reports.results import write_reports
 from lmntk.runs.reading import read_run
-from lmntk.runs.records import Row
+from lmntk.runs.records import FORMAT, Row
 from lmntk.runs.split import Split
 from lmntk.runs.store import CONFIGURATION, Store
 from lmntk.system.hashing import short, versions
@@ -110,6 +110,7 @@ class Reporter:
             if moved.get("model") == now["model"] and moved not in (now, *earlier):
                 earlier.append(moved)
         return {
+            "format": FORMAT,
             "experiment": now,
             "versions": versions(),
             "weights": session.pretrained.fingerprint,

@@ -12,7 +12,7 @@ from lmntk.experiment.steps.base import Job, Step, missing
 from lmntk.experiment.steps.diagnose import Diagnose, check_given
 from lmntk.experiment.steps.finetune import FineTune
 from lmntk.experiment.steps.solve import Solve
-from lmntk.runs.adopt import adopt_old_names
+from lmntk.runs.earlier import NOT_CHECKED, is_earlier
 from lmntk.system.files import alone_in
 from lmntk.system.progress import Progress, Silent
 
@@ -44,7 +44,10 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
             f"weights stored in {session.pretrained.stored_dtype}, computed with in {experiment.dtype}"
         )
     with alone_in(session.store.folder):
-        adopt_old_names(session.store)
+        if is_earlier(session.store.folder):
+            session.progress.note(
+                f"{str(experiment.out)!r} {NOT_CHECKED}: it stays, and is computed anew beside it"
+            )
         reporter = Reporter(session)
         reporter.begin()
         models = list(shared_models(session))

@@ -14,6 +14,7 @@ from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import Pretrained
 from lmntk.prompts.encoding import EncodedText, TextEncoder
 from lmntk.runs.keys import SplitKeys
+from lmntk.runs.records import FORMAT
 from lmntk.runs.split import Split
 from lmntk.runs.store import Store
 from lmntk.system.hashing import Key
@@ -118,6 +119,7 @@ class Session:
         e = self.experiment
         examples = {side: digest_examples(examples) for side, examples in task.examples(split).items()}
         content = Key(
+            format=FORMAT,
             weights=self.pretrained.fingerprint,
             encoder=self.encoder(task, split.mode).fingerprint(),
             mode=split.mode,

@@ -10,11 +10,12 @@ from lmntk.errors import UserError
 from lmntk.experiment.published import Solvable, published
 from lmntk.kernels.formulas import FORMULAS
 from lmntk.kernels.kernel import Kernel
+from lmntk.runs.earlier import is_earlier, kernel_folders_of, records_of
 from lmntk.runs.records import SplitResults
 from lmntk.runs.split import SIDES
 from lmntk.runs.store import LOGITS, Store
 from lmntk.solvers.outcome import BASELINES, baseline, methods_of, solve_split
-from lmntk.system.hashing import SHORT, short
+from lmntk.system.hashing import short
 from lmntk.system.kept import load_arrays
 
 
@@ -56,7 +57,7 @@ def solve_folder(
             )
         sizes = {f"{side}_texts": len(solvable.labels[side]) for side in SIDES}
         rows += [
-            {"cell": solvable.name, "mode": solvable.mode, **outcome.as_row(), **sizes}
+            {"split": solvable.name, "mode": solvable.mode, **outcome.as_row(), **sizes}
             for outcome in outcomes
         ]
     return rows
@@ -72,14 +73,16 @@ def read_folder(
             f"kernels: no folder {str(folder)!r}; name a run's, or one with train_kernels_{task}.pt"
         )
     for run in (folder, folder.parent):
-        if (run / SplitResults.FOLDER).is_dir() and (run == folder or folder.name == "kernels"):
+        if ((run / SplitResults.FOLDER).is_dir() or is_earlier(run)) and (
+            run == folder or folder.name == "kernels"
+        ):
             return _of_run(Store(run), task)
     return [published(folder, task, formulas, metric)]
 
 
 def _of_run(store: Store, task: str) -> list[Solvable]:
     """Return what a run kept of a task, or of one split; splits of other settings lie side by side."""
-    records = store.records(SplitResults)
+    records = records_of(store, SplitResults)
     results = [record for record in records.values() if record is not None]
     chosen = [record for record in results if task in (record.name, record.rows[0].task, _long_name(record))]
     if not chosen:
@@ -114,8 +117,9 @@ def _solvable(store: Store, record: SplitResults, name: str) -> Solvable:
     paths = {
         (side, formula): folder / f"{side}-{formula}.safetensors" for formula in FORMULAS for side in SIDES
     }
+    split_name = "cell" if is_earlier(store.folder) else "split"
     kernels = {
-        pair: Kernel.load(path, {"cell": record.name}) for pair, path in paths.items() if path.is_file()
+        pair: Kernel.load(path, {split_name: record.name}) for pair, path in paths.items() if path.is_file()
     }
     if not kernels:
         raise UserError(f"kernels: none of {where}; run it again without --no-kernels")
@@ -150,5 +154,5 @@ def _solvable(store: Store, record: SplitResults, name: str) -> Solvable:
 def _kernel_folder(store: Store, record: SplitResults) -> Path:
     """Return where the kernels of the results are; else a folder of the split's, whose key tells what it is of."""
     named = store.kernel_folder(record.name, record.kernels or record.key)
-    others = [named.with_name(record.name), *sorted(named.parent.glob(f"{record.name}-{'?' * SHORT}"))]
+    others = kernel_folders_of(store, record.name)
     return next((folder for folder in (named, *others) if folder.is_dir()), named)

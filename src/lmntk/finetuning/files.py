@@ -89,9 +89,7 @@ def is_export(folder: Path) -> bool:
     """Return whether what ``export`` wrote is there, and whole; a damaged file is named."""
 
     def verify() -> bool:
-        # LEGACY: a folder that was written before there were checksums has none of them, and is taken as it is
-        if (folder / CHECKSUMS).exists():
-            kept.compare(folder, kept.read_form(folder / CHECKSUMS, _Export).files)
+        kept.compare(folder, kept.read_form(folder / CHECKSUMS, _Export).files)
         return (folder / "config.json").is_file()
 
     return kept.or_none(verify) is True

@@ -257,7 +257,7 @@ class _CheckpointRecord(BaseModel):
     loss_sum: float
     loss_steps: int
     seconds: float
-    files: dict[str, str] = {}  # LEGACY: none of checkpoints that were written before there were checksums
+    files: dict[str, str]
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -27,11 +27,12 @@ from lmntk.system.kept import (
     load_tensors,
     or_none,
     read_form,
+    read_record,
     save_tensors,
     write_record,
 )
 
-FORMAT = "lmntk predictor 1"
+FORMAT = "lmntk predictor 2"
 DESCRIPTION, DIRECTION = "predictor.json", "direction.safetensors"
 _HEAD = "head:"
 
@@ -183,12 +184,27 @@ def read_description(folder: Path) -> dict[str, Any]:
         UserError: there is none.
     """
     try:
+        _check_format(folder)
         description: _Description = read_form(folder / DESCRIPTION, _Description)
     except FileNotFoundError:
         raise UserError(
             f"model-dir: {str(folder)!r} holds no predictor; make one with `lmntk run ... --save-models`"
         ) from None
     return description.model_dump()
+
+
+def _check_format(folder: Path) -> None:
+    """Refuse a predictor of another version.
+
+    Raises:
+        UserError: it is one.
+    """
+    written = read_record(folder / DESCRIPTION).get("format")
+    if written != FORMAT and str(written).startswith(FORMAT[:-1]):
+        raise UserError(
+            f"model-dir: {str(folder)!r} has the format {written!r}, and this version reads {FORMAT!r}; "
+            "run again with --save-models"
+        )
 
 
 def is_predictor(folder: Path) -> bool:
@@ -232,8 +248,7 @@ class _SolutionFacts(_Part):
 class _Description(_Part):
     """The entries of ``predictor.json`` that are read; others go along."""
 
-    format: Literal["lmntk predictor 1"]
-    cell: str
+    split: str
     dev: float
     mode: Literal["prompt", "head"]
     labels: list[str]
@@ -262,7 +277,7 @@ def find_predictor(folder: Path, wanted: WantedPredictor) -> tuple[Path, list[st
     chosen = {
         path: facts
         for path, facts in candidates.items()
-        if wanted.split in (None, facts["cell"]) and wanted.method in (None, facts["solution"]["method"])
+        if wanted.split in (None, facts["split"]) and wanted.method in (None, facts["solution"]["method"])
     }
     if not chosen:
         asked = " and ".join(

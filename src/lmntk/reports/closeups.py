@@ -84,15 +84,15 @@ def close_ups(runs: Sequence[Run], titles: Mapping[str, str], notes: list[str]) 
 def _candidates(run: Run) -> list[_Candidate]:
     trainings: dict[tuple[str, str], list[tuple[str, Mapping[str, Any]]]] = {}
     for one in run.finetunings:
-        trainings.setdefault((one["cell"], str(one["method"]).replace(LINEARIZED, "")), []).append(
+        trainings.setdefault((one["split"], str(one["method"]).replace(LINEARIZED, "")), []).append(
             (str(one["method"]), one)
         )
-    diagnoses = {(one["cell"], str(one["method"])): one for one in run.diagnoses}
+    diagnoses = {(one["split"], str(one["method"])): one for one in run.diagnoses}
     made = []
     for key in dict.fromkeys([*diagnoses, *trainings]):
         some = diagnoses.get(key) or trainings[key][0][1]
         own = sorted(trainings.get(key, ()), key=lambda pair: LINEARIZED in pair[0])
-        place = (some["cell"], some["task"], some["k"], some["seed"], some["mode"])
+        place = (some["split"], some["task"], some["k"], some["seed"], some["mode"])
         made.append(_Candidate(run, *place, key[1], diagnoses.get(key, {}), own))
     covered = {one.split for one in made}
     for name, split in run.splits.items():

@@ -113,7 +113,6 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
                 "toml": as_toml(run.experiment) if run.experiment else "",
                 "earlier": [changes(run.experiment, one) for one in run.earlier] if run.experiment else [],
                 "versions": run.versions,
-                "cells": len(run.splits),
             }
             for run in runs
         ],
@@ -173,7 +172,7 @@ def _facts(runs: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> list[tuple
         for name, value in (
             ("tasks", str(tasks)),
             ("texts a class, k", ", ".join(map(str, sorted({row["k"] for row in rows})))),
-            ("splits", str(len({row["seed"] for row in rows}))),
+            ("seeds", ", ".join(map(str, sorted({row["seed"] for row in rows})))),
             ("modes", ", ".join(dict.fromkeys(row["mode"] for row in rows))),
             ("splits", str(sum(len(run.splits) for run in runs))),
         )

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from lmntk.errors import UserError
 from lmntk.kernels.kernel import Kernel
+from lmntk.runs.earlier import NOT_CHECKED, is_earlier, kernel_folders_of, records_of
 from lmntk.runs.records import DiagnosisRecord, FineTuningRecord, Record, SplitResults
 from lmntk.runs.setups import of_one_setup
 from lmntk.runs.store import Store
-from lmntk.system.hashing import SHORT
 from lmntk.system.kept import or_none
 from lmntk.tasks import TASKS
 
@@ -33,8 +33,8 @@ class Run:
         versions: of what computed it.
         rows: those of results.csv, of all finished splits.
         splits: the finished splits' results, by name.
-        finetunings: the records of ``finetuning/``.
-        diagnoses: the records of ``diagnosis/``.
+        finetunings: the records of ``finetunings/``.
+        diagnoses: the records of ``diagnoses/``.
         notes: what was left out, and why.
     """
 
@@ -73,9 +73,7 @@ class Run:
 
     def kernel_folders(self, split: str) -> list[Path]:
         """Return the folders of a split's kernels; kernels of several settings lie side by side."""
-        parent = self.folder / "kernels"
-        named = [parent / split, *sorted(parent.glob(f"{split}-{'?' * SHORT}"))]
-        return [folder for folder in named if folder.is_dir()]
+        return kernel_folders_of(Store(self.folder), split)
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -114,7 +112,7 @@ def _read_run(folder: Path, name: str) -> Run:
     if not folder.is_dir():
         raise UserError(f"run: no folder {str(folder)!r}; name one that `lmntk run` wrote")
     store = Store(folder)
-    notes: list[str] = []
+    notes = [f"the folder {NOT_CHECKED}."] if is_earlier(folder) else []
     configuration = store.configuration()
     experiment, latest = configuration.experiment, configuration.setups
     order = _order(experiment)
@@ -150,7 +148,7 @@ def _rows(
     """Return the rows of all splits: of each the methods', then the fine-tunings'."""
     rows = []
     for results in sorted(splits.values(), key=lambda results: order(results.rows[0].model_dump())):
-        own = [record for record in finetunings if record["cell"] == results.name]
+        own = [record for record in finetunings if record["split"] == results.name]
         trained = [FineTuningRecord.model_validate(record).row(results.head).model_dump() for record in own]
         methods = {row["method"] for row in trained}
         rows += [row.model_dump() for row in results.rows if row.method not in methods] + trained
@@ -194,7 +192,7 @@ def _order(experiment: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], tuple
 def _named_files(store: Store, kind: type[Kind], notes: list[str]) -> dict[str, Kind]:
     """Return the records of a kind by their files' names; name the damaged ones."""
     named = {}
-    for name, record in store.records(kind).items():
+    for name, record in records_of(store, kind).items():
         if record is None:
             notes.append(
                 f"{name} is not a file of this version of lmntk, or is damaged, and was left out; run again, it is made anew."
@@ -264,10 +262,10 @@ def _about_these(
     diagnoses: Sequence[dict[str, Any]], finetunings: Sequence[Mapping[str, Any]], notes: list[str]
 ) -> list[dict[str, Any]]:
     """Return the diagnoses that are about the trainings that are shown; say how many are not."""
-    keys = {(record["cell"], record["method"]): record.get("key") for record in finetunings}
+    keys = {(record["split"], record["method"]): record.get("key") for record in finetunings}
     fitting = []
     for record in diagnoses:
-        about, key = record.get("about"), keys.get((record["cell"], record["method"]))
+        about, key = record.get("about"), keys.get((record["split"], record["method"]))
         if None in (about, key) or about == key:
             fitting.append(record)
     if len(fitting) < len(diagnoses):
@@ -282,6 +280,6 @@ def _newest(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the record of each split and method that was written last, without the time of writing."""
     newest: dict[tuple[str, str], dict[str, Any]] = {}
     for record in sorted(records, key=lambda record: -record[WRITTEN]):
-        newest.setdefault((record["cell"], record["method"]), record)
-    kept = [record for record in records if newest[record["cell"], record["method"]] is record]
+        newest.setdefault((record["split"], record["method"]), record)
+    kept = [record for record in records if newest[record["split"], record["method"]] is record]
     return [{name: value for name, value in record.items() if name != WRITTEN} for record in kept]

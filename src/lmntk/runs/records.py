@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+FORMAT = 2  # of output folders; it is in every key, so that files of two formats never share a name
 FINE_TUNING = "fine-tuning"  # the solver in a row of a fine-tuning
 
 
@@ -28,6 +29,7 @@ class Configuration(BaseModel):
     """The settings of a folder's runs, ``configuration.json``.
 
     Attributes:
+        format: of the folder.
         experiment: of the last run.
         versions: of what computed it.
         weights: the fingerprint of its model.
@@ -37,6 +39,7 @@ class Configuration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
+    format: int = 1
     experiment: dict[str, Any] = {}
     versions: dict[str, str] = {}
     weights: str | None = None
@@ -79,7 +82,7 @@ class Record(BaseModel):
 
     key: str = ""
     content: str | None = None
-    name: Inside = Field(alias="cell")
+    name: Inside = Field(alias="split")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the record as the plain data of its file."""
@@ -103,13 +106,13 @@ class SplitResults(Record):
         versions: of what computed it.
     """
 
-    FOLDER: ClassVar[str] = "cells"
+    FOLDER: ClassVar[str] = "splits"
 
     kernels: str | None = None
     model: str | None = None
     classes: list[str] = []
     rows: list[Row] = Field(min_length=1)
-    row_numbers: dict[str, list[int]] = Field(default={}, alias="split")
+    row_numbers: dict[str, list[int]] = {}
     train_labels: list[int] = []
     dev_labels: list[int] = []
     test_labels: list[int] = []
@@ -122,7 +125,7 @@ class SplitResults(Record):
     def _has_a_result(self) -> SplitResults:
         if all(row.test is None for row in self.rows):
             raise ValueError("no row has a result on test")
-        for row in self.rows if self.predictions else ():  # older files have a table of their own
+        for row in self.rows:
             if len(self.predictions.get(row.method, ())) != len(self.test_labels):
                 raise ValueError(f"{row.method} has no prediction of each test text")
         return self
@@ -148,9 +151,9 @@ class SplitResults(Record):
 class FineTuningRecord(Record):
     """A grid of trainings of one split: what each came to, and which was chosen on dev."""
 
-    FOLDER: ClassVar[str] = "finetuning"
+    FOLDER: ClassVar[str] = "finetunings"
 
-    format: Literal["lmntk finetuning 1"] = "lmntk finetuning 1"
+    format: Literal["lmntk finetuning 2"] = "lmntk finetuning 2"
     setup: str | None = None
     task: str
     k: int
@@ -199,9 +202,9 @@ class FineTuningRecord(Record):
 class DiagnosisRecord(Record):
     """The diagnosis of one fine-tuning of a split; ``about`` is the key of the training."""
 
-    FOLDER: ClassVar[str] = "diagnosis"
+    FOLDER: ClassVar[str] = "diagnoses"
 
-    format: Literal["lmntk diagnosis 2"] = "lmntk diagnosis 2"
+    format: Literal["lmntk diagnosis 3"] = "lmntk diagnosis 3"
     about: str | None = None
     setup: str | None = None
     task: str

@@ -18,7 +18,7 @@ from lmntk.kernels.kernel import Kernel, provenance_of
 from lmntk.runs.records import Configuration, Record
 from lmntk.runs.split import Split
 from lmntk.system.files import write_text
-from lmntk.system.hashing import Key, short
+from lmntk.system.hashing import SHORT, Key, short
 from lmntk.system.kept import (
     is_whole,
     load_arrays,
@@ -107,6 +107,10 @@ class Store:
     def kernel_folder(self, split: str, digest: str) -> Path:
         """Return where the kernels of a split with this key are kept."""
         return self.folder / "kernels" / f"{split}-{short(digest)}"
+
+    def kernel_folders(self, split: str) -> list[Path]:
+        """Return the folders of a split's kernels; those of several settings lie side by side."""
+        return sorted((self.folder / "kernels").glob(f"{split}-{'?' * SHORT}"))
 
     def kernel_path(self, split: Split, side: str, formula: str, key: Key) -> Path:
         """Return where the kernel of a split's train texts against a side is kept."""

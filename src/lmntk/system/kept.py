@@ -88,7 +88,7 @@ def read_record(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf8"), parse_constant=lambda _: None)
         if not isinstance(content, dict):
             raise DamagedError(path, "it holds no record")
-        # LEGACY: a record that was written before there were checksums has none, and is taken as it is
+        # a record of the first format has none: `report` and `solve` read it as it is, and say so
         checksum = content.pop(CHECKSUM, None)
         if checksum is not None and checksum != _of_plain(content):
             raise DamagedError(path, "its checksum differs")
@@ -127,7 +127,7 @@ class TensorFile:
     def __init__(self, path: Path, file: Any, is_verified: bool) -> None:
         self.path, self._file, self.names = path, file, list(file.keys())
         stored = dict(file.metadata() or {})
-        # LEGACY: tensors that were written before there were checksums have none, and are taken as they are
+        # tensors of the first format have none: `solve` reads them as they are, and says so
         checksums = json.loads(stored.pop(CHECKSUMS, "null"))
         self.metadata: dict[str, str] = stored
         self._checksums: dict[str, str] | None = None

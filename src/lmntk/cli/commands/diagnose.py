@@ -42,7 +42,7 @@ def diagnose(
     Three tests, and a verdict a task: kernel-like, not, or undecided. Does the kernel solve the task,
     does the linearized model recover fine-tuning's gain, do the features stay? Trains what is not trained
     yet and computes the kernels that are missing; of a run's --out, it takes what is there. Writes
-    diagnosis/ and report.html. Run again, it resumes.
+    diagnoses/ and report.html. Run again, it resumes.
 
     Example: lmntk diagnose --model roberta-base --data data --tasks sst-2 --k 16 --optimizers sgd --out
     runs/sst-2

@@ -44,7 +44,7 @@ def finetune(
         bool,
         typer.Option(
             "--save",
-            help="keep the best weights: OUT/finetuning/*/weights.safetensors, and a model's folder beside it",
+            help="keep the best weights: OUT/finetunings/*/weights.safetensors, and a model's folder beside it",
             rich_help_panel="Output",
         ),
     ] = False,

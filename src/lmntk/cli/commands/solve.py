@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -49,6 +50,7 @@ def solve(
     from lmntk.experiment.solve_folder import solve_folder
     from lmntk.kernels.formulas import FORMULAS
     from lmntk.reports.results import markdown_table
+    from lmntk.runs.earlier import NOT_CHECKED, is_earlier
     from lmntk.solvers.grid import SOLVERS
 
     chosen = {"formulas": parts_of(formulas), "solvers": parts_of(solvers)}
@@ -58,6 +60,8 @@ def solve(
             raise UserError(f"{name}: {unknown[0]!r} is not one of {', '.join(known)}")
     if metric not in (None, "accuracy", "f1"):
         raise UserError(f"metric: {metric!r} is neither accuracy nor f1")
+    if is_earlier(kernels) or (kernels.name == "kernels" and is_earlier(kernels.parent)):
+        print(f"lmntk: {str(kernels)!r} {NOT_CHECKED}", file=sys.stderr)
     rows = solve_folder(kernels, task, chosen["formulas"] or None, chosen["solvers"] or None, metric)
     if as_json:
         print(json.dumps(rows, indent=1))
@@ -70,7 +74,7 @@ def solve(
         )
         lines.append(
             [
-                row["cell"],
+                row["split"],
                 row["method"],
                 row["metric"],
                 f"{100 * row['dev']:.1f}",
@@ -80,6 +84,6 @@ def solve(
         )
     print(markdown_table(["split", "method", "metric", "dev", "test", "setting"], lines))
     for note in dict.fromkeys(
-        f"{row['cell']}, {row['method']}: {note}" for row in rows for note in row["notes"]
+        f"{row['split']}, {row['method']}: {note}" for row in rows for note in row["notes"]
     ):
         print(f"* {note}")

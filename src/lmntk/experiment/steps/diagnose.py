@@ -246,7 +246,7 @@ def diagnose_split(
     pad_id, batch_size = session.pretrained.pad_id, session.settings.batch_size
     texts = shared.texts(split)
     examples = {side: Examples.of_texts(part, pad_id, batch_size) for side, part in texts.items()}
-    identity = {"cell": split.name, "task": task.name, "k": split.k, "seed": split.seed}
+    identity = {"split": split.name, "task": task.name, "k": split.k, "seed": split.seed}
     known = {} if kernels is None else {**kernels, **_signed(shared, job)}
     return diagnose(
         shared.model,

@@ -168,7 +168,7 @@ def _train(shared: SharedModel, job: Job) -> None:
     if found.chosen is not None and (how.save_weights or how.export):
         facts = {
             "key": key.digest,
-            "cell": split.name,
+            "split": split.name,
             "method": method.method,
             "linearized": method.linearized,
             "model": session.pretrained.fingerprint,

@@ -119,7 +119,7 @@ def _begun(shared: SharedModel, sides: Sequence[str]) -> WorkFolder:
     """Return where the pieces of the work on all splits of a model are written down."""
     session = shared.session
     digests = _digests(shared, shared.splits)
-    key = content_key(cells=digests, formulas=session.experiment.formulas, sides=sides)
+    key = content_key(splits=digests, formulas=session.experiment.formulas, sides=sides)
     return WorkFolder(scratch_folder(session), key)
 
 
@@ -241,7 +241,7 @@ def _split_kernels(
         "model": session.pretrained.fingerprint,
         "model_name": session.pretrained.name,
         "task": task.name,
-        "cell": split.name,
+        "split": split.name,
         "templates": task.templates if split.mode == "prompt" else None,
         "label_words": task.label_words if split.mode == "prompt" else None,
         "parameters": session.chosen.as_dict(),

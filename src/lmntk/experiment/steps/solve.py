@@ -267,7 +267,7 @@ def _save(
         "sharpness": predictor.rule.sharpness, "each_class": form.each_class,
     }  # fmt: skip
     description = {
-        "cell": split.name, "dev": outcome.dev, "metric": task.metric, "mode": split.mode, "labels": task.labels,
+        "split": split.name, "dev": outcome.dev, "metric": task.metric, "mode": split.mode, "labels": task.labels,
         "model": model, "prompt": prompt, "parameters": session.chosen.as_dict(), "solution": solution,
         "versions": versions(),
     }  # fmt: skip
