@@ -435,7 +435,9 @@ def test_signgd_stands_beside_adam_of_the_same_weights(tmp_path):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13, 21), kernels=False)
     assert "SignGD beside Adam" not in build_page([folder])
     for path in (folder / "splits").glob("*.json"):
-        write(path, json.loads(path.read_text()) | {"test_labels": [0, 1, 1, 0]})
+        content = json.loads(path.read_text())
+        predictions = {row["method"]: [0, 1, 1, 1] for row in content["rows"]}
+        write(path, content | {"test_labels": [0, 1, 1, 0], "predictions": predictions})
     for path in (folder / "finetunings").glob("*adamw*.json"):
         content = json.loads(path.read_text())
         for method, predictions, test in (
