@@ -139,7 +139,30 @@ def _pair(path: Path) -> tuple[Tensor, Tensor]:
         raise UserError(
             f"kernels: {path} is no tuple of two tensors, values and labels; give a file of the paper's code"
         )
-    return content[0], content[1]
+    return _numbers(path, content[0]), _numbers(path, content[1])
+
+
+def _numbers(path: Path, found: Tensor) -> Tensor:
+    """Return a tensor that has its own numbers.
+
+    Raises:
+        UserError: it is sparse, quantised, complex, empty, of no device, or not finite.
+    """
+    kinds = {
+        "sparse": found.layout != torch.strided or found.is_nested,
+        "without numbers (meta)": found.is_meta,
+        "quantised": found.is_quantized,
+        "complex": found.is_complex(),
+        "empty": found.numel() == 0,
+    }
+    wrong = next((kind for kind, is_so in kinds.items() if is_so), "")
+    if not wrong and not bool(torch.isfinite(found.detach().float()).all()):
+        wrong = "of numbers that are not all finite"
+    if wrong:
+        raise UserError(
+            f"kernels: {path} holds a tensor that is {wrong}; save plain, finite numbers, as the paper's code does"
+        )
+    return found.detach()
 
 
 def _kernel(path: Path, values: Tensor, formulas: Sequence[str] | None) -> Kernel:

@@ -12,6 +12,7 @@ from lmntk.errors import UserError
 from lmntk.solvers.inputs import (
     Array,
     Labels,
+    as_array,
     as_kernel,
     as_train_kernel,
     encode_labels,
@@ -19,6 +20,7 @@ from lmntk.solvers.inputs import (
     target_matrix,
 )
 from lmntk.solvers.selection import predict_labels
+from lmntk.solvers.settings import check_settings
 
 
 class TrainData(NamedTuple):
@@ -52,9 +54,10 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
     def _read_train(self, kernel: Any, labels: Any, f0: Any) -> TrainData:
+        check_settings(self.get_params(deep=False))
         train = as_train_kernel(kernel)
         n, c = train.shape[:2]
-        given = np.asarray(labels)
+        given = as_array(labels, "the labels")
         if given.shape != (n,):
             raise UserError(
                 f"labels have shape {given.shape} for a kernel of {n} train examples; "

@@ -28,14 +28,17 @@ from lmntk.errors import UserError
 from lmntk.solvers.chi import output_derivative
 from lmntk.solvers.inputs import (
     Array,
+    Labels,
     as_kernel,
     as_logits,
+    as_numbers,
     as_train_kernel,
     encode_labels,
     flatten,
     symmetric_matrix,
     target_matrix,
 )
+from lmntk.solvers.settings import check_rates, check_setting, check_settings, check_texts
 
 Loss = Literal["squared", "cross-entropy"]
 Decay = Literal["constant", "linear"]
@@ -47,8 +50,11 @@ def learning_rates(rate: float, steps: int, decay: Decay = "constant") -> Array:
 
     ``linear`` is rate (1 - s / steps), s = 0, 1, ..., transformers' without a warm-up.
     """
+    check_settings({"rate": rate, "steps": steps})
+    if decay not in ("constant", "linear"):
+        raise UserError(f"decay: {decay!r} is not one of constant, linear")
     if decay == "constant":
-        return np.full(steps, rate)
+        return np.full(steps, float(rate))
     return rate * (1.0 - np.arange(steps) / max(steps, 1))
 
 
@@ -65,10 +71,12 @@ def emulated_logits(coefficients: Array, kernel: Array, f0: Array) -> Array:
     """
     kernel = as_kernel(kernel, "the kernel")
     n, c, m, d = kernel.shape
-    flat = np.asarray(coefficients, dtype=np.float64)
+    flat = as_numbers(coefficients, "the coefficients")  # those of a descent without bound are not finite
+    if flat.shape[-2:] != (n, c):
+        raise UserError(f"the coefficients have shape {flat.shape}, and the kernel asks for [..., {n}, {c}]")
     flat = flat.reshape(*flat.shape[:-2], n * c)
     with np.errstate(invalid="ignore", over="ignore"):
-        return np.asarray(f0, dtype=np.float64) - (flat @ flatten(kernel)).reshape(*flat.shape[:-1], m, d)
+        return as_logits(f0, (m, d), "f0") - (flat @ flatten(kernel)).reshape(*flat.shape[:-1], m, d)
 
 
 class SquaredLossTraining:
@@ -135,6 +143,7 @@ class SquaredLossTraining:
 
     def descent_at(self, rates: Sequence[float] | Array, steps: Sequence[int]) -> Array:
         """Return the coefficients A [steps, n, c] after each of the given numbers of steps."""
+        check_rates(rates)
         wanted = _checked_steps(steps, len(rates))
         phi, left = np.zeros_like(self.eigenvalues), np.ones_like(self.eigenvalues)
         by_step = {0: phi}
@@ -185,9 +194,13 @@ def descend(
     kernel = as_train_kernel(kernel)
     n, c = kernel.shape[:2]
     matrix, start = flatten(kernel), as_logits(f0, (n, c), "f0")
-    indices = encode_labels(labels, c, what="emulated")
+    indices = _labels(labels, n, c)
+    check_rates(rates)
+    check_setting("clip", clip)
     if batches is not None and len(batches) < len(rates):
         raise UserError(f"{len(batches)} batches for {len(rates)} steps; give one for each step")
+    for seen in batches or ():
+        check_texts(seen, n, "batches")
     steps = [len(rates)] if steps is None else steps
     wanted = _checked_steps(steps, len(rates))
     coefficients, logits = np.zeros((n, c)), start.copy()
@@ -247,7 +260,10 @@ def sign_descend(
     if len(order) < len(rates):
         raise UserError(f"{len(order)} texts for {len(rates)} steps; give one for each step")
     matrix, logits = flatten(kernel), as_logits(f0, (n, 1), "f0").copy()
-    indices = encode_labels(labels, 1, what="emulated")
+    indices = _labels(labels, n, 1)
+    check_rates(rates)
+    if len(order):
+        check_texts(order, n, "order")
     steps = [len(rates)] if steps is None else steps
     wanted = _checked_steps(steps, len(rates))
     coefficients = np.zeros((n, 1))
@@ -285,8 +301,15 @@ def logit_error(before: Array, real: Array, predicted: Array) -> float:
     return float(np.linalg.norm(real - predicted)) / moved if moved > 0 else float("nan")
 
 
+def _labels(labels: Sequence[int], examples: int, outputs: int) -> Labels:
+    indices = encode_labels(labels, outputs, what="emulated")
+    if len(indices) != examples:
+        raise UserError(f"{len(indices)} labels for a kernel of {examples} texts; give one for each")
+    return indices
+
+
 def _checked_steps(steps: Sequence[int], taken: int) -> set[int]:
-    wrong = [step for step in steps if not 0 <= step <= taken]
+    wrong = [step for step in steps if not 0 <= step <= taken or step != int(step)]
     if wrong:
         raise UserError(f"steps: {wrong[0]} is not among 0 to {taken}, the steps that have a learning rate")
     return set(steps)

@@ -14,6 +14,7 @@ from lmntk.kernels.formulas import FORMULAS
 from lmntk.solvers.inputs import Array, SolverInputs, flatten, offset
 from lmntk.solvers.linear_form import LinearForm
 from lmntk.solvers.result import GridResult
+from lmntk.solvers.settings import check_setting
 
 if TYPE_CHECKING:
     from lmntk.solvers.asymmetric import F0Fit
@@ -101,7 +102,10 @@ def solve_grid(
             )
         if len(choices) == 0:
             raise UserError(f"the grid for {name!r} is empty; give at least one value")
+        for choice in choices:
+            check_setting(name, choice)
         values[name] = tuple(float(choice) for choice in choices)
+    check_setting("rank_tolerance", rank_tolerance)
     if leave_one_out and solver != "ridge":
         raise UserError(
             f"exact leave-one-out exists for ridge, not for {solver!r}; choose the setting on a dev set"

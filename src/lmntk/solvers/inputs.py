@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from lmntk.errors import UserError
 from lmntk.kernels.formulas import FORMULAS
+from lmntk.solvers.settings import check_setting
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -30,6 +31,30 @@ class KernelWarning(UserWarning):
 def warn(message: str) -> None:
     """Emit a KernelWarning that points at the caller's caller."""
     warnings.warn(message, KernelWarning, stacklevel=3)
+
+
+def as_array(values: Any, name: str) -> npt.NDArray[Any]:
+    """Return values as an array of whatever type.
+
+    Raises:
+        UserError: no array: lists of unequal lengths, a tensor with a gradient or on a GPU.
+    """
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name}: no array of numbers ({' '.join(str(error).split())[:120]})") from error
+
+
+def as_numbers(values: Any, name: str) -> Array:
+    """Return real numbers as float64.
+
+    Raises:
+        UserError: no array, or one of anything but real numbers: complex, text, objects, sparse.
+    """
+    found = as_array(values, name)
+    if found.dtype.kind not in "iufb":
+        raise UserError(f"{name}: type {found.dtype} is not of real numbers; pass a float64 array")
+    return np.asarray(found, dtype=np.float64)
 
 
 def check_finite(values: Array, name: str) -> None:
@@ -51,7 +76,7 @@ def as_kernel(values: Any, name: str, outputs: int | None = None) -> Array:
     Raises:
         UserError: other shapes, unequal numbers of logits, or entries that are not finite.
     """
-    kernel = np.asarray(values, dtype=np.float64)
+    kernel = as_numbers(values, name)
     if kernel.ndim == 2:
         kernel = np.ascontiguousarray(kernel.T)[:, None, :, None]  # (n, 1, m, 1)
     if kernel.ndim != 4 or kernel.shape[1] != kernel.shape[3]:
@@ -123,9 +148,10 @@ def encode_labels(labels: Any, outputs: int, *, what: str = "train") -> Labels:
         UserError: labels that are not whole numbers or lie outside the classes, or, for `what` = "train", a
             single class.
     """
-    given = np.asarray(labels)
+    given = as_array(labels, f"{what} labels")
     classes = max(outputs, 2)
-    if given.ndim != 1 or given.dtype.kind not in "iufb" or not np.all(given == np.floor(given)):
+    is_whole = given.dtype.kind in "iufb" and bool(np.all(np.isfinite(given) & (given == np.floor(given))))
+    if given.ndim != 1 or not is_whole:
         raise UserError(
             f"{what} labels must be a list of class numbers 0..{classes - 1}; "
             "map label names to numbers first"
@@ -155,7 +181,7 @@ def target_matrix(indices: Labels, outputs: int) -> Array:
 
 def as_logits(f0: Any, shape: tuple[int, int], name: str) -> Array:
     """Pre-trained logits as a finite float64 [M, C] ([M] is read as [M, 1])."""
-    logits = np.asarray(f0, dtype=np.float64)
+    logits = as_numbers(f0, name)
     if logits.ndim == 1 and shape[1] == 1:
         logits = logits[:, None]
     if logits.shape != shape:
@@ -170,10 +196,7 @@ def offset(f0: Any, scale: float, shape: tuple[int, int], name: str = "f0") -> A
     Raises:
         UserError: s not positive, or s finite without f0.
     """
-    if not scale > 0:
-        raise UserError(
-            f"f0_scale is {scale}; it must be positive, or inf to leave the pre-trained logits out"
-        )
+    check_setting("f0_scale", scale)
     if np.isinf(scale):
         return np.zeros(shape)
     if f0 is None:

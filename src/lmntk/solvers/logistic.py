@@ -52,18 +52,22 @@ class LogisticPath:
     def __init__(self, train: Any) -> None:
         kernel = as_train_kernel(train)
         self.examples, self.outputs = kernel.shape[:2]
-        eigenvalues, vectors = np.linalg.eigh(symmetric_matrix(kernel, "logistic"))
+        matrix = symmetric_matrix(kernel, "logistic")
+        # near the operator norm, and a power of two: no square below over- or underflows, and no bit changes
+        scale = 2.0 ** (np.frexp(np.abs(matrix).max())[1])
+        eigenvalues, vectors = np.linalg.eigh(matrix / scale)
         check_positive(eigenvalues)
-        self.operator_norm = float(np.abs(eigenvalues).max())
-        kept = eigenvalues > len(eigenvalues) * np.finfo(np.float64).eps * self.operator_norm
+        norm = float(np.abs(eigenvalues).max())
+        self.operator_norm = norm * scale
+        kept = eigenvalues > len(eigenvalues) * np.finfo(np.float64).eps * norm
         if not kept.any():
             raise UserError(
                 "the train kernel has no positive eigenvalue; check that any trainable parameter is left in "
                 "the kernel"
             )
         self.numerical_rank = int(kept.sum())
-        self._features = vectors[:, kept] * np.sqrt(eigenvalues[kept] / self.operator_norm)  # (n c, r)
-        self._to_dual = vectors[:, kept] / np.sqrt(eigenvalues[kept] * self.operator_norm)  # (n c, r)
+        self._features = vectors[:, kept] * np.sqrt(eigenvalues[kept] / norm)  # (n c, r)
+        self._to_dual = vectors[:, kept] / np.sqrt(eigenvalues[kept] * norm) / scale  # (n c, r)
 
     def solve(
         self, indices: Labels, offset: Array, regularization: float, start: Array | None = None
