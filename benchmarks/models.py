@@ -58,6 +58,7 @@ from lmntk.models.logit_model import PromptModel
 from lmntk.models.state import frozen
 from lmntk.prompts.batching import collate
 from lmntk.prompts.encoding import EncodedText
+from lmntk.tangents.coverage import Coverage
 
 CLAIM = 1.5
 TOLERANCE = 1e-4
@@ -66,8 +67,8 @@ FIRST_ID = 10  # ids below are special or label words
 PAD_ID = 0
 CHECKED = 3  # texts of either group whose entries are compared
 PARTS = {
-    "check": (engine_batches, "check_coverage"),
-    "capture": (engine_batches, "capture"),
+    "check": (engine_batches, "check_texts"),
+    "capture": (Coverage, "capture"),
     "gram": (tile_maker, "gram"),
 }
 

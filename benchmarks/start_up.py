@@ -49,9 +49,13 @@ def texts_of(count: int, chance: random.Random) -> list[EncodedText]:
 
 def main() -> int:
     """Prints the figures; returns 1 if the claim does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="a tiny network")
-    parser.add_argument("--cpu-time", action="store_true", help="processor time of this process, not wall time")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="processor time of this process, not wall time"
+    )
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
@@ -89,7 +93,13 @@ def main() -> int:
     print_table(["", "seconds", "of the run"], rows)
     print(coverage.describe())
     assert earlier.batched == coverage.batched
-    figures = {"machine": found, "gradients_alone": before, "all_checks": after, "run": run, "share": after / run}
+    figures = {
+        "machine": found,
+        "gradients_alone": before,
+        "all_checks": after,
+        "run": run,
+        "share": after / run,
+    }
     write_json(given.json, figures)
     return int(after > CLAIM * run)
 

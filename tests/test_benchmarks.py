@@ -129,3 +129,10 @@ def test_gpu_refuses_what_a_processor_does_not_have():
     done = run("gpu.py", "--quick", "--device", "cpu", "--precisions", "tf32")
     assert done.returncode == 2
     assert "tf32 is a card's" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_start_up_checks_are_timed(tmp_path):
+    figures, shown = figures_of("start_up.py", tmp_path)
+    assert set(figures) == {"machine", "gradients_alone", "all_checks", "run", "share"}
+    assert "all checks" in shown and "a kernel entry to" in shown

@@ -83,7 +83,8 @@ def test_a_run_says_it_and_is_the_same_for_every_size_of_batches(folder, lmntk, 
     results = []
     for size in (1, 4):
         code, printed, said = lmntk(
-            "run", "--model", folder / "fnet", "--train", folder / "train.jsonl", "--test", folder / "eval.jsonl", "--text-column", "text_a",
+            "run", "--model", folder / "fnet", "--train", folder / "train.jsonl", "--test", folder / "eval.jsonl",
+            "--text-column", "text_a",
             *PROMPT, "--modes", "prompt,head", "--k", 1, "--seeds", 13, "--formulas", "sgd", "--batch-size", size,
             "--out", tmp_path / str(size), "--json",
         )  # fmt: skip

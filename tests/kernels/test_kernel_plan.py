@@ -55,7 +55,8 @@ class Deep(torch.nn.Module):
         hidden = self.table(batch["input_ids"])
         for layer in self.layer:
             hidden = torch.tanh(layer(hidden))
-        found: torch.Tensor = self.head(hidden.mean(1))
+        mask = batch["attention_mask"][:, :, None].to(hidden.dtype)
+        found: torch.Tensor = self.head((hidden * mask).sum(1) / mask.sum(1))
         return found
 
 

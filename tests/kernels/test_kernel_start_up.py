@@ -11,6 +11,7 @@ from model_table import (
     ENCODER_DECODER,
     GROUPED,
     SMALL,
+    TABLE,
     Row,
     alone,
     flat,
@@ -18,10 +19,11 @@ from model_table import (
     pad_id,
     random_texts,
 )
+from torch import nn
 
 from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.settings import Settings
-from lmntk.engine.start_up import check_texts
+from lmntk.engine.start_up import check_reading, check_texts
 from lmntk.engine.stream import stream_kernels, whole
 from lmntk.models.invariants import InvariantError
 from lmntk.prompts.batching import collate
@@ -120,3 +122,42 @@ def test_a_model_that_a_short_text_changes_is_refused():
     ) as caught:
         check_texts(model, dict(model.named_parameters()), texts, lambda some: collate(some, 0))
     assert caught.value.invariant == "repeatable"
+
+
+READ_AT = {
+    "bert": "the label words' logits",
+    "gpt2": "the label words' logits",
+    "llama": "the label words' logits",
+    "t5": "the label words' logits",
+    "bert-classifier": "the classifier's own logits",
+    "gpt2-classifier": "the classifier's own logits",
+    "bert-head-mode": "the hidden state",
+    "gpt2-head-mode": "the hidden state",
+    "bert-mean": "the mean hidden state",
+    "bert-pooled": "the pooler's output",
+    "gpt2-lora": "the label words' logits",
+}
+
+
+class Elsewhere(nn.Module):
+    """A network that its user calls, and that does something with the tokens first."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, input_ids, **keywords):
+        return self.network(input_ids=input_ids.flip(1), **keywords)
+
+
+@pytest.mark.parametrize("name", READ_AT)
+def test_every_kind_is_read_as_its_user_calls_it(name):
+    row = TABLE[name]
+    model = row.model(1)
+    texts = alone(model, random_texts(row, [7, 3], 1))
+    error, scale = check_reading(model, texts)
+    assert error < 1e-6 and scale > 0
+    model.users = (Elsewhere(model.users[0]),)
+    with pytest.raises(InvariantError, match=rf"{READ_AT[name]}.* of Elsewhere differ by") as caught:
+        check_reading(model, texts)
+    assert caught.value.invariant == "reading"

@@ -12,6 +12,7 @@ from lmntk.errors import ModelError
 from lmntk.kernels.gram import Panel, gram
 from lmntk.models.invariants import InvariantError
 from lmntk.tangents.coverage import check_coverage
+from lmntk.tangents.linearized import LinearizedModel
 
 IDS = {"input_ids": torch.tensor([[2, 5, 5, 1], [3, 4, 1, 1]])}
 
@@ -138,6 +139,20 @@ def test_what_runs_under_no_grad_does_not_count(name):
     named = [f"middle.inner.{each}" for each in unreached]
     assert list(computed.coverage.unreached) == named
     assert ("autograd does not reach" in computed.coverage.describe()) == bool(named)
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_the_linearized_model_does_not_move_what_autograd_does_not_reach(name):
+    """Forward mode goes on under no_grad; the slopes of predictions are to be those of the kernels all the same."""
+    model = Toy(Beside(FIXED[name][0]()))
+    generator = torch.Generator().manual_seed(1)
+    direction = {
+        key: torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        for key, parameter in model.named_parameters()
+    }
+    _, slopes = LinearizedModel(model, direction).taylor(BATCH)
+    v = torch.cat([each.flatten() for each in direction.values()])
+    torch.testing.assert_close(slopes, jacobian(model, BATCH) @ v, rtol=1e-10, atol=1e-12)
 
 
 def entries_of(parts):

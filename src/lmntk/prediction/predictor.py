@@ -187,7 +187,7 @@ class Predictor:
                 for some in (extremes, extremes[:1], extremes[1:])
             )
             with frozen(self.model), products(FULL):
-                self._keeps_apart = keeps_apart(self.model.unfolded, together, alone)
+                self._keeps_apart = keeps_apart(self.model, together, alone)
         return self._keeps_apart
 
     def probabilities(self, decisions: Array) -> Array:

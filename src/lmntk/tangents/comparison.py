@@ -238,8 +238,10 @@ def errors_of(largest: Mapping[str, Largest], names: Iterable[str], floor: float
     return errors
 
 
-def entry_error(result: Attempt, entries: Entries, tolerance: float) -> float:
+def entry_error(result: Attempt, entries: Entries, tolerance: float, noise_level: float) -> float:
     """Return the largest error of a kernel entry of the compared examples, of the root of their own entries' product.
+
+    A gradient that is smaller than the largest by ``noise_level`` counts as large as that: it may be rounding noise.
 
     Raises:
         ModelError: it is too large; names the parameter whose part is most wrong.
@@ -264,6 +266,7 @@ def entry_error(result: Attempt, entries: Entries, tolerance: float) -> float:
     }
     expected = torch.stack(list(result.products.values())).sum(0)
     sizes = expected.diagonal(dim1=0, dim2=2).clamp(min=0).sqrt()  # (c, n)
+    sizes = sizes.clamp(min=noise_level * float(sizes.max()))
     scale = (sizes.T[:, :, None] * sizes[None]).clamp(min=torch.finfo(torch.float64).tiny)  # (n, c, n)
     error = float((torch.stack(list(apart.values())).sum(0).abs() / scale).max())
     if not error <= tolerance:

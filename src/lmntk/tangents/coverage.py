@@ -220,7 +220,7 @@ def check_coverage(
     ) -> Coverage:
         unused = tuple(name for name in trainable if name not in used | unreached)
         faint = tuple(name for name in trainable if name in used - compared)
-        entry = None if entries is None else entry_error(result, entries, tolerance)
+        entry = None if entries is None else entry_error(result, entries, tolerance, noise_level)
         dropped = tuple(name for name in trainable if name in unreached)
         kept = tuple(name for name in fallback if name not in unreached)
         return Coverage(
