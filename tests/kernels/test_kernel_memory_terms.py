@@ -1,4 +1,4 @@
-"""The memory model's every term, by numbers that a hand adds up: each has digits of its own, so that one that is dropped or doubled is seen."""
+"""The memory model's every term, added up by hand: each has digits of its own, so that one that is dropped or doubled is seen."""
 
 from __future__ import annotations
 
