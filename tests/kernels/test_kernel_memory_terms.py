@@ -6,11 +6,13 @@ from collections import namedtuple
 from dataclasses import replace
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from test_kernel_plan import Deep, texts_of
 
 from lmntk.engine.batches import Capturer
+from lmntk.engine.budget import Budget
 from lmntk.engine.kernel_phases import GpuMemory, KernelCut, KernelSizes, ProcessorMemory
 from lmntk.engine.phases import (
     GPU_MARGIN,
@@ -21,9 +23,11 @@ from lmntk.engine.phases import (
     direction_phases,
     result_bytes,
 )
+from lmntk.engine.schedule import make_schedule
 from lmntk.engine.work_folder import WorkFolder
 from lmntk.errors import UserError
 from lmntk.kernels.gram import COPY_BYTES, TILE_BYTES
+from lmntk.kernels.materialised import EXACT_FLOAT32_INTEGERS
 from lmntk.tangents.factors import DenseFactors, OuterFactors, Tangents
 
 MEBI = 2**20
@@ -173,3 +177,19 @@ def test_what_is_on_the_disk_already_needs_no_room_again(tmp_path, monkeypatch, 
     else:
         with pytest.raises(UserError, match=r"take about 16 MiB and .* has 5 MiB free"):
             folder.check_room(needed * MEBI)
+
+
+def test_what_any_plan_asks_for_beside_the_work():
+    """192 MiB for libraries and two buffers of 16 MiB; on a GPU 96 MiB, four buffers, and as much of them as half a GiB allows."""
+    nothing = Trial(1, 1, 0, 0, 0, resident=0)
+    sizes = KernelSizes(nothing, [[1]], [[1]], blocks=0, kernels=0)
+    here, there = make_schedule(sizes, Budget(2**50)), make_schedule(sizes, Budget(2**50, 2**50))
+    assert (here.peak, here.tile_bytes, here.card_peak) == ((192 + 2 * 16) * MEBI, 16 * MEBI, 0)
+    assert (there.peak, there.tile_bytes, there.card_peak) == (192 * MEBI, 512 * MEBI, (96 + 4 * 512) * MEBI)
+    tight = make_schedule(sizes, Budget(2**50, there.card_peak - 1))
+    assert (tight.tile_bytes, tight.card_peak) == (256 * MEBI, (96 + 4 * 256) * MEBI)
+
+
+def test_sums_of_signs_are_exact_in_float32_up_to_the_bound_and_not_beyond():
+    bound = np.float32(EXACT_FLOAT32_INTEGERS)
+    assert (bound - 1) + np.float32(1) == bound and bound + np.float32(1) == bound
