@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint format clean clean-venv
+.PHONY: help venv demo test test-slow mutants lint format clean clean-venv
 
 help:  ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3]"
@@ -32,6 +32,11 @@ test: $(STAMP)  ## run the quick tests
 
 test-slow: $(STAMP)  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+# Not part of CI: hours of one processor from nothing. What is tried already stands in build/mutants.jsonl, and is not tried again.
+mutants: $(STAMP)  ## change the code in one small place at a time, and count what the tests notice
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt -e ".[mutants]"
+	OMP_NUM_THREADS=1 $(BIN)/python tools/mutants.py
 
 lint: $(STAMP)  ## check style, formatting, types and who imports whom
 	$(BIN)/ruff check .

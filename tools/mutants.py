@@ -6,7 +6,8 @@
 
 The changes are cosmic-ray's (pip install cosmic-ray). Places are drawn by a seed: a place of each folder is as likely as any other, and
 one of the changes that fit there is drawn in turn. Left out are places that no run reaches by their nature: annotations
-and docstrings. A change is caught where a quick test in the folder's tests fails, or does not end in three times the time that all take.
+and docstrings. A change is caught where a quick test in the folder's tests fails, or hangs. Tests that cannot reach it are left out
+(tools/reached.py).
 
 Tests run in a copy of the repository. Each change gets a process of its own, forked from one that has PyTorch loaded already.
 """
@@ -15,24 +16,24 @@ from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
+import importlib
 import json
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import reached
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("diagnosis", "solvers", "kernels", "engine", "runs", "tasks", "reports")
 TESTS = {"engine": ("kernels",), "runs": ("experiment",)}  # tests that stand in a folder of another name
 EACH = 25
 SEED = 13
-SPARE = 60  # seconds, beside three times what the tests take unchanged
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Mutant:
     operator: str
     occurrence: int
     line: int
+    name: str = ""  # that it was given when it was drawn
 
 
 def main() -> None:
@@ -54,53 +56,109 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=ROOT / "build/mutants.jsonl", help="a row for each change"
     )
+    parser.add_argument("--again", action="store_true", help="try those that survived once more")
     parser.add_argument("--report", action="store_true", help="print what is there, and run nothing")
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     if not options.report:
         for folder in options.folders:
-            run_folder(folder, options.each, options.seed, options.out)
+            drawing = (
+                again(folder, options.out)
+                if options.again
+                else new(folder, options.each, options.seed, options.out)
+            )
+            run_folder(folder, drawing, options.out)
     print(report(rows_of(options.out)))
 
 
-def run_folder(folder: str, each: int, seed: int, out: Path) -> None:
-    """Try the changes of one folder that have no row yet."""
-    sample = drawn(folder, each, seed)
-    done = {tuple(row[name] for name in ("module", "operator", "occurrence")) for row in rows_of(out)}
-    waiting = [mutant for mutant in sample if (mutant.module, mutant.operator, mutant.occurrence) not in done]
+def run_folder(folder: str, waiting: Sequence[Mutant], out: Path) -> None:
+    """Try changes of one folder, and write a row for each."""
     if not waiting:
         return
-    copy = ROOT / f"build/mutants-{folder}"
+    tests = TESTS.get(folder, (folder,))
+    copy = ROOT / "build/mutants" / "-".join(tests)
     shutil.rmtree(copy, ignore_errors=True)
     ignored = shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", ".*_cache")
     shutil.copytree(ROOT, copy, ignore=ignored)
     warm()
-    seconds, failed = tested(copy, folder, "", 3600)
-    if failed:
-        sys.exit(f"{folder}: its tests fail on the code as it is; mend that first")
-    print(f"{folder}: {len(waiting)} changes; its tests take {seconds:.0f} s", file=sys.stderr)
+    kept = copy.with_suffix(f".{fingerprint(copy)}.json")
+    if not kept.exists():
+        unchanged = reached.measured(copy, tests, [f"src/lmntk/{name}" for name in FOLDERS])
+        kept.write_text(json.dumps(asdict(unchanged)))
+    unchanged = reached.Unchanged(**json.loads(kept.read_text()))
+    seconds = sum(unchanged.seconds.values())
+    print(f"{folder}: {len(waiting)} changes; its tests take {seconds:.0f} s of a processor", file=sys.stderr)
     for mutant in waiting:
-        path = copy / mutant.module
-        code = path.read_text()
-        changed = mutated(code, mutant)
-        path.write_text(changed)
-        taken, caught = tested(copy, folder, mutant.module, 3 * seconds + SPARE)
-        path.write_text(code)
-        now = changed.splitlines()[mutant.line - 1].strip()
-        row = {
-            **asdict(mutant),
-            "folder": folder,
-            "caught": caught,
-            "seconds": round(taken, 1),
-            "commit": commit(),
-            "now": now,
-        }
-        with out.open("a") as file:
-            file.write(json.dumps(row | {"was": code.splitlines()[mutant.line - 1].strip()}) + "\n")
-        print(
-            f"{'caught' if caught else 'SURVIVED'}  {mutant.module}:{mutant.line}  {now}  ({taken:.0f} s)",
-            file=sys.stderr,
-        )
+        row = tried(copy, unchanged, mutant) | {"folder": folder, "commit": commit()}
+        write(row, out)
+        word = "caught" if row["caught"] else "SURVIVED"
+        print(f"{word}  {mutant.module}:{mutant.line}  {row['now']}  ({row['seconds']} s)", file=sys.stderr)
+
+
+def new(folder: str, each: int, seed: int, out: Path) -> list[Mutant]:
+    """Return the changes that a seed draws and that have no row yet."""
+    done = {identity(row) for row in rows_of(out)}
+    return [mutant for mutant in drawn(folder, each, seed) if identity(asdict(mutant)) not in done]
+
+
+def again(folder: str, out: Path) -> list[Mutant]:
+    """Return the changes that survived; of one whose code is no more, a row says so.
+
+    A change keeps its name, but its module may have got other lines since: it is found by its line's text.
+    """
+    waiting = []
+    for row in last_rows(out):
+        if row["folder"] != folder or row["caught"] or row.get("gone"):
+            continue
+        path = ROOT / str(row["module"])
+        code = path.read_text().splitlines()
+        same = [mutant for _, mutant in mutants_of(path) if mutant.operator == row["operator"]]
+        same = [mutant for mutant in same if code[mutant.line - 1].strip() == row["was"]]
+        same = [mutant for mutant in same if line_of(mutated(path.read_text(), mutant), mutant) == row["now"]]
+        if same:
+            waiting.append(replace(same[0], name=identity(row)))
+        else:
+            write(row | {"gone": True, "commit": commit()}, out)
+    return waiting
+
+
+def tried(copy: Path, unchanged: reached.Unchanged, mutant: Mutant) -> dict[str, object]:
+    """Return the row of a change: whether a test caught it, how many can notice it, and its line before and after."""
+    path = copy / mutant.module
+    code = path.read_text()
+    changed = mutated(code, mutant)
+    names = unchanged.order(mutant.module, code, mutant.line)
+    begun = reached.processor_seconds()
+    path.write_text(changed)
+    caught = reached.failing(copy, unchanged, names)
+    path.write_text(code)
+    return {
+        **asdict(mutant),
+        "caught": caught,
+        "tests": len(names),
+        "seconds": round(reached.processor_seconds() - begun, 1),
+        "was": line_of(code, mutant),
+        "now": line_of(changed, mutant),
+    }
+
+
+def line_of(code: str, mutant: Mutant) -> str:
+    """Return the line of a change in a module's code."""
+    return code.splitlines()[mutant.line - 1].strip()
+
+
+def write(row: Mapping[str, object], out: Path) -> None:
+    """Add a row."""
+    with out.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def fingerprint(copy: Path) -> str:
+    """Return eight digits that tell one state of code and tests from another."""
+    digest = hashlib.sha256()
+    for path in sorted([*(copy / "src").rglob("*.py"), *(copy / "tests").rglob("*.py")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 def drawn(folder: str, each: int, seed: int) -> list[Mutant]:
@@ -181,63 +239,32 @@ def mutated(code: str, mutant: Mutant) -> str:
 
 
 def warm() -> None:
-    """Load what every test needs, once."""
+    """Load what tests need, once: each process is forked from this one."""
+    for name in (
+        "torch",
+        "transformers",
+        "peft",
+        "sklearn.svm",
+        "scipy.optimize",
+        "pandas",
+        "hypothesis",
+        "matplotlib.pyplot",
+        "jinja2",
+    ):
+        importlib.import_module(name)
     import torch
-    import transformers  # noqa: F401
 
     torch.set_num_threads(1)
 
 
-def tested(copy: Path, folder: str, module: str, limit: float) -> tuple[float, bool]:
-    """Return the seconds that the tests of a folder took, and whether one failed; those that name the module come first."""
-    files = [
-        path
-        for name in TESTS.get(folder, (folder,))
-        for path in sorted((copy / "tests" / name).glob("test_*.py"))
-    ]
-    dotted = module.removeprefix("src/").removesuffix(".py").replace("/", ".")
-    files.sort(key=lambda path: dotted not in path.read_text())
-    begun = time.monotonic()
-    child = os.fork()
-    if not child:
-        os.setsid()
-        _run_tests(copy, files)
-    try:
-        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
-            if time.monotonic() - begun > limit:
-                return time.monotonic() - begun, True
-            time.sleep(0.05)
-        return time.monotonic() - begun, os.waitstatus_to_exitcode(ended[1]) != 0
-    finally:
-        _end(child)
+def identity(row: Mapping[str, object]) -> str:
+    """Return the name of the change that a row is of: that which it has, or had when it was drawn."""
+    return str(row.get("name") or " ".join(str(row[name]) for name in ("module", "operator", "occurrence")))
 
 
-def _run_tests(copy: Path, files: Sequence[Path]) -> None:
-    """Run test files in this process, and leave it."""
-    code = 3
-    try:
-        os.chdir(copy)
-        with open(os.devnull, "r+b") as nowhere:
-            for stream in range(3):
-                os.dup2(nowhere.fileno(), stream)
-        os.environ |= {"PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
-        sys.dont_write_bytecode = True
-        sys.path[:0] = [str(copy / "src"), str(copy / "tests")]
-        import pytest
-
-        arguments = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist"]
-        code = pytest.main([*arguments, *map(str, files)])
-    finally:
-        os._exit(int(code))
-
-
-def _end(child: int) -> None:
-    """Kill what is left of a child and its own children."""
-    try:
-        os.killpg(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    except (ProcessLookupError, ChildProcessError):
-        pass
+def last_rows(out: Path) -> list[dict[str, object]]:
+    """Return the last row of each change."""
+    return list({identity(row): row for row in rows_of(out)}.values())
 
 
 def rows_of(out: Path) -> list[dict[str, object]]:
@@ -252,18 +279,22 @@ def commit() -> str:
     ).stdout.strip()
 
 
-def report(rows: Sequence[dict[str, object]]) -> str:
-    """Return a table of the folders, and the changes that nobody noticed."""
-    lines = ["folder      tried  caught"]
-    for folder in sorted({str(row["folder"]) for row in rows}):
-        of_folder = [bool(row["caught"]) for row in rows if row["folder"] == folder]
-        lines.append(f"{folder:<12}{len(of_folder):>5}{sum(of_folder):>8}")
-    lines.append(f"{'together':<12}{len(rows):>5}{sum(bool(row['caught']) for row in rows):>8}")
-    survivors = [row for row in rows if not row["caught"]]
-    lines += [
-        f"survived: {row['module']}:{row['line']}\n    - {row['was']}\n    + {row['now']}"
-        for row in survivors
-    ]
+def report(rows: Sequence[Mapping[str, object]]) -> str:
+    """Return a table of the folders, and the changes that no test noticed: at first, and after tests were added."""
+    first = {identity(row): row for row in reversed(rows)}
+    last = {identity(row): row for row in rows}
+    lines = ["folder      tried  caught at first  caught  gone"]
+    for folder in (*dict.fromkeys(str(row["folder"]) for row in rows), "together"):
+        names = [name for name, row in last.items() if folder in (row["folder"], "together")]
+        caught = [sum(bool(table[name]["caught"]) for name in names) for table in (first, last)]
+        gone = sum(bool(last[name].get("gone")) for name in names)
+        lines.append(f"{folder:<12}{len(names):>5}{caught[0]:>17}{caught[1]:>8}{gone:>6}")
+    for name, row in first.items():
+        if not row["caught"]:
+            word = (
+                "caught since" if last[name]["caught"] else "gone" if last[name].get("gone") else "survived"
+            )
+            lines.append(f"{word}: {row['module']}:{row['line']}\n    - {row['was']}\n    + {row['now']}")
     return "\n".join(lines)
 
 

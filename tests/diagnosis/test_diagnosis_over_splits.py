@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lmntk.diagnosis import over_splits as module
 from lmntk.diagnosis.comparison import compare
 from lmntk.diagnosis.over_splits import comparisons_in, over_splits, task_comparison, task_verdict
 from lmntk.diagnosis.uncertainty import error_of_mean
@@ -102,6 +103,27 @@ def test_few_test_texts_leave_an_error_that_more_splits_do_not_take_away():
     )
 
 
+def test_each_error_is_that_of_the_margin_it_is_held_against(monkeypatch):
+    """A weight, sign or method that differs between the two would make the sum of metrics another number than the margin."""
+    seen = []
+
+    def recorded(metric, margins, labels, splits):
+        sums = [
+            sum(weight * score(metric, truth, classes) for weight, classes in parts)
+            for truth, parts in zip(labels, splits, strict=True)
+        ]
+        seen.append((margins, sums))
+        return 0.0
+
+    monkeypatch.setattr(module, "error_over_splits", recorded)
+    task_verdict(splits(kernel=[0.8, 0.9, 0.85, 0.7, 0.75], linearized=[0.6, 0.9, 0.7, 0.8, 0.65]))
+    assert len(seen) == 3  # the kernel, the gain, the linearized model
+    for margins, sums in seen:
+        assert margins == pytest.approx(sums)
+    assert seen[0][0][0] == pytest.approx(0.8 - 0.9 * 0.88) and seen[1][0] == pytest.approx([0.3] * 5)
+    assert seen[2][0][3] == pytest.approx(0.8 - 0.62 - 0.5 * 0.3)
+
+
 def test_a_split_that_is_given_twice_is_no_surer():
     """Four texts, all right: agreement of few must not pass for certainty."""
     (one,) = splits(LABELS[:4], zero_shot=0.0, fine_tuned=1.0, kernel=1.0, linearized=1.0)[1:2]
@@ -184,11 +206,20 @@ def test_two_fine_tunings_over_splits():
     )
     assert found.differs and "3 splits, more than" in found.sentence
     assert not task_comparison([splits[0], splits[0], compared(0.5, 0.7)], ("one", "other")).differs
+    turned = task_comparison([compared(one.second, one.first) for one in splits[:2]], ("one", "other"))
+    assert turned.first < turned.second and turned.differs and "more than twice the error" in turned.sentence
     assert task_comparison(splits[:1], ("one", "other")) is splits[0]
     with pytest.raises(UserError, match="no split"):
         task_comparison([], ("one", "other"))
     with pytest.raises(UserError, match="give the comparison of each split"):
         task_comparison([found, found], ("one", "other"))
+
+
+@pytest.mark.parametrize(("second", "differs"), [(0.6, True), (0.79, False), (0.81, False), (1.0, True)])
+def test_two_fine_tunings_of_one_split_may_differ_in_either_direction(second, differs):
+    found = compared(0.8, second, LABELS[:400])
+    assert found.differs == differs and ("more than" if differs else "within") in found.sentence
+    assert found.agreement == pytest.approx(1 - abs(0.8 - second))
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1"])

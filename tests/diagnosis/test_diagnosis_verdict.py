@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lmntk.diagnosis import verdict as module
 from lmntk.diagnosis.comparison import compare
 from lmntk.diagnosis.uncertainty import standard_error
 from lmntk.diagnosis.verdict import Evidence, decide
@@ -172,3 +173,16 @@ def test_comparison_of_signgd_and_adam():
         compare(signgd, adam | {"split": "b"}, LABELS)
     with pytest.raises(UserError, match="did it diverge"):
         compare(signgd, adam | {"test": None}, LABELS)
+
+
+def test_each_error_is_that_of_the_margin_it_is_held_against(monkeypatch):
+    """0.88 - 0.9 x 0.9 of the kernel, the gain of 0.9 - 0.6, and of the linearized model 0.85 less half of it."""
+    seen = []
+
+    def recorded(metric, labels, parts):
+        seen.append(sum(weight * score(metric, labels, classes) for weight, classes in parts))
+        return 0.0
+
+    monkeypatch.setattr(module, "standard_error", recorded)
+    decide(evidence())
+    assert seen == pytest.approx([0.88 - 0.9 * 0.9, 0.3, 0.85 - 0.6 - 0.15])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import product
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -12,19 +13,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_table import TABLE, pad_id, random_texts
 
+from lmntk.engine import estimate as estimate_module
 from lmntk.engine import rates as calibration
 from lmntk.engine.cost import Operations, Shape, shapes_of
 from lmntk.engine.cost import contraction as operations_of
-from lmntk.engine.estimate import shown_count, shown_time
+from lmntk.engine.estimate import Estimate, shown_count, shown_time
 from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.phases import Trial
 from lmntk.engine.plan import plan_kernels
 from lmntk.engine.rates import Rates, measure_rates, rates_of
+from lmntk.engine.schedule import Schedule
 from lmntk.engine.settings import Settings
 from lmntk.errors import UserError
 from lmntk.kernels import contraction, materialised
 from lmntk.kernels import inner as inner_module
 from lmntk.kernels.formulas import SIGNS, kernel_names
 from lmntk.kernels.gram import Panel, gram
+from lmntk.prompts.encoding import EncodedText
 from lmntk.system.kept import read_record, write_record
 from lmntk.tangents.factors import DenseFactors, OuterFactors, Tangents
 
@@ -201,3 +206,75 @@ def test_figures_as_people_read_them():
         "1.0 P",
         "10.0 E",
     ]
+
+
+def test_estimates_add_up():
+    """Work that comes one after the other: bytes are held at a time, all else is summed."""
+    first, second = (
+        Estimate(1, 2, 3.0, 4.0, 5.0, 6, 70, 8.0, 9.0, 10, 11),
+        Estimate(10, 20, 30, 40, 50, 60, 7, 80, 90, 1, 1),
+    )
+    assert first + second == Estimate(11, 22, 33, 44, 55, 60, 70, 88, 99, 10, 11)
+    assert second + first == first + second
+
+
+ROWS, COLUMNS = (
+    [(2, 4), (1, 4)],
+    [(2, 5), (2, 5), (1, 5)],
+)  # batches of 3 texts of 4 tokens, and of 5 texts of 5
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_an_estimate_by_hand(monkeypatch, copies, precision):
+    """A batch of two texts of 5 tokens takes 2 s; all else is counted at an operation a second."""
+    texts = {"a": [EncodedText((1,) * 4, 0, None)] * 3, "b": [EncodedText((1,) * 5, 0, None)] * 5}
+    model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 6))
+    work = KernelWork(model, texts, [("a", "b")], ["signgd"], dict(model.named_parameters()), 0)
+    batch = panel([2], [5], 4, 6, 2).batches
+    capturer = SimpleNamespace(
+        batches=lambda part: [list(range(k, min(k + 2, len(part)))) for k in range(0, len(part), 2)],
+        coverage=SimpleNamespace(batched=True), of_batch=lambda few: batch, device=torch.device("cpu"), precision=precision, model=model,
+    )  # fmt: skip
+    trial = Trial(tokens=10, longest=5, factors=1000, largest=0, working=0, resident=0, outputs=2)
+    schedule = Schedule(2, True, 2, peak=77, disk=5 * 10**8, card_peak=78, loss_texts=2)
+    ticks = iter([10.0, 12.0])
+    monkeypatch.setattr(estimate_module.time, "perf_counter", lambda: next(ticks))
+    settings = SimpleNamespace(copies=copies, drop_noise=True)
+    found = estimate_module.estimate(work, settings, capturer, trial, schedule, Rates(1, 1, 1, 1, 1, ""))
+    shapes, names = [Shape(5, 4, 6, 5), Shape(0, 6, 1, 5)], ["signgd"]
+    contracted = operations_of(shapes, ROWS, COLUMNS, 2, names, 3)  # five columns in chunks of two
+    few = operations_of(shapes, [(2, 4)], [(2, 4)], 2, names, 1, own=True)
+    few = few + few if precision == "tf32" else Operations()
+    again = (
+        2 * 8 + 12 if precision == "tf32" else 0
+    )  # two texts in both precisions, and all rows once more in full
+    assert (found.texts, found.pairs, found.copies) == (8, 15, copies)
+    assert (found.peak, found.disk, found.gpu_peak) == (77, 5 * 10**8, 78)
+    assert found.factor_bytes == 100 * (12 + 25)
+    assert found.capture_operations == 2 * 3 * 24 * (12 + 25 + again)
+    assert found.contraction_operations == contracted.total + few.total
+    seconds = 2 * (12 + 25 / copies + again) / 10 + 3 * 0.5  # 500 MB are read for each tile, a GB a second
+    arithmetic = sum(contracted.as_tuple()) / copies + sum(few.as_tuple())
+    assert found.seconds == pytest.approx(seconds + arithmetic, rel=1e-13)
+    assert found.gpu_seconds == (found.capture_operations + found.contraction_operations) / 10e12
+
+
+def test_rates_are_operations_over_seconds():
+    """Half a second each; blocks of 128 x 128 coordinates, of 64 texts of 40 tokens, against 128 texts."""
+    with patch.object(calibration, "_seconds", lambda body, device: (body(), 0.5)[1]):
+        found = measure_rates(torch.device("cpu"))
+    product = 2 * 2 * 64 * 128 * 128**2
+    assert (found.making, found.products, found.sign_products) == (2 * 2 * 64 * 40 * 128**2, product, product)
+    assert (found.inner, found.signed) == (2 * 2 * 64 * 128 * 2 * 768, 2 * 64 * 128**2)
+
+
+def test_a_rate_is_the_median_of_five_after_a_first_that_does_not_count(monkeypatch):
+    taken, now, calls = iter([100, 5, 1, 4, 2, 3]), [0.0], []
+
+    def body():
+        calls.append(next(taken))
+        now[0] += calls[-1]
+
+    monkeypatch.setattr(calibration.time, "perf_counter", lambda: now[0])
+    assert calibration._seconds(body, torch.device("cpu")) == 3 and len(calls) == 6

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers as hf
 from model_table import LABELS, TABLE, plain_logits, random_texts
-from saved_models import GPT2, adapted, logits_of, one_line, save
+from saved_models import BERT, BERT_CONFIG, GPT2, adapted, logits_of, one_line, save, seeded
 from torch import nn
 
 from lmntk.errors import UserError
@@ -313,3 +313,31 @@ def test_a_mixture_of_experts_loads_in_float64(tmp_path):
     torch.testing.assert_close(
         logits_of(loaded.network, rows), logits_of(mixture, rows).double(), rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("build", "limit"),
+    [
+        (lambda: BERT(), 20),
+        # rows of its table are counted from the padding's on: of 20 rows 18 are for tokens
+        (lambda: seeded(lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**BERT_CONFIG, pad_token_id=1))), 18),
+        (lambda: GPT2(), 20),
+    ],
+)
+def test_a_text_may_be_as_long_as_the_table_of_positions_and_no_longer(tmp_path, build, limit):
+    loaded = load_pretrained(save(build(), tmp_path))
+    assert loaded.tokenizer.model_max_length == limit
+
+    def passes(length):
+        return loaded.network(input_ids=torch.full((1, length), 5)).logits.shape[1] == length
+
+    assert passes(limit)
+    with pytest.raises((IndexError, RuntimeError)):
+        passes(limit + 1)
+
+
+def test_the_tokenizers_own_limit_is_kept_where_it_is_lower(tmp_path):
+    save(BERT(), tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"model_max_length": 12}))
+    assert load_pretrained(str(tmp_path)).tokenizer.model_max_length == 12

@@ -12,8 +12,9 @@ from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.settings import Settings
 from lmntk.engine.stream import stream_kernels, whole
 from lmntk.errors import UserError
+from lmntk.kernels.kernel import Kernel
 from lmntk.prompts.batching import collate
-from lmntk.solvers.emulated_training import Emulation
+from lmntk.solvers.emulated_training import Emulation, Training, emulate
 from lmntk.solvers.emulator import (
     SquaredLossTraining,
     descend,
@@ -145,6 +146,48 @@ def test_sign_descent_is_that_of_the_parameters():
     )
     with pytest.raises(UserError, match="one logit and one text a step, not 2"):
         sign_descend(gram(*[problem(2)[0]] * 2), labels, np.zeros((N, 2)), rates, order)
+
+
+ONE_A_STEP = ([2], [0], [2], [5])
+
+
+@pytest.mark.parametrize(
+    ("c", "training", "known"),
+    [
+        (1, Training("signgd", 0.1, 4, batches=ONE_A_STEP), True),
+        (1, Training("signgd", 0.1, 4), False),  # in which order is not known
+        (1, Training("signgd", 0.1, 4, batches=[[2, 1], *ONE_A_STEP[1:]]), False),
+        (2, Training("signgd", 0.1, 4, batches=ONE_A_STEP), False),
+        (2, Training("adamw", 0.1, 4, batches=ONE_A_STEP), False),
+        (2, Training("sgd", 0.1, 4, batches=ONE_A_STEP), True),
+        (2, Training("sgd", 0.1, 4, loss="squared"), True),
+        (2, Training("sgd", 0.1, 4, loss="squared", clip=0.2), True),
+        (2, Training("sgd", 0.1, 4, loss="squared", batches=ONE_A_STEP), True),
+    ],
+)
+def test_a_training_is_emulated_where_its_kernel_describes_it(c, training, known):
+    train, other, labels, f0, g0 = problem(c)
+    kernels = {
+        (side, formula): Kernel(formula, gram(sign(train), part))
+        for side, part in (("train", train), ("dev", other))
+        for formula, sign in (("sgd", np.array), ("asigngd", np.sign))
+    }
+    logits = {"train": f0, "dev": g0}
+    found = emulate(training, kernels, labels, logits, [0, 2, 4])
+    if not known:
+        assert found is None
+        return
+    if training.optimizer == "sgd":
+        rates = training.rates
+        curve = by_hand(train, other, labels, f0, g0, rates, training.loss, training.batches, training.clip)
+        expected = [curve[step][1] for step in (0, 2, 4)]
+    else:
+        order = [text for (text,) in ONE_A_STEP]
+        steps = sign_descend(gram(np.sign(train), train), labels, f0, training.rates, order, steps=[0, 2, 4])
+        expected = emulated_logits(steps, gram(np.sign(train), other), g0)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    lacking = {pair: kernel for pair, kernel in kernels.items() if pair[0] == "train"}
+    assert emulate(training, lacking, labels, logits, [4]) is None
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "t5", "bert-head-mode", "gpt2-lora"])

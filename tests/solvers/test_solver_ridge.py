@@ -208,6 +208,14 @@ def test_bad_input_is_named():
         model.predict(np.ones((12, 2, 3, 2)), f0)
 
 
+def test_one_logit_a_text_may_be_a_vector():
+    train, evaluation, labels, f0, f0_eval = problem()
+    models = [KernelRidge(0.1, 10.0).fit(gram(train, train), labels, f) for f in (f0, f0[:, 0])]
+    decisions = [model.decision_function(gram(train, evaluation), f0_eval[:, 0]) for model in models]
+    np.testing.assert_array_equal(*decisions)
+    np.testing.assert_array_equal(decisions[0], models[0].decision_function(gram(train, evaluation), f0_eval))
+
+
 def test_indefinite_kernels_warn_with_the_number():
     train, _, labels, _, _ = problem()
     kernel = gram(train, train)

@@ -49,8 +49,6 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.pairwise = True
-        tags.input_tags.three_d_array = False
-        tags.classifier_tags.multi_class = True
         return tags
 
     def _read_train(self, kernel: Any, labels: Any, f0: Any) -> TrainData:
