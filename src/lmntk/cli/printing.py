@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from lmntk.system.notices import heard_by
 
 if TYPE_CHECKING:
     from lmntk.cli.bars import Bars
@@ -113,5 +117,32 @@ def with_bars(action: Callable[[Bars], Result]) -> Result:
 
     from lmntk.cli.bars import Bars
 
-    with Bars(Console(stderr=True)) as bars:
+    with Bars(Console(stderr=True)) as bars, heard_by(bars.note):
         return action(bars)
+
+
+@contextmanager
+def notices_on_stderr() -> Iterator[None]:
+    """Print each notice of the block once, on stderr, and a library's warning as one line too.
+
+    Warnings that are meant for programmers are left out; with Python's own options (``-W``) all is as these say.
+    """
+    told: set[str] = set()
+
+    def tell(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            print(f"lmntk: {line}", file=sys.stderr)
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+        if not issubclass(category, FutureWarning | DeprecationWarning | PendingDeprecationWarning):
+            tell(f"{Path(filename).stem}: {' '.join(str(message).split())}")
+
+    before = warnings.showwarning
+    try:
+        if not sys.warnoptions:
+            warnings.showwarning = show
+        with heard_by(tell):
+            yield
+    finally:
+        warnings.showwarning = before

@@ -62,6 +62,9 @@ class Reporter:
             "splits": f"{len(planned & set(run.splits))} of {len(planned)} finished{beside}",
         }
         facts |= {f"classes of {task.name}": "; ".join(task.meaning()) for task in session.tasks}
+        facts |= {
+            f"texts of {task.name}": "; ".join(remarks) for task in session.tasks if (remarks := session.remarks(task))
+        }
         computed = {json.dumps(results["versions"], sort_keys=True) for results in run.splits.values()}
         facts |= {"computed with": " and ".join(sorted(computed))}
         facts |= {"left out": " ".join(run.notes)} if run.notes else {}
@@ -111,12 +114,14 @@ class Reporter:
             moved = settings | {"out": now["out"]} if isinstance(settings, dict) else {}
             if moved.get("model") == now["model"] and moved not in (now, *earlier):
                 earlier.append(moved)
-        setups = before.get("setups")
+        setups, texts = before.get("setups"), before.get("texts")
+        texts = texts if isinstance(texts, dict) else {}
         return {
             "experiment": now,
             "versions": versions(),
             "weights": session.pretrained.fingerprint,
             "setups": list(dict.fromkeys([*self._setups(), *(setups if isinstance(setups, list) else [])])),
+            "texts": texts | {task.name: session.remarks(task) for task in session.tasks},
             "earlier": earlier[:REMEMBERED],
         }
 

@@ -12,7 +12,7 @@ from lmntk.experiment.configuration import Experiment
 from lmntk.experiment.preparation import PreparedTask, label_of
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import Pretrained
-from lmntk.prompts.encoding import EncodedText, TextEncoder
+from lmntk.prompts.encoding import EncodedText, TextEncoder, cut_remark
 from lmntk.runs.keys import SplitKeys
 from lmntk.runs.split import Split
 from lmntk.runs.store import Store
@@ -98,6 +98,23 @@ class Session:
         """Return the tokens of a split's texts by side, in its own mode or another."""
         sides = task.examples(split).items()
         return {side: self.encoded(task, mode or split.mode, examples) for side, examples in sides}
+
+    def cut_remarks(self, task: PreparedTask) -> list[str]:
+        """Return how many of the texts of a task's splits were cut to the length limit, in a line for each mode."""
+        lines = []
+        for mode in dict.fromkeys(split.mode for split in task.splits):
+            encoder, texts = self.encoder(task, mode), {}
+            for split in (split for split in task.splits if split.mode == mode):
+                for side, encoded in self.texts(task, split).items():
+                    source, rows = task.rows(split)[side]
+                    texts |= {(id(source), row): text for row, text in zip(rows, encoded, strict=True)}
+            if line := cut_remark(texts.values(), encoder.max_length, encoder.text_a_limit):
+                lines.append(f"{task.name}, {mode}: {line}")
+        return lines
+
+    def remarks(self, task: PreparedTask) -> list[str]:
+        """Return what there is to say on a task's texts: how they were read, and how many were cut."""
+        return [*task.remarks, *self.cut_remarks(task)]
 
     def labels(self, task: PreparedTask, split: Split) -> dict[str, list[int]]:
         """Return the class numbers of a split's texts by side."""

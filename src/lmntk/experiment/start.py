@@ -47,6 +47,8 @@ def open_session(experiment: Experiment, progress: Progress) -> Session:
         for split in task.splits:
             session.labels(task, split)
             session.texts(task, split)
+        for line in session.cut_remarks(task):
+            progress.note(line)
     for mode in experiment.modes:  # so does a filter that matches nothing
         trial_head = nn.Linear(1, 2)
         for task in tasks if pretrained.kind == "classifier" else tasks[:1]:

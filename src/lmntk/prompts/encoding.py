@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lmntk.errors import UserError
 from lmntk.prompts.assembly import USUAL_LIMITS, Assembly, Limits
-from lmntk.prompts.encoded_text import EncodedText
+from lmntk.prompts.encoded_text import EncodedText, cut_remark
 from lmntk.prompts.label_words import LabelWords, Reduce
 from lmntk.prompts.layout import Layout, Reading, needed_start, prompt_layout
 from lmntk.prompts.template import Template, parse_template
@@ -26,6 +26,8 @@ __all__ = [
     "PromptEncoder",
     "TextEncoder",
     "check_max_length",
+    "check_second_text",
+    "cut_remark",
     "fitting_length",
     "sha256_of",
 ]
@@ -37,6 +39,7 @@ class TextEncoder(Protocol):
     """The methods of every encoder."""
 
     max_length: int
+    text_a_limit: int | None
 
     def encode(self, example: Example) -> EncodedText:
         """Return the example's token ids."""
@@ -94,6 +97,7 @@ class PromptEncoder:
         self.templates: tuple[Template, ...] = (layout.template,)
         self.reading: Reading = reading
         self.max_length = limits.max_length
+        self.text_a_limit = limits.text_a
         self.labels = LabelWords.read(pieces, label_words, reduce)
         self.label_words, self.label_ids, self.label_weights = (
             self.labels.words,
@@ -111,9 +115,14 @@ class PromptEncoder:
         ``read_position`` is where the label word is predicted.
 
         Raises:
-            UserError: if the template uses ``{b}`` and the example has no second text, or nothing is left to
-                read.
+            UserError: if the template uses ``{b}`` and the example has no second text, or the other way round, or
+                nothing is left to read.
         """
+        check_second_text(self.templates, example)
+        return self.assemble(example)
+
+    def assemble(self, example: Example) -> EncodedText:
+        """Return the prompt around the texts that the template uses."""
         return self._assembly.assemble(example)
 
     def fingerprint(self) -> str:
@@ -158,6 +167,7 @@ class HeadEncoder:
                 f"reading {reading!r} is not one that head mode has: use 'first', 'last' or 'decoder'"
             )
         self.max_length = limits.max_length
+        self.text_a_limit = limits.text_a
         self.reading: Reading = reading
         pieces = PieceEncoder(tokenizer)
         if reading == "first" and not pieces.prefix:
@@ -202,6 +212,15 @@ class HeadEncoder:
     def fingerprint(self) -> str:
         """Return a sha256 over the reading, limits and tokenizer."""
         return sha256_of("head", self._single.description(), self._pair and self._pair.description())
+
+
+def check_second_text(templates: Sequence[Template], example: Example) -> None:
+    """Refuse an example whose second text none of the templates uses: half of it would be left out."""
+    if example.text_b and example.text_b.strip() and not any(template.uses_b for template in templates):
+        raise UserError(
+            f"template {str(templates[0])!r} has no {{b}}, but the example {example.text_a[:40]!r} has a second text: "
+            "put {b} where it goes, or leave its column out"
+        )
 
 
 def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, smallest: int) -> None:

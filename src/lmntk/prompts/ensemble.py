@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lmntk.errors import UserError
 from lmntk.prompts.assembly import USUAL_LIMITS, Limits
 from lmntk.prompts.encoded_text import EncodedText
-from lmntk.prompts.encoding import PromptEncoder, sha256_of
+from lmntk.prompts.encoding import PromptEncoder, check_second_text, sha256_of
 from lmntk.prompts.label_words import Reduce
 from lmntk.prompts.layout import Reading
 from lmntk.prompts.template import Template
@@ -63,6 +63,7 @@ class EnsembleEncoder:
                 )
         self.reading: Reading = first.reading
         self.max_length = max(encoder.max_length for encoder in self.encoders)
+        self.text_a_limit = first.text_a_limit
         self.labels = first.labels
         self.label_words, self.label_ids, self.label_weights = (
             first.label_words,
@@ -77,8 +78,10 @@ class EnsembleEncoder:
         Raises:
             UserError: as the encoders do.
         """
-        first, *others = (encoder.encode(example) for encoder in self.encoders)
-        return replace(first, others=tuple(others))
+        check_second_text(self.templates, example)
+        first, *others = (encoder.assemble(example) for encoder in self.encoders)
+        was_cut = any(text.was_cut for text in (first, *others))
+        return replace(first, others=tuple(others), was_cut=was_cut)
 
     def fingerprint(self) -> str:
         """Return a sha256 over the encoders' fingerprints, in order."""
