@@ -134,7 +134,7 @@ def notices_on_stderr() -> Iterator[None]:
             told.add(line)
             print(f"lmntk: {line}", file=sys.stderr)
 
-    def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any) -> None:
         if not issubclass(category, FutureWarning | DeprecationWarning | PendingDeprecationWarning):
             tell(f"{Path(filename).stem}: {' '.join(str(message).split())}")
 

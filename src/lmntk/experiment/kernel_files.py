@@ -22,13 +22,13 @@ from lmntk.kernels.kernel import Kernel
 from lmntk.kernels.lora import LowRank
 from lmntk.models.loading import Pretrained
 from lmntk.prompts.assembly import Limits
-from lmntk.prompts.encoding import PromptEncoder, cut_remark, fitting_length
+from lmntk.prompts.encoding import PromptEncoder, cut_remark, encode_whole, fitting_length
 from lmntk.prompts.ensemble import EnsembleEncoder, make_prompt_encoder
 from lmntk.system.files import alone_in, save_tensors
 from lmntk.system.hashing import versions
 from lmntk.system.progress import Progress
 from lmntk.tasks import Example, read_jsonl
-from lmntk.tasks.remarks import empty_remark
+from lmntk.tasks.remarks import empty_remark, is_empty
 
 DEFAULT_LENGTH = 128  # tokens
 LOGITS = "logits.safetensors"
@@ -94,9 +94,10 @@ def kernels_of_texts(wanted: TextKernels, progress: Progress) -> dict[str, Any]:
     pretrained = load(wanted, ["prompt"])
     encoder, parameters = _encoder(wanted, pretrained), filter_of(wanted)
     for name, examples in (("train", train), ("eval", evaluate)):
+        empty, cut = sum(map(is_empty, examples)), sum(encode_whole(encoder, e).was_cut for e in examples)
         remarks = (
-            empty_remark(examples),
-            cut_remark(map(encoder.encode, examples), encoder.max_length, encoder.text_a_limit),
+            empty_remark(empty, len(examples)),
+            cut_remark(cut, len(examples), encoder.max_length, encoder.text_a_limit),
         )
         for line in filter(None, remarks):
             progress.note(f"{name}: {line}")

@@ -63,7 +63,9 @@ class Reporter:
         }
         facts |= {f"classes of {task.name}": "; ".join(task.meaning()) for task in session.tasks}
         facts |= {
-            f"texts of {task.name}": "; ".join(remarks) for task in session.tasks if (remarks := session.remarks(task))
+            f"texts of {task.name}": "; ".join(remarks)
+            for task in session.tasks
+            if (remarks := session.remarks(task))
         }
         computed = {json.dumps(results["versions"], sort_keys=True) for results in run.splits.values()}
         facts |= {"computed with": " and ".join(sorted(computed))}

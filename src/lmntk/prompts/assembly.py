@@ -103,7 +103,9 @@ class Assembly:
         Raises:
             UserError: if a text is missing, or no token comes out at all.
         """
-        texts = [self._encode_text(slot.text, slot.space, example) for slot in self._plan if slot.text is not None]
+        texts = [
+            self._encode_text(slot.text, slot.space, example) for slot in self._plan if slot.text is not None
+        ]
         limits = [self._limits[slot.text.field] for slot in self._plan if slot.text is not None]
         limited = [text[:limit] for text, limit in zip(texts, limits, strict=True)]
         shares = share_length([len(text) for text in limited], self._max_length - self._fixed_length)

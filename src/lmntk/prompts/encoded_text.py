@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 
@@ -33,11 +32,16 @@ class EncodedText:
         return len(self.ids) + len(self.decoder_ids or ()) + sum(other.length for other in self.others)
 
 
-def cut_remark(texts: Iterable[EncodedText], max_length: int, text_a_limit: int | None = None) -> str:
-    """Return how many of the texts were cut to the length limit, in words; nothing if none was."""
-    cuts = [text.was_cut for text in texts]
-    if not any(cuts):
+def cut_remark(
+    cut: int, total: int, max_length: int, text_a_limit: int | None, option: str = "--max-length"
+) -> str:
+    """Return how many of the texts were cut to the length limit, in words; nothing if none was.
+
+    ``option`` is the one that sets the limit, where there is one.
+    """
+    if not cut:
         return ""
     own = "" if text_a_limit is None else f" (the first text to {text_a_limit})"
-    was = "was" if sum(cuts) == 1 else "were"
-    return f"{sum(cuts)} of {len(cuts)} texts {was} cut to {max_length} tokens{own}; --max-length sets another limit"
+    was = "was" if cut == 1 else "were"
+    advice = f"; {option} sets another limit" if option else ""
+    return f"{cut} of {total} texts {was} cut to {max_length} tokens{own}{advice}"

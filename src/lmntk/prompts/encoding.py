@@ -26,8 +26,8 @@ __all__ = [
     "PromptEncoder",
     "TextEncoder",
     "check_max_length",
-    "check_second_text",
     "cut_remark",
+    "encode_whole",
     "fitting_length",
     "sha256_of",
 ]
@@ -40,6 +40,11 @@ class TextEncoder(Protocol):
 
     max_length: int
     text_a_limit: int | None
+
+    @property
+    def uses_text_b(self) -> bool:
+        """A flag: there is a place for a second text."""
+        ...
 
     def encode(self, example: Example) -> EncodedText:
         """Return the example's token ids."""
@@ -109,20 +114,20 @@ class PromptEncoder:
         self._assembly = Assembly(pieces, layout, limits)
         check_max_length(tokenizer, limits.max_length, self._assembly.smallest_length)
 
+    @property
+    def uses_text_b(self) -> bool:
+        """A flag: the prompt has a place for a second text."""
+        return self.template.uses_text_b
+
     def encode(self, example: Example) -> EncodedText:
         """Return the prompt around the example's texts.
 
         ``read_position`` is where the label word is predicted.
 
         Raises:
-            UserError: if the template uses ``{b}`` and the example has no second text, or the other way round, or
-                nothing is left to read.
+            UserError: if the template uses ``{b}`` and the example has no second text, or nothing is left to
+                read.
         """
-        check_second_text(self.templates, example)
-        return self.assemble(example)
-
-    def assemble(self, example: Example) -> EncodedText:
-        """Return the prompt around the texts that the template uses."""
         return self._assembly.assemble(example)
 
     def fingerprint(self) -> str:
@@ -187,6 +192,7 @@ class HeadEncoder:
         if reading == "last" and tokenizer.sep_token_id is None:
             pair = "{a}\n{b}" if _has_line_break(pieces) else "{a} {b}"
         self._pair = assembly(pair) if pieces.separator is not None or reading == "last" else None
+        self.uses_text_b = True
 
     def encode(self, example: Example) -> EncodedText:
         """Return the example's texts between special tokens.
@@ -214,13 +220,18 @@ class HeadEncoder:
         return sha256_of("head", self._single.description(), self._pair and self._pair.description())
 
 
-def check_second_text(templates: Sequence[Template], example: Example) -> None:
-    """Refuse an example whose second text none of the templates uses: half of it would be left out."""
-    if example.text_b and example.text_b.strip() and not any(template.uses_b for template in templates):
+def encode_whole(encoder: TextEncoder, example: Example) -> EncodedText:
+    """Return the example's token ids, of all of its texts.
+
+    Raises:
+        UserError: the encoder's prompt has no place for its second text, which would be left out.
+    """
+    if not encoder.uses_text_b and example.text_b and example.text_b.strip():
         raise UserError(
-            f"template {str(templates[0])!r} has no {{b}}, but the example {example.text_a[:40]!r} has a second text: "
+            f"template without {{b}}, but the example {example.text_a[:40]!r} has a second text: "
             "put {b} where it goes, or leave its column out"
         )
+    return encoder.encode(example)
 
 
 def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, smallest: int) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lmntk.errors import UserError
 from lmntk.prompts.assembly import USUAL_LIMITS, Limits
 from lmntk.prompts.encoded_text import EncodedText
-from lmntk.prompts.encoding import PromptEncoder, check_second_text, sha256_of
+from lmntk.prompts.encoding import PromptEncoder, sha256_of
 from lmntk.prompts.label_words import Reduce
 from lmntk.prompts.layout import Reading
 from lmntk.prompts.template import Template
@@ -64,6 +64,7 @@ class EnsembleEncoder:
         self.reading: Reading = first.reading
         self.max_length = max(encoder.max_length for encoder in self.encoders)
         self.text_a_limit = first.text_a_limit
+        self.uses_text_b = any(encoder.uses_text_b for encoder in self.encoders)
         self.labels = first.labels
         self.label_words, self.label_ids, self.label_weights = (
             first.label_words,
@@ -78,8 +79,7 @@ class EnsembleEncoder:
         Raises:
             UserError: as the encoders do.
         """
-        check_second_text(self.templates, example)
-        first, *others = (encoder.assemble(example) for encoder in self.encoders)
+        first, *others = (encoder.encode(example) for encoder in self.encoders)
         was_cut = any(text.was_cut for text in (first, *others))
         return replace(first, others=tuple(others), was_cut=was_cut)
 

@@ -50,11 +50,11 @@ def delimited_rows(
     if announced:
         first, lines, candidates = 2, lines[1:], [announced[1]]
         say(f"{path}: line 1 says that cells end at {announced[1]!r}; it is no row")
-    texts = (_Text(path, lines, first, each, _is_quoted(lines, each, is_tsv, quoted)) for each in candidates)
-    chosen = next((text for text in texts if _fits(text)), None)
-    if chosen is None:  # whose first mistake is said
-        delimiter = candidates[0]
-        chosen = _Text(path, lines, first, delimiter, _is_quoted(lines, delimiter, is_tsv, quoted))
+    texts = [_Text(path, lines, first, each, _is_quoted(lines, each, is_tsv, quoted)) for each in candidates]
+    # where none fits, the first mistake is said of the first that makes columns of the header
+    chosen = next((text for text in texts if _fits(text)), None) or max(
+        texts, key=lambda text: _width(text) > 1
+    )
     if chosen.delimiter != candidates[0]:
         say(f"{path}: read as cells between {_NAMES[chosen.delimiter]}, which its header line has")
     if quoted is None and chosen.delimiter == "\t" and is_tsv:
@@ -102,6 +102,9 @@ def is_consistently_quoted(text: str, delimiter: str) -> bool:
     if len({len(row) for row in rows}) != 1:
         return False
     cells = [cell for row in rows for cell in row]
+    breaks = any("\n" in value or "\r" in value for value, _ in cells)
+    if breaks and len({line.count(delimiter) for line in text.splitlines() if line}) == 1:
+        return False  # each line is a row as it stands
     needing = re.compile(f'["{ends}]|^\\s|\\s$|^$')
     if all(needing.search(value) for value, is_quoted in cells if is_quoted):
         return True
@@ -112,17 +115,22 @@ def is_consistently_quoted(text: str, delimiter: str) -> bool:
 
 def _fits(text: _Text) -> bool:
     """Return whether a header of two columns or more is followed by rows of as many cells."""
-    width = 0
+    width = _width(text)
     try:
-        for _, cells in _records(text):
-            width = width or len(_without_blank_end(cells))
-            if cells == [""] and width > 1:
-                continue
-            if width < 2 or len(cells) < width or any(cell.strip() for cell in cells[width:]):
-                return False
+        return width > 1 and all(
+            cells == [""] or (len(cells) >= width and not any(cell.strip() for cell in cells[width:]))
+            for _, cells in _records(text)
+        )
     except UserError:
         return False
-    return width >= 2
+
+
+def _width(text: _Text) -> int:
+    """Return the number of columns in the header, 0 without one."""
+    try:
+        return next((len(_without_blank_end(cells)) for _, cells in _records(text)), 0)
+    except UserError:
+        return 0
 
 
 def _header(path: Path, number: int, cells: Sequence[str]) -> tuple[str, ...]:

@@ -92,7 +92,9 @@ def load_saved(folder: Path) -> Any:
     try:
         return load_from_disk(str(folder))
     except Exception as error:  # the library raises its own and pyarrow's
-        raise UserError(f"{folder}: not a saved dataset that can be read ({one_line(error)[:300]})") from error
+        raise UserError(
+            f"{folder}: not a saved dataset that can be read ({one_line(error)[:300]})"
+        ) from error
 
 
 def table_of(split: Any, source: str) -> Table:

@@ -165,7 +165,7 @@ def _test_table(
         if test_split not in splits:
             raise UserError(f"{shown}: there is no split {test_split!r}; the splits are {listed(splits)}")
         return _table(splits, test_split, shown, columns)
-    passed_over = []
+    passed_over: list[str] = []
     for name in (name for name in _TEST_SPLITS if name in splits and name != train_split):
         if columns.label in splits[name].column_names:
             table = _table(splits, name, shown, columns)

@@ -129,7 +129,9 @@ def _named(cell: Any, names: Sequence[str], row: Row) -> Any:
     if isinstance(cell, bool) or not isinstance(cell, int):
         return cell
     if not 0 <= cell < len(names):
-        raise UserError(f"{row.where}: class number {cell} is out of range; the {len(names)} classes are 0 to {len(names) - 1}")
+        raise UserError(
+            f"{row.where}: class number {cell} is out of range; the {len(names)} classes are 0 to {len(names) - 1}"
+        )
     return names[cell]
 
 

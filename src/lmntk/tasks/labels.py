@@ -149,7 +149,9 @@ class LabelIndex:
         known = ", ".join(map(shown, self.names[:_SHOWN])) + (
             f" and {len(self.names) - _SHOWN} more" if len(self.names) > _SHOWN else ""
         )
-        raise UserError(f"{where}: unknown label {ascii_if_odd(name)}{hint}; the known labels are {known or 'none'}")
+        raise UserError(
+            f"{where}: unknown label {ascii_if_odd(name)}{hint}; the known labels are {known or 'none'}"
+        )
 
     def say_guesses(self, source: str) -> None:
         """Say which labels were read as which class, if any were not names as they stand."""
@@ -182,7 +184,9 @@ def check_missing(texts: Sequence[tuple[str, str]], source: str) -> None:
     text, where = missing[0]
     if all(_NUMBER.fullmatch(other) for other, _ in texts if other not in dict(missing)):
         raise UserError(f"{where}: label {text!r} among numbers is a missing one; give every row a label")
-    say(f"{source}: {' and '.join(repr(name) for name, _ in missing)} among the labels is a class like the others")
+    say(
+        f"{source}: {' and '.join(repr(name) for name, _ in missing)} among the labels is a class like the others"
+    )
 
 
 def say_lookalikes(names: Sequence[str], source: str) -> None:

@@ -44,8 +44,11 @@ def read_data(
     """Return the data at ``source``, whatever its layout; only ``hf:NAME`` may use the network.
 
     Tried in this order: ``hf:NAME`` or ``hf:NAME:CONFIG`` (a hub dataset), a file (a table, with ``test``
-    beside it), a folder of ``save_to_disk``, and another folder: with a task and k and seed LM-BFF's ``<k>-<seed>`` if it is there, with a task
-    our folder format and then GLUE's; without a task ``train.*`` and ``test.*`` (or ``dev.*``, or ``validation.*``) as tables.
+    beside it), a folder of ``save_to_disk``, and another folder: with a task and k and seed LM-BFF's ``<k>-<seed>``
+    if it is there, with a task our folder format and then GLUE's; without a task ``train.*`` and ``test.*`` (or
+    ``dev.*``, or ``validation.*``) as tables.
+
+    What was guessed, and how many texts are empty or shared by train and test, is said in notices.
 
     Args:
         source: ``hf:`` and a name, a file or a folder.

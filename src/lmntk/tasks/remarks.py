@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from lmntk.system.notices import say
 from lmntk.tasks.data import TaskData
 from lmntk.tasks.example import Example
@@ -14,18 +12,19 @@ def is_empty(example: Example) -> bool:
     return not example.text_a.strip() or (example.text_b is not None and not example.text_b.strip())
 
 
-def empty_remark(examples: Sequence[Example]) -> str:
+def empty_remark(empty: int, total: int) -> str:
     """Return how many of the texts are empty, in words; nothing if none is."""
-    count = sum(map(is_empty, examples))
-    return f"{count} of {len(examples)} texts {'is' if count == 1 else 'are'} empty" if count else ""
+    return f"{empty} of {total} texts {'is' if empty == 1 else 'are'} empty" if empty else ""
 
 
 def say_remarks(data: TaskData, name: str) -> None:
     """Say how many texts of a task are empty, and how many of its test texts it trains or validates on."""
     for side, examples in (("train", data.train), ("dev", data.dev or ()), ("test", data.test)):
-        if line := empty_remark(examples):
+        if line := empty_remark(sum(map(is_empty, examples)), len(examples)):
             say(f"{name}, {side}: {line}")
     known = {(example.text_a, example.text_b) for example in (*data.train, *(data.dev or ()))}
     shared = sum((example.text_a, example.text_b) in known for example in data.test)
     if shared:
-        say(f"{name}: {shared} of {len(data.test)} test texts {'is' if shared == 1 else 'are'} among the train texts too")
+        say(
+            f"{name}: {shared} of {len(data.test)} test texts {'is' if shared == 1 else 'are'} among the train texts too"
+        )
