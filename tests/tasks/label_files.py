@@ -2,12 +2,11 @@
 
 import csv
 import json
-import warnings
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lmntk.system.notices import overheard
+from lmntk.system.notices import kept
 
 
 def write_csv(path, labels):
@@ -39,6 +38,5 @@ WRITERS = {"csv": write_csv, "jsonl": write_jsonl, "parquet": write_parquet}
 
 
 def heard(call):
-    with warnings.catch_warnings(), overheard() as lines:
-        warnings.simplefilter("ignore")
+    with kept() as lines:
         return call(), lines

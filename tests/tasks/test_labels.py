@@ -313,8 +313,8 @@ def test_remarks_on_texts(tmp_path):
             csv.writer(file).writerows([("text", "label"), *part])
     _, lines = heard(lambda: read_data(tmp_path))
     assert [line.removeprefix(str(tmp_path)) for line in lines] == [
-        ", train: 2 of 4 texts are empty",
-        ", test: 1 of 4 texts is empty",
+        ": 2 of 4 train texts are empty",
+        ": 1 of 4 test texts is empty",
         ": 3 of 4 test texts are among the train texts too",
     ]
 

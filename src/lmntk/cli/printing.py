@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lmntk.system.notices import heard_by
+from lmntk.errors import UserError
+from lmntk.system.notices import heard_by, kept, say
 
 if TYPE_CHECKING:
     from lmntk.cli.bars import Bars
@@ -123,26 +124,25 @@ def with_bars(action: Callable[[Bars], Result]) -> Result:
 
 @contextmanager
 def notices_on_stderr() -> Iterator[None]:
-    """Print each notice of the block once, on stderr, and a library's warning as one line too.
+    """Print the block's notices at its end, on stderr, and libraries' warnings as lines too; a user's mistake stands alone.
 
     Warnings that are meant for programmers are left out; with Python's own options (``-W``) all is as these say.
     """
-    told: set[str] = set()
-
-    def tell(line: str) -> None:
-        if line not in told:
-            told.add(line)
-            print(f"lmntk: {line}", file=sys.stderr)
 
     def show(message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any) -> None:
         if not issubclass(category, FutureWarning | DeprecationWarning | PendingDeprecationWarning):
-            tell(f"{Path(filename).stem}: {' '.join(str(message).split())}")
+            say(f"{Path(filename).stem}: {' '.join(str(message).split())}")
 
     before = warnings.showwarning
-    try:
-        if not sys.warnoptions:
-            warnings.showwarning = show
-        with heard_by(tell):
+    with kept() as lines:
+        try:
+            if not sys.warnoptions:
+                warnings.showwarning = show
             yield
-    finally:
-        warnings.showwarning = before
+        except UserError:
+            lines.clear()
+            raise
+        finally:
+            warnings.showwarning = before
+            for line in lines:
+                print(f"lmntk: {line}", file=sys.stderr)

@@ -22,10 +22,11 @@ from lmntk.kernels.kernel import Kernel
 from lmntk.kernels.lora import LowRank
 from lmntk.models.loading import Pretrained
 from lmntk.prompts.assembly import Limits
-from lmntk.prompts.encoding import PromptEncoder, cut_remark, encode_whole, fitting_length
+from lmntk.prompts.encoding import PromptEncoder, cut_remark, fitting_length
 from lmntk.prompts.ensemble import EnsembleEncoder, make_prompt_encoder
 from lmntk.system.files import alone_in, save_tensors
 from lmntk.system.hashing import versions
+from lmntk.system.notices import say
 from lmntk.system.progress import Progress
 from lmntk.tasks import Example, read_jsonl
 from lmntk.tasks.remarks import empty_remark, is_empty
@@ -93,17 +94,11 @@ def kernels_of_texts(wanted: TextKernels, progress: Progress) -> dict[str, Any]:
     train, evaluate = (read_jsonl(path, require_label=False) for path in (wanted.train, wanted.evaluate))
     pretrained = load(wanted, ["prompt"])
     encoder, parameters = _encoder(wanted, pretrained), filter_of(wanted)
-    for name, examples in (("train", train), ("eval", evaluate)):
-        empty, cut = sum(map(is_empty, examples)), sum(encode_whole(encoder, e).was_cut for e in examples)
-        remarks = (
-            empty_remark(empty, len(examples)),
-            cut_remark(cut, len(examples), encoder.max_length, encoder.text_a_limit),
-        )
-        for line in filter(None, remarks):
-            progress.note(f"{name}: {line}")
     texts = PromptedTexts(pretrained, encoder, train, evaluate, wanted.all_logits, parameters)
     expected = texts.origin(settings)
     files = _kept_files(wanted, expected)
+    for name, examples in (("train", train), ("eval", evaluate)):
+        _say_remarks(name, examples, encoder)
     formulas = [formula for formula in wanted.formulas if str(_path(out, formula)) not in files]
     if not formulas and not (out / LOGITS).exists():
         formulas = list(wanted.formulas)
@@ -132,6 +127,17 @@ def kernels_of_texts(wanted: TextKernels, progress: Progress) -> dict[str, Any]:
         WorkFolder.finish(settings, computed.work)
         WorkFolder.sweep(owner, settings.scratch)
     return {"files": files, "coverage": computed.coverage.describe(), "provenance": provenance}
+
+
+def _say_remarks(name: str, examples: Sequence[Example], encoder: PromptEncoder | EnsembleEncoder) -> None:
+    """Say how many of the texts are empty, and how many are cut to the length limit."""
+    empty, cut = sum(map(is_empty, examples)), sum(encoder.encode(example).was_cut for example in examples)
+    remarks = (
+        empty_remark(empty, len(examples)),
+        cut_remark(cut, len(examples), encoder.max_length, encoder.text_a_limit),
+    )
+    for line in filter(None, remarks):
+        say(f"{name}: {line}")
 
 
 def _path(out: Path, formula: str) -> Path:

@@ -15,7 +15,7 @@ from lmntk.prompts.encoding import HeadEncoder, TextEncoder, fitting_length
 from lmntk.prompts.ensemble import make_prompt_encoder
 from lmntk.prompts.label_words import Reduce
 from lmntk.runs.split import Split
-from lmntk.system.notices import overheard
+from lmntk.system.notices import kept
 from lmntk.tasks import Columns, Example, Task, TaskData, get_task, k_shot_split, read_data
 from lmntk.tasks.splits import cut_test
 
@@ -26,7 +26,7 @@ DEFAULT_LENGTH = 128  # tokens, of a user's own task
 class PreparedTask:
     """One task with its texts by k and seed (they differ only for folders that come split), its prompt and its limits.
 
-    ``remarks`` are what was guessed, counted and left out as the texts were read.
+    ``remarks`` are what was guessed, counted and left out as the texts were read; nobody has heard them yet.
     """
 
     name: str
@@ -155,7 +155,7 @@ def _catalog_task(experiment: Experiment, task: Task, pretrained: Pretrained) ->
     assert experiment.data is not None  # the configuration sees to it
     data, splits = {}, []
     common = None
-    with overheard() as remarks:
+    with kept() as remarks:
         for k in experiment.k:
             for seed in experiment.seeds:
                 if common is None or common.dev is not None:
@@ -198,7 +198,7 @@ def _own_task(experiment: Experiment, task: OwnTask, pretrained: Pretrained) -> 
         )
     columns = Columns(task.text_column, task.text_b_column, task.label_column)
     source = task.train if task.train.startswith("hf:") else Path(task.train)
-    with overheard() as remarks:
+    with kept() as remarks:
         data = read_data(source, None, test=task.test, labels=task.labels, columns=columns)
         found = {example.label for example in data.train if example.label is not None}
         classes = len(data.labels) if data.labels is not None else max(found, default=0) + 1

@@ -24,6 +24,7 @@ from lmntk.solvers.outcome import methods_of
 from lmntk.system.devices import chosen_devices, move_to
 from lmntk.system.executors.choose import chosen_executor
 from lmntk.system.memory import default_memory, parse_bytes
+from lmntk.system.notices import say
 from lmntk.system.precision import check_precision
 from lmntk.system.progress import Progress
 
@@ -47,8 +48,6 @@ def open_session(experiment: Experiment, progress: Progress) -> Session:
         for split in task.splits:
             session.labels(task, split)
             session.texts(task, split)
-        for line in session.cut_remarks(task):
-            progress.note(line)
     for mode in experiment.modes:  # so does a filter that matches nothing
         trial_head = nn.Linear(1, 2)
         for task in tasks if pretrained.kind == "classifier" else tasks[:1]:
@@ -62,6 +61,9 @@ def open_session(experiment: Experiment, progress: Progress) -> Session:
             )
         chosen.select(model)
         check_finetuning(session, model)
+    for task in tasks:  # after all that can be wrong: a mistake is one line
+        for line in session.remarks(task):
+            say(line)
     return session
 
 

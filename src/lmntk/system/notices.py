@@ -41,15 +41,8 @@ def heard_by(listener: Listener) -> Iterator[None]:
 
 
 @contextmanager
-def overheard() -> Iterator[list[str]]:
-    """Give the block's notices, each once, as a list that grows; whoever listened before hears them too."""
+def kept() -> Iterator[list[str]]:
+    """Keep the block's notices, each once, in a list that grows; nobody else hears them."""
     lines: list[str] = []
-    listener = _LISTENER.get()
-
-    def keep(line: str) -> None:
-        if line not in lines:
-            lines.append(line)
-            listener(line)
-
-    with heard_by(keep):
+    with heard_by(lambda line: None if line in lines else lines.append(line)):
         yield lines

@@ -103,7 +103,7 @@ def is_consistently_quoted(text: str, delimiter: str) -> bool:
         return False
     cells = [cell for row in rows for cell in row]
     breaks = any("\n" in value or "\r" in value for value, _ in cells)
-    if breaks and len({line.count(delimiter) for line in text.splitlines() if line}) == 1:
+    if breaks and len({line.count(delimiter) for line in re.split("\r\n|\r|\n", text) if line}) == 1:
         return False  # each line is a row as it stands
     needing = re.compile(f'["{ends}]|^\\s|\\s$|^$')
     if all(needing.search(value) for value, is_quoted in cells if is_quoted):

@@ -12,16 +12,17 @@ def is_empty(example: Example) -> bool:
     return not example.text_a.strip() or (example.text_b is not None and not example.text_b.strip())
 
 
-def empty_remark(empty: int, total: int) -> str:
+def empty_remark(empty: int, total: int, side: str = "") -> str:
     """Return how many of the texts are empty, in words; nothing if none is."""
-    return f"{empty} of {total} texts {'is' if empty == 1 else 'are'} empty" if empty else ""
+    be = "is" if empty == 1 else "are"
+    return f"{empty} of {total} {side + ' ' if side else ''}texts {be} empty" if empty else ""
 
 
 def say_remarks(data: TaskData, name: str) -> None:
     """Say how many texts of a task are empty, and how many of its test texts it trains or validates on."""
     for side, examples in (("train", data.train), ("dev", data.dev or ()), ("test", data.test)):
-        if line := empty_remark(sum(map(is_empty, examples)), len(examples)):
-            say(f"{name}, {side}: {line}")
+        if line := empty_remark(sum(map(is_empty, examples)), len(examples), side):
+            say(f"{name}: {line}")
     known = {(example.text_a, example.text_b) for example in (*data.train, *(data.dev or ()))}
     shared = sum((example.text_a, example.text_b) in known for example in data.test)
     if shared:
