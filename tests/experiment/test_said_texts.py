@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     pairs = ({"text_a": text, "text_b": "a book", "label": i % 2} for i, text in enumerate(GOOD))
     (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    texts = ({"text_a": text, "label": 0} for text in (GOOD[0], BAD[0] + LONG * 5, "", " "))
+    texts = ({"text_a": text, "label": 0} for text in (GOOD[0], BAD[0] + LONG * 20, "", " "))
     (folder / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
     return folder
 
@@ -148,7 +148,7 @@ def test_kernel_and_check_say_it_too(folder, tmp_path, lmntk):
     pairs = ("--train", folder / "pairs.jsonl", "--eval", folder / "pairs.jsonl", "--out", tmp_path / "p")
     one_line(lmntk("kernel", "--model", folder / "model", *pairs, *PROMPT), "template without {b}")
     code, out, _ = lmntk("check", folder / "model", "--texts", folder / "texts.jsonl", *PROMPT)
-    assert "note  texts: 2 of 4 texts are empty\n" in out
+    assert "texts: 2 of 4 texts are empty\n" in out
     assert "1 of 4 texts was cut to 64 tokens\n" in out and "--max-length" not in out
     one_line(
         lmntk("check", folder / "model", "--texts", folder / "pairs.jsonl", *PROMPT), "template without {b}"
