@@ -93,7 +93,9 @@ def _write_cell(folder, random, task, k, seed, mode, finetuned, kernels, classes
             "layer.01": 0.4 * matrix,
             "head": 0.2 * matrix,
         }
-        Kernel("sgd", matrix, groups=parts).save(folder / "kernels" / f"{split}-00000000" / "train-sgd.safetensors")
+        Kernel("sgd", matrix, groups=parts).save(
+            folder / "kernels" / f"{split}-00000000" / "train-sgd.safetensors"
+        )
     if finetuned:
         head = {
             "key": "x",

@@ -25,11 +25,19 @@ from lmntk.models.probe import frozen_features
 from lmntk.models.state import Batch
 from lmntk.prompts.assembly import Limits
 from lmntk.prompts.batching import collate, length_sorted_batches
-from lmntk.prompts.encoding import EncodedText, HeadEncoder, PromptEncoder, fitting_length
+from lmntk.prompts.encoding import (
+    EncodedText,
+    HeadEncoder,
+    PromptEncoder,
+    cut_remark,
+    encode_whole,
+    fitting_length,
+)
 from lmntk.prompts.ensemble import EnsembleEncoder, make_prompt_encoder
 from lmntk.prompts.label_words import LabelWords
 from lmntk.tasks import Example, get_task, read_data, read_jsonl
 from lmntk.tasks.catalog import Task
+from lmntk.tasks.remarks import empty_remark, is_empty
 from lmntk.tasks.splits import cut_test
 
 LENGTH = 128
@@ -187,7 +195,8 @@ def check(
     findings = [_model_finding(pretrained, dtype)]
     asked = _asked(pretrained, replace(prompt, mode="head") if is_classifier else prompt, texts)
     findings += asked.findings
-    encoded = [asked.encoder.encode(example) for example in asked.examples]
+    encoded = [encode_whole(asked.encoder, example) for example in asked.examples]
+    findings += _text_findings(asked, encoded)
     model = _model(pretrained, asked, encoded, () if texts.known is None else texts.known.labels)
     labels = [example.label for example in asked.examples if example.label is not None]
     has_baseline = (
@@ -287,6 +296,17 @@ def _asked(pretrained: Pretrained, prompt: PromptChoice, texts: TextChoice) -> A
     line = f"{count}{'' if source == 'bundled' else f' of {source}'}, {shown}"
     details = {"mode": mode, "texts": len(examples), "source": source, **details}
     return Asked(mode, examples, source, encoder, [Finding("input", "fine", line, details), *findings])
+
+
+def _text_findings(asked: Asked, encoded: Sequence[EncodedText]) -> list[Finding]:
+    """Return notes on texts that are empty, or were cut to the length limit."""
+    encoder = asked.encoder
+    empty, cut = sum(map(is_empty, asked.examples)), sum(text.was_cut for text in encoded)
+    lines = (
+        empty_remark(empty, len(encoded)),
+        cut_remark(cut, len(encoded), encoder.max_length, encoder.text_a_limit, option=""),
+    )
+    return [Finding("texts", "note", line) for line in lines if line]
 
 
 def _few(lengths: Sequence[int]) -> list[int]:

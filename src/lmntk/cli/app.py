@@ -28,6 +28,7 @@ from lmntk.cli.commands import (
 )
 from lmntk.cli.configured import experiment_options, kernel_options
 from lmntk.cli.options import taking
+from lmntk.cli.printing import notices_on_stderr
 from lmntk.errors import ModelError, UserError
 from lmntk.system.files import FULL_DISK
 
@@ -78,7 +79,8 @@ def _line_of(error: OSError) -> str | None:
 def main() -> None:
     """Run the command line: exit code 2 and one line for the user's mistakes, 130 after Ctrl-C."""
     try:
-        code = app(standalone_mode=False)
+        with notices_on_stderr():
+            code = app(standalone_mode=False)
     except UserError as error:
         print(f"lmntk: {error}", file=sys.stderr)
         sys.exit(2)

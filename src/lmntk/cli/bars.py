@@ -81,4 +81,4 @@ class Bars(AbstractContextManager["Bars"]):
         """Print a line, once."""
         if line not in self._noted:
             self._noted.add(line)
-            self._console.print(line, style="dim", highlight=False)
+            self._console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)

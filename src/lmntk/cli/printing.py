@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from lmntk.errors import UserError
+from lmntk.system.notices import heard_by, kept, say
 
 if TYPE_CHECKING:
     from lmntk.cli.bars import Bars
@@ -113,5 +118,31 @@ def with_bars(action: Callable[[Bars], Result]) -> Result:
 
     from lmntk.cli.bars import Bars
 
-    with Bars(Console(stderr=True)) as bars:
+    with Bars(Console(stderr=True)) as bars, heard_by(bars.note):
         return action(bars)
+
+
+@contextmanager
+def notices_on_stderr() -> Iterator[None]:
+    """Print the block's notices at its end, on stderr, and libraries' warnings as lines too; a user's mistake stands alone.
+
+    Warnings that are meant for programmers are left out; with Python's own options (``-W``) all is as these say.
+    """
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any) -> None:
+        if not issubclass(category, FutureWarning | DeprecationWarning | PendingDeprecationWarning):
+            say(f"{Path(filename).stem}: {' '.join(str(message).split())}")
+
+    before = warnings.showwarning
+    with kept() as lines:
+        try:
+            if not sys.warnoptions:
+                warnings.showwarning = show
+            yield
+        except UserError:
+            lines.clear()
+            raise
+        finally:
+            warnings.showwarning = before
+            for line in lines:
+                print(f"lmntk: {line}", file=sys.stderr)

@@ -25,7 +25,7 @@ from lmntk.models.filters import ParameterFilter
 from lmntk.models.fingerprint import fingerprint
 from lmntk.models.loading import Pretrained
 from lmntk.models.state import Batch
-from lmntk.prompts.encoding import PromptEncoder
+from lmntk.prompts.encoding import PromptEncoder, encode_whole
 from lmntk.prompts.ensemble import EnsembleEncoder
 from lmntk.system.hashing import content_key, versions
 from lmntk.system.precision import FULL, products
@@ -142,7 +142,7 @@ def kernels_of_prompt(
     pretrained, encoder = texts.pretrained, texts.encoder
     model = logit_model(pretrained, encoder, texts.folds)
     encoded = {
-        side: [encoder.encode(example) for example in part]
+        side: [encode_whole(encoder, example) for example in part]
         for side, part in (("train", texts.train), ("eval", texts.evaluate))
     }
     origin, trainable = texts.origin(settings), texts.parameters.select(model)

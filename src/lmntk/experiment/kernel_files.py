@@ -23,13 +23,15 @@ from lmntk.kernels.kernel import Kernel
 from lmntk.kernels.lora import LowRank
 from lmntk.models.loading import Pretrained
 from lmntk.prompts.assembly import Limits
-from lmntk.prompts.encoding import PromptEncoder, fitting_length
+from lmntk.prompts.encoding import PromptEncoder, cut_remark, fitting_length
 from lmntk.prompts.ensemble import EnsembleEncoder, make_prompt_encoder
 from lmntk.system.files import alone_in
 from lmntk.system.hashing import versions
 from lmntk.system.kept import is_whole, or_none, save_tensors
+from lmntk.system.notices import say
 from lmntk.system.progress import Progress
 from lmntk.tasks import Example, read_jsonl
+from lmntk.tasks.remarks import empty_remark, is_empty
 
 DEFAULT_LENGTH = 128  # tokens
 LOGITS = "logits.safetensors"
@@ -97,6 +99,8 @@ def kernels_of_texts(wanted: TextKernels, progress: Progress) -> dict[str, Any]:
     texts = PromptedTexts(pretrained, encoder, train, evaluate, wanted.all_logits, parameters)
     expected = texts.origin(settings)
     files = _kept_files(wanted, expected)
+    for name, examples in (("train", train), ("eval", evaluate)):
+        _say_remarks(name, examples, encoder)
     formulas = [formula for formula in wanted.formulas if str(_path(out, formula)) not in files]
     if not formulas and not is_whole(out / LOGITS):
         formulas = list(wanted.formulas)
@@ -125,6 +129,17 @@ def kernels_of_texts(wanted: TextKernels, progress: Progress) -> dict[str, Any]:
         WorkFolder.finish(settings, computed.work)
         WorkFolder.sweep(owner, settings.scratch)
     return {"files": files, "coverage": computed.coverage.describe(), "provenance": provenance}
+
+
+def _say_remarks(name: str, examples: Sequence[Example], encoder: PromptEncoder | EnsembleEncoder) -> None:
+    """Say how many of the texts are empty, and how many are cut to the length limit."""
+    empty, cut = sum(map(is_empty, examples)), sum(encoder.encode(example).was_cut for example in examples)
+    remarks = (
+        empty_remark(empty, len(examples)),
+        cut_remark(cut, len(examples), encoder.max_length, encoder.text_a_limit),
+    )
+    for line in filter(None, remarks):
+        say(f"{name}: {line}")
 
 
 def _path(out: Path, formula: str) -> Path:

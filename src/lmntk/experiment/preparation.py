@@ -15,6 +15,7 @@ from lmntk.prompts.encoding import HeadEncoder, TextEncoder, fitting_length
 from lmntk.prompts.ensemble import make_prompt_encoder
 from lmntk.prompts.label_words import Reduce
 from lmntk.runs.split import Split
+from lmntk.system.notices import kept
 from lmntk.tasks import Columns, Example, Task, TaskData, get_task, k_shot_split, read_data
 from lmntk.tasks.splits import cut_test
 
@@ -23,7 +24,10 @@ DEFAULT_LENGTH = 128  # tokens, of a user's own task
 
 @dataclass(frozen=True)
 class PreparedTask:
-    """One task with its texts by k and seed (they differ only for folders that come split), its prompt and its limits."""
+    """One task with its texts by k and seed (they differ only for folders that come split), its prompt and its limits.
+
+    ``remarks`` are what was guessed, counted and left out as the texts were read; nobody has heard them yet.
+    """
 
     name: str
     title: str
@@ -34,6 +38,7 @@ class PreparedTask:
     max_length: int
     text_a_limit: int | None
     splits: tuple[Split, ...]
+    remarks: tuple[str, ...]
     data: dict[tuple[int, int], TaskData] = field(repr=False)
 
     @property
@@ -51,10 +56,13 @@ class PreparedTask:
 
     def examples(self, split: Split) -> dict[str, list[Example]]:
         """Return the split's examples: train, dev and test."""
+        return {side: [source[row] for row in chosen] for side, (source, chosen) in self.rows(split).items()}
+
+    def rows(self, split: Split) -> dict[str, tuple[tuple[Example, ...], tuple[int, ...]]]:
+        """Return, for each side of a split, the examples that it is drawn from and the rows that it takes."""
         data = self.data[split.k, split.seed]
         dev = data.train if data.dev is None else data.dev
-        rows = {"train": (data.train, split.train), "dev": (dev, split.dev), "test": (data.test, split.test)}
-        return {part: [source[row] for row in chosen] for part, (source, chosen) in rows.items()}
+        return {"train": (data.train, split.train), "dev": (dev, split.dev), "test": (data.test, split.test)}
 
     def encoder(self, pretrained: Pretrained, mode: str, reduce: Reduce | None = None) -> TextEncoder:
         """Return what turns an example into tokens in this mode.
@@ -147,14 +155,15 @@ def _catalog_task(experiment: Experiment, task: Task, pretrained: Pretrained) ->
     assert experiment.data is not None  # the configuration sees to it
     data, splits = {}, []
     common = None
-    for k in experiment.k:
-        for seed in experiment.seeds:
-            if common is None or common.dev is not None:
-                common = read_data(experiment.data, task, k=k, seed=seed)
-            data[k, seed] = common
-            splits += splits_of(
-                task.name, common, k, seed, experiment.modes, experiment.test_limit, task.csv_style
-            )
+    with kept() as remarks:
+        for k in experiment.k:
+            for seed in experiment.seeds:
+                if common is None or common.dev is not None:
+                    common = read_data(experiment.data, task, k=k, seed=seed)
+                data[k, seed] = common
+                splits += splits_of(
+                    task.name, common, k, seed, experiment.modes, experiment.test_limit, task.csv_style
+                )
     longest = fitting_length(pretrained.tokenizer, task.max_length)
     prompt = task.prompt(pretrained.reading("prompt")) if "prompt" in experiment.modes else task.template
     return PreparedTask(
@@ -167,6 +176,7 @@ def _catalog_task(experiment: Experiment, task: Task, pretrained: Pretrained) ->
         max_length=experiment.max_length or longest,
         text_a_limit=task.text_a_limit if task.text_a_limit is None else min(task.text_a_limit, longest),
         splits=tuple(splits),
+        remarks=tuple(remarks),
         data=data,
     )
 
@@ -188,17 +198,18 @@ def _own_task(experiment: Experiment, task: OwnTask, pretrained: Pretrained) -> 
         )
     columns = Columns(task.text_column, task.text_b_column, task.label_column)
     source = task.train if task.train.startswith("hf:") else Path(task.train)
-    data = read_data(source, None, test=task.test, labels=task.labels, columns=columns)
-    found = {example.label for example in data.train if example.label is not None}
-    classes = len(data.labels) if data.labels is not None else max(found, default=0) + 1
-    if classes < 2:
-        raise UserError(f"{task.name}: the train texts have {classes} class; at least two are needed")
-    splits = [
-        split
-        for k in experiment.k
-        for seed in experiment.seeds
-        for split in splits_of(task.name, data, k, seed, experiment.modes, experiment.test_limit, False)
-    ]
+    with kept() as remarks:
+        data = read_data(source, None, test=task.test, labels=task.labels, columns=columns)
+        found = {example.label for example in data.train if example.label is not None}
+        classes = len(data.labels) if data.labels is not None else max(found, default=0) + 1
+        if classes < 2:
+            raise UserError(f"{task.name}: the train texts have {classes} class; at least two are needed")
+        splits = [
+            split
+            for k in experiment.k
+            for seed in experiment.seeds
+            for split in splits_of(task.name, data, k, seed, experiment.modes, experiment.test_limit, False)
+        ]
     return PreparedTask(
         name=task.name,
         title=task.name,
@@ -211,5 +222,6 @@ def _own_task(experiment: Experiment, task: OwnTask, pretrained: Pretrained) -> 
         or fitting_length(pretrained.tokenizer, DEFAULT_LENGTH),
         text_a_limit=task.text_a_limit,
         splits=tuple(splits),
+        remarks=tuple(remarks),
         data={(k, seed): data for k in experiment.k for seed in experiment.seeds},
     )

@@ -62,6 +62,11 @@ class Reporter:
             "splits": f"{len(planned & set(run.splits))} of {len(planned)} finished{beside}",
         }
         facts |= {f"classes of {task.name}": "; ".join(task.meaning()) for task in session.tasks}
+        facts |= {
+            f"texts of {task.name}": "; ".join(remarks)
+            for task in session.tasks
+            if (remarks := session.remarks(task))
+        }
         computed = {json.dumps(results["versions"], sort_keys=True) for results in run.splits.values()}
         facts |= {"computed with": " and ".join(sorted(computed))}
         facts |= {"left out": " ".join(run.notes)} if run.notes else {}
@@ -115,6 +120,7 @@ class Reporter:
             "versions": versions(),
             "weights": session.pretrained.fingerprint,
             "setups": list(dict.fromkeys([*self._setups(), *before.setups])),
+            "texts": before.texts | {task.name: session.remarks(task) for task in session.tasks},
             "earlier": earlier[:REMEMBERED],
         }
 

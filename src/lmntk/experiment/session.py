@@ -12,7 +12,7 @@ from lmntk.experiment.configuration import Experiment
 from lmntk.experiment.preparation import PreparedTask, label_of
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import Pretrained
-from lmntk.prompts.encoding import EncodedText, TextEncoder
+from lmntk.prompts.encoding import EncodedText, TextEncoder, cut_remark, encode_whole
 from lmntk.runs.keys import SplitKeys
 from lmntk.runs.records import FORMAT
 from lmntk.runs.split import Split
@@ -90,7 +90,7 @@ class Session:
         encoder, known = self.encoder(task, mode), self._encoded.setdefault((task.name, mode), {})
         for example in examples:
             if example not in known:
-                known[example] = encoder.encode(example)
+                known[example] = encode_whole(encoder, example)
         return [known[example] for example in examples]
 
     def texts(
@@ -99,6 +99,25 @@ class Session:
         """Return the tokens of a split's texts by side, in its own mode or another."""
         sides = task.examples(split).items()
         return {side: self.encoded(task, mode or split.mode, examples) for side, examples in sides}
+
+    def cut_remarks(self, task: PreparedTask) -> list[str]:
+        """Return how many of the texts of a task's splits were cut to the length limit, in a line for each mode."""
+        lines = []
+        for mode in dict.fromkeys(split.mode for split in task.splits):
+            encoder = self.encoder(task, mode)
+            texts: dict[tuple[int, int], EncodedText] = {}
+            for split in (split for split in task.splits if split.mode == mode):
+                for side, encoded in self.texts(task, split).items():
+                    source, rows = task.rows(split)[side]
+                    texts |= {(id(source), row): text for row, text in zip(rows, encoded, strict=True)}
+            cut = sum(text.was_cut for text in texts.values())
+            if line := cut_remark(cut, len(texts), encoder.max_length, encoder.text_a_limit):
+                lines.append(f"{task.name}, {mode}: {line}")
+        return lines
+
+    def remarks(self, task: PreparedTask) -> list[str]:
+        """Return what there is to say on a task's texts: how they were read, and how many were cut."""
+        return [*task.remarks, *self.cut_remarks(task)]
 
     def labels(self, task: PreparedTask, split: Split) -> dict[str, list[int]]:
         """Return the class numbers of a split's texts by side."""

@@ -24,6 +24,7 @@ from lmntk.solvers.outcome import methods_of
 from lmntk.system.devices import chosen_devices, move_to
 from lmntk.system.executors.choose import chosen_executor
 from lmntk.system.memory import default_memory, parse_bytes
+from lmntk.system.notices import say
 from lmntk.system.precision import check_precision
 from lmntk.system.progress import Progress
 
@@ -60,6 +61,9 @@ def open_session(experiment: Experiment, progress: Progress) -> Session:
             )
         chosen.select(model)
         check_finetuning(session, model)
+    for task in tasks:  # after all that can be wrong: a mistake is one line
+        for line in session.remarks(task):
+            say(line)
     return session
 
 

@@ -17,6 +17,7 @@ from lmntk.models.state import Batch
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText, PromptEncoder, TextEncoder
 from lmntk.prompts.ensemble import EnsembleEncoder
+from lmntk.tasks.labels import loose
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _check_classes(pretrained: Pretrained, labels: Sequence[str]) -> None:
             f"model: {pretrained.name!r} has a head of {len(names)} classes ({', '.join(names)}), and the task has {len(labels)}; use a "
             "classifier of this task, or a language model"
         )
-    found, wanted = [_loose(name) for name in names], [_loose(label) for label in labels]
+    found, wanted = [loose(name) for name in names], [loose(label) for label in labels]
     if found != wanted and sorted(found) == sorted(wanted):
         raise UserError(
             f"model: the head of {pretrained.name!r} has the classes in the order {', '.join(names)}, and the task in the order "
@@ -130,8 +131,3 @@ def untie(pretrained: Pretrained) -> None:
             f"untie-head: the adapter {pretrained.name!r} is on the tied head itself; leave it out"
         )
     untie_head(pretrained.network)
-
-
-def _loose(name: str) -> str:
-    """Return a class's name as labels are compared: case, ``_`` and ``-`` are passed over."""
-    return name.casefold().replace("_", " ").replace("-", " ").strip()

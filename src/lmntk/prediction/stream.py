@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import json
 import sys
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -16,21 +14,22 @@ from typing import IO, Any
 from lmntk.errors import UserError
 from lmntk.prediction.files import LoadedPredictor, WantedPredictor, find_predictor, load_predictor
 from lmntk.prediction.predictor import PassLimits
+from lmntk.prediction.texts import STANDARD, TextSource
+from lmntk.prompts.encoding import EncodedText, cut_remark, encode_whole
 from lmntk.solvers.selection import predict_labels
 from lmntk.system.files import replacing
 from lmntk.system.memory import default_memory
 from lmntk.tasks.example import Example
-from lmntk.tasks.rows import Row, missing
+from lmntk.tasks.remarks import empty_remark, is_empty
 
 WINDOW = 64  # batches that are sorted by length together, and held at once
-STANDARD = "-"  # stdin, stdout
 
 Report = Callable[[int], None]  # texts done since the last call
 
 
 def predict_file(
     model_dir: Path,
-    source: str,
+    source: str | TextSource,
     target: str,
     wanted: WantedPredictor | None = None,
     limits: PassLimits | None = None,
@@ -43,7 +42,7 @@ def predict_file(
 
     Args:
         model_dir: a run's folder, or one predictor's.
-        source: JSON lines with ``text_a`` (or ``text``) and perhaps ``text_b``; also with ``.gz``; ``-`` is stdin.
+        source: JSON lines with ``text_a`` (or ``text``) and perhaps ``text_b``; also with ``.gz``; ``-`` is stdin. Or a table.
         target: where the lines go; a file appears whole, at the end; ``-`` is stdout, window by window.
         wanted: which predictor of a run's folder, and where its pre-trained model is now; the best on dev by default.
         limits: texts in one pass, and the memory; by default half of the machine's.
@@ -51,18 +50,15 @@ def predict_file(
         note: told what is worth reading once.
         report: told how many texts are done.
 
-    Cost: about three forward passes a text. Memory: the model, v, and ``WINDOW`` batches of texts.
+    Cost: about three forward passes a text. Memory: the model, v, and ``WINDOW`` batches of texts; of CSV, TSV and Parquet all texts.
 
     Raises:
         UserError: no predictor, another model, a line that is no text; the target is not written then.
     """
-    if source != STANDARD and (
-        not Path(source).exists() or Path(source).is_dir()
-    ):  # a pipe is read as it comes
-        raise UserError(f"input: {missing(Path(source))}")
+    texts = source if isinstance(source, TextSource) else TextSource(source)
     if target != STANDARD and Path(target).is_dir():
         raise UserError(f"output: {target!r} is a folder; name a file")
-    if target != STANDARD and source != STANDARD and Path(target).resolve() == Path(source).resolve():
+    if target != STANDARD and texts.name != STANDARD and Path(target).resolve() == Path(texts.name).resolve():
         raise UserError(f"output: {target!r} is the input; name another file")
     wanted, limits = wanted or WantedPredictor(), limits or PassLimits(memory=default_memory())
     folder, others = find_predictor(model_dir, wanted)
@@ -71,19 +67,25 @@ def predict_file(
             f"{folder.name} of {len(others) + 1} predictors, the best on dev; choose with --split and --method"
         )
     loaded = load_predictor(folder, wanted.model, device, limits)
-    started, count = time.monotonic(), 0
+    started, count, empty, cut = time.monotonic(), 0, 0, 0
     with ExitStack() as stack:
-        lines = stack.enter_context(_reading(source))
         out = stack.enter_context(_writing(target))
-        examples = _examples(lines, source)
+        examples = texts.examples()
         while window := list(itertools.islice(examples, WINDOW * limits.batch_size)):
-            for line in _classified(loaded, window):
+            encoded = _encoded(loaded, window)
+            for line in _classified(loaded, encoded):
                 out.write(line)
+            empty += sum(is_empty(example) for _, example in window)
+            cut += sum(text.was_cut for text in encoded)
             out.flush()
             count += len(window)
             report(len(window))
         if count == 0:
-            raise UserError(f"input: {source!r} holds no text; write one JSON object a line")
+            raise UserError(f"input: {texts.name!r} holds no text; write one JSON object a line")
+    encoder = loaded.encoder
+    remarks = empty_remark(empty, count), cut_remark(cut, count, encoder.max_length, encoder.text_a_limit, "")
+    for line in filter(None, remarks):
+        note(line)
     if loaded.predictor.by_two_backward_passes:
         note(
             "the model has a step without a forward-mode derivative: two backward passes a text, about twice the time"
@@ -98,13 +100,17 @@ def predict_file(
     }
 
 
-def _classified(loaded: LoadedPredictor, window: list[tuple[str, Example]]) -> Iterator[str]:
+def _encoded(loaded: LoadedPredictor, window: list[tuple[str, Example]]) -> list[EncodedText]:
     encoded = []
     for where, example in window:
         try:
-            encoded.append(loaded.encoder.encode(example))
+            encoded.append(encode_whole(loaded.encoder, example))
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
+    return encoded
+
+
+def _classified(loaded: LoadedPredictor, encoded: list[EncodedText]) -> Iterator[str]:
     decisions, _ = loaded.predictor.evaluate(encoded)
     probabilities = loaded.predictor.probabilities(decisions)
     for label, decision, probability in zip(
@@ -117,19 +123,6 @@ def _classified(loaded: LoadedPredictor, window: list[tuple[str, Example]]) -> I
             "decisions": decision,
         }
         yield json.dumps(line, ensure_ascii=False) + "\n"
-
-
-@contextmanager
-def _reading(source: str) -> Iterator[IO[str]]:
-    if source == STANDARD:
-        yield sys.stdin
-        return
-    if source.lower().endswith(".gz"):
-        with gzip.open(source, "rt", encoding="utf-8-sig") as lines:
-            yield lines
-    else:
-        with Path(source).open(encoding="utf-8-sig") as lines:
-            yield lines
 
 
 @contextmanager
@@ -151,36 +144,3 @@ def _writing(target: str) -> Iterator[IO[str]]:
                 yield out
         except OSError as error:
             raise UserError(f"output: cannot write {target!r} ({error.strerror})") from error
-
-
-def _examples(lines: IO[str], source: str) -> Iterator[tuple[str, Example]]:
-    """Yield each line's text with its place, as it comes."""
-    name = "stdin" if source == STANDARD else source
-    numbered = enumerate(lines, start=1)
-    while True:
-        try:
-            number, line = next(numbered)
-        except StopIteration:
-            return
-        except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"input: {name} cannot be read ({reason}); save it as UTF-8 text, or copy it again"
-            ) from error
-        if not line.strip():
-            continue
-        where = f"{name} line {number}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(
-                f"{where}: not JSON ({' '.join(str(error).split())}); write one object a line"
-            ) from error
-        if not isinstance(record, dict):
-            raise UserError(f"{where}: a JSON object is needed, with text_a and perhaps text_b")
-        row = Row(where, record)
-        text_b = row.text("text_b") if record.get("text_b") is not None else None
-        yield (
-            where,
-            Example(row.text("text" if "text" in record and "text_a" not in record else "text_a"), text_b),
-        )

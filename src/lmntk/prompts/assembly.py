@@ -103,9 +103,13 @@ class Assembly:
         Raises:
             UserError: if a text is missing, or no token comes out at all.
         """
-        texts = [self._encode_text(slot, example) for slot in self._plan if slot.text is not None]
-        kept = iter(share_length([len(text) for text in texts], self._max_length - self._fixed_length))
-        waiting = iter(texts)
+        texts = [
+            self._encode_text(slot.text, slot.space, example) for slot in self._plan if slot.text is not None
+        ]
+        limits = [self._limits[slot.text.field] for slot in self._plan if slot.text is not None]
+        limited = [text[:limit] for text, limit in zip(texts, limits, strict=True)]
+        shares = share_length([len(text) for text in limited], self._max_length - self._fixed_length)
+        kept, waiting = iter(shares), iter(limited)
         ids: list[int] = []
         token_types: list[int] = []
         mask = None
@@ -124,6 +128,7 @@ class Assembly:
             read_position=self._layout.read_position(len(ids), mask),
             token_type_ids=tuple(token_types) if self._has_token_types else None,
             decoder_ids=self._layout.decoder_ids,
+            was_cut=shares != [len(text) for text in texts],
         )
 
     def description(self) -> list[object]:
@@ -138,16 +143,15 @@ class Assembly:
             self._pieces.digest,
         ]
 
-    def _encode_text(self, slot: _Slot, example: Example) -> list[int]:
-        assert slot.text is not None
-        text = example.text_a if slot.text.field == "a" else example.text_b
+    def _encode_text(self, part: Text, space: Space, example: Example) -> list[int]:
+        text = example.text_a if part.field == "a" else example.text_b
         if text is None:
             raise UserError(
                 f"template {str(self._layout.template)!r} uses {{b}}, but the example "
                 f"{example.text_a[:40]!r} has no second text: add one, or use a template without {{b}}"
             )
-        text = slot.text.apply(text)
-        return self._pieces.encode(text, slot.space)[: self._limits[slot.text.field]] if text else []
+        text = part.apply(text)
+        return self._pieces.encode(text, space) if text else []
 
 
 def _plan(pieces: PieceEncoder, layout: Layout) -> Iterable[_Slot]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,7 @@ class EncodedText:
         token_type_ids: one for each of ``ids``; None where the model has none.
         decoder_ids: what the decoder is given; None for a model without a decoder of its own.
         others: the same example in an ensemble's further templates.
+        was_cut: some of a text was left out, for it was too long.
     """
 
     ids: tuple[int, ...]
@@ -23,8 +24,24 @@ class EncodedText:
     token_type_ids: tuple[int, ...] | None
     decoder_ids: tuple[int, ...] | None = None
     others: tuple[EncodedText, ...] = ()
+    was_cut: bool = field(default=False, compare=False)
 
     @property
     def length(self) -> int:
         """The number of all tokens, the decoder's and the other templates' included: the example's cost."""
         return len(self.ids) + len(self.decoder_ids or ()) + sum(other.length for other in self.others)
+
+
+def cut_remark(
+    cut: int, total: int, max_length: int, text_a_limit: int | None, option: str = "--max-length"
+) -> str:
+    """Return how many of the texts were cut to the length limit, in words; nothing if none was.
+
+    ``option`` is the one that sets the limit, where there is one.
+    """
+    if not cut:
+        return ""
+    own = "" if text_a_limit is None else f" (the first text to {text_a_limit})"
+    was = "was" if cut == 1 else "were"
+    advice = f"; {option} sets another limit" if option else ""
+    return f"{cut} of {total} texts {was} cut to {max_length} tokens{own}{advice}"

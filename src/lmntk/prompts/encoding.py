@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lmntk.errors import UserError
 from lmntk.prompts.assembly import USUAL_LIMITS, Assembly, Limits
-from lmntk.prompts.encoded_text import EncodedText
+from lmntk.prompts.encoded_text import EncodedText, cut_remark
 from lmntk.prompts.label_words import LabelWords, Reduce
 from lmntk.prompts.layout import Layout, Reading, needed_start, prompt_layout
 from lmntk.prompts.template import Template, parse_template
@@ -26,6 +26,8 @@ __all__ = [
     "PromptEncoder",
     "TextEncoder",
     "check_max_length",
+    "cut_remark",
+    "encode_whole",
     "fitting_length",
     "sha256_of",
 ]
@@ -37,6 +39,12 @@ class TextEncoder(Protocol):
     """The methods of every encoder."""
 
     max_length: int
+    text_a_limit: int | None
+
+    @property
+    def uses_text_b(self) -> bool:
+        """A flag: there is a place for a second text."""
+        ...
 
     def encode(self, example: Example) -> EncodedText:
         """Return the example's token ids."""
@@ -94,6 +102,7 @@ class PromptEncoder:
         self.templates: tuple[Template, ...] = (layout.template,)
         self.reading: Reading = reading
         self.max_length = limits.max_length
+        self.text_a_limit = limits.text_a
         self.labels = LabelWords.read(pieces, label_words, reduce)
         self.label_words, self.label_ids, self.label_weights = (
             self.labels.words,
@@ -104,6 +113,11 @@ class PromptEncoder:
         self._reduce = reduce
         self._assembly = Assembly(pieces, layout, limits)
         check_max_length(tokenizer, limits.max_length, self._assembly.smallest_length)
+
+    @property
+    def uses_text_b(self) -> bool:
+        """A flag: the prompt has a place for a second text."""
+        return self.template.uses_text_b
 
     def encode(self, example: Example) -> EncodedText:
         """Return the prompt around the example's texts.
@@ -158,6 +172,7 @@ class HeadEncoder:
                 f"reading {reading!r} is not one that head mode has: use 'first', 'last' or 'decoder'"
             )
         self.max_length = limits.max_length
+        self.text_a_limit = limits.text_a
         self.reading: Reading = reading
         pieces = PieceEncoder(tokenizer)
         if reading == "first" and not pieces.prefix:
@@ -177,6 +192,7 @@ class HeadEncoder:
         if reading == "last" and tokenizer.sep_token_id is None:
             pair = "{a}\n{b}" if _has_line_break(pieces) else "{a} {b}"
         self._pair = assembly(pair) if pieces.separator is not None or reading == "last" else None
+        self.uses_text_b = True
 
     def encode(self, example: Example) -> EncodedText:
         """Return the example's texts between special tokens.
@@ -202,6 +218,20 @@ class HeadEncoder:
     def fingerprint(self) -> str:
         """Return a sha256 over the reading, limits and tokenizer."""
         return sha256_of("head", self._single.description(), self._pair and self._pair.description())
+
+
+def encode_whole(encoder: TextEncoder, example: Example) -> EncodedText:
+    """Return the example's token ids, of all of its texts.
+
+    Raises:
+        UserError: the encoder's prompt has no place for its second text, which would be left out.
+    """
+    if not encoder.uses_text_b and example.text_b and example.text_b.strip():
+        raise UserError(
+            f"template without {{b}}, but the example {example.text_a[:40]!r} has a second text: "
+            "put {b} where it goes, or leave its column out"
+        )
+    return encoder.encode(example)
 
 
 def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, smallest: int) -> None:

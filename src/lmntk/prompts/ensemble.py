@@ -63,6 +63,8 @@ class EnsembleEncoder:
                 )
         self.reading: Reading = first.reading
         self.max_length = max(encoder.max_length for encoder in self.encoders)
+        self.text_a_limit = first.text_a_limit
+        self.uses_text_b = any(encoder.uses_text_b for encoder in self.encoders)
         self.labels = first.labels
         self.label_words, self.label_ids, self.label_weights = (
             first.label_words,
@@ -78,7 +80,8 @@ class EnsembleEncoder:
             UserError: as the encoders do.
         """
         first, *others = (encoder.encode(example) for encoder in self.encoders)
-        return replace(first, others=tuple(others))
+        was_cut = any(text.was_cut for text in (first, *others))
+        return replace(first, others=tuple(others), was_cut=was_cut)
 
     def fingerprint(self) -> str:
         """Return a sha256 over the encoders' fingerprints, in order."""

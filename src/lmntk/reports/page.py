@@ -147,6 +147,12 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
                 for note in row.get("notes", ())
             }
         ),
+        "texts": [
+            f"{run.name}: {line}" if len(runs) > 1 else str(line)
+            for run in runs
+            for lines in run.texts.values()
+            for line in lines
+        ],
         "left_out": [note for run in runs for note in run.notes] + more_notes,
         "command": f"lmntk report {' '.join(shlex.quote(str(run.folder)) for run in runs)}",
         "version": __version__,

@@ -36,6 +36,7 @@ class Run:
         finetunings: the records of ``finetunings/``.
         diagnoses: the records of ``diagnoses/``.
         notes: what was left out, and why.
+        texts: of each task, what was guessed and counted as its texts were read.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Run:
     finetunings: Sequence[Mapping[str, Any]] = ()
     diagnoses: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def model(self) -> str:
@@ -136,7 +138,17 @@ def _read_run(folder: Path, name: str) -> Run:
     rows = _rows(current, finetunings, order)
     rows = _of_one_setup(rows, latest, "results", notes)
     return Run(
-        name, folder, experiment, configuration.earlier, versions, rows, splits, finetunings, diagnoses, notes
+        name,
+        folder,
+        experiment,
+        configuration.earlier,
+        versions,
+        rows,
+        splits,
+        finetunings,
+        diagnoses,
+        notes,
+        configuration.texts,
     )
 
 

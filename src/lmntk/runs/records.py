@@ -35,6 +35,7 @@ class Configuration(BaseModel):
         weights: the fingerprint of its model.
         setups: that it asked for, and earlier ones, the latest first.
         earlier: the settings of other runs of the model, the latest first.
+        texts: of each task, what was guessed and counted as its texts were read.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -45,6 +46,7 @@ class Configuration(BaseModel):
     weights: str | None = None
     setups: list[str] = []
     earlier: list[dict[str, Any]] = []
+    texts: dict[str, list[str]] = {}
 
 
 class Row(BaseModel):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 from lmntk.errors import UserError
+from lmntk.system.notices import say
 from lmntk.tasks.catalog import Task, get_task
 from lmntk.tasks.data import TaskData
 from lmntk.tasks.example import Example
-from lmntk.tasks.labels import LabelIndex
-from lmntk.tasks.rows import Row, missing, read_rows
+from lmntk.tasks.formats import read_rows
+from lmntk.tasks.labels import LabelIndex, whole_number
+from lmntk.tasks.rows import Row, missing
 from lmntk.tasks.tables import read_jsonl
 
 _GLUE_COLUMNS: dict[str, tuple[str, str | None, str]] = {
@@ -48,7 +49,7 @@ def read_glue_folder(data: str | Path, task: str | Task) -> TaskData:
     GLUE's has ``train.tsv``, and ``dev.tsv`` as the test set; LM-BFF's has ``train.csv`` and ``test.csv``.
 
     The CSV files are those of LM-BFF's seven other tasks: no header, the label, then the text (AG News: title
-    and text). MNLI takes ``dev_matched.tsv``. Rows without a gold label ("-") are left out with a warning, as
+    and text). MNLI takes ``dev_matched.tsv``. Rows without a gold label ("-") are left out, which is said, as
     are QQP's broken rows.
 
     Args:
@@ -136,7 +137,6 @@ def _read_part(path: Path, task: Task) -> tuple[Example, ...]:
     if task.name not in _GLUE_COLUMNS:
         raise UserError(f"{path}: task {task.name!r} has no GLUE layout; read the file as a table")
     text, text_b, label = _GLUE_COLUMNS[task.name]
-    index = LabelIndex(task.labels)
     examples, unlabelled = [], []
     for row in read_rows(path, quoted=False, skip_short=task.name == "qqp"):
         value = row.cell(label)
@@ -144,14 +144,19 @@ def _read_part(path: Path, task: Task) -> tuple[Example, ...]:
             unlabelled.append(row)
             continue
         examples.append(
-            Example(row.text(text), row.text(text_b) if text_b else None, index.index(value, row.where))
+            Example(row.text(text), row.text(text_b) if text_b else None, _class_of(value, task, row.where))
         )
     if unlabelled:
-        warnings.warn(
-            f"{len(unlabelled)} rows without a gold label left out, the first at {unlabelled[0].where}",
-            stacklevel=3,
-        )
+        say(f"{len(unlabelled)} rows without a gold label left out, the first at {unlabelled[0].where}")
     return tuple(examples)
+
+
+def _class_of(value: str, task: Task, where: str) -> int:
+    """Return the class of a label, which GLUE writes as a name or as the class number, by task."""
+    number = whole_number(value)
+    if number is not None and 0 <= int(number) < len(task.labels):
+        return int(number)
+    return LabelIndex(task.labels).index(value, where)
 
 
 def _csv_header(task: Task) -> tuple[str, ...]:
@@ -161,9 +166,10 @@ def _csv_header(task: Task) -> tuple[str, ...]:
 def _csv_example(row: Row, task: Task) -> Example:
     value = row.text("label").strip()
     first = 1 if task.name == "ag_news" else 0  # AG News numbers its classes from 1
-    if not value.isdecimal() or not first <= int(value) < first + len(task.labels):
+    number = whole_number(value)
+    if number is None or not first <= int(number) < first + len(task.labels):
         raise UserError(
             f"{row.where}: unknown label {value!r}; {task.title} numbers its classes {first} to "
             f"{first + len(task.labels) - 1}"
         )
-    return Example(row.text("text"), None, int(value) - first)
+    return Example(row.text("text"), None, int(number) - first)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lmntk.errors import UserError
+from lmntk.system.notices import say
 from lmntk.tasks.data import TaskData
-from lmntk.tasks.example import Example
-from lmntk.tasks.labels import LabelIndex, is_blank
-from lmntk.tasks.rows import FORMATS, Row, listed, missing, one_line
-from lmntk.tasks.tables import PLAIN_COLUMNS, Columns, examples_of
+from lmntk.tasks.formats import FORMATS, load_saved, table_of
+from lmntk.tasks.labelled import hides_labels
+from lmntk.tasks.rows import Table, listed, missing, one_line
+from lmntk.tasks.tables import PLAIN_COLUMNS, Columns, task_data
 
 _TEST_SPLITS = ("test", "validation", "validation_matched", "test_matched", "dev")
 _NETWORK = frozenset(
@@ -45,8 +45,8 @@ def read_hub(
     """Return the train and test splits of a dataset that ``datasets.load_dataset`` knows.
 
     The test split is ``test_split``, or the first with labels of test, validation, validation_matched,
-    test_matched and dev (GLUE's test sets have none). Rows without a label are left out with a warning. The
-    network is used only if ``name`` is no local folder.
+    test_matched and dev (GLUE's test sets have none), which is said. Rows of class numbers whose label is -1 are left out,
+    which is said too. The network is used only if ``name`` is no local folder.
 
     Args:
         name: A dataset's name on the hub such as ``fancyzhx/ag_news``, a local folder, or a file format with
@@ -67,16 +67,28 @@ def read_hub(
     """
     splits = _load(name, config, revision, data_files)
     shown = f"{name} ({config})" if config else name
+    return _data_of(splits, shown, columns, labels, train_split, test_split)
+
+
+def read_saved(
+    folder: Path, *, columns: Columns = PLAIN_COLUMNS, labels: Sequence[Any] | None = None
+) -> TaskData:
+    """Return the train and test splits of a folder that ``DatasetDict.save_to_disk`` wrote; as ``read_hub``."""
+    return _data_of(dict(load_saved(folder)), str(folder), columns, labels, "train", None)
+
+
+def _data_of(
+    splits: Mapping[str, Any],
+    shown: str,
+    columns: Columns,
+    labels: Sequence[Any] | None,
+    train_split: str,
+    test_split: str | None,
+) -> TaskData:
     if train_split not in splits:
         raise UserError(f"{shown}: there is no split {train_split!r}; the splits are {listed(splits)}")
-    train_rows = list(_labelled_rows(splits[train_split], f"{shown}, split {train_split!r}", columns))
-    test_name, test_rows = _test_rows(splits, shown, train_split, test_split, columns)
-    index = _label_index(splits[train_split], columns.label, labels, train_rows)
-    train, test = (tuple(_examples(rows, columns, index)) for rows in (train_rows, test_rows))
-    for split, examples in ((train_split, train), (test_name, test)):
-        if not examples:
-            raise UserError(f"{shown}, split {split!r}: no row has a label; name another split")
-    return TaskData(train, test, index.names)
+    train = _table(splits, train_split, shown, columns)
+    return task_data(train, _test_table(splits, shown, train_split, test_split, columns), columns, labels)
 
 
 def _load(
@@ -131,71 +143,38 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _class_names(split: Any, label_column: str) -> tuple[str, ...] | None:
-    names = getattr((split.features or {}).get(label_column), "names", None)
-    return tuple(names) if names else None
-
-
-def _labelled_rows(split: Any, where: str, columns: Columns) -> Iterator[tuple[Row, bool]]:
-    """Yield each row and whether it has a label; ``ClassLabel`` numbers become names."""
+def _table(splits: Mapping[str, Any], name: str, shown: str, columns: Columns) -> Table:
+    split, where = splits[name], f"{shown}, split {name!r}"
     for column in columns.names():
         if column not in split.column_names:
             raise UserError(
                 f"{where}: there is no column {column!r}; the columns are {listed(split.column_names)}"
             )
-    names = _class_names(split, columns.label)
-    for number, record in enumerate(split.select_columns(columns.names()), start=1):
-        row = Row(f"{where}, row {number}", dict(record))
-        value = row.cell(columns.label)
-        # The hub marks a hidden label by -1, in a ClassLabel and in a plain column alike.
-        hidden = is_blank(value) or (isinstance(value, int) and value == -1)
-        if names is not None and isinstance(value, int) and 0 <= value < len(names):
-            row.cells[columns.label] = names[value]
-        yield row, not hidden
+    return table_of(split.select_columns(columns.names()), where)
 
 
-def _test_rows(
+def _test_table(
     splits: Mapping[str, Any],
     shown: str,
     train_split: str,
     test_split: str | None,
     columns: Columns,
-) -> tuple[str, list[tuple[Row, bool]]]:
-    if test_split is not None and test_split not in splits:
-        raise UserError(f"{shown}: there is no split {test_split!r}; the splits are {listed(splits)}")
-    names = (
-        (test_split,)
-        if test_split is not None
-        else tuple(name for name in _TEST_SPLITS if name in splits and name != train_split)
-    )
-    for name in names:
-        if test_split is None and columns.label not in splits[name].column_names:
-            continue
-        rows = list(_labelled_rows(splits[name], f"{shown}, split {name!r}", columns))
-        if test_split is not None or any(labelled for _, labelled in rows):
-            return name, rows
+) -> Table:
+    """Return the split to test on: the one named, else the first whose labels are not hidden, which is said."""
+    if test_split is not None:
+        if test_split not in splits:
+            raise UserError(f"{shown}: there is no split {test_split!r}; the splits are {listed(splits)}")
+        return _table(splits, test_split, shown, columns)
+    passed_over: list[str] = []
+    for name in (name for name in _TEST_SPLITS if name in splits and name != train_split):
+        if columns.label in splits[name].column_names:
+            table = _table(splits, name, shown, columns)
+            if not hides_labels(table, columns.label):
+                if passed_over:
+                    say(f"{shown}: {' and '.join(passed_over)} hides its labels; tested on {name!r}")
+                return table
+        passed_over.append(repr(name))
     raise UserError(
         f"{shown}: no split to test on has labels in {columns.label!r}; "
-        f"name one of {listed(splits)} as the test split"
+        f"name one of {listed(splits)} as the test split, or classify its texts with `lmntk predict`"
     )
-
-
-def _label_index(
-    split: Any, label_column: str, labels: Sequence[Any] | None, rows: Sequence[tuple[Row, bool]]
-) -> LabelIndex:
-    if labels is not None:
-        return LabelIndex.given(labels)
-    names = _class_names(split, label_column)
-    if names is not None:
-        return LabelIndex(names)
-    return LabelIndex.found(row.cell(label_column) for row, labelled in rows if labelled)
-
-
-def _examples(rows: Sequence[tuple[Row, bool]], columns: Columns, index: LabelIndex) -> list[Example]:
-    kept = [row for row, labelled in rows if labelled]
-    if kept and len(kept) < len(rows):
-        first = next(row for row, labelled in rows if not labelled)
-        warnings.warn(
-            f"{len(rows) - len(kept)} rows without a label left out, the first {first.where}", stacklevel=3
-        )
-    return examples_of(kept, columns, index)

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from lmntk.errors import UserError
+from lmntk.system.notices import say
 from lmntk.tasks.catalog import Task, get_task
 from lmntk.tasks.data import TaskData
 from lmntk.tasks.folders import read_folder, read_glue_folder, read_k_shot_folder
-from lmntk.tasks.hub import read_hub
-from lmntk.tasks.rows import FORMATS, missing
+from lmntk.tasks.formats import FORMATS, SAVED_SPLIT, is_saved
+from lmntk.tasks.hub import read_hub, read_saved
+from lmntk.tasks.remarks import say_remarks
+from lmntk.tasks.rows import missing
 from lmntk.tasks.tables import PLAIN_COLUMNS, Columns, read_jsonl, read_table, read_tables
 
 __all__ = [
@@ -41,8 +44,11 @@ def read_data(
     """Return the data at ``source``, whatever its layout; only ``hf:NAME`` may use the network.
 
     Tried in this order: ``hf:NAME`` or ``hf:NAME:CONFIG`` (a hub dataset), a file (a table, with ``test``
-    beside it), and a folder: with a task and k and seed LM-BFF's ``<k>-<seed>`` if it is there, with a task
-    our folder format and then GLUE's; without a task ``train.*`` and ``test.*`` (or ``dev.*``) as tables.
+    beside it), a folder of ``save_to_disk``, and another folder: with a task and k and seed LM-BFF's ``<k>-<seed>``
+    if it is there, with a task our folder format and then GLUE's; without a task ``train.*`` and ``test.*`` (or
+    ``dev.*``, or ``validation.*``) as tables.
+
+    What was guessed, and how many texts are empty or shared by train and test, is said in notices.
 
     Args:
         source: ``hf:`` and a name, a file or a folder.
@@ -57,6 +63,20 @@ def read_data(
         UserError: Nothing at ``source`` can be read; says what is there.
     """
     known = get_task(task) if isinstance(task, str) else task
+    data = _read(source, known, test, k, seed, columns, labels)
+    say_remarks(data, str(source) if known is None else known.name)
+    return data
+
+
+def _read(
+    source: str | Path,
+    known: Task | None,
+    test: str | Path | None,
+    k: int | None,
+    seed: int | None,
+    columns: Columns,
+    labels: Sequence[Any] | None,
+) -> TaskData:
     if labels is None and known is not None:
         labels = known.labels
     if str(source).startswith(HUB_PREFIX):
@@ -65,11 +85,13 @@ def read_data(
         name, _, config = str(source).removeprefix(HUB_PREFIX).partition(":")
         return read_hub(name, config or None, columns=columns, labels=labels)
     path = Path(source).expanduser()
-    if path.is_dir():
+    if path.is_dir() and not is_saved(path, SAVED_SPLIT):
         if test is not None:
             raise UserError(
                 f"{path} is a folder with its own test set: leave out the test file, or name a train file"
             )
+        if is_saved(path):
+            return read_saved(path, columns=columns, labels=labels)
         if known is not None:
             return _read_task_folder(path, known, k, seed)
         path, test = _parts(path)
@@ -96,11 +118,13 @@ def _parts(folder: Path) -> tuple[Path, Path | None]:
     endings = [ending + more for ending in FORMATS for more in ("", ".gz")]
     there = {
         part: [folder / f"{part}{e}" for e in endings if (folder / f"{part}{e}").is_file()]
-        for part in ("train", "test", "dev")
+        for part in ("train", "test", "dev", "validation")
     }
     if not there["train"]:
         raise UserError(
             f"{missing(folder / 'train.jsonl')}; name a task, or give a folder with train and test files"
         )
-    test = there["test"] or there["dev"]
+    test = there["test"] or there["dev"] or there["validation"]
+    if test and not there["test"]:
+        say(f"{folder} has no test file; tested on {test[0].name}")
     return there["train"][0], test[0] if test else None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lmntk.errors import UserError
+from lmntk.system.notices import say
 
 SEEDS = (13, 21, 42, 87, 100)
 """The five split seeds of LM-BFF and of the paper."""
@@ -60,8 +60,7 @@ def k_shot_split(
         UserError: k is below 1, a row has no label, or a label has fewer than k rows (says the largest k
             possible).
 
-    Warns:
-        UserWarning: Once, naming every label with fewer than 2k rows.
+    Says once, with a notice, which labels have fewer than 2k rows.
     """
     if k < 1:
         raise UserError(f"k must be at least 1 example per label, not {k}")
@@ -121,11 +120,9 @@ def _check_sizes(sizes: dict[int, int], k: int, names: Sequence[str] | None) -> 
     short = [label for label in ordered if counts[label] < 2 * k]
     if short:
         listed = ", ".join(f"{_called(label, names)}: {counts[label] - k}" for label in short)
-        warnings.warn(
+        say(
             f"fewer than 2k = {2 * k} train rows for some labels, so their dev block is shorter than k = {k} "
-            f"(label {listed})",
-            UserWarning,
-            stacklevel=3,
+            f"(label {listed})"
         )
 
 

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from lmntk.errors import UserError
+from lmntk.system.notices import say
 from lmntk.tasks.data import TaskData
 from lmntk.tasks.example import Example
-from lmntk.tasks.labels import LabelIndex, is_blank
-from lmntk.tasks.rows import Row, read_rows
+from lmntk.tasks.formats import read_file, read_rows
+from lmntk.tasks.labelled import Labelled, index_of, labelled
+from lmntk.tasks.labels import LabelIndex
+from lmntk.tasks.rows import Row, Table
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,15 @@ def read_jsonl(
     """
     path = Path(path)
     examples = []
+    index = None if labels is None else LabelIndex.given(labels)
     for row in read_rows(path):
         text_b = row.text("text_b") if row.cells.get("text_b") is not None else None
         label = None
         if require_label or row.cells.get("label") is not None:
-            label = _class_number(row, labels)
+            label = _class_number(row, index)
         examples.append(Example(row.text("text_a"), text_b, label))
+    if index is not None:
+        index.say_guesses(str(path))
     return examples
 
 
@@ -78,19 +84,18 @@ def read_table(
     Args:
         path: The file; its ending tells the format. CSV and TSV need a header line.
         columns: Names of the columns; the label's holds text, numbers or truth values.
-        labels: Labels in the order of their class indexes; by default those that occur, sorted as numbers or
-            else as text.
+        labels: Labels in the order of their class indexes; by default the names of a ``ClassLabel``, else those that
+            occur, sorted: a numeric column by value, else by code point.
         require_label: Refuse rows without a label; else their label is None, and the column may be absent.
-        quoted: Whether CSV or TSV cells may stand in double quotes; by default in CSV they may, in TSV not.
+        quoted: Whether CSV or TSV cells may stand in double quotes; by default as the file does it.
 
     Raises:
         UserError: The file cannot be read, a column is missing, a text is not text, or a label is missing or
             unknown.
     """
-    rows = read_rows(Path(path), quoted=quoted)
-    values = (row.cells.get(columns.label) for row in rows)
-    index = LabelIndex.found(values) if labels is None else LabelIndex.given(labels)
-    return examples_of(rows, columns, index, require_label)
+    table = read_file(Path(path), quoted=quoted)
+    part = labelled(table, columns.label, labels, require_label=require_label)
+    return list(examples_of(part, columns, index_of(part, labels)))
 
 
 def read_tables(
@@ -111,48 +116,53 @@ def read_tables(
         UserError: As ``read_table``; also when the test file has a label that the train file lacks (naming
             file, row and label).
     """
-    train_rows = read_rows(Path(train), quoted=quoted)
-    if labels is not None:
-        index = LabelIndex.given(labels)
-    else:
-        index = LabelIndex.found(row.cell(columns.label) for row in train_rows)
-        if len(index.names) < 2:
-            raise UserError(
-                f"{train}: column {columns.label!r} holds only one label ({''.join(index.names)}); "
-                "two or more are needed"
-            )
-    train_examples = examples_of(train_rows, columns, index)
-    test_examples: list[Example] = []
+    train_table = read_file(Path(train), quoted=quoted)
+    test_table = None if test is None else read_file(Path(test), quoted=quoted)
+    data = task_data(train_table, test_table, columns, labels)
+    if data.labels is not None and len(data.labels) < 2:
+        raise UserError(
+            f"{train}: column {columns.label!r} holds only one label ({''.join(data.labels)}); "
+            "two or more are needed"
+        )
+    return data
+
+
+def task_data(train: Table, test: Table | None, columns: Columns, labels: Sequence[Any] | None) -> TaskData:
+    """Return the examples of a train and a test table; the classes are those given, else the train table's.
+
+    Raises:
+        UserError: As ``read_tables``.
+    """
+    part = labelled(train, columns.label, labels, side="train")
+    index = index_of(part, labels)
+    train_examples = examples_of(part, columns, index)
+    test_examples: tuple[Example, ...] = ()
     if test is not None:
-        test_examples = examples_of(read_rows(Path(test), quoted=quoted), columns, index)
-    return TaskData(tuple(train_examples), tuple(test_examples), index.names)
+        test_examples = examples_of(labelled(test, columns.label, labels, side="test"), columns, index)
+    return TaskData(train_examples, test_examples, index.names)
 
 
-def examples_of(
-    rows: Sequence[Row], columns: Columns, index: LabelIndex, require_label: bool = True
-) -> list[Example]:
+def examples_of(part: Labelled, columns: Columns, index: LabelIndex) -> tuple[Example, ...]:
     """Return one example per row, with labels looked up in ``index``.
 
     Raises:
-        UserError: A column is missing, a text is not text, or a label is missing or unknown; names the row.
+        UserError: A column is missing, a text is not text, or a label is unknown; names the row.
     """
+    if columns.text_b is None and any("text_b" in row.cells for row in part.rows[:1]):
+        say(f"{part.source}: column 'text_b' is not read; name it as the second text's to have it read")
     examples = []
-    for row in rows:
-        label = None
-        if require_label or not is_blank(row.cells.get(columns.label)):
-            value = row.cell(columns.label)
-            if is_blank(value):
-                raise UserError(f"{row.where}: {columns.label!r} is empty; give every row a label")
-            label = index.index(value, row.where)
+    for row, value in zip(part.rows, part.values, strict=True):
+        label = None if value is None else index.index(value, row.where)
         text_b = row.text(columns.text_b) if columns.text_b is not None else None
         examples.append(Example(row.text(columns.text), text_b, label))
-    return examples
+    index.say_guesses(part.source)
+    return tuple(examples)
 
 
-def _class_number(row: Row, labels: Sequence[str] | None) -> int:
+def _class_number(row: Row, index: LabelIndex | None) -> int:
     value = row.cell("label")
-    if isinstance(value, str) and labels is not None:
-        return LabelIndex.given(labels).index(value, row.where)
+    if isinstance(value, str) and index is not None:
+        return index.index(value, row.where)
     if isinstance(value, bool) or not isinstance(value, int):
         raise UserError(
             f"{row.where}: label {value!r} is not a class number; "
@@ -160,9 +170,9 @@ def _class_number(row: Row, labels: Sequence[str] | None) -> int:
         )
     if value < 0:
         raise UserError(f"{row.where}: label {value} is out of range; number the classes from 0")
-    if labels is not None and value >= len(labels):
+    if index is not None and value >= len(index.names):
         raise UserError(
-            f"{row.where}: label {value} is out of range; the {len(labels)} classes are 0 to "
-            f"{len(labels) - 1}"
+            f"{row.where}: label {value} is out of range; the {len(index.names)} classes are 0 to "
+            f"{len(index.names) - 1}"
         )
     return value

@@ -20,7 +20,10 @@ def predict(
     context: typer.Context,
     model_dir: Annotated[Path, typer.Option(help="a run's folder, or one of its models/*")],
     source: Annotated[
-        str, typer.Option("--input", help="JSON lines with text_a, and text_b for pairs; - is stdin")
+        str,
+        typer.Option(
+            "--input", help="JSON lines with text_a, and text_b for pairs; - is stdin; or CSV, TSV, Parquet"
+        ),
     ],
     target: Annotated[
         str,
@@ -30,6 +33,12 @@ def predict(
         str | None, typer.Option(help="of a run's folder", show_default="the best on dev")
     ] = None,
     method: Annotated[str | None, typer.Option(help='of a run\'s folder, such as "sgd ridge"')] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="column of the text", show_default="text_a, else text")
+    ] = None,
+    text_b_column: Annotated[
+        str | None, typer.Option(help="column of the second text", show_default="text_b, if it is there")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="texts in one pass", min=1, rich_help_panel="Machine")] = 32,
     as_json: JsonOption = False,
 ) -> None:
@@ -42,7 +51,8 @@ def predict(
     """
     from lmntk.prediction.files import WantedPredictor
     from lmntk.prediction.predictor import PassLimits
-    from lmntk.prediction.stream import STANDARD, predict_file
+    from lmntk.prediction.stream import predict_file
+    from lmntk.prediction.texts import STANDARD, TextSource
     from lmntk.system.memory import default_memory, parse_bytes
 
     given = context.obj
@@ -58,7 +68,7 @@ def predict(
         progress.work("texts", None)
         return predict_file(
             model_dir,
-            source,
+            TextSource(source, text_column, text_b_column),
             target,
             wanted,
             limits,
