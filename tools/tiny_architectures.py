@@ -1,0 +1,117 @@
+"""Tiny configurations of every architecture of the installed transformers, made from its own default one.
+
+Sizes shrink by their names (hidden sizes, layers, heads, experts, vocabularies), in configurations inside others
+too; what a family needs besides stands in ``BESIDES``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+VOCABULARY = 64
+PAD, BEGIN, END, MASK = 0, 1, 2, 4
+WIDTH, HEADS, HEAD, LAYERS = 32, 4, 8, 2
+
+# the first that matches a setting's whole name
+SIZES: tuple[tuple[str, int], ...] = (
+    (r"(.*_)?vocab(ulary)?_size(_.*)?|vocab_size_per_layer_input|n_tokens|text_vocab_size", VOCABULARY),
+    (r"type_vocab_size|.*num_key_value_heads|num_kv_heads|n_head_kv|multi_query_group_num|num_attention_groups", 2),
+    (r"(.*_)?(num_)?(encoder|decoder|hidden|text)?_?layers|n_layers?|num_(hidden_)?(layers|blocks)|depth|.*_num_(hidden_)?layers", LAYERS),
+    (r"(.*_)?(num_)?(self_|cross_|encoder_|decoder_)?attention_heads|n_heads?|num_heads|.*_n_heads|attention_head_count|.*num_(attention_)?heads", HEADS),
+    (r"head_dim|attention_head_size|.*_head_dim|kv_channels|d_kv|d_head|v_head_dim|qk_nope_head_dim", HEAD),
+    (r"qk_rope_head_dim|rotary_dim", 4),
+    (r"qk_head_dim", 12),
+    (r"(q|kv|o|dt|.*)_lora_rank|.*low_rank_dim|.*_rank", 8),
+    (r"(.*_)?(hidden_size|d_model|n_embd|embed(ding)?_(dim|size)|emb_dim|model_dim|hidden_dim|width|dim_model)(_.*)?", WIDTH),
+    (r"(.*_)?moe_intermediate_size|expert_ffn.*|moe_ffn.*", 16),
+    (r"(.*_)?(intermediate_(size|dim)|ffn_(dim|size|hidden_size)|ff_dim|d_ff|n_inner|inner_dim|d_inner|dim_ff|feed_forward_size|.*mlp_dim)(_.*)?", 48),
+    (r"dim", WIDTH),
+    (r"(.*_)?(num_|n_)?(local_|routed_|moe_|total_)?experts", 4),
+    (r"(.*_)?(num_experts_per_tok(en)?|moe_top_?k|top_?k(_experts)?|experts_per_token|num_selected_experts|moe_k|num_activated.*)", 2),
+    (r"n_group|topk_group|num_expert_groups?|topk_groups?|first_k_dense_replace|num_nextn_predict_layers", 1),
+    (r"(.*_)?(max_position_embeddings|n_positions|n_ctx|max_seq(uence)?_len(gth)?|seq_length|max_.*_positions|context_length)", 64),
+    (r"(.*_)?(sliding_window|attention_window|local_attention|window_size)(_size)?", 8),
+    (r"(.*_)?(state_size|d_state|ssm_state_size)|chunk_size|.*chunk_size", 8),
+    (r"relative_attention_num_buckets", 8),
+    (r"relative_attention_max_distance", 16),
+    (r"image_size", 16),
+    (r"patch_size", 4),
+)  # fmt: skip
+SIZE_PATTERNS = tuple((re.compile(pattern), size) for pattern, size in SIZES)
+# None in a default configuration, and derived from another size or not used
+KEPT_NONE = ()
+# settings that the sizes do not give by themselves
+BESIDES: dict[str, dict[str, Any]] = {}
+
+
+def tiny_config(kind: type[Any]) -> Any:
+    """Return a tiny configuration of a class of configurations."""
+    return kind(**tiny_settings(kind))
+
+
+def tiny_settings(kind: type[Any]) -> dict[str, Any]:
+    """Return the settings of a tiny configuration, by name."""
+    default = kind()
+    given = dict(_shrunken(kind, default))
+    _number_tokens(default, given)
+    return given | BESIDES.get(kind.model_type, {})
+
+
+def _shrunken(kind: type[Any], default: Any) -> Iterator[tuple[str, Any]]:
+    layers = None
+    for name in _settings(kind):
+        value = getattr(default, name, None)
+        if name in getattr(kind, "sub_configs", {}) or hasattr(value, "to_dict"):
+            inner = value if hasattr(value, "to_dict") else None
+            if inner is not None:
+                yield name, tiny_settings(type(inner)) | {"model_type": type(inner).model_type}
+        elif isinstance(value, int) and not isinstance(value, bool):
+            size = size_of(name)
+            if size is not None and value > 0:
+                yield name, min(size, value) if size > 1 else size
+        elif isinstance(value, list) and name.endswith("layer_types") and value:
+            kinds = list(dict.fromkeys(value))
+            layers = max(LAYERS, len(kinds), layers or 0)
+            yield name, (kinds * layers)[:layers]
+    if layers is not None:
+        for name in _settings(kind):
+            if name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
+                yield name, layers
+
+
+def size_of(name: str) -> int | None:
+    """Return the tiny size of a setting by its name, None for one that is no size."""
+    return next((size for pattern, size in SIZE_PATTERNS if pattern.fullmatch(name)), None)
+
+
+def _settings(kind: type[Any]) -> list[str]:
+    names = [name for name, each in inspect.signature(kind.__init__).parameters.items() if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
+    return [name for name in names if name != "self"]
+
+
+def _number_tokens(default: Any, given: dict[str, Any]) -> None:
+    """Give the special tokens ids inside the tiny vocabulary: those of images and sounds its last ones."""
+    last = VOCABULARY - 1
+    if getattr(default, "is_encoder_decoder", False):
+        given["decoder_start_token_id"] = END
+    for name, value in {**vars(default)}.items():
+        if not name.endswith(("token_id", "token_index")) or not isinstance(value, int | list):
+            continue
+        known = {"pad_token_id": PAD, "bos_token_id": BEGIN, "eos_token_id": END, "decoder_start_token_id": END, "mask_token_id": MASK}
+        if name in known:
+            given[name] = known[name]
+        else:
+            given[name] = last if isinstance(value, int) else [last]
+            last -= 1
+
+
+def merged(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with others', configurations inside them merged likewise."""
+    result = dict(settings)
+    for name, value in others.items():
+        inner = result.get(name)
+        result[name] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return result
