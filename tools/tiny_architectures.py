@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 VOCABULARY = 64
@@ -40,16 +40,22 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"image_size", 16),
     (r"patch_size", 4),
 )  # fmt: skip
+KEY_HEADS = ("num_key_value_heads", "num_kv_heads")  # as many as queries' heads where the default has as many
 SIZE_PATTERNS = tuple((re.compile(pattern), size) for pattern, size in SIZES)
-# None in a default configuration, and derived from another size or not used
-KEPT_NONE = ()
-# settings that the sizes do not give by themselves
-BESIDES: dict[str, dict[str, Any]] = {}
+# settings that the sizes do not give by themselves, by type of model
+BESIDES: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1]},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
+    "esm": {"vocab_size": VOCABULARY, "pad_token_id": PAD, "mask_token_id": MASK},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "hunyuan_v1_dense": {"head_dim": HEAD},
+    "hunyuan_v1_moe": {"head_dim": HEAD},
+}
 
 
-def tiny_config(kind: type[Any]) -> Any:
-    """Return a tiny configuration of a class of configurations."""
-    return kind(**tiny_settings(kind))
+def tiny_config(kind: type[Any], **others: Any) -> Any:
+    """Return a tiny configuration of a class of configurations, with other settings besides."""
+    return kind(**tiny_settings(kind) | others)
 
 
 def tiny_settings(kind: type[Any]) -> dict[str, Any]:
@@ -63,15 +69,17 @@ def tiny_settings(kind: type[Any]) -> dict[str, Any]:
 def _shrunken(kind: type[Any], default: Any) -> Iterator[tuple[str, Any]]:
     layers = None
     for name in _settings(kind):
-        value = getattr(default, name, None)
+        value = vars(default).get(name, getattr(kind, name, None))
         if name in getattr(kind, "sub_configs", {}) or hasattr(value, "to_dict"):
             inner = value if hasattr(value, "to_dict") else None
             if inner is not None:
                 yield name, tiny_settings(type(inner)) | {"model_type": type(inner).model_type}
         elif isinstance(value, int) and not isinstance(value, bool):
             size = size_of(name)
+            if name in KEY_HEADS and value == vars(default).get("num_attention_heads"):
+                size = HEADS
             if size is not None and value > 0:
-                yield name, min(size, value) if size > 1 else size
+                yield name, min(size, value)
         elif isinstance(value, list) and name.endswith("layer_types") and value:
             kinds = list(dict.fromkeys(value))
             layers = max(LAYERS, len(kinds), layers or 0)
@@ -106,12 +114,3 @@ def _number_tokens(default: Any, given: dict[str, Any]) -> None:
         else:
             given[name] = last if isinstance(value, int) else [last]
             last -= 1
-
-
-def merged(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings with others', configurations inside them merged likewise."""
-    result = dict(settings)
-    for name, value in others.items():
-        inner = result.get(name)
-        result[name] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
-    return result

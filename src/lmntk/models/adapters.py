@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lmntk.errors import UserError
+from lmntk.errors import UserError, one_line
 from lmntk.models.hub import Location, locate, looks_local
 
 CONFIG_FILE = "adapter_config.json"
@@ -160,11 +160,6 @@ def put_adapter(adapter: Adapter, network: nn.Module, dtype: torch.dtype) -> nn.
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
     return adapted
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's text in one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300]
 
 
 def _peft(name: str) -> Any:

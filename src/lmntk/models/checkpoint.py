@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from lmntk.errors import UserError
-from lmntk.models.adapters import Adapter, one_line, put_adapter
+from lmntk.errors import UserError, one_line
+from lmntk.models.adapters import Adapter, put_adapter
 from lmntk.models.hub import Location
 from lmntk.models.kinds import KINDS, auto_class, kind_of
+from lmntk.models.vocabulary import head_of, is_tied
 
 ADVICE = {
     "masked": "use a masked-LM checkpoint, or head mode",
@@ -103,7 +104,7 @@ class Checkpoint:
         if dtype == torch.float64:  # the grouped matrix product of mixtures of experts has no float64
             config._experts_implementation = "eager"
         with loading(f"model: cannot load {self.name!r} as a {KINDS[kind]} model"):
-            network, report = auto_class(kind).from_pretrained(
+            network, report = auto_class(kind, config).from_pretrained(
                 folder,
                 config=config,
                 dtype=dtype,
@@ -161,9 +162,9 @@ def _in_head(network: Any, key: str) -> bool:
     """
     if network.base_model is not network:
         return not key.startswith(f"{network.base_model_prefix}.")
-    decoder = network.get_output_embeddings()
+    head = head_of(network)
     return any(
-        key.startswith(f"{name}.") for name, module in network.named_modules() if name and module is decoder
+        key.startswith(f"{name}.") for name, module in network.named_modules() if name and module is head
     )
 
 
@@ -172,14 +173,13 @@ def _tied_against_its_config(network: Any, stored: dict[str, Any]) -> list[str]:
 
     So transformers does with T5 1.1: its weights alone would give logits of no model that was ever trained.
     """
-    decoder, table = network.get_output_embeddings(), network.get_input_embeddings()
     if (
         stored.get("tie_word_embeddings") is not False
-        or decoder is None
-        or getattr(decoder, "weight", None) is not table.weight
+        or not is_tied(network)
     ):
         return []
-    return [f"{name}.weight" for name, module in network.named_modules() if module is decoder]
+    head = head_of(network)
+    return [f"{name}.weight" for name, module in network.named_modules() if module is head]
 
 
 def _clear(network: nn.Module, missing: Collection[str]) -> None:

@@ -14,6 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmntk.errors import ModelError, UserError, one_line
+from lmntk.models.configuration import setting
+from lmntk.models.kinds import kinds_of
+
 NETWORK_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids")
 
 
@@ -25,19 +29,13 @@ def without_wrapper(network: Any) -> Any:
 
 def is_encoder_decoder(network: Any) -> bool:
     """Return whether a network has an encoder and a decoder, as T5 and BART have."""
-    return bool(getattr(getattr(network, "config", None), "is_encoder_decoder", False))
+    return bool(setting(getattr(network, "config", None), "is_encoder_decoder", False))
 
 
 def is_decoder_only(network: Any) -> bool:
     """Return whether a network predicts the next token (GPT-2, Llama): a token sees those before it."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
-
     config = getattr(network, "config", None)
-    if config is None or is_encoder_decoder(network):
-        return False
-    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and (
-        type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_decoder
-    )
+    return config is not None and "causal" in kinds_of(config)
 
 
 def network_arguments(network: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -53,6 +51,22 @@ def network_arguments(network: nn.Module, batch: Mapping[str, Tensor]) -> dict[s
     if "use_cache" in accepted:
         arguments["use_cache"] = False
     return arguments
+
+
+def outputs_of(network: nn.Module, batch: Mapping[str, Tensor]) -> Any:
+    """Return what the network makes of a batch.
+
+    Raises:
+        ModelError: the network's own code fails; memory that runs out is not its fault.
+    """
+    try:
+        return network(**network_arguments(network, batch))
+    except (ModelError, UserError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
+        if "memory" in str(error) or "CUDA" in str(error):
+            raise
+        raise ModelError(f"{type(network).__name__} cannot run a batch: {one_line(error)}") from error
 
 
 def source_of_hidden_states(network: Any) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lmntk.errors import UserError
+from lmntk.models.configuration import setting
 
 KINDS = {
     "masked": "masked-language-model",
@@ -51,11 +52,27 @@ def reading_of(kind: str, mode: str, decoder_only: bool) -> str:
     return HEAD_READING.get(kind, "last" if decoder_only else "first")
 
 
-def auto_class(kind: str) -> Any:
-    """Return the class of transformers that loads a kind."""
+def auto_class(kind: str, config: Any = None) -> Any:
+    """Return the class of transformers that loads a kind; a causal one may be filed under another.
+
+    So are listening models: text is the decoder-only part of what transformers calls sequence to sequence.
+    """
     import transformers
 
+    if kind == "causal" and config is not None and _is_filed_as_seq2seq(config):
+        kind = "seq2seq"
     return getattr(transformers, CLASSES[kind])
+
+
+def _is_filed_as_seq2seq(config: Any) -> bool:
+    """Return whether a configuration without encoder and decoder has a class among those only."""
+    import transformers
+
+    return (
+        type(config) in transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+        and type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+        and not setting(config, "is_encoder_decoder", False)
+    )
 
 
 def kinds_of(config: Any) -> list[str]:
@@ -65,9 +82,12 @@ def kinds_of(config: Any) -> list[str]:
     to predict.
     """
     known = [kind for kind in KINDS if type(config) in auto_class(kind)._model_mapping]
-    if config.is_encoder_decoder:
+    if setting(config, "is_encoder_decoder", False):
         return [kind for kind in known if kind == "seq2seq"]
-    if "masked" in known and not getattr(config, "is_decoder", False):
+    if _is_filed_as_seq2seq(config):
+        return [*("causal" if kind == "seq2seq" else kind for kind in known)]
+    known = [kind for kind in known if kind != "seq2seq"]
+    if "masked" in known and not setting(config, "is_decoder", False):
         return [kind for kind in known if kind != "causal"]
     return known
 
@@ -81,7 +101,7 @@ def kind_of(config: Any, name: str, kind: str = "auto") -> str:
     known = kinds_of(config)
     architecture = (getattr(config, "architectures", None) or [""])[0]
     classifier = architecture.endswith("ForSequenceClassification")
-    if config.is_encoder_decoder and (kind == "classifier" or (kind == "auto" and classifier)):
+    if setting(config, "is_encoder_decoder", False) and (kind == "classifier" or (kind == "auto" and classifier)):
         raise UserError(
             f"model: {name!r} is a {config.model_type} model, an encoder-decoder, which is not read as a "
             "classifier; use kind seq2seq and head mode"

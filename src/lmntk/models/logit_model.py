@@ -20,11 +20,12 @@ from lmntk.models.hidden_states import (
     EncoderDecoder,
     computing_rows,
     is_encoder_decoder,
-    network_arguments,
+    outputs_of,
     reading_one_position,
     source_of_hidden_states,
     without_wrapper,
 )
+from lmntk.models.vocabulary import head_of, is_tied
 from lmntk.prompts.batching import members
 
 Features = Literal["read", "pooled", "mean"]
@@ -82,8 +83,7 @@ class PromptModel(LogitModel):
     ) -> None:
         network = without_wrapper(network)
         super().__init__(network, len(label_ids) if label_weights is None else len(label_weights), difference)
-        decoder = network.get_output_embeddings()
-        if decoder is None:
+        if head_of(network) is None:
             raise UserError(
                 f"model: {type(network).__name__} has no head over a vocabulary; "
                 "use a language model, or head mode"
@@ -97,8 +97,7 @@ class PromptModel(LogitModel):
 
     def _linear_decoder(self) -> nn.Linear | None:
         """Return the head's linear layer if it is a plain one, of which single rows can be computed."""
-        network: Any = self.network
-        decoder = network.get_output_embeddings()
+        decoder = head_of(self.network)
         return decoder if isinstance(decoder, nn.Linear) else None
 
     def selected_rows(self) -> Mapping[nn.Module, Tensor]:
@@ -121,7 +120,7 @@ class PromptModel(LogitModel):
         """Return the logits [n, v] of every token at the position that is read, of the first template."""
         first = members(batch)[0]
         with reading_one_position(source_of_hidden_states(self.network), first["read_position"]) as read:
-            return read(self.network(**network_arguments(self.network, first)).logits)
+            return read(outputs_of(self.network, first).logits)
 
     def prepare(self, batch: Mapping[str, Tensor]) -> None:
         """Find out, once, whether the label words' rows alone are the same model.
@@ -137,22 +136,24 @@ class PromptModel(LogitModel):
         self.prepare(batch)
         return self._read(batch, bool(self._rows_suffice))
 
-    def _try_rows(self, batch: Mapping[str, Tensor]) -> bool:
+    def _try_rows(self, batch: Mapping[str, Tensor]) -> bool | None:
         """Return whether the label words' rows alone give one text the whole vocabulary's logits.
 
         Not so where a network uses the decoder's weight without calling the decoder, or adds to its output
-        itself.
+        itself. None where this batch does not tell, its logits being no numbers.
         """
         if self._linear_decoder() is None:
             return False
         with torch.no_grad():
             whole = self._read(batch, False)
+            if not bool(torch.isfinite(whole).all()):
+                return None
             try:
                 rows = self._read(batch, True)
             except (RuntimeError, IndexError):
                 return False
         return rows.shape == whole.shape and torch.allclose(
-            rows, whole, rtol=1e-3, atol=1e-4 * float(whole.abs().max()), equal_nan=True
+            rows, whole, rtol=1e-3, atol=1e-4 * float(whole.abs().max())
         )
 
     def _read(self, batch: Mapping[str, Tensor], only_rows: bool) -> Tensor:
@@ -162,7 +163,7 @@ class PromptModel(LogitModel):
             reading_one_position(source_of_hidden_states(self.network), batch["read_position"]) as read,
             rows,
         ):
-            logits = read(self.network(**network_arguments(self.network, batch)).logits)
+            logits = read(outputs_of(self.network, batch).logits)
         return logits[:, self.label_ids] if decoder is None else logits
 
 
@@ -203,7 +204,7 @@ class HeadModel(LogitModel):
 
     def features(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the features h(x) [n, i]."""
-        output = self.network(**network_arguments(self.network, batch))
+        output = outputs_of(self.network, batch)
         if self.kind == "pooled":
             pooled: Tensor = output.pooler_output
             return pooled
@@ -227,7 +228,7 @@ class ClassifierModel(LogitModel):
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the logits [n, c]."""
-        return self.fold(self.network(**network_arguments(self.network, batch)).logits)
+        return self.fold(outputs_of(self.network, batch).logits)
 
 
 def untie_head(network: Any) -> None:
@@ -236,9 +237,8 @@ def untie_head(network: Any) -> None:
     Tied, the one weight's gradient has the cross terms of both uses; untied, embedding and decoder count
     apart, as in the reference.
     """
-    decoder = network.get_output_embeddings()
-    embedding = network.get_input_embeddings()
-    if decoder.weight is embedding.weight:
+    decoder: Any = head_of(network)
+    if is_tied(network):
         decoder.weight = nn.Parameter(
             copy.deepcopy(decoder.weight.detach()), requires_grad=decoder.weight.requires_grad
         )

@@ -31,8 +31,6 @@ class Record:
     outputs: list[Tensor]  # floating-point tensors among the outputs, detached
     # of each output, by logit; a missing one is zero
     gradients: list[dict[int, Tensor]] = field(default_factory=list)
-    # the outputs from which on gradients are asked for
-    leaves: dict[int, Tensor] = field(default_factory=dict)
     is_relative_positions: bool = False
 
     def __post_init__(self) -> None:
@@ -68,6 +66,24 @@ class Record:
         return lifted
 
 
+class _Begin(torch.autograd.Function):
+    """The start of a path that asks for a gradient: hands a tensor on as if it depended on a seed.
+
+    A leaf that itself asks for a gradient may not be changed in place, as a network may do with its
+    embeddings; what comes out of here may.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, seed: Tensor) -> Tensor:
+        """Return the output; the seed's value has no influence."""
+        return output.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        """Return the seed's gradient, which nobody reads: those of the output are caught on the way."""
+        return None, gradients[0].new_zeros(())
+
+
 class Watch:
     """All that one forward pass leaves behind; ``logit`` is the one that is being differentiated."""
 
@@ -75,6 +91,7 @@ class Watch:
         self.count = count
         self.logit = 0
         self.records: list[Record] = []
+        self._seeds: list[Tensor] = []
 
     def add(self, record: Record, outputs: Sequence[Tensor]) -> list[Tensor]:
         """Keep a record; return the outputs to hand on, those that start a path asking for a gradient."""
@@ -82,13 +99,13 @@ class Watch:
         for index, output in enumerate(outputs):
             # nothing before it asks for a gradient (it may itself: gradient checkpointing sees to that)
             if output.is_leaf:
-                output = output.detach().requires_grad_()
-                record.leaves[index] = output
-            else:
-                # one output may be made of another: the hook is to see only what comes from outside
-                if len(outputs) > 1:
-                    output = output.view_as(output)
-                output.register_hook(self._keeper(record.gradients[index]))  # type: ignore[no-untyped-call]
+                seed = output.new_zeros(()).requires_grad_()
+                self._seeds.append(seed)
+                output = _Begin.apply(output, seed)
+            # one output may be made of another: the hook is to see only what comes from outside
+            elif len(outputs) > 1:
+                output = output.view_as(output)
+            output.register_hook(self._keeper(record.gradients[index]))  # type: ignore[no-untyped-call]
             handed.append(output)
         self.records.append(record)
         return handed
@@ -101,18 +118,14 @@ class Watch:
 
     def differentiate(self, logits: Tensor, direct: Sequence[nn.Parameter] = ()) -> list[list[Tensor | None]]:
         """Run one backward pass a logit; returns the gradients of ``direct``, logit by logit."""
-        leaves = [(record, index, leaf) for record in self.records for index, leaf in record.leaves.items()]
         gradients: list[list[Tensor | None]] = []
         for logit in range(logits.shape[1]):
             self.logit = logit
-            asked = [*(leaf for _, _, leaf in leaves), *direct]
+            asked = [*self._seeds, *direct]
             at_asked = torch.autograd.grad(
                 logits[:, logit].sum(), asked, retain_graph=logit + 1 < logits.shape[1], allow_unused=True
             )
-            for (record, index, _), gradient in zip(leaves, at_asked, strict=False):
-                if gradient is not None:
-                    record.gradients[index][logit] = gradient
-            gradients.append(list(at_asked[len(leaves) :]))
+            gradients.append(list(at_asked[len(self._seeds) :]))
         return gradients
 
 
