@@ -102,7 +102,7 @@ def plain_network(kind: str, folder: Path, dtype: torch.dtype) -> Any:
 
 def plain_jacobian(network: Any, texts: Sequence[EncodedText], labels: Sequence[int]) -> torch.Tensor:
     """Return the Jacobian [n, c, p] of the label words' logits, one text and logit at a time."""
-    parameters = [parameter for parameter in network.parameters() if parameter.is_floating_point()]
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     rows = []
     for text in texts:
         ids = torch.tensor([text.ids])

@@ -42,9 +42,20 @@ SIZES: tuple[tuple[str, int], ...] = (
 )  # fmt: skip
 KEY_HEADS = ("num_key_value_heads", "num_kv_heads")  # as many as queries' heads where the default has as many
 SIZE_PATTERNS = tuple((re.compile(pattern), size) for pattern, size in SIZES)
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 # settings that the sizes do not give by themselves, by type of model
 BESIDES: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE, "sliding_attention": ROPE}},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
+        "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
+    },
+    "deepseek_v2": {"num_experts_per_tok": 2, "first_k_dense_replace": 1},
+    "granite_swa": {"layer_rope_theta": [10000.0] * LAYERS},
+    "granitemoe_swa": {"layer_rope_theta": [10000.0] * LAYERS},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "use_mamba_kernels": False},
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
     "esm": {"vocab_size": VOCABULARY, "pad_token_id": PAD, "mask_token_id": MASK},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},

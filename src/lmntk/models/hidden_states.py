@@ -16,15 +16,27 @@ from torch import Tensor, nn
 
 from lmntk.errors import ModelError, UserError, one_line
 from lmntk.models.configuration import setting
-from lmntk.models.kinds import kinds_of
+from lmntk.models.kinds import has_kind, kinds_of
 
 NETWORK_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids")
 
 
 def without_wrapper(network: Any) -> Any:
-    """Return the network inside a ``PeftModel``, adapter and all; any other network as it is."""
+    """Return the network inside a ``PeftModel``, adapter and all; any other network as it is.
+
+    Raises:
+        UserError: what is trained is no part of that network.
+    """
     get_base_model = getattr(network, "get_base_model", None)
-    return network if get_base_model is None else get_base_model()
+    if get_base_model is None:
+        return network
+    config = getattr(network, "active_peft_config", None)
+    if getattr(config, "is_prompt_learning", False):
+        raise UserError(
+            f"adapter: {type(config).__name__.removesuffix('Config')} is one of prompt learning, which changes no "
+            "layer; use LoRA, DoRA or IA3"
+        )
+    return get_base_model()
 
 
 def is_encoder_decoder(network: Any) -> bool:
@@ -41,12 +53,13 @@ def is_decoder_only(network: Any) -> bool:
 def network_arguments(network: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return the arguments of the network's forward for a batch.
 
-    Decoder-only networks get positions that count real tokens, so that padding on the left changes nothing;
-    nobody gets a cache of keys and values.
+    Decoder-only networks get positions that count real tokens, so that padding on the left changes nothing; not
+    those of an encoder's family, which count from another number (RoBERTa). Nobody gets a cache of keys and
+    values.
     """
     accepted = inspect.signature(network.forward).parameters
     arguments: dict[str, Any] = {name: batch[name] for name in NETWORK_INPUTS if name in batch}
-    if "position_ids" in accepted and is_decoder_only(network):
+    if "position_ids" in accepted and is_decoder_only(network) and not has_kind(network.config, "masked"):
         arguments["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
     if "use_cache" in accepted:
         arguments["use_cache"] = False

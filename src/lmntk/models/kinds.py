@@ -66,13 +66,16 @@ def auto_class(kind: str, config: Any = None) -> Any:
 
 def _is_filed_as_seq2seq(config: Any) -> bool:
     """Return whether a configuration without encoder and decoder has a class among those only."""
-    import transformers
-
     return (
-        type(config) in transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
-        and type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+        has_kind(config, "seq2seq")
+        and not has_kind(config, "causal")
         and not setting(config, "is_encoder_decoder", False)
     )
+
+
+def has_kind(config: Any, kind: str) -> bool:
+    """Return whether transformers files a class of this kind for a configuration's model."""
+    return type(config) in auto_class(kind)._model_mapping
 
 
 def kinds_of(config: Any) -> list[str]:
@@ -81,7 +84,7 @@ def kinds_of(config: Any) -> list[str]:
     An encoder is no causal model although transformers has a class for it: it would see the words that it is
     to predict.
     """
-    known = [kind for kind in KINDS if type(config) in auto_class(kind)._model_mapping]
+    known = [kind for kind in KINDS if has_kind(config, kind)]
     if setting(config, "is_encoder_decoder", False):
         return [kind for kind in known if kind == "seq2seq"]
     if _is_filed_as_seq2seq(config):

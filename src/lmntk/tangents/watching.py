@@ -140,6 +140,8 @@ def watched(modules: Iterable[nn.Module], watch: Watch) -> Iterator[None]:
 
 def _keeper(watch: Watch) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]:
     def keep(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> Any:
+        if not torch.is_grad_enabled():  # autograd does not come here
+            return output
         flat, structure = tree_flatten(output)
         indices = [
             index for index, each in enumerate(flat) if isinstance(each, Tensor) and each.is_floating_point()
