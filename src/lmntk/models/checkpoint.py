@@ -124,10 +124,12 @@ class Checkpoint:
             kind == "classifier" if needs_head is None else needs_head,
         )
         _clear(network, report["missing_keys"])
+        check_numbers(f"model: {self.name!r}", network)
         if kind in ("causal", "seq2seq"):
             network.config.use_cache = False
         if self.adapter is not None:
             network = put_adapter(self.adapter, network, dtype)
+            check_numbers(f"adapter: {self.adapter.name!r}", network)
         return network.eval(), kind, str(stored.get("dtype") or stored.get("torch_dtype") or "float32")
 
 
@@ -153,6 +155,20 @@ def _check_weights(name: str, network: Any, missing: Collection[str], kind: str,
         raise UserError(
             f"model: {name!r} lacks weights, {others[0]!r} among {len(others)}; the checkpoint is incomplete"
         )
+
+
+def check_numbers(shown: str, network: nn.Module) -> None:
+    """Refuse weights that are no numbers: NaN, or infinite, but for a choice's logits (VB-LoRA: never chosen).
+
+    Raises:
+        UserError: there are some; the first parameter is named.
+    """
+    for name, parameter in network.named_parameters():
+        if parameter.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16) or not parameter.numel():
+            continue
+        ends = torch.stack(torch.aminmax(parameter.detach()))  # both are NaN if one entry is
+        if bool(ends.isnan().any()) or (bool(ends.isinf().any()) and "vblora_logits" not in name):
+            raise UserError(f"{shown} has a weight that is not finite, in {name!r}; get an undamaged copy")
 
 
 def _in_head(network: Any, key: str) -> bool:

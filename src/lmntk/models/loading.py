@@ -172,7 +172,7 @@ def _tokenizer(name: str, location: Location, network: Any) -> Any:
     if table is not None:
         setattr(tokenizer, ROWS, len(table))
     positions = setting(network.config, "max_position_embeddings")
-    if positions:
+    if positions is not None and positions > 0:  # XLNet, which has no limit, says -1
         padding = _padding_of_positions(network)
         taken = 0 if padding is None else padding + 1  # RoBERTa counts from there
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions - taken)

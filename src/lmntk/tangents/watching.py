@@ -32,9 +32,11 @@ class Record:
     # of each output, by logit; a missing one is zero
     gradients: list[dict[int, Tensor]] = field(default_factory=list)
     is_relative_positions: bool = False
+    versions: list[int] = field(default_factory=list)  # of the outputs; a change in place counts one up
 
     def __post_init__(self) -> None:
         self.gradients = [{} for _ in self.outputs]
+        self.versions = [output._version for output in self.outputs]
 
     @property
     def has_gradient(self) -> bool:
@@ -66,22 +68,23 @@ class Record:
         return lifted
 
 
-class _Begin(torch.autograd.Function):
-    """The start of a path that asks for a gradient: hands a tensor on as if it depended on a seed.
+class _HandOn(torch.autograd.Function):
+    """A tensor handed on, the same numbers, that may be changed in place: neither a leaf nor a view.
 
-    A leaf that itself asks for a gradient may not be changed in place, as a network may do with its
-    embeddings; what comes out of here may.
+    With a seed a path begins here: the output seems to depend on it, so that a gradient is asked for. A leaf that
+    asks for one itself may not be changed in place, as some networks do with their embeddings.
     """
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, seed: Tensor) -> Tensor:
+    def forward(ctx: Any, output: Tensor, seed: Tensor | None) -> Tensor:
         """Return the output; the seed's value has no influence."""
+        ctx.begins = seed is not None
         return output.detach()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
-        """Return the seed's gradient, which nobody reads: those of the output are caught on the way."""
-        return None, gradients[0].new_zeros(())
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradient; nobody reads the seed's: the output's is caught on the way."""
+        return (None, gradients[0].new_zeros(())) if ctx.begins else (gradients[0], None)
 
 
 class Watch:
@@ -101,10 +104,11 @@ class Watch:
             if output.is_leaf:
                 seed = output.new_zeros(()).requires_grad_()
                 self._seeds.append(seed)
-                output = _Begin.apply(output, seed)
-            # one output may be made of another: the hook is to see only what comes from outside
-            elif len(outputs) > 1:
-                output = output.view_as(output)
+                output = _HandOn.apply(output, seed)
+            # a view that is changed in place loses its hook; and one output may be made of another, where the hook
+            # is to see only what comes from outside
+            elif output._is_view() or len(outputs) > 1:
+                output = _HandOn.apply(output, None)
             output.register_hook(self._keeper(record.gradients[index]))  # type: ignore[no-untyped-call]
             handed.append(output)
         self.records.append(record)
