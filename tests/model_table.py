@@ -20,8 +20,8 @@ from tiny_architectures import tiny_settings
 from torch import Tensor, nn
 
 from lmntk.models.configuration import setting
-from lmntk.models.kinds import auto_class
 from lmntk.models.filters import ParameterFilter
+from lmntk.models.kinds import auto_class
 from lmntk.models.logit_model import ClassifierModel, HeadModel, LogitModel, PromptModel, untie_head
 from lmntk.prompts.batching import collate
 from lmntk.prompts.encoding import EncodedText
@@ -466,7 +466,9 @@ GENERATED: dict[str, Row] = {
 def cases(table: Mapping[str, Row]) -> list[Any]:
     """Returns names and numbers of logits, of which every tenth, by hash, is quick."""
     return [
-        pytest.param(name, outputs, marks=() if crc32(f"{name}-{outputs}".encode()) % 10 == 0 else pytest.mark.slow)
+        pytest.param(
+            name, outputs, marks=() if crc32(f"{name}-{outputs}".encode()) % 10 == 0 else pytest.mark.slow
+        )
         for name in table
         for outputs in (1, 2, 3)
     ]

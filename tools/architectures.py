@@ -23,14 +23,14 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from tiny_architectures import BEGIN, END, MASK, PAD, VOCABULARY, tiny_config
+from tiny_architectures import BEGIN, END, tiny_config
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
@@ -44,6 +44,7 @@ SECONDS, MEMORY = 90, 8 * 2**30
 # relative, of the whole kernel; libraries compute norms and angles in float32
 TOLERANCE = {"float64": 1e-5, "float32": 1e-3}
 LENGTH = 40
+EXACT = "exact"
 WORDS = ("x", "y", "z")  # single letters, which every tokenizer keeps whole
 TEXTS = {
     "train": ("a b c d e", "f g", "c c a h i j k l m b"),
@@ -68,10 +69,14 @@ def write_tokenizer(folder: Path, kind: str) -> None:
     """Write a tokenizer of whole words: single letters, the label words and the prompt's."""
     specials = ["<pad>", "<s>", "</s>", "<unk>", "<mask>"]
     words = [*specials, "it", "was", ".", *WORDS, *"abcdefghijklm"]
-    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    backend = Tokenizer(
+        models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>")
+    )
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     around = {"masked": "<s> $A </s>", "seq2seq": "$A </s>"}.get(kind, "<s> $A")
-    backend.post_processor = TemplateProcessing(single=around, pair=f"{around} $B:1", special_tokens=[("<s>", BEGIN), ("</s>", END)])
+    backend.post_processor = TemplateProcessing(
+        single=around, pair=f"{around} $B:1", special_tokens=[("<s>", BEGIN), ("</s>", END)]
+    )
     PreTrainedTokenizerFast(
         tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>", mask_token="<mask>",
         cls_token="<s>", sep_token="</s>", model_max_length=64, model_input_names=["input_ids", "attention_mask"],
@@ -83,7 +88,9 @@ def build(kind: str, config: type[Any], folder: Path) -> None:
     torch.manual_seed(0)
     # an encoder's causal twin is one only as a decoder
     as_decoder = kind == "causal" and config in auto_class("masked")._model_mapping
-    network = auto_class(kind).from_config(tiny_config(config, **({"is_decoder": True} if as_decoder else {})))
+    network = auto_class(kind).from_config(
+        tiny_config(config, **({"is_decoder": True} if as_decoder else {}))
+    )
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.is_floating_point():
@@ -110,9 +117,13 @@ def plain_jacobian(network: Any, texts: Sequence[EncodedText], labels: Sequence[
         if text.decoder_ids is not None:
             inputs["decoder_input_ids"] = torch.tensor([text.decoder_ids])
         logits = network(**inputs).logits[0, text.read_position][list(labels)]
-        gradients = [torch.autograd.grad(each, parameters, retain_graph=True, allow_unused=True) for each in logits]
+        gradients = [
+            torch.autograd.grad(each, parameters, retain_graph=True, allow_unused=True) for each in logits
+        ]
         for of_logit in gradients:
-            parts = [torch.zeros_like(p) if g is None else g for g, p in zip(of_logit, parameters, strict=True)]
+            parts = [
+                torch.zeros_like(p) if g is None else g for g, p in zip(of_logit, parameters, strict=True)
+            ]
             rows.append(torch.cat([part.flatten() for part in parts]))
         if not bool(torch.isfinite(torch.stack(rows[-len(labels) :])).all() and torch.isfinite(logits).all()):
             raise ArithmeticError("logits or gradients are not finite")
@@ -148,7 +159,9 @@ class Prompt:
 
     def encoder(self, tokenizer: Any, reading: Any, start: int | None) -> PromptEncoder:
         """Return the encoder of the texts."""
-        return PromptEncoder(tokenizer, self.template, WORDS, Limits(LENGTH), reading=reading, decoder_start=start)
+        return PromptEncoder(
+            tokenizer, self.template, WORDS, Limits(LENGTH), reading=reading, decoder_start=start
+        )
 
     def examples(self, side: str) -> list[Example]:
         """Return the texts of a side."""
@@ -163,7 +176,9 @@ def plain_kernel(kind: str, folder: Path, prompt: Prompt, dtype: torch.dtype) ->
     start = network.config.decoder_start_token_id if decodes else None
     encoder = prompt.encoder(transformers.AutoTokenizer.from_pretrained(folder), reading, start)
     left, right = (
-        plain_jacobian(network, [encoder.encode(example) for example in prompt.examples(side)], encoder.label_ids)
+        plain_jacobian(
+            network, [encoder.encode(example) for example in prompt.examples(side)], encoder.label_ids
+        )
         for side in TEXTS
     )
     return torch.einsum("ncp,mdp->ncmd", left.double(), right.double())
@@ -178,7 +193,9 @@ def compared(folder: Path, prompt: Prompt, dtype: str, expected: torch.Tensor) -
         computed = compute_kernels(pretrained, encoder, *sides, ("sgd",), all_logits=True)
     except (UserError, ModelError) as error:
         # plain transformers runs it, so this is no refusal
-        status = "failed" if isinstance(error.__cause__, Exception) and "cannot run" in str(error) else "refused"
+        status = (
+            "failed" if isinstance(error.__cause__, Exception) and "cannot run" in str(error) else "refused"
+        )
         return {"status": status, "reason": _reason(error).replace(str(folder), "MODEL"), "trace": _trace()}
     except Exception as error:
         return {"status": "failed", "reason": _reason(error), "trace": _trace()}
@@ -227,23 +244,62 @@ def in_a_process(kind: str, config: type[Any]) -> dict[str, Any]:
     os.waitpid(child, 0)
     if text:
         return dict(json.loads(text))
-    return {"status": "failed", "reason": f"no answer within {SECONDS} s" if not ready else "the process died"}
+    return {
+        "status": "failed",
+        "reason": f"no answer within {SECONDS} s" if not ready else "the process died",
+    }
+
+
+def table(rows: Iterable[dict[str, Any]]) -> str:
+    """Return the outcomes as a table of Markdown, refusals and what was not run by their reasons."""
+    groups: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        groups.setdefault(described(row), {}).setdefault(row["kind"], []).append(row["type"])
+    order = sorted(
+        groups, key=lambda name: (not name.startswith("exact"), -sum(map(len, groups[name].values())))
+    )
+    lines = ["| outcome | masked | causal | seq2seq | which |", "|---|---|---|---|---|"]
+    for name in order:
+        by_kind = {kind: sorted(set(names)) for kind, names in groups[name].items()}
+        counts = " | ".join(str(len(groups[name].get(kind, []))) for kind in ("masked", "causal", "seq2seq"))
+        which = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in sorted(by_kind.items()))
+        lines.append(f"| {name} | {counts} | {'all others' if name == EXACT else which} |")
+    return "\n".join(lines)
+
+
+def described(row: dict[str, Any]) -> str:
+    """Return an outcome in words, under which others like it are counted."""
+    if row["status"] != "exact":
+        plainly = {"not built": "not built", "not run": "plain transformers does not run it"}
+        return f"{plainly.get(row['status'], row['status'])}: {row['reason'][:90].replace('|', '/')}"
+    how = [] if row["batched"] else ["one text at a time"]
+    how += ["some parameters by plain autograd"] if row["autograd"] else []
+    how += ["in float32"] if row["dtype"] == "float32" else []
+    return EXACT + "".join(f", {each}" for each in how)
 
 
 def main() -> None:
     """Try what is asked for and is not in the file yet, and print the counts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", help="types of models; all by default")
-    parser.add_argument("--out", type=Path, default=Path("build/architectures.jsonl"), help="the trials' file, a line a trial")
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/architectures.jsonl"), help="the trials' file, a line a trial"
+    )
     parser.add_argument("--again", nargs="*", default=[], help="outcomes to try once more")
     parser.add_argument("--trace", action="store_true", help="print tracebacks")
+    parser.add_argument("--table", action="store_true", help="print the outcomes as a table of Markdown")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     kept = {}
     if args.out.exists():
-        kept = {(row["type"], row["config"], row["kind"]): row for row in map(json.loads, args.out.read_text().splitlines())}
+        kept = {
+            (row["type"], row["config"], row["kind"]): row
+            for row in map(json.loads, args.out.read_text().splitlines())
+        }
     chosen = [each for each in architectures() if not args.names or each[1] in args.names]
     for kind, name, config in chosen:
         key = (name, config.__name__, kind)
@@ -255,10 +311,16 @@ def main() -> None:
         kept[key] = row
         with args.out.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
-        print(f"{row['status']:9s} {kind:7s} {name:24s} {row['seconds']:5.1f} s  {row.get('error', 0):.1e}  {row['reason'][:160]}", flush=True)
+        print(
+            f"{row['status']:9s} {kind:7s} {name:24s} {row['seconds']:5.1f} s  {row.get('error', 0):.1e}  {row['reason'][:160]}",
+            flush=True,
+        )
         if args.trace and "trace" in row:
             print(row["trace"], flush=True)
-    print(Counter(row["status"] for row in kept.values()))
+    counts = Counter(row["status"] for row in kept.values())
+    run = sum(count for status, count in counts.items() if status not in ("not built", "not run"))
+    print(table(kept.values()) if args.table else dict(counts))
+    print(f"{counts['exact']} of {run} that plain transformers runs are exact, {len(kept)} classes in all")
 
 
 if __name__ == "__main__":

@@ -130,7 +130,8 @@ def test_generated_families_equal_plain_autograd(name, outputs):
     trainable = row.parameters.select(model)
     texts = {"train": random_texts(row, TRAIN, 1), "eval": random_texts(row, EVAL, 2)}
     streamed = stream_kernels(
-        KernelWork(model, texts, [("train", "eval")], ["sgd"], trainable, pad_id(model)), Settings(batch_size=3)
+        KernelWork(model, texts, [("train", "eval")], ["sgd"], trainable, pad_id(model)),
+        Settings(batch_size=3),
     )
     jacobian = {side: flat(oracle(model, alone(model, part), trainable)) for side, part in texts.items()}
     expected = kernel_of("sgd", jacobian["train"], jacobian["eval"])

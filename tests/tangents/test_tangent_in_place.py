@@ -15,7 +15,9 @@ CHANGES = {
     "a layer's output, by an activation": lambda net, h: nn.functional.relu(net.layer(h), inplace=True),
     "a layer's output, by a residual": lambda net, h: net.layer(h).add_(h),
     "a layer's output, by a number": lambda net, h: net.layer(h).div_(7.0),
-    "a layer's output, through a view": lambda net, h: net.layer(h).view(*h.shape[:2], 2, 2).mul_(0.5).flatten(2),
+    "a layer's output, through a view": lambda net, h: (
+        net.layer(h).view(*h.shape[:2], 2, 2).mul_(0.5).flatten(2)
+    ),
     "a module's without a rule": lambda net, h: net.scale(h).mul_(0.5),
 }
 
@@ -63,7 +65,10 @@ def expected_kernel(network, batch):
         logits = network({"x": batch["x"][index : index + 1]})[0]
         for logit in logits:
             parts = torch.autograd.grad(logit, parameters, retain_graph=True, allow_unused=True)
-            dense = [torch.zeros_like(p) if g is None else g.to_dense() for g, p in zip(parts, parameters, strict=True)]
+            dense = [
+                torch.zeros_like(p) if g is None else g.to_dense()
+                for g, p in zip(parts, parameters, strict=True)
+            ]
             rows.append(torch.cat([part.flatten() for part in dense]))
     jacobian = torch.stack(rows).reshape(3, 2, -1)
     return torch.einsum("ncp,mdp->ncmd", jacobian, jacobian)
@@ -73,7 +78,10 @@ def check(network):
     texts = batch()
     computed = module_kernels(network, [texts], [texts], ("sgd",))
     torch.testing.assert_close(
-        torch.from_numpy(computed.kernels["sgd"].values), expected_kernel(network, texts), rtol=1e-10, atol=1e-12
+        torch.from_numpy(computed.kernels["sgd"].values),
+        expected_kernel(network, texts),
+        rtol=1e-10,
+        atol=1e-12,
     )
     return computed.coverage
 

@@ -186,8 +186,14 @@ def _check_vocabulary(adapter: Adapter, network: nn.Module) -> None:
         UserError: it is such.
     """
     tables = {"embeddings": word_table(network), "head": head_weight(network)}
-    shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters(remove_duplicate=False)}
-    own = {name for name, parameter in network.named_parameters(remove_duplicate=False) if any(parameter is each for each in tables.values())}
+    shapes = {
+        name: tuple(parameter.shape) for name, parameter in network.named_parameters(remove_duplicate=False)
+    }
+    own = {
+        name
+        for name, parameter in network.named_parameters(remove_duplicate=False)
+        if any(parameter is each for each in tables.values())
+    }
     for name, shape in adapter.shapes.items():
         there = shapes.get(name)
         if name in own and there is not None and shape != there:

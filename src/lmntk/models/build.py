@@ -118,7 +118,10 @@ def untie(pretrained: Pretrained) -> None:
     decoder = head_of(pretrained.network)
     if decoder is None or head_weight(pretrained.network) is None:
         raise UserError(f"untie-head: {pretrained.name!r} has no head over a vocabulary; leave it out")
-    if is_tied(pretrained.network) and dict(decoder.named_parameters(recurse=False)).get("weight") is not decoder.weight:
+    if (
+        is_tied(pretrained.network)
+        and dict(decoder.named_parameters(recurse=False)).get("weight") is not decoder.weight
+    ):
         raise UserError(
             f"untie-head: the adapter {pretrained.name!r} is on the tied head itself; leave it out"
         )

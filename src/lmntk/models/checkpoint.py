@@ -14,7 +14,7 @@ from torch import nn
 from lmntk.errors import UserError, one_line
 from lmntk.models.adapters import Adapter, put_adapter
 from lmntk.models.hub import Location
-from lmntk.models.kinds import KINDS, auto_class, kind_of
+from lmntk.models.kinds import KINDS, auto_class, can_do_without_cache, kind_of
 from lmntk.models.vocabulary import head_of, is_tied
 
 ADVICE = {
@@ -125,7 +125,7 @@ class Checkpoint:
         )
         _clear(network, report["missing_keys"])
         check_numbers(f"model: {self.name!r}", network)
-        if kind in ("causal", "seq2seq"):
+        if kind in ("causal", "seq2seq") and can_do_without_cache(network.config):
             network.config.use_cache = False
         if self.adapter is not None:
             network = put_adapter(self.adapter, network, dtype)
@@ -164,7 +164,10 @@ def check_numbers(shown: str, network: nn.Module) -> None:
         UserError: there are some; the first parameter is named.
     """
     for name, parameter in network.named_parameters():
-        if parameter.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16) or not parameter.numel():
+        if (
+            parameter.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+            or not parameter.numel()
+        ):
             continue
         ends = torch.stack(torch.aminmax(parameter.detach()))  # both are NaN if one entry is
         if bool(ends.isnan().any()) or (bool(ends.isinf().any()) and "vblora_logits" not in name):
@@ -189,10 +192,7 @@ def _tied_against_its_config(network: Any, stored: dict[str, Any]) -> list[str]:
 
     So transformers does with T5 1.1: its weights alone would give logits of no model that was ever trained.
     """
-    if (
-        stored.get("tie_word_embeddings") is not False
-        or not is_tied(network)
-    ):
+    if stored.get("tie_word_embeddings") is not False or not is_tied(network):
         return []
     head = head_of(network)
     return [f"{name}.weight" for name, module in network.named_modules() if module is head]

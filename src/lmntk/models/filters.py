@@ -14,7 +14,9 @@ from lmntk.models.logit_model import HeadModel, LogitModel
 def has_adapter(model: nn.Module) -> bool:
     """Return whether a module of peft's is among the modules; its methods share no base class."""
     return any(
-        base.__module__.partition(".")[0] == "peft" for module in model.modules() for base in type(module).__mro__
+        base.__module__.partition(".")[0] == "peft"
+        for module in model.modules()
+        for base in type(module).__mro__
     )
 
 

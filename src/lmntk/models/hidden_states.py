@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lmntk.errors import ModelError, UserError, one_line
 from lmntk.models.configuration import setting
-from lmntk.models.kinds import has_kind, kinds_of
+from lmntk.models.kinds import can_do_without_cache, has_kind, kinds_of
 
 NETWORK_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids")
 
@@ -55,13 +55,13 @@ def network_arguments(network: nn.Module, batch: Mapping[str, Tensor]) -> dict[s
 
     Decoder-only networks get positions that count real tokens, so that padding on the left changes nothing; not
     those of an encoder's family, which count from another number (RoBERTa). Nobody gets a cache of keys and
-    values.
+    values who can do without.
     """
     accepted = inspect.signature(network.forward).parameters
     arguments: dict[str, Any] = {name: batch[name] for name in NETWORK_INPUTS if name in batch}
     if "position_ids" in accepted and is_decoder_only(network) and not has_kind(network.config, "masked"):
         arguments["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
-    if "use_cache" in accepted:
+    if "use_cache" in accepted and can_do_without_cache(network.config):
         arguments["use_cache"] = False
     return arguments
 

@@ -78,6 +78,11 @@ def has_kind(config: Any, kind: str) -> bool:
     return type(config) in auto_class(kind)._model_mapping
 
 
+def can_do_without_cache(config: Any) -> bool:
+    """Return whether a model runs without a cache of keys and values: FSMT does not in float64, by its masks."""
+    return bool(setting(config, "model_type") != "fsmt")
+
+
 def kinds_of(config: Any) -> list[str]:
     """Return the kinds that a configuration's model can be loaded as.
 
@@ -104,7 +109,9 @@ def kind_of(config: Any, name: str, kind: str = "auto") -> str:
     known = kinds_of(config)
     architecture = (getattr(config, "architectures", None) or [""])[0]
     classifier = architecture.endswith("ForSequenceClassification")
-    if setting(config, "is_encoder_decoder", False) and (kind == "classifier" or (kind == "auto" and classifier)):
+    if setting(config, "is_encoder_decoder", False) and (
+        kind == "classifier" or (kind == "auto" and classifier)
+    ):
         raise UserError(
             f"model: {name!r} is a {config.model_type} model, an encoder-decoder, which is not read as a "
             "classifier; use kind seq2seq and head mode"

@@ -22,6 +22,11 @@ def head_of(network: Any) -> nn.Module | None:
     return _module(network, "get_output_embeddings")
 
 
+def table_of(network: Any) -> nn.Module | None:
+    """Return the module that looks words up, None where there is none."""
+    return _module(network, "get_input_embeddings")
+
+
 def is_tied(network: Any) -> bool:
     """Return whether the head's weight is the words' table."""
     weight = head_weight(network)

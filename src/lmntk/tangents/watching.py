@@ -104,11 +104,11 @@ class Watch:
             if output.is_leaf:
                 seed = output.new_zeros(()).requires_grad_()
                 self._seeds.append(seed)
-                output = _HandOn.apply(output, seed)
+                output = _HandOn.apply(output, seed)  # type: ignore[no-untyped-call]
             # a view that is changed in place loses its hook; and one output may be made of another, where the hook
             # is to see only what comes from outside
             elif output._is_view() or len(outputs) > 1:
-                output = _HandOn.apply(output, None)
+                output = _HandOn.apply(output, None)  # type: ignore[no-untyped-call]
             output.register_hook(self._keeper(record.gradients[index]))  # type: ignore[no-untyped-call]
             handed.append(output)
         self.records.append(record)
