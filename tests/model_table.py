@@ -451,7 +451,7 @@ GENERATED: dict[str, Row] = {
         "apertus", "arcee", "aria_text", "bamba", "bert", "biogpt", "bitnet", "blenderbot", "camembert", "codegen", "cohere2", "ctrl",
         "dbrx", "deepseek_v3", "diffllama", "ernie4_5_moe", "exaone4", "falcon_mamba", "glm4", "gpt_bigcode", "granitemoe", "helium",
         "jamba", "jetmoe", "mamba", "mamba2", "modernbert-decoder", "mpt", "nemotron", "olmo3", "persimmon", "phimoe", "qwen3_next",
-        "starcoder2", "xglm",
+        "starcoder2",
     )},
     **{f"{name}-seq2seq": generated(name, "seq2seq") for name in (
         "blenderbot-small", "led", "m2m_100", "mvp", "plbart", "switch_transformers", "t5gemma",
