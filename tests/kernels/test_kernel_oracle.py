@@ -126,7 +126,7 @@ def test_padding_on_either_side(name, side):
 @pytest.mark.parametrize(("name", "outputs"), cases(GENERATED))
 def test_generated_families_equal_plain_autograd(name, outputs):
     row = GENERATED[name]
-    model = row.model(outputs)
+    model = row.model(outputs, dtype=row.precision)
     trainable = row.parameters.select(model)
     texts = {"train": random_texts(row, TRAIN, 1), "eval": random_texts(row, EVAL, 2)}
     streamed = stream_kernels(
