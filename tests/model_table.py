@@ -10,13 +10,18 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
+from zlib import crc32
 
 import peft
+import pytest
 import torch
 import transformers as hf
+from tiny_architectures import tiny_settings
 from torch import Tensor, nn
 
+from lmntk.models.configuration import setting
 from lmntk.models.filters import ParameterFilter
+from lmntk.models.kinds import auto_class
 from lmntk.models.logit_model import ClassifierModel, HeadModel, LogitModel, PromptModel, untie_head
 from lmntk.prompts.batching import collate
 from lmntk.prompts.encoding import EncodedText
@@ -85,6 +90,8 @@ class Row:
     fallback: tuple[str, ...] = ()  # patterns of names that go by plain autograd
     token_types: bool = False
     attentions: tuple[str, ...] = ("sdpa", "eager")
+    precision: torch.dtype = torch.float64
+    moved: float = 0.2  # how far parameters are moved from where they start, standard deviation
     tolerance: float = 1e-10  # 1e-6 where the library computes in float32 inside
 
     def build(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> Any:
@@ -105,7 +112,7 @@ class Row:
     def _move(self, network: nn.Module) -> None:
         with torch.no_grad():
             for parameter in network.parameters():
-                parameter.add_(0.2 * torch.randn_like(parameter))
+                parameter.add_(self.moved * torch.randn_like(parameter))
 
     def model(self, outputs: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> LogitModel:
         """Returns a model of 2 or 3 logits, or with ``outputs=1`` of a difference."""
@@ -421,6 +428,62 @@ TABLE: dict[str, Row] = {
         adapter=lora(target_modules=["q_proj"], task_type="SEQ_CLS"),
     ),
 }
+
+
+def generated(name: str, kind: str, **besides: Any) -> Row:
+    """Returns the row of a type of model, tiny by the names of its settings."""
+    config = hf.CONFIG_MAPPING[name]
+    networks = auto_class(kind)._model_mapping[config]
+    settings = tiny_settings(config) | {"experts_implementation": "eager"} | besides
+    if kind == "causal" and config in auto_class("masked")._model_mapping:
+        settings |= {"is_decoder": True}
+    network = networks[0] if isinstance(networks, tuple) else networks
+    reading = {"masked": "mask", "causal": "last", "seq2seq": "decoder"}[kind]
+    return Row(config, settings, network, reading, noise={}, moved=0.1, tolerance=1e-6)
+
+
+# families of which nothing is known beforehand
+GENERATED: dict[str, Row] = {
+    **{f"{name}-masked": generated(name, "masked") for name in (
+        "big_bird", "camembert", "convbert", "data2vec-text", "ernie", "esmc", "eurobert", "ibert", "layoutlm", "megatron-bert",
+        "nystromformer", "rembert", "roc_bert", "roformer", "squeezebert", "xlm-roberta-xl", "xmod",
+    )},
+    **{f"{name}-causal": generated(name, "causal") for name in (
+        "apertus", "arcee", "aria_text", "bamba", "bert", "biogpt", "bitnet", "blenderbot", "camembert", "codegen", "cohere2", "ctrl",
+        "dbrx", "deepseek_v3", "diffllama", "ernie4_5_moe", "exaone4", "falcon_mamba", "glm4", "gpt_bigcode", "granitemoe", "helium",
+        "jamba", "jetmoe", "mamba", "mamba2", "modernbert-decoder", "mpt", "nemotron", "olmo3", "persimmon", "phimoe", "qwen3_next",
+        "starcoder2",
+    )},
+    **{f"{name}-seq2seq": generated(name, "seq2seq") for name in (
+        "blenderbot-small", "m2m_100", "mvp", "plbart", "switch_transformers", "t5gemma",
+    )},
+    "llama-adaption-prompt": llama(
+        adapter=partial(peft.AdaptionPromptConfig, adapter_len=3, adapter_layers=2, task_type="CAUSAL_LM")
+    ),
+    "llama-trained-norms": llama(adapter=partial(peft.LNTuningConfig, target_modules=["input_layernorm"])),
+    "llama-vb-lora": llama(
+        adapter=partial(peft.VBLoRAConfig, r=2, target_modules=["q_proj", "v_proj"], num_vectors=8, vector_length=2, topk=2)
+    ),
+    "deberta-both-ways": generated(
+        "deberta", "masked", relative_attention=True, pos_att_type=["p2c", "c2p"], max_relative_positions=8
+    ),
+    # in float64 its gradients of a text that does not fill its windows are NaN, in plain transformers too
+    "led-seq2seq": replace(generated("led", "seq2seq"), precision=torch.float32, tolerance=1e-4),
+    "gemma2-window-causal": generated("gemma2", "causal", sliding_window=4),
+}  # fmt: skip
+
+
+def cases(table: Mapping[str, Row]) -> list[Any]:
+    """Returns names and numbers of logits, of which every tenth, by hash, is quick."""
+    return [
+        pytest.param(
+            name, outputs, marks=() if crc32(f"{name}-{outputs}".encode()) % 10 == 0 else pytest.mark.slow
+        )
+        for name in table
+        for outputs in (1, 2, 3)
+    ]
+
+
 # one row a family, for what need not be shown for every variant
 MASKED = [
     "bert",
@@ -436,7 +499,7 @@ FAMILIES = [*MASKED, "gpt2", "opt", "llama", "gemma3", "mixtral", "t5", "bart", 
 
 
 def pad_id(model: LogitModel) -> int:
-    return int(model.network.config.pad_token_id or 0)
+    return int(setting(model.network.config, "pad_token_id", 0))
 
 
 def random_texts(row: Row, lengths: Sequence[int], seed: int) -> list[EncodedText]:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def one_line(error: BaseException) -> str:
+    """Return an error's text in one line of at most 300 characters; its kind if it has none."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 class UserError(ValueError):
     """A mistake in the user's input, in one line: the thing, the reason and the next step.
 

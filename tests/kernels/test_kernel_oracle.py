@@ -6,8 +6,10 @@ import pytest
 import torch
 from model_table import (
     FAMILIES,
+    GENERATED,
     TABLE,
     alone,
+    cases,
     flat,
     kernel_of,
     oracle,
@@ -35,8 +37,7 @@ def masks_of(model, texts, trainable):
     return noise_coordinates([capture(model, batch, trainable) for batch in alone(model, texts)])
 
 
-@pytest.mark.parametrize("outputs", [1, 2, 3])
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize(("name", "outputs"), cases(TABLE))
 def test_every_family_equals_plain_autograd(name, outputs):
     row = TABLE[name]
     model = row.model(outputs)
@@ -120,6 +121,29 @@ def test_padding_on_either_side(name, side):
     left, right = flat(jacobian, masks), flat(jacobian)
     for kernel, groups in gram(rows, columns, FORMULAS).items():
         assert relative_distance(whole(groups), kernel_of(kernel, left, right)) < row.tolerance, kernel
+
+
+@pytest.mark.parametrize(("name", "outputs"), cases(GENERATED))
+def test_generated_families_equal_plain_autograd(name, outputs):
+    row = GENERATED[name]
+    model = row.model(outputs, dtype=row.precision)
+    trainable = row.parameters.select(model)
+    texts = {"train": random_texts(row, TRAIN, 1), "eval": random_texts(row, EVAL, 2)}
+    streamed = stream_kernels(
+        KernelWork(model, texts, [("train", "eval")], ["sgd"], trainable, pad_id(model)),
+        Settings(batch_size=3),
+    )
+    jacobian = {side: flat(oracle(model, alone(model, part), trainable)) for side, part in texts.items()}
+    expected = kernel_of("sgd", jacobian["train"], jacobian["eval"])
+    assert bool(expected.any())
+    assert relative_distance(whole(streamed.kernels["train", "eval"]["sgd"]), expected) < row.tolerance
+
+
+def test_the_table_is_long_and_has_every_reading():
+    rows = {**TABLE, **GENERATED}
+    assert len(rows) >= 90
+    assert {row.reading for row in GENERATED.values()} == {"mask", "last", "decoder"}
+    assert len({row.network for row in rows.values()}) >= 90
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "deberta-own-keys-convolution", "modernbert"])

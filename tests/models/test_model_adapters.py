@@ -228,6 +228,84 @@ def test_an_adapter_s_pickle_is_never_read(tmp_path, monkeypatch):
     one_line(caught)
 
 
+STARTS = {
+    "pissa": lambda: peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights="pissa"),
+    "olora": lambda: peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights="olora"),
+    "vb-lora, whose bank has a name in every layer": lambda: peft.VBLoRAConfig(
+        r=2, target_modules=["q_proj", "v_proj"], num_vectors=8, vector_length=2, topk=2
+    ),
+    "vb-lora, the chosen vectors alone": lambda: peft.VBLoRAConfig(
+        r=2, target_modules=["q_proj"], num_vectors=8, vector_length=2, topk=2, save_only_topk_weights=True
+    ),
+    "adaption prompt": lambda: peft.AdaptionPromptConfig(
+        adapter_len=3, adapter_layers=2, task_type="CAUSAL_LM"
+    ),
+    "layer norms": lambda: peft.LNTuningConfig(target_modules=["input_layernorm"], task_type="CAUSAL_LM"),
+    "trained tokens": lambda: peft.TrainableTokensConfig(
+        token_indices=[5, 7], target_modules=["embed_tokens"]
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", STARTS)
+def test_methods_that_start_from_the_base_or_share_their_weights(tmp_path, name, dtype):
+    """Put on in float32 where PEFT has no float64; and of each what it trains counts alone."""
+    base = save(LLAMA(), tmp_path / "base")
+    trained = peft.get_peft_model(LLAMA(), STARTS[name]())
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    trained.peft_config["default"].base_model_name_or_path = base
+    trained.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    loaded = load_pretrained(str(tmp_path / "adapter"), dtype, kind="causal")
+    assert {parameter.dtype for parameter in loaded.network.parameters()} == {getattr(torch, dtype)}
+    expected = logits_of(trained, [[6, 7, 8, 9]])
+    torch.testing.assert_close(
+        logits_of(loaded.network, [[6, 7, 8, 9]]).float(), expected, rtol=1e-5, atol=1e-6
+    )
+    counting = ParameterFilter().select(PromptModel(loaded.network, (5, 7)))
+    names = {n.removeprefix("base_model.model.") for n, p in trained.named_parameters() if p.requires_grad}
+    assert {n.removeprefix("network.") for n in counting} == names
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_adapter_of_a_resized_vocabulary_says_how_to_resize(tmp_path, whole):
+    base = save(LLAMA(), tmp_path / "base")
+    larger = LLAMA()
+    larger.resize_token_embeddings(43, mean_resizing=False)
+    config = peft.LoraConfig(
+        r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"] if whole else None
+    )
+    trained = peft.get_peft_model(larger, config)
+    trained.peft_config["default"].base_model_name_or_path = base
+    trained.save_pretrained(tmp_path / "adapter", save_embedding_layers=not whole)
+    with pytest.raises(
+        UserError, match=r"a table of 43 words .* its base has 40.*resize_token_embeddings\(43\)"
+    ) as caught:
+        load_pretrained(str(tmp_path / "adapter"), kind="causal")
+    one_line(caught)
+
+
+def test_prompt_learning_in_memory_is_refused():
+    config = peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    with pytest.raises(UserError, match="PromptTuning is one of prompt learning") as caught:
+        PromptModel(peft.get_peft_model(LLAMA(), config), (5, 7))
+    one_line(caught)
+
+
+def test_what_is_frozen_does_not_count():
+    network = LLAMA()
+    assert set(ParameterFilter().select(PromptModel(network.requires_grad_(False), (5, 7)))) == {
+        f"network.{name}" for name, _ in network.named_parameters()
+    }  # frozen whole, it is only being looked at
+    network.model.layers[1].requires_grad_(True)
+    counting = ParameterFilter().select(PromptModel(network, (5, 7)))
+    assert counting and all(".layers.1." in name for name in counting)
+
+
 def test_an_adapter_that_does_not_fit(tmp_path):
     base = save(GPT2(), tmp_path / "base")
     folder = str(adapted(GPT2(), tmp_path / "adapter", base))

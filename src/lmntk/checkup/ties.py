@@ -11,6 +11,7 @@ from torch import nn
 
 from lmntk.checkup.findings import Finding
 from lmntk.models.invariants import TIES
+from lmntk.models.vocabulary import head_of, head_weight, word_table
 
 LARGE = 64  # entries; smaller parameters may well be equal by their initialisation
 SHOWN = 3
@@ -65,13 +66,13 @@ def _equal(parameters: list[nn.Parameter]) -> Iterator[tuple[nn.Parameter, nn.Pa
 
 def _apart(network: Any, names: Mapping[nn.Parameter, list[str]]) -> list[Finding]:
     """Return a fault where the configuration ties the head to the embedding and they are two parameters."""
-    head = getattr(network, "get_output_embeddings", lambda: None)()
+    head = head_of(network)
     if hasattr(head, "modules_to_save"):  # peft's copy is trained, the original is what it was
         return []
     if head is None or not getattr(getattr(network, "config", None), "tie_word_embeddings", False):
         return []
-    weight: Any = getattr(head, "weight", None)
-    table: Any = getattr(network.get_input_embeddings(), "weight", None)
+    weight: Any = head_weight(network)
+    table: Any = word_table(network)
     # an adapter's layers have their weights further inside
     if weight not in names or table not in names or weight is table:
         return []

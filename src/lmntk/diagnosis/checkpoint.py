@@ -19,6 +19,7 @@ from lmntk.models.loading import Pretrained
 from lmntk.models.logit_model import ClassifierModel, LogitModel, PromptModel
 from lmntk.models.named_files import check_named_files
 from lmntk.models.state import frozen
+from lmntk.models.vocabulary import word_table
 from lmntk.models.weights import at_weights
 from lmntk.system.kept import DamagedError, load_tensors
 
@@ -231,7 +232,8 @@ def _difference(
     """
     base = pretrained.network
     device = next(base.parameters()).device
-    size = base.get_input_embeddings().weight.shape[0]
+    table = word_table(base)
+    size = 1 if table is None else len(table)
     ids = torch.randint(0, size, (1, PROBED_TOKENS), generator=torch.Generator().manual_seed(0)).to(device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if is_encoder_decoder(base):

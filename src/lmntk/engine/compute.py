@@ -25,6 +25,7 @@ from lmntk.models.filters import ParameterFilter
 from lmntk.models.fingerprint import fingerprint
 from lmntk.models.loading import Pretrained
 from lmntk.models.state import Batch
+from lmntk.models.vocabulary import is_tied
 from lmntk.prompts.encoding import PromptEncoder, encode_whole
 from lmntk.prompts.ensemble import EnsembleEncoder
 from lmntk.system.hashing import content_key, versions
@@ -85,8 +86,7 @@ class PromptedTexts:
             "templates": [str(template) for template in self.encoder.templates],
             "label_words": list(self.encoder.label_words),
             "difference": self.folds,
-            "tied": getattr(network.get_output_embeddings(), "weight", None)
-            is network.get_input_embeddings().weight,
+            "tied": is_tied(network),
             "parameters": self.parameters.as_dict(),
             "drop_noise": settings.drop_noise,
             "precision": settings.precision,

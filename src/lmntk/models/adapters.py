@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from lmntk.errors import UserError
+from lmntk.errors import UserError, one_line
 from lmntk.models.hub import Location, locate, looks_local
 from lmntk.models.named_files import INDEX, SINGLE, check_named_files
+from lmntk.models.vocabulary import head_weight, word_table
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -22,12 +23,16 @@ PICKLE_FILE = "adapter_model.bin"
 KINDS_OF_TASKS = {"CAUSAL_LM": "causal", "SEQ_2_SEQ_LM": "seq2seq", "SEQ_CLS": "classifier"}
 TASKS_WITHOUT_KIND = ("TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 PREFIX = "base_model.model."
+STARTS_FROM_BASE = ("pissa", "olora", "corda", "eva", "orthogonal", "lora_ga")
 HEADS = ("score.weight", "classifier.weight", "classifier.out_proj.weight")
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter's files, the base that they name, and its tensors' shapes by their names in the base."""
+    """An adapter's files, the base that they name, and its tensors' shapes by their names in the base.
+
+    ``starts_from_base`` says that PEFT first makes its start of the base's weights, for which it has no float64.
+    """
 
     name: str
     location: Location
@@ -35,6 +40,7 @@ class Adapter:
     base_revision: str | None
     kind: str | None
     shapes: dict[str, tuple[int, ...]]
+    starts_from_base: bool = False
 
     @property
     def classes(self) -> int | None:
@@ -83,6 +89,7 @@ def read_adapter(name: str, location: Location) -> Adapter:
         stored.get("revision"),
         KINDS_OF_TASKS.get(task),
         _shapes(name, location.folder / WEIGHTS_FILE),
+        str(stored.get("init_lora_weights")).startswith(STARTS_FROM_BASE),
     )
 
 
@@ -138,6 +145,9 @@ def put_adapter(adapter: Adapter, network: nn.Module, dtype: torch.dtype) -> nn.
     """
     peft = _peft(adapter.name)
     folder, base = str(adapter.location.folder), type(network).__name__
+    _check_vocabulary(adapter, network)
+    if adapter.starts_from_base:
+        _convert(network, torch.float32)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -147,8 +157,11 @@ def put_adapter(adapter: Adapter, network: nn.Module, dtype: torch.dtype) -> nn.
         raise UserError(
             f"adapter: cannot put {adapter.name!r} on its base, a {base}: {one_line(error)}"
         ) from error
+    tensors = model.state_dict(keep_vars=True)  # one may have several names, of which a file holds one
+    there = {id(tensor) for key, tensor in tensors.items() if key not in fit.missing_keys}
+    missing = [key for key in fit.missing_keys if id(tensors.get(key)) not in there]
     for keys, problem in (
-        (fit.missing_keys, "lacks"),
+        (missing, "lacks"),
         (fit.unexpected_keys, "has, and its base has no place for,"),
     ):
         if keys:
@@ -158,15 +171,39 @@ def put_adapter(adapter: Adapter, network: nn.Module, dtype: torch.dtype) -> nn.
                 "give its own base, with base"
             )
     adapted: nn.Module = model.get_base_model()
-    for parameter in adapted.parameters():
-        if parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtype)
+    _convert(adapted, dtype)
     return adapted
 
 
-def one_line(error: BaseException) -> str:
-    """Return an error's text in one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300]
+def _convert(network: nn.Module, dtype: torch.dtype) -> None:
+    for parameter in network.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+
+
+def _check_vocabulary(adapter: Adapter, network: nn.Module) -> None:
+    """Refuse an adapter that was trained on a resized vocabulary, and so brings larger tables than the base's.
+
+    Raises:
+        UserError: it is such.
+    """
+    tables = {"embeddings": word_table(network), "head": head_weight(network)}
+    shapes = {
+        name: tuple(parameter.shape) for name, parameter in network.named_parameters(remove_duplicate=False)
+    }
+    own = {
+        name
+        for name, parameter in network.named_parameters(remove_duplicate=False)
+        if any(parameter is each for each in tables.values())
+    }
+    for name, shape in adapter.shapes.items():
+        there = shapes.get(name)
+        if name in own and there is not None and shape != there:
+            raise UserError(
+                f"adapter: {adapter.name!r} brings a table of {shape[0]} words ({name}), and its base has {there[0]}: "
+                f"it was trained on a resized vocabulary; load the base, call resize_token_embeddings({shape[0]}), "
+                "save it with the adapter's tokenizer, and give that folder, with base"
+            )
 
 
 def _peft(name: str) -> Any:

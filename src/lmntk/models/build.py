@@ -14,6 +14,7 @@ from lmntk.models.logit_model import ClassifierModel, Features, HeadModel, Logit
 from lmntk.models.probe import frozen_features, linear_probe
 from lmntk.models.rounding import keeps_apart
 from lmntk.models.state import Batch
+from lmntk.models.vocabulary import head_of, head_weight, is_tied
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText, PromptEncoder, TextEncoder
 from lmntk.prompts.ensemble import EnsembleEncoder
@@ -122,11 +123,13 @@ def untie(pretrained: Pretrained) -> None:
     Raises:
         UserError: there is no such head, or an adapter is on it.
     """
-    decoder = pretrained.network.get_output_embeddings()
-    if decoder is None:
+    decoder = head_of(pretrained.network)
+    if decoder is None or head_weight(pretrained.network) is None:
         raise UserError(f"untie-head: {pretrained.name!r} has no head over a vocabulary; leave it out")
-    tied = decoder.weight is pretrained.network.get_input_embeddings().weight
-    if tied and dict(decoder.named_parameters(recurse=False)).get("weight") is not decoder.weight:
+    if (
+        is_tied(pretrained.network)
+        and dict(decoder.named_parameters(recurse=False)).get("weight") is not decoder.weight
+    ):
         raise UserError(
             f"untie-head: the adapter {pretrained.name!r} is on the tied head itself; leave it out"
         )

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from lmntk.errors import UserError
-from lmntk.models.adapters import Adapter, one_line, put_adapter
+from lmntk.errors import UserError, one_line
+from lmntk.models.adapters import Adapter, put_adapter
 from lmntk.models.hub import Location
-from lmntk.models.kinds import KINDS, auto_class, kind_of
+from lmntk.models.kinds import KINDS, auto_class, can_do_without_cache, kind_of
 from lmntk.models.named_files import check_named_files, check_types
+from lmntk.models.vocabulary import head_of, is_tied
 
 ADVICE = {
     "masked": "use a masked-LM checkpoint, or head mode",
@@ -93,7 +94,7 @@ class Checkpoint:
         if dtype == torch.float64:  # the grouped matrix product of mixtures of experts has no float64
             config._experts_implementation = "eager"
         with loading(f"model: cannot load {self.name!r} as a {KINDS[kind]} model"):
-            network, report = auto_class(kind).from_pretrained(
+            network, report = auto_class(kind, config).from_pretrained(
                 folder,
                 config=config,
                 dtype=dtype,
@@ -115,10 +116,12 @@ class Checkpoint:
             kind == "classifier" if needs_head is None else needs_head,
         )
         _clear(network, report["missing_keys"])
-        if kind in ("causal", "seq2seq"):
+        check_numbers(f"model: {self.name!r}", network)
+        if kind in ("causal", "seq2seq") and can_do_without_cache(network.config):
             network.config.use_cache = False
         if self.adapter is not None:
             network = put_adapter(self.adapter, network, dtype)
+            check_numbers(f"adapter: {self.adapter.name!r}", network)
         return network.eval(), kind, str(stored.get("dtype") or stored.get("torch_dtype") or "float32")
 
 
@@ -146,6 +149,23 @@ def _check_weights(name: str, network: Any, missing: Collection[str], kind: str,
         )
 
 
+def check_numbers(shown: str, network: nn.Module) -> None:
+    """Refuse weights that are no numbers: NaN, or infinite, but for a choice's logits (VB-LoRA: never chosen).
+
+    Raises:
+        UserError: there are some; the first parameter is named.
+    """
+    for name, parameter in network.named_parameters():
+        if (
+            parameter.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+            or not parameter.numel()
+        ):
+            continue
+        ends = torch.stack(torch.aminmax(parameter.detach()))  # both are NaN if one entry is
+        if bool(ends.isnan().any()) or (bool(ends.isinf().any()) and "vblora_logits" not in name):
+            raise UserError(f"{shown} has a weight that is not finite, in {name!r}; get an undamaged copy")
+
+
 def _in_head(network: Any, key: str) -> bool:
     """Return whether a weight is outside the base model.
 
@@ -153,9 +173,9 @@ def _in_head(network: Any, key: str) -> bool:
     """
     if network.base_model is not network:
         return not key.startswith(f"{network.base_model_prefix}.")
-    decoder = network.get_output_embeddings()
+    head = head_of(network)
     return any(
-        key.startswith(f"{name}.") for name, module in network.named_modules() if name and module is decoder
+        key.startswith(f"{name}.") for name, module in network.named_modules() if name and module is head
     )
 
 
@@ -164,14 +184,10 @@ def _tied_against_its_config(network: Any, stored: dict[str, Any]) -> list[str]:
 
     So transformers does with T5 1.1: its weights alone would give logits of no model that was ever trained.
     """
-    decoder, table = network.get_output_embeddings(), network.get_input_embeddings()
-    if (
-        stored.get("tie_word_embeddings") is not False
-        or decoder is None
-        or getattr(decoder, "weight", None) is not table.weight
-    ):
+    if stored.get("tie_word_embeddings") is not False or not is_tied(network):
         return []
-    return [f"{name}.weight" for name, module in network.named_modules() if module is decoder]
+    head = head_of(network)
+    return [f"{name}.weight" for name, module in network.named_modules() if module is head]
 
 
 def _clear(network: nn.Module, missing: Collection[str]) -> None:

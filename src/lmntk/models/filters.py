@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 
@@ -13,9 +12,12 @@ from lmntk.models.logit_model import HeadModel, LogitModel
 
 
 def has_adapter(model: nn.Module) -> bool:
-    """Return whether one of peft's adapter layers is among the modules; peft is not imported for it."""
-    layers = getattr(sys.modules.get("peft.tuners.tuners_utils"), "BaseTunerLayer", None)
-    return layers is not None and any(isinstance(module, layers) for module in model.modules())
+    """Return whether a module of peft's is among the modules; its methods share no base class."""
+    return any(
+        base.__module__.partition(".")[0] == "peft"
+        for module in model.modules()
+        for base in type(module).__mro__
+    )
 
 
 @dataclass(frozen=True)
@@ -36,24 +38,28 @@ class ParameterFilter:
     def select(self, model: LogitModel) -> dict[str, nn.Parameter]:
         """Return the chosen parameters by name, a tied one once.
 
-        Of a network with an adapter (LoRA, DoRA, IA3) only what the adapter trains is there to choose from.
+        What is frozen does not count: of a network with an adapter only what the adapter trains is there to
+        choose from. A network that is frozen whole, and has no adapter, is taken as if nothing were.
 
         Raises:
             UserError: a pattern that matches nothing, nothing left, or an adapter that is frozen whole.
         """
         everything = dict(model.named_parameters())
+        head = set(model.head.parameters()) if isinstance(model, HeadModel) else set()
+        trained = {name: p for name, p in everything.items() if p.requires_grad or p in head}
+        is_frozen = all(parameter in head for parameter in trained.values())
         if has_adapter(model):
             if any(getattr(module, "merged", False) is True for module in model.modules()):
                 raise UserError(
                     "parameters: the adapter is merged, so its own weights do nothing; "
                     "call unmerge_adapter() first"
                 )
-            head = set(model.head.parameters()) if isinstance(model, HeadModel) else set()
-            everything = {name: p for name, p in everything.items() if p.requires_grad or p in head}
-            if all(parameter in head for parameter in everything.values()):
+            if is_frozen:
                 raise UserError(
                     "parameters: the adapter is frozen, nothing is trained; load it with is_trainable=True"
                 )
+        if not is_frozen:
+            everything = trained
         for pattern in (*self.include, *self.exclude):
             if not any(fnmatchcase(name, pattern) for name in everything):
                 raise UserError(

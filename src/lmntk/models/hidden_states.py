@@ -14,45 +14,78 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lmntk.errors import ModelError, UserError, one_line
+from lmntk.models.configuration import setting
+from lmntk.models.kinds import can_do_without_cache, has_kind, kinds_of
+from lmntk.models.vocabulary import head_of, table_of
+
 NETWORK_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids")
 
 
 def without_wrapper(network: Any) -> Any:
-    """Return the network inside a ``PeftModel``, adapter and all; any other network as it is."""
+    """Return the network inside a ``PeftModel``, adapter and all; any other network as it is.
+
+    Raises:
+        UserError: what is trained is no part of that network.
+    """
     get_base_model = getattr(network, "get_base_model", None)
-    return network if get_base_model is None else get_base_model()
+    if get_base_model is None:
+        return network
+    config = getattr(network, "active_peft_config", None)
+    if getattr(config, "is_prompt_learning", False):
+        raise UserError(
+            f"adapter: {type(config).__name__.removesuffix('Config')} is one of prompt learning, which changes no "
+            "layer; use LoRA, DoRA or IA3"
+        )
+    return get_base_model()
 
 
 def is_encoder_decoder(network: Any) -> bool:
     """Return whether a network has an encoder and a decoder, as T5 and BART have."""
-    return bool(getattr(getattr(network, "config", None), "is_encoder_decoder", False))
+    return bool(setting(getattr(network, "config", None), "is_encoder_decoder", False))
 
 
 def is_decoder_only(network: Any) -> bool:
     """Return whether a network predicts the next token (GPT-2, Llama): a token sees those before it."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
-
     config = getattr(network, "config", None)
-    if config is None or is_encoder_decoder(network):
-        return False
-    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and (
-        type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_decoder
-    )
+    return config is not None and "causal" in kinds_of(config)
 
 
 def network_arguments(network: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return the arguments of the network's forward for a batch.
 
-    Decoder-only networks get positions that count real tokens, so that padding on the left changes nothing;
-    nobody gets a cache of keys and values.
+    Decoder-only networks get positions that count real tokens, so that padding on the left changes nothing; not
+    those of an encoder's family, which count from another number (RoBERTa). Nobody gets a cache of keys and
+    values who can do without.
     """
     accepted = inspect.signature(network.forward).parameters
     arguments: dict[str, Any] = {name: batch[name] for name in NETWORK_INPUTS if name in batch}
-    if "position_ids" in accepted and is_decoder_only(network):
+    if "position_ids" in accepted and is_decoder_only(network) and not has_kind(network.config, "masked"):
         arguments["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
-    if "use_cache" in accepted:
+    if "use_cache" in accepted and can_do_without_cache(network.config):
         arguments["use_cache"] = False
     return arguments
+
+
+def outputs_of(network: nn.Module, batch: Mapping[str, Tensor]) -> Any:
+    """Return what the network makes of a batch; see ``call``."""
+    return call(network, network_arguments(network, batch))
+
+
+def call(network: nn.Module, arguments: Mapping[str, Tensor]) -> Any:
+    """Return what the network makes of these arguments.
+
+    Raises:
+        ModelError: the network's own code fails; memory that runs out is not its fault.
+    """
+    try:
+        return network(**arguments)
+    except (ModelError, UserError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
+        if "memory" in str(error) or "CUDA" in str(error):
+            raise
+        raise ModelError(f"{type(network).__name__} cannot run a batch: {one_line(error)}") from error
 
 
 def source_of_hidden_states(network: Any) -> nn.Module | None:
@@ -61,7 +94,7 @@ def source_of_hidden_states(network: Any) -> nn.Module | None:
     It is the decoder or the base model by name, unless that is the network itself or holds the head (Llama 4's
     text model calls itself its decoder); then the child that looks the tokens up.
     """
-    head, table = network.get_output_embeddings(), network.get_input_embeddings()
+    head, table = head_of(network), table_of(network)
     named = (
         network.get_decoder()
         if is_encoder_decoder(network) or is_decoder_only(network)
@@ -78,7 +111,7 @@ def source_of_hidden_states(network: Any) -> nn.Module | None:
 def base_of(network: Any) -> nn.Module:
     """Return what makes the hidden states of a network that has no decoder of its own: its base model, else itself."""
     base: nn.Module = getattr(network, "base_model", network)
-    has_head = getattr(network, "get_output_embeddings", lambda: None)() is not None
+    has_head = head_of(network) is not None
     return (source_of_hidden_states(network) or base) if base is network and has_head else base
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lmntk.errors import UserError
+from lmntk.models.configuration import setting
 
 KINDS = {
     "masked": "masked-language-model",
@@ -51,11 +52,35 @@ def reading_of(kind: str, mode: str, decoder_only: bool) -> str:
     return HEAD_READING.get(kind, "last" if decoder_only else "first")
 
 
-def auto_class(kind: str) -> Any:
-    """Return the class of transformers that loads a kind."""
+def auto_class(kind: str, config: Any = None) -> Any:
+    """Return the class of transformers that loads a kind; a causal one may be filed under another.
+
+    So are listening models: text is the decoder-only part of what transformers calls sequence to sequence.
+    """
     import transformers
 
+    if kind == "causal" and config is not None and _is_filed_as_seq2seq(config):
+        kind = "seq2seq"
     return getattr(transformers, CLASSES[kind])
+
+
+def _is_filed_as_seq2seq(config: Any) -> bool:
+    """Return whether a configuration without encoder and decoder has a class among those only."""
+    return (
+        has_kind(config, "seq2seq")
+        and not has_kind(config, "causal")
+        and not setting(config, "is_encoder_decoder", False)
+    )
+
+
+def has_kind(config: Any, kind: str) -> bool:
+    """Return whether transformers files a class of this kind for a configuration's model."""
+    return type(config) in auto_class(kind)._model_mapping
+
+
+def can_do_without_cache(config: Any) -> bool:
+    """Return whether a model runs without a cache of keys and values: FSMT does not in float64, by its masks."""
+    return bool(setting(config, "model_type") != "fsmt")
 
 
 def kinds_of(config: Any) -> list[str]:
@@ -64,10 +89,13 @@ def kinds_of(config: Any) -> list[str]:
     An encoder is no causal model although transformers has a class for it: it would see the words that it is
     to predict.
     """
-    known = [kind for kind in KINDS if type(config) in auto_class(kind)._model_mapping]
-    if config.is_encoder_decoder:
+    known = [kind for kind in KINDS if has_kind(config, kind)]
+    if setting(config, "is_encoder_decoder", False):
         return [kind for kind in known if kind == "seq2seq"]
-    if "masked" in known and not getattr(config, "is_decoder", False):
+    if _is_filed_as_seq2seq(config):
+        return [*("causal" if kind == "seq2seq" else kind for kind in known)]
+    known = [kind for kind in known if kind != "seq2seq"]
+    if "masked" in known and not setting(config, "is_decoder", False):
         return [kind for kind in known if kind != "causal"]
     return known
 
@@ -81,7 +109,9 @@ def kind_of(config: Any, name: str, kind: str = "auto") -> str:
     known = kinds_of(config)
     architecture = (getattr(config, "architectures", None) or [""])[0]
     classifier = architecture.endswith("ForSequenceClassification")
-    if config.is_encoder_decoder and (kind == "classifier" or (kind == "auto" and classifier)):
+    if setting(config, "is_encoder_decoder", False) and (
+        kind == "classifier" or (kind == "auto" and classifier)
+    ):
         raise UserError(
             f"model: {name!r} is a {config.model_type} model, an encoder-decoder, which is not read as a "
             "classifier; use kind seq2seq and head mode"

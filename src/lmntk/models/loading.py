@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +14,14 @@ from torch import nn
 from lmntk.errors import UserError
 from lmntk.models.adapters import CONFIG_FILE, find_base, read_adapter
 from lmntk.models.checkpoint import Checkpoint, loading
+from lmntk.models.configuration import setting
 from lmntk.models.fingerprint import fingerprint
-from lmntk.models.hidden_states import is_decoder_only
+from lmntk.models.hidden_states import is_decoder_only, is_encoder_decoder
 from lmntk.models.hub import Location, locate, looks_local
 from lmntk.models.kinds import check_kind, reading_of
 from lmntk.models.named_files import check_named_files
+from lmntk.models.vocabulary import word_table
+from lmntk.prompts.tokenization import ROWS
 
 __all__ = ["DTYPES", "Pretrained", "fingerprint", "load_pretrained"]
 
@@ -44,23 +48,38 @@ class Pretrained:
 
     @property
     def pad_id(self) -> int:
-        """The id that fills batches up; where there is none, 0, which the attention mask hides.
+        """The id that fills batches up; where there is none with a row in the table, 0: the mask hides it.
 
         A decoder-only classifier finds the last token by its configuration's id, which therefore goes first.
         """
-        own, configured = self.tokenizer.pad_token_id, self.network.config.pad_token_id
+        own, configured = self.tokenizer.pad_token_id, setting(self.network.config, "pad_token_id")
         by_id = self.kind == "classifier" and is_decoder_only(self.network)
-        first_known = next(
-            (value for value in ((configured, own) if by_id else (own, configured)) if value is not None),
-            None,
-        )
-        return 0 if first_known is None else int(first_known)
+        if by_id and configured is not None:
+            return int(configured)
+        table = word_table(self.network)
+        rows = math.inf if table is None else len(table)
+        known = (value for value in (own, configured) if value is not None and 0 <= value < rows)
+        return int(next(known, 0))
 
     @property
     def decoder_start(self) -> int | None:
-        """The id with which an encoder-decoder's decoder starts, None where there is none."""
-        start = getattr(self.network.config, "decoder_start_token_id", None)
-        return None if start is None else int(start)
+        """The id with which an encoder-decoder's decoder starts, as its library generates; None: no decoder.
+
+        Raises:
+            UserError: no configuration names it.
+        """
+        if not is_encoder_decoder(self.network):
+            return None
+        generation = getattr(self.network, "generation_config", None)
+        for name in ("decoder_start_token_id", "bos_token_id"):
+            for holder in (self.network.config, generation):
+                start = setting(holder, name)
+                if start is not None:
+                    return int(start)
+        raise UserError(
+            f"model: {self.name!r} does not say with which token its decoder starts; "
+            "set decoder_start_token_id in its config.json"
+        )
 
     def reading(self, mode: str) -> str:
         """Return the token that a mode, prompt or head, reads: "mask", "first", "last" or "decoder".
@@ -143,7 +162,7 @@ def load_pretrained(
 
 
 def _tokenizer(name: str, location: Location, network: Any) -> Any:
-    """Return the tokenizer of a folder, cut to the length that the network has positions for."""
+    """Return the tokenizer of a folder, cut to the positions and the words that the network has rows for."""
     from transformers import AutoTokenizer
 
     check_named_files(name, location)
@@ -151,9 +170,12 @@ def _tokenizer(name: str, location: Location, network: Any) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             str(location.folder), local_files_only=True, trust_remote_code=False
         )
+    table = word_table(network)
+    if table is not None:
+        setattr(tokenizer, ROWS, len(table))
     with loading(f"model: cannot tell how long texts may be for {name!r}"):
-        positions = getattr(network.config, "max_position_embeddings", None)
-        if positions:
+        positions = setting(network.config, "max_position_embeddings")
+        if positions is not None and positions > 0:  # XLNet, which has no limit, says -1
             padding = _padding_of_positions(network)
             taken = 0 if padding is None else padding + 1  # RoBERTa counts from there
             tokenizer.model_max_length = min(tokenizer.model_max_length, positions - taken)
@@ -172,9 +194,10 @@ def _set_padding(name: str, network: Any, tokenizer: Any) -> None:
         UserError: neither the tokenizer nor the configuration names one.
     """
     config = network.config
-    if config.pad_token_id is not None or not is_decoder_only(network):
+    if setting(config, "pad_token_id") is not None or not is_decoder_only(network):
         return
-    ends = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
+    ends = setting(config, "eos_token_id")
+    ends = ends[0] if isinstance(ends, list) else ends
     for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id, ends):
         if candidate is not None:
             config.pad_token_id = int(candidate)

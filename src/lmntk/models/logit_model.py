@@ -15,20 +15,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lmntk.errors import UserError
+from lmntk.errors import ModelError, UserError
 from lmntk.models.hidden_states import (
     NETWORK_INPUTS,
     EncoderDecoder,
     base_of,
+    call,
     computing_rows,
     is_encoder_decoder,
-    network_arguments,
+    outputs_of,
     reading_one_position,
     source_of_hidden_states,
     without_wrapper,
 )
 from lmntk.models.invariants import READING
 from lmntk.models.rounding import same
+from lmntk.models.vocabulary import head_of, is_tied
 from lmntk.prompts.batching import members
 
 Features = Literal["read", "pooled", "mean"]
@@ -94,7 +96,7 @@ class LogitModel(nn.Module):
     def _call(self, text: Mapping[str, Tensor]) -> Any:
         """Return what the user's network makes of one text, given its tokens alone."""
         (network,) = self.users
-        return network(**{name: text[name] for name in NETWORK_INPUTS if name in text})
+        return call(network, {name: text[name] for name in NETWORK_INPUTS if name in text})
 
     def fold(self, logits: Tensor) -> Tensor:
         """Return logits [n, 2] as their difference [n, 1] if the model is one of differences."""
@@ -123,8 +125,7 @@ class PromptModel(LogitModel):
         users, network = network, without_wrapper(network)
         outputs = len(label_ids) if label_weights is None else len(label_weights)
         super().__init__(network, outputs, difference, users)
-        decoder = network.get_output_embeddings()
-        if decoder is None:
+        if head_of(network) is None:
             raise UserError(
                 f"model: {type(network).__name__} has no head over a vocabulary; "
                 "use a language model, or head mode"
@@ -140,8 +141,7 @@ class PromptModel(LogitModel):
 
     def _linear_decoder(self) -> nn.Linear | None:
         """Return the head's linear layer if it is a plain one, of which single rows can be computed."""
-        network: Any = self.network
-        decoder = network.get_output_embeddings()
+        decoder = head_of(self.network)
         return decoder if isinstance(decoder, nn.Linear) else None
 
     def selected_rows(self) -> Mapping[nn.Module, Tensor]:
@@ -179,7 +179,7 @@ class PromptModel(LogitModel):
         first = members(batch)[0]
         self.prepare(batch)
         with reading_one_position(self._source(), first["read_position"]) as read:
-            return read(self.network(**network_arguments(self.network, first)).logits)
+            return read(outputs_of(self.network, first).logits)
 
     def prepare(self, batch: Mapping[str, Tensor]) -> None:
         """Find out, once, how little of the network has to be computed for the same logits.
@@ -199,26 +199,26 @@ class PromptModel(LogitModel):
         self.prepare(batch)
         return self._read(batch, self._source(), bool(self._rows_suffice))
 
-    def _try(self, batch: Mapping[str, Tensor]) -> tuple[tuple[nn.Module | None], bool]:
+    def _try(self, batch: Mapping[str, Tensor]) -> tuple[tuple[nn.Module | None] | None, bool]:
         """Return which module is cut and whether rows suffice, of the cheapest way that gives a text the same logits.
 
         A cut has no effect where a network calls its parts otherwise; rows do not suffice where one uses the
-        decoder's weight without calling the decoder, or adds to its output itself.
+        decoder's weight without calling the decoder, or adds to its output itself. The first is None where this
+        batch does not tell, its logits being no numbers.
         """
         source, has_rows = source_of_hidden_states(self.network), self._linear_decoder() is not None
         with torch.no_grad():
             whole = self._read(batch, None, False)
+            if not bool(torch.isfinite(whole).all()):
+                return None, False
             for cut, rows in ((source, True), (None, True), (source, False)):
                 if (rows and not has_rows) or (cut is None and source is None and not rows):
                     continue
                 try:
                     logits = self._read(batch, cut, rows)
-                except (RuntimeError, IndexError):
+                except (RuntimeError, IndexError, ModelError):
                     continue
-                is_sound = bool(
-                    torch.isfinite(whole).all()
-                )  # else there is nothing to compare; it is said later
-                if logits.shape == whole.shape and (not is_sound or same(logits, whole)):
+                if logits.shape == whole.shape and same(logits, whole):
                     return (cut,), rows
         return (None,), False
 
@@ -226,7 +226,7 @@ class PromptModel(LogitModel):
         decoder = self._linear_decoder() if only_rows else None
         rows = nullcontext() if decoder is None else computing_rows(self.network, decoder, self.label_ids)
         with reading_one_position(source, batch["read_position"]) as read, rows:
-            logits = read(self.network(**network_arguments(self.network, batch)).logits)
+            logits = read(outputs_of(self.network, batch).logits)
         return logits[:, self.label_ids] if decoder is None else logits
 
 
@@ -273,7 +273,7 @@ class HeadModel(LogitModel):
 
     def features(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the features h(x) [n, i]."""
-        return self._features_of(self.network(**network_arguments(self.network, batch)), batch)
+        return self._features_of(outputs_of(self.network, batch), batch)
 
     def _features_of(self, output: Any, batch: Mapping[str, Tensor]) -> Tensor:
         if self.kind == "pooled":
@@ -324,7 +324,7 @@ class ClassifierModel(LogitModel):
 
     def unfolded(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the logits [n, c] of every class."""
-        logits: Tensor = self.network(**network_arguments(self.network, batch)).logits
+        logits: Tensor = outputs_of(self.network, batch).logits
         return logits
 
     def plain(self, text: Mapping[str, Tensor]) -> tuple[Tensor, float]:
@@ -339,9 +339,8 @@ def untie_head(network: Any) -> None:
     Tied, the one weight's gradient has the cross terms of both uses; untied, embedding and decoder count
     apart, as in the reference.
     """
-    decoder = network.get_output_embeddings()
-    embedding = network.get_input_embeddings()
-    if decoder.weight is embedding.weight:
+    decoder: Any = head_of(network)
+    if is_tied(network):
         decoder.weight = nn.Parameter(
             copy.deepcopy(decoder.weight.detach()), requires_grad=decoder.weight.requires_grad
         )

@@ -123,6 +123,7 @@ class Assembly:
                 f"example {example.text_a[:40]!r} has no token, and neither has the prompt around it: "
                 "take the example out, or use a prompt with words of its own"
             )
+        self._pieces.check_rows(ids)
         return EncodedText(
             ids=tuple(ids),
             read_position=self._layout.read_position(len(ids), mask),

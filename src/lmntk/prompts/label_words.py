@@ -138,6 +138,7 @@ def _tokens_of(pieces: PieceEncoder, word: str) -> list[int]:
             f"label word {word!r} is 0 tokens for this tokenizer (nothing), not one: "
             "choose a word that is one token"
         )
+    pieces.check_rows(ids)
     return ids
 
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _SPACE_MARKS = ("▁", "Ġ")
 _SENTINEL = "<extra_id_0>"
+ROWS = "rows_of_the_network"  # set on a tokenizer: how many words the network has a row for
 _UNMATCHABLE = "\U0010ffff\U0010fffe"  # two code points that Unicode reserves as "not a character"
 
 
@@ -57,6 +58,7 @@ class PieceEncoder:
         mask: the mask's id, or None.
         sentinel: the id of T5's ``<extra_id_0>``, which stands for a gap in the text, or None.
         unknown: the unknown token's id, or None.
+        rows: how many ids the network has a row for, or None where that is not known.
         has_token_types: whether the model is given token types 0 and 1.
         name: the tokenizer's class, for messages.
         digest: sha256 of everything that decides how text becomes ids.
@@ -70,6 +72,7 @@ class PieceEncoder:
                 "save it as a tokenizer.json and load it from there"
             )
         self.name = type(tokenizer).__name__
+        self.rows: int | None = getattr(tokenizer, ROWS, None)
         self.unknown: int | None = tokenizer.unk_token_id
         self.mask: int | None = tokenizer.mask_token_id
         known = tokenizer.convert_tokens_to_ids(_SENTINEL)
@@ -112,6 +115,20 @@ class PieceEncoder:
         stand_in = [] if self.unknown is None else [self.unknown]
         known = ([each] if each not in self._special_ids else stand_in for each in ids)
         return [each for part in known for each in part]
+
+    def check_rows(self, ids: Sequence[int]) -> None:
+        """Refuse an id that the network has no row for.
+
+        Raises:
+            UserError: there is one, as where a word was added to the tokenizer alone.
+        """
+        if self.rows is None or not ids or max(ids) < self.rows:
+            return
+        largest = max(ids)
+        raise UserError(
+            f"token {self.tokens([largest])[0]!r} has the id {largest} in the tokenizer, and the model has rows for "
+            f"{self.rows} words; call resize_token_embeddings on the model, or take the token out of the tokenizer"
+        )
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """Return the vocabulary's strings for ``ids``."""

@@ -74,6 +74,9 @@ def transposed_linear(use: Use) -> Iterator[tuple[nn.Parameter, Factors]]:
 
 
 def _dense_linear(use: Use, transposed: bool) -> Iterator[tuple[nn.Parameter, Factors]]:
+    sizes = (use.inputs.shape[-1], use.output_gradients.shape[-1])
+    if tuple(use.module.weight.shape) != (sizes if transposed else sizes[::-1]):
+        raise ValueError("a subclass that multiplies something else than its weight with its input")
     inputs, gradients = drop_empty_uses(use.inputs, use.output_gradients)
     yield use.module.weight, OuterFactors(inputs, gradients, transposed)
     if use.module.bias is not None:

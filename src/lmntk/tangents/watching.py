@@ -31,12 +31,12 @@ class Record:
     outputs: list[Tensor]  # floating-point tensors among the outputs, detached
     # of each output, by logit; a missing one is zero
     gradients: list[dict[int, Tensor]] = field(default_factory=list)
-    # the outputs from which on gradients are asked for
-    leaves: dict[int, Tensor] = field(default_factory=dict)
     is_relative_positions: bool = False
+    versions: list[int] = field(default_factory=list)  # of the outputs; a change in place counts one up
 
     def __post_init__(self) -> None:
         self.gradients = [{} for _ in self.outputs]
+        self.versions = [output._version for output in self.outputs]
 
     @property
     def has_gradient(self) -> bool:
@@ -68,6 +68,25 @@ class Record:
         return lifted
 
 
+class _HandOn(torch.autograd.Function):
+    """A tensor handed on, the same numbers, that may be changed in place: neither a leaf nor a view.
+
+    With a seed a path begins here: the output seems to depend on it, so that a gradient is asked for. A leaf that
+    asks for one itself may not be changed in place, as some networks do with their embeddings.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, seed: Tensor | None) -> Tensor:
+        """Return the output; the seed's value has no influence."""
+        ctx.begins = seed is not None
+        return output.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradient; nobody reads the seed's: the output's is caught on the way."""
+        return (None, gradients[0].new_zeros(())) if ctx.begins else (gradients[0], None)
+
+
 class Watch:
     """All that one forward pass leaves behind; ``logit`` is the one that is being differentiated."""
 
@@ -75,6 +94,7 @@ class Watch:
         self.count = count
         self.logit = 0
         self.records: list[Record] = []
+        self._seeds: list[Tensor] = []
 
     def add(self, record: Record, outputs: Sequence[Tensor]) -> list[Tensor]:
         """Keep a record; return the outputs to hand on, those that start a path asking for a gradient."""
@@ -82,13 +102,14 @@ class Watch:
         for index, output in enumerate(outputs):
             # nothing before it asks for a gradient (it may itself: gradient checkpointing sees to that)
             if output.is_leaf:
-                output = output.detach().requires_grad_()
-                record.leaves[index] = output
-            else:
-                # one output may be made of another: the hook is to see only what comes from outside
-                if len(outputs) > 1:
-                    output = output.view_as(output)
-                output.register_hook(self._keeper(record.gradients[index]))  # type: ignore[no-untyped-call]
+                seed = output.new_zeros(()).requires_grad_()
+                self._seeds.append(seed)
+                output = _HandOn.apply(output, seed)  # type: ignore[no-untyped-call]
+            # a view that is changed in place loses its hook; and one output may be made of another, where the hook
+            # is to see only what comes from outside
+            elif output._is_view() or len(outputs) > 1:
+                output = _HandOn.apply(output, None)  # type: ignore[no-untyped-call]
+            output.register_hook(self._keeper(record.gradients[index]))  # type: ignore[no-untyped-call]
             handed.append(output)
         self.records.append(record)
         return handed
@@ -101,18 +122,14 @@ class Watch:
 
     def differentiate(self, logits: Tensor, direct: Sequence[nn.Parameter] = ()) -> list[list[Tensor | None]]:
         """Run one backward pass a logit; returns the gradients of ``direct``, logit by logit."""
-        leaves = [(record, index, leaf) for record in self.records for index, leaf in record.leaves.items()]
         gradients: list[list[Tensor | None]] = []
         for logit in range(logits.shape[1]):
             self.logit = logit
-            asked = [*(leaf for _, _, leaf in leaves), *direct]
+            asked = [*self._seeds, *direct]
             at_asked = torch.autograd.grad(
                 logits[:, logit].sum(), asked, retain_graph=logit + 1 < logits.shape[1], allow_unused=True
             )
-            for (record, index, _), gradient in zip(leaves, at_asked, strict=False):
-                if gradient is not None:
-                    record.gradients[index][logit] = gradient
-            gradients.append(list(at_asked[len(leaves) :]))
+            gradients.append(list(at_asked[len(self._seeds) :]))
         return gradients
 
 
@@ -127,6 +144,8 @@ def watched(modules: Iterable[nn.Module], watch: Watch) -> Iterator[None]:
 
 def _keeper(watch: Watch) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]:
     def keep(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> Any:
+        if not torch.is_grad_enabled():  # autograd does not come here
+            return output
         flat, structure = tree_flatten(output)
         indices = [
             index for index, each in enumerate(flat) if isinstance(each, Tensor) and each.is_floating_point()

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmntk.errors import UserError
+from lmntk.errors import UserError, one_line
 from lmntk.system.notices import say
-from lmntk.tasks.rows import Row, listed, one_line, text_lines
+from lmntk.tasks.rows import Row, listed, text_lines
 
 _SEPARATORS = (",", "\t", ";")
 _NAMES = {",": "commas", "\t": "tabs", ";": "semicolons"}

@@ -8,9 +8,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from lmntk.errors import UserError
+from lmntk.errors import UserError, one_line
 from lmntk.tasks.delimited import delimited_rows
-from lmntk.tasks.rows import Row, Table, missing, one_line, shown_value, text_lines
+from lmntk.tasks.rows import Row, Table, missing, shown_value, text_lines
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 """File endings that can be read; all but Parquet also with ``.gz`` behind."""

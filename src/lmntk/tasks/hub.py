@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmntk.errors import UserError
+from lmntk.errors import UserError, one_line
 from lmntk.system.notices import say
 from lmntk.tasks.data import TaskData
 from lmntk.tasks.formats import FORMATS, load_saved, table_of
 from lmntk.tasks.labelled import hides_labels
-from lmntk.tasks.rows import Table, listed, missing, one_line
+from lmntk.tasks.rows import Table, listed, missing
 from lmntk.tasks.tables import PLAIN_COLUMNS, Columns, task_data
 
 _TEST_SPLITS = ("test", "validation", "validation_matched", "test_matched", "dev")
@@ -134,7 +134,7 @@ def _load_message(name: str, config: str | None, error: BaseException) -> str:
             "go online once, or give local files"
         )
     asked = f"dataset {name!r}" + (f", configuration {config!r}" if config else "")
-    return f"{asked}: cannot be loaded ({one_line(error)[:300]})"
+    return f"{asked}: cannot be loaded ({one_line(error)})"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmntk.errors import UserError
+from lmntk.errors import UserError, one_line
 
 _SHOWN = 8
 
@@ -75,11 +75,6 @@ def listed(names: Any) -> str:
     names = [str(name) for name in names]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return (", ".join(names[:_SHOWN]) + more) or "none"
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's text with line breaks made blanks."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _inside(folder: Path) -> str:
