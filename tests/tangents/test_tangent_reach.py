@@ -101,7 +101,7 @@ FIXED = {
     "linear": (lambda: FixedLinear(4, 4), ["weight", "bias"]),
     "norm": (lambda: FixedNorm(4), ["weight", "bias"]),
     "weight": (lambda: FixedWeight(4, 4), ["weight"]),
-    "part": (FixedPart, ["inner.weight", "inner.bias"]),
+    "part": (FixedPart, []),  # what watches it runs where autograd does not go, and captures nothing
     "parameter": (FixedParameter, []),  # captured by autograd alone, which finds nothing
     "two uses": (lambda: TwoUses(4, 4), []),
     "shared use": (SharedUse, []),
