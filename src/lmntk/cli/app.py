@@ -93,6 +93,13 @@ def main() -> None:
             raise
         print(f"lmntk: {line}", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        print(
+            "lmntk: there is not so much memory; ask for less, or for a smaller --batch-size", file=sys.stderr
+        )
+        sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("lmntk: interrupted; run the same command again to resume", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -75,13 +76,14 @@ class FieldOption:
         elif kinds == {str, tuple}:
             annotation = list[str] | None  # given once or several times
         else:
-            annotation = (str if tuple in kinds else kinds.pop()) | None
+            # the configuration makes the path: an empty one must not become the folder that one is in
+            annotation = (str if tuple in kinds or Path in kinds else kinds.pop()) | None
         default = self._shown_default()
         option = typer.Option(
             self.flag,
             help=self.help,
             rich_help_panel=self.group,
-            metavar=self.extra.get("metavar", LIST if takes_list else None),
+            metavar=self.extra.get("metavar", LIST if takes_list else "PATH" if Path in kinds else None),
             show_default=self.extra.get("unset", default is not None and not self.is_switch),
         )
         return inspect.Parameter(

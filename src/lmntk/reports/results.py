@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -101,6 +103,12 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     )
 
 
+def plain_markdown(text: str) -> str:
+    """Return a text as Markdown that shows it: no tags, no cells and no lines of its own."""
+    shown = " ".join(html.escape(str(text), quote=False).split())
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", shown) if re.search(r"[<>|`\[]", text) else shown
+
+
 def summary_markdown(
     rows: Sequence[Mapping[str, Any]],
     titles: Mapping[str, str],
@@ -114,12 +122,14 @@ def summary_markdown(
         lines += [
             "## Does fine-tuning behave like its kernel?",
             "",
-            *(f"* {sentence}" for sentence in verdicts),
+            *(f"* {plain_markdown(sentence)}" for sentence in verdicts),
             "",
             "## Accuracy",
             "",
         ]
     if rows:
+        titles = {name: plain_markdown(title) for name, title in titles.items()}
+        titles |= {row["task"]: titles.get(row["task"], plain_markdown(row["task"])) for row in rows}
         header, body = summary_table(rows, titles)
         lines += [
             f"Test metric x 100, mean (population standard deviation) over the splits {', '.join(map(str, seeds))}; each method's",
@@ -135,12 +145,12 @@ def summary_markdown(
         ]
         notes = sorted({f"{row['task']}, {row['method']}: {note}" for row in rows for note in row["notes"]})
         if notes:
-            lines += ["", "## Notes", "", *(f"* {note}" for note in notes)]
+            lines += ["", "## Notes", "", *(f"* {plain_markdown(note)}" for note in notes)]
     lines += [
         "",
         "## Where this comes from",
         "",
-        *(f"* {name}: {value}" for name, value in facts.items()),
+        *(f"* {plain_markdown(name)}: {plain_markdown(value)}" for name, value in facts.items()),
         "",
     ]
     return "\n".join(lines)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lmntk.experiment.configuration.parts import Part, parts_of
+from lmntk.experiment.configuration.parts import MOST_RANK, Part, parts_of
 
 Optimizer = Literal["sgd", "adamw", "signgd"]
 SELDOM = {"no_option": "it is seldom another one, and then the file says so"}
@@ -49,7 +49,9 @@ class FineTuning(Part):
         json_schema_extra=dict(SELDOM),
     )
     linearized: bool = Field(default=False, description="train the linearized model as well")
-    lora_rank: int | None = Field(default=None, gt=0, description="train a fresh LoRA of this rank")
+    lora_rank: int | None = Field(
+        default=None, gt=0, le=MOST_RANK, description="train a fresh LoRA of this rank"
+    )
     lora_alpha: float = Field(
         default=16.0, gt=0, description="LoRA's scale is this over its rank", json_schema_extra=dict(SELDOM)
     )

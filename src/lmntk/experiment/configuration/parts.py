@@ -10,14 +10,17 @@ Beside pydantic's own, a field says in ``json_schema_extra`` how the command lin
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from lmntk.errors import UserError
 from lmntk.system.memory import parse_bytes
 
 Value = TypeVar("Value")
+MOST_RANK = 65536  # of LoRA: more than any layer is wide
 Kind = Literal["auto", "masked", "causal", "seq2seq", "classifier"]
 Formula = Literal["sgd", "signgd", "asigngd"]
 
@@ -44,6 +47,20 @@ def several(value: Any) -> Any:
 Several = Annotated[tuple[Value, ...], BeforeValidator(several)]
 
 
+def _types_in(annotation: Any) -> set[Any]:
+    """Return the types that an annotation mentions."""
+    return {annotation} | {kind for part in get_args(annotation) for kind in _types_in(part)}
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield the values in lists and tables, or the one that is neither."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else None
+    if parts is None:
+        yield value
+    for part in parts or ():
+        yield from _leaves(part)
+
+
 class Part(BaseModel):
     """Fields of a configuration that belong together, and the heading that their options stand under."""
 
@@ -51,6 +68,21 @@ class Part(BaseModel):
 
     # built when it is first used: --help asks for the fields alone
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _are_of_their_kind(cls, values: Any) -> Any:
+        """Refuse what pydantic would take for something else: true for 1, an empty path for the folder that one is in."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            kinds = set() if field is None else _types_in(field.annotation)
+            if not kinds or any(isinstance(kind, type) and issubclass(kind, Part) for kind in kinds):
+                continue  # a table of its own looks into itself
+            if not kinds & {bool, Any} and any(isinstance(leaf, bool) for leaf in _leaves(value)):
+                raise UserError(f"{name}: true and false are no values of it (given: {value!r})")
+            if Path in kinds and isinstance(value, str) and not value.strip():
+                raise UserError(f"{name}: the path is empty; name a folder or a file")
+        return values
 
 
 class Source(Part):

@@ -11,6 +11,7 @@ from lmntk.experiment.configuration.parts import (
     LABEL_WORDS,
     LABEL_WORDS_REDUCE,
     MAX_LENGTH,
+    MOST_RANK,
     TEMPLATE,
     Computation,
     Kernels,
@@ -82,6 +83,6 @@ class FactorKernels(KernelFolder, Kernels, NamedParameters):
         json_schema_extra={"metavar": "ROWS,COLUMNS"},
     )
     lora_rank: int | None = Field(
-        default=None, gt=0, description="of the factors: LoRA's kernel at its start, B = 0"
+        default=None, gt=0, le=MOST_RANK, description="of the factors: LoRA's kernel at its start, B = 0"
     )
     seed: int = Field(default=0, description="of LoRA's random A")

@@ -98,7 +98,8 @@ class RayCluster:
         try:
             check_reachable(self.address)
             ray.init(address=self.address, **quiet)
-        except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
+        except (Exception, SystemExit) as error:  # whose own processes are killed at start, Ray raises either
+            ray.shutdown()
             if self.address is None:
                 raise UserError(
                     f"engine: Ray does not start here ({_reason(error)}); leave --engine out"
