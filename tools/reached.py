@@ -80,8 +80,8 @@ def statement(code: str, line: int) -> tuple[int, int]:
     return best
 
 
-def measured(copy: Path, folders: Sequence[str], modules: Sequence[str]) -> Unchanged:
-    """Run the quick tests of folders once, as the code is, and return what they reach.
+def measured(copy: Path, tests: Sequence[str], modules: Sequence[str]) -> Unchanged:
+    """Run quick tests once, as the code is, and return what they reach of modules; ``tests`` are as pytest takes them.
 
     Raises:
         SystemExit: a test fails.
@@ -90,12 +90,12 @@ def measured(copy: Path, folders: Sequence[str], modules: Sequence[str]) -> Unch
 
     def child() -> int:
         watch = Watch(copy, modules)
-        code = pytest.main([*ARGUMENTS, *(f"tests/{name}" for name in folders)], plugins=[watch])
+        code = pytest.main([*ARGUMENTS, *tests], plugins=[watch])
         answer.write_text(json.dumps(asdict(watch.unchanged())))
         return int(code)
 
     if code := forked(copy, child, 7200):
-        sys.exit(f"{', '.join(folders)}: the tests fail on the code as it is ({code}); mend that first")
+        sys.exit(f"{' '.join(tests)}: the tests fail on the code as it is ({code}); mend that first")
     return Unchanged(**json.loads(answer.read_text()))
 
 
