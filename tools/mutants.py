@@ -134,7 +134,7 @@ def tried(copy: Path, unchanged: reached.Unchanged, mutant: Mutant) -> dict[str,
     path = copy / mutant.module
     code = path.read_text()
     changed = mutated(code, mutant)
-    names = unchanged.order(mutant.module, code, mutant.line)
+    names = unchanged.order(copy, mutant.module, mutant.line)
     begun = reached.processor_seconds()
     path.write_text(changed)
     caught = reached.failing(copy, unchanged, names)
