@@ -1,7 +1,7 @@
 """Run tests in a forked process, and tell which of them reach a line: those alone can notice a change of it.
 
-The code is run once unchanged, under coverage.py, which writes down each line that a test reaches. A test of the same file that does not
-reach a line may still look at what another one left (a fixture, a cache), so it counts too, but later.
+The code is run once unchanged, under coverage.py, which writes down each line that a test reaches. What a fixture reaches counts for all
+tests of its file.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -36,29 +37,57 @@ class Unchanged:
     seconds: dict[str, float]
     lines: dict[str, dict[str, list[int]]]
 
-    def order(self, module: str, code: str, line: int) -> list[str]:
+    def order(self, copy: Path, module: str, line: int) -> list[str]:
         """Return the tests that can notice a change, the quickest that reach it first.
 
-        What runs when a module is imported is noticed by any test. So may be what no test reaches in its own process.
+        What runs as a module is imported is noticed where its name is used. What no test reaches in its own process may be noticed by any.
         """
         names = list(self.seconds)
-        lines = self.lines.get(module, {})
-        of_module = {number for numbers in lines.values() for number in numbers}
-        first, last = statement(code, line)
-        reaching = {number for at in range(first, last + 1) for number in lines.get(str(at), ())}
-        if not first or not reaching:
-            reaching, files = of_module, {_file(name) for name in names}
-        else:
-            files = {_file(names[number]) for number in reaching}
+        first, last = statement((copy / module).read_text(), line)
+        places = (
+            [(module, at) for at in range(first, last + 1)]
+            if first
+            else users(copy, list(self.lines), module, line)
+        )
+        reaching = {number for file, at in places for number in self.lines.get(file, {}).get(str(at), ())}
         chosen = [
-            (_file(name), number not in reaching, self.seconds[name], name)
-            for number, name in enumerate(names)
+            (_file(names[number]), self.seconds[names[number]], names[number])
+            for number in reaching or range(len(names))
         ]
-        cost = {
-            file: sum(s for of, later, s, _ in chosen if of == file and not later) or 1e9 for file in files
-        }
-        kept = sorted(row for row in chosen if row[0] in files)
-        return [name for *_, name in sorted(kept, key=lambda row: (cost[row[0]], row))]
+        cost = {file: sum(seconds for of, seconds, _ in chosen if of == file) for file, *_ in chosen}
+        return [name for *_, name in sorted(chosen, key=lambda row: (cost[row[0]], row))]
+
+
+def users(copy: Path, modules: Sequence[str], module: str, line: int) -> list[tuple[str, int]]:
+    """Return the lines that name what the statement at a module's line makes, and so on; of a class its own lines too."""
+    codes = {name: (copy / name).read_text() for name in {*modules, module} if name.endswith(".py")}
+    outer = {name: ast.parse(code).body for name, code in codes.items()}
+    changed = next(node for node in outer[module] if line <= (node.end_lineno or 0))
+    places = [(module, at) for at in range(changed.lineno, (changed.end_lineno or 0) + 1)]
+    waiting, known = _names(changed), set()
+    while waiting:
+        known.add(name := waiting.pop())
+        word = re.compile(rf"\b{name}\b")
+        for file, code in codes.items():
+            found = [at for at, text in enumerate(code.splitlines(), 1) if word.search(text)]
+            places += [(file, at) for at in found]
+            makers = [
+                node
+                for node in outer[file]
+                if any(node.lineno <= at <= (node.end_lineno or 0) for at in found)
+            ]
+            makers = [node for node in makers if isinstance(node, ast.Assign | ast.AnnAssign)]
+            waiting |= {made for node in makers for made in _names(node)} - known
+    return places
+
+
+def _names(node: ast.stmt) -> set[str]:
+    """Return the names that a statement makes."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return {node.name}
+    return {
+        part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
+    }
 
 
 def statement(code: str, line: int) -> tuple[int, int]:
@@ -80,8 +109,8 @@ def statement(code: str, line: int) -> tuple[int, int]:
     return best
 
 
-def measured(copy: Path, folders: Sequence[str], modules: Sequence[str]) -> Unchanged:
-    """Run the quick tests of folders once, as the code is, and return what they reach.
+def measured(copy: Path, tests: Sequence[str], modules: Sequence[str]) -> Unchanged:
+    """Run quick tests once, as the code is, and return what they reach of modules; ``tests`` are as pytest takes them.
 
     Raises:
         SystemExit: a test fails.
@@ -90,12 +119,12 @@ def measured(copy: Path, folders: Sequence[str], modules: Sequence[str]) -> Unch
 
     def child() -> int:
         watch = Watch(copy, modules)
-        code = pytest.main([*ARGUMENTS, *(f"tests/{name}" for name in folders)], plugins=[watch])
+        code = pytest.main([*ARGUMENTS, *tests], plugins=[watch])
         answer.write_text(json.dumps(asdict(watch.unchanged())))
         return int(code)
 
     if code := forked(copy, child, 7200):
-        sys.exit(f"{', '.join(folders)}: the tests fail on the code as it is ({code}); mend that first")
+        sys.exit(f"{' '.join(tests)}: the tests fail on the code as it is ({code}); mend that first")
     return Unchanged(**json.loads(answer.read_text()))
 
 
@@ -126,9 +155,14 @@ class Watch:
         self.coverage.start()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """Begin with a test."""
-        self.coverage.switch_context(nodeid)
+        """Begin with a test; its fixtures may be those of all tests in the file."""
+        self.coverage.switch_context(f"{_file(nodeid)}::")
         self.begun = time.process_time()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> None:
+        """Begin with its body."""
+        self.coverage.switch_context(item.nodeid)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         """End with it."""
@@ -138,10 +172,12 @@ class Watch:
     def unchanged(self) -> Unchanged:
         """Return what was written down."""
         self.coverage.stop()
-        data, number = self.coverage.get_data(), {name: at for at, name in enumerate(self.seconds)}
+        data, number = self.coverage.get_data(), {name: [at] for at, name in enumerate(self.seconds)}
+        for at, name in enumerate(self.seconds):
+            number.setdefault(f"{_file(name)}::", []).append(at)
         lines = {
             str(Path(file).relative_to(self.copy)): {
-                str(line): sorted(number[name] for name in names if name in number)
+                str(line): sorted({at for name in names for at in number.get(name, ())})
                 for line, names in data.contexts_by_lineno(file).items()
             }
             for file in data.measured_files()

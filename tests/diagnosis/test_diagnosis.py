@@ -290,6 +290,16 @@ def test_sign_descent_is_emulated():
     assert unknown.emulation is None
 
 
+def test_features_are_those_of_64_train_texts_of_all_classes():
+    parts = {"train": clusters(70, 2, 1), "dev": clusters(6, 2, 2), "test": clusters(6, 2, 3)}
+    examples, labels = ({side: part[i] for side, part in parts.items()} for i in (0, 1))
+    model = Mlp(8, 1)
+    weights = {name: p.detach() * 1.01 for name, p in model.named_parameters()}
+    found = diagnose(model, LabelledExamples(examples, labels), FineTuning(weights))
+    assert found.numbers["feature_texts"] == 64
+    assert found.kernels["labels"] == [0] * 32 + [1] * 32
+
+
 def test_kernels_of_batches_and_of_texts_are_the_same():
     row = TABLE["bert"]
     model = row.model(2)

@@ -9,7 +9,7 @@ import pytest
 
 from lmntk.diagnosis import verdict as module
 from lmntk.diagnosis.comparison import compare
-from lmntk.diagnosis.uncertainty import standard_error
+from lmntk.diagnosis.uncertainty import error_of_mean, standard_error
 from lmntk.diagnosis.verdict import Evidence, decide
 from lmntk.errors import UserError
 from lmntk.tasks.metrics import score
@@ -186,3 +186,22 @@ def test_each_error_is_that_of_the_margin_it_is_held_against(monkeypatch):
     monkeypatch.setattr(module, "standard_error", recorded)
     decide(evidence())
     assert seen == pytest.approx([0.88 - 0.9 * 0.9, 0.3, 0.85 - 0.6 - 0.15])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "weights", "error"),
+    [
+        # ten texts, of which each gets another half: the jackknife's, 10 values of +-1 over 10 x 9
+        ([1] * 5 + [0] * 5, [0] * 5 + [1] * 5, (1, -1), 1 / 3),
+        # all right: two texts in four cases of which two differ, a half each, over six
+        ([1] * 4, [1] * 4, (1, -1), 1 / 6),
+        # 0.5 six times, 1 three times and 0 once, the cases 0, 1, -0.5 and 0.5 a half each, over twelve
+        ([1] * 9 + [0], [1] * 6 + [0] * 4, (1, -0.5), ((5.25 / 12 - (6.5 / 12) ** 2) / 12) ** 0.5),
+    ],
+)
+def test_standard_errors_by_hand(first, second, weights, error):
+    truth = [1] * len(first)
+    parts = list(zip(weights, (first, second), strict=True))
+    assert standard_error("accuracy", truth, parts) == pytest.approx(error, rel=1e-12)
+    twice = error_of_mean("accuracy", truth, [parts, parts])  # of a split that is given twice
+    assert twice == pytest.approx(error, rel=1e-12)
