@@ -1,6 +1,6 @@
-"""Precision policies on a card or a processor: time, memory, and how far kernels and solutions are from float32's.
+"""Precision policies on a GPU or a processor: time, memory, and how far kernels and solutions are from float32's.
 
-    python benchmarks/gpu.py                                   # every card: RoBERTa-base's shape, 32 x 1000, all three policies
+    python benchmarks/gpu.py                                   # every GPU: RoBERTa-base's shape, 32 x 1000, all three policies
     python benchmarks/gpu.py --device-memory 8GiB              # the same, bounded: is the bound kept to?
     python benchmarks/gpu.py --device cpu --model FOLDER --texts FILE.jsonl --rows 32 --columns 64     # a real model and real texts
     python benchmarks/gpu.py --quick --device cpu              # a tiny network: does it run?
@@ -115,12 +115,12 @@ def real_work(
 
 
 def peak_on(devices: tuple[torch.device, ...], reset: bool = False) -> int:
-    """Returns the most bytes that tensors took of one card, since the last reset."""
-    cards = [device for device in devices if device.type == "cuda"]
-    for device in cards if reset else ():
+    """Returns the most bytes that tensors took of one GPU, since the last reset."""
+    gpus = [device for device in devices if device.type == "cuda"]
+    for device in gpus if reset else ():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    return max((torch.cuda.max_memory_allocated(device) for device in cards), default=0)
+    return max((torch.cuda.max_memory_allocated(device) for device in gpus), default=0)
 
 
 def solved(found: Streamed, formula: str, labels: list[float]) -> torch.Tensor:
@@ -154,7 +154,7 @@ def main() -> int:
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="as lmntk's: cpu, cuda, cuda:0,cuda:1",
     )
-    parser.add_argument("--device-memory", metavar="SIZE", help="of each card")
+    parser.add_argument("--device-memory", metavar="SIZE", help="of each GPU")
     parser.add_argument(
         "--precisions",
         help="of float32, tf32, bfloat16; float32 is always there  [default: what the device has]",
@@ -186,9 +186,9 @@ def main() -> int:
 
 def measured(given: argparse.Namespace) -> int:
     devices = chosen_devices(given.device)
-    is_card = devices[0].type == "cuda"
-    recent = is_card and torch.cuda.get_device_capability(devices[0])[0] >= AMPERE
-    able = PRECISIONS if recent else ("float32",) if is_card else ("float32", "bfloat16")
+    is_gpu = devices[0].type == "cuda"
+    recent = is_gpu and torch.cuda.get_device_capability(devices[0])[0] >= AMPERE
+    able = PRECISIONS if recent else ("float32",) if is_gpu else ("float32", "bfloat16")
     precisions = list(
         dict.fromkeys(["float32", *(given.precisions.split(",") if given.precisions else able)])
     )
@@ -204,7 +204,7 @@ def measured(given: argparse.Namespace) -> int:
         work = random_work(rows, columns, given.quick, devices[0])
     budget = None if given.device_memory is None else parse_bytes(given.device_memory)
     trainable, about = ParameterFilter().select(work.model), machine()
-    cards = [torch.cuda.get_device_name(device) for device in devices if device.type == "cuda"]
+    gpus = [torch.cuda.get_device_name(device) for device in devices if device.type == "cuda"]
     found: dict[str, dict[str, Any]] = {}
     exact: Streamed | None = None
     for precision in precisions:
@@ -219,7 +219,7 @@ def measured(given: argparse.Namespace) -> int:
             )
 
         repeats = 1 if given.quick else given.repeats
-        if not given.quick and is_card:
+        if not given.quick and is_gpu:
             body()
         peak_on(devices, reset=True)
         times, streamed = [], None
@@ -231,14 +231,14 @@ def measured(given: argparse.Namespace) -> int:
         found[precision] = {
             "seconds": statistics.median(times),
             "all_seconds": times,
-            "card_peak": peak_on(devices),
-            "planned_card_peak": streamed.schedule.card_peak,
+            "gpu_peak": peak_on(devices),
+            "planned_gpu_peak": streamed.schedule.gpu_peak,
             **errors(streamed, exact, formulas, work.labels),
             "said": None if streamed.precision_loss is None else streamed.precision_loss.as_dict(),
         }
         print(f"{precision}: {found[precision]['seconds']:.1f} s", file=sys.stderr)
     print(
-        f"{describe_machine(about)}\n{', '.join(cards) or 'no card: the processor'}; {rows} x {columns} texts\n"
+        f"{describe_machine(about)}\n{', '.join(gpus) or 'no GPU: the processor'}; {rows} x {columns} texts\n"
     )
     lines = []
     for precision, figures in found.items():
@@ -252,21 +252,21 @@ def measured(given: argparse.Namespace) -> int:
                 *(f"{error:.1e}" for error in figures["coefficients"].values()),
                 "" if said is None else ", ".join(f"{error:.1e}" for error in said["kernels"].values()),
                 "" if said is None else f"{said['logits']:.1e}",
-                shown_bytes(figures["card_peak"]) if figures["card_peak"] else "-",
-                shown_bytes(figures["planned_card_peak"]) if figures["planned_card_peak"] else "-",
+                shown_bytes(figures["gpu_peak"]) if figures["gpu_peak"] else "-",
+                shown_bytes(figures["planned_gpu_peak"]) if figures["planned_gpu_peak"] else "-",
             ]
         )
     ridge = [f"{formula} ridge" for formula in formulas if formula != "asigngd"]
-    print_table(["", "s", "x float32", *formulas, *ridge, "said", "logits", "card", "planned"], lines)
-    kept_to = budget is None or all(figures["card_peak"] <= budget for figures in found.values())
+    print_table(["", "s", "x float32", *formulas, *ridge, "said", "logits", "GPU", "planned"], lines)
+    kept_to = budget is None or all(figures["gpu_peak"] <= budget for figures in found.values())
     if not kept_to:
-        print(f"FAILED: a card held more than {given.device_memory}", file=sys.stderr)
+        print(f"FAILED: a GPU held more than {given.device_memory}", file=sys.stderr)
     write_json(
         given.json,
         {
             "benchmark": "gpu",
             "machine": about,
-            "cards": cards,
+            "gpus": gpus,
             "rows": rows,
             "columns": columns,
             "device_memory": budget,

@@ -113,22 +113,22 @@ def test_help_shows_an_example(script):
     assert f"python benchmarks/{script}" in done.stdout
 
 
-def test_gpu_runs_without_a_card(tmp_path):
+def test_gpu_runs_without_one(tmp_path):
     figures, shown = figures_of("gpu.py", tmp_path, "--device", "cpu,cpu", "--formulas", "sgd,signgd")
-    assert (figures["cards"], figures["rows"], figures["columns"]) == ([], 8, 24)
+    assert (figures["gpus"], figures["rows"], figures["columns"]) == ([], 8, 24)
     assert list(figures["precisions"]) == ["float32", "bfloat16"]
     exact, lower = figures["precisions"].values()
     assert exact["said"] is None
     assert set(exact["kernels"].values()) == {0.0}
     assert all(1e-4 < error < 0.5 for kind in ("kernels", "coefficients") for error in lower[kind].values())
     assert lower["said"]["texts"] == 8
-    assert "no card: the processor; 8 x 24 texts" in shown
+    assert "no GPU: the processor; 8 x 24 texts" in shown
 
 
 def test_gpu_refuses_what_a_processor_does_not_have():
     done = run("gpu.py", "--quick", "--device", "cpu", "--precisions", "tf32")
     assert done.returncode == 2
-    assert "tf32 is a card's" in done.stderr
+    assert "tf32 is a GPU's" in done.stderr
 
 
 @pytest.mark.slow

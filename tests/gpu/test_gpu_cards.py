@@ -52,7 +52,7 @@ needs_ampere = pytest.mark.skipif(not is_recent(), reason="no GPU of Ampere's ge
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 def test_the_same_kernels_as_the_processors(name, dtype, tolerance):
     here, there = work(name, dtype), work(name, dtype, "cuda:0")
-    assert there.schedule.card_peak > 0
+    assert there.schedule.gpu_peak > 0
     assert largest_error(there, here, "sgd") < tolerance
     for formula in ("signgd", "asigngd"):  # a sign may turn where a gradient is next to nothing
         assert largest_error(there, here, formula) < 100 * tolerance
@@ -84,7 +84,7 @@ def test_a_global_setting_changes_no_kernel():
 @pytest.mark.parametrize("where", ["rows_on_host", "rows_on_disk"])
 def test_row_factors_that_live_elsewhere(tmp_path, monkeypatch, where):
     here = work("bert", torch.float64, "cuda:0")
-    away = Schedule(3, where == "rows_on_disk", 4, 0, 0, rows_on_host=where == "rows_on_host", card_peak=1)
+    away = Schedule(3, where == "rows_on_disk", 4, 0, 0, rows_on_host=where == "rows_on_host", gpu_peak=1)
     monkeypatch.setattr(planning, "make_schedule", lambda *a, **k: away)
     for attempt in range(5):  # copies beside arithmetic: a race need not show the first time
         there = work("bert", torch.float64, "cuda:0", scratch=tmp_path / str(attempt))
@@ -130,7 +130,7 @@ def test_memory_stays_within_the_budget():
             )
         )
         assert torch.cuda.max_memory_allocated() <= budget * MEBI
-        assert found[-1].schedule.card_peak <= budget * MEBI
+        assert found[-1].schedule.gpu_peak <= budget * MEBI
     values = [one.kernels["a", "c"]["sgd"]["all"] for one in found]
     for each in values[1:]:
         torch.testing.assert_close(each, values[0], rtol=1e-4, atol=1e-4 * float(values[0].abs().max()))

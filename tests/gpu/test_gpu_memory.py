@@ -52,7 +52,7 @@ def test_schedules_fit_and_use_the_gpu():
     last = None
     for mebibytes in (1100, 1500, 2500, 5000, 8000, 16000, 40000, 80000):
         found = schedule(mebibytes * MEBI)
-        assert found.card_peak <= mebibytes * MEBI
+        assert found.gpu_peak <= mebibytes * MEBI
         assert found.peak <= 64 * GIBI
         assert not found.rows_on_disk
         if last is not None:
@@ -86,7 +86,7 @@ def test_what_a_gpu_is_said_to_hold_is_the_sum_of_what_lies_on_it(where):
     capturing = (rows if where == "gpu" else 0) + tile + found.batch_size * 100 * 2 * MEBI
     result = 2 * 8 * 32 * max(found.chunk, 32)
     contracting = (rows if where == "gpu" else 2 * one_parameter) + tile + BUFFERS * found.tile_bytes + result
-    assert found.card_peak == 400 * MEBI + GPU_MARGIN + max(capturing, contracting)
+    assert found.gpu_peak == 400 * MEBI + GPU_MARGIN + max(capturing, contracting)
     pinned = {"gpu": 0, "host": 2 * rows, "disk": 4 * one_parameter}[where]
     assert found.peak == 500 * MEBI + MARGIN + 2 * 8 * 32_000 + pinned
     assert found.disk == (rows if where == "disk" else 0)
@@ -112,7 +112,7 @@ def test_too_little_is_refused_with_the_least_that_works():
         except UserError:
             continue
         assert not found.rows_on_disk
-        assert found.card_peak <= gpu * GIBI
+        assert found.gpu_peak <= gpu * GIBI
         assert found.peak <= memory * GIBI
 
 
@@ -121,7 +121,7 @@ def test_every_gpu_has_row_factors_of_its_own_in_the_host():
     assert one.rows_on_host
     assert three.rows_on_host
     assert three.peak - one.peak == 2 * 2 * 32 * 100 * MEBI
-    assert three.card_peak == one.card_peak
+    assert three.gpu_peak == one.gpu_peak
 
 
 def test_copies_on_a_processor_share_its_memory():
@@ -176,7 +176,7 @@ def test_a_small_gpu_cuts_batches_and_sends_rows_away_and_the_kernels_are_the_sa
         budget = None if asked is None else int(asked) * MEBI
         found = work(dtype=torch.float64, batch_size=8, gpu=pretended(mebibytes), device_memory=budget)
         cut = found.schedule
-        assert 0 < cut.card_peak <= (budget or 20 * MEBI + int(SHARE * (mebibytes - 20) * MEBI))
+        assert 0 < cut.gpu_peak <= (budget or 20 * MEBI + int(SHARE * (mebibytes - 20) * MEBI))
         largest.append((max(sizes), cut.tile_bytes))
         assert max(sizes[1:]) <= max(cut.batch_size, 1)
         assert max(chunks) <= max(cut.chunk, 8)  # a column group that is a row group too comes whole
@@ -206,7 +206,7 @@ def test_row_factors_that_live_elsewhere_give_the_same_bits(tmp_path, monkeypatc
         planning, "make_schedule", lambda *a, **k: found
     )  # a processor's: no GPU, nothing is fetched
     here = work(name, scratch=tmp_path / "here")
-    away = replace(found, card_peak=1, **{where: True})
+    away = replace(found, gpu_peak=1, **{where: True})
     monkeypatch.setattr(planning, "make_schedule", lambda *a, **k: away)
     started = []
     start = Transfers.start
@@ -312,8 +312,8 @@ def test_a_batch_that_was_expected_is_not_collated_again(monkeypatch):
 def test_a_plan_says_what_the_gpu_will_hold(tmp_path):
     said = []
     found = work(gpu=pretended(300), announce=said.append, rates=tmp_path / "machine.json")
-    assert said[0].gpu_peak == found.schedule.card_peak
-    assert f" of memory at most, {shown_bytes(found.schedule.card_peak)} on the GPU, " in said[0].describe()
+    assert said[0].gpu_peak == found.schedule.gpu_peak
+    assert f" of memory at most, {shown_bytes(found.schedule.gpu_peak)} on the GPU, " in said[0].describe()
     assert "on each of 2 GPUs" in replace(said[0], copies=2).describe()
     assert "on one 80 GB GPU" in said[0].describe()
 
@@ -327,9 +327,9 @@ def test_a_run_that_goes_on_with_other_devices_is_cut_for_those(tmp_path):
     assert one.schedule.peak < two.schedule.peak <= memory + 64 * MEBI
     assert work(scratch=tmp_path).schedule == two.schedule  # fewer hold less
     on_gpu = work(scratch=tmp_path, gpu=pretended(4000)).schedule
-    assert on_gpu.card_peak > 0
+    assert on_gpu.gpu_peak > 0
     assert work(scratch=tmp_path, gpu=pretended(4000)).schedule == on_gpu
-    assert work(scratch=tmp_path).schedule.card_peak == 0
+    assert work(scratch=tmp_path).schedule.gpu_peak == 0
 
 
 def test_one_parameter_that_has_nearly_all_factors_leaves_them_on_the_gpu():
@@ -340,7 +340,7 @@ def test_one_parameter_that_has_nearly_all_factors_leaves_them_on_the_gpu():
     least = int(str(caught.value).split()[-1].removesuffix("MiB"))
     for mebibytes in (least, least + 200, least + 700, least + 1500, least + 3000):
         found = schedule(mebibytes * MEBI, trial=trial)
-        assert found.card_peak <= mebibytes * MEBI
+        assert found.gpu_peak <= mebibytes * MEBI
 
 
 def test_every_gpu_is_asked_what_is_free(monkeypatch, tmp_path):
@@ -375,7 +375,7 @@ def test_a_busier_gpu_goes_on_with_what_is_begun(tmp_path, monkeypatch, asked):
     """Less than the cut would be made for now, and enough for the cut that was made."""
     more = {"scratch": tmp_path, "batch_size": 8, "device_memory": None if asked is None else asked * MEBI}
     whole = work(gpu=pretended(400), **more)
-    peak = whole.schedule.card_peak
+    peak = whole.schedule.gpu_peak
     busier = PretendedGpu(peak + MEBI, 20 * MEBI, 40 * MEBI)
     assert peak > gpu_budget(busier, None)
     with monkeypatch.context() as patched:
@@ -386,5 +386,5 @@ def test_a_busier_gpu_goes_on_with_what_is_begun(tmp_path, monkeypatch, asked):
     said = []
     fuller = PretendedGpu(peak - MEBI, 20 * MEBI, 40 * MEBI)
     more["device_memory"] = None if asked is None else 230 * MEBI
-    assert work(gpu=fuller, note=said.append, **more).schedule.card_peak < peak
+    assert work(gpu=fuller, note=said.append, **more).schedule.gpu_peak < peak
     assert "of a GPU's memory" in said[0]

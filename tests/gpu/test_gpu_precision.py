@@ -224,7 +224,7 @@ def test_threads_wait_for_another_precision_and_share_one():
 @pytest.mark.parametrize(
     ("precision", "dtype", "message"),
     [
-        ("tf32", "float32", "tf32 is a card's, and this is cpu; use float32, or bfloat16"),
+        ("tf32", "float32", "tf32 is a GPU's, and this is cpu; use float32, or bfloat16"),
         ("bfloat16", "float64", "bfloat16 would spoil --dtype float64"),
         ("half", "float32", "'half' is not one of float32, tf32, bfloat16"),
     ],
@@ -281,7 +281,7 @@ def test_the_measured_loss_is_in_the_cut(gpu):
         return make_schedule(sizes, Budget(2**40, memory) if gpu else Budget(memory))
 
     def peak(found):
-        return found.card_peak if gpu else found.peak
+        return found.gpu_peak if gpu else found.peak
 
     assert (cut(2**40).loss_texts, cut(2**40, lower=False).loss_texts) == (LOSS_TEXTS, 0)
     seen = []

@@ -167,7 +167,7 @@ def test_a_term_that_is_no_number_is_not_taken_for_padding():
     wide=st.booleans(),
 )
 def test_gram_of_mixed_factors_and_batches(row_sizes, column_sizes, tile_bytes, missing, wide):
-    """Also when a parameter has no factors in a batch: its gradient is zero there. Wide: as on a card, in pieces of a long tile."""
+    """Also when a parameter has no factors in a batch: its gradient is zero there. Wide: as on a GPU, in pieces of a long tile."""
 
     def side(sizes, seed):
         batches, blocks = [], []

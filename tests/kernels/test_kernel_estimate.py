@@ -237,7 +237,7 @@ def test_an_estimate_by_hand(monkeypatch, copies, precision):
         coverage=SimpleNamespace(batched=True), of_batch=lambda few: batch, device=torch.device("cpu"), precision=precision, model=model,
     )  # fmt: skip
     trial = Trial(tokens=10, longest=5, factors=1000, largest=0, working=0, resident=0, outputs=2)
-    schedule = Schedule(2, True, 2, peak=77, disk=5 * 10**8, card_peak=78, loss_texts=2)
+    schedule = Schedule(2, True, 2, peak=77, disk=5 * 10**8, gpu_peak=78, loss_texts=2)
     ticks = iter([10.0, 12.0])
     monkeypatch.setattr(estimate_module.time, "perf_counter", lambda: next(ticks))
     settings = SimpleNamespace(copies=copies, drop_noise=True)

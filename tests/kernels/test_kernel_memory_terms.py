@@ -184,10 +184,10 @@ def test_what_any_plan_asks_for_beside_the_work():
     nothing = Trial(1, 1, 0, 0, 0, resident=0)
     sizes = KernelSizes(nothing, [[1]], [[1]], blocks=0, kernels=0)
     here, there = make_schedule(sizes, Budget(2**50)), make_schedule(sizes, Budget(2**50, 2**50))
-    assert (here.peak, here.tile_bytes, here.card_peak) == ((192 + 2 * 16) * MEBI, 16 * MEBI, 0)
-    assert (there.peak, there.tile_bytes, there.card_peak) == (192 * MEBI, 512 * MEBI, (96 + 4 * 512) * MEBI)
-    tight = make_schedule(sizes, Budget(2**50, there.card_peak - 1))
-    assert (tight.tile_bytes, tight.card_peak) == (256 * MEBI, (96 + 4 * 256) * MEBI)
+    assert (here.peak, here.tile_bytes, here.gpu_peak) == ((192 + 2 * 16) * MEBI, 16 * MEBI, 0)
+    assert (there.peak, there.tile_bytes, there.gpu_peak) == (192 * MEBI, 512 * MEBI, (96 + 4 * 512) * MEBI)
+    tight = make_schedule(sizes, Budget(2**50, there.gpu_peak - 1))
+    assert (tight.tile_bytes, tight.gpu_peak) == (256 * MEBI, (96 + 4 * 256) * MEBI)
 
 
 def test_sums_of_signs_are_exact_in_float32_up_to_the_bound_and_not_beyond():

@@ -113,7 +113,7 @@ def test_a_gpus_kernels_of_each_group_are_counted():
         sizes = KernelSizes(trial, [[4] * 30], [[4] * 40], blocks, kernels, has_scratch=True)
         return make_schedule(sizes, Budget(2**50, 2**50))
 
-    gpu = of(14).card_peak - of(1).card_peak
+    gpu = of(14).gpu_peak - of(1).gpu_peak
     assert of(14).peak - of(1).peak == 13 * 2 * DOUBLE * 30 * 40 * 4
     assert gpu == 13 * 2 * DOUBLE * 30 * max(of(1).chunk, 30) * 4
 
@@ -248,7 +248,7 @@ def test_the_check_of_the_captured_gradients_is_counted():
     with pytest.raises(UserError, match="the least is 900MiB"):
         cut(texts, pairs, checked, memory=899 * MEBI)
     sizes = KernelSizes(checked, [[3, 4]], [], 4)
-    assert make_schedule(sizes, Budget(2**40, 2**40)).card_peak == 3000 * MEBI
+    assert make_schedule(sizes, Budget(2**40, 2**40)).gpu_peak == 3000 * MEBI
     with pytest.raises(UserError, match=r"device-memory: .* the least is 3000MiB"):
         make_schedule(sizes, Budget(2**40, 2999 * MEBI))
 

@@ -253,10 +253,10 @@ def test_mistakes():
         chosen_executor("spark")
     with pytest.raises(
         UserError,
-        match=r"^device: 'cuda:1' is of this machine, and a Ray worker takes the card that Ray gives it",
+        match=r"^device: 'cuda:1' is of this machine, and a Ray worker takes the GPU that Ray gives it",
     ):
         chosen_executor("ray", devices=(torch.device("cuda:1"),), device="cuda:1")
     assert chosen_executor(
         "ray", devices=(torch.device("cuda:0"), torch.device("cuda:1")), device="cuda"
-    ).takes_cards
-    assert not chosen_executor("ray", devices=(torch.device("cpu"),)).takes_cards
+    ).takes_gpus
+    assert not chosen_executor("ray", devices=(torch.device("cpu"),)).takes_gpus

@@ -80,7 +80,7 @@ class Failing:
         return self.fail
 
     def begin(self):
-        raise UserError("device: Ray gave a worker no card")
+        raise UserError("device: Ray gave a worker no GPU")
 
     def fail(self, job):
         raise ModelError("the gradients are not finite, in first.weight")
@@ -89,7 +89,7 @@ class Failing:
 def test_what_a_worker_raises_is_raised_here(cluster):
     with pytest.raises(ModelError, match="not finite, in first"):
         list(cluster.run(Failing(), [1, 2, 3]))
-    with pytest.raises(UserError, match=r"^device: Ray gave a worker no card"):
+    with pytest.raises(UserError, match=r"^device: Ray gave a worker no GPU"):
         list(cluster.run(Failing().begin, [1]))
 
 

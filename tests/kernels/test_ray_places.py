@@ -1,4 +1,4 @@
-"""Where a cluster's workers are, how many share a machine, and which card is whose: without a cluster, and without a card."""
+"""Where a cluster's workers are, how many share a machine, and which GPU is whose: without a cluster, and without a GPU."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from lmntk.engine import tile_maker
 from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.tile_maker import TileMaker
 from lmntk.errors import UserError
-from lmntk.system.executors.ray_layout import Layout, Machine, laid_out, machines_of, own_card
+from lmntk.system.executors.ray_layout import Layout, Machine, laid_out, machines_of, own_gpu
 
 
 @pytest.mark.parametrize(
-    ("machines", "workers", "threads", "takes_cards", "found"),
+    ("machines", "workers", "threads", "takes_gpus", "found"),
     [
         ([Machine(2)], None, None, False, Layout(2, 1, 2)),
         ([Machine(8)], 2, 1, False, Layout(2, 1, 2)),
@@ -28,14 +28,14 @@ from lmntk.system.executors.ray_layout import Layout, Machine, laid_out, machine
             None,
             False,
             Layout(2, 8, 1),
-        ),  # cards that nobody asked for change nothing
+        ),  # GPUs that nobody asked for change nothing
         ([Machine(8, 2), Machine(8, 2)], None, None, True, Layout(4, 4, 2)),
         ([Machine(8, 2), Machine(8)], None, 2, True, Layout(2, 2, 2)),
         ([Machine(4)] * 10, None, None, False, Layout(10, 4, 1)),  # a worker is on one machine
     ],
 )
-def test_workers_and_how_many_are_together(machines, workers, threads, takes_cards, found):
-    assert laid_out(machines, workers, threads, takes_cards) == found
+def test_workers_and_how_many_are_together(machines, workers, threads, takes_gpus, found):
+    assert laid_out(machines, workers, threads, takes_gpus) == found
 
 
 def test_a_cluster_that_has_not_what_is_asked_for():
@@ -44,7 +44,7 @@ def test_a_cluster_that_has_not_what_is_asked_for():
         match=r"^threads: 8 for a worker, and no machine of the cluster has more than 4 processors; give fewer$",
     ):
         laid_out([Machine(4), Machine(4)], 1, 8, False)
-    with pytest.raises(UserError, match=r"^device: the cluster has no card; .*--device cpu$"):
+    with pytest.raises(UserError, match=r"^device: the cluster has no GPU; .*--device cpu$"):
         laid_out([Machine(4)], None, None, True)
 
 
@@ -57,18 +57,18 @@ def test_machines_that_are_up_and_lend_processors():
     assert machines_of(nodes) == [Machine(4, 1)]
 
 
-def test_a_worker_takes_the_card_that_ray_gave_it():
-    assert own_card([1], "1") == "cuda:0"  # as Ray does it: the process sees that card alone
-    assert own_card(["3"], "2,3") == "cuda:1"  # Ray was told to leave the variable alone
-    assert own_card([2], None) == "cuda:2"
-    assert own_card(["GPU-5a"], "GPU-4b, GPU-5a") == "cuda:1"
-    with pytest.raises(UserError, match=r"^device: Ray gave a worker no card; give --device cpu"):
-        own_card([], "0")
+def test_a_worker_takes_the_gpu_that_ray_gave_it():
+    assert own_gpu([1], "1") == "cuda:0"  # as Ray does it: the process sees that GPU alone
+    assert own_gpu(["3"], "2,3") == "cuda:1"  # Ray was told to leave the variable alone
+    assert own_gpu([2], None) == "cuda:2"
+    assert own_gpu(["GPU-5a"], "GPU-4b, GPU-5a") == "cuda:1"
+    with pytest.raises(UserError, match=r"^device: Ray gave a worker no GPU; give --device cpu"):
+        own_gpu([], "0")
     with pytest.raises(
         UserError,
-        match=r"^device: Ray gave a worker the card 4, and it has CUDA_VISIBLE_DEVICES=0,1; leave that to Ray",
+        match=r"^device: Ray gave a worker the GPU 4, and it has CUDA_VISIBLE_DEVICES=0,1; leave that to Ray",
     ):
-        own_card([4], "0,1")
+        own_gpu([4], "0,1")
 
 
 def test_a_model_travels_without_its_device():

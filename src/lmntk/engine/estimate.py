@@ -71,8 +71,8 @@ class Estimate:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data, in which ``gpu_peak`` is ``card``."""
-        return {"card" if name == "gpu_peak" else name: value for name, value in self.__dict__.items()}
+        """Return plain data."""
+        return dict(self.__dict__)
 
     def describe(self) -> str:
         """Return one line."""
@@ -159,7 +159,7 @@ def estimate(
         + rates.seconds(first_operations)
         + read / DISK_RATE,
         gpu_seconds=(capture_operations + operations_in_all.total) / GPU_RATE,
-        gpu_peak=schedule.card_peak,
+        gpu_peak=schedule.gpu_peak,
         copies=copies,
     )
 

@@ -127,8 +127,8 @@ def _other_gpus(capturer: Capturer, settings: Settings) -> list[DeviceMemory]:
 
 def _unfit(schedule: Schedule, capturer: Capturer, settings: Settings) -> str | None:
     """Return what an earlier run's cut is for that is not there now; None where it will do."""
-    if (schedule.card_peak > 0) != (capturer.gpu is not None):
-        return f"{'a GPU' if schedule.card_peak else 'a processor'}, and this is {capturer.device.type}"
+    if (schedule.gpu_peak > 0) != (capturer.gpu is not None):
+        return f"{'a GPU' if schedule.gpu_peak else 'a processor'}, and this is {capturer.device.type}"
     if schedule.copies < settings.copies:  # each holds row factors of its own
         return f"{schedule.copies} at work, and there are {settings.copies}"
     if schedule.peak > settings.share:
@@ -137,8 +137,8 @@ def _unfit(schedule: Schedule, capturer: Capturer, settings: Settings) -> str | 
     if capturer.gpu is not None:
         others = _other_gpus(capturer, settings)
         allowed = least_budget(capturer.gpu, others, settings.device_memory, begun=True)
-        if schedule.card_peak > allowed:
+        if schedule.gpu_peak > allowed:
             return (
-                f"{shown_bytes(schedule.card_peak)} of a GPU's memory, and {shown_bytes(allowed)} are allowed"
+                f"{shown_bytes(schedule.gpu_peak)} of a GPU's memory, and {shown_bytes(allowed)} are allowed"
             )
     return None

@@ -29,7 +29,7 @@ class Schedule:
         peak: bytes that the process will hold at most.
         disk: bytes of factors on disk.
         rows_on_host: row factors lie in the host's memory, and a GPU computes.
-        card_peak: bytes that a GPU will hold at most; 0 where the processor computes.
+        gpu_peak: bytes that a GPU will hold at most; 0 where the processor computes.
         tile_bytes: of the contraction's buffers.
         copies: workers that it is for.
         loss_texts: row texts that a lower precision than float32 is measured on; 0 where there is none.
@@ -41,7 +41,7 @@ class Schedule:
     peak: int
     disk: int
     rows_on_host: bool = False
-    card_peak: int = 0
+    gpu_peak: int = 0
     tile_bytes: int = TILE_BYTES
     copies: int = 1
     loss_texts: int = 0
@@ -82,7 +82,7 @@ def make_schedule(sizes: KernelSizes, budget: Budget) -> Schedule:
         int(held.host),
         memory.disk_bytes(cut),
         rows_on_host=cut.place == "host",
-        card_peak=int(held.gpu),
+        gpu_peak=int(held.gpu),
         tile_bytes=cut.tile_bytes,
         copies=sizes.copies,
         loss_texts=cut.loss_texts,

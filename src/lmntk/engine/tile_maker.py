@@ -116,7 +116,7 @@ class TileWorker:
         self.capturer = Capturer(
             work.model, work.trainable, work.pad_id, every, size, maker.coverage, maker.precision
         )
-        self.is_fed = maker.schedule.card_peak > 0  # a GPU, whose row factors may lie elsewhere
+        self.is_fed = maker.schedule.gpu_peak > 0  # a GPU, whose row factors may lie elsewhere
         self.maker, self.texts, self.formulas = maker, work.texts, work.formulas
         self.folder = None if maker.scratch is None else WorkFolder(*maker.scratch)
         # on another disk than the process that wrote the schedule down

@@ -32,12 +32,12 @@ def move_to(pretrained: Any, device: str = AUTO) -> torch.device:
 
 
 def chosen_devices(device: str = AUTO) -> tuple[torch.device, ...]:
-    """Return the devices that are meant: of "cuda" all cards of this machine, of "cuda:0,cuda:2" those two.
+    """Return the devices that are meant: of "cuda" all GPUs of this machine, of "cuda:0,cuda:2" those two.
 
     "cpu,cpu" are two workers on the processor, each with a copy of the model: for tests, for one with more threads is faster.
 
     Raises:
-        UserError: there is no such device here, a card is named twice, or the devices are of several kinds.
+        UserError: there is no such device here, a GPU is named twice, or the devices are of several kinds.
     """
     if device == AUTO:
         return (torch.device("cuda:0" if torch.cuda.is_available() else "cpu"),)
@@ -49,7 +49,7 @@ def chosen_devices(device: str = AUTO) -> tuple[torch.device, ...]:
         named = [torch.empty(0, device=chosen).device for chosen in named]
     if len({chosen.type for chosen in named}) > 1:
         raise UserError(
-            f"device: {device!r} is of several kinds, whose results differ in the last bits; name cards, or cpu"
+            f"device: {device!r} is of several kinds, whose results differ in the last bits; name GPUs, or cpu"
         )
     if named[0].type != "cpu" and len(set(named)) < len(named):
         raise UserError(f"device: {device!r} names one twice; name each once")

@@ -1,6 +1,6 @@
 """Precision of products: float32 in full, TensorFloat-32, or bfloat16 passes; never a global setting's.
 
-PyTorch has process-wide switches that let float32 products round their operands (to 11 bits on a card, to 8 on some processors).
+PyTorch has process-wide switches that let float32 products round their operands (to 11 bits on a GPU, to 8 on some processors).
 A kernel must not depend on whether some other library has turned one, so they are set while lmntk computes, and put back after.
 """
 
@@ -18,7 +18,7 @@ from lmntk.errors import UserError
 Precision = Literal["float32", "tf32", "bfloat16"]
 PRECISIONS = ("float32", "tf32", "bfloat16")
 FULL: Precision = "float32"
-AMPERE = 8  # the major compute capability from which on a card has TF32 and bfloat16
+AMPERE = 8  # the major compute capability from which on a GPU has TF32 and bfloat16
 
 
 def check_precision(precision: str, dtype: str, devices: Sequence[torch.device]) -> Precision:
@@ -34,7 +34,7 @@ def check_precision(precision: str, dtype: str, devices: Sequence[torch.device])
     for device in devices:
         if precision == "tf32" and device.type != "cuda":
             raise UserError(
-                f"precision: tf32 is a card's, and this is {device.type}; use float32, or bfloat16"
+                f"precision: tf32 is a GPU's, and this is {device.type}; use float32, or bfloat16"
             )
         if (
             precision != FULL
@@ -54,7 +54,7 @@ def passes_dtype(precision: Precision) -> torch.dtype | None:
 def products(precision: Precision) -> AbstractContextManager[None]:
     """Make float32 products as exact as the precision says, while the body runs.
 
-    float32 passes multiply in full. With ``tf32`` and ``bfloat16`` a card multiplies float32 matrices in TF32, which holds a bfloat16
+    float32 passes multiply in full. With ``tf32`` and ``bfloat16`` a GPU multiplies float32 matrices in TF32, which holds a bfloat16
     number exactly; a processor multiplies them in full even then. Several threads may be inside with one precision; one that needs
     another waits for them, for the switches are the whole process's.
     """
@@ -101,7 +101,7 @@ _switches = _Switches()
 
 
 def _places() -> list[tuple[Any, str, str]]:
-    """Return (module, switch, its value for TF32 on a card and none on a processor)."""
+    """Return (module, switch, its value for TF32 on a GPU and none on a processor)."""
     backends: Any = torch.backends
     reduced = [(backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", "")]
     if not hasattr(backends, "fp32_precision"):  # before torch 2.9

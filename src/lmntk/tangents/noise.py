@@ -35,7 +35,7 @@ class NoiseSearch:
             cancellation = factors.cancellation
             if cancellation is not None:
                 seen = self._largest.get(name, cancellation)
-                # one from disk is not on the card
+                # one from disk is not on the GPU
                 self._largest[name] = torch.maximum(seen, cancellation.to(seen.device))
 
     def masks(self) -> dict[str, Tensor]:

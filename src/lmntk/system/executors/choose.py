@@ -38,14 +38,14 @@ def chosen_executor(
 
         if device not in ("auto", "cpu", "cuda"):
             raise UserError(
-                f"device: {device!r} is of this machine, and a Ray worker takes the card that Ray gives it; write cuda, or cpu"
+                f"device: {device!r} is of this machine, and a Ray worker takes the GPU that Ray gives it; write cuda, or cpu"
             )
-        takes_cards = any(used.type == "cuda" for used in devices)
+        takes_gpus = any(used.type == "cuda" for used in devices)
         return RayCluster(
             address,
             workers,
             None if workers is None and address is None else torch.get_num_threads(),
-            takes_cards,
+            takes_gpus,
         )
     if engine != "local":
         raise UserError(f"engine: {engine!r} is not one of local, ray")

@@ -18,7 +18,7 @@ from typing import Any
 
 from lmntk.errors import UserError
 from lmntk.system.executors.base import Worker, close
-from lmntk.system.executors.ray_layout import Layout, Machine, laid_out, machines_of, own_card
+from lmntk.system.executors.ray_layout import Layout, Machine, laid_out, machines_of, own_gpu
 
 DEATHS = (
     3  # of workers on one job: machines go down now and then, but not three times in a row at the same tile
@@ -37,15 +37,15 @@ class RayCluster:
 
     Args:
         address: of a running cluster, as ``ray.init`` takes it ("auto", "ray://host:10001"); None starts one on this machine.
-        workers: actors; by default one a card, or on processors as many as ``threads`` goes into them.
+        workers: actors; by default one a GPU, or on processors as many as ``threads`` goes into them.
         threads: processors of an actor. Results are those of a local run with as many threads, to the bit.
-        takes_cards: each actor computes on a card that Ray gives it, and ``make_worker`` is called with that device.
+        takes_gpus: each actor computes on a GPU that Ray gives it, and ``make_worker`` is called with that device.
     """
 
     address: str | None = None
     workers: int | None = None
     threads: int | None = None
-    takes_cards: bool = False
+    takes_gpus: bool = False
 
     @cached_property
     def sharing(self) -> int:
@@ -76,14 +76,14 @@ class RayCluster:
     def _own_machine(self) -> Machine:
         """Return what this machine lends to a cluster of its own."""
         processors = self.workers * (self.threads or 1) if self.workers else os.cpu_count() or 1
-        if not self.takes_cards:
+        if not self.takes_gpus:
             return Machine(processors)
         import torch
 
         return Machine(processors, torch.cuda.device_count())
 
     def _layout(self, machines: Sequence[Machine]) -> Layout:
-        return laid_out(machines, self.workers, self.threads, self.takes_cards)
+        return laid_out(machines, self.workers, self.threads, self.takes_gpus)
 
     @contextmanager
     def _connected(self, ray: Any) -> Iterator[None]:
@@ -94,7 +94,7 @@ class RayCluster:
         quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
         if self.address is None:  # a machine of our own: no dashboard, nothing that listens to others
             own = self._own_machine()
-            quiet |= {"include_dashboard": False, "num_cpus": own.processors, "num_gpus": own.cards}
+            quiet |= {"include_dashboard": False, "num_cpus": own.processors, "num_gpus": own.gpus}
         try:
             check_reachable(self.address)
             ray.init(address=self.address, **quiet)
@@ -124,7 +124,7 @@ class RayCluster:
         layout = self._layout(machines_of(ray.nodes()))
         shared = ray.put(make_worker)
         actor = ray.remote(
-            num_cpus=layout.threads, num_gpus=int(self.takes_cards), max_restarts=0, max_task_retries=0
+            num_cpus=layout.threads, num_gpus=int(self.takes_gpus), max_restarts=0, max_task_retries=0
         )(_Actor)
         starting: dict[Any, Any] = {}  # only an actor that has found its place and has the model gets a job
         running: dict[Any, tuple[int, Any]] = {}
@@ -135,7 +135,7 @@ class RayCluster:
 
         def start_worker() -> None:
             worker = actor.remote()
-            starting[worker.start.remote(shared, layout.threads, self.takes_cards)] = worker
+            starting[worker.start.remote(shared, layout.threads, self.takes_gpus)] = worker
 
         for _ in range(min(layout.workers, len(jobs))):
             start_worker()
@@ -247,20 +247,20 @@ def _reporting_failures(ray: Any) -> Iterator[None]:
 class _Actor:
     """A process of the cluster that does jobs."""
 
-    def start(self, make_worker: Callable[..., Worker], threads: int, takes_card: bool) -> None:
+    def start(self, make_worker: Callable[..., Worker], threads: int, takes_gpu: bool) -> None:
         """Make the worker; where the process begins Ray would wrap what is raised in an error of its own."""
         os.environ["OMP_NUM_THREADS"] = str(threads)  # of a PyTorch that is loaded later
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(threads)
-        if not takes_card:
+        if not takes_gpu:
             self.worker = make_worker()
             return
         import torch
 
-        device = torch.device(own_card(_ray().get_gpu_ids(), os.environ.get("CUDA_VISIBLE_DEVICES")))
+        device = torch.device(own_gpu(_ray().get_gpu_ids(), os.environ.get("CUDA_VISIBLE_DEVICES")))
         if not torch.cuda.is_available():
             raise UserError(
-                f"device: PyTorch sees no card on {os.uname().nodename}, and Ray gave one; install its CUDA build there"
+                f"device: PyTorch sees no GPU on {os.uname().nodename}, and Ray gave one; install its CUDA build there"
             )
         torch.cuda.set_device(device)
         self.worker = make_worker(device)

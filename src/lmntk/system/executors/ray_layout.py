@@ -14,7 +14,7 @@ class Machine:
     """Processors and GPUs that one machine lends to a cluster."""
 
     processors: int
-    cards: int = 0
+    gpus: int = 0
 
 
 @dataclass(frozen=True)
@@ -37,36 +37,34 @@ def machines_of(nodes: Sequence[Mapping[str, Any]]) -> list[Machine]:
 
 
 def laid_out(
-    machines: Sequence[Machine], workers: int | None, threads: int | None, takes_cards: bool
+    machines: Sequence[Machine], workers: int | None, threads: int | None, takes_gpus: bool
 ) -> Layout:
     """Return the workers of a cluster.
 
     They are as many as asked for, or one a GPU, or as many as ``threads`` goes into the processors.
 
     Raises:
-        UserError: no machine has that many processors, or workers are to take cards and there are none.
+        UserError: no machine has that many processors, or workers are to take GPUs and there are none.
     """
     processors = sum(machine.processors for machine in machines)
     largest = max((machine.processors for machine in machines), default=0)
-    cards = sum(machine.cards for machine in machines) if takes_cards else 0
-    if takes_cards and not cards:
+    gpus = sum(machine.gpus for machine in machines) if takes_gpus else 0
+    if takes_gpus and not gpus:
         raise UserError(
-            "device: the cluster has no card; start its machines with `ray start --num-gpus`, or give --device cpu"
+            "device: the cluster has no GPU; start its machines with `ray start --num-gpus`, or give --device cpu"
         )
-    each = threads or max(1, min(processors // (workers or cards or 2), largest))
+    each = threads or max(1, min(processors // (workers or gpus or 2), largest))
     if each > largest:
         raise UserError(
             f"threads: {each} for a worker, and no machine of the cluster has more than {largest} processors; give fewer"
         )
-    count = workers or cards or max(1, processors // each)
-    room = max(
-        min(machine.processors // each, machine.cards if takes_cards else count) for machine in machines
-    )
+    count = workers or gpus or max(1, processors // each)
+    room = max(min(machine.processors // each, machine.gpus if takes_gpus else count) for machine in machines)
     return Layout(count, each, min(count, room))
 
 
-def own_card(assigned: Sequence[Any], visible: str | None) -> str:
-    """Return the device of the card that Ray gave a worker, as PyTorch numbers it in that process.
+def own_gpu(assigned: Sequence[Any], visible: str | None) -> str:
+    """Return the device of the GPU that Ray gave a worker, as PyTorch numbers it in that process.
 
     Args:
         assigned: ``ray.get_gpu_ids()``: numbers or names among the machine's cards.
@@ -76,10 +74,10 @@ def own_card(assigned: Sequence[Any], visible: str | None) -> str:
         UserError: it gave none, or one that the process does not see.
     """
     if not assigned:
-        raise UserError("device: Ray gave a worker no card; give --device cpu, or look at `ray status`")
+        raise UserError("device: Ray gave a worker no GPU; give --device cpu, or look at `ray status`")
     seen = None if visible is None else [part.strip() for part in visible.split(",")]
     if seen is not None and str(assigned[0]) not in seen:
         raise UserError(
-            f"device: Ray gave a worker the card {assigned[0]}, and it has CUDA_VISIBLE_DEVICES={visible}; leave that to Ray"
+            f"device: Ray gave a worker the GPU {assigned[0]}, and it has CUDA_VISIBLE_DEVICES={visible}; leave that to Ray"
         )
     return f"cuda:{assigned[0] if seen is None else seen.index(str(assigned[0]))}"
