@@ -61,9 +61,9 @@ def record(values, arm="sgd-fine-tuning", split=CELL):
 
 
 def without_seconds(found):
-    return found | {
-        "runs": [{key: value for key, value in one.items() if key != "seconds"} for one in found["runs"]]
-    }
+    """Return a record without its times, and without its checksum, which is of these too."""
+    runs = [{key: value for key, value in one.items() if key != "seconds"} for one in found["runs"]]
+    return {key: value for key, value in found.items() if key != "checksum"} | {"runs": runs}
 
 
 class Watching(Silent):

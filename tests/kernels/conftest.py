@@ -16,7 +16,9 @@ def cluster() -> Iterator[Any]:
     ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'lmntk[ray]'")
     from lmntk.system.executors.ray_cluster import RayCluster
 
-    places = [str(Path(__file__).parents[1]), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    here = Path(__file__).parent
+    folders = [here.parent, here, here.parents[1] / "tools"]
+    places = [*map(str, folders), os.environ.get("PYTHONPATH", "")]
     environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(places)}}
     ray.init(
         num_cpus=2,

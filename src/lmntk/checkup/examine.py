@@ -18,7 +18,7 @@ from lmntk.checkup.ties import check_ties
 from lmntk.errors import UserError
 from lmntk.models.build import logit_model, own_classes
 from lmntk.models.filters import ParameterFilter
-from lmntk.models.invariants import WORDS
+from lmntk.models.invariants import TEXTS, WORDS
 from lmntk.models.loading import Pretrained, load_pretrained
 from lmntk.models.logit_model import LogitModel, PromptModel
 from lmntk.models.probe import frozen_features
@@ -306,7 +306,7 @@ def _text_findings(asked: Asked, encoded: Sequence[EncodedText]) -> list[Finding
         empty_remark(empty, len(encoded)),
         cut_remark(cut, len(encoded), encoder.max_length, encoder.text_a_limit, option=""),
     )
-    return [Finding("texts", "note", line) for line in lines if line]
+    return [Finding(TEXTS.name, "note", line) for line in lines if line]
 
 
 def _few(lengths: Sequence[int]) -> list[int]:

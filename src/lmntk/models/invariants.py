@@ -133,6 +133,13 @@ NOISE = Invariant(
     "check",
     "1 forward and c backward passes of each of 4 texts",
 )
+TEXTS = Invariant(
+    "texts",
+    "no text is empty, and none is cut to the length limit",
+    "counted and said",
+    "start",
+    "none",
+)
 WORDS = Invariant(
     "label words",
     "the label words are among the words that the model expects",
@@ -161,6 +168,7 @@ INVARIANTS = (
     TIES,
     WHOLE,
     NOISE,
+    TEXTS,
     WORDS,
     ACCURACY,
 )

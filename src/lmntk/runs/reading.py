@@ -282,7 +282,7 @@ def _about_these(
             fitting.append(record)
     if len(fitting) < len(diagnoses):
         notes.append(
-            f"{len(diagnoses) - len(fitting)} of diagnosis are of other weights, prompts, texts or trainings "
+            f"{len(diagnoses) - len(fitting)} of diagnoses are of other weights, prompts, texts or trainings "
             "than the splits now, and left out."
         )
     return fitting
