@@ -12,17 +12,21 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load as load_tensors_of
 from safetensors.torch import load_file
 from tiny import write_model, write_rows
 
 from lmntk.engine import rates as calibration
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import make_experiment
+from lmntk.experiment.configuration.reading import make_text_kernels
+from lmntk.experiment.kernel_files import kernels_of_texts
 from lmntk.experiment.run import run
 from lmntk.experiment.solve_folder import solve_folder
 from lmntk.prediction.files import WantedPredictor, find_predictor, load_predictor
 from lmntk.runs.reading import read_run
 from lmntk.system import kept
+from lmntk.system.progress import Silent
 
 
 def flipped(content: bytes) -> bytes:
@@ -187,6 +191,30 @@ def test_commands_that_read_say_one_line_or_the_same(finished, tmp_path, command
         path.write_bytes(content)
 
 
+def test_damaged_kernels_of_texts_in_files_are_made_anew(finished, tmp_path, caplog):
+    values, out, _ = finished
+    texts = {"train": out.parent / "test.jsonl", "evaluate": out.parent / "test.jsonl"}
+    prompt = {"template": "{a} it was {mask}.", "label_words": "terrible,great"}
+    wanted = make_text_kernels(
+        {"model": values["model"], **texts, **prompt, "out": tmp_path / "k", "formulas": "sgd"}
+    )
+    kernels_of_texts(wanted, Silent())
+    whole = {path: path.read_bytes() for path in sorted((tmp_path / "k").glob("*.safetensors"))}
+    assert len(whole) == 2
+    for damage in (DAMAGES["flipped"], DAMAGES["emptied"]):
+        for path, content in whole.items():
+            path.write_bytes(damage(content))
+            kernels_of_texts(wanted, Silent())
+            assert {
+                each: load_file(each)["values" if each.stem == "sgd" else "eval"].numpy().tobytes()
+                for each in whole
+            } == {
+                each: load_tensors_of(known)["values" if each.stem == "sgd" else "eval"].numpy().tobytes()
+                for each, known in whole.items()
+            }
+            assert repr(str(path)) in caplog.text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_each_damaged_file_alone(finished, tmp_path, damage):
@@ -205,7 +233,7 @@ def test_tensors_say_when_they_were_damaged(tmp_path):
     )
     kept.save_tensors(path, tensors, {"key": "0a"})
     whole, refused = path.read_bytes(), 0
-    for bit in range(8 * len(whole)):
+    for bit in range(0, 8 * len(whole), 5):
         changed = bytearray(whole)
         changed[bit // 8] ^= 1 << bit % 8
         path.write_bytes(bytes(changed))
@@ -216,7 +244,7 @@ def test_tensors_say_when_they_were_damaged(tmp_path):
         else:
             assert metadata["key"] == "0a" and set(found) == set(tensors)
             assert all(torch.equal(found[name], tensors[name]) for name in tensors)
-    assert refused > 6 * len(whole)
+    assert refused > 1.2 * len(whole)
     for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
         with pytest.raises(kept.DamagedError):
@@ -232,7 +260,7 @@ def test_a_record_says_when_it_was_damaged(tmp_path):
     whole = (tmp_path / "r.json").read_bytes()
     assert json.loads(whole)["checksum"]
     refused = 0
-    for bit in range(8 * len(whole)):
+    for bit in range(0, 8 * len(whole), 5):
         changed = bytearray(whole)
         changed[bit // 8] ^= 1 << bit % 8
         (tmp_path / "r.json").write_bytes(bytes(changed))
@@ -242,4 +270,4 @@ def test_a_record_says_when_it_was_damaged(tmp_path):
             refused += "\n" not in str(error)
         else:
             assert {name: found[name] for name in content} == expected  # the word "checksum", or a space
-    assert refused > 4 * len(whole)
+    assert refused > 0.8 * len(whole)

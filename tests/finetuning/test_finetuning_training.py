@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -173,6 +174,43 @@ def test_a_checkpoint_that_was_cut_short_is_not_taken(tmp_path):
     (tmp_path / "checkpoint-8" / "trained.safetensors").write_bytes(b"half of")
     found = fine_tune(model, data, trainable, SETTINGS, checkpoints=Checkpoints(tmp_path, 0))
     same(found, fine_tune(model, data, trainable, SETTINGS))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "another shape"])
+def test_a_damaged_file_of_a_checkpoint_is_named_and_the_training_begins_anew(tmp_path, caplog, damage):
+    """Whichever file of it, the Trainer's own too."""
+    model, trainable, data = case()
+    expected, steps = fine_tune(model, data, trainable, SETTINGS), iter([None] * 4)
+    with pytest.raises(StopIteration):
+        fine_tune(
+            model,
+            data,
+            trainable,
+            SETTINGS,
+            checkpoints=Checkpoints(tmp_path / "whole", 0),
+            on_step=lambda: next(steps),
+        )
+    names = sorted(path.name for path in last_checkpoint(tmp_path / "whole").iterdir())
+    assert {"trained.safetensors", "record.json", "optimizer.pt", "trainer_state.json"} <= set(names)
+    for name in names:
+        shutil.copytree(tmp_path / "whole", tmp_path / name)
+        path = last_checkpoint(tmp_path / name) / name
+        content = path.read_bytes()
+        flipped = bytearray(content)
+        flipped[len(content) // 2] ^= 1
+        path.write_bytes(
+            {
+                "cut": content[:-7],
+                "flipped": bytes(flipped),
+                "emptied": b"",
+                "another shape": b'{"curve": 3}',
+            }[damage]
+        )
+        assert last_checkpoint(tmp_path / name) is None, name
+        assert name in caplog.text
+    same(
+        fine_tune(model, data, trainable, SETTINGS, checkpoints=Checkpoints(tmp_path / names[0], 0)), expected
+    )
 
 
 @pytest.mark.slow
