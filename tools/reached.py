@@ -12,6 +12,7 @@ import os
 import re
 import resource
 import signal
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -38,7 +39,7 @@ class Unchanged:
     lines: dict[str, dict[str, list[int]]]
 
     def order(self, copy: Path, module: str, line: int) -> list[str]:
-        """Return the tests that can notice a change, the quickest that reach it first.
+        """Return the tests that can notice a change, file by file, the quickest first.
 
         What runs as a module is imported is noticed where its name is used. What no test reaches in its own process may be noticed by any.
         """
@@ -54,7 +55,7 @@ class Unchanged:
             (_file(names[number]), self.seconds[names[number]], names[number])
             for number in reaching or range(len(names))
         ]
-        cost = {file: sum(seconds for of, seconds, _ in chosen if of == file) for file, *_ in chosen}
+        cost = {of: statistics.fmean(s for file, s, _ in chosen if file == of) for of, *_ in chosen}
         return [name for *_, name in sorted(chosen, key=lambda row: (cost[row[0]], row))]
 
 

@@ -6,9 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from test_diagnosis_over_splits import compared, splits
 
+from lmntk.diagnosis import comparison as comparison_module
+from lmntk.diagnosis import over_splits as over_splits_module
 from lmntk.diagnosis import verdict as module
 from lmntk.diagnosis.comparison import compare
+from lmntk.diagnosis.over_splits import task_comparison, task_verdict
 from lmntk.diagnosis.uncertainty import error_of_mean, standard_error
 from lmntk.diagnosis.verdict import Evidence, decide
 from lmntk.errors import UserError
@@ -205,3 +209,34 @@ def test_standard_errors_by_hand(first, second, weights, error):
     assert standard_error("accuracy", truth, parts) == pytest.approx(error, rel=1e-12)
     twice = error_of_mean("accuracy", truth, [parts, parts])  # of a split that is given twice
     assert twice == pytest.approx(error, rel=1e-12)
+
+
+EDGES = [  # errors of the kernel's margin of 0.07, the gain of 0.3 and the linearized model's margin of 0.1
+    ((0.069, 0.149, 0.099), [True, True]),
+    ((0.071, 0.149, 0.099), [None, True]),
+    ((0.069, 0.151, 0.099), [True, None]),
+    ((0.069, 0.149, 0.101), [True, None]),
+]
+
+
+@pytest.mark.parametrize(("errors", "passed"), EDGES)
+@pytest.mark.parametrize("over_splits", [False, True])
+def test_a_margin_must_be_its_error_and_a_gain_twice_its_error(monkeypatch, over_splits, errors, passed):
+    coming = iter(errors)
+    if over_splits:
+        monkeypatch.setattr(over_splits_module, "error_over_splits", lambda *_: next(coming))
+        found = task_verdict(splits())
+    else:
+        monkeypatch.setattr(module, "standard_error", lambda *_: next(coming))
+        found = decide(evidence())
+    assert [test.passed for test in found.tests[:2]] == passed
+
+
+@pytest.mark.parametrize(("error", "differs"), [(0.049, True), (0.051, False)])
+@pytest.mark.parametrize("over_splits", [False, True])
+def test_metrics_differ_by_more_than_twice_their_error(monkeypatch, over_splits, error, differs):
+    monkeypatch.setattr(comparison_module, "standard_error", lambda *_: error)
+    monkeypatch.setattr(over_splits_module, "error_over_splits", lambda *_: error)
+    both = [compared(0.7, 0.8)] * 2
+    found = task_comparison(both, ("one", "other")) if over_splits else both[0]
+    assert found.differs == differs and f"error of {100 * error:.1f} points" in found.sentence
