@@ -80,7 +80,7 @@ def test_a_page_where_no_file_can_be_is_one_line(tmp_path, monkeypatch, refused,
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("name", ["configuration.json", "results.csv", "cells", "kernels"])
+@pytest.mark.parametrize("name", ["configuration.json", "results.csv", "splits", "kernels"])
 def test_a_folder_in_a_files_place_and_a_file_in_a_folders(base, tmp_path, refused, name):
     out = tmp_path / "out"
     out.mkdir()
