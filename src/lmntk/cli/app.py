@@ -93,6 +93,9 @@ def main() -> None:
             raise
         print(f"lmntk: {line}", file=sys.stderr)
         sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):  # an Abort is a RuntimeError too
+        print("lmntk: interrupted; run the same command again to resume", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
             raise
@@ -100,9 +103,6 @@ def main() -> None:
             "lmntk: there is not so much memory; ask for less, or for a smaller --batch-size", file=sys.stderr
         )
         sys.exit(2)
-    except (KeyboardInterrupt, typer.Abort):
-        print("lmntk: interrupted; run the same command again to resume", file=sys.stderr)
-        sys.exit(INTERRUPTED)
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(
             error, "show"
