@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from pathlib import Path
 
@@ -9,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from typer.testing import CliRunner
 
+from lmntk.cli.app import app
 from lmntk.errors import UserError
+from lmntk.kernels.kernel import Kernel
 from lmntk.models.fingerprint import fingerprint
 from lmntk.models.gguf import read_gguf
 from lmntk.models.loading import load_pretrained
@@ -164,3 +169,20 @@ def test_mistakes(file, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     refused(r"needs the package gguf; pip install 'lmntk\[gguf\]'", file)
+
+
+def test_commands_take_the_file_and_keep_where_it_came_from(file, tmp_path):
+    rows = [{"text_a": "a b", "label": 0}, {"text_a": "cd d", "label": 1}] * 6
+    for name in ("train", "test"):
+        text = "\n".join(json.dumps(row | {"text_a": row["text_a"] + " c" * i}) for i, row in enumerate(rows))
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    arguments = [
+        "run", "--model", file, "--train", tmp_path / "train.jsonl", "--test", tmp_path / "test.jsonl", "--text-column", "text_a",
+        "--template", "{a}", "--label-words", "a,b", "--k", 2, "--seeds", 13, "--formulas", "sgd", "--out", tmp_path / "out",
+    ]  # fmt: skip
+    done = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+    assert done.exit_code == 0 and "15 Q8_0, 5 F32 tensors" in done.stderr
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert f"small.Q8_0.gguf (15 Q8_0, 5 F32), sha256 {sha256}" in (tmp_path / "out/summary.md").read_text()
+    kernel = next((tmp_path / "out/kernels").rglob("train-sgd.safetensors"))
+    assert Kernel.load(kernel).provenance["gguf"]["sha256"] == sha256

@@ -40,6 +40,10 @@ class GgufFile:
     sha256: str
     quantisation: str
 
+    def as_dict(self) -> dict[str, str]:
+        """Return what the provenance of results says of the file."""
+        return {"file": self.path.name, "sha256": self.sha256, "quantisation": self.quantisation}
+
     def load(self, dtype: torch.dtype, attention: str | None, kind: str) -> tuple[Any, str, str]:
         """Return the network in eval mode, dequantised to ``dtype``, its kind, and the types that it is stored in.
 
