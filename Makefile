@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow mutants lint format clean clean-venv
+.PHONY: help venv demo smollm2 test test-slow mutants lint format clean clean-venv
 
 help:  ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3]"
@@ -25,6 +25,9 @@ venv: $(STAMP)  ## create .venv with the pinned versions
 
 demo: $(STAMP)  ## run lmntk on its bundled model and examples
 	$(BIN)/lmntk demo
+
+smollm2: $(STAMP)  ## download a real causal model of 135 M parameters into build/smollm2
+	$(BIN)/python tools/smollm2.py
 
 # Two processes of one thread each, a file to a process: tiny networks gain nothing from threads.
 test: $(STAMP)  ## run the quick tests

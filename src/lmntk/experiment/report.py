@@ -61,6 +61,8 @@ class Reporter:
             "parameters": session.chosen.describe(),
             "splits": f"{len(planned & set(run.splits))} of {len(planned)} finished{beside}",
         }
+        if (gguf := session.pretrained.gguf) is not None:
+            facts["dequantised from"] = f"{gguf.path.name} ({gguf.quantisation}), sha256 {gguf.sha256}"
         facts |= {f"classes of {task.name}": "; ".join(task.meaning()) for task in session.tasks}
         facts |= {
             f"texts of {task.name}": "; ".join(remarks)

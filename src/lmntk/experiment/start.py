@@ -81,6 +81,7 @@ def load(computation: Computation, modes: Sequence[str]) -> Pretrained:
         revision=computation.revision,
         base=computation.base,
         needs_head=True if "prompt" in modes else None,
+        gguf=computation.gguf,
     )
     move_to(pretrained, computation.device)
     for mode in modes:

@@ -46,13 +46,16 @@ def looks_local(name: str) -> bool:
     return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
-def locate(name: str, revision: str | None = None, shown: str | None = None) -> Location:
+def locate(
+    name: str, revision: str | None = None, shown: str | None = None, also: str | None = None
+) -> Location:
     """Return the location of a folder or, downloaded or from the cache, of a hub repository.
 
     Args:
         name: a folder, or a hub name when there is no such folder.
         revision: a branch, tag or commit of the hub repository; by default its main branch.
         shown: what an error calls it, by default ``model: 'name'``.
+        also: one more file of the repository that is wanted, by its name.
 
     Raises:
         UserError: no such name or revision, the hub is out of reach, or it needs a log-in.
@@ -78,7 +81,7 @@ def locate(name: str, revision: str | None = None, shown: str | None = None) -> 
         snapshot_download,
         name,
         revision=revision,
-        allow_patterns=list(WANTED),
+        allow_patterns=[*WANTED, *([] if also is None else [also])],
         ignore_patterns=list(UNWANTED),
     )
     try:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from lmntk.models.adapters import CONFIG_FILE, find_base, read_adapter
 from lmntk.models.checkpoint import Checkpoint, loading
 from lmntk.models.configuration import setting
 from lmntk.models.fingerprint import fingerprint
+from lmntk.models.gguf import ENDING, GgufFile, read_gguf
 from lmntk.models.hidden_states import is_decoder_only, is_encoder_decoder
 from lmntk.models.hub import Location, locate, looks_local
 from lmntk.models.kinds import check_kind, reading_of
@@ -34,7 +36,7 @@ class Pretrained:
 
     ``fingerprint`` is a sha256 of its content; ``kind`` one of masked, causal, seq2seq, classifier;
     ``adapter`` says that only an adapter's parameters require a gradient; ``revision`` is the hub commit that
-    the name was read at, None for a folder.
+    the name was read at, None for a folder; ``gguf`` the file that it was dequantised from, if it was.
     """
 
     network: Any
@@ -45,6 +47,7 @@ class Pretrained:
     kind: str = "masked"
     adapter: bool = False
     revision: str | None = None
+    gguf: GgufFile | None = None
 
     @property
     def pad_id(self) -> int:
@@ -99,6 +102,7 @@ def load_pretrained(
     revision: str | None = None,
     base: str | None = None,
     needs_head: bool | None = True,
+    gguf: str | None = None,
 ) -> Pretrained:
     """Return the model and tokenizer of a local folder, or of a hub name when there is no such folder.
 
@@ -115,6 +119,7 @@ def load_pretrained(
         base: the base model of an adapter, in place of the one that it names.
         needs_head: False takes a checkpoint without the head of its kind too, None unless it is a classifier:
             head mode reads the base model alone, but a classifier's own head.
+        gguf: the name of a GGUF file in the folder or the repository; ``name`` may be such a file's path itself.
 
     Raises:
         UserError: no such folder or name, a folder without config or weights, weights or a head missing,
@@ -124,6 +129,8 @@ def load_pretrained(
         raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     check_kind(kind)
     with _quiet(), torch.random.fork_rng(devices=[]):
+        if gguf is not None or name.endswith(ENDING):
+            return _of_gguf(name, gguf, revision, DTYPES[dtype], attention, kind, base)
         local = looks_local(name)
         location = locate(name, None if local else revision)
         if location.has(CONFIG_FILE):
@@ -161,8 +168,37 @@ def load_pretrained(
     )
 
 
+def _of_gguf(
+    name: str,
+    file: str | None,
+    revision: str | None,
+    dtype: torch.dtype,
+    attention: str | None,
+    kind: str,
+    base: str | None,
+) -> Pretrained:
+    """Return the model in a GGUF file, whose tokenizer is in it too."""
+    if base is not None:
+        raise UserError(f"base: {name!r} is a whole model, not an adapter; leave the base {base!r} out")
+    if file is None:
+        path, commit = Path(name).expanduser(), None
+    else:
+        if Path(file).name != file or not file.endswith(ENDING):
+            raise UserError(
+                f"gguf: {file!r} is no name of a GGUF file in {name!r}; give one such as model.gguf"
+            )
+        location = locate(name, revision, also=file)
+        path, commit = location.folder / file, location.revision
+    gguf = read_gguf(path)
+    network, kind, stored = gguf.load(dtype, attention, kind)
+    tokenizer = _limited(name, gguf.tokenizer(), network)
+    if kind == "classifier":
+        _set_padding(name, network, tokenizer)
+    return Pretrained(network, tokenizer, name, fingerprint(network), stored, kind, False, commit, gguf)
+
+
 def _tokenizer(name: str, location: Location, network: Any) -> Any:
-    """Return the tokenizer of a folder, cut to the positions and the words that the network has rows for."""
+    """Return the tokenizer of a folder; see ``_limited``."""
     from transformers import AutoTokenizer
 
     check_named_files(name, location)
@@ -170,6 +206,11 @@ def _tokenizer(name: str, location: Location, network: Any) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             str(location.folder), local_files_only=True, trust_remote_code=False
         )
+    return _limited(name, tokenizer, network)
+
+
+def _limited(name: str, tokenizer: Any, network: Any) -> Any:
+    """Return a tokenizer, cut to the positions and the words that the network has rows for."""
     table = word_table(network)
     if table is not None:
         setattr(tokenizer, ROWS, len(table))

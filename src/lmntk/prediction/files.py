@@ -110,6 +110,7 @@ def load_predictor(
         facts["attention"],
         kind=facts["kind"],
         revision=facts["revision"],
+        gguf=facts["gguf"],
         base=facts["base"],
         needs_head=True if description["mode"] == "prompt" else None,
     )
@@ -223,6 +224,7 @@ class _ModelFacts(_Part):
     kind: str
     base: str | None
     revision: str | None
+    gguf: str | None = None
     dtype: str
     attention: str | None
     untied: bool

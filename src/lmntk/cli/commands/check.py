@@ -17,6 +17,7 @@ from lmntk.errors import UserError
 FIELDS = (
     "kind",
     "revision",
+    "gguf",
     "base",
     "template",
     "label_words",
@@ -29,7 +30,7 @@ OPTIONS = partial(some_options, FIELDS)
 
 def check(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="a model or adapter folder, or a hub name")],
+    model: Annotated[str, typer.Argument(help="a model or adapter folder, a GGUF file, or a hub name")],
     mode: Annotated[str, typer.Option(help="prompt or head", rich_help_panel="Prompt")] = "prompt",
     task: Annotated[
         str | None,

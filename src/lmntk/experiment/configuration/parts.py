@@ -90,13 +90,18 @@ class Source(Part):
 
     GROUP: ClassVar[str] = "Model"
 
-    model: str = Field(description="a Hugging Face model folder, or a hub name")
+    model: str = Field(description="a Hugging Face model folder, a GGUF file, or a hub name")
     kind: Kind = Field(
         default="auto",
         description="masked, causal, seq2seq or classifier",
         json_schema_extra={"unset": "by the checkpoint"},
     )
     revision: str | None = Field(default=None, description="branch, tag or commit of a hub name")
+    gguf: str | None = Field(
+        default=None,
+        description="the name of a GGUF file in the model's folder or repository",
+        json_schema_extra={"metavar": "NAME"},
+    )
     base: str | None = Field(
         default=None, description="the base model of an adapter, in place of the one it names"
     )

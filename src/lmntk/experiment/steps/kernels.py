@@ -240,6 +240,7 @@ def _split_kernels(
         "key": session.keys(task, split).kernels.digest,
         "model": session.pretrained.fingerprint,
         "model_name": session.pretrained.name,
+        **({} if session.pretrained.gguf is None else {"gguf": session.pretrained.gguf.as_dict()}),
         "task": task.name,
         "split": split.name,
         "templates": task.templates if split.mode == "prompt" else None,

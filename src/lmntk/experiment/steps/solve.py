@@ -254,7 +254,7 @@ def _save(
     name = f"{split.name}-{outcome.formula}-{outcome.solver}-{key.short}"
     model = {
         "name": e.model, "fingerprint": session.pretrained.fingerprint, "kind": session.pretrained.kind, "base": e.base,
-        "revision": e.revision, "dtype": e.dtype, "attention": e.attention, "untied": e.untie_head,
+        "revision": e.revision, "gguf": e.gguf, "dtype": e.dtype, "attention": e.attention, "untied": e.untie_head,
         "difference": session.folds(task), "features": e.features,
     }  # fmt: skip
     prompt = {

@@ -1,0 +1,156 @@
+"""Models in a GGUF file: read by transformers' own loader, dequantised, and said aloud.
+
+The tensors, and so the fingerprint and every key, are those of the same model saved as a folder. transformers reads only some
+architectures from GGUF; what it cannot read is one line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmntk.errors import UserError, one_line
+from lmntk.models.kinds import KINDS, auto_class, can_do_without_cache, kind_of
+from lmntk.system.notices import say
+
+ENDING = ".gguf"
+MAGIC = b"GGUF"
+BLOCK = 1 << 22  # bytes that are hashed at once
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """A GGUF file, with what its results' provenance says of it.
+
+    Attributes:
+        path: where it is.
+        sha256: of the file.
+        quantisation: how many tensors it holds of each type, such as ``210 Q4_1, 61 F32, 1 Q8_0``.
+    """
+
+    path: Path
+    sha256: str
+    quantisation: str
+
+    def as_dict(self) -> dict[str, str]:
+        """Return what the provenance of results says of the file."""
+        return {"file": self.path.name, "sha256": self.sha256, "quantisation": self.quantisation}
+
+    def load(self, dtype: torch.dtype, attention: str | None, kind: str) -> tuple[Any, str, str]:
+        """Return the network in eval mode, dequantised to ``dtype``, its kind, and the types that it is stored in.
+
+        Raises:
+            UserError: an architecture that transformers cannot read from GGUF, or a kind that the model has not.
+        """
+        from transformers import AutoConfig
+
+        where: dict[str, Any] = {
+            "gguf_file": self.path.name,
+            "local_files_only": True,
+            "trust_remote_code": False,
+        }
+        folder, shown = str(self.path.parent), repr(str(self.path))
+        with _reading(shown):
+            config = AutoConfig.from_pretrained(folder, **where)
+        kind = kind_of(config, str(self.path), kind)
+        extra = {} if attention is None else {"attn_implementation": attention}
+        with _reading(f"{shown} as a {KINDS[kind]} model"):
+            network, report = auto_class(kind, config).from_pretrained(
+                folder, dtype=dtype, output_loading_info=True, **where, **extra
+            )
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise UserError(
+                f"model: {shown} lacks weights, {missing[0]!r} among {len(missing)}; the file is incomplete, or of another architecture"
+            )
+        _forget_quantisation(network)
+        if can_do_without_cache(network.config):
+            network.config.use_cache = False
+        say(
+            f"model: {shown} is dequantised to {str(dtype).removeprefix('torch.')}: {self.quantisation} tensors"
+        )
+        return network.eval(), kind, self.quantisation
+
+    def tokenizer(self) -> Any:
+        """Return the tokenizer in the file.
+
+        Raises:
+            UserError: it has none that transformers can read.
+        """
+        from transformers import AutoTokenizer
+
+        with _reading(f"the tokenizer of {str(self.path)!r}"):
+            return AutoTokenizer.from_pretrained(
+                str(self.path.parent),
+                gguf_file=self.path.name,
+                local_files_only=True,
+                trust_remote_code=False,
+            )
+
+
+def read_gguf(path: Path) -> GgufFile:
+    """Return what a GGUF file holds, after a look at its header and every tensor's place.
+
+    Raises:
+        UserError: no such file, one that is damaged or no GGUF, or the package that reads it is missing.
+    """
+    shown = repr(str(path))
+    if not path.is_file():
+        beside = ", ".join(sorted(each.name for each in path.parent.glob(f"*{ENDING}"))) or "none"
+        raise UserError(f"model: there is no GGUF file {shown}; its folder has {beside}")
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise UserError(
+                f"model: {shown} is no GGUF file, whatever its name; give a model's folder or a GGUF file"
+            )
+    if importlib.util.find_spec("gguf") is None:
+        raise UserError(f"model: {shown} needs the package gguf; pip install 'lmntk[gguf]'")
+    from gguf import GGUFReader
+
+    try:
+        tensors = GGUFReader(path).tensors
+        counts = Counter(tensor.tensor_type.name for tensor in tensors)
+    except Exception as error:  # of a damaged file the reader says anything
+        raise UserError(f"model: {shown} is damaged ({one_line(error)[:120]}); download it again") from error
+    if not counts:
+        raise UserError(f"model: {shown} holds no tensors; download it again")
+    return GgufFile(path, _sha256(path), ", ".join(f"{count} {name}" for name, count in counts.most_common()))
+
+
+@contextmanager
+def _reading(shown: str) -> Iterator[None]:
+    """Turn whatever transformers raises about a GGUF file into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # each architecture has its own
+        raise UserError(
+            f"model: transformers cannot read {shown} ({one_line(error)[:160]}); "
+            "convert it to a model folder, or use another file"
+        ) from error
+
+
+def _forget_quantisation(network: Any) -> None:
+    """Make the network one that was never quantised, as its weights are now: it can be trained and saved."""
+    with suppress(AttributeError):
+        del network.config.quantization_config
+    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
+        with suppress(AttributeError):
+            delattr(network, name)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
