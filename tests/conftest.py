@@ -1,6 +1,7 @@
 """For all tests: one thread, no hub, quiet transformers."""
 
 import os
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,3 +25,20 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+@pytest.fixture
+def empty_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave plots undrawn, for tests of what else a page says; one about what a plot shows asks for ``drawn_plots``."""
+    if "drawn_plots" in request.fixturenames:
+        return
+
+    def print_empty(canvas: Any, file: Any, **named: Any) -> None:
+        file.write('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>')
+
+    monkeypatch.setattr("matplotlib.backends.backend_svg.FigureCanvasSVG.print_svg", print_empty)
+
+
+@pytest.fixture
+def drawn_plots() -> None:
+    """Draw the page's plots in this test."""

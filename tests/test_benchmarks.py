@@ -28,6 +28,7 @@ def figures_of(script, tmp_path, *flags):
     return json.loads(path.read_text()), done.stdout
 
 
+@pytest.mark.slow
 def test_pairwise_agrees_and_says_what_it_extrapolates(tmp_path):
     figures, shown = figures_of("pairwise.py", tmp_path, "--pairs", "5", "--repeats", "1")
     assert set(figures["machine"]) == MACHINE_FIELDS
@@ -69,6 +70,7 @@ def test_contraction_ways_agree(tmp_path):
     assert "materialise ms" in shown
 
 
+@pytest.mark.slow
 def test_models_agree_and_say_what_goes_by_autograd(tmp_path):
     figures, shown = figures_of(
         "models.py", tmp_path, "--families", "bert,mixtral,llama-lora", "--repeats", "2"

@@ -62,20 +62,5 @@ def lmntk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.fixture(autouse=True)
-def empty_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave plots undrawn, which take a quarter of these tests' time; tests/reports draws and looks at them.
-
-    A test that is about what a plot shows asks for ``drawn_plots``.
-    """
-    if "drawn_plots" in request.fixturenames:
-        return
-
-    def print_empty(canvas: Any, file: Any, **named: Any) -> None:
-        file.write('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>')
-
-    monkeypatch.setattr("matplotlib.backends.backend_svg.FigureCanvasSVG.print_svg", print_empty)
-
-
-@pytest.fixture
-def drawn_plots() -> None:
-    """Draw the page's plots in this test."""
+def quick_plots(empty_plots: None) -> None:
+    """Leave plots undrawn, which take a quarter of these tests' time."""

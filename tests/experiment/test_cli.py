@@ -365,6 +365,7 @@ def test_kernels_once_more_from_kept_factors(folder, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_run_on_ray_is_the_run_here(folder, tmp_path):
     pytest.importorskip("ray", reason="ray is not installed: pip install 'lmntk[ray]'")
     here = lmntk("run", *own_texts(folder, tmp_path / "here"))

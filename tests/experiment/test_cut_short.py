@@ -123,7 +123,7 @@ EMPTY = {("results", 0), ("results", 1)}  # moments at which the pieces, or the 
 
 @pytest.mark.parametrize(
     ("kind", "keep_kernels"),
-    [("kernels", True), ("results", True), pytest.param("results", False, marks=pytest.mark.slow)],
+    [("kernels", True), *(pytest.param("results", keep, marks=pytest.mark.slow) for keep in (True, False))],
 )
 def test_killed_between_any_two_files_it_ends_in_the_same_bits(
     values, tmp_path, monkeypatch, kind, keep_kernels

@@ -109,6 +109,7 @@ def test_killed_at_ten_moments_it_ends_in_the_same_bits(folder, tmp_path):
     assert killed >= 8  # the last may have ended before it was hit
 
 
+@pytest.mark.slow
 def test_a_second_process_is_sent_away(folder, tmp_path):
     process = started(*flags(folder, tmp_path / "out", "--batch-size", 1, "--test-limit", 20))
     try:

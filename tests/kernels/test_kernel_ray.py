@@ -70,7 +70,7 @@ SLOW = pytest.mark.slow  # every case starts two processes that load PyTorch and
     ("name", "on_disk"),
     [
         ("bert", False),
-        ("deberta-shared-keys", True),
+        pytest.param("deberta-shared-keys", True, marks=SLOW),
         pytest.param("bert", True, marks=SLOW),
         pytest.param("deberta-shared-keys", False, marks=SLOW),
         *(
@@ -123,6 +123,7 @@ def test_a_tile_that_kills_three_workers_ends_the_run_and_what_is_finished_is_ke
     assert same_bits(work("bert", cluster, tmp_path / "there"), here)
 
 
+@SLOW
 def test_a_worker_killed_in_the_middle_of_a_run(cluster, tmp_path):
     here = work("bert", Local(), batch=1)
     there = work("bert", Dying(cluster, "c-00000002", tmp_path, times=2), batch=1)
@@ -130,6 +131,7 @@ def test_a_worker_killed_in_the_middle_of_a_run(cluster, tmp_path):
     assert same_bits(here, there)
 
 
+@SLOW
 def test_a_driver_that_goes_away_leaves_its_tiles(cluster, tmp_path):
     class Gone(Exception):  # noqa: N818
         pass
@@ -176,7 +178,7 @@ class LeftError(Exception):
     pass
 
 
-@pytest.mark.parametrize("leave_after", [None, 1])
+@pytest.mark.parametrize("leave_after", [None, pytest.param(1, marks=SLOW)])
 def test_workers_on_a_disk_of_their_own_leave_nothing_there(cluster, tmp_path, leave_after):
     here = work("bert", Local(), tmp_path / "here")
     old = tmp_path / "disk" / f"worker-{platform.node()}-{2**22 + 1}"  # no process has that number
@@ -194,6 +196,7 @@ def test_workers_on_a_disk_of_their_own_leave_nothing_there(cluster, tmp_path, l
     assert not list((tmp_path / "driver").rglob("factors/*"))
 
 
+@SLOW
 def test_factors_are_not_kept_where_nobody_finds_them(cluster, tmp_path):
     with pytest.raises(UserError, match="does not see the scratch folder; name one that all machines see"):
         work("bert", Apart(cluster, tmp_path / "disk"), tmp_path / "driver", keep=True)

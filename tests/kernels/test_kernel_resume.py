@@ -87,7 +87,7 @@ def steps(on_disk):
     return seen, lambda captured, contracted: seen.append((captured, contracted))
 
 
-@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("on_disk", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_cut_short_anywhere_it_ends_in_the_same_bits(tmp_path, on_disk):
     seen, report = steps(on_disk)
     whole = work(tmp_path / "whole", on_disk=on_disk, report=report)

@@ -110,8 +110,14 @@ def held(formula: str, at_once: int) -> tuple[int, int, int]:
 
 
 @LINUX
-@pytest.mark.parametrize("formula", ["sgd", "asigngd"])
-@pytest.mark.parametrize("at_once", [3, 1])
+@pytest.mark.parametrize(
+    ("formula", "at_once"),
+    [
+        ("sgd", 1),
+        ("asigngd", 3),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("sgd", 3), ("asigngd", 1))),
+    ],
+)
 def test_no_more_is_held_than_is_said(formula, at_once):
     """In a process of its own: what other tests have left to this one's allocator comes and goes."""
     with ProcessPoolExecutor(1, get_context("spawn")) as alone:

@@ -25,6 +25,11 @@ from lmntk.reports.page import build_page, write_page
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
 
+@pytest.fixture(autouse=True)
+def quick_plots(empty_plots):
+    """Leave plots undrawn, but where a test is about them."""
+
+
 class Page(HTMLParser):
     """Checks the nesting, and keeps what the tests ask for."""
 
@@ -81,7 +86,7 @@ def text(folder):
     return build_page([folder])
 
 
-def test_the_page_is_well_formed_and_leaves_for_nothing(text):
+def test_the_page_is_well_formed_and_leaves_for_nothing(text, drawn_plots):
     page = Page(text)
     assert len(page.ids) == len(set(page.ids))
     assert {"script", "link", "iframe", "object", "form"}.isdisjoint(page.tags)
@@ -167,7 +172,7 @@ def test_table_entries_are_means_and_population_deviations_over_the_splits(tmp_p
     assert "How it was made" in text and "Close up" not in text and "The three tests" not in text
 
 
-def test_what_the_user_wrote_is_text_and_never_markup(tmp_path):
+def test_what_the_user_wrote_is_text_and_never_markup(tmp_path, drawn_plots):
     attack = '<script>alert("x")</script><img src=x onerror=alert(1)>&amp;$\\frac{1}{2}$\x00\x1b'
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,), model=attack, extra_methods=(attack,))
     for path in (folder / "splits").glob("*.json"):
@@ -192,7 +197,7 @@ def test_what_the_user_wrote_is_text_and_never_markup(tmp_path):
     assert "<script>alert(" in page.text("b", "p", "th", "text", "desc", "td")
 
 
-def test_a_part_that_is_missing_leaves_no_hole(tmp_path):
+def test_a_part_that_is_missing_leaves_no_hole(tmp_path, drawn_plots):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,))
     whole = len(Page(build_page([folder])).svgs)
     path = next((folder / "diagnoses").glob("*sgd*.json"))
@@ -219,7 +224,7 @@ def test_a_part_that_is_missing_leaves_no_hole(tmp_path):
     assert "? undecided" in text and "No reason is given." in text and "cannot be told" in text
 
 
-def test_a_damaged_part_is_named_and_the_rest_drawn(tmp_path):
+def test_a_damaged_part_is_named_and_the_rest_drawn(tmp_path, drawn_plots):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,))
     whole = len(Page(build_page([folder])).svgs)
     path = next((folder / "diagnoses").glob("*sgd*.json"))
@@ -233,7 +238,7 @@ def test_a_damaged_part_is_named_and_the_rest_drawn(tmp_path):
     assert "finetunings/half-written.json is not a file of this version" in text
 
 
-def test_numbers_that_are_none_are_left_out(tmp_path):
+def test_numbers_that_are_none_are_left_out(tmp_path, drawn_plots):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,))
     path = next((folder / "diagnoses").glob("*sgd*.json"))
     content = json.loads(path.read_text())
@@ -246,7 +251,7 @@ def test_numbers_that_are_none_are_left_out(tmp_path):
     assert not re.search(r"\bnan\b|\binf\b", text)
 
 
-def test_kernels_alone_show_their_matrix_spectrum_and_groups(tmp_path):
+def test_kernels_alone_show_their_matrix_spectrum_and_groups(tmp_path, drawn_plots):
     folder = write_run(tmp_path / "run", ks=(8,), seeds=(13,), finetuned=False, classes=3)
     text = build_page([folder])
     kernel = Kernel.load(next((folder / "kernels").glob("*/train-sgd.safetensors")))
@@ -264,7 +269,7 @@ def test_kernels_alone_show_their_matrix_spectrum_and_groups(tmp_path):
     assert f"The first 7 eigenvectors hold {100 * shares[:7].sum():.0f} % of the centred labels" in text
 
 
-def test_a_kernel_that_is_not_the_cells_or_is_damaged_is_not_drawn(tmp_path):
+def test_a_kernel_that_is_not_the_cells_or_is_damaged_is_not_drawn(tmp_path, drawn_plots):
     folder = write_run(tmp_path / "run", ks=(8,), seeds=(13,), finetuned=False)
     heading = "Spectrum and alignment with the labels"
     path, split = (
@@ -351,7 +356,7 @@ def test_many_cells_close_up_are_cut_and_the_page_says_so(tmp_path):
     assert all(f"task{i} <span>kernel · k = 4" in text for i in range(12))
 
 
-def test_a_run_that_diverged_does_not_flatten_the_others(tmp_path):
+def test_a_run_that_diverged_does_not_flatten_the_others(tmp_path, drawn_plots):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,), kernels=False)
     for path in (folder / "finetunings").glob("*.json"):
         content = json.loads(path.read_text())
@@ -364,7 +369,7 @@ def test_a_run_that_diverged_does_not_flatten_the_others(tmp_path):
     assert "1 of 4 runs diverged." in text and "Faint: 4 other settings" in text and "1e30" not in text
 
 
-def test_a_diagnosed_training_that_diverged_and_an_emulation_without_bound(tmp_path):
+def test_a_diagnosed_training_that_diverged_and_an_emulation_without_bound(tmp_path, drawn_plots):
     folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,), kernels=False)
     for path in (folder / "diagnoses").glob("*.json"):
         content = json.loads(path.read_text())
