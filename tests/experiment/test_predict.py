@@ -270,7 +270,7 @@ def test_a_predictor_cut_short_while_saved_again_is_none(solved, models, values,
         "seeds": [13, 21],
     }
     again["own_tasks"] = [values["own_tasks"][0] | {"template": "it is {mask}: {a}"}]
-    written = "lmntk.prediction.files.write_text"
+    written = "lmntk.prediction.files.write_record"
     monkeypatch.setattr(written, lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(make_experiment(again))
@@ -359,7 +359,7 @@ def test_mistakes(solved, models, lmntk, tmp_path):
     direction.write_bytes(direction.read_bytes()[:-50])
     code, _, errors = lmntk("predict", "--model-dir", direction.parent, "--input", texts)
     assert code == 2
-    assert "not a readable safetensors file" in errors
+    assert "is damaged" in errors
 
 
 class Mixing(torch.nn.Module):
