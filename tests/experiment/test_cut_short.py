@@ -20,7 +20,7 @@ from lmntk.engine.batches import Capturer
 from lmntk.engine.settings import NOT_KEPT
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.run import run
-from lmntk.system.kept import write_record
+from lmntk.system.kept import read_record, write_record
 from lmntk.system.progress import Silent
 
 METHODS = {"formulas": ["sgd", "asigngd"], "solvers": ["ridge"]}
@@ -203,9 +203,7 @@ def test_another_memory_goes_on_with_what_is_begun(values, tmp_path, monkeypatch
 def test_a_cut_that_does_not_fit_any_more_is_dropped_and_said(values, tmp_path, monkeypatch):
     first = make_experiment(values | {"out": tmp_path / "out", "memory": "40GiB"})
     assert killed_at(monkeypatch, EVERYTHING["kernels"], 0, lambda: run(first))
-    records = {
-        path: json.loads(path.read_text()) for path in (tmp_path / "out" / "scratch").glob("*/work.json")
-    }
+    records = {path: read_record(path) for path in (tmp_path / "out" / "scratch").glob("*/work.json")}
     ((path, record),) = [(path, record) for path, record in records.items() if record["schedule"]]
     record["schedule"]["peak"] = 50 * 2**30
     write_record(path, record)
