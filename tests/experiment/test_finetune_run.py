@@ -22,6 +22,7 @@ from lmntk.experiment.steps import kernels as kernel_steps
 from lmntk.finetuning.files import load_weights, slug
 from lmntk.models.loading import fingerprint, load_pretrained
 from lmntk.models.logit_model import PromptModel
+from lmntk.system.kept import read_record
 
 CELL = "films-k2-seed13-prompt"
 
@@ -57,7 +58,7 @@ def changed(values, **change):
 
 
 def record(values, arm="sgd-fine-tuning", split=CELL):
-    return json.loads(latest_at(values["out"] / "finetunings" / f"{split}-{arm}.json").read_text())
+    return read_record(latest_at(values["out"] / "finetunings" / f"{split}-{arm}.json"))
 
 
 def without_seconds(found):
