@@ -73,7 +73,7 @@ def test_many_logits_are_thinned_evenly(drawn):
     real = np.arange(2.0 * m).reshape(m, 2)
     plot = trainings.logit_plot("x", {"fine_tuned": real, "linearized": real, "labels": None})
     ((figure, *_),) = drawn
-    diagonal, points = lines_of(figure.axes[0])
+    _, points = lines_of(figure.axes[0])
     assert len(points[1]) == 300 and {points[1][0], points[1][-1]} == {0.0, 2.0 * m - 1}
     assert key_of(figure) == [] and plot.caption.endswith("Drawn are 150 texts, evenly taken.")
     assert figure.axes[0].lines[1].get_label() == "a logit"
@@ -82,7 +82,8 @@ def test_many_logits_are_thinned_evenly(drawn):
 RUNS = [
     {"learning_rate": 0.1, "batch_size": 2, "steps": 9, "best_step": 8, "dev": 0.75, "status": "finished",
      "curve": [{"step": 1, "loss": 2.0, "dev": 0.5}, {"step": 8, "loss": 1.0, "dev": 0.75}]},
-    {"learning_rate": 1.0, "batch_size": 2, "steps": 9, "status": "finished", "curve": [{"step": 1, "loss": 50.0}, {"step": 8, "loss": 40.0}]},
+    {"learning_rate": 1.0, "batch_size": 2, "steps": 9, "status": "finished",
+     "curve": [{"step": 1, "loss": 50.0}, {"step": 8, "loss": 40.0}]},
     {"learning_rate": 9.0, "batch_size": 2, "steps": 9, "status": "diverged", "curve": [{"step": 1, "loss": 70.0}]},
 ]  # fmt: skip
 
@@ -184,8 +185,9 @@ def test_kernels_before_and_after(drawn):
         text.get_text() for text in first.get_yticklabels()
     ] == ["0", "1"]
     assert plot.caption.startswith(
-        "The sgd kernel of 3 training texts, class logits summed: before fine-tuning two texts of one label share 2 on average, of two "
-        "labels 1; after fine-tuning two texts of one label share 3 on average, of two labels 1; an entry moves by 0.22 of itself on average."
+        "The sgd kernel of 3 training texts, class logits summed: before fine-tuning two texts of one label share 2 on average, "
+        "of two labels 1; after fine-tuning two texts of one label share 3 on average, of two labels 1; "
+        "an entry moves by 0.22 of itself on average."
     )  # two of nine entries by a half, one by all of itself
 
 
@@ -212,8 +214,8 @@ def test_a_spectrum_and_the_labels_share(drawn):
         [(SERIES[1], [1, 2, 3, 4], [49.5, 89.5, 99.5, 100]), (MUTED, [1, 2, 3, 4], [25, 50, 75, 100])],
     )
     assert plot.caption.startswith(
-        "3 of 4 eigenvalues are above rounding; the largest has 50 % of their sum. The first 1 eigenvectors hold 50 % of the centred labels "
-        "(random labels: 25 %); half of them is reached at eigenvector 2."
+        "3 of 4 eigenvalues are above rounding; the largest has 50 % of their sum. The first 1 eigenvectors hold 50 % of the "
+        "centred labels (random labels: 25 %); half of them is reached at eigenvector 2."
     )
     plot = kernels.spectrum_plot("x", {"eigenvalues": [1.0, 4.0], "alignment": [0.2, 0.2]})
     assert "hold 20 %" in plot.caption and "half of them" not in plot.caption
