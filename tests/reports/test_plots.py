@@ -79,6 +79,14 @@ def test_many_logits_are_thinned_evenly(drawn):
     assert figure.axes[0].lines[1].get_label() == "a logit"
 
 
+def test_long_labels_are_cut(drawn):
+    logits = [[0.0], [1.0]]
+    trainings.logit_plot(
+        "x", {"fine_tuned": logits, "linearized": logits, "labels": ["twelve_chars", "thirteen_char"]}
+    )
+    assert key_of(drawn[0][0]) == ["label thirteen_ch…", "label twelve_chars"]
+
+
 RUNS = [
     {"learning_rate": 0.1, "batch_size": 2, "steps": 9, "best_step": 8, "dev": 0.75, "status": "finished",
      "curve": [{"step": 1, "loss": 2.0, "dev": 0.5}, {"step": 8, "loss": 1.0, "dev": 0.75}]},
