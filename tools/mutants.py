@@ -93,16 +93,7 @@ def run_folder(folder: str, waiting: Sequence[Mutant], out: Path) -> None:
     ignored = shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", ".*_cache")
     shutil.copytree(ROOT, copy, ignore=ignored)
     warm()
-    kept = copy.with_name(f"reached-{fingerprint(copy, tests)}.json")
-    if not kept.exists():
-        ignored_tests = [f"--ignore-glob={pattern}" for pattern in ELSEWHERE]
-        unchanged = reached.measured(
-            copy,
-            [*ignored_tests, *(f"tests/{name}" for name in tests if (copy / "tests" / name).exists())],
-            [f"src/lmntk/{name}" for name in FOLDERS],
-        )
-        kept.write_text(json.dumps(asdict(unchanged)))
-    unchanged = reached.Unchanged(**json.loads(kept.read_text()))
+    unchanged = unchanged_tests(copy, tests)
     seconds = sum(unchanged.seconds.values())
     print(f"{folder}: {len(waiting)} changes; its tests take {seconds:.0f} s of a processor", file=sys.stderr)
     for mutant in waiting:
@@ -170,12 +161,25 @@ def write(row: Mapping[str, object], out: Path) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def fingerprint(copy: Path, tests: Sequence[str]) -> str:
-    """Return eight digits that tell these tests of one state of the code from all others."""
-    digest = hashlib.sha256(repr(tests).encode())
+def unchanged_tests(copy: Path, tests: Sequence[str]) -> reached.Unchanged:
+    """Return what tests reach as the code is; what is known of a file of them already is read from ``build/mutants``."""
+    common = hashlib.sha256()
     for path in sorted([*(copy / "src").rglob("*.py"), *(copy / "tests").rglob("*.py")]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:8]
+        if not path.name.startswith("test_"):
+            common.update(path.read_bytes())
+    kept: dict[str, Path] = {}
+    for name in tests:
+        place = copy / "tests" / name
+        for path in [place] if place.suffix else sorted(place.glob("test_*.py")):
+            if path.exists() and not any(path.match(pattern) for pattern in ELSEWHERE):
+                digest = hashlib.sha256(common.digest() + path.read_bytes()).hexdigest()[:8]
+                kept[str(path.relative_to(copy))] = copy.parent / f"{path.stem}-{digest}.json"
+    unknown = [file for file, path in kept.items() if not path.exists()]
+    if unknown:
+        found = reached.measured(copy, unknown, [f"src/lmntk/{name}" for name in FOLDERS])
+        for file in unknown:
+            kept[file].write_text(json.dumps(asdict(found.of_file(file))))
+    return reached.Unchanged.of_files(json.loads(path.read_text()) for path in kept.values())
 
 
 def drawn(folder: str, each: int, seed: int) -> list[Mutant]:

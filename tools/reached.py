@@ -15,7 +15,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,31 @@ class Unchanged:
 
     seconds: dict[str, float]
     lines: dict[str, dict[str, list[int]]]
+
+    @classmethod
+    def of_files(cls, files: Iterable[Mapping[str, Any]]) -> Unchanged:
+        """Return the tests of several files, each as plain data."""
+        every = cls({}, {})
+        for file in files:
+            before = len(every.seconds)
+            every.seconds.update(file["seconds"])
+            for module, lines in file["lines"].items():
+                for line, numbers in lines.items():
+                    every.lines.setdefault(module, {}).setdefault(line, []).extend(
+                        before + at for at in numbers
+                    )
+        return every
+
+    def of_file(self, file: str) -> Unchanged:
+        """Return the tests of one file."""
+        numbers = [number for number, name in enumerate(self.seconds) if _file(name) == file]
+        new = {number: at for at, number in enumerate(numbers)}
+        names = list(self.seconds)
+        lines = {
+            module: {line: [new[n] for n in reaching if n in new] for line, reaching in of_module.items()}
+            for module, of_module in self.lines.items()
+        }
+        return Unchanged({names[number]: self.seconds[names[number]] for number in numbers}, lines)
 
     def order(self, copy: Path, module: str, line: int) -> list[str]:
         """Return the tests that can notice a change, file by file, the quickest first.

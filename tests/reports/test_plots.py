@@ -79,6 +79,14 @@ def test_many_logits_are_thinned_evenly(drawn):
     assert figure.axes[0].lines[1].get_label() == "a logit"
 
 
+def test_long_labels_are_cut(drawn):
+    logits = [[0.0], [1.0]]
+    trainings.logit_plot(
+        "x", {"fine_tuned": logits, "linearized": logits, "labels": ["twelve_chars", "thirteen_char"]}
+    )
+    assert key_of(drawn[0][0]) == ["label thirteen_ch…", "label twelve_chars"]
+
+
 RUNS = [
     {"learning_rate": 0.1, "batch_size": 2, "steps": 9, "best_step": 8, "dev": 0.75, "status": "finished",
      "curve": [{"step": 1, "loss": 2.0, "dev": 0.5}, {"step": 8, "loss": 1.0, "dev": 0.75}]},
@@ -214,8 +222,8 @@ def test_a_spectrum_and_the_labels_share(drawn):
         [(SERIES[1], [1, 2, 3, 4], [49.5, 89.5, 99.5, 100]), (MUTED, [1, 2, 3, 4], [25, 50, 75, 100])],
     )
     assert plot.caption.startswith(
-        "3 of 4 eigenvalues are above rounding; the largest has 50 % of their sum. The first 1 eigenvectors hold 50 % "
-        "of the centred labels (random labels: 25 %); half of them is reached at eigenvector 2."
+        "3 of 4 eigenvalues are above rounding; the largest has 50 % of their sum. The first 1 eigenvectors hold 50 % of the "
+        "centred labels (random labels: 25 %); half of them is reached at eigenvector 2."
     )
     plot = kernels.spectrum_plot("x", {"eigenvalues": [1.0, 4.0], "alignment": [0.2, 0.2]})
     assert "hold 20 %" in plot.caption and "half of them" not in plot.caption

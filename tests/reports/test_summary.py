@@ -29,3 +29,12 @@ def test_so_does_one_of_another_k_and_the_page_says_the_same():
     rows = [row("mr", seed, 0.5) for seed in (13, 21, 42)] + [row("mr", seed, 0.7, k=64) for seed in (13, 21)]
     assert "| 64 | prompt | sgd ridge | 70.0 (0.0), 2 splits |" in summary_markdown(rows, {"mr": "MR"}, {})
     assert [table.blocks[0].lines[0].entries[0].few for table in result_tables(rows, {"mr": "MR"})] == [0, 2]
+
+
+def test_notes_are_listed_once_each_where_there_are_some():
+    rows = [row("mr", seed, 0.5) for seed in (13, 21)]
+    assert "## Notes" not in summary_markdown(rows, {}, {})
+    noted = [one | {"notes": ["the rate is low", f"seed {one['seed']}"]} for one in rows]
+    page = summary_markdown(noted, {}, {})
+    listed = "\n".join(f"* mr, sgd ridge: {note}" for note in ("seed 13", "seed 21", "the rate is low"))
+    assert f"## Notes\n\n{listed}\n\n## Where" in page
