@@ -36,7 +36,7 @@ test: $(STAMP)  ## run the quick tests
 test-slow: $(STAMP)  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-# Not part of CI: hours of one processor from nothing. What is tried already stands in build/mutants.jsonl, and is not tried again.
+# Not part of CI: hours of one processor from nothing. What is tried already stands in docs/results/mutants.jsonl, and is not tried again.
 mutants: $(STAMP)  ## change the code in one small place at a time, and count what the tests notice
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt -e ".[mutants]"
 	OMP_NUM_THREADS=1 $(BIN)/python tools/mutants.py

@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=EACH, help="places in each folder")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "build/mutants.jsonl", help="a row for each change"
+        "--out", type=Path, default=ROOT / "docs/results/mutants.jsonl", help="a row for each change"
     )
     parser.add_argument("--again", action="store_true", help="try those that survived once more")
     parser.add_argument("--report", action="store_true", help="print what is there, and run nothing")
