@@ -1,10 +1,11 @@
-"""Prompts of the tasks by default: one for causal models, the paper's for the others, in runs and in the doctor."""
+"""Prompts of a run: by default one for causal models and the paper's for others; the same template however it is written."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
+from every_kind import run_flags
 from tiny import write_rows
 
 from lmntk.experiment.configuration import make_experiment
@@ -73,3 +74,53 @@ def test_the_doctor_takes_it_too(folder, data, lmntk, model, options, words):
     found = {finding["check"]: finding for finding in json.loads(out)["findings"]}
     # words that the tiny tokenizer cuts up are named as a fault
     assert found["input"].get("words", found["label words"]["words"]) == list(words)
+
+
+SAME = "Review: {a}\nSentiment:"
+AS_FLAGS = {"backslash n": SAME.replace("\n", "\\n"), "a new line": SAME}
+AS_TOML = {
+    "a basic string": r'"Review: {a}\nSentiment:"',
+    "a literal string": r"'Review: {a}\nSentiment:'",
+    "of several lines": '"""\nReview: {a}\nSentiment:"""',
+    "a list": r'["Review: {a}\nSentiment:"]',
+}
+
+
+def test_a_new_line_is_the_same_by_flag_by_file_and_in_python(folder, tmp_path, lmntk):
+    words, out = ["--label-words", "terrible,great"], tmp_path / "out"
+    rows = [
+        json.loads(lmntk.works(*run_flags(folder, "gpt2", out, "--template", template, *words)))
+        for template in AS_FLAGS.values()
+    ]
+    fields = {
+        "model": str(folder / "gpt2"),
+        "k": [2],
+        "seeds": [13],
+        "formulas": ["sgd"],
+        "dtype": "float64",
+        "out": str(out),
+    }
+    texts = {
+        "train": str(folder / "train.jsonl"),
+        "test": str(folder / "test.jsonl"),
+        "text_column": "text_a",
+    }
+    own = texts | {"name": "own", "label_words": ["terrible", "great"]}
+    for written in AS_TOML.values():
+        lines = [f"{name} = {json.dumps(value)}" for name, value in fields.items()]
+        lines += ["[[own_tasks]]", *(f"{name} = {json.dumps(value)}" for name, value in own.items())]
+        (tmp_path / "experiment.toml").write_text("\n".join([*lines, f"template = {written}"]))
+        rows.append(json.loads(lmntk.works("run", tmp_path / "experiment.toml", "--json")))
+    assert all(each == rows[0] for each in rows) and lmntk.streams == 1
+    pretrained = load_pretrained(str(folder / "gpt2"))
+    for template in AS_FLAGS.values():
+        (task,) = prepare_tasks(
+            make_experiment(fields | {"own_tasks": [own | {"template": template}]}), pretrained
+        )
+        assert task.templates == (SAME,)
+    page = (out / "report.html").read_text()
+    assert r"Review: {a}\nSentiment:" in page
+    assert (
+        lmntk.works(*run_flags(folder, "gpt2", out, "--template", "Review: {a} Sentiment:", *words))
+        and lmntk.streams == 2
+    )

@@ -35,6 +35,7 @@ from lmntk.prompts.encoding import (
 )
 from lmntk.prompts.ensemble import EnsembleEncoder, make_prompt_encoder
 from lmntk.prompts.label_words import LabelWords
+from lmntk.prompts.template import with_new_lines
 from lmntk.tasks import Example, Prompt, get_task, read_data, read_jsonl
 from lmntk.tasks.catalog import Task
 from lmntk.tasks.remarks import empty_remark, is_empty
@@ -288,7 +289,7 @@ def _asked(pretrained: Pretrained, prompt: PromptChoice, texts: TextChoice) -> A
         encoder = make_prompt_encoder(
             pretrained.tokenizer, chosen, given, limits, reduce=prompt.reduce, **settings
         )
-        written = [chosen] if isinstance(chosen, str) else list(chosen)
+        written = [with_new_lines(each) for each in ([chosen] if isinstance(chosen, str) else chosen)]
         shown = f"{' and '.join(repr(each) for each in written)} with {', '.join(given)}"
         details = {"templates": written, "words": [*given]}
     count = counted(len(examples), "bundled review" if source == "bundled" else "text")

@@ -14,6 +14,7 @@ from lmntk.prompts.assembly import Limits
 from lmntk.prompts.encoding import HeadEncoder, TextEncoder, fitting_length
 from lmntk.prompts.ensemble import make_prompt_encoder
 from lmntk.prompts.label_words import Reduce
+from lmntk.prompts.template import with_new_lines
 from lmntk.runs.split import Split
 from lmntk.system.notices import kept
 from lmntk.tasks import Columns, Example, Task, TaskData, get_task, k_shot_split, read_data
@@ -190,7 +191,7 @@ def _catalog_task(
 
 
 def _listed(templates: str | Sequence[str] | None) -> tuple[str, ...]:
-    return (templates,) if isinstance(templates, str) else tuple(templates or ())
+    return tuple(map(with_new_lines, (templates,) if isinstance(templates, str) else templates or ()))
 
 
 def _own_task(experiment: Experiment, task: OwnTask, pretrained: Pretrained) -> PreparedTask:
