@@ -233,6 +233,7 @@ def test_accuracy_is_that_of_a_plain_computation(folder, check):
     ]
     assert found["accuracy_with_the_median_as_threshold"] == pytest.approx(sum(centred) / 24)
     assert (found["commonest_class"], found["texts"]) == (0.5, 24)
+    assert "; with the median of these texts as threshold " in found["line"]
 
 
 def test_no_accuracy_without_labels(folder, check):

@@ -303,37 +303,34 @@ def test_fingerprints_follow_the_reading() -> None:
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-@pytest.mark.parametrize("task", TASKS.values(), ids=str)
+@pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
 def test_every_task_has_a_causal_prompt(task: object, kind: str) -> None:
     assert isinstance(task, type(TASKS["mr"]))
-    template = task.prompt("last")
-    tokenizer = small_tokenizer(kind)
+    prompt, tokenizer = task.prompt("last"), small_tokenizer(kind)
     encoder = PromptEncoder(
-        tokenizer, template, task.label_words, Limits(task.max_length, task.text_a_limit), reading="last"
+        tokenizer,
+        prompt.template,
+        prompt.label_words,
+        Limits(task.max_length, task.text_a_limit),
+        reading="last",
+        reduce="mean",  # of the pieces that a small tokenizer cuts a word into
     )
     encoded = encoder.encode(PAIR)
     text = tokenizer.decode(list(encoded.ids), skip_special_tokens=True)
-    assert PAIR.text_a in text
-    assert (PAIR.text_b[:-1] in text) == task.pair
+    assert PAIR.text_a + "\n" in text
+    assert (PAIR.text_b + "\n" in text) == task.pair
     assert "{mask}" not in str(encoder.template)
-    assert encoder.classes == len(set(encoder.label_ids)) == len(task.labels)
-    if task.causal_template is None:
-        assert str(encoder.template) == task.template.split(" {mask}")[0]
-        ending = str(encoder.template).removeprefix("{a}")
-        assert text.endswith(ending)
-    else:
-        assert text.endswith(":")
-        with pytest.raises(UserError, match="ends where the word is to come"):
-            PromptEncoder(tokenizer, task.template, task.label_words, reading="last")
+    assert encoder.classes == len(task.labels)
+    assert text.endswith(":")
 
 
 @pytest.mark.parametrize("kind", ["t5", "byte-bpe"])
-@pytest.mark.parametrize("task", TASKS.values(), ids=str)
+@pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
 def test_every_task_has_a_prompt_for_a_decoder(task: object, kind: str) -> None:
     assert isinstance(task, type(TASKS["mr"]))
     encoder = PromptEncoder(
         small_tokenizer(kind),
-        task.prompt("decoder"),
+        task.prompt("decoder").template,
         task.label_words,
         Limits(task.max_length),
         reading="decoder",

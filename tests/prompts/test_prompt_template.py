@@ -97,6 +97,25 @@ def test_errors_are_one_line_and_quote_the_template(text: str, reason: str) -> N
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    {
+        "a new line": ("Review: {a}\nIt was{mask}", "Review: |\nIt was"),
+        "backslash n": (r"Review: {a}\nIt was{mask}", "Review: |\nIt was"),
+        "LM-BFF's, backslash n": (r"*cls*Review:*+sent_0*\nIt_was*mask**sep+*", "Review:|\nIt was"),
+        "Windows": ("Review: {a}\r\nIt was{mask}", "Review: |\nIt was"),
+        "several": (r"\n{a}\n\nno\n{mask}", "\n|\n\nno\n"),
+        "a backslash before n": (r"see C:\\new {a}{mask}", r"see C:\new|"),
+        "another backslash": (r"a\b {a}{mask}", r"a\b|"),
+    }.values(),
+)
+def test_new_lines_are_written_as_such_or_as_backslash_n(written: str, read: str) -> None:
+    template = parse_template(written)
+    shown = "".join("|" if isinstance(part, Text) else part.text for part in template.parts[:-1])  # type: ignore[union-attr]
+    assert shown == read.replace(": |", ":|")
+    assert parse_template(str(template)) == template
+
+
 def test_a_prompt_without_a_mask_when_it_is_allowed() -> None:
     template = parse_template("{a} It was", require_mask=False)
     assert not template.has_mask
@@ -110,7 +129,7 @@ _texts = st.builds(
     st.lists(st.sampled_from(sorted(FILTERS)), max_size=2),
     st.booleans(),
 )
-_literals = st.text(alphabet="ab. ,?*_\n{}é", max_size=6).map(
+_literals = st.text(alphabet="abn. ,?*_\n\\{}é", max_size=6).map(
     lambda text: text.replace("{", "{{").replace("}", "}}")
 )
 

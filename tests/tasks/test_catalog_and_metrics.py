@@ -40,17 +40,44 @@ def test_label_words_go_by_meaning():
     assert TASKS["qqp"].label_words == TASKS["mrpc"].label_words == ("No", "Yes")
 
 
-def test_causal_prompts_are_for_texts_that_stand_after_the_mask():
+def test_causal_prompts_end_where_the_word_is_to_come():
     for task in TASKS.values():
-        after = task.template.split("{mask}")[1]
-        assert (task.causal_template is not None) == ("{" in after)
-        causal = task.prompt("last")
-        assert causal == (task.causal_template or task.template)
-        assert ("{b" in causal) == task.pair
-        assert task.prompt("mask") == task.prompt("decoder") == task.template
-        if task.causal_template is not None:
-            assert "{mask}" not in causal
-            assert not causal.endswith((" ", "}"))
+        template, words = task.causal.template, task.causal.label_words
+        assert "{mask}" not in template and template.endswith(":")
+        assert ("{b" in template) == task.pair
+        assert len(words) == len(set(words)) == len(task.labels)
+        assert len(template.splitlines()) > 1  # a text ends where its line ends
+
+
+PAPER, CAUSAL = (
+    ("{a} It was {mask}.", ("terrible", "great")),
+    (
+        "Review: {a}\nSentiment:",
+        ("negative", "positive"),
+    ),
+)
+GIVEN = {
+    "masked": ("sst-2", "mask", None, None, PAPER),
+    "seq2seq": ("sst-2", "decoder", None, None, PAPER),
+    "causal": ("sst-2", "last", None, None, CAUSAL),
+    "causal, a template given": ("sst-2", "last", "{a} I feel", None, ("{a} I feel", PAPER[1])),
+    "causal, words given": ("sst-2", "last", None, ("sad", "happy"), (PAPER[0], ("sad", "happy"))),
+    "causal, words given where a text stands after the mask": (
+        "trec",
+        "last",
+        None,
+        tuple("abcdef"),
+        ("Question: {a}\nAnswer type:", tuple("abcdef")),
+    ),
+    "causal, both given": ("mnli", "last", "{a} {b}", ("x", "y", "z"), ("{a} {b}", ("x", "y", "z"))),
+    "masked, words given": ("sst-2", "mask", None, ("sad", "happy"), (PAPER[0], ("sad", "happy"))),
+}
+
+
+@pytest.mark.parametrize(("task", "reading", "template", "words", "expected"), GIVEN.values(), ids=GIVEN)
+def test_a_prompt_is_what_is_given_and_the_kind_s_default(task, reading, template, words, expected):
+    prompt = TASKS[task].prompt(reading, template, words)
+    assert (prompt.template, prompt.label_words) == expected
 
 
 @pytest.mark.parametrize(

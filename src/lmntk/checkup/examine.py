@@ -35,7 +35,8 @@ from lmntk.prompts.encoding import (
 )
 from lmntk.prompts.ensemble import EnsembleEncoder, make_prompt_encoder
 from lmntk.prompts.label_words import LabelWords
-from lmntk.tasks import Example, get_task, read_data, read_jsonl
+from lmntk.prompts.template import with_new_lines
+from lmntk.tasks import Example, Prompt, get_task, read_data, read_jsonl
 from lmntk.tasks.catalog import Task
 from lmntk.tasks.remarks import empty_remark, is_empty
 from lmntk.tasks.splits import cut_test
@@ -258,11 +259,10 @@ def _asked(pretrained: Pretrained, prompt: PromptChoice, texts: TextChoice) -> A
     known, mode = texts.known, prompt.mode
     examples, source = texts.read()
     findings: list[Finding] = []
-    prompts, words = (
-        PROMPTS["reviews"]
-        if known is None or mode == "head"
-        else (known.prompt(pretrained.reading(mode)), known.label_words)
-    )
+    default = Prompt(*PROMPTS["reviews"])
+    if known is not None and mode == "prompt":
+        default = known.prompt(pretrained.reading(mode), prompt.template, prompt.label_words)
+    words = default.label_words
     if mode == "prompt" and prompt.label_words is None:
         try:
             LabelWords.read(pretrained.tokenizer, words, prompt.reduce)
@@ -285,11 +285,11 @@ def _asked(pretrained: Pretrained, prompt: PromptChoice, texts: TextChoice) -> A
         encoder = HeadEncoder(pretrained.tokenizer, limits, **settings)
         shown, details = "without a prompt", {}
     else:
-        chosen, given = prompt.template or prompts, prompt.label_words or words
+        chosen, given = prompt.template or default.template, prompt.label_words or words
         encoder = make_prompt_encoder(
             pretrained.tokenizer, chosen, given, limits, reduce=prompt.reduce, **settings
         )
-        written = [chosen] if isinstance(chosen, str) else list(chosen)
+        written = [with_new_lines(each) for each in ([chosen] if isinstance(chosen, str) else chosen)]
         shown = f"{' and '.join(repr(each) for each in written)} with {', '.join(given)}"
         details = {"templates": written, "words": [*given]}
     count = counted(len(examples), "bundled review" if source == "bundled" else "text")

@@ -73,8 +73,8 @@ def check_label_words(
 def check_accuracy(model: LogitModel, batches: Sequence[Batch], labels: Sequence[int], name: str) -> Finding:
     """Return the accuracy before any training, beside that of always saying the commonest class.
 
-    For a difference of two logits also the accuracy when its median is the threshold: what is gained is a
-    biased threshold's.
+    For a difference of two logits also the accuracy when its median over these very texts is the threshold: what is gained is a
+    biased threshold's, and no result, for the texts that are scored have chosen it.
     """
     with frozen(model), torch.no_grad():
         logits = torch.cat([model(batch) for batch in batches]).double().cpu()
@@ -90,7 +90,5 @@ def check_accuracy(model: LogitModel, batches: Sequence[Batch], labels: Sequence
     if model.outputs == 1:
         centred = (logits[:, 0] > logits[:, 0].median()).long()
         details["accuracy_with_the_median_as_threshold"] = score("accuracy", truth, centred.tolist())
-        line += (
-            f"; with the median as threshold {100 * details['accuracy_with_the_median_as_threshold']:.1f} %"
-        )
+        line += f"; with the median of these texts as threshold {100 * details['accuracy_with_the_median_as_threshold']:.1f} %"
     return Finding(ACCURACY.name, "fine", line, details)

@@ -25,6 +25,7 @@ from lmntk.cli.commands import (
     run,
     solve,
     split,
+    tasks,
 )
 from lmntk.cli.configured import experiment_options, kernel_options
 from lmntk.cli.options import taking
@@ -60,6 +61,7 @@ app.command(cls=taking(kernel_options))(kernel.kernel)
 app.command()(solve.solve)
 app.command(cls=taking(predict.OPTIONS))(predict.predict)
 app.command(cls=taking(check.OPTIONS))(check.check)
+app.command()(tasks.tasks)
 app.command()(split.split)
 app.command()(report.report)
 app.command()(demo.demo)

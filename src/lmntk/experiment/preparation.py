@@ -14,6 +14,7 @@ from lmntk.prompts.assembly import Limits
 from lmntk.prompts.encoding import HeadEncoder, TextEncoder, fitting_length
 from lmntk.prompts.ensemble import make_prompt_encoder
 from lmntk.prompts.label_words import Reduce
+from lmntk.prompts.template import with_new_lines
 from lmntk.runs.split import Split
 from lmntk.system.notices import kept
 from lmntk.tasks import Columns, Example, Task, TaskData, get_task, k_shot_split, read_data
@@ -141,7 +142,8 @@ def prepare_tasks(experiment: Experiment, pretrained: Pretrained) -> list[Prepar
     Raises:
         UserError: whatever is wrong with the first task that is wrong.
     """
-    prepared = [_catalog_task(experiment, get_task(name), pretrained) for name in experiment.tasks]
+    given = experiment.template, experiment.label_words
+    prepared = [_catalog_task(experiment, get_task(name), pretrained, *given) for name in experiment.tasks]
     prepared += [_own_task(experiment, task, pretrained) for task in experiment.own_tasks]
     for task in prepared:
         if task.metric == "f1" and task.classes != 2:
@@ -151,7 +153,13 @@ def prepare_tasks(experiment: Experiment, pretrained: Pretrained) -> list[Prepar
     return prepared
 
 
-def _catalog_task(experiment: Experiment, task: Task, pretrained: Pretrained) -> PreparedTask:
+def _catalog_task(
+    experiment: Experiment,
+    task: Task,
+    pretrained: Pretrained,
+    template: str | tuple[str, ...] | None,
+    label_words: tuple[str, ...] | None,
+) -> PreparedTask:
     assert experiment.data is not None  # the configuration sees to it
     data, splits = {}, []
     common = None
@@ -165,14 +173,15 @@ def _catalog_task(experiment: Experiment, task: Task, pretrained: Pretrained) ->
                     task.name, common, k, seed, experiment.modes, experiment.test_limit, task.csv_style
                 )
     longest = fitting_length(pretrained.tokenizer, task.max_length)
-    prompt = task.prompt(pretrained.reading("prompt")) if "prompt" in experiment.modes else task.template
+    reading = pretrained.reading("prompt") if "prompt" in experiment.modes else "mask"
+    prompt = task.prompt(reading, template, label_words)
     return PreparedTask(
         name=task.name,
         title=task.title,
         labels=task.labels,
         metric=task.metric,
-        templates=_listed(experiment.template or prompt),
-        label_words=experiment.label_words or task.label_words,
+        templates=_listed(prompt.template),
+        label_words=prompt.label_words,
         max_length=experiment.max_length or longest,
         text_a_limit=task.text_a_limit if task.text_a_limit is None else min(task.text_a_limit, longest),
         splits=tuple(splits),
@@ -181,19 +190,18 @@ def _catalog_task(experiment: Experiment, task: Task, pretrained: Pretrained) ->
     )
 
 
-def _listed(templates: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    return (templates,) if isinstance(templates, str) else templates or ()
+def _listed(templates: str | Sequence[str] | None) -> tuple[str, ...]:
+    return tuple(map(with_new_lines, (templates,) if isinstance(templates, str) else templates or ()))
 
 
 def _own_task(experiment: Experiment, task: OwnTask, pretrained: Pretrained) -> PreparedTask:
     if task.texts_of is not None:
-        known = _catalog_task(experiment, get_task(task.texts_of), pretrained)
+        template, words = task.template or experiment.template, task.label_words or experiment.label_words
+        known = _catalog_task(experiment, get_task(task.texts_of), pretrained, template, words)
         return replace(
             known,
             name=task.name,
             title=task.name,
-            templates=_listed(task.template) or known.templates,
-            label_words=task.label_words or known.label_words,
             splits=tuple(replace(split, task=task.name) for split in known.splits),
         )
     columns = Columns(task.text_column, task.text_b_column, task.label_column)

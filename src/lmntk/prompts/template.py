@@ -9,6 +9,8 @@ Two languages are read, and both give the same :class:`Template`:
 * **LM-BFF**: ``*cls**sent_0*_It_was*mask*.*sep+*``. The tokens at both ends (``*cls*`` and the last ``*sep*``
   or ``*sep+*``) are required and not kept: they stand for whatever the tokenizer puts around a sequence.
 
+In both a new line is written as itself or as a backslash and an n, as on a command line; two backslashes before an n are one.
+
 Spaces follow one rule in both languages. In the vocabularies of RoBERTa and SentencePiece a space belongs to
 the word *after* it, so one space in front of a text is part of that text (``Text.leading_space``: LM-BFF's
 ``+sent``); one space in front of the mask is dropped, because the label word brings its own; spaces at the
@@ -34,6 +36,7 @@ FILTERS = {
 
 _LM_BFF_TEXT = re.compile(r"(?P<space>\+?)sent(?P<case>[lu]?)(?P<drop>-?)_(?P<index>\d+)")
 _LM_BFF_CASES = {"": (), "l": ("lower-first",), "u": ("upper-first",)}
+_WRITTEN_NEW_LINE = re.compile(r"(?<!\\)\\n")
 _READABLE_PIECE = re.compile(
     r"(?P<escaped>\{\{|\}\})|\{(?P<field>[^{}]*)\}|(?P<stray>[{}])|(?P<literal>[^{}]+)"
 )
@@ -46,7 +49,7 @@ class Literal:
     text: str
 
     def __str__(self) -> str:
-        return self.text.replace("{", "{{").replace("}", "}}")
+        return self.text.replace("{", "{{").replace("}", "}}").replace(r"\n", r"\\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,15 @@ class Template:
         return "".join(spaced)
 
 
+def with_new_lines(text: str) -> str:
+    r"""Return a template as written with its new lines as such; it stays the same template.
+
+    >>> with_new_lines(r"{a}\nIt was") == with_new_lines("{a}\nIt was")
+    True
+    """
+    return _WRITTEN_NEW_LINE.sub("\n", text.replace("\r\n", "\n"))
+
+
 def parse_template(text: str, require_mask: bool = True) -> Template:
     """Return the template written in ``text``, in the readable language or LM-BFF's.
 
@@ -131,6 +143,7 @@ def parse_template(text: str, require_mask: bool = True) -> Template:
     >>> lm_bff == parse_template("{a|drop-last}? {mask}, {b|lower-first}")
     True
     """
+    text = with_new_lines(text)
     is_lm_bff = text.startswith("*cls*") or (text.startswith("*") and "{" not in text)
     parts = _with_spaces_settled(_parse_lm_bff(text) if is_lm_bff else _parse_readable(text))
     template = Template(parts)
@@ -161,7 +174,7 @@ def _parse_readable(text: str) -> list[Part]:
         if match["escaped"]:
             parts.append(Literal(match["escaped"][0]))
         elif match["literal"]:
-            parts.append(Literal(match["literal"]))
+            parts.append(Literal(match["literal"].replace(r"\\n", r"\n")))
         else:
             parts.append(_readable_field(text, match["field"]))
     return parts
@@ -195,7 +208,7 @@ def _parse_lm_bff(text: str) -> list[Part]:
     parts: list[Part] = []
     for index, piece in enumerate(pieces[2:-2], start=2):
         if index % 2 == 0:
-            parts.append(Literal(piece.replace("_", " ")))
+            parts.append(Literal(piece.replace("_", " ").replace(r"\\n", r"\n")))
         else:
             parts.append(_lm_bff_part(text, piece))
     return parts

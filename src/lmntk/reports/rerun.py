@@ -105,4 +105,6 @@ def _shown(value: Any) -> str:
         return ", ".join(map(_shown, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return value.replace("\n", "\\n")  # of a template: as it is typed
+    return json.dumps(value, ensure_ascii=False)

@@ -4,7 +4,7 @@ The first folder of the way: it knows no tokens and no models. Everything here g
 with classes numbered from 0, in file order, so that a split is a list of row numbers.
 """
 
-from lmntk.tasks.catalog import TASKS, Task, get_task
+from lmntk.tasks.catalog import TASKS, Prompt, Task, get_task
 from lmntk.tasks.data import TaskData
 from lmntk.tasks.example import Example
 from lmntk.tasks.folders import read_folder, read_glue_folder, read_k_shot_folder
@@ -20,6 +20,7 @@ __all__ = [
     "TASKS",
     "Columns",
     "Example",
+    "Prompt",
     "RowNumbers",
     "Task",
     "TaskData",

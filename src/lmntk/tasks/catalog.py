@@ -5,14 +5,15 @@ mask token, and a bar starts a filter (``{a|drop-last}`` leaves out the last cha
 lower-cases the first letter). A space directly before ``{mask}`` belongs to the label word, as in RoBERTa's
 ``It was[MASK].`` with the word " great".
 
-A causal model (GPT-2, Llama) reads from left to right, so its prompt ends where the label word is to come.
-Most templates become that by leaving out what stands after the mask; tasks where a text stands there have a
-``causal_template`` of ours beside the paper's.
+A causal model (GPT-2, Llama) reads from left to right, and the paper has no prompt for it. So each task has a
+causal prompt of ours, a template that ends where the label word is to come, with words of its own; ``docs/models.md``
+gives the reasons, which were written down before any result.
 """
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,14 +25,18 @@ _IT_WAS = "{a} It was {mask}."
 _ENTAILMENT = "{a|drop-last}? {mask}, {b|lower-first}"
 _PARAPHRASE = "{a} {mask}, {b|lower-first}"
 
-_CAUSAL_ENTAILMENT = "{a} Question: {b|drop-last}? Answer:"
-_CAUSAL_ANSWERS = "Question: {a} Text: {b} Does the text answer the question? Answer:"
-_CAUSAL_PARAPHRASE = "First: {a} Second: {b} Do both mean the same? Answer:"
+
+@dataclass(frozen=True)
+class Prompt:
+    """A template, or several, and the word of each class that it asks for."""
+
+    template: str | Sequence[str]
+    label_words: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One classification task and the prompt that the paper uses for it.
+    """One classification task, the prompt that the paper uses for it, and one of ours for causal models.
 
     Args:
         name: Folder name, such as ``sst-2``.
@@ -39,12 +44,11 @@ class Task:
         labels: Meaning of each class, in the order of the class indexes 0..C-1.
         template: Prompt in the readable template language.
         label_words: The word at the mask for each class, in the order of ``labels``.
+        causal: Prompt that ends where the label word is to come, for models that read from left to right.
         metric: ``accuracy``, or ``f1`` (the F1 score of class 1).
         max_length: Longest prompted input in tokens.
         text_a_limit: Longest first text in tokens, or None where only ``max_length`` binds.
         pair: True when the task has a second text.
-        causal_template: Prompt that ends where the label word is to come, for models that read from left to
-            right; None where ``template`` can be cut at its mask.
     """
 
     name: str
@@ -52,17 +56,28 @@ class Task:
     labels: tuple[str, ...]
     template: str
     label_words: tuple[str, ...]
+    causal: Prompt
     metric: Metric = "accuracy"
     max_length: int = 128
     text_a_limit: int | None = None
     pair: bool = False
-    causal_template: str | None = None
 
-    def prompt(self, reading: str) -> str:
-        """Return the template for a reading of ``prompts/``: for "last" the causal one if there is one."""
-        return (
-            self.causal_template if reading == "last" and self.causal_template is not None else self.template
-        )
+    def prompt(
+        self,
+        reading: str,
+        template: str | Sequence[str] | None = None,
+        label_words: Sequence[str] | None = None,
+    ) -> Prompt:
+        """Return the prompt for a reading of ``prompts/``, of what is given and the default of the rest.
+
+        The causal prompt is for "last" where nothing is given: its template and its words belong together. A half that is given alone goes
+        with the paper's other half, but for a template that cannot end at its mask.
+        """
+        if reading == "last" and not template and not label_words:
+            return self.causal
+        ends_at_mask = "{" not in self.template.partition("{mask}")[2]
+        default = self.template if reading != "last" or ends_at_mask else self.causal.template
+        return Prompt(template or default, tuple(label_words or self.label_words))
 
     @property
     def csv_style(self) -> bool:
@@ -77,29 +92,43 @@ _CSV_TASKS = frozenset({"sst-5", "mr", "cr", "mpqa", "subj", "trec", "ag_news"})
 
 _POLARITY = ("negative", "positive")
 _POLARITY_WORDS = ("terrible", "great")
+_FIVE_WORDS = ("terrible", "bad", "okay", "good", "great")
 _THREE_WAY = ("contradiction", "entailment", "neutral")
 _THREE_WAY_WORDS = ("No", "Yes", "Maybe")
 _TWO_WAY = ("not_entailment", "entailment")
 _NO_YES = ("No", "Yes")
 
+_REVIEW = Prompt("Review: {a}\nSentiment:", _POLARITY)
+_IMPLIES = "Premise: {a}\nHypothesis: {b}\nQuestion: Does the premise imply the hypothesis?\nAnswer:"
+
 _ALL = (
-    Task("sst-2", "SST-2", _POLARITY, _IT_WAS, _POLARITY_WORDS),
+    Task("sst-2", "SST-2", _POLARITY, _IT_WAS, _POLARITY_WORDS, _REVIEW),
     Task(
         "sst-5",
         "SST-5",
         ("very negative", "negative", "neutral", "positive", "very positive"),
         _IT_WAS,
-        ("terrible", "bad", "okay", "good", "great"),
+        _FIVE_WORDS,
+        Prompt("Review: {a}\nRating:", _FIVE_WORDS),
     ),
-    Task("mr", "MR", _POLARITY, _IT_WAS, _POLARITY_WORDS, text_a_limit=110),
-    Task("cr", "CR", _POLARITY, _IT_WAS, _POLARITY_WORDS, text_a_limit=110),
-    Task("mpqa", "MPQA", _POLARITY, _IT_WAS, _POLARITY_WORDS, text_a_limit=110),
+    Task("mr", "MR", _POLARITY, _IT_WAS, _POLARITY_WORDS, _REVIEW, text_a_limit=110),
+    Task("cr", "CR", _POLARITY, _IT_WAS, _POLARITY_WORDS, _REVIEW, text_a_limit=110),
+    Task(
+        "mpqa",
+        "MPQA",
+        _POLARITY,
+        _IT_WAS,
+        _POLARITY_WORDS,
+        Prompt("Phrase: {a}\nSentiment:", _POLARITY),
+        text_a_limit=110,
+    ),
     Task(
         "subj",
         "Subj",
         ("subjective", "objective"),
         "{a} This is {mask}.",
         ("subjective", "objective"),
+        Prompt("Sentence: {a}\nTone:", ("subjective", "objective")),
         text_a_limit=110,
     ),
     Task(
@@ -108,8 +137,11 @@ _ALL = (
         ("Description", "Entity", "Expression", "Human", "Location", "Number"),
         "{mask}: {a}",
         ("Description", "Entity", "Expression", "Human", "Location", "Number"),
+        Prompt(
+            "Question: {a}\nAnswer type:",
+            ("description", "entity", "expression", "person", "location", "number"),
+        ),
         text_a_limit=110,
-        causal_template="{a} Answer type:",
     ),
     Task(
         "ag_news",
@@ -117,6 +149,7 @@ _ALL = (
         ("world", "sports", "business", "tech"),
         "{a} This article is about {mask} news.",
         ("world", "sports", "business", "tech"),
+        Prompt("Article: {a}\nTopic:", ("world", "sports", "business", "technology")),
         max_length=256,
         text_a_limit=240,
     ),
@@ -126,10 +159,10 @@ _ALL = (
         _THREE_WAY,
         _ENTAILMENT,
         _THREE_WAY_WORDS,
+        Prompt(_IMPLIES, _THREE_WAY_WORDS),
         max_length=256,
         text_a_limit=240,
         pair=True,
-        causal_template=_CAUSAL_ENTAILMENT,
     ),
     Task(
         "snli",
@@ -137,21 +170,29 @@ _ALL = (
         _THREE_WAY,
         _ENTAILMENT,
         _THREE_WAY_WORDS,
+        Prompt(_IMPLIES, _THREE_WAY_WORDS),
         max_length=256,
         pair=True,
-        causal_template=_CAUSAL_ENTAILMENT,
     ),
-    Task("qnli", "QNLI", _TWO_WAY, _ENTAILMENT, _NO_YES, pair=True, causal_template=_CAUSAL_ANSWERS),
+    Task(
+        "qnli",
+        "QNLI",
+        _TWO_WAY,
+        _ENTAILMENT,
+        _NO_YES,
+        Prompt("Question: {a}\nText: {b}\nQuestion: Does the text answer the question?\nAnswer:", _NO_YES),
+        pair=True,
+    ),
     Task(
         "rte",
         "RTE",
         _TWO_WAY,
         _ENTAILMENT,
         _NO_YES,
+        Prompt(_IMPLIES, _NO_YES),
         max_length=256,
         text_a_limit=240,
         pair=True,
-        causal_template=_CAUSAL_ENTAILMENT,
     ),
     Task(
         "mrpc",
@@ -159,9 +200,12 @@ _ALL = (
         ("not equivalent", "equivalent"),
         _PARAPHRASE,
         _NO_YES,
+        Prompt(
+            "First sentence: {a}\nSecond sentence: {b}\nQuestion: Do both sentences mean the same?\nAnswer:",
+            _NO_YES,
+        ),
         metric="f1",
         pair=True,
-        causal_template=_CAUSAL_PARAPHRASE,
     ),
     Task(
         "qqp",
@@ -169,9 +213,12 @@ _ALL = (
         ("not duplicate", "duplicate"),
         _PARAPHRASE,
         _NO_YES,
+        Prompt(
+            "First question: {a}\nSecond question: {b}\nQuestion: Do both questions ask the same?\nAnswer:",
+            _NO_YES,
+        ),
         metric="f1",
         pair=True,
-        causal_template=_CAUSAL_PARAPHRASE,
     ),
 )
 

@@ -24,7 +24,7 @@ MOST_RANK = 65536  # of LoRA: more than any layer is wide
 Kind = Literal["auto", "masked", "causal", "seq2seq", "classifier"]
 Formula = Literal["sgd", "signgd", "asigngd"]
 
-TEMPLATE = 'the prompt: "{a} It was {mask}.", for causal models "{a} It was", or LM-BFF\'s; given several times, their mean'
+TEMPLATE = 'the prompt: "{a} It was {mask}.", for causal models "Review: {a}\\nSentiment:", or LM-BFF\'s; given several times, their mean'
 LABEL_WORDS = "the words of each class, in order: terrible,great, or bad|awful,great|good"
 LABEL_WORDS_REDUCE = "label words of several tokens: first token, or mean"
 MAX_LENGTH = "longest prompted text in tokens"
