@@ -48,6 +48,7 @@ def setting(name, outputs):
     return row, model, row.parameters.select(model), texts
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("outputs", [1, 2, 3])
 def test_distances_are_those_of_plain_autograd(name, outputs):

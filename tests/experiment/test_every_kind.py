@@ -275,6 +275,7 @@ HEADS = [
 HEADS += [("lora-bert", "read")]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("model", "kind"), HEADS, ids=["-".join(head) for head in HEADS])
 def test_head_mode_starts_at_the_probe_of_plain_features(
     folder: Path, tmp_path: Path, lmntk: Command, model: str, kind: str

@@ -183,6 +183,7 @@ CHANGES: dict[str, tuple[list[str], list[str]]] = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("before", "after"), CHANGES.values(), ids=CHANGES)
 def test_another_prompt_is_never_an_old_result(
     folder: Path, tmp_path: Path, lmntk: Command, before: list[str], after: list[str]

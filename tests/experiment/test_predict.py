@@ -108,6 +108,7 @@ def predicted(lmntk: Callable[..., tuple[int, str, str]], *arguments: object) ->
     return [json.loads(line) for line in out.splitlines()]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("model", "mode", "methods"),
     [

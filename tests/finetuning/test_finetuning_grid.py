@@ -98,6 +98,7 @@ def test_batches_are_never_larger_than_the_train_set():
     )
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("linearized", [False, True])
 @pytest.mark.parametrize("stop", [1, 8, 13, 20])
 def test_an_interrupted_grid_goes_on_to_the_same_bits(tmp_path, stop, linearized):

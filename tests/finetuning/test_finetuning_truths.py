@@ -60,6 +60,7 @@ def scale_of(row, optimizer):
     return eta * (1 if row.tolerance < 1e-9 else 10 if optimizer == "sgd" else 300)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("optimizer", "loss", "outputs", "count"),
     [
@@ -162,6 +163,7 @@ def test_the_trainer_does_what_a_loop_written_out_does(name, optimizer):
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-10 if row.tolerance < 1e-9 else 1e-6)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", ["bert", "gpt2", "albert", "gpt2-lora", "bert-head-mode"])
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_training_of_the_linearized_model_is_gradient_descent_on_the_kernel(name, outputs):

@@ -25,6 +25,7 @@ TWO = Devices((CPU, CPU))
 FAMILIES = ["bert", "gpt2", "t5", "mixtral", "deberta-shared-keys", "bert-lora-at-start", "albert"]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_the_same_bits_as_one(tmp_path, name, on_disk):

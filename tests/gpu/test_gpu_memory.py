@@ -196,6 +196,7 @@ def test_a_small_gpu_cuts_batches_and_sends_rows_away_and_the_kernels_are_the_sa
         work(device_memory=300 * MEBI)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "name", ["bert", "t5", "mixtral", "albert", "deberta-shared-keys", "bert-lora-at-start"]
 )

@@ -38,6 +38,7 @@ CPU = [torch.device("cpu")]
 FAMILIES = ["bert", "roberta", "gpt2", "t5", "llama", "mixtral", "deberta-shared-keys", "bert-lora-at-start"]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", list(TABLE))
 def test_bfloat16_passes_are_those_of_plain_autograd_in_bfloat16(name):
     """The twin: the same network under autocast, one text, plain autograd on every parameter."""
@@ -71,6 +72,7 @@ def test_bfloat16_passes_are_those_of_plain_autograd_in_bfloat16(name):
     assert float((ours - twin).norm() / reference.norm()) < 1.5 * of_twin
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_loss_that_is_said_is_the_loss_there_is(name):
     exact, lower = work(name), work(name, precision="bfloat16")

@@ -76,6 +76,7 @@ def test_every_family_equals_plain_autograd(name, outputs):
     assert set(streamed.coverage.fallback) == {name for name in trainable if row.goes_by_autograd(name)}
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", TABLE)
 def test_coordinates_left_out_are_rounding_noise_and_no_others(name):
     row = TABLE[name]
@@ -169,6 +170,7 @@ def test_padding_token_inside_a_text_has_no_row(name):
         assert relative_distance(whole(groups), expected) < row.tolerance, kernel
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_float32(name):
     row = TABLE[name]

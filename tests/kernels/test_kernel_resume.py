@@ -128,6 +128,7 @@ def test_row_factors_on_disk_are_not_captured_again(tmp_path):
     assert sum(captured) == 5  # c's; a and b are on disk
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kind", ["tiles", "factors"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "gone"])
 def test_damaged_files_are_made_anew(tmp_path, kind, damage):

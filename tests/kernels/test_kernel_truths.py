@@ -52,6 +52,7 @@ STEPS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("optimizer", STEPS)
 @pytest.mark.parametrize(
     "name", [name for name in FAMILIES if name != "llama-dora"]
