@@ -34,7 +34,7 @@ test: $(STAMP)  ## run the quick tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP)  ## run the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 # Not part of CI: hours of one processor from nothing. What is tried already stands in docs/results/mutants.jsonl, and is not tried again.
 mutants: $(STAMP)  ## change the code in one small place at a time, and count what the tests notice
