@@ -16,6 +16,7 @@ from lmntk.errors import UserError
 from lmntk.models.loading import fingerprint, load_pretrained
 from lmntk.models.logit_model import HeadModel, PromptModel, untie_head
 from lmntk.prompts.batching import collate
+from lmntk.system import notices
 
 load_masked = partial(load_pretrained, kind="masked")
 
@@ -134,6 +135,16 @@ def test_weights_that_lack_a_layer(tmp_path):
     with pytest.raises(UserError, match=r"bert\.encoder\.layer\.1\.output\.dense\.weight") as caught:
         load_masked(folder)
     assert "incomplete" in one_line(caught)
+
+
+def test_layers_that_the_config_does_not_count_are_said(tmp_path):
+    folder = save(TABLE["bert"].build(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    with notices.kept() as said:
+        load_masked(folder)
+    (line,) = said
+    assert "weights of layers that its configuration does not have, 'bert.encoder.layer.1." in line
 
 
 def test_weights_that_do_not_fit_the_config(tmp_path):

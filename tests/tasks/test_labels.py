@@ -326,3 +326,31 @@ def test_a_second_text_that_nobody_reads_is_said(tmp_path):
     assert data.train == (Example("x", None, 0), Example("y", None, 1))
     assert len(lines) == 1 and "column 'text_b' is not read" in lines[0]
     assert heard(lambda: read_data(path, columns=Columns(text_b="text_b")))[1] == []
+
+
+def test_what_a_test_label_means_is_up_to_the_train_texts(tmp_path):
+    """A test file of one word is no column of numbers with a missing one."""
+    for name in ("none", "NaN"):
+        train = write_csv(tmp_path / "train.csv", [name, "good", name])
+        data, _ = heard(
+            lambda train=train, name=name: read_data(train, test=write_csv(tmp_path / "test.csv", [name]))
+        )
+        assert [data.labels[example.label] for example in data.test] == [name]
+
+
+def test_class_labels_that_are_twice_the_same_are_refused(tmp_path):
+    path = write_parquet(tmp_path / "train.parquet", [0, 1, 2], ["pos", "pos", "neg"])
+    with pytest.raises(UserError, match=r"ClassLabel names \['pos', 'pos', 'neg'\] are not all different"):
+        read_data(path)
+
+
+def test_numbers_beside_names_that_are_numbers_are_refused(tmp_path):
+    train = write_parquet(tmp_path / "train.parquet", [0, 1, 0], ["1", "0"])
+    test = write_parquet(tmp_path / "test.parquet", [1, 0])
+    with pytest.raises(
+        UserError, match=r"its labels are numbers, and so are the ClassLabel names \['1', '0'\]"
+    ):
+        read_data(train, test=test)
+    named = write_parquet(tmp_path / "named.parquet", [1, 0], ["1", "0"])
+    data, _ = heard(lambda: read_data(train, test=named))
+    assert [data.labels[example.label] for example in data.test] == ["0", "1"]

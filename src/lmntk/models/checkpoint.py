@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from lmntk.models.hub import Location
 from lmntk.models.kinds import KINDS, auto_class, can_do_without_cache, kind_of
 from lmntk.models.named_files import check_named_files, check_types
 from lmntk.models.vocabulary import head_of, is_tied
+from lmntk.system.notices import say
 
+_LAYER = re.compile(r"\.\d+\.")  # in the name of a layer's weight
 ADVICE = {
     "masked": "use a masked-LM checkpoint, or head mode",
     "causal": "use a causal-LM checkpoint, or head mode",
@@ -116,6 +119,7 @@ class Checkpoint:
             kind == "classifier" if needs_head is None else needs_head,
         )
         _clear(network, report["missing_keys"])
+        _say_unused(self.name, report["unexpected_keys"])
         check_numbers(f"model: {self.name!r}", network)
         if kind in ("causal", "seq2seq") and can_do_without_cache(network.config):
             network.config.use_cache = False
@@ -146,6 +150,16 @@ def _check_weights(name: str, network: Any, missing: Collection[str], kind: str,
     if others:
         raise UserError(
             f"model: {name!r} lacks weights, {others[0]!r} among {len(others)}; the checkpoint is incomplete"
+        )
+
+
+def _say_unused(name: str, unused: Collection[str]) -> None:
+    """Say that a checkpoint has layers which its configuration does not count; heads of other kinds are no loss."""
+    layers = sorted(key for key in unused if _LAYER.search(key))
+    if layers:
+        say(
+            f"model: {name!r} has {len(layers)} weights of layers that its configuration does not have, {layers[0]!r} among them; "
+            "they are left out"
         )
 
 

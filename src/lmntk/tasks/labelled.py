@@ -88,7 +88,7 @@ def labelled(
         firsts: dict[str, str] = {}
         for row, cell in zip(table.rows, cells, strict=True):
             firsts.setdefault(_text_of(cell, row.where, column), row.where)
-        if given is None:
+        if given is None and side == "train":  # what a test label means is up to the train texts' classes
             check_missing(list(firsts.items()), table.source)
         return Labelled(table.source, table.rows, cells)
     kept = [(row, cell) for row, cell in zip(table.rows, cells, strict=True) if not _is_hidden(cell)]
@@ -104,6 +104,10 @@ def index_of(part: Labelled, given: Sequence[Any] | None) -> LabelIndex:
     if given is not None:
         return LabelIndex.given(given)
     if part.names is not None:
+        if len(set(part.names)) < len(part.names):
+            raise UserError(
+                f"{part.source}: its ClassLabel names {list(part.names)} are not all different; name them anew"
+            )
         index = LabelIndex(part.names, forgiving=True)
     else:
         index = LabelIndex.found(label_text(value) for value in part.values if value is not None)

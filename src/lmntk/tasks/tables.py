@@ -138,8 +138,26 @@ def task_data(train: Table, test: Table | None, columns: Columns, labels: Sequen
     train_examples = examples_of(part, columns, index)
     test_examples: tuple[Example, ...] = ()
     if test is not None:
-        test_examples = examples_of(labelled(test, columns.label, labels, side="test"), columns, index)
+        test_part = labelled(test, columns.label, labels, side="test")
+        _check_numbers_of_names(part, test_part)
+        test_examples = examples_of(test_part, columns, index)
     return TaskData(train_examples, test_examples, index.names)
+
+
+def _check_numbers_of_names(train: Labelled, test: Labelled) -> None:
+    """Refuse numbers in the test texts where the classes' names are numbers too: they may be either's.
+
+    Raises:
+        UserError: so it is; says how both may have names.
+    """
+    if train.names is None or test.names is not None:
+        return
+    named_by_numbers = any(name.isdecimal() for name in train.names)
+    if named_by_numbers and any(isinstance(value, int) for value in test.values):
+        raise UserError(
+            f"{test.source}: its labels are numbers, and so are the ClassLabel names {list(train.names)} of the train texts; "
+            "give the test texts the same ClassLabel, or write the names"
+        )
 
 
 def examples_of(part: Labelled, columns: Columns, index: LabelIndex) -> tuple[Example, ...]:
