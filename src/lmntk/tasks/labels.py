@@ -183,7 +183,7 @@ def check_missing(texts: Sequence[tuple[str, str]], source: str) -> None:
         return
     text, where = missing[0]
     others = [other for other, _ in texts if other not in dict(missing)]
-    if others and all(_NUMBER.fullmatch(other) for other in others):
+    if all(_NUMBER.fullmatch(other) for other in others):
         raise UserError(f"{where}: label {text!r} among numbers is a missing one; give every row a label")
     say(
         f"{source}: {' and '.join(repr(name) for name, _ in missing)} among the labels is a class like the others"
