@@ -13,6 +13,8 @@ from tiny import write_model, write_rows
 from transformers import AutoTokenizer
 
 from lmntk.cli import app as cli
+from lmntk.experiment.steps import solve
+from lmntk.solvers import outcome
 
 SIZES = {
     "hidden_size": 16,
@@ -109,3 +111,22 @@ def test_a_reading_that_is_not_the_networks_is_refused(folder, lmntk, tmp_path, 
     assert "the label words' logits at the position that is read of BertForMaskedLM differ by" in said
     code, printed, _ = lmntk("check", folder / "bert", *PROMPT)
     assert code == 1 and "FAULT  reading: the label words' logits" in printed
+
+
+def test_finetunes_zero_shot_baseline_is_the_same_for_every_size_of_batches(
+    folder, lmntk, tmp_path, monkeypatch
+):
+    """Seen in the logits, for a metric of few texts hides much; looks at dev are in batches too."""
+    seen = []
+    monkeypatch.setattr(solve, "baseline", lambda *given: seen.append(given[2]) or outcome.baseline(*given))
+    for size in (1, 4):
+        code, _, said = lmntk(
+            "finetune", "--model", folder / "fnet", "--train", folder / "train.jsonl", "--test", folder / "eval.jsonl",
+            "--text-column", "text_a", *PROMPT, "--k", 1, "--seeds", 13, "--batch-size", size,
+            "--optimizers", "sgd", "--learning-rates", "1e-3", "--batch-sizes", "2", "--steps", 1, "--eval-every", 1,
+            "--out", tmp_path / str(size), "--json",
+        )  # fmt: skip
+        assert code == 0, said
+        assert " ".join(said.split()).count("one at a time, unpadded") == 1
+    for side in ("dev", "test"):
+        assert (seen[0][side] == seen[1][side]).all()

@@ -97,7 +97,8 @@ def test_passes_are_cut_as_they_were(case: dict[str, Any], monkeypatch: pytest.M
     gpu = HeldMemory(case["held"]) if case["on_gpu"] else None
     limits = PassLimits(case["size"], case["memory"], case["device"], gpu)
     of_text = Predictor(model, [{"weight": torch.zeros(1)}], 0, limits=limits)
-    of_text.token_bytes, of_text.looked_at, of_text._keeps_apart = case["each"], case["longest"], True
+    of_text.token_bytes, of_text.looked_at = case["each"], case["longest"]
+    monkeypatch.setattr(of_text, "keeps_apart", lambda texts: True)
     texts = [EncodedText((1,) * case["longest"], 0, None)] * 2
     if isinstance(case["expected"], str):
         with pytest.raises(UserError) as caught:

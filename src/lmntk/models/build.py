@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from lmntk.errors import UserError
+from lmntk.models.apart import TextsApart
 from lmntk.models.loading import Pretrained
 from lmntk.models.logit_model import ClassifierModel, Features, HeadModel, LogitModel, PromptModel, untie_head
 from lmntk.models.probe import frozen_features, linear_probe
-from lmntk.models.rounding import keeps_apart
 from lmntk.models.state import Batch
 from lmntk.models.vocabulary import head_of, head_weight, is_tied
 from lmntk.prompts.batching import collate, length_sorted_batches
@@ -90,9 +90,7 @@ def _fitted(pretrained: Pretrained, probe: Probe, features: Features) -> nn.Line
     def features_of(batch: Batch) -> Tensor:
         return frozen_features(pretrained.network, [batch], features)
 
-    ordered = sorted(probe.texts, key=lambda text: text.length)
-    extremes = [ordered[0], ordered[-1]]
-    is_apart = keeps_apart(features_of, batch_of(extremes), [batch_of([text]) for text in extremes])
+    is_apart = TextsApart(pretrained.pad_id).holds(features_of, probe.texts, device)
     size = probe.batch_size if is_apart else 1  # the head is not to depend on the size of batches
     order = length_sorted_batches([text.length for text in probe.texts], size)
     batches = [batch_of([probe.texts[i] for i in chosen]) for chosen in order]

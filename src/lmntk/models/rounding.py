@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
 from torch import Tensor
-
-from lmntk.models.state import Batch
 
 # Of the largest logit. Measured in float32: 1e-7 to 1e-6. Llama-like models compute norms in float32 whatever
 # their weights are.
@@ -23,8 +19,3 @@ def distance(left: Tensor, right: Tensor, scale: float = 0.0) -> float:
 def same(left: Tensor, right: Tensor, scale: float = 0.0) -> bool:
     """Return whether logits are the same but for rounding; what is no number is not."""
     return distance(left, right, scale) <= LOGITS.get(right.dtype, 1e-2)
-
-
-def keeps_apart(logits: Callable[[Batch], Tensor], together: Batch, alone: Sequence[Batch]) -> bool:
-    """Return whether texts have the same logits, or features, padded in a batch and each alone."""
-    return same(logits(together), torch.cat([logits(text) for text in alone]))

@@ -14,8 +14,8 @@ from lmntk.engine.lengths import halved
 from lmntk.engine.phases import classifying_phases
 from lmntk.engine.settings import Settings
 from lmntk.errors import UserError
+from lmntk.models.apart import TextsApart
 from lmntk.models.logit_model import LogitModel
-from lmntk.models.rounding import keeps_apart
 from lmntk.models.state import frozen
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText
@@ -76,6 +76,7 @@ class Predictor:
     Attributes:
         token_bytes: what a token of a pass takes; None before the memory was first looked at.
         looked_at: tokens of the longest text that this is known of.
+        apart: what is known of texts in a batch; where the model mixes them, they go one at a time.
 
     Cost: about three forward passes a text and direction.
     """
@@ -100,7 +101,7 @@ class Predictor:
         self.linearized = [LinearizedModel(model, direction) for direction in directions]
         self.token_bytes: float | None = None
         self.looked_at = 0
-        self._keeps_apart: bool | None = None
+        self.apart = TextsApart(pad_id)
 
     @property
     def by_two_backward_passes(self) -> bool:
@@ -175,20 +176,9 @@ class Predictor:
         return self.token_bytes
 
     def keeps_apart(self, texts: Sequence[EncodedText]) -> bool:
-        """Return whether a text's logits do not depend on its batch; looked at once, on two of the first texts."""
-        if len(texts) < 2:
-            return True
-        if self._keeps_apart is None:
-            ordered = sorted(texts, key=lambda text: text.length)
-            extremes = [ordered[0], ordered[-1]]
-
-            together, *alone = (
-                {name: t.to(self.device) for name, t in collate(some, self.pad_id).items()}
-                for some in (extremes, extremes[:1], extremes[1:])
-            )
-            with frozen(self.model), products(FULL):
-                self._keeps_apart = keeps_apart(self.model, together, alone)
-        return self._keeps_apart
+        """Return whether a text's logits do not depend on its batch; see ``TextsApart``."""
+        with frozen(self.model):
+            return self.apart.holds(self.model, texts, self.device)
 
     def probabilities(self, decisions: Array) -> Array:
         """Return class probabilities [n, classes] of decisions [n, c]."""

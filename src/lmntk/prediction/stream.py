@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lmntk.errors import UserError
+from lmntk.models.apart import MIXES
 from lmntk.prediction.files import LoadedPredictor, WantedPredictor, find_predictor, load_predictor
 from lmntk.prediction.predictor import PassLimits
 from lmntk.prediction.texts import STANDARD, TextSource
@@ -86,6 +87,8 @@ def predict_file(
     remarks = empty_remark(empty, count), cut_remark(cut, count, encoder.max_length, encoder.text_a_limit, "")
     for line in filter(None, remarks):
         note(line)
+    if loaded.predictor.apart.mixes:
+        note(MIXES)
     if loaded.predictor.by_two_backward_passes:
         note(
             "the model has a step without a forward-mode derivative: two backward passes a text, about twice the time"

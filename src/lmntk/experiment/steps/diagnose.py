@@ -12,7 +12,7 @@ from torch import nn
 
 from lmntk.diagnosis.checkpoint import load_finetuned
 from lmntk.diagnosis.diagnosis import FORMAT, Diagnosis, diagnose
-from lmntk.diagnosis.examples import Examples, logits_of
+from lmntk.diagnosis.examples import Examples
 from lmntk.diagnosis.subject import FineTuning, KernelSolution, LabelledExamples
 from lmntk.errors import UserError
 from lmntk.experiment.session import GivenCheckpoint, Session
@@ -28,6 +28,7 @@ from lmntk.experiment.steps.finetune import (
 from lmntk.experiment.steps.kernels import Kernels, forget_kernels, kernels_of
 from lmntk.experiment.steps.scratch import claimed_folder, remove_folders
 from lmntk.finetuning.files import WEIGHTS, load_weights, slug
+from lmntk.finetuning.logits import logits_of
 from lmntk.finetuning.method import FineTuningMethod
 from lmntk.finetuning.replay import POINTS, replay
 from lmntk.finetuning.settings import Labelled, TrainingData, TrainingSettings, batch_order
@@ -270,8 +271,7 @@ def _logits_in_other_mode(shared: SharedModel, job: Job) -> Array | None:
         model, texts = other.model, other.texts(split)["test"]
     except UserError:
         return None
-    examples = Examples.of_texts(texts, session.pretrained.pad_id, session.settings.batch_size)
-    return logits_of(model, examples)
+    return logits_of(model, texts, session.pretrained.pad_id, session.settings.batch_size).numpy()
 
 
 def _signed(shared: SharedModel, job: Job) -> Kernels:
