@@ -18,6 +18,7 @@ from lmntk.models.hub import Location
 from lmntk.models.loading import Pretrained
 from lmntk.models.logit_model import ClassifierModel, LogitModel, PromptModel
 from lmntk.models.named_files import check_named_files
+from lmntk.models.no_pickle import without_pickles
 from lmntk.models.state import frozen
 from lmntk.models.vocabulary import word_table
 from lmntk.models.weights import at_weights
@@ -65,7 +66,7 @@ def load_finetuned(path: Path, pretrained: Pretrained, model: LogitModel) -> dic
             f"{CONFIG_FILE}; give the folder that the fine-tuned model was saved to"
         )
     _check_tokenizer(location, pretrained)
-    with torch.random.fork_rng(devices=[]):
+    with without_pickles(), torch.random.fork_rng(devices=[]):
         network = _network(
             location,
             pretrained,
