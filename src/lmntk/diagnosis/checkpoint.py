@@ -22,7 +22,7 @@ from lmntk.models.no_pickle import without_pickles
 from lmntk.models.state import frozen
 from lmntk.models.vocabulary import word_table
 from lmntk.models.weights import at_weights
-from lmntk.system.kept import DamagedError, load_tensors
+from lmntk.system.kept import DamagedError, load_tensors, without_checksums
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 PROBED_TOKENS = 7
@@ -95,7 +95,8 @@ def load_finetuned(path: Path, pretrained: Pretrained, model: LogitModel) -> dic
 
 def _of_file(path: Path) -> dict[str, Tensor]:
     try:
-        return load_tensors(path)[0]  # of a file that lmntk wrote the checksums are compared
+        with without_checksums():
+            return load_tensors(path)[0]  # of a file that lmntk wrote the checksums are compared
     except DamagedError as error:
         raise UserError(
             f"finetuned: {str(path)!r} is not a readable safetensors file ({error.reason}); give one, or a checkpoint's folder"
