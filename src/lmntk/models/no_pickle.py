@@ -32,7 +32,7 @@ def without_pickles() -> Iterator[None]:
     global _guards, _load
     with _lock:
         if _guards == 0:
-            _load, torch.load = torch.load, _refuse
+            _load, torch.load = torch.load, _refuse  # type: ignore[assignment]
         _guards += 1
     try:
         yield

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,9 +69,7 @@ def records_of(store: Store, kind: type[Kind]) -> dict[str, Kind | None]:
         return store.records(kind)
     paths = sorted((folder / FOLDERS[kind]).glob("*.json"))
     with reading(folder):
-        return {
-            f"{FOLDERS[kind]}/{path.name}": or_none(lambda path=path: _read(path, kind)) for path in paths
-        }  # type: ignore[misc]
+        return {f"{FOLDERS[kind]}/{path.name}": or_none(partial(_read, path, kind)) for path in paths}
 
 
 def kernel_folders_of(store: Store, split: str) -> list[Path]:
