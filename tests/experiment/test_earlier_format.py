@@ -16,7 +16,10 @@ from safetensors.numpy import load_file
 
 from lmntk.cli.app import main
 from lmntk.experiment.run import run
+from lmntk.runs.earlier import records_of
 from lmntk.runs.reading import read_run
+from lmntk.runs.records import SplitResults
+from lmntk.runs.store import Store
 from lmntk.system.progress import Silent
 
 NOT_CHECKED = "is of an earlier format, whose files are not checksummed"
@@ -100,6 +103,19 @@ def test_a_page_has_the_rows_and_says_that_nothing_was_compared(facts, folder, l
     assert read == then
     assert content_of(folder / name) == before
     assert ("The three tests" in page) == (name == "trained")
+
+
+def test_results_that_are_hidden_by_newer_ones_are_counted(folder, lmntk):
+    """A split of this format beside them is enough for the others not to be read."""
+    store = Store(folder / "saved")
+    record = next(iter(records_of(store, SplitResults).values()))
+    assert record is not None
+    store.write_record(record, record.name)
+    number = len(list((folder / "saved/cells").glob("*.json")))
+    line = f"{number} results of an earlier format lie beside these in saved"
+    (notes,) = ([note for note in read_run(folder / "saved").notes if "earlier format" in note],)
+    assert len(notes) == 1 and notes[0].startswith(line)
+    assert line in lmntk("solve", "--kernels", "saved", "--task", "no such task")[2]
 
 
 def test_a_run_computes_anew_beside_it_and_says_so(archive, facts, folder):

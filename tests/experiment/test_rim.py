@@ -80,6 +80,15 @@ def test_a_page_where_no_file_can_be_is_one_line(tmp_path, monkeypatch, refused,
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("name", ["pipe", "link"])
+def test_a_page_replaces_no_pipe_or_device(tmp_path, monkeypatch, refused, name):
+    monkeypatch.setattr("lmntk.reports.page.build_page", lambda runs: "a page")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    assert "a device or a pipe" in refused("report", str(tmp_path), "--out", str(tmp_path / name))
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink()
+
+
 @pytest.mark.parametrize("name", ["configuration.json", "results.csv", "splits", "kernels"])
 def test_a_folder_in_a_files_place_and_a_file_in_a_folders(base, tmp_path, refused, name):
     out = tmp_path / "out"

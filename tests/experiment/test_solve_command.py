@@ -167,6 +167,20 @@ def test_kernels_of_other_texts_than_the_results_are_refused(finished, tmp_path)
         solve_folder(out, "films")
 
 
+@pytest.mark.parametrize("in_its_place", ["nothing", "a folder"])
+def test_a_formula_is_not_dropped_without_a_word(finished, tmp_path, in_its_place):
+    out = shutil.copytree(finished[0], tmp_path / "out")
+    (folder,) = (out / "kernels").glob(f"{CELL}-????????")
+    path = folder / "dev-signgd.safetensors"
+    path.unlink()
+    if in_its_place == "a folder":
+        path.mkdir()
+    for formulas in (None, ["sgd", "signgd"]):
+        with pytest.raises(UserError, match=path.name):
+            solve_folder(out, CELL, formulas)
+    assert [row["formula"] for row in solve_folder(out, CELL, ["sgd"], ["ridge"])] == ["", "sgd"]
+
+
 def test_the_command_prints_a_table(finished):
     out, _ = finished
     said = (

@@ -17,6 +17,7 @@ from tiny import write_adapter, write_model
 
 from lmntk.errors import UserError
 from lmntk.models.loading import load_pretrained
+from lmntk.models.no_pickle import without_pickles
 
 
 class Trap:
@@ -167,3 +168,41 @@ def test_a_configuration_of_another_shape_is_one_line(plain, tmp_path, content):
     shutil.copytree(plain, tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text(content)
     refused(tmp_path / "model")
+
+
+MODELS_OF_ADAPTERS = {
+    "a shadow": {"peft_type": "SHADOW", "shadow_model": "{outside}"},
+    "experts": {"peft_type": "XLORA", "hidden_size": 8, "adapters": {"0": "{outside}"}},
+}
+
+
+@pytest.mark.parametrize("guard", ["the table", "torch.load"])
+@pytest.mark.parametrize("kind", MODELS_OF_ADAPTERS)
+def test_no_pickle_that_an_adapter_names_is_opened(plain, tmp_path, monkeypatch, kind, guard):
+    (outside := tmp_path / "outside").mkdir()
+    shutil.copy(plain / "config.json", outside)
+    for name in ("pytorch_model.bin", "adapter_model.bin"):
+        with (outside / name).open("wb") as file:
+            pickle.dump(Trap(tmp_path / "sprung"), file)
+    shutil.copy(write_adapter(tmp_path / "lora", plain) / "adapter_config.json", outside)
+    more = json.loads(json.dumps(MODELS_OF_ADAPTERS[kind]).replace("{outside}", str(outside)))
+    changed(tmp_path / "lora" / "adapter_config.json", lambda content: content.update(more))
+    shutil.copytree(plain, tmp_path / "base")
+    changed(tmp_path / "base" / "config.json", lambda content: content.update(use_cache=False))
+    loads: list[Any] = []
+    monkeypatch.setattr(torch, "load", lambda *given, **_: loads.append(given))
+    if guard == "torch.load":
+        monkeypatch.setattr("lmntk.models.adapters.check_named_files", lambda *_: None)
+    line = refused(tmp_path / "lora", base=str(tmp_path / "base"))
+    assert ("a pickle is reached" if guard == "torch.load" else repr(list(more)[-1])) in line
+    assert not loads and not (tmp_path / "sprung").exists()
+
+
+def test_pickles_are_read_again_once_the_last_of_two_models_is_loaded():
+    before = torch.load
+    with without_pickles():
+        with without_pickles():
+            pass
+        with pytest.raises(UserError, match=r"a pickle is reached, 'a.bin'"):
+            torch.load("a.bin")
+    assert torch.load is before

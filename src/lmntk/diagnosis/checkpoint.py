@@ -18,10 +18,11 @@ from lmntk.models.hub import Location
 from lmntk.models.loading import Pretrained
 from lmntk.models.logit_model import ClassifierModel, LogitModel, PromptModel
 from lmntk.models.named_files import check_named_files
+from lmntk.models.no_pickle import without_pickles
 from lmntk.models.state import frozen
 from lmntk.models.vocabulary import word_table
 from lmntk.models.weights import at_weights
-from lmntk.system.kept import DamagedError, load_tensors
+from lmntk.system.kept import DamagedError, load_tensors, without_checksums
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 PROBED_TOKENS = 7
@@ -65,7 +66,7 @@ def load_finetuned(path: Path, pretrained: Pretrained, model: LogitModel) -> dic
             f"{CONFIG_FILE}; give the folder that the fine-tuned model was saved to"
         )
     _check_tokenizer(location, pretrained)
-    with torch.random.fork_rng(devices=[]):
+    with without_pickles(), torch.random.fork_rng(devices=[]):
         network = _network(
             location,
             pretrained,
@@ -94,7 +95,8 @@ def load_finetuned(path: Path, pretrained: Pretrained, model: LogitModel) -> dic
 
 def _of_file(path: Path) -> dict[str, Tensor]:
     try:
-        return load_tensors(path)[0]  # of a file that lmntk wrote the checksums are compared
+        with without_checksums():
+            return load_tensors(path)[0]  # of a file that lmntk wrote the checksums are compared
     except DamagedError as error:
         raise UserError(
             f"finetuned: {str(path)!r} is not a readable safetensors file ({error.reason}); give one, or a checkpoint's folder"

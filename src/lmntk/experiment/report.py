@@ -16,6 +16,7 @@ from lmntk.experiment.steps.finetune import finetunings_of, methods_of_split, tr
 from lmntk.experiment.steps.solve import results_of
 from lmntk.reports.page import write_page
 from lmntk.reports.results import write_reports
+from lmntk.runs.earlier import configuration_of
 from lmntk.runs.reading import read_run
 from lmntk.runs.records import FORMAT, Row
 from lmntk.runs.split import Split
@@ -109,7 +110,7 @@ class Reporter:
         """Return the settings, and those of earlier runs of the model in the folder, the latest first, each once."""
         session = self.session
         now = session.experiment.model_dump(mode="json")
-        before = session.store.configuration()
+        before = configuration_of(session.store)
         earlier: list[Any] = []
         for settings in [before.experiment, *before.earlier]:
             # the folder may have been moved

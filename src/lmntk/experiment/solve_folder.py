@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,14 @@ from lmntk.errors import UserError
 from lmntk.experiment.published import Solvable, published
 from lmntk.kernels.formulas import FORMULAS
 from lmntk.kernels.kernel import Kernel
-from lmntk.runs.earlier import is_earlier, kernel_folders_of, records_of
-from lmntk.runs.records import SplitResults
+from lmntk.runs.earlier import is_earlier, kernel_folders_of, reading, records_of
+from lmntk.runs.records import FINE_TUNING, SplitResults
 from lmntk.runs.split import SIDES
 from lmntk.runs.store import LOGITS, Store
 from lmntk.solvers.outcome import BASELINES, baseline, methods_of, solve_split
 from lmntk.system.hashing import short
 from lmntk.system.kept import load_arrays
+from lmntk.system.notices import say
 
 
 def solve_folder(
@@ -76,11 +77,12 @@ def read_folder(
         if ((run / SplitResults.FOLDER).is_dir() or is_earlier(run)) and (
             run == folder or folder.name == "kernels"
         ):
-            return _of_run(Store(run), task)
+            with reading(run):
+                return _of_run(Store(run), task, formulas)
     return [published(folder, task, formulas, metric)]
 
 
-def _of_run(store: Store, task: str) -> list[Solvable]:
+def _of_run(store: Store, task: str, formulas: Sequence[str] | None) -> list[Solvable]:
     """Return what a run kept of a task, or of one split; splits of other settings lie side by side."""
     records = records_of(store, SplitResults)
     results = [record for record in records.values() if record is not None]
@@ -93,7 +95,9 @@ def _of_run(store: Store, task: str) -> list[Solvable]:
     names_of = [record.name for record in chosen]
     ordered = sorted(chosen, key=lambda record: _rank(record))
     return [
-        _solvable(store, record, _long_name(record) if names_of.count(record.name) > 1 else record.name)
+        _solvable(
+            store, record, _long_name(record) if names_of.count(record.name) > 1 else record.name, formulas
+        )
         for record in ordered
     ]
 
@@ -107,7 +111,7 @@ def _rank(record: SplitResults) -> tuple[Any, ...]:
     return row.k, row.mode != "prompt", row.seed
 
 
-def _solvable(store: Store, record: SplitResults, name: str) -> Solvable:
+def _solvable(store: Store, record: SplitResults, name: str, formulas: Sequence[str] | None) -> Solvable:
     """Return a split's kernels, labels and logits.
 
     Raises:
@@ -118,11 +122,16 @@ def _solvable(store: Store, record: SplitResults, name: str) -> Solvable:
         (side, formula): folder / f"{side}-{formula}.safetensors" for formula in FORMULAS for side in SIDES
     }
     split_name = "cell" if is_earlier(store.folder) else "split"
-    kernels = {
-        pair: Kernel.load(path, {split_name: record.name}) for pair, path in paths.items() if path.is_file()
-    }
-    if not kernels:
+    missing = {pair: path for pair, path in paths.items() if not path.is_file()}
+    if len(missing) == len(paths):
         raise UserError(f"kernels: none of {where}; run it again without --no-kernels")
+    _check_missing(record, where, [pair for pair in paths if pair not in missing], missing, formulas)
+    whole = [formula for formula in FORMULAS if not any((side, formula) in missing for side in SIDES)]
+    if not whole:
+        raise UserError(f"kernels: no formula has all sides in {where}; run it again")
+    kernels = {
+        pair: Kernel.load(path, {split_name: record.name}) for pair, path in paths.items() if pair[1] in whole
+    }
     keys = {kernel.provenance.get("key") for kernel in kernels.values()}
     if len(keys) > 1:
         raise UserError(
@@ -134,10 +143,10 @@ def _solvable(store: Store, record: SplitResults, name: str) -> Solvable:
             f"kernels: those of {where} are of other texts, weights or settings than its results; run it again"
         )
     labels = {"train": record.train_labels, "dev": record.dev_labels, "test": record.test_labels}
-    missing = [side for side in SIDES if not labels[side]]
-    if missing:
+    unlabelled = [side for side in SIDES if not labels[side]]
+    if unlabelled:
         raise UserError(
-            f"kernels: the results of {where} have no {missing[0]} labels; delete them and run again: the kernels are kept"
+            f"kernels: the results of {where} have no {unlabelled[0]} labels; delete them and run again: the kernels are kept"
         )
     try:
         logits, metadata = load_arrays(folder / LOGITS)
@@ -149,6 +158,28 @@ def _solvable(store: Store, record: SplitResults, name: str) -> Solvable:
         )
     row = record.rows[0]
     return Solvable(name, row.mode, row.metric, kernels, logits, labels)
+
+
+def _check_missing(
+    record: SplitResults,
+    where: str,
+    there: Sequence[tuple[str, str]],
+    missing: Mapping[tuple[str, str], Path],
+    formulas: Sequence[str] | None,
+) -> None:
+    """Refuse kernels of which a side is missing: a formula that was asked for would be dropped without a word.
+
+    Raises:
+        UserError: the files that are missing of a formula that was asked for, or is among the results.
+    """
+    expected = {row.formula for row in record.rows if row.formula and row.solver != FINE_TUNING}
+    partly = {formula for _, formula in there}
+    lost = [pair for pair in missing if pair[1] in expected | partly and pair[1] in (formulas or FORMULAS)]
+    names = ", ".join(missing[pair].name for pair in lost)
+    if any(formulas or formula in expected for _, formula in lost):
+        raise UserError(f"kernels: {where} lacks the files {names}; run it again, or choose other formulas")
+    if lost:
+        say(f"kernels: {where} lacks the files {names}: left out")
 
 
 def _kernel_folder(store: Store, record: SplitResults) -> Path:

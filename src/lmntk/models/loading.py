@@ -22,6 +22,7 @@ from lmntk.models.hidden_states import is_decoder_only, is_encoder_decoder
 from lmntk.models.hub import Location, locate, looks_local
 from lmntk.models.kinds import check_kind, reading_of
 from lmntk.models.named_files import check_named_files
+from lmntk.models.no_pickle import without_pickles
 from lmntk.models.vocabulary import word_table
 from lmntk.prompts.tokenization import ROWS
 
@@ -128,7 +129,7 @@ def load_pretrained(
     if dtype not in DTYPES:
         raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     check_kind(kind)
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    with _quiet(), without_pickles(), torch.random.fork_rng(devices=[]):
         if gguf is not None or name.endswith(ENDING):
             return _of_gguf(name, gguf, revision, DTYPES[dtype], attention, kind, base)
         local = looks_local(name)

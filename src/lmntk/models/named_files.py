@@ -15,9 +15,12 @@ from lmntk.errors import UserError
 from lmntk.models.hub import Location
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-CONFIGURATIONS = ("config.json", "generation_config.json", "tokenizer_config.json", "adapter_config.json")
+ADAPTER = "adapter_config.json"
+CONFIGURATIONS = ("config.json", "generation_config.json", "tokenizer_config.json", ADAPTER)
 # of these a library would open a file as it stands there
 PATHS = ("_file", "_files", "_path", "_dir", "_folder")
+# of these PEFT would load another model, or adapter, with whatever is in its folder; but for the word that says that there is none
+MODELS = {"adapters": None, "shadow_model": "mirror"}
 # of these it would import a module, or get one from a hub
 MODULES = ("megatron_config", "use_pretrained_backbone", "transformers_weights")
 IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation")
@@ -30,13 +33,18 @@ def check_named_files(name: str, location: Location) -> None:
 
     Raises:
         UserError: an index that is broken, or names a file elsewhere, one that is missing or no safetensors file; a configuration
-            that names a file elsewhere, a module or a kernel of somebody's.
+            that names a file elsewhere, another model, a module or a kernel of somebody's.
     """
     if location.has(INDEX):
         shards(name, location)
     for file in CONFIGURATIONS:
         for key, value in _entries(_json(location.folder / file)):
             _check_entry(f"{name!r}: its {file}", location.folder, key, value)
+            if file == ADAPTER and key in MODELS and value and value != MODELS[key]:
+                raise UserError(
+                    f"model: {name!r}: its {file} names other models as {key!r} ({str(value)[:100]!r}), "
+                    "which are not read; use an adapter that is whole, such as LoRA"
+                )
 
 
 def shards(name: str, location: Location) -> list[Path]:

@@ -7,14 +7,23 @@ keep the predictions in a table of their own, and name files without their key.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from lmntk.runs.records import FINE_TUNING, DiagnosisRecord, FineTuningRecord, Record, SplitResults
+from lmntk.runs.records import (
+    FINE_TUNING,
+    Configuration,
+    DiagnosisRecord,
+    FineTuningRecord,
+    Record,
+    SplitResults,
+)
 from lmntk.runs.store import Store
-from lmntk.system.kept import DamagedError, or_none, read_record
+from lmntk.system.kept import DamagedError, or_none, read_record, without_checksums
 
 Kind = TypeVar("Kind", bound=Record)
 RESULTS = "cells"
@@ -31,13 +40,36 @@ def is_earlier(folder: Path) -> bool:
     return (folder / RESULTS).is_dir() and not (folder / SplitResults.FOLDER).is_dir()
 
 
+def reading(folder: Path) -> AbstractContextManager[None]:
+    """Return what to enter while a folder's files are read: those of the first format alone may lack their checksums."""
+    return without_checksums() if is_earlier(folder) else nullcontext()
+
+
+def configuration_of(store: Store) -> Configuration:
+    """Return the settings of a folder of either format; a run beside results of the first finds those that it kept."""
+    with without_checksums() if (store.folder / RESULTS).is_dir() else nullcontext():
+        return store.configuration()
+
+
+def hidden_results(folder: Path) -> str:
+    """Return a line on results of the first format that lie beside those of this one, and are not shown; else nothing."""
+    number = 0 if is_earlier(folder) else len(list((folder / RESULTS).glob("*.json")))
+    return (
+        f"{number} results of an earlier format lie beside these in {folder.name}, and are not shown; "
+        f"copy the folder without {SplitResults.FOLDER}/ to see them"
+        if number
+        else ""
+    )
+
+
 def records_of(store: Store, kind: type[Kind]) -> dict[str, Kind | None]:
     """Return the records of a kind in a folder of either format, by their files' names, the damaged ones as None."""
     folder = store.folder
     if not is_earlier(folder):
         return store.records(kind)
     paths = sorted((folder / FOLDERS[kind]).glob("*.json"))
-    return {f"{FOLDERS[kind]}/{path.name}": or_none(lambda path=path: _read(path, kind)) for path in paths}  # type: ignore[misc]
+    with reading(folder):
+        return {f"{FOLDERS[kind]}/{path.name}": or_none(partial(_read, path, kind)) for path in paths}
 
 
 def kernel_folders_of(store: Store, split: str) -> list[Path]:

@@ -9,7 +9,15 @@ from typing import Any, TypeVar
 
 from lmntk.errors import UserError
 from lmntk.kernels.kernel import Kernel
-from lmntk.runs.earlier import NOT_CHECKED, is_earlier, kernel_folders_of, records_of
+from lmntk.runs.earlier import (
+    NOT_CHECKED,
+    configuration_of,
+    hidden_results,
+    is_earlier,
+    kernel_folders_of,
+    reading,
+    records_of,
+)
 from lmntk.runs.records import DiagnosisRecord, FineTuningRecord, Record, SplitResults
 from lmntk.runs.setups import of_one_setup
 from lmntk.runs.store import Store
@@ -67,7 +75,9 @@ class Run:
         for folder in self.kernel_folders(split):
             path = folder / f"train-{formula}.safetensors"
             try:
-                if (kernel := or_none(lambda path=path: Kernel.load(path, expected))) is not None:  # type: ignore[misc]
+                with reading(self.folder):
+                    kernel = or_none(lambda path=path: Kernel.load(path, expected))  # type: ignore[misc]
+                if kernel is not None:
                     return kernel
             except UserError:  # there is none, or of other settings
                 continue
@@ -115,7 +125,8 @@ def _read_run(folder: Path, name: str) -> Run:
         raise UserError(f"run: no folder {str(folder)!r}; name one that `lmntk run` wrote")
     store = Store(folder)
     notes = [f"the folder {NOT_CHECKED}."] if is_earlier(folder) else []
-    configuration = store.configuration()
+    notes += [f"{line}." for line in (hidden_results(folder.resolve()),) if line]
+    configuration = configuration_of(store)
     experiment, latest = configuration.experiment, configuration.setups
     order = _order(experiment)
     results = _named_files(store, SplitResults, notes)

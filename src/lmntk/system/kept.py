@@ -14,6 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,6 +35,7 @@ _verified: set[tuple[str, int, int, int]] = (
     set()
 )  # files of this process, as they were when they were compared
 _named: set[str] = set()
+_may_lack: ContextVar[bool] = ContextVar("may_lack", default=False)
 
 
 class DamagedError(UserError):
@@ -45,6 +47,16 @@ class DamagedError(UserError):
 
     def __str__(self) -> str:
         return f"{str(self.path)!r} is damaged ({self.reason}); run again what wrote it, or delete it"
+
+
+@contextmanager
+def without_checksums() -> Iterator[None]:
+    """Let files without checksums be read while the body runs: those of the first format, and those of others."""
+    token = _may_lack.set(True)
+    try:
+        yield
+    finally:
+        _may_lack.reset(token)
 
 
 def or_none(read: Callable[[], Result]) -> Result | None:
@@ -82,15 +94,15 @@ def read_record(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        DamagedError: it is no JSON object, or its checksum differs.
+        DamagedError: it is no JSON object, or its checksum differs, or is not there.
     """
     with _damage(path):
         content = json.loads(path.read_text(encoding="utf8"), parse_constant=lambda _: None)
         if not isinstance(content, dict):
             raise DamagedError(path, "it holds no record")
-        # a record of the first format has none: `report` and `solve` read it as it is, and say so
-        checksum = content.pop(CHECKSUM, None)
-        if checksum is not None and checksum != _of_plain(content):
+        if CHECKSUM not in content:
+            _check_lack(path)
+        elif content.pop(CHECKSUM) != _of_plain(content):
             raise DamagedError(path, "its checksum differs")
         return content
 
@@ -113,6 +125,12 @@ def read_form(path: Path, form: Any) -> Any:
         raise DamagedError(path, f"it is no record of its kind: {where} {first['msg'].lower()}") from error
 
 
+def _check_lack(path: Path) -> None:
+    """Refuse a file without a checksum, but where one may lack it."""
+    if not _may_lack.get():
+        raise DamagedError(path, "it has no checksum")
+
+
 def _of_plain(content: Mapping[str, Any]) -> str:
     plain = json.loads(json.dumps(content), parse_constant=lambda _: None)  # as it will be read
     return _hex(zlib.crc32(json.dumps(plain, sort_keys=True).encode()))
@@ -127,8 +145,9 @@ class TensorFile:
     def __init__(self, path: Path, file: Any, is_verified: bool) -> None:
         self.path, self._file, self.names = path, file, list(file.keys())
         stored = dict(file.metadata() or {})
-        # tensors of the first format have none: `solve` reads them as they are, and says so
         checksums = json.loads(stored.pop(CHECKSUMS, "null"))
+        if checksums is None:
+            _check_lack(path)
         self.metadata: dict[str, str] = stored
         self._checksums: dict[str, str] | None = None
         if checksums is not None and not is_verified:
@@ -199,7 +218,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and the metadata of a file; see ``opened``."""
     with opened(path) as file:
         tensors = {name: file.tensor(name) for name in file.names}
-        _verified.add(_identity(path))
+        if not _may_lack.get():
+            _verified.add(_identity(path))
         return tensors, file.metadata
 
 
@@ -232,7 +252,8 @@ def verify(path: Path) -> None:
             with opened(path) as file:
                 for name in file.names:
                     file.tensor(name)
-        _verified.add(identity)
+        if not _may_lack.get():
+            _verified.add(identity)
 
 
 def is_whole(path: Path) -> bool:
@@ -272,17 +293,21 @@ def compare(folder: Path, checksums: Mapping[str, str]) -> None:
 
 @contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """Turn what libraries say of a file that they cannot read into damage."""
+    """Turn what libraries say of a file's content into damage; what the system says, of rights or of open files, into one line."""
     from safetensors import SafetensorError
 
     try:
         yield
-    except DamagedError:
+    except UserError:
         raise
     except OSError as error:
         if error.errno in ABSENT or isinstance(error, FileNotFoundError):
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path)) from error
-        raise DamagedError(path, error.strerror or str(error)) from error
+        if path.is_dir():
+            raise DamagedError(path, "it is a folder") from error
+        raise UserError(
+            f"cannot read {str(path)!r} ({error.strerror or error}); mend what keeps it from being read, and run again"
+        ) from error
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(path, f"{type(error).__name__}: {error}") from error
 

@@ -36,9 +36,13 @@ def report(
     target = out if out is not None else runs[0] / PAGE if len(runs) == 1 else Path(PAGE)
     if target.is_dir():
         raise UserError(f"out: {str(target)!r} is a folder; name a file, such as {str(target / PAGE)!r}")
+    if target.exists() and not target.is_file():
+        raise UserError(
+            f"out: {str(target)!r} is a device or a pipe, which a page cannot replace; name a file"
+        )
     page = build_page(runs)
     try:
-        write_text(target, page)
+        write_text(target.resolve(), page)  # of a link, what it points to
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise UserError(f"out: cannot write {str(target)!r} ({error.strerror}); name another file") from error
     if as_json:

@@ -50,7 +50,7 @@ def solve(
     from lmntk.experiment.solve_folder import solve_folder
     from lmntk.kernels.formulas import FORMULAS
     from lmntk.reports.results import markdown_table
-    from lmntk.runs.earlier import NOT_CHECKED, is_earlier
+    from lmntk.runs.earlier import NOT_CHECKED, hidden_results, is_earlier
     from lmntk.solvers.grid import SOLVERS
 
     chosen = {"formulas": parts_of(formulas), "solvers": parts_of(solvers)}
@@ -62,6 +62,8 @@ def solve(
         raise UserError(f"metric: {metric!r} is neither accuracy nor f1")
     if is_earlier(kernels) or (kernels.name == "kernels" and is_earlier(kernels.parent)):
         print(f"lmntk: {str(kernels)!r} {NOT_CHECKED}", file=sys.stderr)
+    if hidden := hidden_results((kernels.parent if kernels.name == "kernels" else kernels).absolute()):
+        print(f"lmntk: {hidden}", file=sys.stderr)
     rows = solve_folder(kernels, task, chosen["formulas"] or None, chosen["solvers"] or None, metric)
     if as_json:
         print(json.dumps(rows, indent=1))
