@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmntk.kernels.kernel import Kernel
+from lmntk.system.kept import CHECKSUM, write_record
 
 VERSIONS = {"lmntk": "0.1.0", "python": "3.11", "torch": "2"}
 METHODS = ("sgd ridge", "signgd ridge", "asigngd asym")
@@ -55,8 +55,9 @@ def write_run(
 
 
 def write(path: Path, content: Any) -> None:
+    """Write a record as a run does, with the checksum of what it holds now."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf8")
+    write_record(path, {name: value for name, value in content.items() if name != CHECKSUM})
 
 
 def _write_cell(folder, random, task, k, seed, mode, finetuned, kernels, classes, extra_methods):
