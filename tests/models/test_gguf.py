@@ -152,6 +152,15 @@ def test_damaged_files_are_one_line(file, tmp_path, kept_bytes):
     refused("cut.gguf", tmp_path / "cut.gguf")
 
 
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    network = small_llama()
+    with torch.no_grad():
+        network.model.norm.weight[3] = float("nan")
+    refused(
+        "has a weight that is not finite, in 'model.norm.weight'", write_gguf(tmp_path / "nan.gguf", network)
+    )
+
+
 def test_mistakes(file, tmp_path, monkeypatch):
     refused("there is no GGUF file .*its folder has none", tmp_path / "nothing.gguf")
     refused("its folder has small.Q8_0.gguf", file.parent, gguf="other.gguf")

@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,13 @@ from typing import Any
 import torch
 
 from lmntk.errors import UserError, one_line
+from lmntk.models.checkpoint import check_numbers, loading
 from lmntk.models.kinds import KINDS, auto_class, can_do_without_cache, kind_of
 from lmntk.system.notices import say
 
 ENDING = ".gguf"
 MAGIC = b"GGUF"
-BLOCK = 1 << 22  # bytes that are hashed at once
+UNREADABLE = "model: transformers cannot read {}; convert it to a model folder, or use another file"
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class GgufFile:
             "trust_remote_code": False,
         }
         folder, shown = str(self.path.parent), repr(str(self.path))
-        with _reading(shown):
+        with loading(UNREADABLE.format(shown)):
             config = AutoConfig.from_pretrained(folder, **where)
         kind = kind_of(config, str(self.path), kind)
         extra = {} if attention is None else {"attn_implementation": attention}
-        with _reading(f"{shown} as a {KINDS[kind]} model"):
+        with loading(UNREADABLE.format(f"{shown} as a {KINDS[kind]} model")):
             network, report = auto_class(kind, config).from_pretrained(
                 folder, dtype=dtype, output_loading_info=True, **where, **extra
             )
@@ -71,6 +71,7 @@ class GgufFile:
             raise UserError(
                 f"model: {shown} lacks weights, {missing[0]!r} among {len(missing)}; the file is incomplete, or of another architecture"
             )
+        check_numbers(f"model: {shown}", network)
         _forget_quantisation(network)
         if can_do_without_cache(network.config):
             network.config.use_cache = False
@@ -87,7 +88,7 @@ class GgufFile:
         """
         from transformers import AutoTokenizer
 
-        with _reading(f"the tokenizer of {str(self.path)!r}"):
+        with loading(UNREADABLE.format(f"the tokenizer of {str(self.path)!r}")):
             return AutoTokenizer.from_pretrained(
                 str(self.path.parent),
                 gguf_file=self.path.name,
@@ -122,21 +123,9 @@ def read_gguf(path: Path) -> GgufFile:
         raise UserError(f"model: {shown} is damaged ({one_line(error)[:120]}); download it again") from error
     if not counts:
         raise UserError(f"model: {shown} holds no tensors; download it again")
-    return GgufFile(path, _sha256(path), ", ".join(f"{count} {name}" for name, count in counts.most_common()))
-
-
-@contextmanager
-def _reading(shown: str) -> Iterator[None]:
-    """Turn whatever transformers raises about a GGUF file into one line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # each architecture has its own
-        raise UserError(
-            f"model: transformers cannot read {shown} ({one_line(error)[:160]}); "
-            "convert it to a model folder, or use another file"
-        ) from error
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return GgufFile(path, sha256, ", ".join(f"{count} {name}" for name, count in counts.most_common()))
 
 
 def _forget_quantisation(network: Any) -> None:
@@ -146,11 +135,3 @@ def _forget_quantisation(network: Any) -> None:
     for name in ("hf_quantizer", "quantization_method", "is_quantized"):
         with suppress(AttributeError):
             delattr(network, name)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
