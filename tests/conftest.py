@@ -1,6 +1,8 @@
 """For all tests: one thread, no hub, quiet transformers."""
 
 import os
+import sys
+from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
@@ -49,3 +51,20 @@ def empty_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def drawn_plots() -> None:
     """Draw the page's plots in this test."""
+
+
+@pytest.fixture
+def command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """The command line in this process: from its arguments to its exit code and what it prints."""
+    from lmntk.cli import app
+
+    def called(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lmntk", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            app.main()
+        out, errors = capsys.readouterr()
+        return int(stopped.value.code or 0), out, errors
+
+    return called

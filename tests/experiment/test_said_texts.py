@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,9 +11,9 @@ from pathlib import Path
 import pytest
 from tiny import BAD, GOOD, write_model
 
-from lmntk.cli import app as cli
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.run import run
+from lmntk.prompts.encoding import PromptEncoder
 from lmntk.system import notices
 from lmntk.system.notices import Notice
 
@@ -54,15 +53,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def lmntk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Lmntk:
-    def called(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lmntk", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, errors = capsys.readouterr()
-        return int(stopped.value.code or 0), out, errors
-
-    return called
+def lmntk(command_line):
+    return command_line
 
 
 def run_flags(folder: Path, out: Path, **changes: object) -> list[object]:
@@ -153,6 +145,14 @@ def test_kernel_and_check_say_it_too(folder, tmp_path, lmntk):
     one_line(
         lmntk("check", folder / "model", "--texts", folder / "pairs.jsonl", *PROMPT), "template without {b}"
     )
+
+
+def test_kernel_encodes_each_text_once(folder, tmp_path, monkeypatch, lmntk):
+    encode, seen = PromptEncoder.encode, []
+    monkeypatch.setattr(PromptEncoder, "encode", lambda self, each: seen.append(each) or encode(self, each))
+    files = ("--train", folder / "texts.jsonl", "--eval", folder / "texts.jsonl", "--formulas", "sgd")
+    assert lmntk("kernel", "--model", folder / "model", *files, *PROMPT, "--out", tmp_path / "k")[0] == 0
+    assert len(seen) == 4 + 4
 
 
 def test_libraries_warnings_are_lines_and_programmers_own_are_not(tmp_path, monkeypatch, lmntk):

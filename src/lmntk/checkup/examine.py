@@ -29,16 +29,15 @@ from lmntk.prompts.encoding import (
     EncodedText,
     HeadEncoder,
     PromptEncoder,
-    cut_remark,
     encode_whole,
     fitting_length,
 )
 from lmntk.prompts.ensemble import EnsembleEncoder, make_prompt_encoder
 from lmntk.prompts.label_words import LabelWords
+from lmntk.prompts.remarks import TextCounts
 from lmntk.prompts.template import with_new_lines
 from lmntk.tasks import Example, Prompt, get_task, read_data, read_jsonl
 from lmntk.tasks.catalog import Task
-from lmntk.tasks.remarks import empty_remark, is_empty
 from lmntk.tasks.splits import cut_test
 
 LENGTH = 128
@@ -300,13 +299,10 @@ def _asked(pretrained: Pretrained, prompt: PromptChoice, texts: TextChoice) -> A
 
 def _text_findings(asked: Asked, encoded: Sequence[EncodedText]) -> list[Finding]:
     """Return notes on texts that are empty, or were cut to the length limit."""
-    encoder = asked.encoder
-    empty, cut = sum(map(is_empty, asked.examples)), sum(text.was_cut for text in encoded)
-    lines = (
-        empty_remark(empty, len(encoded)),
-        cut_remark(cut, len(encoded), encoder.max_length, encoder.text_a_limit, option=""),
-    )
-    return [Finding(TEXTS.name, "note", line) for line in lines if line]
+    counts = TextCounts()
+    for example, text in zip(asked.examples, encoded, strict=True):
+        counts.add(example, text)
+    return [Finding(TEXTS.name, "note", line) for line in counts.remarks(asked.encoder, option="")]
 
 
 def _few(lengths: Sequence[int]) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from lmntk.models.fingerprint import fingerprint
 from lmntk.models.loading import Pretrained
 from lmntk.models.state import Batch
 from lmntk.models.vocabulary import is_tied
-from lmntk.prompts.encoding import PromptEncoder, encode_whole
+from lmntk.prompts.encoding import EncodedText, PromptEncoder, encode_whole
 from lmntk.prompts.ensemble import EnsembleEncoder
 from lmntk.system.hashing import content_key, versions
 from lmntk.system.precision import FULL, products
@@ -76,6 +77,12 @@ class PromptedTexts:
     def folds(self) -> bool:
         """A flag: two logits are folded into their difference."""
         return self.encoder.classes == 2 and not self.all_logits
+
+    @cached_property
+    def encoded(self) -> dict[str, list[EncodedText]]:
+        """The texts as token ids, by side: ``train`` and ``eval``."""
+        sides = {"train": self.train, "eval": self.evaluate}
+        return {side: [encode_whole(self.encoder, each) for each in part] for side, part in sides.items()}
 
     def origin(self, settings: Settings) -> dict[str, Any]:
         """Return all that a kernel's values depend on, hashed where it is long: two kernels of one origin are the same."""
@@ -141,10 +148,6 @@ def kernels_of_prompt(
     settings = settings or Settings()
     pretrained, encoder = texts.pretrained, texts.encoder
     model = logit_model(pretrained, encoder, texts.folds)
-    encoded = {
-        side: [encode_whole(encoder, example) for example in part]
-        for side, part in (("train", texts.train), ("eval", texts.evaluate))
-    }
     origin, trainable = texts.origin(settings), texts.parameters.select(model)
     grouping = settings.grouping
     key = content_key(
@@ -154,7 +157,7 @@ def kernels_of_prompt(
         version=KERNEL_VERSION,
         settings=settings.cut(),
     )
-    work = KernelWork(model, encoded, [("train", "eval")], formulas, trainable, pretrained.pad_id)
+    work = KernelWork(model, texts.encoded, [("train", "eval")], formulas, trainable, pretrained.pad_id)
     streamed = stream_kernels(work, settings, listener, key)
     provenance = {
         **origin,
@@ -164,7 +167,7 @@ def kernels_of_prompt(
         "versions": versions(),
     }
     kernels = as_kernels(streamed.kernels["train", "eval"], formulas, grouping is not None, provenance)
-    logits = {side: streamed.logits[side].numpy() for side in encoded}
+    logits = {side: streamed.logits[side].numpy() for side in texts.encoded}
     return Computed(kernels, logits, streamed.coverage, key, streamed.precision_loss)
 
 

@@ -23,15 +23,15 @@ from lmntk.kernels.kernel import Kernel
 from lmntk.kernels.lora import LowRank
 from lmntk.models.loading import Pretrained
 from lmntk.prompts.assembly import Limits
-from lmntk.prompts.encoding import PromptEncoder, cut_remark, fitting_length
+from lmntk.prompts.encoding import PromptEncoder, fitting_length
 from lmntk.prompts.ensemble import EnsembleEncoder, make_prompt_encoder
+from lmntk.prompts.remarks import TextCounts
 from lmntk.system.files import alone_in
 from lmntk.system.hashing import versions
 from lmntk.system.kept import is_whole, or_none, save_tensors
 from lmntk.system.notices import say
 from lmntk.system.progress import Progress
-from lmntk.tasks import Example, read_jsonl
-from lmntk.tasks.remarks import empty_remark, is_empty
+from lmntk.tasks import read_jsonl
 
 DEFAULT_LENGTH = 128  # tokens
 LOGITS = "logits.safetensors"
@@ -99,8 +99,7 @@ def kernels_of_texts(wanted: TextKernels, progress: Progress) -> dict[str, Any]:
     texts = PromptedTexts(pretrained, encoder, train, evaluate, wanted.all_logits, parameters)
     expected = texts.origin(settings)
     files = _kept_files(wanted, expected)
-    for name, examples in (("train", train), ("eval", evaluate)):
-        _say_remarks(name, examples, encoder)
+    _say_remarks(texts)
     formulas = [formula for formula in wanted.formulas if str(_path(out, formula)) not in files]
     if not formulas and not is_whole(out / LOGITS):
         formulas = list(wanted.formulas)
@@ -113,7 +112,7 @@ def kernels_of_texts(wanted: TextKernels, progress: Progress) -> dict[str, Any]:
         return {"files": files, "coverage": "all there from an earlier run"}
     if pretrained.stored_dtype != wanted.dtype:
         progress.note(f"weights stored in {pretrained.stored_dtype}, computed with in {wanted.dtype}")
-    per_text, per_pair = _amounts(encoder, [*train, *evaluate], formulas, wanted.all_logits)
+    per_text, per_pair = _amounts(texts, formulas)
     n, m = len(train), len(evaluate)
     progress.work(f"{n} x {m} texts", per_text * (n + m) + per_pair * n * m)
     with alone_in(out):
@@ -131,15 +130,14 @@ def kernels_of_texts(wanted: TextKernels, progress: Progress) -> dict[str, Any]:
     return {"files": files, "coverage": computed.coverage.describe(), "provenance": provenance}
 
 
-def _say_remarks(name: str, examples: Sequence[Example], encoder: PromptEncoder | EnsembleEncoder) -> None:
+def _say_remarks(texts: PromptedTexts) -> None:
     """Say how many of the texts are empty, and how many are cut to the length limit."""
-    empty, cut = sum(map(is_empty, examples)), sum(encoder.encode(example).was_cut for example in examples)
-    remarks = (
-        empty_remark(empty, len(examples)),
-        cut_remark(cut, len(examples), encoder.max_length, encoder.text_a_limit),
-    )
-    for line in filter(None, remarks):
-        say(f"{name}: {line}")
+    for side, examples in (("train", texts.train), ("eval", texts.evaluate)):
+        counts = TextCounts()
+        for example, encoded in zip(examples, texts.encoded[side], strict=True):
+            counts.add(example, encoded)
+        for line in counts.remarks(texts.encoder):
+            say(f"{side}: {line}")
 
 
 def _path(out: Path, formula: str) -> Path:
@@ -188,15 +186,11 @@ def _kept_files(wanted: TextKernels, expected: Mapping[str, Any]) -> dict[str, l
     return files
 
 
-def _amounts(
-    encoder: PromptEncoder | EnsembleEncoder,
-    examples: Sequence[Example],
-    formulas: Sequence[str],
-    all_logits: bool,
-) -> tuple[float, float]:
+def _amounts(texts: PromptedTexts, formulas: Sequence[str]) -> tuple[float, float]:
     """Return how much work a text is, and a pair of texts, in units of a parameter's operations."""
-    c = 1 if encoder.classes == 2 and not all_logits else encoder.classes
-    tokens = sum(encoder.encode(example).length for example in examples) / len(examples)
+    c = 1 if texts.folds else texts.encoder.classes
+    lengths = [text.length for encoded in texts.encoded.values() for text in encoded]
+    tokens = sum(lengths) / len(lengths)
     return 6 * tokens * c, 2.0 * c * c * len(kernel_names(formulas))
 
 

@@ -12,7 +12,8 @@ from lmntk.experiment.configuration import Experiment
 from lmntk.experiment.preparation import PreparedTask, label_of
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import Pretrained
-from lmntk.prompts.encoding import EncodedText, TextEncoder, cut_remark, encode_whole
+from lmntk.prompts.encoding import EncodedText, TextEncoder, encode_whole
+from lmntk.prompts.remarks import cut_remark
 from lmntk.runs.keys import SplitKeys
 from lmntk.runs.records import FORMAT
 from lmntk.runs.split import Split
@@ -111,7 +112,7 @@ class Session:
                     source, rows = task.rows(split)[side]
                     texts |= {(id(source), row): text for row, text in zip(rows, encoded, strict=True)}
             cut = sum(text.was_cut for text in texts.values())
-            if line := cut_remark(cut, len(texts), encoder.max_length, encoder.text_a_limit):
+            if line := cut_remark(cut, len(texts), encoder):
                 lines.append(f"{task.name}, {mode}: {line}")
         return lines
 

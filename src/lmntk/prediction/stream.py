@@ -16,12 +16,12 @@ from lmntk.models.apart import MIXES
 from lmntk.prediction.files import LoadedPredictor, WantedPredictor, find_predictor, load_predictor
 from lmntk.prediction.predictor import PassLimits
 from lmntk.prediction.texts import STANDARD, TextSource
-from lmntk.prompts.encoding import EncodedText, cut_remark, encode_whole
+from lmntk.prompts.encoding import EncodedText, encode_whole
+from lmntk.prompts.remarks import TextCounts
 from lmntk.solvers.selection import predict_labels
 from lmntk.system.files import replacing
 from lmntk.system.memory import default_memory
 from lmntk.tasks.example import Example
-from lmntk.tasks.remarks import empty_remark, is_empty
 
 WINDOW = 64  # batches that are sorted by length together, and held at once
 
@@ -68,7 +68,7 @@ def predict_file(
             f"{folder.name} of {len(others) + 1} predictors, the best on dev; choose with --split and --method"
         )
     loaded = load_predictor(folder, wanted.model, device, limits)
-    started, count, empty, cut = time.monotonic(), 0, 0, 0
+    started, counts = time.monotonic(), TextCounts()
     with ExitStack() as stack:
         out = stack.enter_context(_writing(target))
         examples = texts.examples()
@@ -76,16 +76,13 @@ def predict_file(
             encoded = _encoded(loaded, window)
             for line in _classified(loaded, encoded):
                 out.write(line)
-            empty += sum(is_empty(example) for _, example in window)
-            cut += sum(text.was_cut for text in encoded)
+            for (_, example), text in zip(window, encoded, strict=True):
+                counts.add(example, text)
             out.flush()
-            count += len(window)
             report(len(window))
-        if count == 0:
+        if not counts.total:
             raise UserError(f"input: {texts.name!r} holds no text; write one JSON object a line")
-    encoder = loaded.encoder
-    remarks = empty_remark(empty, count), cut_remark(cut, count, encoder.max_length, encoder.text_a_limit, "")
-    for line in filter(None, remarks):
+    for line in counts.remarks(loaded.encoder, option=""):
         note(line)
     if loaded.predictor.apart.mixes:
         note(MIXES)
@@ -96,10 +93,10 @@ def predict_file(
     seconds = time.monotonic() - started
     return {
         "predictor": str(folder),
-        "texts": count,
+        "texts": counts.total,
         "output": target,
         "seconds": seconds,
-        "texts_per_second": count / seconds,
+        "texts_per_second": counts.total / seconds,
     }
 
 

@@ -30,18 +30,3 @@ class EncodedText:
     def length(self) -> int:
         """The number of all tokens, the decoder's and the other templates' included: the example's cost."""
         return len(self.ids) + len(self.decoder_ids or ()) + sum(other.length for other in self.others)
-
-
-def cut_remark(
-    cut: int, total: int, max_length: int, text_a_limit: int | None, option: str = "--max-length"
-) -> str:
-    """Return how many of the texts were cut to the length limit, in words; nothing if none was.
-
-    ``option`` is the one that sets the limit, where there is one.
-    """
-    if not cut:
-        return ""
-    own = "" if text_a_limit is None else f" (the first text to {text_a_limit})"
-    was = "was" if cut == 1 else "were"
-    advice = f"; {option} sets another limit" if option else ""
-    return f"{cut} of {total} texts {was} cut to {max_length} tokens{own}{advice}"

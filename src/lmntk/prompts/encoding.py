@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lmntk.errors import UserError
 from lmntk.prompts.assembly import USUAL_LIMITS, Assembly, Limits
-from lmntk.prompts.encoded_text import EncodedText, cut_remark
+from lmntk.prompts.encoded_text import EncodedText
 from lmntk.prompts.label_words import LabelWords, Reduce
 from lmntk.prompts.layout import Layout, Reading, needed_start, prompt_layout
 from lmntk.prompts.template import Template, parse_template
@@ -26,7 +26,6 @@ __all__ = [
     "PromptEncoder",
     "TextEncoder",
     "check_max_length",
-    "cut_remark",
     "encode_whole",
     "fitting_length",
     "sha256_of",
