@@ -13,7 +13,7 @@ from typing import IO
 
 from lmntk.errors import UserError
 from lmntk.tasks.example import Example
-from lmntk.tasks.formats import SAVED_SPLIT, ending_of, is_saved, read_json, read_rows
+from lmntk.tasks.formats import SAVED_SPLIT, ending_of, is_saved, json_rows, read_rows
 from lmntk.tasks.rows import Row, missing
 
 STANDARD = "-"  # stdin, stdout
@@ -62,7 +62,8 @@ class TextSource:
                 yield row.where, self._example(row)
             return
         with _reading(self.name) as lines:
-            for row in _json_rows(lines, "stdin" if self.name == STANDARD else self.name):
+            name = "stdin" if self.name == STANDARD else self.name
+            for row in json_rows(_decoded(lines, name), name):
                 yield row.where, self._example(row)
 
     def _example(self, row: Row) -> Example:
@@ -88,23 +89,16 @@ def _reading(source: str) -> Iterator[IO[str]]:
             yield lines
 
 
-def _json_rows(lines: IO[str], name: str) -> Iterator[Row]:
-    """Yield each line's object with its place, as it comes."""
-    numbered = enumerate(lines, start=1)
-    while True:
-        try:
-            number, line = next(numbered)
-        except StopIteration:
-            return
-        except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"input: {name} cannot be read ({reason}); save it as UTF-8 text, or copy it again"
-            ) from error
-        if not line.strip():
-            continue
-        where = f"{name} line {number}"
-        record = read_json(line, where)
-        if not isinstance(record, dict):
-            raise UserError(f"{where}: a JSON object is needed, with text_a and perhaps text_b")
-        yield Row(where, record)
+def _decoded(lines: IO[str], name: str) -> Iterator[str]:
+    """Yield the lines, as they come.
+
+    Raises:
+        UserError: they are no text, or the file is cut short.
+    """
+    try:
+        yield from lines
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"input: {name} cannot be read ({reason}); save it as UTF-8 text, or copy it again"
+        ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 """File endings that can be read; all but Parquet also with ``.gz`` behind."""
 
 SAVED_SPLIT, SAVED_SPLITS = "state.json", "dataset_dict.json"
-"""What ``datasets`` writes into the folder of a saved split, and of several."""
+"""Files by which the folder of a saved split of ``datasets`` is known, and that of several."""
 
 _NEED = "needs {}; install it with pip install 'lmntk[data]'"
 _FLOAT_LENGTH = 15
@@ -52,7 +52,7 @@ def read_file(
     elif not path.is_file():
         raise UserError(missing(path))
     elif ending_of(path) in (".jsonl", ".json"):
-        table = Table(str(path), _json_rows(path))
+        table = Table(str(path), list(json_rows(text_lines(path), str(path))))
     elif ending_of(path) in (".csv", ".tsv"):
         table = Table(
             str(path), delimited_rows(path, ending_of(path) == ".tsv", quoted, header, skip_short=skip_short)
@@ -104,29 +104,23 @@ def table_of(split: Any, source: str) -> Table:
     return Table(source, rows, {name: tuple(known) for name, known in names.items() if known})
 
 
-def _json_rows(path: Path) -> list[Row]:
-    rows = []
-    for number, line in enumerate(text_lines(path), start=1):
-        if not line.strip():
-            continue
-        where = f"{path} line {number}"
-        record = read_json(line, where)
-        if not isinstance(record, dict):
-            raise UserError(f"{where}: a JSON object is needed, not {shown_value(record)}")
-        rows.append(Row(where, record))
-    return rows
-
-
-def read_json(line: str, where: str) -> Any:
-    """Return the value of a line of JSON; a decimal that float64 cannot hold stays one.
+def json_rows(lines: Iterable[str], source: str) -> Iterator[Row]:
+    """Yield the object of each line of JSON, as it comes; a decimal that float64 cannot hold stays one.
 
     Raises:
-        UserError: It is not JSON.
+        UserError: A line is no JSON object; names it.
     """
-    try:
-        return json.loads(line, parse_float=_number)
-    except (ValueError, RecursionError) as error:  # ValueError: broken JSON, or a number too long to read
-        raise UserError(f"{where}: not JSON ({one_line(error)}); write one object a line") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{source} line {number}"
+        try:
+            record = json.loads(line, parse_float=_number)
+        except (ValueError, RecursionError) as error:  # ValueError: broken JSON, or a number too long to read
+            raise UserError(f"{where}: not JSON ({one_line(error)}); write one object a line") from error
+        if not isinstance(record, dict):
+            raise UserError(f"{where}: a JSON object is needed, not {shown_value(record)}")
+        yield Row(where, record)
 
 
 def _number(text: str) -> float | Decimal:
