@@ -250,7 +250,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
 
 class _CheckpointRecord(BaseModel):
-    """What a checkpoint holds beside the Trainer's own files, and the checksums of them all."""
+    """The state of a training beside the Trainer's own files, and the checksums of these."""
 
     curve: list[tuple[int, float | None, float]]
     best_step: int | None

@@ -19,7 +19,7 @@ Ends = tuple[EncodedText, EncodedText]
 
 
 class TextsApart:
-    """What is known of one model: whether a text has the same logits alone and padded beside others.
+    """The knowledge of one model: a text has the same logits alone and padded beside others, or not.
 
     It is looked at on the shortest and the longest of all texts so far, and again once there is a shorter or a longer one: texts of
     one length show no padding. That a model mixes texts stays.

@@ -1,4 +1,4 @@
-"""What has to hold of a model before its kernels are believed: one list, by name, of all that is looked at.
+"""The invariants of a model whose kernels can be believed: one list, by name, of all that is looked at.
 
 Whatever breaks one of them bears its name: an error (``InvariantError``) or a finding of ``lmntk check``.
 ``docs/checks.md`` has the list as a table, which a test compares with this one.

@@ -42,6 +42,8 @@ class LogitModel(nn.Module):
     With ``difference=True`` two logits are folded into their difference f = f_1 - f_0, so c = 1 and labels
     are -1, +1.
 
+    A subclass says what is read: ``reading``, ``unfolded`` and ``plain`` have no meaning here.
+
     Args:
         network: what is called.
         outputs: the number of logits before they are folded.

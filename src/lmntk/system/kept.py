@@ -1,4 +1,4 @@
-"""What is kept and read again: records and tensors with checksums, so that a flipped bit is told from a number.
+"""Files that are kept and read again: records and tensors with checksums, so that a flipped bit is told from a number.
 
 Every file that a later process reads goes through here. A record is a JSON object with its checksum inside. Tensors are a
 safetensors file whose metadata has a checksum of each of them, and one of the metadata. They are compared when a process first

@@ -49,7 +49,7 @@ def _largest_entry(values: Tensor) -> float:
 
 
 def _largest_difference(left: Tensor, right: Tensor) -> float:
-    """Return the largest absolute difference, NaN if right_part is left.
+    """Return the largest absolute difference, NaN if there is one.
 
     It is taken a block at a time: a table's difference would be a third table.
     """
@@ -224,7 +224,7 @@ def compare_example(
 
 
 def errors_of(largest: Mapping[str, Largest], names: Iterable[str], floor: float) -> dict[str, float]:
-    """Return entries parameter's error; a gradient below rounding noise everywhere counts as zero.
+    """Return each parameter's error; a gradient below rounding noise everywhere counts as zero.
 
     What takes part in the logits and is not caught has an infinite error, even where its gradient happens to
     vanish.

@@ -60,9 +60,10 @@ def solve(
             raise UserError(f"{name}: {unknown[0]!r} is not one of {', '.join(known)}")
     if metric not in (None, "accuracy", "f1"):
         raise UserError(f"metric: {metric!r} is neither accuracy nor f1")
-    if is_earlier(kernels) or (kernels.name == "kernels" and is_earlier(kernels.parent)):
+    run = (kernels.parent if kernels.name == "kernels" else kernels).absolute()
+    if is_earlier(run):
         print(f"lmntk: {str(kernels)!r} {NOT_CHECKED}", file=sys.stderr)
-    if hidden := hidden_results((kernels.parent if kernels.name == "kernels" else kernels).absolute()):
+    if hidden := hidden_results(run):
         print(f"lmntk: {hidden}", file=sys.stderr)
     rows = solve_folder(kernels, task, chosen["formulas"] or None, chosen["solvers"] or None, metric)
     if as_json:

@@ -10,9 +10,9 @@ import typer
 from lmntk.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from lmntk.tasks import Task
+    from lmntk.tasks import Prompt, Task
 
-READINGS = {"masked": "mask", "seq2seq": "decoder", "causal": "last"}
+KINDS = ("masked", "seq2seq", "causal")  # of models that read a prompt
 
 
 def tasks(
@@ -44,16 +44,22 @@ def tasks(
             2,
         )
         kinds: dict[str, list[str]] = {}
-        for kind, reading in READINGS.items():
-            prompt = task.prompt(reading)
+        for kind in KINDS:
+            prompt = _prompt(task, kind)
             line = f"{json.dumps(prompt.template)}  {', '.join(prompt.label_words)}"
             kinds.setdefault(line, []).append(kind)
         for line, those in kinds.items():
             print_wrapped(f"  {', '.join(those):<17}{line}", 19)
 
 
+def _prompt(task: Task, kind: str) -> Prompt:
+    from lmntk.models.kinds import reading_of
+
+    return task.prompt(reading_of(kind, "prompt", kind == "causal"))
+
+
 def _described(task: Task) -> dict[str, Any]:
-    prompts = {kind: task.prompt(reading) for kind, reading in READINGS.items()}
+    prompts = {kind: _prompt(task, kind) for kind in KINDS}
     return {
         "name": task.name,
         "title": task.title,

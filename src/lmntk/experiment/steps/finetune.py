@@ -29,7 +29,7 @@ from lmntk.system.hashing import Key, short, versions
 from lmntk.system.kept import is_whole
 from lmntk.tasks.metrics import score
 
-FORMAT = "lmntk finetuning 1"
+FORMAT = "lmntk finetuning 2"
 SCRATCH_KIND = "finetuning-"  # begins the names of scratch folders
 
 
@@ -116,7 +116,7 @@ def check_finetuning(session: Session, model: LogitModel) -> None:
 
 def training_key(keys: SplitKeys, method: FineTuningMethod) -> Key:
     """Return all that a method's results on a split depend on."""
-    return Key(format=FORMAT, cell=keys.content.digest, metric=keys.metric, **method.as_dict())
+    return Key(format=FORMAT, content=keys.content.digest, metric=keys.metric, **method.as_dict())
 
 
 def training_setup(keys: SplitKeys, method: FineTuningMethod) -> str:
