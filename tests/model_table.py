@@ -1,4 +1,4 @@
-"""One table of small language models, and the oracle: plain autograd on the untouched network, one text at a time.
+"""One table of small language models; ``model_oracle`` has what plain autograd makes of them.
 
 A new family is one row of ``TABLE``.
 """
@@ -6,140 +6,25 @@ A new family is one row of ``TABLE``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 from zlib import crc32
 
 import peft
 import pytest
-import torch
 import transformers as hf
-from tiny_architectures import tiny_settings
-from torch import Tensor, nn
+from model_row import (
+    SMALL,
+    VOCABULARY,
+    Row,
+    middle_third,
+    unrotated_halves,
+    unrotated_keys,
+    whole,
+)
+from torch import nn
 
-from lmntk.models.configuration import setting
 from lmntk.models.filters import ParameterFilter
-from lmntk.models.kinds import auto_class
-from lmntk.models.logit_model import ClassifierModel, HeadModel, LogitModel, PromptModel, untie_head
-from lmntk.prompts.batching import collate
-from lmntk.prompts.encoding import EncodedText
-
-VOCABULARY = 37
-LABELS = (5, 9, 7)
-FIRST_ID = 4  # ids below are special in every family
-SMALL = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 8,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 12,
-    "max_position_embeddings": 24,
-}
-
-
-Noise = Callable[[Tensor], Tensor]  # from a parameter to the mask of its coordinates that are rounding noise
-
-
-def whole(parameter: Tensor) -> Tensor:
-    return torch.ones_like(parameter, dtype=torch.bool)
-
-
-def middle_third(parameter: Tensor) -> Tensor:
-    """The keys' part of a bias of queries, keys and values."""
-    mask = torch.zeros_like(parameter, dtype=torch.bool)
-    mask[len(mask) // 3 : 2 * len(mask) // 3] = True
-    return mask
-
-
-def unrotated_keys(parameter: Tensor) -> Tensor:
-    """GPT-NeoX: a head's queries, keys and values one after the other, four wide; the first two are rotated."""
-    mask = torch.zeros_like(parameter, dtype=torch.bool).reshape(2, 3, 4)
-    mask[:, 1, 2:] = True
-    return mask.flatten()
-
-
-def unrotated_halves(parameter: Tensor) -> Tensor:
-    """Phi: keys four wide, of which the first two are rotated."""
-    mask = torch.zeros_like(parameter, dtype=torch.bool).reshape(2, 4)
-    mask[:, 2:] = True
-    return mask.flatten()
-
-
-@dataclass(frozen=True)
-class Row:
-    """A family: how to build it, and what is known of it beforehand."""
-
-    config: Callable[..., Any]
-    settings: dict[str, Any]
-    network: type[nn.Module]
-    reading: str = "mask"  # where the logits are read: mask, last, decoder
-    untied: bool = False
-    head_mode: bool = False
-    classifier: bool = False
-    features: str = "read"
-    adapter: Callable[[], Any] | None = None  # a peft configuration
-    trained: bool = True  # the adapter is moved away from its start, where B = 0
-    parameters: ParameterFilter = field(default_factory=ParameterFilter)
-    noise: Mapping[str, Noise] = field(
-        default_factory=lambda: {"*.key.bias": whole, "*.k_lin.bias": whole}
-    )  # names' patterns
-    relative_positions: bool = False  # so that padding on the left leaves the function as it is
-    batched: bool = True
-    fallback: tuple[str, ...] = ()  # patterns of names that go by plain autograd
-    token_types: bool = False
-    attentions: tuple[str, ...] = ("sdpa", "eager")
-    precision: torch.dtype = torch.float64
-    moved: float = 0.2  # how far parameters are moved from where they start, standard deviation
-    tolerance: float = 1e-10  # 1e-6 where the library computes in float32 inside
-
-    def build(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> Any:
-        """Returns the network with every parameter, biases and norms too, moved away from 0 and 1."""
-        torch.manual_seed(seed)
-        network = self.network(self.config(**self.settings)).double()
-        self._move(network)
-        if self.untied:
-            untie_head(network)
-            with torch.no_grad():
-                network.get_output_embeddings().weight.add_(0.2 * torch.randn(VOCABULARY, 1))
-        if self.adapter is not None:
-            network = peft.get_peft_model(network, self.adapter()).double()
-            if self.trained:
-                self._move(network)
-        return network.to(dtype).eval()
-
-    def _move(self, network: nn.Module) -> None:
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter.add_(self.moved * torch.randn_like(parameter))
-
-    def model(self, outputs: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> LogitModel:
-        """Returns a model of 2 or 3 logits, or with ``outputs=1`` of a difference."""
-        classes = max(outputs, 2)
-        if self.classifier:
-            row = replace(self, settings=self.settings | {"num_labels": classes})
-            return ClassifierModel(row.build(seed, dtype), outputs == 1)
-        network = self.build(seed, dtype)
-        if self.head_mode:
-            return HeadModel(network, nn.Linear(8, classes).to(dtype), outputs == 1, self.features)
-        return PromptModel(network, LABELS[:classes], outputs == 1)
-
-    def noise_masks(self, trainable: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Returns the masks [p] of the coordinates that are known to be rounding noise."""
-        found = {}
-        for name, parameter in trainable.items():
-            masks = [
-                make(parameter.detach().flatten())
-                for pattern, make in self.noise.items()
-                if fnmatchcase(name, pattern)
-            ]
-            if masks:
-                found[name] = masks[0]
-        return found
-
-    def goes_by_autograd(self, name: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in self.fallback)
 
 
 def family(
@@ -430,49 +315,6 @@ TABLE: dict[str, Row] = {
 }
 
 
-def generated(name: str, kind: str, **besides: Any) -> Row:
-    """Returns the row of a type of model, tiny by the names of its settings."""
-    config = hf.CONFIG_MAPPING[name]
-    networks = auto_class(kind)._model_mapping[config]
-    settings = tiny_settings(config) | {"experts_implementation": "eager"} | besides
-    if kind == "causal" and config in auto_class("masked")._model_mapping:
-        settings |= {"is_decoder": True}
-    network = networks[0] if isinstance(networks, tuple) else networks
-    reading = {"masked": "mask", "causal": "last", "seq2seq": "decoder"}[kind]
-    return Row(config, settings, network, reading, noise={}, moved=0.1, tolerance=1e-6)
-
-
-# families of which nothing is known beforehand
-GENERATED: dict[str, Row] = {
-    **{f"{name}-masked": generated(name, "masked") for name in (
-        "big_bird", "camembert", "convbert", "data2vec-text", "ernie", "esmc", "eurobert", "ibert", "layoutlm", "megatron-bert",
-        "nystromformer", "rembert", "roc_bert", "roformer", "squeezebert", "xlm-roberta-xl", "xmod",
-    )},
-    **{f"{name}-causal": generated(name, "causal") for name in (
-        "apertus", "arcee", "aria_text", "bamba", "bert", "biogpt", "bitnet", "blenderbot", "camembert", "codegen", "cohere2", "ctrl",
-        "dbrx", "deepseek_v3", "diffllama", "ernie4_5_moe", "exaone4", "falcon_mamba", "glm4", "gpt_bigcode", "granitemoe", "helium",
-        "jamba", "jetmoe", "mamba", "mamba2", "modernbert-decoder", "mpt", "nemotron", "olmo3", "persimmon", "phimoe", "qwen3_next",
-        "starcoder2",
-    )},
-    **{f"{name}-seq2seq": generated(name, "seq2seq") for name in (
-        "blenderbot-small", "m2m_100", "mvp", "plbart", "switch_transformers", "t5gemma",
-    )},
-    "llama-adaption-prompt": llama(
-        adapter=partial(peft.AdaptionPromptConfig, adapter_len=3, adapter_layers=2, task_type="CAUSAL_LM")
-    ),
-    "llama-trained-norms": llama(adapter=partial(peft.LNTuningConfig, target_modules=["input_layernorm"])),
-    "llama-vb-lora": llama(
-        adapter=partial(peft.VBLoRAConfig, r=2, target_modules=["q_proj", "v_proj"], num_vectors=8, vector_length=2, topk=2)
-    ),
-    "deberta-both-ways": generated(
-        "deberta", "masked", relative_attention=True, pos_att_type=["p2c", "c2p"], max_relative_positions=8
-    ),
-    # in float64 its gradients of a text that does not fill its windows are NaN, in plain transformers too
-    "led-seq2seq": replace(generated("led", "seq2seq"), precision=torch.float32, tolerance=1e-4),
-    "gemma2-window-causal": generated("gemma2", "causal", sliding_window=4),
-}  # fmt: skip
-
-
 def cases(table: Mapping[str, Row]) -> list[Any]:
     """Returns names and numbers of logits, of which every tenth, by hash, is quick."""
     return [
@@ -496,111 +338,3 @@ MASKED = [
     "modernbert",
 ]
 FAMILIES = [*MASKED, "gpt2", "opt", "llama", "gemma3", "mixtral", "t5", "bart", "gpt2-lora", "llama-dora"]
-
-
-def pad_id(model: LogitModel) -> int:
-    return int(setting(model.network.config, "pad_token_id", 0))
-
-
-def random_texts(row: Row, lengths: Sequence[int], seed: int) -> list[EncodedText]:
-    """Returns texts in which tokens, label words among them, are often repeated; the read position is anywhere."""
-    generator = torch.Generator().manual_seed(seed)
-
-    prefix = (2, 3) if row.reading == "decoder" else None
-
-    def draw(low: int, high: int, count: int) -> tuple[int, ...]:
-        return tuple(torch.randint(low, high, (count,), generator=generator).tolist())
-
-    texts = []
-    for length in lengths:
-        types = draw(0, 2, length) if row.token_types else None
-        ids = draw(FIRST_ID, 18, length - 1)
-        # the last token differs: without absolute positions, equal tokens make attention uniform and its gradients noise
-        position = {"last": length - 1, "decoder": len(prefix or ()) - 1}.get(
-            row.reading, draw(0, length, 1)[0]
-        )
-        texts.append(EncodedText((*ids, 20), position, types, decoder_ids=prefix))
-    return texts
-
-
-def plain_logits(model: LogitModel, batch: Mapping[str, Tensor]) -> Tensor:
-    """Returns one text's logits [c] from the network as Hugging Face made it: all tokens, the whole vocabulary."""
-    inputs = {name: tensor for name, tensor in batch.items() if name != "read_position"}
-    position = int(batch["read_position"])
-    network: Any = model.network
-    if isinstance(model, HeadModel):
-        output = network(**inputs)
-        features = {
-            "read": lambda: output[0][0, position],
-            "mean": lambda: output[0][0].mean(0),
-            "pooled": lambda: output.pooler_output[0],
-        }
-        logits = nn.functional.linear(features[model.kind](), model.head.weight, model.head.bias)
-    elif isinstance(model, ClassifierModel):
-        logits = network(**inputs).logits[0]
-    else:
-        logits = network(**inputs).logits[0, position][model.label_ids]  # type: ignore[index]
-    return logits[1:] - logits[:1] if model.difference else logits
-
-
-def _without_rounding(name: str, gradient: Tensor) -> Tensor:
-    """Returns a router's gradient [e, h] without rounding error in place of zero.
-
-    Mixtral's weights sum to one over the experts chosen, so the others' scores do not matter, and a text's gradient is zero in the
-    rows of experts that it never chooses. The softmax is float32: autograd returns 1e-6 of the rest or less there.
-    """
-    if not name.endswith(".mlp.gate.weight"):
-        return gradient
-    sizes = gradient.abs().amax(1, keepdim=True)
-    return torch.where(sizes < 1e-5 * sizes.max(), 0.0, gradient)
-
-
-def oracle(
-    model: LogitModel, batches: Sequence[Mapping[str, Tensor]], trainable: Mapping[str, nn.Parameter]
-) -> dict[str, Tensor]:
-    """Returns the Jacobian {name: [n, c, p]} by ``torch.autograd.grad``, one text and logit at a time."""
-    rows: dict[str, list[Tensor]] = {name: [] for name in trainable}
-    for batch in batches:
-        logits = plain_logits(model, batch)
-        found = [
-            torch.autograd.grad(f, list(trainable.values()), retain_graph=True, allow_unused=True)
-            for f in logits
-        ]
-        for index, (name, parameter) in enumerate(trainable.items()):
-            parts = [torch.zeros_like(parameter) if each[index] is None else each[index] for each in found]
-            rows[name].append(torch.stack([_without_rounding(name, part).flatten() for part in parts]))
-    return {name: torch.stack(each) for name, each in rows.items()}
-
-
-def alone(model: LogitModel, texts: Sequence[EncodedText]) -> list[dict[str, Tensor]]:
-    """Returns every text as a batch of one without padding."""
-    return [collate([text], pad_id(model)) for text in texts]
-
-
-def flat(jacobian: Mapping[str, Tensor], without: Mapping[str, Tensor] | None = None) -> Tensor:
-    """Returns the Jacobian [n, c, p] with the masked coordinates set to zero."""
-    masks = without or {}
-    return torch.cat(
-        [torch.where(masks[name], 0.0, part) if name in masks else part for name, part in jacobian.items()], 2
-    )
-
-
-# kernel -> (sign of the rows' gradient, sign of the columns'), written down once more: not the library's own table
-ORACLE_SIGNS = {
-    "sgd": (False, False),
-    "signgd": (True, True),
-    "asigngd": (True, False),
-    "asigngd_flipped": (False, True),
-}
-
-
-def kernel_of(name: str, rows: Tensor, columns: Tensor) -> Tensor:
-    """Returns the named kernel [n, c, m, d] of two Jacobians, by the definition."""
-    row_sign, column_sign = ORACLE_SIGNS[name]
-    return torch.einsum(
-        "ncp,mdp->ncmd", rows.sign() if row_sign else rows, columns.sign() if column_sign else columns
-    )
-
-
-def relative_distance(found: Tensor, expected: Tensor) -> float:
-    return float((found.double() - expected.double()).norm() / expected.double().norm())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_table import FAMILIES, TABLE, pad_id, random_texts
+from model_oracle import pad_id, random_texts
+from model_table import FAMILIES, TABLE
 from torch import nn
 
 from lmntk.checkup.examine import examine

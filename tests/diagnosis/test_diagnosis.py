@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from kept import kept_at
-from model_table import TABLE, pad_id, random_texts
-from tiny import write_model, write_rows
+from model_oracle import pad_id, random_texts
+from model_table import TABLE
+from tiny import films, write_model
 from toys import Mlp, clusters, train
 
 from lmntk.diagnosis.before import look_before
@@ -62,14 +63,7 @@ TOP |= {"formula", "predictions", "emulation", "spectrum", "groups", "kernels", 
 def setting(tmp_path_factory):
     """A run of a tiny model in both modes, its kernels kept."""
     folder = tmp_path_factory.mktemp("run")
-    own = {
-        "name": "films",
-        "train": str(write_rows(folder / "train.jsonl", 40)),
-        "test": str(write_rows(folder / "test.jsonl", 30, offset=1)),
-        "text_column": "text_a",
-        "template": "{a} it was {mask}.",
-        "label_words": ["terrible", "great"],
-    }
+    own = films(folder, 40, 30)
     values = {
         "model": str(write_model(folder / "model")),
         "own_tasks": [own],

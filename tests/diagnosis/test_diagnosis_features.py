@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from model_table import TABLE, alone, flat, oracle, pad_id, random_texts
+from model_oracle import alone, flat, oracle, pad_id, random_texts
+from model_table import TABLE
 from torch.func import functional_call, jvp
 
 from lmntk.diagnosis.examples import Examples, logits_of

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from model_table import TABLE, pad_id, random_texts
+from model_oracle import pad_id, random_texts
+from model_table import TABLE
 
 from lmntk.finetuning import grid
 from lmntk.finetuning.grid import best_of, cut_batch_sizes, search

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 import torch
-from model_table import TABLE, pad_id, random_texts
+from model_oracle import pad_id, random_texts
+from model_table import TABLE
 
 from lmntk.errors import UserError
 from lmntk.finetuning.logits import logits_of

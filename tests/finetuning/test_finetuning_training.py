@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from model_table import TABLE, alone, pad_id, random_texts
+from model_oracle import alone, pad_id, random_texts
+from model_table import TABLE
 
 from lmntk.errors import UserError
 from lmntk.finetuning.logits import logits_of

@@ -6,7 +6,8 @@ from functools import partial
 
 import pytest
 import torch
-from model_table import TABLE, alone, pad_id, random_texts
+from model_oracle import alone, pad_id, random_texts
+from model_table import TABLE
 from torch import nn
 
 from lmntk.engine.kernel_work import KernelWork

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_table import TABLE, pad_id, random_texts
+from model_oracle import pad_id, random_texts
+from model_table import TABLE
 
 from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.progress import Listener

@@ -14,7 +14,8 @@ from gpu_work import (
     needs_two_gpus,
     work,
 )
-from model_table import TABLE, pad_id, random_texts
+from model_oracle import pad_id, random_texts
+from model_table import TABLE
 
 from lmntk.engine import plan as planning
 from lmntk.engine.kernel_work import KernelWork

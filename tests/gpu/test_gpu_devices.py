@@ -8,7 +8,8 @@ import time
 import pytest
 import torch
 from gpu_work import assert_same_bits, work
-from model_table import TABLE, random_texts
+from model_oracle import random_texts
+from model_table import TABLE
 
 from lmntk.engine import plan as planning
 from lmntk.engine import tile_maker

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from gpu_work import MEBI, PretendedGpu
-from model_table import TABLE, pad_id, random_texts
-from tiny import write_model, write_rows
+from model_oracle import pad_id, random_texts
+from model_table import TABLE
+from tiny import films, write_model
 
 from lmntk.engine import rates as calibration
 from lmntk.engine.budget import Budget
@@ -127,14 +128,7 @@ def test_a_run_keeps_its_solutions_to_the_gpu(tmp_path, monkeypatch):
         Predictor, "__init__", lambda self, *a, **k: asked.append((k.get("limits") or a[4]).device_memory) or make(self, *a, **k)
     )  # fmt: skip
     write_model(tmp_path / "bert")
-    own = {
-        "name": "films",
-        "train": str(write_rows(tmp_path / "train.jsonl", 24)),
-        "test": str(write_rows(tmp_path / "test.jsonl", 10, offset=1)),
-        "text_column": "text_a",
-        "template": "{a} it was {mask}.",
-        "label_words": ["terrible", "great"],
-    }
+    own = films(tmp_path, 24, 10)
     values = {
         "model": str(tmp_path / "bert"),
         "own_tasks": [own],

@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 import torch
 from gpu_work import FORMULAS, LENGTHS, MEBI, PAIRS, PretendedGpu, assert_same_bits, blocks, work
-from model_table import TABLE, pad_id, random_texts
+from model_oracle import pad_id, random_texts
+from model_table import TABLE
 
 from lmntk.engine import plan as planning
 from lmntk.engine import tile_maker

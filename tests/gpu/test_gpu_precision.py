@@ -9,7 +9,8 @@ import time
 import pytest
 import torch
 from gpu_work import FORMULAS, MEBI, assert_same_bits, blocks, largest_error, work
-from model_table import TABLE, pad_id, random_texts
+from model_oracle import pad_id, random_texts
+from model_table import TABLE
 
 from lmntk.engine import plan as planning
 from lmntk.engine import rates as calibration

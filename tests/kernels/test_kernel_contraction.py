@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from model_table import kernel_of
+from model_oracle import kernel_of
 
 from lmntk.engine.stream import whole
 from lmntk.errors import ModelError

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_table import TABLE, pad_id, random_texts
+from model_oracle import pad_id, random_texts
+from model_table import TABLE
 
 from lmntk.engine.factor_files import open_tangents, save_tangents
 from lmntk.engine.stream import whole

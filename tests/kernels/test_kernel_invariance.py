@@ -10,7 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_table import FAMILIES, MASKED, TABLE, pad_id, random_texts, relative_distance
+from model_oracle import pad_id, random_texts, relative_distance
+from model_table import FAMILIES, MASKED, TABLE
 
 from lmntk.engine import plan as planning
 from lmntk.engine.kernel_work import KernelWork

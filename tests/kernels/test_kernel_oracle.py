@@ -4,20 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_table import (
-    FAMILIES,
-    GENERATED,
-    TABLE,
-    alone,
-    cases,
-    flat,
-    kernel_of,
-    oracle,
-    pad_id,
-    plain_logits,
-    random_texts,
-    relative_distance,
-)
+from generated_models import GENERATED
+from model_oracle import alone, flat, kernel_of, oracle, pad_id, plain_logits, random_texts, relative_distance
+from model_table import FAMILIES, TABLE, cases
 
 from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.settings import Settings

@@ -12,7 +12,8 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from model_table import TABLE, pad_id, random_texts
+from model_oracle import pad_id, random_texts
+from model_table import TABLE
 from torch import nn
 
 from lmntk.engine import plan as planning

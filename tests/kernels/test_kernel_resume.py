@@ -9,7 +9,8 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from model_table import TABLE, pad_id, plain_logits, random_texts
+from model_oracle import pad_id, plain_logits, random_texts
+from model_table import TABLE
 from safetensors.torch import load_file
 
 from lmntk.engine import plan as planning

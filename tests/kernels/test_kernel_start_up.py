@@ -7,18 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers as hf
-from model_table import (
-    ENCODER_DECODER,
-    GROUPED,
-    SMALL,
-    TABLE,
-    Row,
-    alone,
-    flat,
-    oracle,
-    pad_id,
-    random_texts,
-)
+from model_oracle import alone, flat, oracle, pad_id, random_texts
+from model_row import SMALL, Row
+from model_table import ENCODER_DECODER, GROUPED, TABLE
 from torch import nn
 
 from lmntk.engine.kernel_work import KernelWork

@@ -6,7 +6,8 @@ from functools import lru_cache
 
 import pytest
 import torch
-from model_table import FAMILIES, TABLE, alone, flat, oracle, pad_id, plain_logits, random_texts
+from model_oracle import alone, flat, oracle, pad_id, plain_logits, random_texts
+from model_table import FAMILIES, TABLE
 from torch import nn
 
 from lmntk.engine.kernel_work import KernelWork

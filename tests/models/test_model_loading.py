@@ -8,7 +8,9 @@ from functools import partial
 import pytest
 import torch
 import transformers as hf
-from model_table import LABELS, TABLE, plain_logits, random_texts
+from model_oracle import plain_logits, random_texts
+from model_row import LABELS
+from model_table import TABLE
 from saved_models import BERT, BERT_CONFIG, GPT2, adapted, logits_of, one_line, save, seeded
 from torch import nn
 

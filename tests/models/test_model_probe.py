@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from model_table import FAMILIES, TABLE, random_texts
+from model_oracle import random_texts
+from model_table import FAMILIES, TABLE
 from sklearn.linear_model import LogisticRegression
 
 from lmntk.errors import UserError

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_table import TABLE, pad_id, random_texts
+from model_oracle import pad_id, random_texts
+from model_table import TABLE
 
 from lmntk.engine.batches import Capturer
 from lmntk.engine.budget import Budget

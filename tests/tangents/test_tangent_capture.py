@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_table import FAMILIES, LABELS, MASKED, TABLE, pad_id, random_texts
+from model_oracle import pad_id, random_texts
+from model_row import LABELS
+from model_table import FAMILIES, MASKED, TABLE
 from torch import nn
 
 from lmntk.models.state import frozen

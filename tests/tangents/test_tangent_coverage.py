@@ -7,7 +7,8 @@ import os
 import pytest
 import torch
 from coverage_models import BATCH, Around, BroadcastTable, Coupled, Scale, SharedTable, Toy, Twice, WithSpare
-from model_table import FAMILIES, TABLE, pad_id, random_texts
+from model_oracle import pad_id, random_texts
+from model_table import FAMILIES, TABLE
 from torch import nn
 
 from lmntk.engine.kernel_work import KernelWork

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from model_table import TABLE, oracle, pad_id, random_texts
+from model_oracle import oracle, pad_id, random_texts
+from model_table import TABLE
 from torch import nn
 
 from lmntk.kernels.formulas import FORMULAS

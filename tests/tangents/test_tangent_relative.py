@@ -7,7 +7,9 @@ import itertools
 import pytest
 import torch
 import transformers as hf
-from model_table import DEBERTA, TABLE, Row, alone, deberta, lora, oracle, pad_id, random_texts
+from model_oracle import alone, oracle, pad_id, random_texts
+from model_row import Row
+from model_table import DEBERTA, TABLE, deberta, lora
 from torch import nn
 
 from lmntk.prompts.batching import collate
