@@ -253,3 +253,15 @@ def write_rows(path: Path, count: int, offset: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
     return path
+
+
+def films(folder: Path, train: int, test: int) -> dict[str, Any]:
+    """Returns a task of one's own with so many texts, written into a folder."""
+    return {
+        "name": "films",
+        "train": str(write_rows(folder / "train.jsonl", train)),
+        "test": str(write_rows(folder / "test.jsonl", test, offset=1)),
+        "text_column": "text_a",
+        "template": "{a} it was {mask}.",
+        "label_words": ["terrible", "great"],
+    }

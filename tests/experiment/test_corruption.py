@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load as load_tensors_of
 from safetensors.torch import load_file
-from tiny import write_model, write_rows
+from tiny import films, write_model
 
 from lmntk.engine import rates as calibration
 from lmntk.errors import UserError
@@ -76,14 +76,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     """A run with everything that is kept."""
     base = tmp_path_factory.mktemp("corruption")
     write_model(base / "model")
-    own = {
-        "name": "films",
-        "train": str(write_rows(base / "train.jsonl", 24)),
-        "test": str(write_rows(base / "test.jsonl", 6, offset=1)),
-        "text_column": "text_a",
-        "template": "{a} it was {mask}.",
-        "label_words": ["terrible", "great"],
-    }
+    own = films(base, 24, 6)
     how = {
         "learning_rates": [0.1],
         "batch_sizes": [2],
@@ -183,11 +176,16 @@ def test_commands_that_read_say_one_line_or_the_same(finished, tmp_path, command
         path.write_bytes(DAMAGES[damage](content))
         for known in (kept._verified, kept._named):
             known.clear()
+        found, said = None, ""
         try:
             found = result()
         except UserError as error:
-            found = expected if "\n" not in str(error) else error
-        assert found == expected or kept._named == {str(path)}
+            said = str(error)
+        is_named = kept._named == {str(path)}  # on stderr
+        if said:  # one line, on this file
+            assert "\n" not in said and (is_named or ("damaged" in said and path.name in said))
+        else:
+            assert found == expected or is_named
         path.write_bytes(content)
 
 

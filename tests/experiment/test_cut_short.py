@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from tiny import write_model, write_rows
+from tiny import films, write_model
 
 from lmntk.engine import rates as calibration
 from lmntk.engine import stream as streaming
@@ -41,14 +41,7 @@ class Notes(Silent):
 def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("cut-short")
     write_model(folder / "bert")
-    own = {
-        "name": "films",
-        "train": str(write_rows(folder / "train.jsonl", 24)),
-        "test": str(write_rows(folder / "test.jsonl", 10, offset=1)),
-        "text_column": "text_a",
-        "template": "{a} it was {mask}.",
-        "label_words": ["terrible", "great"],
-    }
+    own = films(folder, 24, 10)
     return {
         "model": str(folder / "bert"),
         "own_tasks": [own],

@@ -9,7 +9,7 @@ import shutil
 import pytest
 from kept import kept_at, latest_at
 from safetensors.torch import load_file, save_file
-from tiny import write_adapter, write_gpt2, write_model, write_rows
+from tiny import films, write_adapter, write_gpt2, write_model, write_rows
 from typer.testing import CliRunner
 
 from lmntk.cli.app import app
@@ -44,14 +44,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def values(model, tmp_path):
-    own = {
-        "name": "films",
-        "train": str(write_rows(tmp_path / "train.jsonl", 40)),
-        "test": str(write_rows(tmp_path / "test.jsonl", 12, offset=1)),
-        "text_column": "text_a",
-        "template": "{a} it was {mask}.",
-        "label_words": ["terrible", "great"],
-    }
+    own = films(tmp_path, 40, 12)
     how = {"learning_rates": [1e-1], "batch_sizes": [2], "steps": 4, "eval_every": 2}
     return {
         "model": str(model), "own_tasks": [own], "k": [2], "seeds": [13], "formulas": [], "finetune": ["sgd"], "finetuning": how,

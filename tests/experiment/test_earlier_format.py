@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ import pytest
 from earlier_runs import SOLVERS, WHOLE, experiment_of, unpack
 from safetensors.numpy import load_file
 
-from lmntk.cli.app import main
 from lmntk.experiment.run import run
 from lmntk.runs.earlier import records_of
 from lmntk.runs.reading import read_run
@@ -46,19 +43,8 @@ def folder(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 @pytest.fixture
-def lmntk(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """The command line in this process: its exit code, and what it prints."""
-
-    def called(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lmntk", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, errors = capsys.readouterr()
-        return int(ended.value.code or 0), out, errors
-
-    return called
+def lmntk(command_line):
+    return command_line
 
 
 class Noting(Silent):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from kept import kept_at
 from sklearn.linear_model import LogisticRegression
-from tiny import write_model, write_rows
+from tiny import films, write_model, write_rows
 from transformers import AutoModel, AutoTokenizer
 
 from lmntk.errors import UserError
@@ -34,14 +34,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def values(model, tmp_path):
-    own = {
-        "name": "films",
-        "train": str(write_rows(tmp_path / "train.jsonl", 40)),
-        "test": str(write_rows(tmp_path / "test.jsonl", 20, offset=1)),
-        "text_column": "text_a",
-        "template": "{a} it was {mask}.",
-        "label_words": ["terrible", "great"],
-    }
+    own = films(tmp_path, 40, 20)
     return {
         "model": str(model),
         "own_tasks": [own],

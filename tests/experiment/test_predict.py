@@ -18,9 +18,16 @@ import pytest
 import torch
 from kept import kept_at, latest_at
 from safetensors.torch import load_file
-from tiny import write_adapter, write_bart, write_classifier, write_gpt2, write_model, write_rows, write_t5
+from tiny import (
+    films,
+    write_adapter,
+    write_bart,
+    write_classifier,
+    write_gpt2,
+    write_model,
+    write_t5,
+)
 
-from lmntk.cli import app as cli
 from lmntk.engine.batches import Capturer
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import make_experiment
@@ -57,14 +64,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def values(tmp_path: Path) -> dict[str, Any]:
-    own = {
-        "name": "films",
-        "train": str(write_rows(tmp_path / "train.jsonl", 40)),
-        "test": str(write_rows(tmp_path / "test.jsonl", 20, offset=1)),
-        "text_column": "text_a",
-        "template": "{a} it was {mask}.",
-        "label_words": ["terrible", "great"],
-    }
+    own = films(tmp_path, 40, 20)
     return {
         "own_tasks": [own],
         "k": [4],
@@ -76,17 +76,8 @@ def values(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def lmntk(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    def called(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lmntk", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, errors = capsys.readouterr()
-        return int(stopped.value.code or 0), out, errors
-
-    return called
+def lmntk(command_line):
+    return command_line
 
 
 def decisions_by_kernel(monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tiny import write_model, write_rows
+from tiny import films, write_model
 
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.run import run
@@ -29,14 +29,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def values(model, tmp_path):
-    own = {
-        "name": "films",
-        "train": str(write_rows(tmp_path / "train.jsonl", 24)),
-        "test": str(write_rows(tmp_path / "test.jsonl", 8, offset=1)),
-        "text_column": "text_a",
-        "template": "{a} it was {mask}.",
-        "label_words": ["terrible", "great"],
-    }
+    own = films(tmp_path, 24, 8)
     training = {"learning_rates": [1e-1], "batch_sizes": [2], "steps": 2, "eval_every": 1}
     return {
         "model": str(model),

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 import torch
 from kept import kept_at
-from tiny import write_model, write_rows
+from tiny import films, write_model
 from typer.testing import CliRunner
 
 from lmntk.cli.app import app
@@ -27,10 +27,7 @@ SAME = ("method", "formula", "solver", "metric", "dev", "test", "setting")
 def finished(tmp_path_factory):
     """A run's folder and its rows."""
     base = tmp_path_factory.mktemp("solve")
-    own = {
-        "name": "films", "train": str(write_rows(base / "train.jsonl", 40)), "test": str(write_rows(base / "test.jsonl", 12, offset=1)),
-        "text_column": "text_a", "template": "{a} it was {mask}.", "label_words": ["terrible", "great"],
-    }  # fmt: skip
+    own = films(base, 40, 12)  # fmt: skip
     values = {
         "model": str(write_model(base / "model")),
         "own_tasks": [own],

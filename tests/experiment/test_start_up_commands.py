@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from safetensors.numpy import load_file
 from tiny import write_model, write_rows
 from transformers import AutoTokenizer
 
-from lmntk.cli import app as cli
 from lmntk.experiment.steps import solve
 from lmntk.solvers import outcome
 
@@ -44,17 +42,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def lmntk(capsys, monkeypatch):
-    """Runs a command; returns its exit code and all that it printed."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["lmntk", *map(str, words)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        printed = capsys.readouterr()
-        return left.value.code, printed.out, printed.err
-
-    return run
+def lmntk(command_line):
+    return command_line
 
 
 def test_kernels_of_a_model_that_mixes_padding_in(folder, lmntk, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import write_model, write_rows
+from tiny import films, write_model
 
 from lmntk.engine import rates as calibration
 from lmntk.experiment import shared_model
@@ -26,14 +26,7 @@ def values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         lambda device: calibration.Rates(1e9, 1e9, 1e9, 1e9, 1e9, "some machine"),
     )
     write_model(tmp_path / "bert")
-    own = {
-        "name": "films",
-        "train": str(write_rows(tmp_path / "train.jsonl", 40)),
-        "test": str(write_rows(tmp_path / "test.jsonl", 20, offset=1)),
-        "text_column": "text_a",
-        "template": "{a} it was {mask}.",
-        "label_words": ["terrible", "great"],
-    }
+    own = films(tmp_path, 40, 20)
     made = {
         "model": str(tmp_path / "bert"),
         "own_tasks": [own],
