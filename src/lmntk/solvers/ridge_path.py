@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from lmntk.errors import UserError
 from lmntk.solvers.inputs import Array, as_train_kernel, check_positive, flatten, symmetric_matrix, warn
@@ -12,6 +13,9 @@ from lmntk.solvers.inputs import Array, as_train_kernel, check_positive, flatten
 # Below this gap between a leverage and 1 the closed leave-one-out form loses more than about half of the
 # digits, so we refit.
 _LEVERAGE_GAP = 1e-6
+_BLOCK_NUMBERS = 1 << 23  # of the blocks that are solved at once
+
+Groups = npt.NDArray[np.int64]
 
 
 class _Inverse(NamedTuple):
@@ -85,38 +89,59 @@ class RidgePath:
     def leave_one_out(self, targets: Array, regularization: float) -> Array:
         """Return the prediction of each train example by the fit to all *others*, of the shape of `targets`.
 
-        An example is left out with all its C rows. The ridge is the fixed number lambda ||K||_op of the
-        **full** K, not recomputed for every subset. With A = K^T + lambda ||K||_op I invertible, block I of
-        the residual is [(A^-1)_II]^-1 (A^-1 t)_I, exactly: O(n^2 C). For the minimum-norm solution of a
-        rank-deficient symmetric K it is (1 - P_II)^-1 (t - P t)_I with P the projector on K's range, as long
-        as the others still span that range; an example without which the rank falls, and every example of a
-        deficient non-symmetric K, is refitted: O(n^3) each.
+        See ``leave_out``: each example is a group of its own.
+        """
+        groups = np.arange(self.examples)[:, None]
+        return self.leave_out(targets, regularization, groups)[:, 0].reshape(targets.shape)
+
+    def leave_out(self, targets: Array, regularization: float, groups: Groups) -> Array:
+        """Return the predictions of each group of train examples by the fit to all *others*.
+
+        Args:
+            targets: [N, C] or [N, C, k].
+            regularization: lambda. The ridge is the fixed number lambda ||K||_op of the **full** K.
+            groups: numbers of the examples that leave together, [G, g]; a group leaves with all its g C rows.
+
+        Returns:
+            [G, g, C] or [G, g, C, k].
+
+        With A = K^T + lambda ||K||_op I invertible, block S of the residual is [(A^-1)_SS]^-1 (A^-1 t)_S,
+        exactly: O(n^2 C) for each example, and O((g C)^3) for each group. For the minimum-norm solution of a
+        rank-deficient symmetric K it is (1 - P_SS)^-1 (t - P t)_S with P the projector on K's range, as long
+        as the others still span that range. A group without which the rank falls, and every group of a
+        deficient K that is not symmetric, is refitted: O(n^3) each. Memory: 64 MB beside A^-1 and the result.
         """
         inverse = self._inverse(regularization)
         n, c = self.examples, self.outputs
-        flat = targets.reshape(n * c, -1)
-        if inverse.kept == n * c:
-            weights, values, refit = (
-                inverse.weights,
-                self.solve(flat, regularization),
-                np.zeros(n, dtype=bool),
-            )
-            blocks = self._diagonal_blocks(inverse, weights)
+        flat = targets.reshape(n * c, -1).astype(np.float64)
+        rows = (groups[:, :, None] * c + np.arange(c)).reshape(len(groups), -1)
+        is_direct = inverse.kept == n * c
+        if is_direct:
+            matrix = (inverse.left * inverse.weights) @ inverse.right.T
+            values = matrix @ flat
         elif self.symmetric:
-            weights = (inverse.weights != 0).astype(np.float64)
-            blocks = np.eye(c) - self._diagonal_blocks(inverse, weights)
-            values = flat - inverse.left @ (weights[:, None] * (inverse.left.T @ flat))
-            refit = np.linalg.eigvalsh(blocks)[:, 0] < _LEVERAGE_GAP
-        else:
-            blocks, values, refit = np.zeros((n, c, c)), flat, np.ones(n, dtype=bool)
-        predictions = targets.astype(np.float64).reshape(n, c, -1).copy()
-        direct = ~refit
-        if direct.any():
-            predictions[direct] -= np.linalg.solve(blocks[direct], values.reshape(n, c, -1)[direct])
+            kept = inverse.left[:, inverse.weights != 0]
+            matrix = np.eye(n * c) - kept @ kept.T
+            values = matrix @ flat
+        predictions = np.empty((*rows.shape, flat.shape[1]))
         ridge = regularization * self.operator_norm
-        for example in np.flatnonzero(refit):
-            predictions[example] = self._refit_without(int(example), flat, ridge)
-        return predictions.reshape(targets.shape)
+        at_once = max(1, _BLOCK_NUMBERS // rows.shape[1] ** 2)
+        for start in range(0, len(rows), at_once):
+            chosen = slice(start, start + at_once)
+            some = rows[chosen]
+            refit = np.ones(len(some), dtype=bool)
+            if is_direct or self.symmetric:
+                blocks = matrix[some[:, :, None], some[:, None, :]]
+                refit = (
+                    np.zeros(len(some), dtype=bool)
+                    if is_direct
+                    else np.linalg.eigvalsh(blocks)[:, 0] < _LEVERAGE_GAP
+                )
+                residuals = np.linalg.solve(blocks[~refit], values[some[~refit]])
+                predictions[chosen][~refit] = flat[some[~refit]] - residuals
+            for number in np.flatnonzero(refit):
+                predictions[start + number] = self._refit_without(some[number], flat, ridge)
+        return predictions.reshape(*groups.shape, *targets.shape[1:])
 
     def _inverse(self, regularization: float) -> _Inverse:
         if not (np.isfinite(regularization) and regularization >= 0):
@@ -134,16 +159,8 @@ class RidgePath:
             self._cached = (regularization, _Inverse(left, weights, right, int(kept.sum())))
         return self._cached[1]
 
-    def _diagonal_blocks(self, inverse: _Inverse, weights: Array) -> Array:
-        """Return the N diagonal C x C blocks of left diag(weights) right^T, [N, C, C]."""
-        shape = (self.examples, self.outputs, -1)
-        blocks: Array = (inverse.left * weights).reshape(shape) @ inverse.right.reshape(shape).swapaxes(1, 2)
-        return blocks
-
-    def _refit_without(self, example: int, flat: Array, ridge: float) -> Array:
-        """Return the prediction [C, k] for one example by the minimum-norm fit to all others."""
-        c = self.outputs
-        rows = np.arange(example * c, (example + 1) * c)
+    def _refit_without(self, rows: Groups, flat: Array, ridge: float) -> Array:
+        """Return the predictions [g C, k] for some rows by the minimum-norm fit to all others."""
         others = np.setdiff1d(np.arange(len(self._matrix)), rows)
         system = self._matrix[np.ix_(others, others)] + ridge * np.eye(len(others))
         left, values, right = np.linalg.svd(system)

@@ -1,0 +1,222 @@
+"""Held-out decisions without training anew, and an estimate of the accuracy whose settings are chosen inside each fold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Protocol
+
+import numpy as np
+
+from lmntk.errors import UserError
+from lmntk.solvers.inputs import Array, Labels, as_logits, as_train_kernel, offset, target_matrix
+from lmntk.solvers.ridge_path import RidgePath
+from lmntk.solvers.selection import predict_labels, strength
+
+Setting = Mapping[str, Any]
+REGULARIZATIONS = (0.001, 0.01, 0.1, 1.0)
+F0_SCALES = (1.0, 3.0, 10.0, 100.0, 1000.0, float("inf"))
+INTERVAL = 1.6449  # of a normal's deviations: 90 in 100 lie within
+
+
+class Candidates(Protocol):
+    """Ways of training on some texts, each of which says what it would decide on texts that were left out."""
+
+    settings: Sequence[Setting]
+
+    def leave_out(self, groups: Labels) -> Array:
+        """Return decisions [G, g, C, settings] on groups [G, g] of texts, by training on all others."""
+        ...
+
+
+class RidgeCandidates:
+    """Kernel ridge regression, every regularization with every scale of the pre-trained logits.
+
+    The ridge is the fixed number lambda ||K||_op of the kernel of **all** texts. See ``RidgePath.leave_out``.
+
+    Args:
+        kernel: [N, C, N, C], symmetric.
+        labels: class numbers [N].
+        f0: pre-trained logits [N, C]; without them they take no part.
+        regularizations: values of lambda, each above 0.
+        f0_scales: values of s.
+    """
+
+    def __init__(
+        self,
+        kernel: Any,
+        labels: Labels,
+        f0: Any = None,
+        regularizations: Sequence[float] = REGULARIZATIONS,
+        f0_scales: Sequence[float] = F0_SCALES,
+    ) -> None:
+        values = as_train_kernel(kernel)
+        shape = values.shape[:2]
+        self.path = RidgePath(values)
+        self.regularizations = tuple(regularizations)
+        scales = tuple(f0_scales) if f0 is not None else (float("inf"),)
+        self.offsets = np.stack([offset(f0, scale, shape) for scale in scales], axis=2)  # (n, c, s)
+        self.targets = target_matrix(labels, shape[1])[:, :, None] - self.offsets
+        self.settings: list[Setting] = [
+            {"regularization": ridge, "f0_scale": scale} for ridge in self.regularizations for scale in scales
+        ]
+
+    def leave_out(self, groups: Labels) -> Array:
+        """Return decisions [G, g, C, settings] on groups [G, g] of texts, by the fit to all others."""
+        offsets = self.offsets[groups]
+        return np.concatenate(
+            [self.path.leave_out(self.targets, ridge, groups) + offsets for ridge in self.regularizations],
+            axis=-1,
+        )
+
+
+class CentredCandidate:
+    """No training: the pre-trained logits less their mean over the other texts, whose labels are not used.
+
+    Args:
+        f0: pre-trained logits [N, C].
+    """
+
+    settings: Sequence[Setting] = ({"no_training": "centred"},)
+
+    def __init__(self, f0: Array) -> None:
+        self.f0 = as_logits(f0, (len(f0), f0.shape[1]), "f0")
+
+    def leave_out(self, groups: Labels) -> Array:
+        """Return decisions [G, g, C, 1] on groups [G, g] of texts."""
+        left = self.f0[groups]
+        others = len(self.f0) - groups.shape[1]
+        mean = (self.f0.sum(axis=0) - left.sum(axis=1)) / max(others, 1)  # (groups, c)
+        return np.asarray(left - mean[:, None])[..., None]
+
+
+class Pool:
+    """Several ways beside each other, to be chosen from."""
+
+    def __init__(self, candidates: Sequence[Candidates]) -> None:
+        self.candidates = candidates
+        self.settings = [setting for each in candidates for setting in each.settings]
+
+    def leave_out(self, groups: Labels) -> Array:
+        """Return decisions [G, g, C, settings] of all."""
+        return np.asarray(np.concatenate([each.leave_out(groups) for each in self.candidates], axis=-1))
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Held-out decisions of every text in every round.
+
+    Attributes:
+        decisions: [R, N, C]; of each text by a training without its fold.
+        labels: class numbers [N].
+        chosen: for each round and fold the number of the setting that its inner folds chose.
+    """
+
+    decisions: Array
+    labels: Labels
+    chosen: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def correct(self) -> Array:
+        """The share of rounds in which each text is classified as its label says, [N]."""
+        predicted = [predict_labels(decisions) for decisions in self.decisions]
+        return np.mean([classes == self.labels for classes in predicted], axis=0)
+
+    @property
+    def accuracy(self) -> float:
+        """The mean over texts and rounds."""
+        return float(self.correct.mean())
+
+
+def held_out(candidates: Candidates, labels: Labels, rounds: Sequence[Sequence[Labels]]) -> HeldOut:
+    """Return held-out decisions whose setting is chosen inside each fold.
+
+    For each fold S the setting is the one that classifies most of the other folds' texts, each of these left out together with S. So no
+    text takes part in any choice that its decision depends on. Of equals the most regularised is taken (``strength``).
+
+    Args:
+        candidates: what is chosen from.
+        labels: class numbers [N].
+        rounds: of ``deal_folds``.
+
+    Cost: a round of F folds asks for F (F - 1) / 2 pairs of folds.
+    """
+    order = preference(candidates.settings)
+    decisions, chosen = [], []
+    for folds in rounds:
+        single = _each(candidates, folds)
+        numbers = [0] * len(folds)
+        if len(candidates.settings) > 1:
+            right = _right_beside(candidates, labels, folds)
+            numbers = [order[int(np.argmax(row[order]))] for row in right]
+        of_round = np.empty((len(labels), single[0].shape[1]))
+        for fold, values, number in zip(folds, single, numbers, strict=True):
+            of_round[fold] = values[:, :, number]
+        decisions.append(of_round)
+        chosen.append(tuple(numbers))
+    return HeldOut(np.stack(decisions), labels, tuple(chosen))
+
+
+def choose(candidates: Candidates, labels: Labels, rounds: Sequence[Sequence[Labels]]) -> int:
+    """Return the number of the setting that classifies most of the texts when they are held out; see ``held_out`` for equals."""
+    right = np.zeros(len(candidates.settings))
+    for folds in rounds:
+        for fold, values in zip(folds, _each(candidates, folds), strict=True):
+            right += _right(values, labels[fold])
+    order = preference(candidates.settings)
+    return order[int(np.argmax(right[order]))]
+
+
+def preference(settings: Sequence[Setting]) -> list[int]:
+    """Return the numbers of the settings, the one first that is taken of equals: no training, then the most regularised."""
+    return sorted(
+        range(len(settings)),
+        key=lambda number: (
+            ("no_training" in settings[number], strength(settings[number]))
+            if "no_training" not in settings[number]
+            else (True, ())
+        ),
+        reverse=True,
+    )
+
+
+def interval(accuracy: float, texts: int) -> tuple[float, float]:
+    """Return Wilson's interval, 90 in 100, of an accuracy that was measured on so many texts."""
+    if texts < 1:
+        raise UserError("interval: no texts; an accuracy needs one at least")
+    spread = INTERVAL**2 / texts
+    centre = (accuracy + spread / 2) / (1 + spread)
+    half = INTERVAL * np.sqrt(accuracy * (1 - accuracy) / texts + spread / (4 * texts)) / (1 + spread)
+    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+
+
+def _right_beside(candidates: Candidates, labels: Labels, folds: Sequence[Labels]) -> Array:
+    """Return how many texts of the other folds each setting classifies rightly, without both folds, [F, settings]."""
+    right = np.zeros((len(folds), len(candidates.settings)))
+    pairs = list(combinations(range(len(folds)), 2))
+    unions = [np.concatenate([folds[i], folds[j]]) for i, j in pairs]
+    for (i, j), values in zip(pairs, _each(candidates, unions), strict=True):
+        split = len(folds[i])
+        right[j] += _right(values[:split], labels[folds[i]])
+        right[i] += _right(values[split:], labels[folds[j]])
+    return right
+
+
+def _right(decisions: Array, labels: Labels) -> Array:
+    """Return how many of the decisions [g, C, settings] are as the labels [g] say, [settings]."""
+    by_setting = np.moveaxis(decisions, -1, 0)
+    return np.asarray([np.sum(predict_labels(each) == labels) for each in by_setting], dtype=np.float64)
+
+
+def _each(candidates: Candidates, groups: Sequence[Labels]) -> list[Array]:
+    """Return the decisions [g, C, settings] of each group; groups of one size go together."""
+    sizes: dict[int, list[int]] = {}
+    for number, group in enumerate(groups):
+        sizes.setdefault(len(group), []).append(number)
+    decisions: list[Array] = [np.empty(0)] * len(groups)
+    for numbers in sizes.values():
+        values = candidates.leave_out(np.stack([groups[number] for number in numbers]))
+        for number, each in zip(numbers, values, strict=True):
+            decisions[number] = each
+    return decisions
