@@ -121,7 +121,7 @@ class HeldOut:
     def correct(self) -> Array:
         """The share of rounds in which each text is classified as its label says, [N]."""
         predicted = [predict_labels(decisions) for decisions in self.decisions]
-        return np.mean([classes == self.labels for classes in predicted], axis=0)
+        return np.asarray(np.mean([classes == self.labels for classes in predicted], axis=0))
 
     @property
     def accuracy(self) -> float:
