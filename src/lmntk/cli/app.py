@@ -18,6 +18,7 @@ from lmntk.cli.commands import (
     demo,
     diagnose,
     finetune,
+    fit,
     kernel,
     predict,
     report,
@@ -54,6 +55,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="print the ver
 
 app.command(cls=taking(experiment_options))(run.run)
 app.command(cls=taking(experiment_options))(run.plan)
+app.command(cls=taking(fit.fit_options))(fit.fit)
 app.command(cls=taking(finetune.OPTIONS))(finetune.finetune)
 app.command(cls=taking(diagnose.OPTIONS))(diagnose.diagnose)
 app.command(cls=taking(reproduce.OPTIONS))(reproduce.reproduce)

@@ -92,7 +92,7 @@ def kernels_of_texts(wanted: TextKernels, progress: Progress) -> dict[str, Any]:
     if out.exists() and not out.is_dir():
         raise UserError(f"out: {str(out)!r} is a file; name a folder")
     owner = WorkOwner(out, ("kernel",))
-    settings = settings_of(wanted, out, owner)
+    settings = settings_of(wanted, out, owner, wanted)
     train, evaluate = (read_jsonl(path, require_label=False) for path in (wanted.train, wanted.evaluate))
     pretrained = load(wanted, ["prompt"])
     encoder, parameters = _encoder(wanted, pretrained), filter_of(wanted)

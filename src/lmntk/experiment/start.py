@@ -10,7 +10,7 @@ from torch import nn
 from lmntk.engine.settings import MACHINE, SCRATCH, Settings
 from lmntk.engine.work import WorkOwner
 from lmntk.experiment.configuration import Experiment
-from lmntk.experiment.configuration.parts import Computation
+from lmntk.experiment.configuration.parts import Kernels, OnMachine, Parameters
 from lmntk.experiment.preparation import prepare_tasks
 from lmntk.experiment.session import Session
 from lmntk.experiment.steps.diagnose import given_checkpoint
@@ -39,7 +39,7 @@ def open_session(experiment: Experiment, progress: Progress) -> Session:
     check_precision(experiment.precision, experiment.dtype, chosen_devices(experiment.device))
     pretrained = load(experiment, experiment.modes)
     tasks = prepare_tasks(experiment, pretrained)
-    settings = settings_of(experiment, experiment.out)
+    settings = settings_of(experiment, experiment.out, kernels=experiment)
     given = None if experiment.finetuned is None else given_checkpoint(experiment.finetuned)
     chosen = filter_of(experiment)
     store = Store(experiment.out)
@@ -67,7 +67,7 @@ def open_session(experiment: Experiment, progress: Progress) -> Session:
     return session
 
 
-def load(computation: Computation, modes: Sequence[str]) -> Pretrained:
+def load(computation: OnMachine, modes: Sequence[str]) -> Pretrained:
     """Return the model on its device, with the head that the modes need, untied if so asked.
 
     Raises:
@@ -91,8 +91,10 @@ def load(computation: Computation, modes: Sequence[str]) -> Pretrained:
     return pretrained
 
 
-def settings_of(computation: Computation, out: Path, owner: WorkOwner | None = None) -> Settings:
-    """Return the engine's settings of a computation whose results go to a folder.
+def settings_of(
+    computation: OnMachine, out: Path, owner: WorkOwner | None = None, kernels: Kernels | None = None
+) -> Settings:
+    """Return the engine's settings of a computation whose results go to a folder; by default of plain ``sgd`` kernels.
 
     Raises:
         UserError: a device, precision, engine or amount of memory that is not to be had.
@@ -102,8 +104,8 @@ def settings_of(computation: Computation, out: Path, owner: WorkOwner | None = N
     return Settings(
         batch_size=computation.batch_size,
         memory=default_memory() if memory is None else parse_bytes(memory),
-        drop_noise=not computation.keep_noise,
-        grouping=group_of_layer if computation.groups else None,
+        drop_noise=kernels is None or not kernels.keep_noise,
+        grouping=group_of_layer if kernels is not None and kernels.groups else None,
         scratch=(computation.scratch or out / SCRATCH).resolve(),
         keep_factors=computation.keep_factors,
         executor=chosen_executor(
@@ -116,7 +118,7 @@ def settings_of(computation: Computation, out: Path, owner: WorkOwner | None = N
     )
 
 
-def filter_of(computation: Computation) -> ParameterFilter:
+def filter_of(computation: Parameters) -> ParameterFilter:
     """Return the choice of parameters."""
     return ParameterFilter(
         embeddings=not computation.without_embeddings,

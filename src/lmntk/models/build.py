@@ -82,22 +82,30 @@ def own_classes(pretrained: Pretrained) -> list[str]:
 
 
 def _fitted(pretrained: Pretrained, probe: Probe, features: Features) -> nn.Linear:
+    return linear_probe(
+        text_features(pretrained, probe.texts, features, probe.batch_size), probe.labels, probe.classes
+    )
+
+
+def text_features(
+    pretrained: Pretrained, texts: Sequence[EncodedText], features: Features = "read", batch_size: int = 32
+) -> Tensor:
+    """Return the frozen features [n, i] of texts, in their order; they do not depend on ``batch_size``."""
     device = next(pretrained.network.parameters()).device
 
-    def batch_of(texts: Sequence[EncodedText]) -> Batch:
-        return {name: tensor.to(device) for name, tensor in collate(texts, pretrained.pad_id).items()}
+    def batch_of(chosen: Sequence[EncodedText]) -> Batch:
+        return {name: tensor.to(device) for name, tensor in collate(chosen, pretrained.pad_id).items()}
 
     def features_of(batch: Batch) -> Tensor:
         return frozen_features(pretrained.network, [batch], features)
 
-    is_apart = TextsApart(pretrained.pad_id).holds(features_of, probe.texts, device)
-    size = probe.batch_size if is_apart else 1  # the head is not to depend on the size of batches
-    order = length_sorted_batches([text.length for text in probe.texts], size)
-    batches = [batch_of([probe.texts[i] for i in chosen]) for chosen in order]
+    is_apart = TextsApart(pretrained.pad_id).holds(features_of, texts, device)
+    order = length_sorted_batches([text.length for text in texts], batch_size if is_apart else 1)
+    batches = [batch_of([texts[i] for i in chosen]) for chosen in order]
     by_batch = frozen_features(pretrained.network, batches, features)
     restored = torch.empty_like(by_batch)
     restored[[i for chosen in order for i in chosen]] = by_batch
-    return linear_probe(restored, probe.labels, probe.classes)
+    return restored
 
 
 def _check_classes(pretrained: Pretrained, labels: Sequence[str]) -> None:

@@ -185,18 +185,19 @@ class Predictor:
         return np.exp(_log_probabilities(self.rule.sharpness * decisions))
 
 
-def fit_sharpness(decisions: Array, labels: Labels) -> float:
+def fit_sharpness(decisions: Array, labels: Labels, texts: int | None = None) -> float:
     """Return the factor of the decisions [n, c] whose probabilities fit the labels [n] best, by likelihood.
 
     Targets are a little off 0 and 1, as Platt's (1999): (n + 1) / (n + c) in place of 1, so that a dev set without an error does not
-    make every probability 1.
+    make every probability 1. ``texts`` stands in for this n where decisions are several on each text.
     """
     from scipy.optimize import minimize_scalar
 
     scale = float(np.abs(decisions).max()) or 1.0
     count, classes = len(labels), max(decisions.shape[1], 2)
-    targets = np.full((count, classes), 1.0 / (count + classes))
-    targets[np.arange(count), labels] = (count + 1.0) / (count + classes)
+    known = count if texts is None else texts
+    targets = np.full((count, classes), 1.0 / (known + classes))
+    targets[np.arange(count), labels] = (known + 1.0) / (known + classes)
     normalised = decisions / scale
 
     def loss(log_factor: float) -> float:

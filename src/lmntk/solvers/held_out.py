@@ -23,7 +23,10 @@ INTERVAL = 1.6449  # of a normal's deviations: 90 in 100 lie within
 class Candidates(Protocol):
     """Ways of training on some texts, each of which says what it would decide on texts that were left out."""
 
-    settings: Sequence[Setting]
+    @property
+    def settings(self) -> Sequence[Setting]:
+        """The settings of each way."""
+        ...
 
     def leave_out(self, groups: Labels) -> Array:
         """Return decisions [G, g, C, settings] on groups [G, g] of texts, by training on all others."""
@@ -55,11 +58,13 @@ class RidgeCandidates:
         shape = values.shape[:2]
         self.path = RidgePath(values)
         self.regularizations = tuple(regularizations)
-        scales = tuple(f0_scales) if f0 is not None else (float("inf"),)
-        self.offsets = np.stack([offset(f0, scale, shape) for scale in scales], axis=2)  # (n, c, s)
+        self.scales = tuple(f0_scales) if f0 is not None else (float("inf"),)
+        self.offsets = np.stack([offset(f0, scale, shape) for scale in self.scales], axis=2)  # (n, c, s)
         self.targets = target_matrix(labels, shape[1])[:, :, None] - self.offsets
         self.settings: list[Setting] = [
-            {"regularization": ridge, "f0_scale": scale} for ridge in self.regularizations for scale in scales
+            {"regularization": ridge, "f0_scale": scale}
+            for ridge in self.regularizations
+            for scale in self.scales
         ]
 
     def leave_out(self, groups: Labels) -> Array:

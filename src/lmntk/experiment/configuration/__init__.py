@@ -5,12 +5,14 @@ A field's description, default and group are the command line's too: ``lmntk.cli
 
 from lmntk.experiment.configuration.experiment import Experiment
 from lmntk.experiment.configuration.fine_tuning import FineTuning
+from lmntk.experiment.configuration.fit import Fit
 from lmntk.experiment.configuration.own_task import OwnTask
 from lmntk.experiment.configuration.parts import Computation
 from lmntk.experiment.configuration.reading import (
     load_experiment,
     make_experiment,
     make_factor_kernels,
+    make_fit,
     make_text_kernels,
     read_toml,
 )
@@ -21,11 +23,13 @@ __all__ = [
     "Experiment",
     "FactorKernels",
     "FineTuning",
+    "Fit",
     "OwnTask",
     "TextKernels",
     "load_experiment",
     "make_experiment",
     "make_factor_kernels",
+    "make_fit",
     "make_text_kernels",
     "read_toml",
 ]

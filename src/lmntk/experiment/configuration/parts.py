@@ -193,7 +193,11 @@ class Machine(Part):
         return self
 
 
-class Computation(Machine, Kernels, Parameters, Source):
+class OnMachine(Machine, Source):
+    """A model, and the machine that it is put to use on."""
+
+
+class Computation(Kernels, Parameters, OnMachine):
     """A computation of kernels: of which model and parameters, by which formulas, on which machine."""
 
     GROUP: ClassVar[str] = "Kernels"

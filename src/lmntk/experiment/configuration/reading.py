@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from lmntk.errors import UserError
 from lmntk.experiment.configuration.experiment import Experiment
+from lmntk.experiment.configuration.fit import Fit
 from lmntk.experiment.configuration.text_kernels import FactorKernels, TextKernels
 
 
@@ -47,6 +48,18 @@ def make_factor_kernels(values: Mapping[str, Any]) -> FactorKernels:
     """
     try:
         return FactorKernels(**values)
+    except ValidationError as error:
+        raise UserError(_first_wrong_flag(error)) from None
+
+
+def make_fit(values: Mapping[str, Any]) -> Fit:
+    """Return the checked configuration of a fit.
+
+    Raises:
+        UserError: one line that names the first wrong flag.
+    """
+    try:
+        return Fit(**values)
     except ValidationError as error:
         raise UserError(_first_wrong_flag(error)) from None
 

@@ -1,0 +1,73 @@
+"""``lmntk fit``: from one labelled file to a classifier, and what it is worth."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lmntk.cli.options import FieldOption, JsonOption, options_of
+from lmntk.cli.printing import print_wrapped, with_bars
+from lmntk.errors import UserError
+
+if TYPE_CHECKING:
+    from lmntk.estimator.record import FitRecord
+
+
+def fit_options() -> list[FieldOption]:
+    """Return the options of a fit."""
+    from lmntk.experiment.configuration import Fit
+
+    return [option for option in options_of(Fit) if option.name != "keep_factors"]
+
+
+def fit(
+    context: typer.Context,
+    file: Annotated[str, typer.Argument(help="labelled texts: CSV, TSV, JSONL, Parquet, or hf:NAME")],
+    as_json: JsonOption = False,
+) -> None:
+    """Make a classifier of one labelled file, and say what it is worth.
+
+    Two texts of a class or more. The accuracy is held out, and stands beside simple rivals on the same
+    texts: "do not fine-tune this" is a result. `lmntk predict` classifies with the folder.
+
+    Example: lmntk fit tickets.csv --model roberta-base --text-column message --label-column category
+    --template "{a} It is about {mask}." --label-words "Billing=payment,Shipping=delivery" --out tickets
+    """
+    given = context.obj
+    if "model" not in given:
+        raise UserError(
+            "fit: --model is missing; give a Hugging Face model folder, a GGUF file, or a hub name"
+        )
+    from lmntk.experiment.configuration import make_fit
+
+    options = make_fit(given | {"file": file})
+    from lmntk.estimator.fit import fit_file
+
+    record = with_bars(partial(fit_file, options))
+    if as_json:
+        print(json.dumps(record.model_dump(), indent=1))
+    else:
+        print_fit(record)
+        print(f"Next: lmntk predict {options.out} FILE --out classes.csv")
+
+
+def print_fit(record: FitRecord) -> None:
+    """Print a fit: what the classes are, the sentence, and the rivals."""
+    standing = record.standing
+    print_wrapped(f"classes: {', '.join(record.meaning())}", 2)
+    print_wrapped(standing["sentence"], 2)
+    if standing["outcome"] != "few":
+        print_wrapped(
+            f"accuracy on new texts: {100 * standing['accuracy']:.1f} % "
+            f"(90 in 100: {100 * standing['low']:.1f} to {100 * standing['high']:.1f}), "
+            f"estimated from {standing['texts']} texts that were held out in turn",
+            2,
+        )
+        for rival in standing["rivals"]:
+            lead = f"{100 * rival['lead']:+.1f} ± {100 * rival['error']:.1f}"
+            print(f"  {rival['name']:<32}{100 * rival['accuracy']:6.1f}   this one {lead}")
+    chosen = ", ".join(f"{name} {value}" for name, value in record.setting.items())
+    print_wrapped(f"chosen: mode {record.mode}, {chosen}", 2)

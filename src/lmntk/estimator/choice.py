@@ -1,0 +1,156 @@
+"""The choice of a way and a setting by held-out texts, and the estimate of what it is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lmntk.baselines.rivals import Majority, Refitted, ZeroShot, probe, word_counts
+from lmntk.estimator.standing import Standing, standing_of
+from lmntk.estimator.texts import LabelledTexts
+from lmntk.estimator.ways import Measured
+from lmntk.solvers.folds import MOST_FOLDS, ROUNDS, deal_folds
+from lmntk.solvers.held_out import (
+    Candidates,
+    CentredCandidate,
+    HeldOut,
+    Pool,
+    RidgeCandidates,
+    choose,
+    held_out,
+)
+from lmntk.solvers.inputs import Array, Labels
+from lmntk.solvers.linear_form import LinearForm
+from lmntk.solvers.selection import predict_labels
+
+# Rows N C of a kernel from which fewer rounds of folds are dealt, since each costs a system for every pair of folds.
+ROWS_FOR_FEWER, FEWER_ROUNDS = 200, 5
+MOST_ROWS, FEWEST_FOLDS = 6000, 10
+FOR_FEW = {"regularizations": (0.1,), "f0_scales": (float("inf"),)}
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What was chosen, and its estimate.
+
+    Attributes:
+        measured: the way.
+        setting: by name; of no training ``{"no_training": "centred"}``.
+        form: the solution; None for no training.
+        intercepts: what is added to each logit's decision.
+        held_out: decisions of the choice made inside each fold.
+        standing: what they come to.
+    """
+
+    measured: Measured
+    setting: Mapping[str, Any]
+    form: LinearForm | None
+    intercepts: tuple[float, ...]
+    held_out: HeldOut
+    standing: Standing
+
+
+class _OfMode:
+    """Candidates whose settings say which mode they are of."""
+
+    def __init__(self, mode: str, candidates: Candidates) -> None:
+        self.candidates = candidates
+        self.settings = [{"mode": mode, **setting} for setting in candidates.settings]
+
+    def leave_out(self, groups: Labels) -> Array:
+        return self.candidates.leave_out(groups)
+
+
+def choose_way(
+    ways: Sequence[Measured], texts: LabelledTexts, features: Array | None = None, seed: int = 0
+) -> Choice:
+    """Return the best way and setting, with an estimate whose choice was made inside each fold.
+
+    With less than five texts of a class nothing is chosen: lambda is 0.1, the pre-trained logits take no part, and of several ways the
+    first is taken.
+
+    Args:
+        ways: measured, the preferred one first.
+        texts: their labels.
+        features: what the linear probe reads of the texts [N, i].
+        seed: of the folds.
+    """
+    labels, few = texts.numbers, texts.are_few
+    rounds = folds_of(texts, ways[0].kernel.shape[1], seed)
+    parts: list[tuple[Measured, Candidates]] = []
+    for way in ways[:1] if few else ways:
+        f0 = way.logits if way.way.has_logits else None
+        ridge = RidgeCandidates(way.kernel, labels, f0, **(FOR_FEW if few else {}))
+        parts.append((way, ridge))
+        if f0 is not None and not few:
+            parts.append((way, CentredCandidate(f0)))
+    pool = Pool([_OfMode(way.way.mode, candidates) for way, candidates in parts])
+    estimate = held_out(pool, labels, rounds)
+    number = choose(pool, labels, rounds)
+    owners = [(part, k) for part, (_, each) in enumerate(parts) for k in range(len(each.settings))]
+    part, k = owners[number]
+    way, candidates = parts[part]
+    setting = candidates.settings[k]
+    standing = standing_of(
+        estimate,
+        [(name, held_out(rival, labels, rounds)) for name, rival in rivals_of(ways, texts, features)],
+        len(texts.labels),
+        is_estimate=not few,
+    )
+    form, intercepts = _solution(way, candidates, setting)
+    return Choice(way, setting, form, intercepts, estimate, standing)
+
+
+def folds_of(texts: LabelledTexts, outputs: int, seed: int) -> list[list[Labels]]:
+    """Return the rounds of folds that all estimates are made on; fewer where the kernel is large."""
+    rows = len(texts.examples) * outputs
+    rounds = ROUNDS if rows <= ROWS_FOR_FEWER else FEWER_ROUNDS if rows <= MOST_ROWS else 1
+    most = MOST_FOLDS if rows <= MOST_ROWS else FEWEST_FOLDS
+    return deal_folds(texts.numbers, texts.names, rounds=rounds, most=most, seed=seed)
+
+
+def rivals_of(
+    ways: Sequence[Measured], texts: LabelledTexts, features: Array | None
+) -> list[tuple[str, Candidates]]:
+    """Return the classifiers that the kernel is compared with, by name."""
+    labels, outputs = texts.numbers, ways[0].kernel.shape[1]
+    rivals: list[tuple[str, Candidates]] = [("the largest class", Majority(labels, outputs))]
+    for way in ways:
+        if way.way.has_logits:
+            rivals += [
+                ("zero-shot", ZeroShot(way.logits)),
+                ("zero-shot, centred", CentredCandidate(way.logits)),
+            ]
+    rivals.append(("TF-IDF with logistic regression", Refitted(word_counts, texts.plain, labels, outputs)))
+    if features is not None:
+        rivals.append(("the linear probe", Refitted(probe, features, labels, outputs)))
+    return rivals
+
+
+def decisions_of(choice: Choice) -> Array:
+    """Return the chosen solution's decisions on its own training texts [N, C]."""
+    kernel, logits = choice.measured.kernel, choice.measured.logits
+    scale, slopes = 1.0, np.zeros_like(logits)
+    if choice.form is not None:
+        scale = choice.form.f0_scale
+        slopes = np.einsum("ncmd,nc->md", kernel, choice.form.coefficients)
+    return np.asarray(slopes + logits / scale + np.asarray(choice.intercepts))
+
+
+def fitted_share(choice: Choice, labels: Labels) -> float:
+    """Return the share of the training texts that the solution itself classifies as labelled."""
+    return float(np.mean(predict_labels(decisions_of(choice)) == labels))
+
+
+def _solution(
+    way: Measured, candidates: Candidates, setting: Mapping[str, Any]
+) -> tuple[LinearForm | None, tuple[float, ...]]:
+    outputs = way.kernel.shape[1]
+    if not isinstance(candidates, RidgeCandidates):
+        return None, tuple((-way.logits.mean(axis=0)).tolist())
+    column = candidates.scales.index(setting["f0_scale"])
+    alpha = candidates.path.solve(candidates.targets[:, :, column], setting["regularization"])
+    return LinearForm(alpha, f0_scale=setting["f0_scale"]), (0.0,) * outputs

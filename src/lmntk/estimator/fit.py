@@ -1,0 +1,180 @@
+"""From one labelled file to a folder with a classifier, and what it is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lmntk.engine.batches import Capturer
+from lmntk.engine.settings import Settings
+from lmntk.engine.work import WorkOwner
+from lmntk.engine.work_folder import WorkFolder
+from lmntk.errors import UserError
+from lmntk.estimator.choice import Choice, choose_way
+from lmntk.estimator.record import FitRecord, write_fit
+from lmntk.estimator.texts import LabelledTexts, read_labelled
+from lmntk.estimator.ways import Measured, Way, measure, way_of
+from lmntk.experiment.configuration import Fit
+from lmntk.experiment.start import filter_of, load, settings_of
+from lmntk.models.build import text_features
+from lmntk.models.loading import Pretrained
+from lmntk.prediction.direction_memory import DirectionMemory
+from lmntk.prediction.directions import directions_of
+from lmntk.prediction.predictor import fit_sharpness
+from lmntk.prompts.assembly import Limits
+from lmntk.prompts.encoding import HeadEncoder, TextEncoder, encode_whole, fitting_length
+from lmntk.prompts.ensemble import make_prompt_encoder
+from lmntk.prompts.label_words import words_by_class
+from lmntk.prompts.remarks import TextCounts
+from lmntk.prompts.template import with_new_lines
+from lmntk.solvers.inputs import Array
+from lmntk.system.files import alone_in
+from lmntk.system.notices import say
+from lmntk.system.progress import Progress
+from lmntk.tasks import Columns
+
+DEFAULT_LENGTH = 128  # tokens
+KERNELS = "kernels"  # the name of the folder in a fit's
+
+
+def fit_file(options: Fit, progress: Progress) -> FitRecord:
+    """Write a classifier of one labelled file to a folder, and return what is known of it.
+
+    With label words the prompt and head mode are compared, without them head mode is taken.
+
+    Raises:
+        UserError: a mistake in the file, the label words, the prompt or the model; the first two before a model is loaded.
+    """
+    columns = Columns(options.text_column, options.text_b_column, options.label_column)
+    texts = read_labelled(options.file, columns, options.labels)
+    words = check_prompt(options, texts.labels)
+    if options.out.exists() and not options.out.is_dir():
+        raise UserError(f"out: {str(options.out)!r} is a file; name a folder")
+    modes = _modes(options)
+    owner = WorkOwner(options.out, ("fit",))
+    settings = settings_of(options, options.out, owner)
+    pretrained = load(options, modes)
+    encoders = {mode: _encoder(options, pretrained, mode, words) for mode in dict.fromkeys((*modes, "head"))}
+    chosen = filter_of(options)
+    ways = [
+        way_of(pretrained, mode, encoders[mode], texts.examples, texts.labels, chosen, seed=options.seed)
+        for mode in modes
+    ]
+    _say_remarks(texts, ways)
+    with alone_in(options.out):
+        measured = [_measured(way, settings, options, progress) for way in ways]
+        features = _features(pretrained, encoders["head"], texts, settings.batch_size)
+        choice = choose_way(measured, texts, features, options.seed)
+        directions = [_direction(choice, settings)]
+        record = write_fit(
+            options,
+            texts=texts,
+            words=words,
+            choice=choice,
+            directions=directions,
+            sharpness=_sharpness(choice),
+            pretrained=pretrained,
+        )
+        for way in ways:
+            WorkFolder.finish(settings, way.key.digest)
+        WorkFolder.sweep(owner, settings.scratch)
+    return record
+
+
+def check_prompt(options: Fit, labels: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the word of each class, in the order of the classes, where label words are given.
+
+    Raises:
+        UserError: words that do not fit the classes, or a template without words and the other way round.
+    """
+    if options.mode == "prompt" and options.label_words is None:
+        raise UserError("fit: mode prompt needs --label-words, and --template; without them use --mode head")
+    if options.label_words is None:
+        if options.template is not None:
+            raise UserError(
+                "fit: --template needs --label-words, such as " + ",".join(f"{x}=..." for x in labels)
+            )
+        return None
+    if options.template is None:
+        raise UserError('fit: --label-words need --template, such as "{a} It was {mask}."')
+    return words_by_class(options.label_words, labels)
+
+
+def _modes(options: Fit) -> list[str]:
+    if options.mode != "auto":
+        return [options.mode]
+    return ["prompt", "head"] if options.label_words is not None else ["head"]
+
+
+def _encoder(options: Fit, pretrained: Pretrained, mode: str, words: tuple[str, ...] | None) -> TextEncoder:
+    limits = Limits(options.max_length or fitting_length(pretrained.tokenizer, DEFAULT_LENGTH))
+    settings: dict[str, Any] = {
+        "reading": pretrained.reading(mode),
+        "decoder_start": pretrained.decoder_start,
+    }
+    if mode == "head":
+        return HeadEncoder(pretrained.tokenizer, limits, **settings)
+    assert options.template is not None
+    assert words is not None
+    return make_prompt_encoder(
+        pretrained.tokenizer,
+        (with_new_lines(options.template),),
+        words,
+        limits,
+        reduce=options.label_words_reduce,
+        **settings,
+    )
+
+
+def _say_remarks(texts: LabelledTexts, ways: Sequence[Way]) -> None:
+    for way in ways:
+        counts = TextCounts()
+        for example, encoded in zip(texts.examples, way.texts, strict=True):
+            counts.add(example, encoded)
+        for line in counts.remarks(way.encoder):
+            say(f"{way.mode}: {line}")
+
+
+def _measured(way: Way, settings: Settings, options: Fit, progress: Progress) -> Measured:
+    n, c = len(way.texts), way.model.outputs
+    progress.work(f"{way.mode}: {n} texts", n + n * n * c * c / 100)
+    return measure(
+        way,
+        settings,
+        options.out / KERNELS,
+        lambda estimate: progress.note(f"{way.mode}: {estimate.describe()}"),
+        lambda captured, contracted: progress.advance(captured + contracted * c * c / 100),
+    )
+
+
+def _features(
+    pretrained: Pretrained, encoder: TextEncoder, texts: LabelledTexts, batch_size: int
+) -> Array | None:
+    """Return the features that the linear probe reads; a classifier's own head is one already."""
+    if pretrained.kind == "classifier":
+        return None
+    encoded = [encode_whole(encoder, example) for example in texts.examples]
+    return np.asarray(text_features(pretrained, encoded, "read", batch_size).double().cpu().numpy())
+
+
+def _direction(choice: Choice, settings: Settings) -> dict[str, Any]:
+    """Return the direction of the chosen solution; of no training an empty one."""
+    if choice.form is None:
+        return {}
+    way = choice.measured.way
+    capturer = Capturer(
+        way.model, way.trainable, way.pad_id, way.texts, settings.batch_size, gpu=settings.gpu
+    )
+    cut = DirectionMemory(capturer, settings).cut(1, settings.batch_size, signs=False)
+    capturer.batch_size = cut.batch_size
+    (direction,) = directions_of(capturer, way.texts, choice.form, "sgd", at_once=cut.at_once)
+    return direction
+
+
+def _sharpness(choice: Choice) -> float:
+    """Return the factor of decisions whose probabilities fit the held-out labels best."""
+    rounds, texts, outputs = choice.held_out.decisions.shape
+    decisions = choice.held_out.decisions.reshape(rounds * texts, outputs)
+    return fit_sharpness(decisions, np.tile(choice.held_out.labels, rounds), texts)

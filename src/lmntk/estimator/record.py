@@ -1,0 +1,146 @@
+"""What a fit leaves in its folder: ``fit.json`` for people and pages, and the predictor's files for ``lmntk predict``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from torch import Tensor
+
+from lmntk.errors import UserError
+from lmntk.estimator.choice import Choice
+from lmntk.estimator.texts import LabelledTexts
+from lmntk.experiment.configuration import Fit
+from lmntk.models.loading import Pretrained
+from lmntk.prediction.files import save_predictor
+from lmntk.system.hashing import versions
+from lmntk.system.kept import read_form, read_record, write_record
+
+FORMAT = "lmntk fit 1"
+NAME = "fit.json"
+ROUGH = 30  # texts: with less, probabilities are marked as rough
+
+
+class FitRecord(BaseModel):
+    """What is known of a fitted classifier.
+
+    Attributes:
+        format: of this file.
+        file: the labelled file.
+        columns: of its texts and labels.
+        counts: texts of each class, in the order of the classes.
+        mode: prompt or head.
+        template: the prompt, if there is one.
+        label_words: the word of each class, if there is one.
+        setting: what was chosen.
+        standing: the estimate, the rivals, the outcome and its sentence.
+        training_accuracy: share of its own texts that the classifier has right.
+        sharpness: factor of decisions before their softmax.
+        rough: whether the probabilities rest on fewer than 30 texts.
+        model: its name and fingerprint.
+        versions: of what computed it.
+    """
+
+    format: str
+    file: str
+    columns: dict[str, str | None]
+    counts: dict[str, int]
+    mode: str
+    template: str | None
+    label_words: dict[str, str] | None
+    setting: dict[str, Any]
+    standing: dict[str, Any]
+    training_accuracy: float
+    sharpness: float
+    rough: bool
+    model: dict[str, Any]
+    versions: dict[str, str]
+
+    def meaning(self) -> list[str]:
+        """Return what each class is, in order, with the word that stands for it."""
+        words = self.label_words or {}
+        return [f"{label} = {words[label]!r}" if label in words else label for label in self.counts]
+
+
+def write_fit(
+    options: Fit,
+    *,
+    texts: LabelledTexts,
+    words: Sequence[str] | None,
+    choice: Choice,
+    directions: Sequence[Mapping[str, Tensor]],
+    sharpness: float,
+    pretrained: Pretrained,
+) -> FitRecord:
+    """Write a fit's predictor and its record, and return the record."""
+    from lmntk.estimator.choice import fitted_share
+
+    way = choice.measured.way
+    is_prompt = way.mode == "prompt"
+    setting = {name: "inf" if value == math.inf else value for name, value in choice.setting.items()}
+    scale = 1.0 if choice.form is None else choice.form.f0_scale
+    columns = {"text": options.text_column, "text_b": options.text_b_column, "label": options.label_column}
+    rough = len(texts.examples) < ROUGH
+    model = {
+        "name": options.model, "fingerprint": pretrained.fingerprint, "kind": pretrained.kind, "base": options.base,
+        "revision": options.revision, "gguf": options.gguf, "dtype": options.dtype, "attention": options.attention,
+        "untied": options.untie_head, "difference": len(texts.labels) == 2, "features": "read",
+    }  # fmt: skip
+    prompt = {
+        "templates": [options.template] if is_prompt else None,
+        "label_words": list(words or ()) if is_prompt else None,
+        "reduce": options.label_words_reduce, "max_length": way.encoder.max_length, "text_a_limit": None,
+    }  # fmt: skip
+    solution = {
+        "method": "sgd ridge" if choice.form is not None else "no training", "setting": setting,
+        "intercept": list(choice.intercepts) if any(choice.intercepts) else 0.0,
+        "f0_scale": "inf" if math.isinf(scale) else scale, "sharpness": sharpness,
+    }  # fmt: skip
+    description = {
+        "split": "fit", "dev": choice.standing.accuracy, "metric": "accuracy", "mode": way.mode,
+        "labels": list(texts.labels), "columns": columns, "rough": rough, "model": model, "prompt": prompt,
+        "parameters": way.parameters.as_dict(), "solution": solution, "versions": versions(),
+    }  # fmt: skip
+    save_predictor(options.out, directions, way.model, description)
+    record = FitRecord(
+        format=FORMAT,
+        file=options.file,
+        columns=columns,
+        counts=texts.counts,
+        mode=way.mode,
+        template=options.template if is_prompt else None,
+        label_words=dict(zip(texts.labels, words, strict=True)) if is_prompt and words is not None else None,
+        setting=setting,
+        standing=choice.standing.as_dict(),
+        training_accuracy=fitted_share(choice, texts.numbers),
+        sharpness=sharpness,
+        rough=rough,
+        model=model,
+        versions=versions(),
+    )
+    write_record(options.out / NAME, record.model_dump())
+    return record
+
+
+def read_fit(folder: Path) -> FitRecord:
+    """Return the record of a fit.
+
+    Raises:
+        UserError: there is none, or one of another version.
+        DamagedError: it is not what was written.
+    """
+    try:
+        written = read_record(folder / NAME).get("format")
+    except FileNotFoundError:
+        raise UserError(
+            f"{str(folder)!r} holds no fit; make one with `lmntk fit FILE --out {folder}`"
+        ) from None
+    if written != FORMAT:
+        raise UserError(
+            f"{str(folder)!r} has the format {written!r}, and this version reads {FORMAT!r}; fit again"
+        )
+    record: FitRecord = read_form(folder / NAME, FitRecord)
+    return record

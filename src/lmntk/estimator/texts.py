@@ -1,0 +1,107 @@
+"""Labelled texts, from one file or from lists."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lmntk.errors import UserError
+from lmntk.solvers.inputs import Labels
+from lmntk.system.notices import say
+from lmntk.tasks import Columns, Example, read_data
+
+FEW = 5  # texts of a class: with less nothing is chosen, and no accuracy is estimated
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """Texts, their class numbers, and the classes' names.
+
+    Attributes:
+        examples: N of them, each with its class number.
+        labels: the classes' names, in order.
+    """
+
+    examples: tuple[Example, ...]
+    labels: tuple[str, ...]
+
+    @property
+    def numbers(self) -> Labels:
+        """Class numbers [N]."""
+        return np.asarray([example.label for example in self.examples], dtype=np.int64)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of texts of each class."""
+        counts = Counter(self.numbers.tolist())
+        return {label: counts[number] for number, label in enumerate(self.labels)}
+
+    @property
+    def names(self) -> list[tuple[str, str | None]]:
+        """What texts that are the same share: they are left out together."""
+        return [(example.text_a, example.text_b) for example in self.examples]
+
+    @property
+    def plain(self) -> list[str]:
+        """Each example as one string, for classifiers that count words."""
+        return [
+            example.text_a if example.text_b is None else f"{example.text_a}\n{example.text_b}"
+            for example in self.examples
+        ]
+
+    @property
+    def are_few(self) -> bool:
+        """Whether a class has too few texts for anything to be chosen by them."""
+        return min(self.counts.values()) < FEW
+
+    def check(self) -> None:
+        """Refuse texts that nothing can be learnt from, and say which are the same.
+
+        Raises:
+            UserError: one class, or a class with less than two different texts.
+        """
+        if len(self.labels) < 2:
+            raise UserError(
+                f"fit: every label is {''.join(self.labels)!r}; give texts of two classes or more"
+            )
+        different: dict[int, set[tuple[str, str | None]]] = {}
+        by_text: dict[tuple[str, str | None], set[int]] = {}
+        for number, name in zip(self.numbers.tolist(), self.names, strict=True):
+            different.setdefault(number, set()).add(name)
+            by_text.setdefault(name, set()).add(number)
+        for number, label in enumerate(self.labels):
+            count = len(different.get(number, ()))
+            if count < 2:
+                raise UserError(
+                    f"fit: class {label!r} has {count} different {'text' if count == 1 else 'texts'}; "
+                    "give at least two, or leave the class out"
+                )
+        repeated = len(self.examples) - len(by_text)
+        if repeated:
+            say(f"{repeated} of {len(self.examples)} texts repeat another; they are left out together")
+        for (text, _), numbers in by_text.items():
+            if len(numbers) > 1:
+                said = " and ".join(repr(self.labels[number]) for number in sorted(numbers))
+                say(f"the text {text[:40]!r} is labelled {said}; both are used")
+
+
+def read_labelled(file: str, columns: Columns, labels: Sequence[str] | None = None) -> LabelledTexts:
+    """Return the labelled texts of one table; see ``lmntk.tasks.read_data`` for its formats, and for what a label is.
+
+    Raises:
+        UserError: the file or a column is missing, a text or a label is none, or nothing can be learnt from it.
+    """
+    source = file if file.startswith("hf:") else Path(file)
+    data = read_data(source, None, labels=labels, columns=columns)
+    assert data.labels is not None  # a table's labels are found with it
+    used = {example.label for example in data.train}
+    missing = [label for number, label in enumerate(data.labels) if number not in used]
+    if missing:
+        raise UserError(f"fit: no text is labelled {missing[0]!r}; leave it out of --labels, or label some")
+    texts = LabelledTexts(data.train, data.labels)
+    texts.check()
+    return texts

@@ -1,0 +1,169 @@
+"""The ways in which labelled texts are put to a model: with a prompt, or by a linear head; each with its kernel."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lmntk.engine.estimate import Estimate
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.progress import Listener
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels
+from lmntk.kernels.kernel import KERNEL_VERSION, Kernel
+from lmntk.models.build import logit_model
+from lmntk.models.filters import ParameterFilter
+from lmntk.models.loading import Pretrained
+from lmntk.models.logit_model import LogitModel
+from lmntk.prompts.encoding import EncodedText, TextEncoder, encode_whole
+from lmntk.solvers.inputs import Array
+from lmntk.system.hashing import Key, versions
+from lmntk.system.kept import is_whole, load_arrays, or_none, save_tensors
+from lmntk.tasks.example import Example, digest_examples
+
+# Deviation of the head's first weights. A head that was fitted to the labels would have seen those that are held out.
+HEAD_DEVIATION = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """A way in which texts are put to a model.
+
+    Attributes:
+        mode: ``prompt`` or ``head``.
+        encoder: from a text to tokens.
+        model: from tokens to logits [n, c].
+        texts: the N labelled texts, encoded.
+        parameters: those that count.
+        pad_id: the padding token.
+        key: all that its kernel depends on.
+    """
+
+    mode: str
+    encoder: TextEncoder
+    model: LogitModel
+    texts: list[EncodedText]
+    parameters: ParameterFilter
+    pad_id: int
+    key: Key
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the pre-trained logits mean something: those of a head that was drawn do not."""
+        return self.mode == "prompt" or self.key["head"] is None
+
+    @property
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that count, by name."""
+        return self.parameters.select(self.model)
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A way with what was computed of it: the kernel [N, C, N, C] of the labelled texts, and their pre-trained logits [N, C]."""
+
+    way: Way
+    kernel: Array
+    logits: Array
+
+
+def way_of(
+    pretrained: Pretrained,
+    mode: str,
+    encoder: TextEncoder,
+    examples: Sequence[Example],
+    labels: Sequence[str],
+    parameters: ParameterFilter | None = None,
+    *,
+    seed: int = 0,
+) -> Way:
+    """Return the way of a mode; two classes are folded into one logit, their difference.
+
+    In head mode a checkpoint's own head is kept; another network gets a head of normal numbers, by the seed.
+
+    Raises:
+        UserError: a text that cannot be encoded, or a head of other classes.
+    """
+    classes, head, drawn = len(labels), None, None
+    if mode == "head" and pretrained.kind != "classifier":
+        head, drawn = drawn_head(pretrained, classes, seed), {"deviation": HEAD_DEVIATION, "seed": seed}
+    model = logit_model(pretrained, encoder, classes == 2, labels=labels, head=head)
+    chosen = parameters or ParameterFilter()
+    key = Key(
+        weights=pretrained.fingerprint,
+        encoder=encoder.fingerprint(),
+        mode=mode,
+        head=drawn,
+        classes=classes,
+        parameters=chosen.as_dict(),
+        examples=digest_examples(dataclasses.replace(example, label=None) for example in examples),
+        version=KERNEL_VERSION,
+    )
+    texts = [encode_whole(encoder, example) for example in examples]
+    return Way(mode, encoder, model, texts, chosen, pretrained.pad_id, key)
+
+
+def drawn_head(pretrained: Pretrained, classes: int, seed: int) -> nn.Linear:
+    """Return a linear head [c, i] of normal numbers that has seen no label; its biases are zero."""
+    table = pretrained.network.get_input_embeddings().weight
+    head = nn.Linear(int(pretrained.network.config.get_text_config().hidden_size), classes)
+    with torch.no_grad():
+        random = torch.Generator().manual_seed(seed)
+        head.weight.copy_(HEAD_DEVIATION * torch.randn(head.weight.shape, generator=random))
+        head.bias.zero_()
+    return head.to(device=table.device, dtype=table.dtype)
+
+
+def measure(
+    way: Way,
+    settings: Settings,
+    folder: Path | None = None,
+    announce: Callable[[Estimate], None] | None = None,
+    report: Callable[[int, int], None] = lambda captured, contracted: None,
+) -> Measured:
+    """Return a way's kernel and logits; those that a folder has of an earlier fit are read.
+
+    Args:
+        way: the way.
+        settings: of the engine.
+        folder: where they are kept.
+        announce: told what it will take, before it starts.
+        report: told how far it is.
+
+    Cost: a forward and C backward passes a text, and N^2 C^2 products.
+    """
+    paths = None
+    if folder is not None:
+        name = f"{way.mode}-{way.key.short}"
+        paths = folder / f"{name}.safetensors", folder / f"{name}-logits.safetensors"
+        known = _kept(way, *paths)
+        if known is not None:
+            return known
+    work = KernelWork(
+        way.model, {"train": way.texts}, [("train", "train")], ["sgd"], way.trainable, way.pad_id
+    )
+    streamed = stream_kernels(work, settings, Listener(report, announce), way.key.digest)
+    values = streamed.kernels["train", "train"]["sgd"]["all"].cpu().numpy()
+    logits = streamed.logits["train"].cpu().numpy()
+    if paths is not None:
+        provenance: dict[str, Any] = {"key": way.key.digest, "versions": versions()}
+        save_tensors(paths[1], {"train": logits}, {"key": way.key.digest})
+        Kernel("sgd", values, provenance=provenance).save(paths[0])
+    return Measured(way, values, logits)
+
+
+def _kept(way: Way, kernel_path: Path, logits_path: Path) -> Measured | None:
+    if not (kernel_path.is_file() and is_whole(logits_path)):
+        return None
+    kernel = or_none(lambda: Kernel.load(kernel_path, {"key": way.key.digest}))
+    if kernel is None:
+        return None
+    logits = np.asarray(load_arrays(logits_path)[0]["train"])
+    return Measured(way, kernel.values, logits)

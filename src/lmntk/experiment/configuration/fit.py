@@ -1,0 +1,89 @@
+"""The configuration of ``lmntk fit``: one labelled file, and how its texts are put to the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+
+from lmntk.experiment.configuration.own_task import Words
+from lmntk.experiment.configuration.parts import (
+    LABEL_WORDS_REDUCE,
+    MAX_LENGTH,
+    TEMPLATE,
+    OnMachine,
+    Parameters,
+    Part,
+    parts_of,
+)
+
+BY_CLASS = "the word of each class: Billing=payment,Shipping=delivery; or the words alone, in the order of the classes"
+
+
+def _entries(value: Any) -> Any:
+    """Return ``class=word`` for each class of a table; a text with commas and a list as their parts."""
+    return (
+        tuple(f"{name}={word}" for name, word in value.items())
+        if isinstance(value, dict)
+        else parts_of(value)
+    )
+
+
+class LabelledFile(Part):
+    """The labelled file, and its columns."""
+
+    GROUP: ClassVar[str] = "Data"
+
+    file: str = Field(
+        description="labelled texts: CSV, TSV, JSONL, Parquet, or hf:NAME",
+        json_schema_extra={"no_option": "it is the command's argument"},
+    )
+    text_column: str = Field(default="text", description="column of the text")
+    text_b_column: str | None = Field(default=None, description="column of the second text")
+    label_column: str = Field(default="label", description="column of the label")
+    labels: Words | None = Field(default=None, description="label values in the order of the label words")
+
+
+class FitPrompt(Part):
+    """The way in which texts are put to the model."""
+
+    GROUP: ClassVar[str] = "Prompt"
+
+    template: str | None = Field(
+        default=None,
+        description=TEMPLATE.removesuffix("; given several times, their mean"),
+        json_schema_extra={"metavar": "TEMPLATE"},
+    )
+    label_words: Annotated[tuple[str, ...], BeforeValidator(_entries)] | None = Field(
+        default=None, description=BY_CLASS
+    )
+    label_words_reduce: Literal["first", "mean"] | None = Field(
+        default=None, description=LABEL_WORDS_REDUCE, json_schema_extra={"unset": "an error"}
+    )
+    mode: Literal["auto", "prompt", "head"] = Field(
+        default="auto", description="prompt, head, or auto: with label words the better of both, else head"
+    )
+    max_length: int | None = Field(
+        default=None, gt=0, description=MAX_LENGTH, json_schema_extra={"unset": "128"}
+    )
+
+
+class FitOutput(Part):
+    """Where the fitted model goes."""
+
+    GROUP: ClassVar[str] = "Output"
+
+    out: Path = Field(
+        default=Path("runs/fit"), description="the folder of the fitted model, for lmntk predict"
+    )
+    seed: int = Field(default=0, ge=0, description="of the folds that are held out, and of head mode's head")
+
+
+class Fit(FitOutput, FitPrompt, LabelledFile, Parameters, OnMachine):
+    """A classifier of one labelled file, by the ``sgd`` kernel."""
+
+    @property
+    def prompted(self) -> bool:
+        """Whether the texts are put to the model with a prompt."""
+        return self.mode != "head" and self.label_words is not None
