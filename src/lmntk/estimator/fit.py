@@ -11,10 +11,10 @@ from lmntk.engine.batches import Capturer
 from lmntk.engine.settings import Settings
 from lmntk.engine.work import WorkOwner
 from lmntk.engine.work_folder import WorkFolder
-from lmntk.errors import UserError
 from lmntk.estimator.choice import Choice, choose_way
+from lmntk.estimator.given import FitInput
 from lmntk.estimator.record import FitRecord, write_fit
-from lmntk.estimator.texts import LabelledTexts, read_labelled
+from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import Measured, Way, measure, way_of
 from lmntk.experiment.configuration import Fit
 from lmntk.experiment.start import filter_of, load, settings_of
@@ -26,32 +26,31 @@ from lmntk.prediction.predictor import fit_sharpness
 from lmntk.prompts.assembly import Limits
 from lmntk.prompts.encoding import HeadEncoder, TextEncoder, encode_whole, fitting_length
 from lmntk.prompts.ensemble import make_prompt_encoder
-from lmntk.prompts.label_words import words_by_class
 from lmntk.prompts.remarks import TextCounts
 from lmntk.prompts.template import with_new_lines
 from lmntk.solvers.inputs import Array
 from lmntk.system.files import alone_in
 from lmntk.system.notices import say
 from lmntk.system.progress import Progress
-from lmntk.tasks import Columns
 
 DEFAULT_LENGTH = 128  # tokens
 KERNELS = "kernels"  # the name of the folder in a fit's
 
 
-def fit_file(options: Fit, progress: Progress) -> FitRecord:
+def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
     """Write a classifier of one labelled file to a folder, and return what is known of it.
 
     With label words the prompt and head mode are compared, without them head mode is taken.
 
+    Args:
+        options: the configuration.
+        given: what ``read_input`` read.
+        progress: told how far it is.
+
     Raises:
-        UserError: a mistake in the file, the label words, the prompt or the model; the first two before a model is loaded.
+        UserError: a mistake in the prompt or the model.
     """
-    columns = Columns(options.text_column, options.text_b_column, options.label_column)
-    texts = read_labelled(options.file, columns, options.labels)
-    words = check_prompt(options, texts.labels)
-    if options.out.exists() and not options.out.is_dir():
-        raise UserError(f"out: {str(options.out)!r} is a file; name a folder")
+    texts, words = given.texts, given.words
     modes = _modes(options)
     owner = WorkOwner(options.out, ("fit",))
     settings = settings_of(options, options.out, owner)
@@ -81,25 +80,6 @@ def fit_file(options: Fit, progress: Progress) -> FitRecord:
             WorkFolder.finish(settings, way.key.digest)
         WorkFolder.sweep(owner, settings.scratch)
     return record
-
-
-def check_prompt(options: Fit, labels: Sequence[str]) -> tuple[str, ...] | None:
-    """Return the word of each class, in the order of the classes, where label words are given.
-
-    Raises:
-        UserError: words that do not fit the classes, or a template without words and the other way round.
-    """
-    if options.mode == "prompt" and options.label_words is None:
-        raise UserError("fit: mode prompt needs --label-words, and --template; without them use --mode head")
-    if options.label_words is None:
-        if options.template is not None:
-            raise UserError(
-                "fit: --template needs --label-words, such as " + ",".join(f"{x}=..." for x in labels)
-            )
-        return None
-    if options.template is None:
-        raise UserError('fit: --label-words need --template, such as "{a} It was {mask}."')
-    return words_by_class(options.label_words, labels)
 
 
 def _modes(options: Fit) -> list[str]:

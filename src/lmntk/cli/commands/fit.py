@@ -44,9 +44,12 @@ def fit(
     from lmntk.experiment.configuration import make_fit
 
     options = make_fit(given | {"file": file})
+    from lmntk.estimator.given import read_input
+
+    read = read_input(options)
     from lmntk.estimator.fit import fit_file
 
-    record = with_bars(partial(fit_file, options))
+    record = with_bars(partial(fit_file, options, read))
     if as_json:
         print(json.dumps(record.model_dump(), indent=1))
     else:

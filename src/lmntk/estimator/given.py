@@ -1,0 +1,57 @@
+"""What a fit is given, checked before a model, or a library that computes with one, is loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lmntk.errors import UserError
+from lmntk.estimator.texts import LabelledTexts, read_labelled
+from lmntk.experiment.configuration import Fit
+from lmntk.tasks import Columns
+from lmntk.tasks.class_words import words_by_class
+
+
+@dataclass(frozen=True)
+class FitInput:
+    """The labelled texts, and the word of each class where there is a prompt."""
+
+    texts: LabelledTexts
+    words: tuple[str, ...] | None
+
+
+def read_input(options: Fit) -> FitInput:
+    """Return what a fit is given.
+
+    Raises:
+        UserError: a mistake in the file, its columns, the labels or the label words, or a folder that cannot be written to.
+    """
+    columns = Columns(options.text_column, options.text_b_column, options.label_column)
+    texts = read_labelled(options.file, columns, options.labels)
+    words = check_words(options, texts.labels)
+    if options.out.exists() and not options.out.is_dir():
+        raise UserError(f"out: {str(options.out)!r} is a file; name a folder")
+    above = next(folder for folder in (options.out, *options.out.absolute().parents) if folder.exists())
+    if not os.access(above, os.W_OK):
+        raise UserError(f"out: {str(above)!r} cannot be written to; name another folder")
+    return FitInput(texts, words)
+
+
+def check_words(options: Fit, labels: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the word of each class, in the order of the classes, where label words are given.
+
+    Raises:
+        UserError: words that do not fit the classes, or a template without words and the other way round.
+    """
+    if options.mode == "prompt" and options.label_words is None:
+        raise UserError("fit: mode prompt needs --label-words, and --template; without them use --mode head")
+    if options.label_words is None:
+        if options.template is not None:
+            raise UserError(
+                "fit: --template needs --label-words, such as " + ",".join(f"{x}=..." for x in labels)
+            )
+        return None
+    if options.template is None:
+        raise UserError('fit: --label-words need --template, such as "{a} It was {mask}."')
+    return words_by_class(options.label_words, labels)
