@@ -109,7 +109,7 @@ def test_the_saved_classifier_decides_as_the_kernel_does(
     import numpy as np
 
     from lmntk.engine.settings import Settings
-    from lmntk.estimator.choice import choose_way, decisions_of
+    from lmntk.estimator.choice import choose_way
     from lmntk.estimator.fit import fit_file
     from lmntk.estimator.given import read_input
     from lmntk.estimator.texts import read_labelled
@@ -140,9 +140,11 @@ def test_the_saved_classifier_decides_as_the_kernel_does(
     encoded = [loaded.encoder.encode(example) for example in texts.examples]
     decisions, _ = loaded.predictor.evaluate(encoded)
     pretrained = load_pretrained(str(model), "float64")
-    way = way_of(pretrained, mode, loaded.encoder, texts.examples, texts.labels)
-    choice = choose_way([measure(way, Settings())], texts)
-    np.testing.assert_allclose(decisions, decisions_of(choice), atol=1e-6)
+    way = way_of(pretrained, mode, loaded.encoder, texts.labels)
+    choice = choose_way([measure(way, texts.examples, Settings())], texts)
+    np.testing.assert_allclose(
+        decisions, choice.decisions(choice.measured.kernel, choice.measured.logits), atol=1e-6
+    )
 
 
 def test_classes_of_a_table(model: Path, tmp_path: Path, command_line: CommandLine) -> None:

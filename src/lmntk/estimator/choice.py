@@ -12,8 +12,10 @@ from lmntk.baselines.rivals import Majority, Refitted, ZeroShot, probe, word_cou
 from lmntk.estimator.standing import Standing, standing_of
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import Measured
+from lmntk.prediction.predictor import fit_sharpness
 from lmntk.solvers.folds import MOST_FOLDS, ROUNDS, deal_folds
 from lmntk.solvers.held_out import (
+    REGULARIZATIONS,
     Candidates,
     CentredCandidate,
     HeldOut,
@@ -29,7 +31,7 @@ from lmntk.solvers.selection import predict_labels
 # Rows N C of a kernel from which fewer rounds of folds are dealt, since each costs a system for every pair of folds.
 ROWS_FOR_FEWER, FEWER_ROUNDS = 200, 5
 MOST_ROWS, FEWEST_FOLDS = 6000, 10
-FOR_FEW = {"regularizations": (0.1,), "f0_scales": (float("inf"),)}
+LAMBDA_OF_FEW = (0.1,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +43,7 @@ class Choice:
         setting: by name; of no training ``{"no_training": "centred"}``.
         form: the solution; None for no training.
         intercepts: what is added to each logit's decision.
-        held_out: decisions of the choice made inside each fold.
+        held_out: decisions of the choice made inside each fold; None where nothing can be held out.
         standing: what they come to.
     """
 
@@ -49,8 +51,32 @@ class Choice:
     setting: Mapping[str, Any]
     form: LinearForm | None
     intercepts: tuple[float, ...]
-    held_out: HeldOut
-    standing: Standing
+    held_out: HeldOut | None
+    standing: Standing | None
+
+    @property
+    def coefficients(self) -> Array:
+        """The coefficients of the training texts [N, C]; zeros for no training."""
+        return np.zeros_like(self.measured.logits) if self.form is None else self.form.coefficients
+
+    @property
+    def f0_scale(self) -> float:
+        """The number s that the pre-trained logits are divided by."""
+        return 1.0 if self.form is None else self.form.f0_scale
+
+    def decisions(self, kernel: Array, logits: Array) -> Array:
+        """Return decisions [M, C] on texts with a kernel [N, C, M, C] and pre-trained logits [M, C]."""
+        slopes = np.einsum("ncmd,nc->md", kernel, self.coefficients)
+        return np.asarray(slopes + logits / self.f0_scale + np.asarray(self.intercepts))
+
+    @property
+    def sharpness(self) -> float:
+        """The factor of decisions whose probabilities fit the held-out labels best."""
+        if self.held_out is None:
+            return 1.0
+        rounds, texts, outputs = self.held_out.decisions.shape
+        decisions = self.held_out.decisions.reshape(rounds * texts, outputs)
+        return fit_sharpness(decisions, np.tile(self.held_out.labels, rounds), texts)
 
 
 class _OfMode:
@@ -65,41 +91,45 @@ class _OfMode:
 
 
 def choose_way(
-    ways: Sequence[Measured], texts: LabelledTexts, features: Array | None = None, seed: int = 0
+    ways: Sequence[Measured],
+    texts: LabelledTexts,
+    features: Array | None = None,
+    *,
+    seed: int = 0,
+    regularization: float | None = None,
 ) -> Choice:
     """Return the best way and setting, with an estimate whose choice was made inside each fold.
 
     With less than five texts of a class nothing is chosen: lambda is 0.1, the pre-trained logits take no part, and of several ways the
-    first is taken.
+    first is taken. With a single text of a class nothing can be held out, and there is no estimate.
 
     Args:
         ways: measured, the preferred one first.
         texts: their labels.
         features: what the linear probe reads of the texts [N, i].
         seed: of the folds.
+        regularization: lambda, if it is not to be chosen.
     """
     labels, few = texts.numbers, texts.are_few
-    rounds = folds_of(texts, ways[0].kernel.shape[1], seed)
+    given = REGULARIZATIONS if regularization is None else (regularization,)
     parts: list[tuple[Measured, Candidates]] = []
     for way in ways[:1] if few else ways:
-        f0 = way.logits if way.way.has_logits else None
-        ridge = RidgeCandidates(way.kernel, labels, f0, **(FOR_FEW if few else {}))
-        parts.append((way, ridge))
-        if f0 is not None and not few:
+        f0 = way.logits if way.way.has_logits and not few else None
+        ridges = LAMBDA_OF_FEW if few and regularization is None else given
+        parts.append((way, RidgeCandidates(way.kernel, labels, f0, ridges)))
+        if f0 is not None and regularization is None:
             parts.append((way, CentredCandidate(f0)))
     pool = Pool([_OfMode(way.way.mode, candidates) for way, candidates in parts])
-    estimate = held_out(pool, labels, rounds)
-    number = choose(pool, labels, rounds)
+    estimate, standing, number = None, None, 0
+    if texts.can_be_held_out:
+        rounds = folds_of(texts, ways[0].kernel.shape[1], seed)
+        estimate, number = held_out(pool, labels, rounds), choose(pool, labels, rounds)
+        rivals = [(name, held_out(each, labels, rounds)) for name, each in rivals_of(ways, texts, features)]
+        standing = standing_of(estimate, rivals, len(texts.labels), is_estimate=not few)
     owners = [(part, k) for part, (_, each) in enumerate(parts) for k in range(len(each.settings))]
     part, k = owners[number]
     way, candidates = parts[part]
     setting = candidates.settings[k]
-    standing = standing_of(
-        estimate,
-        [(name, held_out(rival, labels, rounds)) for name, rival in rivals_of(ways, texts, features)],
-        len(texts.labels),
-        is_estimate=not few,
-    )
     form, intercepts = _solution(way, candidates, setting)
     return Choice(way, setting, form, intercepts, estimate, standing)
 
@@ -130,19 +160,10 @@ def rivals_of(
     return rivals
 
 
-def decisions_of(choice: Choice) -> Array:
-    """Return the chosen solution's decisions on its own training texts [N, C]."""
-    kernel, logits = choice.measured.kernel, choice.measured.logits
-    scale, slopes = 1.0, np.zeros_like(logits)
-    if choice.form is not None:
-        scale = choice.form.f0_scale
-        slopes = np.einsum("ncmd,nc->md", kernel, choice.form.coefficients)
-    return np.asarray(slopes + logits / scale + np.asarray(choice.intercepts))
-
-
 def fitted_share(choice: Choice, labels: Labels) -> float:
     """Return the share of the training texts that the solution itself classifies as labelled."""
-    return float(np.mean(predict_labels(decisions_of(choice)) == labels))
+    decisions = choice.decisions(choice.measured.kernel, choice.measured.logits)
+    return float(np.mean(predict_labels(decisions) == labels))
 
 
 def _solution(

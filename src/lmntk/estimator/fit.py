@@ -15,14 +15,13 @@ from lmntk.estimator.choice import Choice, choose_way
 from lmntk.estimator.given import FitInput
 from lmntk.estimator.record import FitRecord, write_fit
 from lmntk.estimator.texts import LabelledTexts
-from lmntk.estimator.ways import Measured, Way, measure, way_of
+from lmntk.estimator.ways import Measured, Way, key_of, measure, way_of
 from lmntk.experiment.configuration import Fit
 from lmntk.experiment.start import filter_of, load, settings_of
 from lmntk.models.build import text_features
 from lmntk.models.loading import Pretrained
 from lmntk.prediction.direction_memory import DirectionMemory
 from lmntk.prediction.directions import directions_of
-from lmntk.prediction.predictor import fit_sharpness
 from lmntk.prompts.assembly import Limits
 from lmntk.prompts.encoding import HeadEncoder, TextEncoder, encode_whole, fitting_length
 from lmntk.prompts.ensemble import make_prompt_encoder
@@ -58,14 +57,13 @@ def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
     encoders = {mode: _encoder(options, pretrained, mode, words) for mode in dict.fromkeys((*modes, "head"))}
     chosen = filter_of(options)
     ways = [
-        way_of(pretrained, mode, encoders[mode], texts.examples, texts.labels, chosen, seed=options.seed)
-        for mode in modes
+        way_of(pretrained, mode, encoders[mode], texts.labels, chosen, seed=options.seed) for mode in modes
     ]
     _say_remarks(texts, ways)
     with alone_in(options.out):
-        measured = [_measured(way, settings, options, progress) for way in ways]
+        measured = [_measured(way, texts, settings, options, progress) for way in ways]
         features = _features(pretrained, encoders["head"], texts, settings.batch_size)
-        choice = choose_way(measured, texts, features, options.seed)
+        choice = choose_way(measured, texts, features, seed=options.seed)
         directions = [_direction(choice, settings)]
         record = write_fit(
             options,
@@ -73,11 +71,10 @@ def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
             words=words,
             choice=choice,
             directions=directions,
-            sharpness=_sharpness(choice),
             pretrained=pretrained,
         )
         for way in ways:
-            WorkFolder.finish(settings, way.key.digest)
+            WorkFolder.finish(settings, key_of(way, texts.examples).digest)
         WorkFolder.sweep(owner, settings.scratch)
     return record
 
@@ -111,17 +108,20 @@ def _encoder(options: Fit, pretrained: Pretrained, mode: str, words: tuple[str, 
 def _say_remarks(texts: LabelledTexts, ways: Sequence[Way]) -> None:
     for way in ways:
         counts = TextCounts()
-        for example, encoded in zip(texts.examples, way.texts, strict=True):
+        for example, encoded in zip(texts.examples, way.encoded(texts.examples), strict=True):
             counts.add(example, encoded)
         for line in counts.remarks(way.encoder):
             say(f"{way.mode}: {line}")
 
 
-def _measured(way: Way, settings: Settings, options: Fit, progress: Progress) -> Measured:
-    n, c = len(way.texts), way.model.outputs
+def _measured(
+    way: Way, texts: LabelledTexts, settings: Settings, options: Fit, progress: Progress
+) -> Measured:
+    n, c = len(texts.examples), way.model.outputs
     progress.work(f"{way.mode}: {n} texts", n + n * n * c * c / 100)
     return measure(
         way,
+        texts.examples,
         settings,
         options.out / KERNELS,
         lambda estimate: progress.note(f"{way.mode}: {estimate.describe()}"),
@@ -143,18 +143,9 @@ def _direction(choice: Choice, settings: Settings) -> dict[str, Any]:
     """Return the direction of the chosen solution; of no training an empty one."""
     if choice.form is None:
         return {}
-    way = choice.measured.way
-    capturer = Capturer(
-        way.model, way.trainable, way.pad_id, way.texts, settings.batch_size, gpu=settings.gpu
-    )
+    way, texts = choice.measured.way, choice.measured.texts
+    capturer = Capturer(way.model, way.trainable, way.pad_id, texts, settings.batch_size, gpu=settings.gpu)
     cut = DirectionMemory(capturer, settings).cut(1, settings.batch_size, signs=False)
     capturer.batch_size = cut.batch_size
-    (direction,) = directions_of(capturer, way.texts, choice.form, "sgd", at_once=cut.at_once)
+    (direction,) = directions_of(capturer, texts, choice.form, "sgd", at_once=cut.at_once)
     return direction
-
-
-def _sharpness(choice: Choice) -> float:
-    """Return the factor of decisions whose probabilities fit the held-out labels best."""
-    rounds, texts, outputs = choice.held_out.decisions.shape
-    decisions = choice.held_out.decisions.reshape(rounds * texts, outputs)
-    return fit_sharpness(decisions, np.tile(choice.held_out.labels, rounds), texts)

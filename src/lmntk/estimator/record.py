@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from lmntk.errors import UserError
-from lmntk.estimator.choice import Choice
+from lmntk.estimator.choice import Choice, fitted_share
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.experiment.configuration import Fit
 from lmntk.models.loading import Pretrained
@@ -72,16 +72,14 @@ def write_fit(
     words: Sequence[str] | None,
     choice: Choice,
     directions: Sequence[Mapping[str, Tensor]],
-    sharpness: float,
     pretrained: Pretrained,
 ) -> FitRecord:
     """Write a fit's predictor and its record, and return the record."""
-    from lmntk.estimator.choice import fitted_share
-
-    way = choice.measured.way
+    way, standing, sharpness = choice.measured.way, choice.standing, choice.sharpness
+    assert standing is not None  # two texts of each class are asked for
     is_prompt = way.mode == "prompt"
     setting = {name: "inf" if value == math.inf else value for name, value in choice.setting.items()}
-    scale = 1.0 if choice.form is None else choice.form.f0_scale
+    scale = choice.f0_scale
     columns = {"text": options.text_column, "text_b": options.text_b_column, "label": options.label_column}
     rough = len(texts.examples) < ROUGH
     model = {
@@ -100,7 +98,7 @@ def write_fit(
         "f0_scale": "inf" if math.isinf(scale) else scale, "sharpness": sharpness,
     }  # fmt: skip
     description = {
-        "split": "fit", "dev": choice.standing.accuracy, "metric": "accuracy", "mode": way.mode,
+        "split": "fit", "dev": standing.accuracy, "metric": "accuracy", "mode": way.mode,
         "labels": list(texts.labels), "columns": columns, "rough": rough, "model": model, "prompt": prompt,
         "parameters": way.parameters.as_dict(), "solution": solution, "versions": versions(),
     }  # fmt: skip
@@ -114,7 +112,7 @@ def write_fit(
         template=options.template if is_prompt else None,
         label_words=dict(zip(texts.labels, words, strict=True)) if is_prompt and words is not None else None,
         setting=setting,
-        standing=choice.standing.as_dict(),
+        standing=standing.as_dict(),
         training_accuracy=fitted_share(choice, texts.numbers),
         sharpness=sharpness,
         rough=rough,

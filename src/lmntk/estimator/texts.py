@@ -58,28 +58,42 @@ class LabelledTexts:
         """Whether a class has too few texts for anything to be chosen by them."""
         return min(self.counts.values()) < FEW
 
-    def check(self) -> None:
+    @property
+    def different(self) -> list[int]:
+        """The number of different texts of each class, in the order of the classes."""
+        found: dict[int, set[tuple[str, str | None]]] = {}
+        for number, name in zip(self.numbers.tolist(), self.names, strict=True):
+            found.setdefault(number, set()).add(name)
+        return [len(found.get(number, ())) for number in range(len(self.labels))]
+
+    @property
+    def can_be_held_out(self) -> bool:
+        """Whether every class has two texts that can leave one after the other."""
+        firsts: dict[tuple[str, str | None], int] = {}
+        for number, name in zip(self.numbers.tolist(), self.names, strict=True):
+            firsts.setdefault(name, number)
+        counts = Counter(firsts.values())
+        return all(counts[number] > 1 for number in range(len(self.labels)))
+
+    def check(self, least: int = 2) -> None:
         """Refuse texts that nothing can be learnt from, and say which are the same.
 
         Raises:
-            UserError: one class, or a class with less than two different texts.
+            UserError: one class, or a class with less than so many different texts.
         """
         if len(self.labels) < 2:
             raise UserError(
                 f"fit: every label is {''.join(self.labels)!r}; give texts of two classes or more"
             )
-        different: dict[int, set[tuple[str, str | None]]] = {}
-        by_text: dict[tuple[str, str | None], set[int]] = {}
-        for number, name in zip(self.numbers.tolist(), self.names, strict=True):
-            different.setdefault(number, set()).add(name)
-            by_text.setdefault(name, set()).add(number)
-        for number, label in enumerate(self.labels):
-            count = len(different.get(number, ()))
-            if count < 2:
+        for label, count in zip(self.labels, self.different, strict=True):
+            if count < least:
                 raise UserError(
                     f"fit: class {label!r} has {count} different {'text' if count == 1 else 'texts'}; "
                     "give at least two, or leave the class out"
                 )
+        by_text: dict[tuple[str, str | None], set[int]] = {}
+        for number, name in zip(self.numbers.tolist(), self.names, strict=True):
+            by_text.setdefault(name, set()).add(number)
         repeated = len(self.examples) - len(by_text)
         if repeated:
             say(f"{repeated} of {len(self.examples)} texts repeat another; they are left out together")

@@ -40,16 +40,14 @@ class Way:
         mode: ``prompt`` or ``head``.
         encoder: from a text to tokens.
         model: from tokens to logits [n, c].
-        texts: the N labelled texts, encoded.
         parameters: those that count.
         pad_id: the padding token.
-        key: all that its kernel depends on.
+        key: all that its kernels depend on but the texts.
     """
 
     mode: str
     encoder: TextEncoder
     model: LogitModel
-    texts: list[EncodedText]
     parameters: ParameterFilter
     pad_id: int
     key: Key
@@ -64,12 +62,28 @@ class Way:
         """The parameters that count, by name."""
         return self.parameters.select(self.model)
 
+    def encoded(self, examples: Sequence[Example]) -> list[EncodedText]:
+        """Return the tokens of examples.
+
+        Raises:
+            UserError: one of them cannot be encoded.
+        """
+        return [encode_whole(self.encoder, example) for example in examples]
+
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A way with what was computed of it: the kernel [N, C, N, C] of the labelled texts, and their pre-trained logits [N, C]."""
+    """A way with what was computed of it.
+
+    Attributes:
+        way: which.
+        texts: the N labelled texts, encoded.
+        kernel: of these texts, [N, C, N, C].
+        logits: their pre-trained logits [N, C].
+    """
 
     way: Way
+    texts: list[EncodedText]
     kernel: Array
     logits: Array
 
@@ -78,7 +92,6 @@ def way_of(
     pretrained: Pretrained,
     mode: str,
     encoder: TextEncoder,
-    examples: Sequence[Example],
     labels: Sequence[str],
     parameters: ParameterFilter | None = None,
     *,
@@ -89,7 +102,7 @@ def way_of(
     In head mode a checkpoint's own head is kept; another network gets a head of normal numbers, by the seed.
 
     Raises:
-        UserError: a text that cannot be encoded, or a head of other classes.
+        UserError: a checkpoint's head of other classes.
     """
     classes, head, drawn = len(labels), None, None
     if mode == "head" and pretrained.kind != "classifier":
@@ -103,11 +116,9 @@ def way_of(
         head=drawn,
         classes=classes,
         parameters=chosen.as_dict(),
-        examples=digest_examples(dataclasses.replace(example, label=None) for example in examples),
         version=KERNEL_VERSION,
     )
-    texts = [encode_whole(encoder, example) for example in examples]
-    return Way(mode, encoder, model, texts, chosen, pretrained.pad_id, key)
+    return Way(mode, encoder, model, chosen, pretrained.pad_id, key)
 
 
 def drawn_head(pretrained: Pretrained, classes: int, seed: int) -> nn.Linear:
@@ -121,8 +132,14 @@ def drawn_head(pretrained: Pretrained, classes: int, seed: int) -> nn.Linear:
     return head.to(device=table.device, dtype=table.dtype)
 
 
+def key_of(way: Way, examples: Sequence[Example]) -> Key:
+    """Return all that the kernel of these texts depends on; their labels are no part of it."""
+    return way.key.also(examples=digest_examples(dataclasses.replace(each, label=None) for each in examples))
+
+
 def measure(
     way: Way,
+    examples: Sequence[Example],
     settings: Settings,
     folder: Path | None = None,
     announce: Callable[[Estimate], None] | None = None,
@@ -132,6 +149,7 @@ def measure(
 
     Args:
         way: the way.
+        examples: the N labelled texts.
         settings: of the engine.
         folder: where they are kept.
         announce: told what it will take, before it starts.
@@ -139,31 +157,26 @@ def measure(
 
     Cost: a forward and C backward passes a text, and N^2 C^2 products.
     """
-    paths = None
+    paths, key, texts = None, key_of(way, examples), way.encoded(examples)
     if folder is not None:
-        name = f"{way.mode}-{way.key.short}"
+        name = f"{way.mode}-{key.short}"
         paths = folder / f"{name}.safetensors", folder / f"{name}-logits.safetensors"
-        known = _kept(way, *paths)
+        known = _kept(key, *paths)
         if known is not None:
-            return known
-    work = KernelWork(
-        way.model, {"train": way.texts}, [("train", "train")], ["sgd"], way.trainable, way.pad_id
-    )
-    streamed = stream_kernels(work, settings, Listener(report, announce), way.key.digest)
+            return Measured(way, texts, *known)
+    work = KernelWork(way.model, {"train": texts}, [("train", "train")], ["sgd"], way.trainable, way.pad_id)
+    streamed = stream_kernels(work, settings, Listener(report, announce), key.digest)
     values = streamed.kernels["train", "train"]["sgd"]["all"].cpu().numpy()
     logits = streamed.logits["train"].cpu().numpy()
     if paths is not None:
-        provenance: dict[str, Any] = {"key": way.key.digest, "versions": versions()}
-        save_tensors(paths[1], {"train": logits}, {"key": way.key.digest})
+        provenance: dict[str, Any] = {"key": key.digest, "versions": versions()}
+        save_tensors(paths[1], {"train": logits}, {"key": key.digest})
         Kernel("sgd", values, provenance=provenance).save(paths[0])
-    return Measured(way, values, logits)
+    return Measured(way, texts, values, logits)
 
 
-def _kept(way: Way, kernel_path: Path, logits_path: Path) -> Measured | None:
+def _kept(key: Key, kernel_path: Path, logits_path: Path) -> tuple[Array, Array] | None:
     if not (kernel_path.is_file() and is_whole(logits_path)):
         return None
-    kernel = or_none(lambda: Kernel.load(kernel_path, {"key": way.key.digest}))
-    if kernel is None:
-        return None
-    logits = np.asarray(load_arrays(logits_path)[0]["train"])
-    return Measured(way, kernel.values, logits)
+    kernel = or_none(lambda: Kernel.load(kernel_path, {"key": key.digest}))
+    return None if kernel is None else (kernel.values, np.asarray(load_arrays(logits_path)[0]["train"]))
