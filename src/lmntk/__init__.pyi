@@ -7,6 +7,7 @@ from .engine.progress import Listener
 from .engine.settings import Settings
 from .engine.stream import stream_kernels
 from .errors import UserError
+from .estimator.classifier import TangentClassifier
 from .experiment.configuration import Experiment
 from .experiment.run import run
 from .kernels.kernel import Kernel
@@ -33,6 +34,7 @@ __all__ = [
     "PromptEncoder",
     "PromptModel",
     "Settings",
+    "TangentClassifier",
     "UserError",
     "__version__",
     "compute_kernels",

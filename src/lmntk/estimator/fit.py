@@ -64,7 +64,7 @@ def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
         measured = [_measured(way, texts, settings, options, progress) for way in ways]
         features = _features(pretrained, encoders["head"], texts, settings.batch_size)
         choice = choose_way(measured, texts, features, seed=options.seed)
-        directions = [_direction(choice, settings)]
+        directions = [direction_of(choice, settings)]
         record = write_fit(
             options,
             texts=texts,
@@ -139,7 +139,7 @@ def _features(
     return np.asarray(text_features(pretrained, encoded, "read", batch_size).double().cpu().numpy())
 
 
-def _direction(choice: Choice, settings: Settings) -> dict[str, Any]:
+def direction_of(choice: Choice, settings: Settings) -> dict[str, Any]:
     """Return the direction of the chosen solution; of no training an empty one."""
     if choice.form is None:
         return {}

@@ -1,0 +1,315 @@
+"""A classifier for scikit-learn: the tangent kernel of a language model, fitted to a handful of labelled texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from lmntk.engine.settings import Settings
+from lmntk.errors import UserError
+from lmntk.estimator.choice import Choice, choose_way
+from lmntk.estimator.seen_texts import SeenTexts, shared_model, shared_texts
+from lmntk.estimator.texts import LabelledTexts
+from lmntk.estimator.ways import Measured, Way, way_of
+from lmntk.models.build import text_features
+from lmntk.prediction.predictor import DecisionRule, Predictor
+from lmntk.prompts.assembly import Limits
+from lmntk.prompts.encoding import HeadEncoder, TextEncoder, fitting_length
+from lmntk.prompts.ensemble import make_prompt_encoder
+from lmntk.prompts.template import with_new_lines
+from lmntk.solvers.inputs import Array
+from lmntk.solvers.selection import predict_labels
+from lmntk.system.memory import default_memory, parse_bytes
+from lmntk.tasks.class_words import words_by_class
+from lmntk.tasks.example import Example
+
+DEFAULT_LENGTH = 128  # tokens
+SHOWN = 3  # texts for and against a prediction
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one training text adds to a decision, in favour of the predicted class where it is positive."""
+
+    text: str
+    label: Any
+    value: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A prediction as a sum: the offset, and what each training text adds.
+
+    Attributes:
+        text: what was classified.
+        label: the predicted class.
+        decision: for this class, of two classes the difference between them.
+        offset: what the pre-trained logits add.
+        contributions: of all training texts, the most helpful first; with the offset they sum to the decision.
+    """
+
+    text: str
+    label: Any
+    decision: float
+    offset: float
+    contributions: tuple[Contribution, ...]
+
+    def __str__(self) -> str:
+        """Return the texts that speak most for and against the class, in lines."""
+        lines = [f"{self.text!r} is {self.label}: {self.decision:+.3f} (offset {self.offset:+.3f})"]
+        helpful = [each for each in self.contributions[:SHOWN] if each.value > 0]
+        harmful = [each for each in self.contributions[: -SHOWN - 1 : -1] if each.value < 0]
+        lines += [
+            f"  {each.value:+.3f}  {each.label}: {each.text[:80]!r}" for each in (*helpful, *harmful[::-1])
+        ]
+        return "\n".join(lines)
+
+
+class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """What training a language model to the end in the kernel regime would reach, as a scikit-learn classifier.
+
+    Kernel ridge regression with K(x, x') = <grad f(x), grad f(x')>, f being the logits of a prompt's label words, or of a linear head
+    that was drawn from ``seed``. The setting is chosen by held-out texts, on which ``held_out_score_`` is an estimate of the accuracy on
+    new texts.
+
+    Args:
+        model: a Hugging Face model folder, a GGUF file, or a hub name.
+        template: the prompt, such as ``"{a} It was {mask}."``; without one a linear head is put on the model.
+        label_words: the word of each class, as a dict; or a list in the order of ``classes_``.
+        mode: ``prompt``, ``head``, or ``auto``: with label words the better of both.
+        regularization: lambda, relative to the kernel's norm; chosen by held-out texts where it is None.
+        max_length: of a prompted text, in tokens.
+        dtype: float32 or float64.
+        device: where to compute.
+        memory: that lmntk may take, such as ``"4GiB"``; by default half of the machine's.
+        seed: of the folds and of the head.
+
+    Attributes:
+        classes_: the labels, sorted.
+        held_out_score_: estimated accuracy on new texts; NaN with less than five texts of a class.
+        standing_: the estimate with its interval, beside simple rivals on the same texts; None with a single text of a class.
+        setting_: what was chosen.
+        mode_: prompt or head.
+
+    Texts are strings, or pairs of them. Estimators of one process, clones too, share the loaded model and the gradients of
+    texts that were seen: ``cross_val_score`` and ``GridSearchCV`` differentiate each text once.
+
+    Cost: of `fit` a forward and C backward passes a text that was not seen, and N^2 C^2 P products; of `predict` as much for
+    few texts, else three forward passes each.
+
+    Raises:
+        UserError: texts that are none, a single class, or words that do not fit the classes.
+
+    Example:
+        >>> from lmntk import TangentClassifier
+        >>> classifier = TangentClassifier("roberta-base", "{a} It was {mask}.", {"bad": "terrible", "good": "great"})
+        >>> classifier.fit(texts, labels).predict(["a fine film"])  # doctest: +SKIP
+        array(['good'], dtype='<U4')
+    """
+
+    def __init__(
+        self,
+        model: str = "",
+        template: str | None = None,
+        label_words: Mapping[Any, str] | Sequence[str] | None = None,
+        *,
+        mode: Literal["auto", "prompt", "head"] = "auto",
+        regularization: float | None = None,
+        max_length: int | None = None,
+        dtype: str = "float32",
+        device: str = "auto",
+        memory: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.model = model
+        self.template = template
+        self.label_words = label_words
+        self.mode = mode
+        self.regularization = regularization
+        self.max_length = max_length
+        self.dtype = dtype
+        self.device = device
+        self.memory = memory
+        self.seed = seed
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.one_d_array = True
+        return tags
+
+    def fit(self, X: Any, y: Any) -> TangentClassifier:
+        """Choose a setting by held-out texts, and solve for the coefficients of all."""
+        if not self.model:
+            raise UserError(
+                "TangentClassifier: no model; give a Hugging Face model folder, a GGUF file, or a hub name"
+            )
+        examples = examples_of(X)
+        given = np.asarray(y)
+        if given.shape != (len(examples),):
+            raise UserError(f"y has the shape {given.shape} for {len(examples)} texts; give one label a text")
+        self.classes_, numbers = np.unique(given, return_inverse=True)
+        names = tuple(str(label) for label in self.classes_)
+        self.texts_ = LabelledTexts(
+            tuple(
+                Example(example.text_a, example.text_b, int(number))
+                for example, number in zip(examples, numbers, strict=True)
+            ),
+            names,
+        )
+        self.texts_.check(least=1)
+        words = self._words(names)
+        memory = default_memory() if self.memory is None else parse_bytes(self.memory)
+        settings = Settings(memory=memory)
+        seen = [shared_texts(way, settings) for way in self._ways(names, words)]
+        measured = [
+            Measured(
+                each.way,
+                each.way.encoded(examples),
+                each.kernel(self.texts_.examples, self.texts_.examples),
+                each.logits(self.texts_.examples),
+            )
+            for each in seen
+        ]
+        self.choice_: Choice = choose_way(
+            measured,
+            self.texts_,
+            self._features(settings),
+            seed=self.seed,
+            regularization=self.regularization,
+        )
+        self.seen_: SeenTexts = seen[measured.index(self.choice_.measured)]
+        standing = self.choice_.standing
+        self.standing_ = standing
+        self.held_out_score_ = standing.accuracy if standing is not None and standing.is_estimate else np.nan
+        self.setting_, self.mode_ = dict(self.choice_.setting), self.choice_.measured.way.mode
+        self._predictor: Predictor | None = None
+        return self
+
+    def decision_function(self, X: Any) -> Array:
+        """Return decisions: [n] of two classes, positive for the second of ``classes_``; else [n, C]."""
+        decisions = self._decisions(examples_of(X))
+        return decisions[:, 0] if decisions.shape[1] == 1 else decisions
+
+    def predict(self, X: Any) -> Any:
+        """Return the class of each text."""
+        decisions = self._decisions(examples_of(X))
+        return self.classes_[predict_labels(decisions)]
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return the probability of each class [n, C], scaled to the held-out texts."""
+        decisions = self.choice_.sharpness * self._decisions(examples_of(X))
+        if decisions.shape[1] == 1:
+            decisions = np.concatenate([-decisions, decisions], axis=1) / 2
+        shifted = np.exp(decisions - decisions.max(axis=1, keepdims=True))
+        return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+    def explain(self, text: str | tuple[str, str]) -> Explanation:
+        """Return a prediction as the sum of what each training text adds to it; see ``Explanation``."""
+        check_is_fitted(self)
+        (example,) = examples_of([text])
+        choice, train = self.choice_, self.texts_.examples
+        kernel, logits = self.seen_.kernel(train, [example]), self.seen_.logits([example])
+        decision = choice.decisions(kernel, logits)
+        number = int(predict_labels(decision)[0])
+        column, sign = (0, 1.0 if number == 1 else -1.0) if decision.shape[1] == 1 else (number, 1.0)
+        values = sign * np.einsum("ncd,nc->nd", kernel[:, :, 0], choice.coefficients)[:, column]
+        contributions = [
+            Contribution(_plain(each), self.classes_[each.label], float(value))
+            for each, value in zip(train, values, strict=True)
+        ]
+        contributions.sort(key=lambda each: each.value, reverse=True)
+        total = sign * float(decision[0, column])
+        return Explanation(
+            _plain(example), self.classes_[number], total, total - float(values.sum()), tuple(contributions)
+        )
+
+    def _words(self, names: tuple[str, ...]) -> tuple[str, ...] | None:
+        if self.label_words is None or self.mode == "head":
+            if self.mode == "prompt" or (self.template is not None and self.mode != "head"):
+                raise UserError("TangentClassifier: a prompt needs label_words, the word of each class")
+            return None
+        if self.template is None:
+            raise UserError('TangentClassifier: label_words need a template, such as "{a} It was {mask}."')
+        if isinstance(self.label_words, Mapping):
+            entries = [f"{label}={word}" for label, word in self.label_words.items()]
+            return words_by_class(entries, names)
+        return words_by_class(list(self.label_words), names)
+
+    def _ways(self, names: tuple[str, ...], words: tuple[str, ...] | None) -> list[Way]:
+        modes = [self.mode] if self.mode != "auto" else ["prompt", "head"] if words is not None else ["head"]
+        pretrained = shared_model(self.model, self.dtype, self.device)
+        return [way_of(pretrained, mode, self._encoder(mode, words), names, seed=self.seed) for mode in modes]
+
+    def _encoder(self, mode: str, words: tuple[str, ...] | None) -> TextEncoder:
+        pretrained = shared_model(self.model, self.dtype, self.device)
+        limits = Limits(self.max_length or fitting_length(pretrained.tokenizer, DEFAULT_LENGTH))
+        settings: dict[str, Any] = {
+            "reading": pretrained.reading(mode),
+            "decoder_start": pretrained.decoder_start,
+        }
+        if mode == "head":
+            return HeadEncoder(pretrained.tokenizer, limits, **settings)
+        assert self.template is not None
+        assert words is not None
+        template = (with_new_lines(self.template),)
+        return make_prompt_encoder(pretrained.tokenizer, template, words, limits, **settings)
+
+    def _features(self, settings: Settings) -> Array | None:
+        pretrained = shared_model(self.model, self.dtype, self.device)
+        if pretrained.kind == "classifier":
+            return None
+        encoder = self._encoder("head", None)
+        encoded = [encoder.encode(example) for example in self.texts_.examples]
+        return np.asarray(
+            text_features(pretrained, encoded, "read", settings.batch_size).double().cpu().numpy()
+        )
+
+    def _decisions(self, examples: list[Example]) -> Array:
+        check_is_fitted(self)
+        train, seen = self.texts_.examples, self.seen_
+        if len(examples) - seen.knows(examples) <= max(len(train), seen.settings.batch_size):
+            return self.choice_.decisions(seen.kernel(train, examples), seen.logits(examples))
+        if self._predictor is None:
+            self._predictor = self._made_predictor()
+        return self._predictor.evaluate(seen.way.encoded(examples))[0]
+
+    def _made_predictor(self) -> Predictor:
+        from lmntk.estimator.fit import direction_of
+
+        choice, settings = self.choice_, self.seen_.settings
+        rule = DecisionRule(choice.intercepts, choice.f0_scale, choice.sharpness)
+        way = choice.measured.way
+        return Predictor(way.model, [direction_of(choice, settings)], way.pad_id, rule)
+
+
+def examples_of(X: Any) -> list[Example]:
+    """Return texts, or pairs of texts, as examples.
+
+    Raises:
+        UserError: they are none; says what each has to be.
+    """
+    if isinstance(X, str):
+        raise UserError("texts: a list of strings is needed, not a single one; write [text]")
+    listed = X.tolist() if hasattr(X, "tolist") else list(X)
+    examples = []
+    for number, item in enumerate(listed):
+        parts = (item,) if isinstance(item, str) else tuple(item) if isinstance(item, list | tuple) else ()
+        if len(parts) not in (1, 2) or not all(isinstance(part, str) for part in parts):
+            raise UserError(
+                f"texts: number {number} is {str(item)[:40]!r} ({type(item).__name__}); give strings, or pairs of them"
+            )
+        examples.append(Example(*parts))
+    if not examples:
+        raise UserError("texts: there are none; give at least one")
+    return examples
+
+
+def _plain(example: Example) -> str:
+    return example.text_a if example.text_b is None else f"{example.text_a} / {example.text_b}"

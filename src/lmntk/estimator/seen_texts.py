@@ -1,0 +1,184 @@
+"""Gradients and kernel entries of the texts that a process has seen, each computed once, whichever estimator asks."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+
+from lmntk.engine.batches import Capturer
+from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.settings import Settings
+from lmntk.engine.stream import stream_kernels
+from lmntk.estimator.ways import Way
+from lmntk.kernels.gram import EVERYTHING, Panel, gram
+from lmntk.models.loading import Pretrained, load_pretrained
+from lmntk.prompts.encoding import EncodedText
+from lmntk.solvers.inputs import Array
+from lmntk.system.devices import move_to
+from lmntk.tangents.factors import Tangents
+from lmntk.tasks.example import Example
+
+SHARE = 4  # of the memory that an estimator may take, one part in so many goes to gradients
+MOST_TEXTS = 4096  # whose kernel entries are kept
+MOST_WAYS, MOST_MODELS = 4, 2
+
+Text = tuple[str, str | None]
+
+
+class SeenTexts:
+    """The ``sgd`` kernel and the pre-trained logits of texts, as they come.
+
+    What is known of a text stays until the gradients of all take more than a quarter of the memory, or there are more than
+    4,096 texts; then all is forgotten, and what is asked for is computed anew.
+
+    Args:
+        way: of whose model.
+        settings: batches and memory.
+
+    Attributes:
+        differentiated: texts whose gradients were taken so far.
+    """
+
+    def __init__(self, way: Way, settings: Settings) -> None:
+        self.way, self.settings = way, settings
+        self.differentiated = 0
+        self._capturer: Capturer | None = None
+        self._forget()
+
+    def kernel(self, rows: Sequence[Example], columns: Sequence[Example]) -> Array:
+        """Return K [n, C, m, C] between texts, float64."""
+        if not self._see([*rows, *columns]):
+            return self._streamed(rows, columns)
+        chosen = np.ix_(self._numbers_of(rows), range(self._c), self._numbers_of(columns), range(self._c))
+        return np.asarray(self._values[chosen])
+
+    def logits(self, examples: Sequence[Example]) -> Array:
+        """Return the pre-trained logits [n, C] of texts, float64."""
+        if not self._see(examples):
+            return self._streamed_logits(examples)
+        return np.asarray(self._logits[self._numbers_of(examples)])
+
+    def knows(self, examples: Sequence[Example]) -> int:
+        """Return how many of the texts are known."""
+        return sum(_name(example) in self._numbers for example in examples)
+
+    @property
+    def _c(self) -> int:
+        return self.way.model.outputs
+
+    def _forget(self) -> None:
+        self._numbers: dict[Text, int] = {}
+        self._batches: list[Tangents] = []
+        self._values = np.zeros((0, self._c, 0, self._c))
+        self._logits = np.zeros((0, self._c))
+
+    def _numbers_of(self, examples: Sequence[Example]) -> list[int]:
+        return [self._numbers[_name(example)] for example in examples]
+
+    def _see(self, examples: Sequence[Example]) -> bool:
+        """Compute what is not known of the texts, and return whether there is room for all of it."""
+        asked = {_name(example): example for example in examples}
+        if len(asked) > MOST_TEXTS:
+            return False
+        for _ in range(2):
+            missing = {name: example for name, example in asked.items() if name not in self._numbers}
+            if not missing:
+                return True
+            if len(self._numbers) + len(missing) <= MOST_TEXTS and self._take_in(missing):
+                return True
+            self._forget()
+        return False
+
+    def _take_in(self, missing: dict[Text, Example]) -> bool:
+        names, texts = list(missing), self.way.encoded(list(missing.values()))
+        capturer = self._capturer_for(texts)
+        held, most = sum(batch.nbytes for batch in self._batches), self.settings.memory // SHARE
+        batches: list[Tangents] = []
+        order: list[int] = []
+        for chosen in capturer.batches(texts):
+            batches += capturer.of_batch([texts[number] for number in chosen])
+            order += chosen
+            self.differentiated += len(chosen)
+            if held + sum(batch.nbytes for batch in batches) > most:
+                return False
+        before, new = len(self._numbers), Panel(batches)
+        within = gram(new, new, ["sgd"])["sgd"][EVERYTHING].cpu().numpy()
+        size = before + len(order)
+        values = np.zeros((size, self._c, size, self._c))
+        values[:before, :, :before] = self._values
+        values[before:, :, before:] = within
+        if before:
+            across = gram(Panel(self._batches), new, ["sgd"])["sgd"][EVERYTHING].cpu().numpy()
+            values[:before, :, before:] = across
+            values[before:, :, :before] = across.transpose(2, 3, 0, 1)
+        logits = [batch.logits.double().cpu().numpy() for batch in batches]
+        self._values, self._logits = values, np.concatenate([self._logits, *logits])
+        self._batches += batches
+        self._numbers |= {names[number]: before + place for place, number in enumerate(order)}
+        return True
+
+    def _capturer_for(self, texts: Sequence[EncodedText]) -> Capturer:
+        """Return what captures texts; it is compared with autograd anew where a text is longer than all before."""
+        longest = max(text.length for text in texts)
+        if self._capturer is None or longest > self._capturer.longest[-1].length:
+            way = self.way
+            self._capturer = Capturer(
+                way.model, way.trainable, way.pad_id, texts, self.settings.batch_size, gpu=self.settings.gpu
+            )
+        return self._capturer
+
+    def _streamed(self, rows: Sequence[Example], columns: Sequence[Example]) -> Array:
+        way, self._batches = self.way, []
+        texts = {"rows": way.encoded(rows), "columns": way.encoded(columns)}
+        work = KernelWork(way.model, texts, [("rows", "columns")], ["sgd"], way.trainable, way.pad_id)
+        self.differentiated += len(rows) + len(columns)
+        values = stream_kernels(work, self.settings).kernels["rows", "columns"]["sgd"][EVERYTHING]
+        return np.asarray(values.cpu().numpy())
+
+    def _streamed_logits(self, examples: Sequence[Example]) -> Array:
+        from lmntk.finetuning.logits import logits_of
+
+        encoded = self.way.encoded(examples)
+        return np.asarray(
+            logits_of(self.way.model, encoded, self.way.pad_id, self.settings.batch_size).numpy()
+        )
+
+
+_MODELS: OrderedDict[tuple[str, str, str], Pretrained] = OrderedDict()
+_SEEN: OrderedDict[str, SeenTexts] = OrderedDict()
+
+
+def shared_model(name: str, dtype: str = "float32", device: str = "auto") -> Pretrained:
+    """Return a model; of the last two that were asked for the process keeps what it loaded."""
+    key = (name, dtype, device)
+    if key not in _MODELS:
+        pretrained = load_pretrained(name, dtype)
+        move_to(pretrained, device)
+        _MODELS[key] = pretrained
+        while len(_MODELS) > MOST_MODELS:
+            _MODELS.popitem(last=False)
+    _MODELS.move_to_end(key)
+    return _MODELS[key]
+
+
+def shared_texts(way: Way, settings: Settings) -> SeenTexts:
+    """Return what the process has seen of a way; of the last four ways it is kept."""
+    key = way.key.digest
+    if key not in _SEEN:
+        _SEEN[key] = SeenTexts(way, settings)
+        while len(_SEEN) > MOST_WAYS:
+            _SEEN.popitem(last=False)
+    _SEEN.move_to_end(key)
+    return _SEEN[key]
+
+
+def forget() -> None:
+    """Let go of all models and gradients that the process's estimators share."""
+    _MODELS.clear()
+    _SEEN.clear()
+
+
+def _name(example: Example) -> Text:
+    return example.text_a, example.text_b

@@ -1,0 +1,193 @@
+"""``TangentClassifier`` among scikit-learn's tools, and against the kernels that the engine computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from lmntk import Example, TangentClassifier, UserError, compute_kernels, load_pretrained
+from lmntk.estimator import seen_texts
+
+TEMPLATE = "{a} it was {mask}."
+WORDS = {"good": "great", "bad": "terrible"}
+TEXTS = [
+    f"{word} film {'.' * (1 + number % 3)} {number}" for number in range(5) for word in ("a great", "a dull")
+]
+LABELS = ["good", "bad"] * 5
+NEW = ["a happy story", "a sad book", "it was"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny masked model's folder."""
+    return str(tiny.write_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_shared() -> None:
+    seen_texts.forget()
+
+
+def prompted(model: str, **settings: Any) -> TangentClassifier:
+    """Return a classifier with a prompt, in float64."""
+    return TangentClassifier(model, TEMPLATE, WORDS, **{"mode": "prompt", "dtype": "float64"} | settings)
+
+
+def test_decisions_are_those_of_the_engines_kernel(model: str) -> None:
+    classifier = prompted(model, regularization=0.1).fit(TEXTS, LABELS)
+    pretrained = load_pretrained(model, "float64")
+    examples = [Example(text) for text in TEXTS]
+    computed = compute_kernels(
+        pretrained, classifier.seen_.way.encoder, examples, [Example(text) for text in NEW], ["sgd"]
+    )
+    kernel = classifier.seen_.kernel(classifier.texts_.examples, [Example(text) for text in NEW])
+    np.testing.assert_allclose(kernel, computed.kernels["sgd"].values, rtol=1e-9)
+    np.testing.assert_allclose(
+        classifier.decision_function(NEW),
+        classifier.choice_.decisions(computed.kernels["sgd"].values, computed.logits["eval"])[:, 0],
+        rtol=1e-8,
+    )
+
+
+def as_they_are(texts: list[str]) -> list[str]:
+    """Return the texts: a step of a pipeline."""
+    return list(texts)
+
+
+@pytest.mark.parametrize("mode", ["prompt", "head"])
+def test_many_new_texts_are_decided_in_one_pass_as_by_kernels(model: str, mode: str) -> None:
+    classifier = prompted(model, mode=mode, regularization=0.1).fit(TEXTS, LABELS)
+    many = [f"{text} {number}" for number in range(20) for text in NEW]
+    before = classifier.seen_.differentiated
+    decisions = classifier.decision_function(many)
+    assert classifier.seen_.differentiated == before
+    assert classifier._predictor is not None
+    few = np.concatenate([classifier.decision_function(many[start : start + 6]) for start in range(0, 60, 6)])
+    np.testing.assert_allclose(decisions, few, atol=1e-8)
+
+
+def test_a_search_loads_the_model_once_and_differentiates_each_text_once(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+    load = seen_texts.load_pretrained
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        loaded.append(arguments)
+        return load(*arguments, **named)
+
+    monkeypatch.setattr(seen_texts, "load_pretrained", counted)
+    grid = {"regularization": [0.001, 0.01, 0.1, 1.0]}
+    search = GridSearchCV(prompted(model), grid, cv=5).fit(TEXTS, LABELS)
+    assert len(loaded) == 1
+    seen = search.best_estimator_.seen_
+    assert seen.differentiated == len(TEXTS)
+    assert seen.knows(search.best_estimator_.texts_.examples) == len(TEXTS)
+
+
+def test_folds_are_those_of_separate_processes(model: str) -> None:
+    scores = cross_val_score(prompted(model, regularization=0.1), TEXTS, LABELS, cv=5)
+    for fold in range(5):
+        seen_texts.forget()
+        left = [2 * fold, 2 * fold + 1]
+        others = [number for number in range(10) if number not in left]
+        alone = prompted(model, regularization=0.1).fit(
+            [TEXTS[n] for n in others], [LABELS[n] for n in others]
+        )
+        assert alone.score([TEXTS[n] for n in left], [LABELS[n] for n in left]) == scores[fold]
+
+
+def test_clones_and_pipelines(model: str) -> None:
+    classifier = prompted(model)
+    assert clone(classifier).get_params() == classifier.get_params()
+    pipeline = make_pipeline(FunctionTransformer(as_they_are), clone(classifier)).fit(TEXTS, LABELS)
+    assert set(pipeline.predict(NEW)) <= {"good", "bad"}
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["good", "bad"] * 5, [1, 0] * 5, [True, False] * 5, [2.5, -1.0] * 5, [7, 3, 5, 3, 7, 5, 3, 7, 5, 3]],
+    ids=["words", "numbers", "truth", "decimals", "three"],
+)
+def test_labels_come_back_as_they_were_given(model: str, labels: list[Any]) -> None:
+    classifier = TangentClassifier(model).fit(TEXTS, labels)
+    assert classifier.classes_.tolist() == sorted(set(labels))
+    predicted = classifier.predict(NEW)
+    assert set(predicted.tolist()) <= set(labels)
+    assert type(predicted.tolist()[0]) is type(labels[0])
+    probabilities = classifier.predict_proba(NEW)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    assert classifier.classes_[probabilities.argmax(axis=1)].tolist() == predicted.tolist()
+
+
+@pytest.mark.parametrize("labels", [LABELS, [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]], ids=["two", "three"])
+def test_an_explanation_sums_to_its_decision(model: str, labels: list[Any]) -> None:
+    classifier = TangentClassifier(model, dtype="float64").fit(TEXTS, labels)
+    for text in NEW:
+        explained = classifier.explain(text)
+        assert explained.label == classifier.predict([text])[0]
+        total = explained.offset + sum(each.value for each in explained.contributions)
+        assert total == pytest.approx(explained.decision, abs=1e-8)
+        values = [each.value for each in explained.contributions]
+        assert values == sorted(values, reverse=True)
+        assert len(values) == len(TEXTS)
+        decisions = np.atleast_2d(classifier.decision_function([text]))
+        own = abs(decisions[0, 0]) if decisions.shape[1] == 1 else decisions.max()
+        assert explained.decision == pytest.approx(own, abs=1e-8)
+
+
+def test_a_single_text_of_a_class_is_fitted_without_an_estimate(model: str) -> None:
+    classifier = prompted(model).fit(TEXTS[:4], ["good", "bad", "good", "good"])
+    assert classifier.standing_ is None
+    assert np.isnan(classifier.held_out_score_)
+    assert classifier.setting_ == {"regularization": 0.1, "f0_scale": float("inf")}
+    assert set(classifier.predict(NEW)) <= {"good", "bad"}
+
+
+def test_what_takes_too_much_memory_is_forgotten_and_computed_anew(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = prompted(model, regularization=0.1).fit(TEXTS, LABELS).decision_function(NEW)
+    seen_texts.forget()
+    monkeypatch.setattr(seen_texts, "MOST_TEXTS", 11)
+    little = prompted(model, regularization=0.1).fit(TEXTS, LABELS)
+    np.testing.assert_allclose(little.decision_function(NEW), expected, rtol=1e-8)
+    assert little.seen_.differentiated > len(TEXTS) + len(NEW)
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], Any, Any, str]] = {
+    "no model": ({"model": ""}, TEXTS, LABELS, "model"),
+    "a single string": ({}, "a fine film", ["good"], "[text]"),
+    "numbers for texts": ({}, [1, 2, 3, 4], LABELS[:4], "number 0 is '1'"),
+    "a label too few": ({}, TEXTS, LABELS[:9], "10 texts"),
+    "one class": ({}, TEXTS, ["good"] * 10, "'good'"),
+    "no texts": ({}, [], [], "none"),
+    "a word of no class": ({"label_words": {"god": "great", "bad": "terrible"}}, TEXTS, LABELS, "god=great"),
+    "words without a template": ({"template": None}, TEXTS, LABELS, "template"),
+    "a template without words": ({"label_words": None}, TEXTS, LABELS, "label_words"),
+    "a negative ridge": ({"regularization": -1.0}, TEXTS, LABELS, "regularization"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_a_line(model: str, name: str) -> None:
+    settings, texts, labels, said = MISTAKES[name]
+    classifier = prompted(model).set_params(**settings)
+    with pytest.raises(UserError) as raised:
+        classifier.fit(texts, labels)
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@parametrize_with_checks([TangentClassifier()])
+def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
+    # of those that need a table of numbers for texts scikit-learn itself makes none: its tags say so
+    check(estimator)
