@@ -233,7 +233,7 @@ def test_a_method_that_was_replaced_on_the_instance_is_put_back():
     model = TABLE["deberta-shared-keys"].model(1)
     encoder = model.network.deberta.encoder
     encoder.get_rel_embedding = own = lambda: type(encoder).get_rel_embedding(encoder)
-    with relative_positions_watched(model, Watch(2)):
+    with relative_positions_watched(model, Watch(2), set(model.parameters())):
         assert encoder.get_rel_embedding is not own
     assert encoder.get_rel_embedding is own
 

@@ -21,7 +21,7 @@ from lmntk.tangents.form import Factors
 from lmntk.tangents.relative_positions import is_bias_owner, relative_positions_watched
 from lmntk.tangents.rules import Rule, relative_positions, rule_of
 from lmntk.tangents.use import Use
-from lmntk.tangents.watching import Record, Watch, watched
+from lmntk.tangents.watching import Record, Watch, lookups_quiet, watched
 
 # never called: their parent uses them
 CONTAINERS = (nn.ParameterDict, nn.ParameterList, nn.ModuleDict, nn.ModuleList)
@@ -54,8 +54,8 @@ def capture(
         lower: what the passes run in, by autocast; the factors are made and kept in the weights' own
             precision all the same.
 
-    Cost: one forward pass, c backward passes without weight gradients. Memory: (1 + c) times the linear
-    layers' activations.
+    Cost: one forward pass, and c backward passes without weight gradients, down to the lowest parameter that
+    counts. Memory: (1 + c) times the activations of the linear layers that count.
 
     Raises:
         BatchAxisLostError: a module that runs without the batch axis, in a batch of several texts.
@@ -75,11 +75,13 @@ def capture(
             prepare(batch)
     watch = Watch(count)
     parameters = [trainable[name] for name in direct]
+    owners = _owners(model, ruled, at_module)
     with (
         frozen(model, parameters),
         torch.enable_grad(),
-        watched(_owners(model, ruled, at_module), watch),
-        relative_positions_watched(model, watch),
+        watched(owners, watch),
+        lookups_quiet(model, owners, watch),
+        relative_positions_watched(model, watch, names),
     ):
         with autocast(device, lower):
             logits = model(batch)
@@ -147,18 +149,15 @@ def _owned(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _owners(model: nn.Module, ruled: set[nn.Parameter], at_module: set[nn.Parameter]) -> set[nn.Module]:
-    """Return the modules to watch: of parameters that count, and every lookup, for gradients start there."""
+    """Return the modules to watch: those with parameters that count. Gradients start at the lowest of them."""
     biases = {m.relative_attention_bias for m in model.modules() if is_bias_owner(m)}
     owners: set[nn.Module] = set()
     for module in model.modules():
         if isinstance(module, CONTAINERS) or module in biases:
             continue
-        if isinstance(module, nn.Embedding):
+        covered = at_module if rule_of(module) is None else at_module | ruled
+        if any(parameter in covered for parameter in _owned(module)):
             owners.add(module)
-        else:
-            covered = at_module if rule_of(module) is None else at_module | ruled
-            if any(parameter in covered for parameter in _owned(module)):
-                owners.add(module)
     return owners
 
 

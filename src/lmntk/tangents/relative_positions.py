@@ -14,7 +14,7 @@ part, two for each of its tokens at most.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -49,14 +49,17 @@ def is_distance_owner(module: nn.Module) -> bool:
 
 
 @contextmanager
-def relative_positions_watched(model: nn.Module, watch: Watch) -> Iterator[None]:
-    """Give relative positions a batch axis, and keep their tables' records, while the body runs."""
+def relative_positions_watched(
+    model: nn.Module, watch: Watch, counted: Collection[nn.Parameter]
+) -> Iterator[None]:
+    """Give relative positions a batch axis, and keep the records of tables that count, while the body runs."""
     with ExitStack() as stack:
         for module in model.modules():
             if is_bias_owner(module):
-                _watch_bias(module, watch, stack)
+                if module.relative_attention_bias.weight in counted:
+                    _watch_bias(module, watch, stack)
             elif is_distance_owner(module):
-                _watch_distances(module, watch, stack)
+                _watch_distances(module, watch, stack, module.rel_embeddings.weight in counted)
             elif is_disentangled(module):
                 _watch_disentangled(module, watch, stack)
         yield
@@ -91,7 +94,7 @@ def _watch_bias(module: Any, watch: Watch, stack: ExitStack) -> None:
     _replace(module, "compute_bias", compute_bias, stack)
 
 
-def _watch_distances(encoder: Any, watch: Watch, stack: ExitStack) -> None:
+def _watch_distances(encoder: Any, watch: Watch, stack: ExitStack, counts: bool) -> None:
     """Make ``get_rel_embedding`` hand on rows [n, r, i], as if every example had looked them up."""
     table = encoder.rel_embeddings
     original = encoder.get_rel_embedding
@@ -118,8 +121,10 @@ def _watch_distances(encoder: Any, watch: Watch, stack: ExitStack) -> None:
         outwards = torch.argsort((rows - half).abs(), stable=True)
         ids = rows[outwards].to(table.weight.device)
         values = table.weight[ids].expand(watch.count, -1, -1)
-        record = Record(table, (ids.expand(watch.count, -1),), {}, [values.detach()])
-        handed = watch.add(record, [values])[0].index_select(1, torch.argsort(outwards).to(ids.device))
+        if counts:
+            record = Record(table, (ids.expand(watch.count, -1),), {}, [values.detach()])
+            (values,) = watch.add(record, [values])
+        handed = values.index_select(1, torch.argsort(outwards).to(ids.device))
         with ExitStack() as hooks:
             for child in encoder.children():
                 hooks.callback(child.register_forward_pre_hook(_swapping(table.weight, handed)).remove)

@@ -1,12 +1,13 @@
 """A forward pass watched: what goes into each module that owns parameters, and the gradient at its output.
 
-No parameter asks for a gradient. The first outputs on every path do (mostly the embeddings'), so autograd
-runs the input half of the backward pass alone and builds no weight gradient.
+No parameter asks for a gradient. The first outputs on every path that are watched do (the embeddings', where all
+parameters count), so autograd runs the input half of the backward pass alone, builds no weight gradient, and
+goes no deeper than to the lowest parameter that counts: below it the forward pass leaves no graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -146,13 +147,10 @@ def _keeper(watch: Watch) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any
     def keep(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> Any:
         if not torch.is_grad_enabled():  # autograd does not come here
             return output
-        flat, structure = tree_flatten(output)
+        flat, structure = tree_flatten(_for_every_example(module, output, watch.count))
         indices = [
             index for index, each in enumerate(flat) if isinstance(each, Tensor) and each.is_floating_point()
         ]
-        # one lookup broadcast over the batch
-        if isinstance(module, nn.Embedding) and flat[0].shape[0] == 1 < watch.count:
-            flat[0] = flat[0].expand(watch.count, *flat[0].shape[1:])
         outputs = [flat[index] for index in indices]
         inputs, keys = tree_flatten((arguments, keywords))
         plain = tree_unflatten([each.detach() if isinstance(each, Tensor) else each for each in inputs], keys)
@@ -162,3 +160,27 @@ def _keeper(watch: Watch) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any
         return tree_unflatten(flat, structure)
 
     return keep
+
+
+@contextmanager
+def lookups_quiet(model: nn.Module, watched_ones: Collection[nn.Module], watch: Watch) -> Iterator[None]:
+    """Let no lookup that is not watched start a path while the body runs, though it asks for a gradient itself.
+
+    Some do when gradient checkpointing or an adapter is prepared. What comes after them needs the batch axis all the same.
+    """
+
+    def quieten(module: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
+        output = _for_every_example(module, output, watch.count)
+        return output.detach() if isinstance(output, Tensor) and output.is_leaf else output
+
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, nn.Embedding) and module not in watched_ones:
+                stack.callback(module.register_forward_hook(quieten).remove)
+        yield
+
+
+def _for_every_example(module: nn.Module, output: Any, count: int) -> Any:
+    """Return the output of a module; of one lookup that is broadcast over the batch, each example's own."""
+    is_shared = isinstance(module, nn.Embedding) and isinstance(output, Tensor) and output.shape[0] == 1 < count
+    return output.expand(count, *output.shape[1:]) if is_shared else output
