@@ -23,7 +23,7 @@ from lmntk.experiment.steps import kernels as kernel_steps
 from lmntk.experiment.steps import solve as solving
 from lmntk.kernels.kernel import Kernel
 from lmntk.reports import page
-from lmntk.system.kept import load_arrays
+from lmntk.system.kept import load_arrays, read_record, write_record
 from lmntk.tasks import read_jsonl
 
 
@@ -219,6 +219,25 @@ def test_a_rerun_computes_nothing_again(values):
     progress = Counting()
     assert run(make_experiment(values), progress) == json.loads(json.dumps(first))
     assert progress.found == (8, 8) and progress.streams == [] and progress.splits == []
+
+
+@pytest.mark.parametrize("keep_kernels", [True, False])
+def test_rows_that_an_earlier_lmntk_did_not_know_come_from_kept_logits(values, monkeypatch, keep_kernels):
+    """Nothing else is computed, and results without kept logits stay as they are."""
+    small = values | {"modes": ["prompt"], "k": [2], "formulas": ["sgd"], "keep_kernels": keep_kernels}
+    new = run(make_experiment(small))
+    for path in (values["out"] / "splits").glob("*.json"):
+        content = read_record(path)
+        content["rows"] = [row for row in content["rows"] if row["method"] not in BASELINES[1:]]
+        content["predictions"] = {row["method"]: content["predictions"][row["method"]] for row in content["rows"]}
+        write_record(path, content)
+    for name in ("solve_split", "logits_of", "kernels_of"):
+        monkeypatch.setattr(solving, name, lambda *a, name=name, **k: pytest.fail(name))
+    progress = Counting()
+    rows = run(make_experiment(small), progress)
+    old = [row for row in new if row["method"] not in BASELINES[1:]]
+    assert rows == json.loads(json.dumps(new if keep_kernels else old)) and progress.found == (2, 2)
+    assert len(list(csv.DictReader((values["out"] / "results.csv").open()))) == len(rows)
 
 
 def test_another_solver_uses_the_kernels_that_are_there(values):

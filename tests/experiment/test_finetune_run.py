@@ -269,14 +269,14 @@ def test_a_cell_whose_trainings_all_diverge_is_marked(values):
         )
     )
     assert (
-        rows[1]["method"] == "sgd fine-tuning"
-        and rows[1]["test"] is None
-        and rows[1]["dev"] is None
-        and rows[1]["setting"] == {}
+        rows[3]["method"] == "sgd fine-tuning"
+        and rows[3]["test"] is None
+        and rows[3]["dev"] is None
+        and rows[3]["setting"] == {}
     )
     assert record(values)["chosen"] is None and record(values)["predictions"] == []
     table = list(csv.DictReader((values["out"] / "results.csv").open()))
-    assert table[1]["test"] == "" and len(table) == 4
+    assert table[3]["test"] == "" and len(table) == (3 + 1) + (1 + 1)
     assert re.search(
         r"\| 2 \| prompt \| sgd fine-tuning \| diverged \|", (values["out"] / "summary.md").read_text()
     )
@@ -411,7 +411,7 @@ def test_every_kind_of_model_is_fine_tuned(values, model, tmp_path, kind):
             changed(values | {"model": str(folder), "own_tasks": [task], "modes": modes}, linearized=True)
         )
     )
-    assert len(rows) == 3 * len(modes) and all(row["test"] is not None for row in rows)
+    assert len(rows) == 3 * len(modes) + 2 * ("prompt" in modes) and all(row["test"] is not None for row in rows)
     trained = record(values, split=f"films-k2-seed13-{modes[0]}")["trained"]
     assert (trained < 1000) == (kind == "adapter")  # of an adapter its own parameters
 
