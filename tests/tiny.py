@@ -227,6 +227,9 @@ def _bert_config(tokenizer: PreTrainedTokenizerFast, **settings: Any) -> BertCon
     )
 
 
+BASELINES = ("zero-shot", "zero-shot, centred", "zero-shot, threshold fitted")  # of a run of a prompt
+
+
 def _byte_pairs(specials: list[str]) -> tuple[dict[str, int], list[tuple[str, ...]]]:
     """Returns vocabulary and merges in which every word of ``WORDS`` is a token, with a space before it and without."""
     backend = Tokenizer(models.BPE())

@@ -231,9 +231,10 @@ def test_accuracy_is_that_of_a_plain_computation(folder, check):
     centred = [
         int(difference > middle) == label for difference, label in zip(differences, labels, strict=True)
     ]
-    assert found["accuracy_with_the_median_as_threshold"] == pytest.approx(sum(centred) / 24)
+    biased = found["accuracy_with_the_median_over_the_scored_texts_as_threshold"]
+    assert biased == pytest.approx(sum(centred) / 24)
     assert (found["commonest_class"], found["texts"]) == (0.5, 24)
-    assert "; with the median of these texts as threshold " in found["line"]
+    assert "; with the median over these same 24 texts as threshold, which is no result, " in found["line"]
 
 
 def test_no_accuracy_without_labels(folder, check):

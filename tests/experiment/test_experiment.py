@@ -13,7 +13,7 @@ import pytest
 import torch
 from kept import kept_at
 from sklearn.linear_model import LogisticRegression
-from tiny import films, write_model, write_rows
+from tiny import BASELINES, films, write_model, write_rows
 from transformers import AutoModel, AutoTokenizer
 
 from lmntk.errors import UserError
@@ -23,7 +23,7 @@ from lmntk.experiment.steps import kernels as kernel_steps
 from lmntk.experiment.steps import solve as solving
 from lmntk.kernels.kernel import Kernel
 from lmntk.reports import page
-from lmntk.system.kept import load_arrays
+from lmntk.system.kept import load_arrays, read_record, write_record
 from lmntk.tasks import read_jsonl
 
 
@@ -73,11 +73,11 @@ def test_a_run_writes_tidy_results_kernels_and_predictions(values):
     assert progress.amount == pytest.approx(progress.total)  # the bar ends at 100 %
     methods = {(row["mode"], row["method"]) for row in rows}
     kernel_methods = {"sgd ridge", "signgd ridge", "asigngd asym"}
-    assert methods == {("prompt", m) for m in kernel_methods | {"zero-shot"}} | {
+    assert methods == {("prompt", m) for m in kernel_methods | set(BASELINES)} | {
         ("head", m) for m in kernel_methods | {"linear probe"}
     }
     table = list(csv.DictReader((out / "results.csv").open()))
-    assert len(table) == len(rows) == 8 * 4
+    assert len(table) == len(rows) == 4 * (3 + 3) + 4 * (1 + 3)
     assert all(0 <= float(line["test"]) <= 1 and float(line["dev"]) >= 0 for line in table)
     kernel = Kernel.load(kept_at(out / "kernels" / "films-k4-seed13-prompt") / "test-asigngd.safetensors")
     assert kernel.values.shape == kernel.flipped.shape == (8, 1, 20, 1)
@@ -89,8 +89,8 @@ def test_a_run_writes_tidy_results_kernels_and_predictions(values):
     logits, _ = load_arrays(kept_at(out / "kernels" / "films-k4-seed13-prompt") / "logits.safetensors")
     assert logits["test"].shape == (20, 1)
     lines = kept_at(out / "predictions" / "films-k4-seed13-prompt.tsv").read_text().splitlines()
-    assert lines[0].split("\t") == ["row", "label", "zero-shot", "sgd ridge", "signgd ridge", "asigngd asym"]
-    right = np.mean([line.split("\t")[1] == line.split("\t")[3] for line in lines[1:]])
+    assert lines[0].split("\t") == ["row", "label", *BASELINES, "sgd ridge", "signgd ridge", "asigngd asym"]
+    right = np.mean([line.split("\t")[1] == line.split("\t")[5] for line in lines[1:]])
     sgd = next(
         r
         for r in rows
@@ -126,7 +126,7 @@ def test_what_other_formulas_reached_stays_beside_what_is_asked_for(values, monk
     rows = run(make_experiment(small | {"formulas": ["sgd", "asigngd"]}))
     every = methods()
     assert (
-        list(every) == ["zero-shot", "sgd ridge", "asigngd asym", "signgd ridge"]
+        list(every) == [*BASELINES, "sgd ridge", "asigngd asym", "signgd ridge"]
         and every["signgd ridge"] == first["signgd ridge"]
     )
     assert [row["method"] for row in rows] == list(every)
@@ -142,7 +142,7 @@ def test_what_other_formulas_reached_stays_beside_what_is_asked_for(values, monk
         run(make_experiment(small))
     assert methods() == every
     run(make_experiment(small | {"formulas": ["sgd"], "dtype": "float64"}))
-    assert list(methods()) == ["zero-shot", "sgd ridge"]
+    assert list(methods()) == [*BASELINES, "sgd ridge"]
     assert len(list((values["out"] / "splits").glob("*.json"))) == 2  # the others' lie beside
 
 
@@ -186,7 +186,7 @@ def test_a_run_without_the_libraries_of_the_page_says_so_and_ends_well(values, m
 
     monkeypatch.setattr(page, "NEEDED", ("no_such_library",))
     rows = run(make_experiment(values | {"k": [2], "seeds": [13], "modes": ["prompt"]}), Noting())
-    assert len(rows) == 4 and not (values["out"] / "report.html").exists()
+    assert len(rows) == 3 + 3 and not (values["out"] / "report.html").exists()
     assert any("no_such_library missing; pip install 'lmntk[report]'" in line for line in Noting.notes)
 
 
@@ -221,6 +221,25 @@ def test_a_rerun_computes_nothing_again(values):
     assert progress.found == (8, 8) and progress.streams == [] and progress.splits == []
 
 
+@pytest.mark.parametrize("keep_kernels", [True, False])
+def test_rows_that_an_earlier_lmntk_did_not_know_come_from_kept_logits(values, monkeypatch, keep_kernels):
+    """Nothing else is computed, and results without kept logits stay as they are."""
+    small = values | {"modes": ["prompt"], "k": [2], "formulas": ["sgd"], "keep_kernels": keep_kernels}
+    new = run(make_experiment(small))
+    for path in (values["out"] / "splits").glob("*.json"):
+        content = read_record(path)
+        content["rows"] = [row for row in content["rows"] if row["method"] not in BASELINES[1:]]
+        content["predictions"] = {row["method"]: content["predictions"][row["method"]] for row in content["rows"]}
+        write_record(path, content)
+    for name in ("solve_split", "logits_of", "kernels_of"):
+        monkeypatch.setattr(solving, name, lambda *a, name=name, **k: pytest.fail(name))
+    progress = Counting()
+    rows = run(make_experiment(small), progress)
+    old = [row for row in new if row["method"] not in BASELINES[1:]]
+    assert rows == json.loads(json.dumps(new if keep_kernels else old)) and progress.found == (2, 2)
+    assert len(list(csv.DictReader((values["out"] / "results.csv").open()))) == len(rows)
+
+
 def test_another_solver_uses_the_kernels_that_are_there(values):
     values["modes"] = ["prompt"]
     run(make_experiment(values))
@@ -229,7 +248,7 @@ def test_another_solver_uses_the_kernels_that_are_there(values):
     assert progress.streams == [] and len(progress.splits) == 4
     solved = {"sgd svc", "signgd svc"}
     assert {row["method"] for row in rows} == {
-        "zero-shot",
+        *BASELINES,
         "sgd ridge",
         "signgd ridge",
         "asigngd asym",

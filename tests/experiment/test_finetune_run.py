@@ -11,6 +11,7 @@ import torch
 import transformers as hf
 from kept import kept_at, latest_at
 from tiny import (
+    BASELINES,
     films,
     write_adapter,
     write_classifier,
@@ -107,10 +108,10 @@ def test_fine_tuning_alone_computes_no_kernel(values, monkeypatch):
     arms = [
         f"{optimizer} fine-tuning{kind}" for optimizer in ("sgd", "adamw") for kind in ("", " (linearized)")
     ]
-    for mode, name in (("prompt", "zero-shot"), ("head", "linear probe")):
+    for mode, names in (("prompt", BASELINES), ("head", ["linear probe"])):
         for seed in (13, 21):
             assert [row["method"] for row in rows if (row["mode"], row["seed"]) == (mode, seed)] == [
-                name,
+                *names,
                 *arms,
             ]
     assert (
@@ -119,7 +120,7 @@ def test_fine_tuning_alone_computes_no_kernel(values, monkeypatch):
         and progress.steps == progress.total == 16 * 2 * 4
     )
     table = list(csv.DictReader((out / "results.csv").open()))
-    assert len(table) == len(rows) == 20 and {line["solver"] for line in table} == {"", "fine-tuning"}
+    assert len(table) == len(rows) == 2 * (3 + 1) + 4 * 4 and {line["solver"] for line in table} == {"", "fine-tuning"}
     assert not (out / "kernels").exists() and not (out / "scratch").exists()
     found = record(values)
     assert (
@@ -141,9 +142,9 @@ def test_fine_tuning_alone_computes_no_kernel(values, monkeypatch):
     lines = [
         line.split("\t") for line in kept_at(out / "predictions" / f"{CELL}.tsv").read_text().splitlines()
     ]
-    assert lines[0] == ["row", "label", "zero-shot", *arms]
-    assert [int(line[3]) for line in lines[1:]] == found["predictions"]
-    assert sum(line[1] == line[3] for line in lines[1:]) / 12 == pytest.approx(found["test"])
+    assert lines[0] == ["row", "label", *BASELINES, *arms]
+    assert [int(line[5]) for line in lines[1:]] == found["predictions"]
+    assert sum(line[1] == line[5] for line in lines[1:]) / 12 == pytest.approx(found["test"])
     assert "sgd fine-tuning (linearized)" in (out / "summary.md").read_text()
 
 
@@ -162,7 +163,7 @@ def test_an_arm_is_added_to_a_finished_run_and_leaves_its_kernels_alone(values, 
     after = run(make_experiment(kernels | {"finetune": ["sgd"]}))
     assert after[:-1] == json.loads(json.dumps(before)) and after[-1]["method"] == "sgd fine-tuning"
     title = kept_at(values["out"] / "predictions" / f"{CELL}.tsv").read_text().splitlines()[0]
-    assert title.split("\t") == ["row", "label", "zero-shot", "sgd ridge", "asigngd asym", "sgd fine-tuning"]
+    assert title.split("\t") == ["row", "label", *BASELINES, "sgd ridge", "asigngd asym", "sgd fine-tuning"]
     no_training(monkeypatch)
     assert run(make_experiment(kernels)) == after  # without the flag, what was trained stays in the table
     assert run(make_experiment(values)) == after  # and fine-tuning alone finds what there is
@@ -172,7 +173,7 @@ def test_kernels_are_added_to_a_finished_fine_tuning(values, monkeypatch):
     run(make_experiment(values))
     no_training(monkeypatch)
     rows = run(make_experiment(values | {"formulas": ["sgd"], "groups": True}))
-    assert [row["method"] for row in rows] == ["zero-shot", "sgd ridge", "sgd fine-tuning"]
+    assert [row["method"] for row in rows] == [*BASELINES, "sgd ridge", "sgd fine-tuning"]
     assert "sgd fine-tuning" in (values["out"] / "results.csv").read_text()
 
 
@@ -188,7 +189,7 @@ def test_a_changed_setting_trains_anew(values, change):
     progress = Watching()
     run(make_experiment(changed(values, **change)), progress)
     assert len(progress.begun) == 1 and record(values)["key"] != before["key"]
-    assert [row["method"] for row in table_of(values)] == ["zero-shot", "sgd fine-tuning"]
+    assert [row["method"] for row in table_of(values)] == [*BASELINES, "sgd fine-tuning"]
 
 
 def test_other_texts_or_weights_train_anew(values, tmp_path):
@@ -198,7 +199,7 @@ def test_other_texts_or_weights_train_anew(values, tmp_path):
     write_rows(tmp_path / "test.jsonl", 12, offset=3)
     run(make_experiment(values), progress)
     assert len(progress.begun) == 2
-    assert [row["method"] for row in table_of(values)] == ["zero-shot", "sgd fine-tuning"]
+    assert [row["method"] for row in table_of(values)] == [*BASELINES, "sgd fine-tuning"]
 
 
 def test_an_interrupted_run_goes_on_in_the_middle_of_a_training(values, tmp_path):
@@ -268,14 +269,14 @@ def test_a_cell_whose_trainings_all_diverge_is_marked(values):
         )
     )
     assert (
-        rows[1]["method"] == "sgd fine-tuning"
-        and rows[1]["test"] is None
-        and rows[1]["dev"] is None
-        and rows[1]["setting"] == {}
+        rows[3]["method"] == "sgd fine-tuning"
+        and rows[3]["test"] is None
+        and rows[3]["dev"] is None
+        and rows[3]["setting"] == {}
     )
     assert record(values)["chosen"] is None and record(values)["predictions"] == []
     table = list(csv.DictReader((values["out"] / "results.csv").open()))
-    assert table[1]["test"] == "" and len(table) == 4
+    assert table[3]["test"] == "" and len(table) == (3 + 1) + (1 + 1)
     assert re.search(
         r"\| 2 \| prompt \| sgd fine-tuning \| diverged \|", (values["out"] / "summary.md").read_text()
     )
@@ -372,7 +373,7 @@ def test_subsets_have_names_of_their_own_and_stand_beside_the_whole(values, chan
     run(make_experiment(values))
     rows = run(make_experiment(changed(values, linearized=True, save_weights=True, **change)))
     assert [row["method"] for row in rows] == [
-        "zero-shot", f"sgd fine-tuning {method}", f"sgd fine-tuning {method} (linearized)", "sgd fine-tuning"
+        *BASELINES, f"sgd fine-tuning {method}", f"sgd fine-tuning {method} (linearized)", "sgd fine-tuning"
     ]  # fmt: skip
     arm = slug(f"sgd fine-tuning {method}")
     assert 0 < record(values, arm)["trained"] < record(values)["trained"]
@@ -410,7 +411,7 @@ def test_every_kind_of_model_is_fine_tuned(values, model, tmp_path, kind):
             changed(values | {"model": str(folder), "own_tasks": [task], "modes": modes}, linearized=True)
         )
     )
-    assert len(rows) == 3 * len(modes) and all(row["test"] is not None for row in rows)
+    assert len(rows) == 3 * len(modes) + 2 * ("prompt" in modes) and all(row["test"] is not None for row in rows)
     trained = record(values, split=f"films-k2-seed13-{modes[0]}")["trained"]
     assert (trained < 1000) == (kind == "adapter")  # of an adapter its own parameters
 
@@ -494,13 +495,13 @@ def test_the_command_prints_a_table(values):
     folder = kept_at(values["out"] / "finetunings" / "own-k2-seed13-prompt-signgd-fine-tuning")
     assert (folder / "weights.safetensors").is_file() and (folder / "model" / "config.json").is_file()
     rows = json.loads(CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False).stdout)
-    assert [row["method"] for row in rows] == ["zero-shot", "signgd fine-tuning"]
+    assert [row["method"] for row in rows] == [*BASELINES, "signgd fine-tuning"]
     both = [word for word in words if word != "--save"]
     both[both.index("--optimizers")], both[0] = "--finetune", "run"
     rows = json.loads(
         CliRunner().invoke(app, [*both, "--formulas", "sgd", "--json"], catch_exceptions=False).stdout
     )
-    assert [row["method"] for row in rows] == ["zero-shot", "sgd ridge", "signgd fine-tuning"]
+    assert [row["method"] for row in rows] == [*BASELINES, "sgd ridge", "signgd fine-tuning"]
     with pytest.raises(
         UserError, match="--steps is of fine-tuning, and nothing is trained; add --finetune sgd"
     ):

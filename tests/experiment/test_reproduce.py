@@ -7,7 +7,7 @@ import json
 
 import pytest
 from kept import kept_at
-from tiny import write_model, write_rows
+from tiny import BASELINES, write_model, write_rows
 from typer.testing import CliRunner
 
 from lmntk.bundled.experiments import path_of, titles
@@ -68,7 +68,7 @@ def test_one_that_is_cut_to_size_runs_to_its_verdicts(places, tmp_path):
     words = ["reproduce", "main", *places, "--tasks", "sst-2,mr", "--out", str(tmp_path / "out"), *SMALL]
     found = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
     methods = [
-        "zero-shot",
+        *BASELINES,
         "sgd ridge",
         "signgd ridge",
         "asigngd asym",

@@ -89,6 +89,7 @@ def check_accuracy(model: LogitModel, batches: Sequence[Batch], labels: Sequence
     )
     if model.outputs == 1:
         centred = (logits[:, 0] > logits[:, 0].median()).long()
-        details["accuracy_with_the_median_as_threshold"] = score("accuracy", truth, centred.tolist())
-        line += f"; with the median of these texts as threshold {100 * details['accuracy_with_the_median_as_threshold']:.1f} %"
+        biased = score("accuracy", truth, centred.tolist())
+        details["accuracy_with_the_median_over_the_scored_texts_as_threshold"] = biased
+        line += f"; with the median over these same {len(truth)} texts as threshold, which is no result, {100 * biased:.1f} %"
     return Finding(ACCURACY.name, "fine", line, details)

@@ -37,6 +37,7 @@ class Solvable:
         kernels: by (side, formula).
         logits: [n, c] by side, before training; empty where there are none.
         labels: class numbers by side.
+        is_classifier: the logits are of the model's own head.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Solvable:
     kernels: Mapping[tuple[str, str], Kernel]
     logits: Mapping[str, Array]
     labels: Mapping[str, Sequence[int]]
+    is_classifier: bool = False
 
     @property
     def formulas(self) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from lmntk.runs.earlier import is_earlier, kernel_folders_of, reading, records_o
 from lmntk.runs.records import FINE_TUNING, SplitResults
 from lmntk.runs.split import SIDES
 from lmntk.runs.store import LOGITS, Store
-from lmntk.solvers.outcome import BASELINES, baseline, methods_of, solve_split
+from lmntk.solvers.baselines import OWN_HEAD, baselines, names_of
+from lmntk.solvers.outcome import methods_of, solve_split
 from lmntk.system.hashing import short
 from lmntk.system.kept import load_arrays
 from lmntk.system.notices import say
@@ -53,9 +54,8 @@ def solve_folder(
             for method in methods
         ]
         if solvable.logits:
-            outcomes.insert(
-                0, baseline(BASELINES[solvable.mode], solvable.metric, solvable.logits, solvable.labels)
-            )
+            names = names_of(solvable.mode, solvable.is_classifier)
+            outcomes = [*baselines(names, solvable.metric, solvable.logits, solvable.labels), *outcomes]
         sizes = {f"{side}_texts": len(solvable.labels[side]) for side in SIDES}
         rows += [
             {"split": solvable.name, "mode": solvable.mode, **outcome.as_row(), **sizes}
@@ -157,7 +157,8 @@ def _solvable(store: Store, record: SplitResults, name: str, formulas: Sequence[
             f"kernels: the logits of {record.name} are of another run than its kernels; run it again, or delete {str(folder)!r}"
         )
     row = record.rows[0]
-    return Solvable(name, row.mode, row.metric, kernels, logits, labels)
+    is_classifier = row.method == OWN_HEAD
+    return Solvable(name, row.mode, row.metric, kernels, logits, labels, is_classifier)
 
 
 def _check_missing(

@@ -11,7 +11,7 @@ from lmntk.solvers.selection import aggregate
 
 AXIS = {"accuracy": "test accuracy (%)", "f1": "test F1 of class 1 (x 100)"}
 
-LONGEST = 26  # characters of a method's name that leave half of the width to the plot
+LONGEST = 27  # characters of a method's name that leave half of the width to the plot
 
 
 def accuracy_plot(identity: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Plot:

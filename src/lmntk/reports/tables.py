@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmntk.reports.results import METRIC_NAMES
+from lmntk.solvers.baselines import BASELINE_NAMES
 from lmntk.solvers.selection import Summary, aggregate
 
-BASELINE_NAMES = ("zero-shot", "linear probe", "own head")
 DIVERGED = "diverged"
 
 

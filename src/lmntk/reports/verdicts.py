@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmntk.diagnosis.over_splits import task_verdict
-from lmntk.reports.tables import BASELINE_NAMES, ordered_methods
+from lmntk.reports.tables import ordered_methods
+from lmntk.solvers.baselines import BASELINE_NAMES
 from lmntk.solvers.selection import Summary, aggregate
 
 TESTS = ("solves", "linearization", "fixed features")
@@ -276,7 +277,7 @@ def reached(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> lis
         }
         before = next((method for method in means if method in BASELINE_NAMES), None)
         trained = [method for method in means if "fine-tuning" in method]
-        kernels = [method for method in means if method not in (before, *trained)]
+        kernels = [method for method in means if method not in (*BASELINE_NAMES, *trained)]
         parts = []
         for name, methods in (("the kernels reach", kernels), ("fine-tuning reaches", trained)):
             if methods:

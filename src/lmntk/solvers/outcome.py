@@ -18,8 +18,6 @@ from lmntk.solvers.linear_form import LinearForm
 from lmntk.solvers.selection import predict_labels, select_on_dev
 from lmntk.tasks.metrics import score
 
-BASELINES = {"prompt": "zero-shot", "head": "linear probe"}
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -46,27 +44,6 @@ class Outcome:
         """Return what stands in the table of results, as plain data."""
         left_out = ("predictions", "linear", "dev_decisions")
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
-
-
-def baseline(
-    name: str, metric: str, logits: Mapping[str, np.ndarray], labels: Mapping[str, Sequence[int]]
-) -> Outcome:
-    """Return the outcome of the model before its training.
-
-    In prompt mode that is zero-shot, in head mode the linear probe or its own head.
-    """
-    dev, test = (predict_labels(logits[part]) for part in ("dev", "test"))
-    return Outcome(
-        method=name,
-        formula="",
-        solver="",
-        metric=metric,
-        dev=score(metric, labels["dev"], dev.tolist()),
-        test=score(metric, labels["test"], test.tolist()),
-        setting={},
-        notes=(),
-        predictions=tuple(int(label) for label in test),
-    )
 
 
 def methods_of(formulas: Sequence[str], solvers: Sequence[str] | None) -> list[tuple[str, str]]:

@@ -23,13 +23,14 @@ from lmntk.prediction.files import is_predictor, save_predictor
 from lmntk.prediction.predictor import DecisionRule, Predictor, fit_sharpness, limits_of
 from lmntk.runs.records import Row, SplitResults
 from lmntk.runs.split import SIDES, Split
-from lmntk.solvers.outcome import BASELINES, Outcome, baseline, solve_split
+from lmntk.solvers.baselines import baselines, names_of
+from lmntk.solvers.outcome import Outcome, solve_split
 from lmntk.system.hashing import versions
 from lmntk.system.memory import return_freed
 
 
 class Solve:
-    """Solve the kernels of every split; without a formula only the baseline is scored."""
+    """Solve the kernels of every split; without a formula only the baselines are scored."""
 
     def of(self, shared: SharedModel) -> list[Job]:
         """Return one job a split."""
@@ -59,10 +60,12 @@ class Solve:
     def do(self, shared: SharedModel, jobs: Sequence[Job]) -> Iterator[Job]:
         """Compute and solve the kernels of the splits; kernels that are there with the right key are not computed."""
         session, task, splits = shared.session, shared.task, [job.split for job in jobs]
+        for split in shared.splits:
+            _add_baselines(shared, split)
         if not session.methods:
             for job in jobs:
                 logits = _logits(shared, job.split)
-                keep_results(shared, job.split, [_baseline(shared, job.split, logits)], [])
+                keep_results(shared, job.split, _baselines(shared, job.split, logits), [])
                 yield job
             return
         if not jobs:
@@ -83,7 +86,7 @@ class Solve:
             logits, outcomes, saved = _with_predictors(
                 shared, job.split, logits, outcomes, has_test="test" in sides
             )
-            keep_results(shared, job.split, [_baseline(shared, job.split, logits), *outcomes], saved)
+            keep_results(shared, job.split, [*_baselines(shared, job.split, logits), *outcomes], saved)
             yield job
 
     def end(self, shared: SharedModel, was_done: bool) -> None:
@@ -136,7 +139,7 @@ def keep_results(
     Args:
         shared: the split's model.
         split: whose results they are.
-        outcomes: of the baseline and of the methods that were asked for.
+        outcomes: of the baselines and of the methods that were asked for.
         predictors: names of the folders in ``models/`` that were saved of them.
     """
     session, task, labels = shared.session, shared.task, shared.labels(split)
@@ -181,16 +184,29 @@ def keep_results(
 
 
 def _logits(shared: SharedModel, split: Split) -> Logits:
-    """Return a split's logits on dev and test where no kernels are asked for."""
+    """Return a split's logits where no kernels are asked for."""
     session, texts = shared.session, shared.texts(split)
     pad_id, batch_size = session.pretrained.pad_id, session.settings.batch_size
-    return {side: logits_of(shared.model, texts[side], pad_id, batch_size).numpy() for side in SIDES[1:]}
+    return {side: logits_of(shared.model, texts[side], pad_id, batch_size).numpy() for side in SIDES}
 
 
-def _baseline(shared: SharedModel, split: Split, logits: Logits) -> Outcome:
-    is_classifier = shared.session.pretrained.kind == "classifier"
-    name = "own head" if is_classifier else BASELINES[split.mode]
-    return baseline(name, shared.task.metric, logits, shared.labels(split))
+def _baselines(shared: SharedModel, split: Split, logits: Logits) -> list[Outcome]:
+    return baselines(_baseline_names(shared, split), shared.task.metric, logits, shared.labels(split))
+
+
+def _baseline_names(shared: SharedModel, split: Split) -> tuple[str, ...]:
+    return names_of(split.mode, shared.session.pretrained.kind == "classifier")
+
+
+def _add_baselines(shared: SharedModel, split: Split) -> None:
+    """Add the baselines that a split's results of an earlier lmntk lack, where its logits are kept; nothing else is computed."""
+    store, keys = shared.session.store, shared.session.keys(shared.task, split)
+    results = store.record(SplitResults, split.name, keys.results)
+    if results is None or set(_baseline_names(shared, split)) <= results.predictions.keys():
+        return
+    logits = store.logits(split, keys.kernels) or {}
+    if set(SIDES) <= logits.keys():
+        keep_results(shared, split, _baselines(shared, split, logits), [])
 
 
 def _with_predictors(
