@@ -139,7 +139,7 @@ def test_it_is_always_the_same_day(day: tuple[int, int, int], monkeypatch: pytes
     assert len(set(encoder.encode(Example("a")).ids)) > 3
     # any way to write it down
     every = " | ".join(_DATE_PARTS)
-    written = chat("gpt2", CHATML + "{{ strftime_now('" + every + "') }}").chat or ""
+    written = chat("gpt2", CHATML + "{{ strftime_now('" + every + "') }}", max_length=500).chat or ""
     assert written.removesuffix(datetime(2024, 7, 26).strftime(every)).endswith("assistant\n")
 
 
