@@ -145,13 +145,7 @@ class Assembly:
         ]
 
     def _encode_text(self, part: Text, space: Space, example: Example) -> list[int]:
-        text = example.text_a if part.field == "a" else example.text_b
-        if text is None:
-            raise UserError(
-                f"template {str(self._layout.template)!r} uses {{b}}, but the example "
-                f"{example.text_a[:40]!r} has no second text: add one, or use a template without {{b}}"
-            )
-        text = part.apply(text)
+        text = self._layout.text_of(part, example)
         return self._pieces.encode(text, space) if text else []
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from lmntk.errors import UserError
 from lmntk.prompts.assembly import USUAL_LIMITS, Assembly, Limits
+from lmntk.prompts.chat import ChatAssembly
 from lmntk.prompts.encoded_text import EncodedText
-from lmntk.prompts.label_words import LabelWords, Reduce
+from lmntk.prompts.label_words import LabelWords, Reduce, space_before
 from lmntk.prompts.layout import Layout, Reading, needed_start, prompt_layout
 from lmntk.prompts.template import Template, parse_template
 from lmntk.prompts.tokenization import PieceEncoder, Space
@@ -68,9 +69,12 @@ class PromptEncoder:
             at it.
         reduce: what stands for a label word of several tokens, "first" or "mean"; None: such a word is an
             error.
+        chat: put the prompt into the tokenizer's chat template, as the user's message; a label word is then
+            what the answer begins with, without a space before it. For "last" alone.
 
     Attributes:
         template: what the sequence is made of, without what "last" drops.
+        chat: the whole chat as text, with ``{a}`` and ``{b}`` where the texts go; None: no chat.
         label_words: as given.
         label_ids: the u token ids whose logits are needed.
         label_weights: [classes][u]; None: class c is the logit of ``label_ids[c]``.
@@ -91,7 +95,13 @@ class PromptEncoder:
         reading: Reading = "mask",
         decoder_start: int | None = None,
         reduce: Reduce | None = None,
+        chat: bool = False,
     ) -> None:
+        if chat and reading != "last":
+            raise UserError(
+                "chat: an answer comes after its question, so a chat is read by a causal model, and this model is not; "
+                "leave chat out"
+            )
         parsed = template
         if isinstance(parsed, str):
             parsed = parse_template(parsed, require_mask=reading == "mask")
@@ -102,7 +112,7 @@ class PromptEncoder:
         self.reading: Reading = reading
         self.max_length = limits.max_length
         self.text_a_limit = limits.text_a
-        self.labels = LabelWords.read(pieces, label_words, reduce)
+        self.labels = LabelWords.read(pieces, label_words, reduce, space_before(chat))
         self.label_words, self.label_ids, self.label_weights = (
             self.labels.words,
             self.labels.ids,
@@ -110,7 +120,11 @@ class PromptEncoder:
         )
         self.classes = self.labels.classes
         self._reduce = reduce
-        self._assembly = Assembly(pieces, layout, limits)
+        self._assembly: Assembly | ChatAssembly
+        self._assembly = (
+            ChatAssembly(tokenizer, pieces, layout, limits) if chat else Assembly(pieces, layout, limits)
+        )
+        self.chat = self._assembly.shown if isinstance(self._assembly, ChatAssembly) else None
         check_max_length(tokenizer, limits.max_length, self._assembly.smallest_length)
 
     @property

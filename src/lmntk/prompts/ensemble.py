@@ -30,6 +30,7 @@ class EnsembleEncoder:
     Attributes:
         encoders: as given.
         templates: one of each encoder.
+        chat: the first one's whole chat as text; None: no chat.
         max_length: the longest of the encoders'.
         label_words: theirs; so are ``label_ids``, ``label_weights``, ``classes`` and ``reading``.
 
@@ -62,6 +63,7 @@ class EnsembleEncoder:
                     f"{first.reading!r} and {encoder.reading!r}"
                 )
         self.reading: Reading = first.reading
+        self.chat = first.chat
         self.max_length = max(encoder.max_length for encoder in self.encoders)
         self.text_a_limit = first.text_a_limit
         self.uses_text_b = any(encoder.uses_text_b for encoder in self.encoders)
@@ -97,6 +99,7 @@ def make_prompt_encoder(
     reading: Reading = "mask",
     decoder_start: int | None = None,
     reduce: Reduce | None = None,
+    chat: bool = False,
 ) -> PromptEncoder | EnsembleEncoder:
     """Return the encoder of one template, or the ensemble of several.
 
@@ -115,6 +118,7 @@ def make_prompt_encoder(
             reading=reading,
             decoder_start=decoder_start,
             reduce=reduce,
+            chat=chat,
         )
         for template in written
     ]

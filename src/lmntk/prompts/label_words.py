@@ -6,6 +6,9 @@ class is a weighted sum of tokens' logits, f_c = Σ_u weights[c][u] · logit[ids
 * several words a class, written ``great|good``: the mean over the words;
 * a word of several tokens: refused, unless ``reduce`` says that its ``first`` token stands for it, or the
   ``mean`` over all of its tokens' logits (at one position: nothing is generated).
+
+Inside a sentence a word has a space before it, at the beginning of a chat's answer it has none: " great" and "great" are two
+tokens of most vocabularies.
 """
 
 from __future__ import annotations
@@ -23,7 +26,14 @@ if TYPE_CHECKING:
 
 Reduce: TypeAlias = Literal["first", "mean"]
 
+SPELLINGS = {"after a space": Space.SPACED, "at an answer's beginning": Space.GLUED}
+
 _Row: TypeAlias = Mapping[int, Fraction]  # token id -> weight; exact, so that equal classes are found
+
+
+def space_before(chat: bool) -> Space:
+    """Return what is before a label word: nothing at the beginning of a chat's answer, a space anywhere else."""
+    return Space.GLUED if chat else Space.SPACED
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +61,18 @@ class LabelWords:
         tokenizer: PreTrainedTokenizerBase | PieceEncoder,
         words: Sequence[str],
         reduce: Reduce | None = None,
+        space: Space = Space.SPACED,
     ) -> LabelWords:
         """Return the label words of the classes, in their order.
 
-        A word is encoded as it stands inside a sentence, after a space, wherever it is predicted: " great" is
-        one token of RoBERTa's, "great" another.
+        A word is encoded as it stands inside a sentence, after a space, wherever it is predicted in one: " great" is
+        one token of RoBERTa's, "great" another, which begins an answer.
 
         Args:
             tokenizer: the model's, or its pieces.
             words: one entry a class: a word, or several with ``|`` between them.
             reduce: what stands for a word of several tokens; None: such a word is an error.
+            space: what is before a word; see ``space_before``.
 
         Raises:
             UserError: for fewer than two classes, a word that is empty, unknown or of several tokens, a word
@@ -71,13 +83,14 @@ class LabelWords:
         if isinstance(words, str) or len(words) < 2:
             raise UserError(f"label words {words!r}: give one word for each class, at least two")
         pieces = tokenizer if isinstance(tokenizer, PieceEncoder) else PieceEncoder(tokenizer)
+        reader = _Reader(pieces, reduce, space)
         rows: list[_Row] = []
         for entry in words:
-            row = _class_row(pieces, entry, reduce)
+            row = reader.class_row(entry)
             if row in rows:
                 earlier = words[rows.index(row)]
                 raise UserError(
-                    f"label word {entry!r} {_sameness(pieces, earlier, entry, row, reduce)}: "
+                    f"label word {entry!r} {reader.sameness(earlier, entry, row)}: "
                     "choose a different word for each class"
                 )
             rows.append(row)
@@ -87,73 +100,110 @@ class LabelWords:
         return cls(tuple(words), ids, tuple(tuple(float(row.get(token, 0)) for token in ids) for row in rows))
 
 
-def _class_row(pieces: PieceEncoder, entry: str, reduce: Reduce | None) -> _Row:
-    """Return the weights of one class: the mean over its words' rows."""
-    words = entry.split("|")
-    if len(words) > 1 and not all(word.strip() for word in words):
-        raise UserError(
-            f"label words {entry!r} have an empty one beside '|': "
-            "write one word between two bars, such as 'great|good'"
-        )
-    row: dict[int, Fraction] = {}
-    seen: list[tuple[str, _Row]] = []
-    for word in words:
-        of_word = _word_row(pieces, word, reduce)
-        for earlier, other in seen:
-            if other == of_word:
-                same = _sameness(pieces, earlier, word, of_word, reduce)
-                raise UserError(f"label word {word!r} in {entry!r} {same}: keep one of them")
-        seen.append((word, of_word))
-        for token, weight in of_word.items():
-            row[token] = row.get(token, Fraction(0)) + weight / len(words)
-    return row
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads words one by one, by a tokenizer and the two choices that hold for all of them."""
+
+    pieces: PieceEncoder
+    reduce: Reduce | None
+    space: Space
+
+    def class_row(self, entry: str) -> _Row:
+        """Return the weights of one class: the mean over its words' rows."""
+        words = entry.split("|")
+        if len(words) > 1 and not all(word.strip() for word in words):
+            raise UserError(
+                f"label words {entry!r} have an empty one beside '|': "
+                "write one word between two bars, such as 'great|good'"
+            )
+        row: dict[int, Fraction] = {}
+        seen: list[tuple[str, _Row]] = []
+        for word in words:
+            of_word = self.word_row(word)
+            for earlier, other in seen:
+                if other == of_word:
+                    same = self.sameness(earlier, word, of_word)
+                    raise UserError(f"label word {word!r} in {entry!r} {same}: keep one of them")
+            seen.append((word, of_word))
+            for token, weight in of_word.items():
+                row[token] = row.get(token, Fraction(0)) + weight / len(words)
+        return row
+
+    def word_row(self, word: str) -> _Row:
+        """Return the weights of one word: of its token, or of its tokens as ``reduce`` has it."""
+        ids = self.tokens_of(word)
+        if len(ids) > 1 and self.reduce is None:
+            raise UserError(
+                f"label word {word!r} is {len(ids)} tokens for this tokenizer ({_listed(self.pieces, ids)}"
+                f"{self.elsewhere(word)}), not one: "
+                "choose a word that is one token, often a shorter or more common one "
+                f"(tokenizer.tokenize({self.written(word)!r}) shows a word's pieces), or pass "
+                "--label-words-reduce mean or first"
+            )
+        if self.reduce == "first":
+            return {ids[0]: Fraction(1)}
+        return {token: Fraction(ids.count(token), len(ids)) for token in ids}
+
+    def tokens_of(self, word: str) -> list[int]:
+        """Return a word's ids, one or more."""
+        stripped = word.strip()
+        if not stripped:
+            raise UserError(f"label word {word!r} is empty: choose a word that is one token")
+        ids = self.pieces.encode(stripped, self.space)
+        if self.pieces.unknown is not None and self.pieces.unknown in ids:
+            raise UserError(
+                f"label word {word!r} is not in the tokenizer's vocabulary{self.elsewhere(word)}: "
+                "choose a word that is one token"
+            )
+        if not ids:
+            raise UserError(
+                f"label word {word!r} is 0 tokens for this tokenizer (nothing), not one: "
+                "choose a word that is one token"
+            )
+        self.pieces.check_rows(ids)
+        return ids
+
+    def written(self, word: str) -> str:
+        """Return a word with what is before it."""
+        return (" " if self.space is Space.SPACED else "") + word.strip()
+
+    def elsewhere(self, word: str) -> str:
+        """Return, for an answer's word, that a space would make it another, in words for a message."""
+        if self.space is Space.SPACED:
+            return ""
+        spaced = _listed(self.pieces, self.pieces.encode(word.strip(), Space.SPACED))
+        return f" where an answer begins, with no space before it; with one {spaced}"
+
+    def sameness(self, first: str, second: str, row: _Row) -> str:
+        """Return what two entries with the same row have in common, for a message."""
+        if first.strip() == second.strip():
+            return "is given twice"
+        if (
+            self.reduce == "first"
+            and len(row) == 1
+            and len({tuple(self.tokens_of(entry)) for entry in (first, second)}) > 1
+        ):
+            [shown] = self.pieces.tokens(row)
+            return (
+                f"begins with the same token as {first!r} ({shown!r}), which stands for both unless "
+                "--label-words-reduce is mean"
+            )
+        return f"is the same token{'s' if len(row) > 1 else ''} as {first!r} for this tokenizer"
 
 
-def _word_row(pieces: PieceEncoder, word: str, reduce: Reduce | None) -> _Row:
-    ids = _tokens_of(pieces, word)
-    if len(ids) > 1 and reduce is None:
-        shown = " + ".join(repr(token) for token in pieces.tokens(ids))
-        raise UserError(
-            f"label word {word!r} is {len(ids)} tokens for this tokenizer ({shown}), not one: "
-            "choose a word that is one token, often a shorter or more common one "
-            f"(tokenizer.tokenize({' ' + word.strip()!r}) shows a word's pieces), or pass "
-            "--label-words-reduce mean or first"
-        )
-    if reduce == "first":
-        return {ids[0]: Fraction(1)}
-    return {token: Fraction(ids.count(token), len(ids)) for token in ids}
+def spellings(
+    tokenizer: PreTrainedTokenizerBase | PieceEncoder, words: Sequence[str]
+) -> dict[str, dict[str, list[str]]]:
+    """Return the tokens of every word, both "after a space" and "at an answer's beginning"; a word is not known where there are none."""
+    pieces = tokenizer if isinstance(tokenizer, PieceEncoder) else PieceEncoder(tokenizer)
+
+    def tokens(word: str, space: Space) -> list[str]:
+        ids = pieces.encode(word, space)
+        return [] if pieces.unknown in ids else pieces.tokens(ids)
+
+    every = dict.fromkeys(word.strip() for entry in words for word in entry.split("|") if word.strip())
+    return {word: {name: tokens(word, space) for name, space in SPELLINGS.items()} for word in every}
 
 
-def _tokens_of(pieces: PieceEncoder, word: str) -> list[int]:
-    stripped = word.strip()
-    if not stripped:
-        raise UserError(f"label word {word!r} is empty: choose a word that is one token")
-    ids = pieces.encode(stripped, Space.SPACED)
-    if pieces.unknown is not None and pieces.unknown in ids:
-        raise UserError(
-            f"label word {word!r} is not in the tokenizer's vocabulary: choose a word that is one token"
-        )
-    if not ids:
-        raise UserError(
-            f"label word {word!r} is 0 tokens for this tokenizer (nothing), not one: "
-            "choose a word that is one token"
-        )
-    pieces.check_rows(ids)
-    return ids
-
-
-def _sameness(pieces: PieceEncoder, first: str, second: str, row: _Row, reduce: Reduce | None) -> str:
-    """Return what two entries with the same row have in common, for a message."""
-    if first.strip() == second.strip():
-        return "is given twice"
-    if (
-        reduce == "first"
-        and len(row) == 1
-        and len({tuple(_tokens_of(pieces, entry)) for entry in (first, second)}) > 1
-    ):
-        [shown] = pieces.tokens(row)
-        return (
-            f"begins with the same token as {first!r} ({shown!r}), which stands for both unless "
-            "--label-words-reduce is mean"
-        )
-    return f"is the same token{'s' if len(row) > 1 else ''} as {first!r} for this tokenizer"
+def _listed(pieces: PieceEncoder, ids: Sequence[int]) -> str:
+    return " + ".join(repr(token) for token in pieces.tokens(ids))

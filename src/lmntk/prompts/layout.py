@@ -14,12 +14,15 @@ decoder   an encoder with a decoder (T5, BART)       the decoder, which has been
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias, get_args
 from typing import Literal as OneOf
-from typing import TypeAlias, get_args
 
 from lmntk.errors import UserError
 from lmntk.prompts.template import Literal, Mask, Template, Text
 from lmntk.prompts.tokenization import PieceEncoder
+
+if TYPE_CHECKING:
+    from lmntk.tasks.example import Example
 
 Reading: TypeAlias = OneOf["mask", "first", "last", "decoder"]
 READINGS: tuple[Reading, ...] = get_args(Reading)
@@ -50,6 +53,20 @@ class Layout:
     def has_token_types(self) -> bool:
         """A flag: token types have a meaning; GPT-2 would add them to its words, Llama refuses them."""
         return self.reading in ("mask", "first")
+
+    def text_of(self, part: Text, example: Example) -> str:
+        """Return the example's text for a place of the template, after its filters.
+
+        Raises:
+            UserError: it has none.
+        """
+        text = example.text_a if part.field == "a" else example.text_b
+        if text is None:
+            raise UserError(
+                f"template {str(self.template)!r} uses {{b}}, but the example "
+                f"{example.text_a[:40]!r} has no second text: add one, or use a template without {{b}}"
+            )
+        return part.apply(text)
 
     def read_position(self, length: int, mask_index: int | None) -> int:
         """Return the position to read in a sequence of ``length`` tokens with its mask at ``mask_index``."""

@@ -24,7 +24,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -100,21 +101,30 @@ class PieceEncoder:
         """
         if space is Space.GLUED and text.startswith(" "):
             text, space = text[1:], Space.SPACED
-        try:
+        with valid_unicode(text):
             if space is Space.GLUED and self._adds_space:
                 ids = self._encode_without_mark(text)
             else:
                 added = " " if space is Space.SPACED and not self._adds_space else ""
                 ids = self._backend.encode(added + text, add_special_tokens=False).ids
-        except (UnicodeError, TypeError) as error:
-            raise UserError(
-                f"text {text[:40]!r} is not valid Unicode (half of a surrogate pair): mend its encoding"
-            ) from error
         if self._special_ids.isdisjoint(ids):
             return ids
         stand_in = [] if self.unknown is None else [self.unknown]
         known = ([each] if each not in self._special_ids else stand_in for each in ids)
         return [each for part in known for each in part]
+
+    def ends(self, text: str) -> list[int]:
+        """Return for each token of ``text`` alone how many characters lie before its end, none of them in part.
+
+        Raises:
+            UserError: if the text is not valid Unicode.
+        """
+        with valid_unicode(text):
+            offsets = self._backend.encode(text, add_special_tokens=False).offsets
+        next_starts = [*(start for start, _ in offsets), len(text)][
+            1:
+        ]  # several tokens may share a character
+        return [min(end, start) for (_, end), start in zip(offsets, next_starts, strict=True)]
 
     def check_rows(self, ids: Sequence[int]) -> None:
         """Refuse an id that the network has no row for.
@@ -162,6 +172,17 @@ class PieceEncoder:
             prefix = tuple(token for token in (tokenizer.cls_token_id,) if token is not None)
             suffix = tuple(token for token in (tokenizer.sep_token_id,) if token is not None)
         return prefix, suffix
+
+
+@contextmanager
+def valid_unicode(text: str) -> Iterator[None]:
+    """Turn what tokenizers raise about a text that is no valid Unicode into a ``UserError``."""
+    try:
+        yield
+    except (UnicodeError, TypeError) as error:
+        raise UserError(
+            f"text {text[:40]!r} is not valid Unicode (half of a surrogate pair): mend its encoding"
+        ) from error
 
 
 def _without_special_strings(settings: dict[str, Any], special: set[str], unknown: str | None) -> Tokenizer:
