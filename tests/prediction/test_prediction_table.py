@@ -147,5 +147,7 @@ def test_the_ending_tells_the_format(target: str, kind: type) -> None:
 
 @pytest.mark.parametrize("target", ["a", "a.xlsx", "a.parquet", "a.csv.gz"])
 def test_an_ending_of_no_format_is_refused(target: str) -> None:
-    with pytest.raises(UserError, match=rf"out: .* '{target}' from its ending; use one of .csv, .tsv, .jsonl"):
+    with pytest.raises(
+        UserError, match=rf"out: .* '{target}' from its ending; use one of .csv, .tsv, .jsonl"
+    ):
         writer_for(target)

@@ -108,7 +108,7 @@ def predict_file(
 
 
 def _check_target(target: str, source: str) -> None:
-    """Refuse to write over a folder, or the input.
+    """Refuse to write over a folder or the input, or into what is no folder.
 
     Raises:
         UserError: so it would.
@@ -120,6 +120,9 @@ def _check_target(target: str, source: str) -> None:
         raise UserError(f"out: {target!r} is a folder; name a file")
     if source != STANDARD and path.is_file() and other.exists() and path.samefile(other):
         raise UserError(f"out: {target!r} is the input; name another file")
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise UserError(f"out: {target!r} is in {above.name!r}, which is no folder; name another file")
 
 
 def _windows(texts: TextSource, size: int) -> Iterator[Window]:

@@ -21,6 +21,7 @@ SAVED_SPLIT, SAVED_SPLITS = "state.json", "dataset_dict.json"
 
 _NEED = "needs {}; install it with pip install 'lmntk[data]'"
 _FLOAT_LENGTH = 15
+_ROWS = 1024  # of Parquet that are held as one
 
 
 def read_rows(
@@ -173,7 +174,7 @@ def _parquet_file(path: Path) -> Iterator[Any]:
 
 def _parquet_rows(file: Any, path: Path) -> Iterator[Row]:
     number = 0
-    for batch in file.iter_batches():
+    for batch in file.iter_batches(_ROWS):
         for record in batch.to_pylist():
             number += 1
             yield Row(f"{path} row {number}", record)
