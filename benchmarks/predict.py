@@ -23,7 +23,8 @@ from scaling import QUICK, Problem, network, texts_of
 
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.state import frozen
-from lmntk.prediction.predictor import PassLimits, Predictor
+from lmntk.prediction.limits import PassLimits
+from lmntk.prediction.predictor import Predictor
 from lmntk.prediction.stream import WINDOW
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.system.memory import resident

@@ -23,7 +23,8 @@ from lmntk.experiment.configuration.reading import make_text_kernels
 from lmntk.experiment.kernel_files import kernels_of_texts
 from lmntk.experiment.run import run
 from lmntk.experiment.solve_folder import solve_folder
-from lmntk.prediction.files import WantedPredictor, find_predictor, load_predictor
+from lmntk.prediction.description import WantedPredictor, find_predictor
+from lmntk.prediction.files import load_predictor
 from lmntk.runs.reading import read_run
 from lmntk.system import kept
 from lmntk.system.progress import Silent

@@ -133,7 +133,7 @@ def test_a_run_computes_anew_beside_it_and_says_so(archive, facts, folder):
     "arguments",
     [
         ("kernel", "--factors", "kernel/scratch", "--out", "other"),
-        ("predict", "--model-dir", "saved", "--input", "few-test.jsonl", "--output", "out.jsonl"),
+        ("predict", "saved", "few-test.jsonl", "--out", "out.jsonl"),
     ],
 )
 def test_what_nobody_reads_any_more_is_one_line(folder, lmntk, arguments):

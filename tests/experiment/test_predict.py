@@ -135,9 +135,7 @@ def test_what_a_predictor_says_is_what_the_kernel_said(
         np.testing.assert_allclose(
             found, expected[method], rtol=0, atol=1e-5 * np.abs(expected[method]).max()
         )
-        lines = predicted(
-            lmntk, "--model-dir", tmp_path / "out", "--method", method, "--input", tmp_path / "test.jsonl"
-        )
+        lines = predicted(lmntk, tmp_path / "out", "--method", method, tmp_path / "test.jsonl")
         np.testing.assert_allclose([line["decisions"] for line in lines], found, rtol=1e-9, atol=1e-12)
         by_column = [
             line.split("\t")
@@ -221,20 +219,18 @@ def solved(models: Path, values: dict[str, Any]) -> Path:
 
 def test_what_is_no_regular_file_is_written_to_and_links_are_followed(solved, lmntk, tmp_path):
     flags = [
-        "--model-dir",
         solved,
         "--split",
         "films-k4-seed21-prompt",
         "--method",
         "sgd ridge",
-        "--input",
         tmp_path / "test.jsonl",
     ]
     whole = tmp_path / "whole.jsonl"
-    assert lmntk("predict", *flags, "--output", whole)[0] == 0
+    assert lmntk("predict", *flags, "--out", whole)[0] == 0
     (tmp_path / "real.jsonl").write_text("old")
     (tmp_path / "link.jsonl").symlink_to(tmp_path / "real.jsonl")
-    assert lmntk("predict", *flags, "--output", tmp_path / "link.jsonl")[0] == 0
+    assert lmntk("predict", *flags, "--out", tmp_path / "link.jsonl")[0] == 0
     assert (tmp_path / "link.jsonl").is_symlink() and (
         tmp_path / "real.jsonl"
     ).read_text() == whole.read_text()
@@ -242,14 +238,14 @@ def test_what_is_no_regular_file_is_written_to_and_links_are_followed(solved, lm
     read: list[str] = []
     reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()), daemon=True)
     reader.start()
-    assert lmntk("predict", *flags, "--output", tmp_path / "pipe")[0] == 0
+    assert lmntk("predict", *flags, "--out", tmp_path / "pipe")[0] == 0
     reader.join(10)
     assert read == [whole.read_text()] and (tmp_path / "pipe").is_fifo()
     writer = threading.Thread(
         target=lambda: (tmp_path / "pipe").write_text((tmp_path / "test.jsonl").read_text()), daemon=True
     )
     writer.start()
-    assert lmntk("predict", *flags[:-1], tmp_path / "pipe", "--output", tmp_path / "piped.jsonl")[0] == 0
+    assert lmntk("predict", *flags[:-1], tmp_path / "pipe", "--out", tmp_path / "piped.jsonl")[0] == 0
     writer.join(10)
     assert (tmp_path / "piped.jsonl").read_text() == whole.read_text()
 
@@ -276,7 +272,6 @@ def test_streams_of_any_kind(solved, lmntk, tmp_path, monkeypatch):
     monkeypatch.setattr("lmntk.prediction.stream.WINDOW", 2)
     texts = [json.loads(line)["text_a"] for line in (tmp_path / "test.jsonl").read_text().splitlines()]
     flags = [
-        "--model-dir",
         solved,
         "--split",
         "films-k4-seed21-prompt",
@@ -285,26 +280,25 @@ def test_streams_of_any_kind(solved, lmntk, tmp_path, monkeypatch):
         "--batch-size",
         "3",
     ]
-    whole = predicted(lmntk, *flags, "--input", tmp_path / "test.jsonl")
+    whole = predicted(lmntk, *flags, tmp_path / "test.jsonl")
     assert len(whole) == len(texts) == 20
     with gzip.open(tmp_path / "texts.jsonl.gz", "wt") as file:
         file.write("".join(json.dumps({"text": text}) + "\n\n" for text in texts))
-    assert predicted(lmntk, *flags, "--input", tmp_path / "texts.jsonl.gz") == whole
+    assert predicted(lmntk, *flags, tmp_path / "texts.jsonl.gz") == whole
     monkeypatch.setattr(sys, "stdin", io.StringIO((tmp_path / "test.jsonl").read_text()))
-    assert predicted(lmntk, *flags, "--input", "-") == whole
+    assert predicted(lmntk, *flags, "-") == whole
     code, out, _ = lmntk(
         "predict",
         *flags,
-        "--input",
         tmp_path / "test.jsonl",
-        "--output",
+        "--out",
         tmp_path / "o" / "classes.jsonl",
         "--json",
     )
     assert code == 0
     assert json.loads(out)["texts"] == 20
     assert [json.loads(line) for line in (tmp_path / "o" / "classes.jsonl").read_text().splitlines()] == whole
-    code, _, errors = lmntk("predict", "--model-dir", solved, "--input", tmp_path / "test.jsonl")
+    code, _, errors = lmntk("predict", solved, tmp_path / "test.jsonl")
     assert code == 0
     assert "of 4 predictors, the best on dev" in errors
 
@@ -322,26 +316,26 @@ def test_mistakes(solved, models, lmntk, tmp_path):
     other = write_model(tmp_path / "other", seed=5)
     cases = [
         (
-            ["--model-dir", tmp_path, "--input", texts],
+            [tmp_path, texts],
             "holds no predictor; make one with `lmntk run ... --save-models`",
         ),
-        (["--model-dir", solved, "--input", tmp_path / "no.jsonl"], "does not exist"),
-        (["--model-dir", solved, "--input", broken], "line 2: not JSON"),
-        (["--model-dir", solved, "--input", empty], "holds no text"),
-        (["--model-dir", solved, "--input", untextual], "no column 'text_a'"),
+        ([solved, tmp_path / "no.jsonl"], "does not exist"),
+        ([solved, broken], "line 2: not JSON"),
+        ([solved, empty], "holds no text"),
+        ([solved, untextual], "no column 'text_a'"),
         (
-            ["--model-dir", solved, "--input", texts, "--split", "none"],
+            [solved, texts, "--split", "none"],
             "has no predictor of split 'none'; it has films-k4",
         ),
-        (["--model-dir", solved, "--input", texts, "--model", other], "has other weights than the model"),
-        (["--model-dir", solved, "--input", texts, "--output", texts], "is the input"),
+        ([solved, texts, "--model", other], "has other weights than the model"),
+        ([solved, texts, "--out", texts], "is the input"),
         (
-            ["--model-dir", solved, "--input", texts, "--device", "cpu", "--device-memory", "4GiB"],
+            [solved, texts, "--device", "cpu", "--device-memory", "4GiB"],
             "cpu has no memory of its own",
         ),
     ]
     for arguments, words in cases:
-        target = [] if "--output" in arguments else ["--output", tmp_path / "written.jsonl"]
+        target = [] if "--out" in arguments else ["--out", tmp_path / "written.jsonl"]
         code, out, errors = lmntk("predict", *arguments, *target)
         lines = [line for line in errors.splitlines() if line.startswith("lmntk: ")]
         assert (code, out, len(lines)) == (2, "", 1), errors
@@ -349,7 +343,7 @@ def test_mistakes(solved, models, lmntk, tmp_path):
         assert not (tmp_path / "written.jsonl").exists()
     direction = kept_at(solved / "models" / "films-k4-seed13-prompt-sgd-ridge") / "direction.safetensors"
     direction.write_bytes(direction.read_bytes()[:-50])
-    code, _, errors = lmntk("predict", "--model-dir", direction.parent, "--input", texts)
+    code, _, errors = lmntk("predict", direction.parent, texts)
     assert code == 2
     assert "is damaged" in errors and "run again what wrote it" in errors
 

@@ -90,7 +90,10 @@ def test_a_run_says_it_on_screen_in_summary_and_page(folder, tmp_path, lmntk):
 
     rows = [("title", "other"), (GOOD[0], ""), (BAD[0] + LONG, ""), ("", "")]
     texts = write_table(tmp_path / "texts.tsv", rows, "\t")
-    predict = ("predict", "--model-dir", tmp_path / "out", "--input")
+    predict = (
+        "predict",
+        tmp_path / "out",
+    )
     code, out, errors = lmntk(*predict, texts, "--text-column", "title")
     assert code == 0, errors
     assert len(out.splitlines()) == 3 and {json.loads(line)["label"] for line in out.splitlines()} <= {

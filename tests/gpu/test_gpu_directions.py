@@ -20,7 +20,8 @@ from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.plan import plan
 from lmntk.experiment.run import run
 from lmntk.prediction.directions import cut_directions
-from lmntk.prediction.predictor import PassLimits, Predictor
+from lmntk.prediction.limits import PassLimits
+from lmntk.prediction.predictor import Predictor
 
 # a million coordinates; 4 texts of 10 tokens
 TRAINABLE = {"w": torch.nn.Parameter(torch.zeros(2**20))}

@@ -16,7 +16,8 @@ from lmntk.engine.schedule import Schedule, make_schedule
 from lmntk.errors import UserError
 from lmntk.prediction import predictor
 from lmntk.prediction.directions import cut_directions
-from lmntk.prediction.predictor import PassLimits, Predictor
+from lmntk.prediction.limits import PassLimits
+from lmntk.prediction.predictor import Predictor
 from lmntk.prompts.encoding import EncodedText
 
 CUTS = json.loads(Path(__file__).with_name("cuts.json").read_text(encoding="utf8"))

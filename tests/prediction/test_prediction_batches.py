@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from lmntk.finetuning.logits import logits_of
-from lmntk.prediction.predictor import PassLimits, Predictor
+from lmntk.prediction.limits import PassLimits
+from lmntk.prediction.predictor import Predictor
 from lmntk.prompts.encoded_text import EncodedText
 from lmntk.system.notices import kept
 from lmntk.tangents.linearized import LinearizedModel

@@ -21,7 +21,8 @@ from lmntk.engine.phases import MARGIN, Trial
 from lmntk.errors import UserError
 from lmntk.prediction import directions
 from lmntk.prediction.directions import cut_directions, directions_of
-from lmntk.prediction.predictor import PassLimits, Predictor
+from lmntk.prediction.limits import PassLimits
+from lmntk.prediction.predictor import Predictor
 from lmntk.prompts.encoding import EncodedText
 from lmntk.solvers.linear_form import LinearForm
 from lmntk.system.memory import peak_of, resident, return_freed

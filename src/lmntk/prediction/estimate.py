@@ -16,7 +16,8 @@ from lmntk.engine.rates import finish_work
 from lmntk.engine.settings import Settings
 from lmntk.prediction.direction_memory import direction_budget
 from lmntk.prediction.directions import cut_directions
-from lmntk.prediction.predictor import Predictor, limits_of
+from lmntk.prediction.limits import limits_of
+from lmntk.prediction.predictor import Predictor
 from lmntk.prompts.encoding import EncodedText
 from lmntk.system.memory import resident
 from lmntk.tangents.weighted_sum import weighted_sum

@@ -12,15 +12,15 @@ from torch import Tensor
 from lmntk.engine.budget import Budget, Search, is_roomy
 from lmntk.engine.lengths import halved
 from lmntk.engine.phases import classifying_phases
-from lmntk.engine.settings import Settings
 from lmntk.errors import UserError
 from lmntk.models.apart import TextsApart
 from lmntk.models.logit_model import LogitModel
 from lmntk.models.state import frozen
+from lmntk.prediction.limits import PassLimits
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText
 from lmntk.solvers.inputs import Array, Labels
-from lmntk.system.device_memory import DeviceMemory, device_budget, memory_of, reporting_full_device
+from lmntk.system.device_memory import device_budget, memory_of, reporting_full_device
 from lmntk.system.memory import peak_of, resident, return_freed, trim
 from lmntk.system.precision import FULL, products
 from lmntk.tangents.linearized import LinearizedModel
@@ -31,36 +31,14 @@ class DecisionRule:
     """A rule from slopes <grad f(x), v> and logits f0(x) to decisions, and from decisions to probabilities.
 
     Attributes:
-        intercept: a number that is added.
+        intercept: a number that is added, or one a logit.
         f0_scale: s, by which the pre-trained logits are divided; inf leaves them out.
         sharpness: probabilities are the softmax (of one logit, the sigmoid) of this times the decisions.
     """
 
-    intercept: float = 0.0
+    intercept: float | tuple[float, ...] = 0.0
     f0_scale: float = float("inf")
     sharpness: float = 1.0
-
-
-@dataclass(frozen=True)
-class PassLimits:
-    """Limits of one forward pass.
-
-    Attributes:
-        batch_size: texts in one pass, at most.
-        memory: bytes that the process may hold, the model and v included; None does not bound it.
-        device_memory: bytes that tensors may take on a GPU, the model and v included; by default most of what is free.
-        gpu: stands in for the device's memory; for tests.
-    """
-
-    batch_size: int = 32
-    memory: int | None = None
-    device_memory: int | None = None
-    gpu: DeviceMemory | None = None
-
-
-def limits_of(settings: Settings) -> PassLimits:
-    """Return the limits that passes have in a run with these settings."""
-    return PassLimits(settings.batch_size, settings.memory, settings.device_memory, settings.gpu)
 
 
 class Predictor:
@@ -68,7 +46,7 @@ class Predictor:
 
     Args:
         model: the pre-trained model.
-        directions: v, one for all logits or one a logit.
+        directions: v, one for all logits or one a logit; none, or an empty one, where nothing was learned but the intercept.
         pad_id: the padding token.
         rule: intercept, s, and the sharpness of probabilities.
         limits: texts in one pass, and the memory.
@@ -78,7 +56,7 @@ class Predictor:
         looked_at: tokens of the longest text that this is known of.
         apart: what is known of texts in a batch; where the model mixes them, they go one at a time.
 
-    Cost: about three forward passes a text and direction.
+    Cost: about three forward passes a text and direction; without a direction one.
     """
 
     def __init__(
@@ -89,12 +67,15 @@ class Predictor:
         rule: DecisionRule | None = None,
         limits: PassLimits | None = None,
     ) -> None:
-        if len(directions) not in (1, model.outputs):
-            raise UserError(
-                f"predictor: {len(directions)} directions for {model.outputs} logits; it was made for another task"
-            )
-        self.model, self.device, self.pad_id = model, next(model.parameters()).device, pad_id
+        directions = directions if any(directions) else ()
         self.rule, self.limits = rule or DecisionRule(), limits or PassLimits()
+        intercepts = np.size(self.rule.intercept)
+        for count, what in ((len(directions) or 1, "directions"), (intercepts, "intercepts")):
+            if count not in (1, model.outputs):
+                raise UserError(
+                    f"predictor: {count} {what} for {model.outputs} logits; it was made for another task"
+                )
+        self.model, self.device, self.pad_id = model, next(model.parameters()).device, pad_id
         self.gpu = memory_of(self.device) if self.limits.gpu is None else self.limits.gpu
         # what cannot be had is better said now
         device_budget(self.device, self.gpu, self.limits.device_memory)
@@ -119,23 +100,24 @@ class Predictor:
         decisions, before = np.empty(shape), np.empty(shape)
         with torch.no_grad():
             for chosen in length_sorted_batches([text.length for text in texts], self.texts_at_once(texts)):
-                expansions = self._expansions([texts[i] for i in chosen])
-                logits = expansions[0][0]
-                slopes = (
-                    expansions[0][1]
-                    if len(expansions) == 1
-                    else torch.stack([s[:, c] for c, (_, s) in enumerate(expansions)], 1)
-                )
+                logits, slopes = self._expand([texts[i] for i in chosen])
                 before[chosen] = logits.double().cpu().numpy()
-                decisions[chosen] = (
-                    slopes.double().cpu().numpy() + before[chosen] / self.rule.f0_scale + self.rule.intercept
-                )
+                rest = before[chosen] / self.rule.f0_scale + np.asarray(self.rule.intercept)
+                decisions[chosen] = slopes.double().cpu().numpy() + rest
         return decisions, before
 
-    def _expansions(self, texts: Sequence[EncodedText]) -> list[tuple[Tensor, Tensor]]:
+    def _expand(self, texts: Sequence[EncodedText]) -> tuple[Tensor, Tensor]:
+        """Return logits and slopes [n, c]; without a direction slopes are zero, and nothing is differentiated."""
         batch = {name: t.to(self.device) for name, t in collate(texts, self.pad_id).items()}
         with products(FULL):
-            return [linearized.taylor(batch) for linearized in self.linearized]
+            if not self.linearized:
+                with frozen(self.model):
+                    logits = self.model(batch)
+                return logits, torch.zeros_like(logits)
+            expansions = [linearized.taylor(batch) for linearized in self.linearized]
+        if len(expansions) == 1:
+            return expansions[0]
+        return expansions[0][0], torch.stack([slopes[:, c] for c, (_, slopes) in enumerate(expansions)], 1)
 
     def texts_at_once(self, texts: Sequence[EncodedText]) -> int:
         """Return how many of the texts go into one pass: as many as the memory holds of the longest.
@@ -165,11 +147,11 @@ class Predictor:
         if ordered[-1].length > self.looked_at:
             few = ordered[-min(2, size) :]
             if self.token_bytes is None:
-                self._expansions(few[-1:])  # the first pass compares two ways, and takes more
+                self._expand(few[-1:])  # the first pass compares two ways, and takes more
             else:
                 few = few[-1:]  # of what is not known yet no more than has to be
             peak = peak_of if self.gpu is None else self.gpu.peak_of
-            grown, _ = peak(lambda: self._expansions(few))
+            grown, _ = peak(lambda: self._expand(few))
             self.token_bytes = max(self.token_bytes or 0.0, grown / (len(few) * few[-1].length))
             self.looked_at = few[-1].length
         assert self.token_bytes is not None

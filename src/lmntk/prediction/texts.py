@@ -1,23 +1,23 @@
-"""Texts to be classified: JSON lines as they come, from a file or a pipe of any length, or a table of any format."""
+"""Texts to be classified: a table of any format, or lines of JSON as they come, from a file or a pipe of any length."""
 
 from __future__ import annotations
 
 import gzip
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from lmntk.errors import UserError
 from lmntk.tasks.example import Example
-from lmntk.tasks.formats import SAVED_SPLIT, ending_of, is_saved, json_rows, read_rows
-from lmntk.tasks.rows import Row, missing
+from lmntk.tasks.formats import FORMATS, SAVED_SPLIT, ending_of, is_saved, json_rows, rows_as_read
+from lmntk.tasks.rows import Row, listed, missing
 
 STANDARD = "-"  # stdin, stdout
-_TABLES = (".csv", ".tsv", ".parquet")
+_LINES = (".jsonl", ".json")
 
 
 @dataclass(frozen=True)
@@ -25,55 +25,74 @@ class TextSource:
     """Where texts come from.
 
     Attributes:
-        name: a file, or ``-`` for JSON lines on stdin.
+        name: a table's file, the folder of a saved split, or ``-`` for JSON lines on stdin; what is no regular file holds JSON lines.
         text_column: the column of the text; by default ``text_a``, else ``text``.
         text_b_column: the column of the second text; by default ``text_b`` where there is one.
+        takes_text_b: take this column by default.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or its ending is of no table.
     """
 
     name: str
     text_column: str | None = None
     text_b_column: str | None = None
+    takes_text_b: bool = True
 
     def __post_init__(self) -> None:
         path = Path(self.name)
-        if (
-            self.name != STANDARD and (not path.exists() or path.is_dir()) and not self._is_table
-        ):  # a pipe exists
-            raise UserError(f"input: {missing(path)}")
+        if self.name == STANDARD or is_saved(path, SAVED_SPLIT):
+            return
+        if not path.exists() or path.is_dir():  # a pipe exists
+            raise UserError(f"predict: {missing(path)}")
+        if path.is_file() and ending_of(path) not in FORMATS:
+            raise UserError(
+                f"predict: cannot tell the format of {self.name!r} from its ending; use one of {', '.join(FORMATS)}"
+            )
 
-    @property
-    def _is_table(self) -> bool:
-        path = Path(self.name)
-        return self.name != STANDARD and (
-            (path.is_file() and ending_of(path) in _TABLES) or is_saved(path, SAVED_SPLIT)
+    def with_columns(self, columns: Mapping[str, Any] | None) -> TextSource:
+        """Return the source with the columns that a predictor remembers, where no others were named."""
+        if columns is None:
+            return self
+        return replace(
+            self,
+            text_column=self.text_column or columns["text"],
+            text_b_column=self.text_b_column or columns["text_b"],
+            takes_text_b=False,
         )
 
-    def examples(self) -> Iterator[tuple[str, Example]]:
-        """Yield each text with its place; JSON lines as they come, a table after it was read whole.
+    def examples(self) -> Iterator[tuple[Row, Example]]:
+        """Yield each row with its text, as they come; see ``rows_as_read``.
 
         Raises:
             UserError: a line or a row that is no text.
         """
-        if self._is_table:
-            for row in read_rows(Path(self.name)):
-                yield row.where, self._example(row)
+        for row in self._rows():
+            yield row, self._example(row)
+
+    def _rows(self) -> Iterator[Row]:
+        path = Path(self.name)
+        if self.name != STANDARD and (path.is_dir() or (path.is_file() and ending_of(path) not in _LINES)):
+            yield from rows_as_read(path)
             return
         with _reading(self.name) as lines:
             name = "stdin" if self.name == STANDARD else self.name
-            for row in json_rows(_decoded(lines, name), name):
-                yield row.where, self._example(row)
+            yield from json_rows(_decoded(lines, name), name)
 
     def _example(self, row: Row) -> Example:
-        named = self.text_column or (
-            "text" if "text" in row.cells and "text_a" not in row.cells else "text_a"
-        )
+        usual = "text" if "text" in row.cells and "text_a" not in row.cells else "text_a"
         text_b = None
-        if self.text_b_column is not None or row.cells.get("text_b") is not None:
-            text_b = row.text(self.text_b_column or "text_b")
-        return Example(row.text(named), text_b)
+        if self.text_b_column or (self.takes_text_b and row.cells.get("text_b") is not None):
+            text_b = _text(row, self.text_b_column or "text_b", "--text-b-column")
+        return Example(_text(row, self.text_column or usual, "--text-column"), text_b)
+
+
+def _text(row: Row, column: str, option: str) -> str:
+    if column not in row.cells:
+        raise UserError(
+            f"{row.where}: there is no column {column!r}; the columns are {listed(row.cells)}; name the text's with {option}"
+        )
+    return row.text(column)
 
 
 @contextmanager
@@ -100,5 +119,5 @@ def _decoded(lines: IO[str], name: str) -> Iterator[str]:
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"input: {name} cannot be read ({reason}); save it as UTF-8 text, or copy it again"
+            f"predict: {name} cannot be read ({reason}); save it as UTF-8 text, or copy it again"
         ) from error

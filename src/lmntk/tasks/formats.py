@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ SAVED_SPLIT, SAVED_SPLITS = "state.json", "dataset_dict.json"
 
 _NEED = "needs {}; install it with pip install 'lmntk[data]'"
 _FLOAT_LENGTH = 15
+_ROWS = 1024  # of Parquet that are held as one
 
 
 def read_rows(
@@ -66,6 +68,21 @@ def read_file(
     return table
 
 
+def rows_as_read(path: Path) -> Iterator[Row]:
+    """Yield the rows of one file without holding all, where the format allows; of CSV and TSV all are read first.
+
+    Raises:
+        UserError: As ``read_file``, but for an empty file.
+    """
+    if is_saved(path, SAVED_SPLIT):
+        yield from _saved_rows(load_saved(path), str(path))
+    elif path.is_file() and ending_of(path) == ".parquet":
+        with _parquet_file(path) as file:
+            yield from _parquet_rows(file, path)
+    else:
+        yield from read_file(path).rows
+
+
 def ending_of(path: Path) -> str:
     """Return a file's ending in small letters, without ``.gz``."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
@@ -100,8 +117,13 @@ def load_saved(folder: Path) -> Any:
 def table_of(split: Any, source: str) -> Table:
     """Return a split of ``datasets`` as a table."""
     names = {name: getattr(feature, "names", None) for name, feature in (split.features or {}).items()}
-    rows = [Row(f"{source}, row {number}", dict(record)) for number, record in enumerate(split, start=1)]
+    rows = list(_saved_rows(split, source))
     return Table(source, rows, {name: tuple(known) for name, known in names.items() if known})
+
+
+def _saved_rows(split: Any, source: str) -> Iterator[Row]:
+    for number, record in enumerate(split, start=1):
+        yield Row(f"{source}, row {number}", dict(record))
 
 
 def json_rows(lines: Iterable[str], source: str) -> Iterator[Row]:
@@ -131,6 +153,13 @@ def _number(text: str) -> float | Decimal:
 
 
 def _parquet_table(path: Path) -> Table:
+    with _parquet_file(path) as file:
+        rows = list(_parquet_rows(file, path))
+        return Table(str(path), rows, _class_names(file.schema_arrow.metadata or {}))
+
+
+@contextmanager
+def _parquet_file(path: Path) -> Iterator[Any]:
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -138,12 +167,17 @@ def _parquet_table(path: Path) -> Table:
     try:
         # not read_table: it makes columns of the folders above, where they are called NAME=VALUE
         with pyarrow.parquet.ParquetFile(path) as file:
-            table = file.read()
-        records = table.to_pylist()
+            yield file
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
         raise UserError(f"{path}: not a Parquet file that can be read ({one_line(error)})") from error
-    rows = [Row(f"{path} row {number}", record) for number, record in enumerate(records, start=1)]
-    return Table(str(path), rows, _class_names(table.schema.metadata or {}))
+
+
+def _parquet_rows(file: Any, path: Path) -> Iterator[Row]:
+    number = 0
+    for batch in file.iter_batches(_ROWS):
+        for record in batch.to_pylist():
+            number += 1
+            yield Row(f"{path} row {number}", record)
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:

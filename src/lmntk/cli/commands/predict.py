@@ -12,49 +12,64 @@ import typer
 from lmntk.cli.configured import some_options
 from lmntk.cli.options import JsonOption
 from lmntk.cli.printing import with_bars
+from lmntk.errors import UserError
 
 OPTIONS = partial(some_options, ("model", "memory", "device", "device_memory"))
 
 
 def predict(
     context: typer.Context,
-    model_dir: Annotated[Path, typer.Option(help="a run's folder, or one of its models/*")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="a run's folder, or one of its models/*")],
     source: Annotated[
         str,
-        typer.Option(
-            "--input", help="JSON lines with text_a, and text_b for pairs; - is stdin; or CSV, TSV, Parquet"
+        typer.Argument(
+            metavar="FILE",
+            help="the texts: CSV, TSV, JSON lines, Parquet, a folder of save_to_disk; - is JSON lines on stdin",
         ),
     ],
     target: Annotated[
         str,
-        typer.Option("--output", help="a line a text: class, label, probabilities, decisions; - is stdout"),
+        typer.Option(
+            "--out", metavar="FILE", help="the answers, as CSV, TSV or JSON lines by its ending; - is stdout"
+        ),
     ] = "-",
     split: Annotated[
         str | None, typer.Option(help="of a run's folder", show_default="the best on dev")
     ] = None,
     method: Annotated[str | None, typer.Option(help='of a run\'s folder, such as "sgd ridge"')] = None,
     text_column: Annotated[
-        str | None, typer.Option(help="column of the text", show_default="text_a, else text")
+        str | None,
+        typer.Option(
+            help="column of the text", show_default="the one DIR was made from, else text_a, else text"
+        ),
     ] = None,
     text_b_column: Annotated[
-        str | None, typer.Option(help="column of the second text", show_default="text_b, if it is there")
+        str | None,
+        typer.Option(
+            help="column of the second text",
+            show_default="the one DIR was made from, else text_b, if it is there",
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="texts in one pass", min=1, rich_help_panel="Machine")] = 32,
     as_json: JsonOption = False,
 ) -> None:
     """Classify any number of texts with a solved model.
 
-    One pass each, without training texts or kernels. Of runs with --save-models. --model says where the
-    pre-trained model is now, if it has moved.
+    One pass each, without training texts or kernels. Of runs with --save-models. A table has the columns of FILE, and label,
+    probability, margin (to the runner-up) and look: yes where a person should look. JSON lines have the decisions too.
+    --model says where the pre-trained model is now, if it has moved.
 
-    Example: lmntk predict --model-dir runs/sst-2 --input texts.jsonl --output classes.jsonl
+    Example: lmntk predict runs/tickets new.csv --text-column message --out classes.csv
     """
-    from lmntk.prediction.files import WantedPredictor
-    from lmntk.prediction.predictor import PassLimits
+    from lmntk.prediction.description import WantedPredictor
+    from lmntk.prediction.limits import PassLimits
     from lmntk.prediction.stream import predict_file
     from lmntk.prediction.texts import STANDARD, TextSource
     from lmntk.system.memory import default_memory, parse_bytes
 
+    for value, name in ((folder, "DIR"), (source, "FILE"), (target, "--out")):
+        if not value:  # which as a path would be the folder that one is in
+            raise UserError(f"predict: {name} is empty; name a path")
     given = context.obj
     memory, device_memory = given.get("memory"), given.get("device_memory")
     wanted = WantedPredictor(split, method, given.get("model"))
@@ -67,7 +82,7 @@ def predict(
     def work(progress: Any) -> dict[str, Any]:
         progress.work("texts", None)
         return predict_file(
-            model_dir,
+            Path(folder),
             TextSource(source, text_column, text_b_column),
             target,
             wanted,
@@ -82,5 +97,6 @@ def predict(
         return  # stdout is the result
     if as_json:
         print(json.dumps(done, indent=1))
-    else:
-        print(f"{done['texts']} texts classified into {target} ({done['texts_per_second']:.1f} a second)")
+        return
+    looks = f"; {done['look']} to look at" if done["look"] else ""
+    print(f"{done['texts']} texts classified into {target} ({done['texts_per_second']:.1f} a second){looks}")

@@ -20,7 +20,8 @@ from lmntk.kernels.formulas import kernel_names
 from lmntk.prediction.directions import count_of, directions_of, is_linear
 from lmntk.prediction.estimate import PASS
 from lmntk.prediction.files import is_predictor, save_predictor
-from lmntk.prediction.predictor import DecisionRule, Predictor, fit_sharpness, limits_of
+from lmntk.prediction.limits import limits_of
+from lmntk.prediction.predictor import DecisionRule, Predictor, fit_sharpness
 from lmntk.runs.records import Row, SplitResults
 from lmntk.runs.split import SIDES, Split
 from lmntk.solvers.baselines import baselines, names_of
