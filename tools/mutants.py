@@ -38,7 +38,7 @@ TESTS = {
         "reports",
         *(
             f"experiment/test_{name}.py"
-            for name in ("found_by_key", "adopt", "side_by_side", "solve_command")
+            for name in ("found_by_key", "side_by_side", "solve_command", "earlier_format")
         ),
     ),
 }

@@ -66,16 +66,21 @@ class Unchanged:
     def order(self, copy: Path, module: str, line: int) -> list[str]:
         """Return the tests that can notice a change, file by file, the quickest first.
 
-        What runs as a module is imported is noticed where its name is used. What no test reaches in its own process may be noticed by any.
+        What runs as a module is imported is noticed where its name is used, be it in a test's file. What no test reaches in its own
+        process may be noticed by any.
         """
         names = list(self.seconds)
         first, last = statement((copy / module).read_text(), line)
-        places = (
-            [(module, at) for at in range(first, last + 1)]
-            if first
-            else users(copy, list(self.lines), module, line)
-        )
+        places, known = [(module, at) for at in range(first, last + 1)], set[str]()
+        if not first:
+            places, known = users(copy, list(self.lines), module, line)
         reaching = {number for file, at in places for number in self.lines.get(file, {}).get(str(at), ())}
+        naming = {
+            file
+            for file in {_file(name) for name in names}
+            if known & set(re.findall(r"\w+", (copy / file).read_text()))
+        }
+        reaching |= {number for number, name in enumerate(names) if _file(name) in naming}
         chosen = [
             (_file(names[number]), self.seconds[names[number]], names[number])
             for number in reaching or range(len(names))
@@ -84,13 +89,15 @@ class Unchanged:
         return [name for *_, name in sorted(chosen, key=lambda row: (cost[row[0]], row))]
 
 
-def users(copy: Path, modules: Sequence[str], module: str, line: int) -> list[tuple[str, int]]:
-    """Return the lines that name what the statement at a module's line makes, and so on; of a class its own lines too."""
+def users(
+    copy: Path, modules: Sequence[str], module: str, line: int
+) -> tuple[list[tuple[str, int]], set[str]]:
+    """Return the lines that name what the statement at a module's line makes, and so on; of a class its own lines too; and the names."""
     codes = {name: (copy / name).read_text() for name in {*modules, module} if name.endswith(".py")}
     outer = {name: ast.parse(code).body for name, code in codes.items()}
     changed = next(node for node in outer[module] if line <= (node.end_lineno or 0))
     places = [(module, at) for at in range(changed.lineno, (changed.end_lineno or 0) + 1)]
-    waiting, known = _names(changed), set()
+    waiting, known = _names(changed), set[str]()
     while waiting:
         known.add(name := waiting.pop())
         word = re.compile(rf"\b{name}\b")
@@ -104,7 +111,7 @@ def users(copy: Path, modules: Sequence[str], module: str, line: int) -> list[tu
             ]
             makers = [node for node in makers if isinstance(node, ast.Assign | ast.AnnAssign)]
             waiting |= {made for node in makers for made in _names(node)} - known
-    return places
+    return places, known
 
 
 def _names(node: ast.stmt) -> set[str]:

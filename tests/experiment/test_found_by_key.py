@@ -11,6 +11,7 @@ import pytest
 from lmntk.experiment.steps.kernels import groups_and_pairs
 from lmntk.kernels.kernel import Kernel
 from lmntk.prompts.encoding import EncodedText
+from lmntk.runs.keys import SplitKeys
 from lmntk.runs.split import SIDES, Split
 from lmntk.runs.store import LOGITS, Store
 from lmntk.system.hashing import Key
@@ -80,3 +81,25 @@ def test_splits_share_test_texts_that_are_the_same(rows, words, shared):
             assert (f"{split.name}/train", group_of[split.name, side]) in pairs
     assert (group_of[splits[0].name, "test"] == group_of[splits[1].name, "test"]) == shared
     assert len(groups) == (5 if shared else 6)
+
+
+KEYS = SplitKeys(
+    Key(weights="a", examples="b"), Key(groups=True, keep_noise=False, precision="float32"), "f1", 9
+)
+CHANGES = {
+    "texts": ({"content": KEYS.content.also(examples="c")}, ()),
+    "weights": ({"content": KEYS.content.also(weights="b")}, ("kernel", "baseline", "training")),
+    "metric": ({"metric": "accuracy"}, ("kernel", "baseline", "training")),
+    "test_limit": ({"test_limit": 8}, ("kernel", "baseline", "training")),
+    "keep_noise": ({"settings": KEYS.settings.also(keep_noise=True)}, ("kernel",)),
+    "precision": ({"settings": KEYS.settings.also(precision="float64")}, ("kernel",)),
+    "groups": ({"settings": KEYS.settings.also(groups=False)}, ()),
+}
+
+
+@pytest.mark.parametrize(("change", "told_apart"), CHANGES.values(), ids=CHANGES)
+def test_what_must_be_the_same_to_make_one_mean(change, told_apart):
+    other = dataclasses.replace(KEYS, **change)
+    kinds = ("kernel", "baseline", "training")
+    assert tuple(of for of in kinds if other.setup(of) != KEYS.setup(of)) == told_apart
+    assert len({KEYS.setup(of) for of in kinds} | {KEYS.setup("training", steps=2)}) == 4

@@ -32,6 +32,8 @@ def read(tmp_path, name, content):
         ("a.csv", 'text,label,\n"x, or y",0\n"say ""z""",1, \n', ["1 column at the end without a name"]),
         ("a.csv", 'text,label\n"x, or y",0,,\n"say ""z""",1\n', []),
         ("a.csv", ',text,label\n0,"x, or y",0\n1,"say ""z""",1\n', []),  # pandas' row numbers
+        # commas in the header, and quotes that no commas end
+        ("a.csv", 'text;label;note, if any\n"x, or y";0;\n"say ""z""";1;\n', ["read as cells between semi"]),
         ("a.csv", '\n\ntext;label\n\nx, or y;0\n"say ""z""";1\n\n', ["read as cells between semicolons"]),
     ],
 )

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -23,8 +24,10 @@ def lines(*records):
 def refused(call, *parts):
     with pytest.raises(UserError) as caught:
         call()
-    message = str(caught.value)
-    assert "\n" not in message
+    assert "\n" not in str(caught.value)
+    message = re.sub(
+        r"/\S*/", "", str(caught.value)
+    )  # no folder, which is named by the test and might hold a part
     for part in parts:
         assert part in message, message
 
@@ -136,7 +139,9 @@ def test_unlabelled_tables(tmp_path):
         ("a.csv", "txt,label\nx,1\n", ("line 2", "'text'", "txt, label")),
         ("a.csv", "text,y\nx,1\n", ("line 2", "'label'", "text, y")),
         ("a.csv", "text,text,label\nx,z,1\n", ("'text' is there twice",)),
-        ("a.tsv", "text\tlabel\nx\n", ("line 2", "1 cells", "tab")),
+        ("a.csv", "text,label,text,label\nx,1,z,1\n", ("line 1: column 'text' is there twice",)),
+        ("a.csv", "text,label\nx\n", ("line 2", "1 cells", "in double quotes")),
+        ("a.tsv", "text\tlabel\nx\n", ("line 2", "1 cells", "may not hold a tab")),
         ("a.tsv", b"text\tlabel\nx\xe9\t1\n", ("line 2", "UTF-8")),
         ("a.parquet", "no parquet", ("Parquet",)),
     ],

@@ -214,6 +214,15 @@ def test_given_labels_do_not_forgive_everything(tmp_path, value):
         read_data(write_csv(tmp_path / "a.csv", ["x", value]), labels=("x", "1", "A-"))
 
 
+@pytest.mark.parametrize(("count", "more"), [(12, ""), (13, " and 1 more"), (15, " and 3 more")])
+def test_twelve_labels_are_listed_and_the_others_counted(tmp_path, count, more):
+    names = [f"t{i:02}" for i in range(count)]
+    _, (line,) = heard(lambda: read_data(write_csv(tmp_path / "a.csv", map(str.upper, names)), labels=names))
+    assert line.endswith(f", 'T11' as t11{more}")
+    with pytest.raises(UserError, match=rf"the known labels are t00, .*, t11{more}$"):
+        read_data(write_csv(tmp_path / "b.csv", ["x"]), labels=names)
+
+
 @pytest.mark.parametrize("value", ["Pos", "pos ", "0", "p\u200bos"])
 def test_found_labels_match_to_the_letter(tmp_path, value):
     train = write_csv(tmp_path / "train.csv", ["pos", "neg"])
