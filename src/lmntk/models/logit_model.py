@@ -62,6 +62,7 @@ class LogitModel(nn.Module):
         self.users = (network if users is None else users,)
         self.difference = difference
         self.outputs = 1 if difference else outputs
+        self.combination: Tensor | None = None
 
     def selected_rows(self) -> Mapping[nn.Module, Tensor]:
         """Return the modules that compute only some of their output rows, and which."""
@@ -101,8 +102,24 @@ class LogitModel(nn.Module):
         return call(network, {name: text[name] for name in NETWORK_INPUTS if name in text})
 
     def fold(self, logits: Tensor) -> Tensor:
-        """Return logits [n, 2] as their difference [n, 1] if the model is one of differences."""
+        """Return logits [n, 2] as their difference [n, 1] if the model is one of differences; or as they are combined."""
+        if self.combination is not None:
+            return logits @ self.combination.to(logits)
         return logits[:, 1:2] - logits[:, 0:1] if self.difference else logits
+
+
+def combined(model: LogitModel, weights: Tensor) -> LogitModel:
+    """Return a model whose outputs are combinations of the logits: f_k = sum_c weights[c, k] f_c.
+
+    It shares all parameters with ``model``, which stays as it is.
+
+    Args:
+        model: with an output for every class.
+        weights: [c, k].
+    """
+    changed = copy.copy(model)
+    changed.difference, changed.combination, changed.outputs = False, weights, int(weights.shape[1])
+    return changed
 
 
 class PromptModel(LogitModel):

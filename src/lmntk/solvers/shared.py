@@ -1,0 +1,48 @@
+"""The shared kernel of many classes: one N x N matrix for all of them, instead of (N C) x (N C).
+
+    K(x, x') = 1 / (C - 1) sum_c <g~_c(x), g~_c(x')>,   g~_c the gradient of f_c less the mean logit
+
+is what all classes' gradients have in common once the common mode is gone, which a softmax does not see. It is the sum over kernels
+of single outputs: over C - 1 orthonormal contrasts exactly, over S random sign combinations without bias.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lmntk.errors import UserError
+from lmntk.solvers.inputs import Array
+
+
+def contrasts(classes: int) -> Array:
+    """Return C - 1 orthonormal combinations [C, C - 1] of logits, each without the common mode."""
+    _check(classes)
+    steps = np.tril(np.ones((classes, classes)), -1)[:, : classes - 1]
+    steps = np.eye(classes)[:, : classes - 1] * np.arange(classes - 1, 0, -1) - steps
+    return np.asarray(steps / np.linalg.norm(steps, axis=0))
+
+
+def sign_combinations(classes: int, count: int, seed: int = 0) -> Array:
+    """Return random combinations [C, S] of centred logits: signs less their mean, over the square root of S.
+
+    The sum over the S kernels of single outputs is on average the sum over the C - 1 contrasts.
+    """
+    _check(classes)
+    if count < 1:
+        raise UserError(f"shared kernel: {count} sign combinations; take one at least")
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (classes, count))
+    return np.asarray((signs - signs.mean(axis=0)) / np.sqrt(count))
+
+
+def shared_kernel(full: Array) -> Array:
+    """Return the shared kernel [N, M] of a full one [N, C, M, C]."""
+    classes = full.shape[1]
+    _check(classes)
+    within = np.einsum("ncmc->nm", full)
+    common = full.mean(axis=(1, 3)) * classes
+    return np.asarray((within - common) / (classes - 1))
+
+
+def _check(classes: int) -> None:
+    if classes < 2:
+        raise UserError(f"shared kernel: {classes} class has nothing to share; take the full kernel")
