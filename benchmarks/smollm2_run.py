@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="a folder for each task comes here")
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
-    parser.add_argument("--memory", default="6GiB", help="of each command")
+    parser.add_argument("--memory", default="6GiB", help="of each command that computes kernels")
     options = parser.parse_args()
     if not options.model.exists():
         sys.exit(f"{options.model} is not there: run `make smollm2` first")
@@ -51,8 +51,9 @@ def run_task(task: str, options: argparse.Namespace) -> None:
     """Run the kernels of one task, the search for rates, the trainings and their diagnosis."""
     out = options.out / task
     common = ("--model", options.model, "--data", options.data, "--tasks", task, "--test-limit", "300")
-    common = (*common, "--memory", options.memory, "--out", out)
-    lmntk(out, "run", *common, "--formulas", "sgd")
+    common = (*common, "--out", out)
+    kernels = (*common, "--memory", options.memory)
+    lmntk(out, "run", *kernels, "--formulas", "sgd")
     rates = {}
     for method, (optimizer, grid, more) in GRIDS.items():
         training = ("--optimizers", optimizer, *TRAINING, *more)
@@ -61,12 +62,12 @@ def run_task(task: str, options: argparse.Namespace) -> None:
     write_rates(out, rates)
     for optimizer in ("sgd", "adamw"):
         training = ("--optimizers", optimizer, *TRAINING, "--learning-rates", rates[optimizer])
-        lmntk(out, "diagnose", *common, *training)
+        lmntk(out, "diagnose", *kernels, *training)
     if task in LINEARIZED:
         training = ("--optimizers", "sgd", *TRAINING, "--learning-rates", rates["sgd"])
         lmntk(out, "finetune", *common, *training, "--linearized")
     if task in SIGNS:
-        lmntk(out, "run", *common, "--formulas", "sgd,signgd,asigngd")
+        lmntk(out, "run", *kernels, "--formulas", "sgd,signgd,asigngd")
 
 
 def chosen(
@@ -101,7 +102,7 @@ def best_of(
 
 
 def extended(inner: float, edge: float) -> float:
-    """Return the rate beyond ``edge``, two steps of 1, 3, 10, 30 ... away from ``inner``."""
+    """Return the rate as far beyond ``edge`` as that is from ``inner``, to one digit."""
     return float(f"{edge * edge / inner:.0e}")
 
 
