@@ -14,6 +14,7 @@ import torch
 from tiny import BAD, GOOD, write_model
 from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 
+from lmntk.errors import UserError
 from lmntk.models.build import logit_model
 from lmntk.models.loading import load_pretrained
 from lmntk.prediction.files import save_predictor
@@ -153,9 +154,13 @@ def test_parquet_is_not_held_as_a_whole(
     init = Row.__init__
     monkeypatch.setattr(Row, "__init__", lambda self, *a: (init(self, *a), made.append(self))[0])
     seen: list[int] = []
-    monkeypatch.setattr("lmntk.prediction.stream._answers", lambda loaded, window, encoded: seen.append(len(made)) or pytest.fail("stop"))  # fmt: skip
-    with pytest.raises(pytest.fail.Exception):
-        command_line("predict", folder / "plain", tmp_path / "a.parquet", "--batch-size", 2)
+
+    def stop(*arguments: Any) -> None:
+        seen.append(len(made))
+        raise UserError("stop")
+
+    monkeypatch.setattr("lmntk.prediction.stream._answers", stop)
+    assert command_line("predict", folder / "plain", tmp_path / "a.parquet", "--batch-size", 2)[0] == 2
     assert seen == [2]
 
 

@@ -35,7 +35,8 @@ DESCRIBED: dict[str, Any] = {
         "name": "nowhere", "fingerprint": "0", "kind": "masked", "base": None, "revision": None, "dtype": "float32",
         "attention": None, "untied": False, "difference": True, "features": "read",
     },
-    "prompt": {"templates": ["{a} it was {mask}."], "label_words": ["bad", "good"], "reduce": "mean", "max_length": 64, "text_a_limit": None},
+    "prompt": {"templates": ["{a} it was {mask}."], "label_words": ["bad", "good"], "reduce": "mean", "max_length": 64,
+               "text_a_limit": None},
     "solution": {"method": "sgd ridge", "intercept": 0.0, "f0_scale": "inf", "sharpness": 1.0},
 }  # fmt: skip
 HEADER = "message;amount\n"
@@ -68,7 +69,8 @@ CASES = {
     "no ending": (["run", "lines.jsonl", "--out", "classes"], "cannot tell the format of 'classes' from its ending"),
     "Parquet out": (["run", "lines.jsonl", "--out", "c.parquet"], "of 'c.parquet' from its ending; use one of .csv, .tsv, .jsonl"),
     "a folder as output": (["run", "lines.jsonl", "--out", "run"], "'run'"),
-    "out under a file": (["run", "lines.jsonl", "--out", "table.csv/classes.csv"], "out: 'table.csv/classes.csv' is in 'table.csv', which is no folder"),
+    "out under a file": (["run", "lines.jsonl", "--out", "table.csv/classes.csv"],
+                         "out: 'table.csv/classes.csv' is in 'table.csv', which is no folder"),
     "a device of no use": (["run", "lines.jsonl", "--out", "/proc/classes.csv"], "out: cannot write '/proc/classes.csv'"),
     "out is the input": (["run", "lines.jsonl", "--out", "./lines.jsonl"], "out: './lines.jsonl' is the input; name another"),
     "out links to the input": (["run", "lines.jsonl", "--out", "link.jsonl"], "out: 'link.jsonl' is the input"),

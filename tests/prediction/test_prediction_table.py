@@ -21,7 +21,8 @@ from lmntk.tasks.rows import Row
 
 TEXT = Example("a text")
 HARD = [
-    'she said "no", twice', "two\nlines", "two\r\nlines\r", "a lone\rreturn", "\x00 nul", " spaces ", "=1+1", "@sum", "tab\there", "\U0001f926\U0001f3fd‍♂️",
+    'she said "no", twice', "two\nlines", "two\r\nlines\r", "a lone\rreturn", "\x00 nul", " spaces ", "=1+1", "@sum", "tab\there",
+    "\U0001f926\U0001f3fd‍♂️",
     "שלום ‏עולם", "a b", "", "x" * 200_000, "'quoted'", '"', '"whole"', "NA", "007", "1,5;2",
 ]  # fmt: skip
 
@@ -82,7 +83,7 @@ def test_cells_come_back_as_they_were(tmp_path: Path, ending: str, delimiter: st
     assert [line[1] for line in lines] == HARD
     assert {tuple(line[3:]) for line in lines} == {("good", "0.9", "2.5", "")}
     frame = pandas.read_csv(target, sep=delimiter, dtype=str, keep_default_na=False)
-    assert [text for text in frame["the text"]] == HARD and set(frame["probability"]) == {"0.9"}
+    assert list(frame["the text"]) == HARD and set(frame["probability"]) == {"0.9"}
     named = [{"id": row["id"], "the text": row["the text"]} for row in rows]
     target.write_text(written(TableWriter(str(target), delimiter), named), encoding="utf-8", newline="")
     assert [row.cells["the text"] for row in read_rows(target)] == HARD  # by lmntk's own reader
@@ -139,7 +140,8 @@ def test_a_line_of_json_says_all_of_an_answer() -> None:
 
 @pytest.mark.parametrize(
     ("target", "kind"),
-    [("-", LineWriter), ("a.JSONL", LineWriter), ("a.json", LineWriter), ("a.csv", TableWriter), ("a.TSV", TableWriter), ("/dev/null", LineWriter)],
+    [("-", LineWriter), ("a.JSONL", LineWriter), ("a.json", LineWriter),
+     ("a.csv", TableWriter), ("a.TSV", TableWriter), ("/dev/null", LineWriter)],
 )  # fmt: skip
 def test_the_ending_tells_the_format(target: str, kind: type) -> None:
     assert type(writer_for(target)) is kind
