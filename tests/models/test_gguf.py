@@ -125,6 +125,24 @@ def test_the_key_is_that_of_the_converted_folder(file, tmp_path):
     assert loaded.tokenizer.model_max_length == again.tokenizer.model_max_length == 64
 
 
+def test_the_file_is_parsed_once_and_without_a_bar(file, monkeypatch, capfd):
+    """For its types, configuration, weights and tokenizer; and the table of names is made once, not for each module."""
+    made = []
+    for name in ("GGUFReader", "get_tensor_name_map"):
+
+        def counted(*arguments, name=name, wrapped=getattr(gguf, name)):
+            made.append(name)
+            return wrapped(*arguments)
+
+        monkeypatch.setattr(gguf, name, counted)
+    with kept():
+        load_pretrained(str(file))
+        load_pretrained(str(file.parent), gguf=file.name)
+    assert made.count("GGUFReader") == 2 and made.count("get_tensor_name_map") <= 4
+    assert gguf.GGUFReader.__name__ == "counted"  # nothing is left
+    assert capfd.readouterr() == ("", "")
+
+
 def test_what_it_is_made_of_is_said_and_kept(file):
     with kept() as said:
         loaded = load_pretrained(str(file))

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +67,7 @@ class GgufFile:
         extra = {} if attention is None else {"attn_implementation": attention}
         with loading(UNREADABLE.format(f"{shown} as a {KINDS[kind]} model")):
             network, report = auto_class(kind, config).from_pretrained(
-                folder, dtype=dtype, output_loading_info=True, **where, **extra
+                folder, config=config, dtype=dtype, output_loading_info=True, **where, **extra
             )
         missing = sorted(report["missing_keys"])
         if missing:
@@ -97,6 +100,29 @@ class GgufFile:
             )
 
 
+@contextmanager
+def parsed_once() -> Iterator[None]:
+    """Keep what the package gguf is asked for more than once while a model is loaded.
+
+    transformers parses the file for the configuration, the weights and the tokenizer each, which of a vocabulary of 49,152
+    words takes seconds, and makes the table of an architecture's tensor names once for each module.
+    """
+    names = ("GGUFReader", "get_tensor_name_map")
+    try:
+        import gguf
+    except ImportError:  # ``read_gguf`` says so
+        yield
+        return
+    made = {name: getattr(gguf, name) for name in names}
+    for name in names:
+        setattr(gguf, name, cache(made[name]))
+    try:
+        yield
+    finally:
+        for name in names:
+            setattr(gguf, name, made[name])
+
+
 def read_gguf(path: Path) -> GgufFile:
     """Return what a GGUF file holds, after a look at its header and every tensor's place.
 
@@ -117,7 +143,7 @@ def read_gguf(path: Path) -> GgufFile:
     from gguf import GGUFReader
 
     try:
-        tensors = GGUFReader(path).tensors
+        tensors = GGUFReader(os.path.join(path.parent, path.name)).tensors  # as transformers writes the path
         counts = Counter(tensor.tensor_type.name for tensor in tensors)
     except Exception as error:  # of a damaged file the reader says anything
         raise UserError(f"model: {shown} is damaged ({one_line(error)[:120]}); download it again") from error
