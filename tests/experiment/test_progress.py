@@ -32,7 +32,15 @@ def arguments(command: str, folder: Path, out: Path) -> list[object]:
     if command == "check":
         return ["check", folder / "bert", "--texts", folder / "test.jsonl"]
     if command == "predict":
-        return ["predict", "--model-dir", out, "--input", folder / "test.jsonl", "--output", out / "said.jsonl"]
+        return [
+            "predict",
+            "--model-dir",
+            out,
+            "--input",
+            folder / "test.jsonl",
+            "--output",
+            out / "said.jsonl",
+        ]
     more = {"run": ("--formulas", "sgd", "--save-models"), "plan": (), "finetune": TRAIN, "diagnose": TRAIN}
     return [command, *own(folder, out, *more[command])]
 
@@ -92,9 +100,13 @@ def test_the_clock_stops_with_the_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lines, "SECONDS", 0.01)
-    with pytest.raises(KeyError), Lines():
+
+    def fail_late() -> None:
         time.sleep(0.1)
         raise KeyError
+
+    with pytest.raises(KeyError), Lines():
+        fail_late()
     assert capsys.readouterr().err.count("\n") >= 2
     time.sleep(0.05)
     assert capsys.readouterr().err == ""

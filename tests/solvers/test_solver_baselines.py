@@ -28,7 +28,11 @@ def test_centred_subtracts_the_mean_over_the_training_texts():
 
 
 def test_the_centre_of_one_logit_is_a_threshold():
-    logits = {"train": np.array([[1.0], [3.0]]), "dev": np.array([[0.0], [9.0]]), "test": np.array([[1.9], [2.1]])}
+    logits = {
+        "train": np.array([[1.0], [3.0]]),
+        "dev": np.array([[0.0], [9.0]]),
+        "test": np.array([[1.9], [2.1]]),
+    }
     found = by_name(logits, {"train": [0, 1], "dev": [0, 1], "test": [0, 1]})
     assert found["zero-shot"].predictions == (1, 1) and found[CENTRED].predictions == (0, 1)
     assert found[CENTRED].setting == {"offset_0": -2.0}

@@ -236,7 +236,9 @@ def check(
         return [*findings, Finding("parameters", "fault", str(error).removeprefix("parameters: "))]
     pad_id = pretrained.pad_id
     few = [encoded[index] for index in _few([text.length for text in encoded])]
-    examined = examine(model, collate(few, pad_id), [collate([text], pad_id) for text in few], trainable, progress)
+    examined = examine(
+        model, collate(few, pad_id), [collate([text], pad_id) for text in few], trainable, progress
+    )
     findings += examined
     has_logits = any(finding.check in ("coverage", "gradients") for finding in examined)
     if not has_logits:  # nothing to rank or to classify by

@@ -99,6 +99,7 @@ def finished_before(splits: int, finished: int) -> str:
 def finished_split(split: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Return a line on a finished split: each method's test metric."""
     shown = (
-        f"{row['method']} {'diverged' if row['test'] is None else format(100 * row['test'], '.1f')}" for row in rows
+        f"{row['method']} {'diverged' if row['test'] is None else format(100 * row['test'], '.1f')}"
+        for row in rows
     )
     return f"{split}: {', '.join(shown)}"

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lmntk.errors import UserError, one_line
@@ -107,20 +108,22 @@ def parsed_once() -> Iterator[None]:
     transformers parses the file for the configuration, the weights and the tokenizer each, which of a vocabulary of 49,152
     words takes seconds, and makes the table of an architecture's tensor names once for each module.
     """
-    names = ("GGUFReader", "get_tensor_name_map")
     try:
         import gguf
     except ImportError:  # ``read_gguf`` says so
         yield
         return
-    made = {name: getattr(gguf, name) for name in names}
-    for name in names:
-        setattr(gguf, name, cache(made[name]))
+    reader, names = gguf.GGUFReader, gguf.get_tensor_name_map
+    # its million slices of a numpy.memmap take twice as long as those of a plain array
+    data = property(
+        lambda self: self._bytes, lambda self, mapped: setattr(self, "_bytes", mapped.view(np.ndarray))
+    )
+    gguf.GGUFReader = cache(type("PlainReader", (reader,), {"data": data}))
+    gguf.get_tensor_name_map = cache(names)
     try:
         yield
     finally:
-        for name in names:
-            setattr(gguf, name, made[name])
+        gguf.GGUFReader, gguf.get_tensor_name_map = reader, names
 
 
 def read_gguf(path: Path) -> GgufFile:

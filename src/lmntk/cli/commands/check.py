@@ -71,7 +71,8 @@ def check(
     prompt = PromptChoice(mode, given.pop("template", None), words, given.pop("label_words_reduce", None))
     chosen = TextChoice(task, data, texts)
     findings = with_progress(
-        lambda progress: examine_model(model, prompt, chosen, progress=progress, **given), notices_at_once=False
+        lambda progress: examine_model(model, prompt, chosen, progress=progress, **given),
+        notices_at_once=False,
     )
     well = is_well(findings)
     if as_json:
