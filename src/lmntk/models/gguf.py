@@ -7,6 +7,7 @@ architectures from GGUF; what it cannot read is one line.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import os
 from collections import Counter
@@ -109,21 +110,23 @@ def parsed_once() -> Iterator[None]:
     words takes seconds, and makes the table of an architecture's tensor names once for each module.
     """
     try:
-        import gguf
+        package: Any = importlib.import_module("gguf")
     except ImportError:  # ``read_gguf`` says so
         yield
         return
-    reader, names = gguf.GGUFReader, gguf.get_tensor_name_map
-    # its million slices of a numpy.memmap take twice as long as those of a plain array
-    data = property(
-        lambda self: self._bytes, lambda self, mapped: setattr(self, "_bytes", mapped.view(np.ndarray))
-    )
-    gguf.GGUFReader = cache(type("PlainReader", (reader,), {"data": data}))
-    gguf.get_tensor_name_map = cache(names)
+    reader, names = package.GGUFReader, package.get_tensor_name_map
+
+    def keep_plain(self: Any, mapped: Any) -> None:
+        self._plain = mapped.view(np.ndarray)
+
+    # its million slices of a numpy.memmap take five times as long as those of a plain array
+    data = property(lambda self: self._plain, keep_plain)
+    package.GGUFReader = cache(type("PlainReader", (reader,), {"data": data}))
+    package.get_tensor_name_map = cache(names)
     try:
         yield
     finally:
-        gguf.GGUFReader, gguf.get_tensor_name_map = reader, names
+        package.GGUFReader, package.get_tensor_name_map = reader, names
 
 
 def read_gguf(path: Path) -> GgufFile:
