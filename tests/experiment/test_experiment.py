@@ -229,7 +229,9 @@ def test_rows_that_an_earlier_lmntk_did_not_know_come_from_kept_logits(values, m
     for path in (values["out"] / "splits").glob("*.json"):
         content = read_record(path)
         content["rows"] = [row for row in content["rows"] if row["method"] not in BASELINES[1:]]
-        content["predictions"] = {row["method"]: content["predictions"][row["method"]] for row in content["rows"]}
+        content["predictions"] = {
+            row["method"]: content["predictions"][row["method"]] for row in content["rows"]
+        }
         write_record(path, content)
     for name in ("solve_split", "logits_of", "kernels_of"):
         monkeypatch.setattr(solving, name, lambda *a, name=name, **k: pytest.fail(name))

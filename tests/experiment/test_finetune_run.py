@@ -120,7 +120,10 @@ def test_fine_tuning_alone_computes_no_kernel(values, monkeypatch):
         and progress.steps == progress.total == 16 * 2 * 4
     )
     table = list(csv.DictReader((out / "results.csv").open()))
-    assert len(table) == len(rows) == 2 * (3 + 1) + 4 * 4 and {line["solver"] for line in table} == {"", "fine-tuning"}
+    assert len(table) == len(rows) == 2 * (3 + 1) + 4 * 4 and {line["solver"] for line in table} == {
+        "",
+        "fine-tuning",
+    }
     assert not (out / "kernels").exists() and not (out / "scratch").exists()
     found = record(values)
     assert (
@@ -411,7 +414,9 @@ def test_every_kind_of_model_is_fine_tuned(values, model, tmp_path, kind):
             changed(values | {"model": str(folder), "own_tasks": [task], "modes": modes}, linearized=True)
         )
     )
-    assert len(rows) == 3 * len(modes) + 2 * ("prompt" in modes) and all(row["test"] is not None for row in rows)
+    assert len(rows) == 3 * len(modes) + 2 * ("prompt" in modes) and all(
+        row["test"] is not None for row in rows
+    )
     trained = record(values, split=f"films-k2-seed13-{modes[0]}")["trained"]
     assert (trained < 1000) == (kind == "adapter")  # of an adapter its own parameters
 

@@ -175,7 +175,7 @@ def test_a_formula_is_not_dropped_without_a_word(finished, tmp_path, in_its_plac
     for formulas in (None, ["sgd", "signgd"]):
         with pytest.raises(UserError, match=path.name):
             solve_folder(out, CELL, formulas)
-    assert [row["formula"] for row in solve_folder(out, CELL, ["sgd"], ["ridge"])] == ["", "sgd"]
+    assert [row["method"] for row in solve_folder(out, CELL, ["sgd"], ["ridge"])] == [*BASELINES, "sgd ridge"]
 
 
 def test_the_command_prints_a_table(finished):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import sys
@@ -123,6 +124,27 @@ def test_the_key_is_that_of_the_converted_folder(file, tmp_path):
         again.tokenizer(text).input_ids for text in texts
     ]
     assert loaded.tokenizer.model_max_length == again.tokenizer.model_max_length == 64
+
+
+def test_the_file_is_parsed_once_and_without_a_bar(file, monkeypatch, capfd):
+    """For its types, configuration, weights and tokenizer; and the table of names is made once, not for each module."""
+    made = []
+    patched = {gguf.GGUFReader: "__init__", gguf: "get_tensor_name_map"}
+    for holder, name in patched.items():
+
+        def counted(*arguments, name, wrapped):
+            made.append(name)
+            return wrapped(*arguments)
+
+        counting = functools.partialmethod if holder is gguf.GGUFReader else functools.partial
+        monkeypatch.setattr(holder, name, counting(counted, name=name, wrapped=getattr(holder, name)))
+    before = gguf.GGUFReader, gguf.get_tensor_name_map
+    with kept():
+        load_pretrained(str(file))
+        load_pretrained(str(file.parent), gguf=file.name)
+    assert made.count("__init__") == 2 and made.count("get_tensor_name_map") <= 4
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == before  # nothing is left
+    assert capfd.readouterr() == ("", "")
 
 
 def test_what_it_is_made_of_is_said_and_kept(file):

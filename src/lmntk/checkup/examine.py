@@ -36,6 +36,7 @@ from lmntk.prompts.ensemble import EnsembleEncoder, make_prompt_encoder
 from lmntk.prompts.label_words import LabelWords
 from lmntk.prompts.remarks import TextCounts
 from lmntk.prompts.template import with_new_lines
+from lmntk.system.progress import Progress, Silent
 from lmntk.tasks import Example, Prompt, get_task, read_data, read_jsonl
 from lmntk.tasks.catalog import Task
 from lmntk.tasks.splits import cut_test
@@ -44,10 +45,15 @@ LENGTH = 128
 FEW = 4  # texts whose gradients are compared with autograd, whole
 MOST = 200  # texts for ranks and accuracy
 BATCH = 32
+SILENT = Silent()
 
 
 def examine(
-    model: nn.Module, together: Batch, alone: Sequence[Batch], trainable: Mapping[str, nn.Parameter]
+    model: nn.Module,
+    together: Batch,
+    alone: Sequence[Batch],
+    trainable: Mapping[str, nn.Parameter],
+    progress: Progress = SILENT,
 ) -> list[Finding]:
     """Return the findings on any module from a batch to logits: coupled texts, ties, gradients, noise.
 
@@ -58,10 +64,12 @@ def examine(
         together: a few texts, padded to one batch.
         alone: the same texts, each in a batch of its own.
         trainable: the parameters that count.
+        progress: whom it tells what it looks at.
 
     Cost: a few dozen forward and backward passes. Memory: the whole gradients of two texts, a parameter's of
     all.
     """
+    progress.phase("checking that texts do not mix in a batch")
     coupling, has_logits = check_batches(model, together, alone)
     findings = [coupling, *check_ties(model, trainable)]
     if not has_logits:
@@ -71,6 +79,7 @@ def examine(
     # another text wherever there is one
     longest = max(range(len(alone)), key=lambda index: (index != shortest, lengths[index]))
     extremes = sorted({shortest, longest})
+    progress.phase("checking gradients against autograd")
     gradients, coverage = check_gradients(
         model,
         {name: tensor[extremes] for name, tensor in together.items()},
@@ -80,6 +89,7 @@ def examine(
     )
     findings += gradients
     if coverage is not None:
+        progress.phase("checking the error and the noise of gradients")
         findings.append(check_error(model, together, alone, trainable, coverage))
         findings.append(check_noise(model, together, alone, trainable, coverage))
     return findings
@@ -166,6 +176,7 @@ def check(
     *,
     parameters: ParameterFilter | None = None,
     dtype: str = "float32",
+    progress: Progress = SILENT,
     **loading: Any,
 ) -> list[Finding]:
     """Return the findings on a model folder or hub name.
@@ -180,11 +191,13 @@ def check(
         texts: the texts to look at it on.
         parameters: those that count.
         dtype: float32 or float64.
+        progress: whom it tells what it looks at.
         loading: further arguments of ``load_pretrained``.
 
     Raises:
         UserError: a model, a prompt or texts that cannot be read, or options that do not go together.
     """
+    progress.phase("loading the model")
     pretrained = load_pretrained(name, dtype, needs_head=True if prompt.mode == "prompt" else None, **loading)
     is_classifier = pretrained.kind == "classifier"
     options = (("--template", prompt.template), ("--label-words", prompt.label_words))
@@ -193,6 +206,7 @@ def check(
         reads = "a classifier reads its own head" if is_classifier else "head mode reads no prompt"
         raise UserError(f"{' and '.join(given)}: {reads}; leave the option out")
     findings = [_model_finding(pretrained, dtype)]
+    progress.phase("reading the texts")
     asked = _asked(pretrained, replace(prompt, mode="head") if is_classifier else prompt, texts)
     findings += asked.findings
     encoded = [encode_whole(asked.encoder, example) for example in asked.examples]
@@ -222,16 +236,20 @@ def check(
         return [*findings, Finding("parameters", "fault", str(error).removeprefix("parameters: "))]
     pad_id = pretrained.pad_id
     few = [encoded[index] for index in _few([text.length for text in encoded])]
-    examined = examine(model, collate(few, pad_id), [collate([text], pad_id) for text in few], trainable)
+    examined = examine(
+        model, collate(few, pad_id), [collate([text], pad_id) for text in few], trainable, progress
+    )
     findings += examined
     has_logits = any(finding.check in ("coverage", "gradients") for finding in examined)
     if not has_logits:  # nothing to rank or to classify by
         return findings
     batches, order = _batches(encoded, pad_id)
     if isinstance(model, PromptModel) and not isinstance(asked.encoder, HeadEncoder):
+        progress.phase("looking at the label words")
         findings.append(check_label_words(model, batches, asked.encoder.labels, pretrained.tokenizer))
     if has_baseline and classes > 1:
         whose = "the model's own head" if is_classifier else "zero-shot"
+        progress.phase("classifying the texts before any training")
         findings.append(check_accuracy(model, batches, [labels[i] for i in order], whose))
     return findings
 

@@ -1,4 +1,4 @@
-"""Progress bars of a run: on stderr, so that stdout stays the result."""
+"""Progress bars of a run at a terminal: on stderr, so that stdout stays the result."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from lmntk.cli.lines import finished_before, finished_split
 
 
 class Bars(AbstractContextManager["Bars"]):
@@ -50,10 +52,7 @@ class Bars(AbstractContextManager["Bars"]):
         self._bars.start()
         self._splits = self._bars.add_task("splits", total=splits, completed=finished)
         if finished:
-            self._console.print(
-                f"{finished} of {splits} splits were finished before and are not computed again",
-                highlight=False,
-            )
+            self._console.print(finished_before(splits, finished), highlight=False)
 
     def work(self, description: str, total: float | None) -> None:
         """Show a new bar for the work at hand."""
@@ -61,6 +60,10 @@ class Bars(AbstractContextManager["Bars"]):
         if self._work is not None:
             self._bars.remove_task(self._work)
         self._work = self._bars.add_task(description, total=total)
+
+    def phase(self, description: str) -> None:
+        """Show a bar without an end."""
+        self.work(description, None)
 
     def advance(self, amount: float) -> None:
         """Move the bar of the work at hand."""
@@ -71,11 +74,7 @@ class Bars(AbstractContextManager["Bars"]):
         """Print a finished split in one line and move the splits' bar."""
         if self._splits is not None:
             self._bars.advance(self._splits)
-        shown = ", ".join(
-            f"{row['method']} {'diverged' if row['test'] is None else format(100 * row['test'], '.1f')}"
-            for row in rows
-        )
-        self._console.print(f"{split}: {shown}", highlight=False)
+        self._console.print(finished_split(split, rows), highlight=False)
 
     def note(self, line: str) -> None:
         """Print a line, once."""

@@ -1,4 +1,4 @@
-"""Output of commands: tables and lists on stdout, progress bars on stderr.
+"""Output of commands: tables and lists on stdout, progress on stderr.
 
 At a terminal lines are wrapped to its width; into a pipe they go as they are.
 """
@@ -9,7 +9,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +18,8 @@ from lmntk.system.notices import heard_by, kept, say
 
 if TYPE_CHECKING:
     from lmntk.cli.bars import Bars
+    from lmntk.cli.lines import Lines
+    from lmntk.system.progress import Progress
 
 Result = TypeVar("Result")
 
@@ -112,14 +114,25 @@ def print_wrapped(line: str, indent: int) -> None:
     print(line)
 
 
-def with_bars(action: Callable[[Bars], Result]) -> Result:
-    """Return what an action returns; bars on stderr show its progress."""
+def with_progress(action: Callable[[Progress], Result], *, notices_at_once: bool = True) -> Result:
+    """Return what an action returns; its progress is on stderr: bars at a terminal, elsewhere a line a minute.
+
+    Notices are printed when they are said, or with those of the whole command, at its end.
+    """
+    with _listener() as listener, heard_by(listener.note) if notices_at_once else nullcontext():
+        return action(listener)
+
+
+def _listener() -> Bars | Lines:
+    if not sys.stderr.isatty():
+        from lmntk.cli.lines import Lines
+
+        return Lines()
     from rich.console import Console
 
     from lmntk.cli.bars import Bars
 
-    with Bars(Console(stderr=True)) as bars, heard_by(bars.note):
-        return action(bars)
+    return Bars(Console(stderr=True))
 
 
 @contextmanager

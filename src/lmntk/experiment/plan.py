@@ -38,6 +38,7 @@ def plan(experiment: Experiment, progress: Progress | None = None) -> list[tuple
     for shared in shared_models(session):
         left = [job.split for job in missing(Solve(), shared)]
         if left:
+            session.progress.phase(f"{shared.title}: trying a few batches")
             estimate = _plan(shared, left)
             known = estimates.get(shared.title)
             estimates[shared.title] = estimate if known is None else known + estimate

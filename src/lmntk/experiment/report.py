@@ -80,6 +80,7 @@ class Reporter:
 
     def end(self) -> None:
         """Write everything once more, the predictions and the page too."""
+        self.session.progress.phase("writing the tables and the page")
         for task, split in self.session.planned:
             self.write_predictions(task, split)
         self.write_tables()

@@ -37,7 +37,9 @@ def open_session(experiment: Experiment, progress: Progress) -> Session:
     """
     methods = methods_of(experiment.formulas, experiment.solvers)
     check_precision(experiment.precision, experiment.dtype, chosen_devices(experiment.device))
+    progress.phase("loading the model")
     pretrained = load(experiment, experiment.modes)
+    progress.phase("reading the texts")
     tasks = prepare_tasks(experiment, pretrained)
     settings = settings_of(experiment, experiment.out, kernels=experiment)
     given = None if experiment.finetuned is None else given_checkpoint(experiment.finetuned)

@@ -18,6 +18,7 @@ from lmntk.models.logit_model import LogitModel
 from lmntk.models.weights import at_weights
 from lmntk.system import kept
 from lmntk.system.files import reporting_disk
+from lmntk.system.library_bars import without_bars
 
 FORMAT = "lmntk weights 1"
 WEIGHTS, MODEL, CHECKSUMS = "weights.safetensors", "model", "lmntk-checksums.json"
@@ -71,16 +72,9 @@ def export(folder: Path, model: LogitModel, pretrained: Pretrained, weights: Map
             "export: the model has an adapter, which transformers cannot save in place; "
             "its trained weights are kept alone"
         )
-    from transformers.utils import logging
-
-    bar = logging.is_progress_bar_enabled()
     with replacing_folder(folder) as temporary, at_weights(model, weights), reporting_disk():
-        logging.disable_progress_bar()
-        try:
+        with without_bars():
             pretrained.network.save_pretrained(temporary)
-        finally:
-            if bar:
-                logging.enable_progress_bar()
         pretrained.tokenizer.save_pretrained(temporary)
         kept.write_record(temporary / CHECKSUMS, {"files": kept.checksums_of(temporary)})
 

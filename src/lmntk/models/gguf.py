@@ -7,13 +7,18 @@ architectures from GGUF; what it cannot read is one line.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
+import os
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lmntk.errors import UserError, one_line
@@ -64,7 +69,7 @@ class GgufFile:
         extra = {} if attention is None else {"attn_implementation": attention}
         with loading(UNREADABLE.format(f"{shown} as a {KINDS[kind]} model")):
             network, report = auto_class(kind, config).from_pretrained(
-                folder, dtype=dtype, output_loading_info=True, **where, **extra
+                folder, config=config, dtype=dtype, output_loading_info=True, **where, **extra
             )
         missing = sorted(report["missing_keys"])
         if missing:
@@ -97,6 +102,33 @@ class GgufFile:
             )
 
 
+@contextmanager
+def parsed_once() -> Iterator[None]:
+    """Keep what the package gguf is asked for more than once while a model is loaded.
+
+    transformers parses the file for the configuration, the weights and the tokenizer each, which of a vocabulary of 49,152
+    words takes seconds, and makes the table of an architecture's tensor names once for each module.
+    """
+    try:
+        package: Any = importlib.import_module("gguf")
+    except ImportError:  # ``read_gguf`` says so
+        yield
+        return
+    reader, names = package.GGUFReader, package.get_tensor_name_map
+
+    def keep_plain(self: Any, mapped: Any) -> None:
+        self._plain = mapped.view(np.ndarray)
+
+    # its million slices of a numpy.memmap take five times as long as those of a plain array
+    data = property(lambda self: self._plain, keep_plain)
+    package.GGUFReader = cache(type("PlainReader", (reader,), {"data": data}))
+    package.get_tensor_name_map = cache(names)
+    try:
+        yield
+    finally:
+        package.GGUFReader, package.get_tensor_name_map = reader, names
+
+
 def read_gguf(path: Path) -> GgufFile:
     """Return what a GGUF file holds, after a look at its header and every tensor's place.
 
@@ -117,7 +149,7 @@ def read_gguf(path: Path) -> GgufFile:
     from gguf import GGUFReader
 
     try:
-        tensors = GGUFReader(path).tensors
+        tensors = GGUFReader(os.path.join(path.parent, path.name)).tensors  # as transformers writes the path
         counts = Counter(tensor.tensor_type.name for tensor in tensors)
     except Exception as error:  # of a damaged file the reader says anything
         raise UserError(f"model: {shown} is damaged ({one_line(error)[:120]}); download it again") from error

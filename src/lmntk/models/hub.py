@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lmntk.errors import UserError
+from lmntk.system.library_bars import without_bars
 
 WANTED = (
     "*.json",
@@ -69,14 +70,7 @@ def locate(
             )
         return Location(Path(name).expanduser(), None)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils.tqdm import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
 
-    quiet = are_progress_bars_disabled()
-    disable_progress_bars()
     fetch = partial(
         snapshot_download,
         name,
@@ -85,7 +79,8 @@ def locate(
         ignore_patterns=list(UNWANTED),
     )
     try:
-        folder = Path(fetch())
+        with without_bars():
+            folder = Path(fetch())
     except Exception as error:  # the library raises its own, the transport's and the system's
         cached = None
         # the library looks into its cache where nothing answers, but not where an answer breaks off
@@ -95,9 +90,6 @@ def locate(
         if cached is None:
             raise UserError(f"{shown} {_reason(error, revision)}") from error
         folder = cached
-    finally:
-        if not quiet:
-            enable_progress_bars()
     return Location(folder, folder.name)
 
 

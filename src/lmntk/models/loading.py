@@ -17,7 +17,7 @@ from lmntk.models.adapters import CONFIG_FILE, find_base, read_adapter
 from lmntk.models.checkpoint import Checkpoint, loading
 from lmntk.models.configuration import setting
 from lmntk.models.fingerprint import fingerprint
-from lmntk.models.gguf import ENDING, GgufFile, read_gguf
+from lmntk.models.gguf import ENDING, GgufFile, parsed_once, read_gguf
 from lmntk.models.hidden_states import is_decoder_only, is_encoder_decoder
 from lmntk.models.hub import Location, locate, looks_local
 from lmntk.models.kinds import check_kind, reading_of
@@ -25,6 +25,7 @@ from lmntk.models.named_files import check_named_files
 from lmntk.models.no_pickle import without_pickles
 from lmntk.models.vocabulary import word_table
 from lmntk.prompts.tokenization import ROWS
+from lmntk.system.library_bars import without_bars
 
 __all__ = ["DTYPES", "Pretrained", "fingerprint", "load_pretrained"]
 
@@ -190,9 +191,10 @@ def _of_gguf(
             )
         location = locate(name, revision, also=file)
         path, commit = location.folder / file, location.revision
-    gguf = read_gguf(path)
-    network, kind, stored = gguf.load(dtype, attention, kind)
-    tokenizer = _limited(name, gguf.tokenizer(), network)
+    with parsed_once():
+        gguf = read_gguf(path)
+        network, kind, stored = gguf.load(dtype, attention, kind)
+        tokenizer = _limited(name, gguf.tokenizer(), network)
     if kind == "classifier":
         _set_padding(name, network, tokenizer)
     return Pretrained(network, tokenizer, name, fingerprint(network), stored, kind, False, commit, gguf)
@@ -265,12 +267,10 @@ def _quiet() -> Iterator[None]:
     """Keep transformers from printing while the body runs: what matters is raised."""
     from transformers.utils import logging
 
-    shown, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    shown = logging.get_verbosity()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        yield
+        with without_bars():
+            yield
     finally:
         logging.set_verbosity(shown)
-        if bar:
-            logging.enable_progress_bar()

@@ -15,6 +15,9 @@ class Progress(Protocol):
     def work(self, description: str, total: float | None) -> None:
         """Take what is computed now, and its amount if that is known."""
 
+    def phase(self, description: str) -> None:
+        """Take what is done now, whose amount nobody counts: loading, checking, writing."""
+
     def advance(self, amount: float) -> None:
         """Take the amount that was done since the last call."""
 
@@ -30,6 +33,7 @@ class Silent:
 
     def start(self, splits: int, finished: int) -> None: ...  # noqa: D102
     def work(self, description: str, total: float | None) -> None: ...  # noqa: D102
+    def phase(self, description: str) -> None: ...  # noqa: D102
     def advance(self, amount: float) -> None: ...  # noqa: D102
     def finished(self, split: str, rows: Sequence[Mapping[str, Any]]) -> None: ...  # noqa: D102
     def note(self, line: str) -> None: ...  # noqa: D102

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmntk.errors import UserError, one_line
+from lmntk.system.library_bars import without_bars
 from lmntk.system.notices import say
 from lmntk.tasks.data import TaskData
 from lmntk.tasks.formats import FORMATS, load_saved, table_of
@@ -114,7 +115,8 @@ def _load(
         ) from error
     options: dict[str, Any] = {"data_files": dict(data_files)} if data_files is not None else {}
     try:
-        loaded = load_dataset(str(folder) if looks_local else name, config, revision=revision, **options)
+        with without_bars():
+            loaded = load_dataset(str(folder) if looks_local else name, config, revision=revision, **options)
     except Exception as error:  # the library raises its own, the hub's, the transport's and pyarrow's
         raise UserError(_load_message(name, config, error)) from error
     return dict(loaded)

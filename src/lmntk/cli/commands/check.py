@@ -11,7 +11,7 @@ import typer
 
 from lmntk.cli.configured import some_options
 from lmntk.cli.options import JsonOption
-from lmntk.cli.printing import print_wrapped
+from lmntk.cli.printing import print_wrapped, with_progress
 from lmntk.errors import UserError
 
 FIELDS = (
@@ -69,7 +69,11 @@ def check(
     given = context.obj
     words = list(parts_of(given.pop("label_words", ""))) or None
     prompt = PromptChoice(mode, given.pop("template", None), words, given.pop("label_words_reduce", None))
-    findings = examine_model(model, prompt, TextChoice(task, data, texts), **given)
+    chosen = TextChoice(task, data, texts)
+    findings = with_progress(
+        lambda progress: examine_model(model, prompt, chosen, progress=progress, **given),
+        notices_at_once=False,
+    )
     well = is_well(findings)
     if as_json:
         print(

@@ -11,7 +11,7 @@ import typer
 
 from lmntk.bundled import EXAMPLES, MODEL, PROMPTS, SHOTS
 from lmntk.cli.options import JsonOption
-from lmntk.cli.printing import print_summary, print_written, with_bars
+from lmntk.cli.printing import print_summary, print_written, with_progress
 
 if TYPE_CHECKING:
     from lmntk.experiment.configuration import Experiment
@@ -31,7 +31,7 @@ def demo(
     experiment = demo_experiment(out, seeds)
     from lmntk.experiment.run import run as run_experiment
 
-    rows = with_bars(lambda progress: run_experiment(experiment, progress))
+    rows = with_progress(lambda progress: run_experiment(experiment, progress))
     if as_json:
         print(json.dumps(rows, indent=1))
         return

@@ -17,7 +17,7 @@ from lmntk.cli.configured import (
     experiment_options,
 )
 from lmntk.cli.options import JsonOption
-from lmntk.cli.printing import print_verdicts, print_written, with_bars
+from lmntk.cli.printing import print_verdicts, print_written, with_progress
 from lmntk.errors import UserError
 
 OF_RUNS = ("formulas", "solvers", "keep_kernels", "keep_factors", "save_models", "finetune", "diagnose")
@@ -63,7 +63,7 @@ def diagnose(
     from lmntk.experiment.report import verdicts_of
     from lmntk.experiment.run import run as run_experiment
 
-    with_bars(lambda progress: run_experiment(experiment, progress))
+    with_progress(lambda progress: run_experiment(experiment, progress))
     verdicts = verdicts_of(experiment.out)
     if as_json:
         print(json.dumps(verdicts, indent=1))

@@ -16,7 +16,7 @@ from lmntk.cli.configured import (
     experiment_options,
 )
 from lmntk.cli.options import JsonOption
-from lmntk.cli.printing import print_summary, print_written, with_bars
+from lmntk.cli.printing import print_summary, print_written, with_progress
 from lmntk.errors import UserError
 
 OF_KERNELS = (
@@ -71,7 +71,7 @@ def finetune(
     experiment = experiment_of(given, configuration, over, {"finetune": DEFAULT_OPTIMIZERS})
     from lmntk.experiment.run import run as run_experiment
 
-    rows = with_bars(lambda progress: run_experiment(experiment, progress))
+    rows = with_progress(lambda progress: run_experiment(experiment, progress))
     if as_json:
         print(json.dumps(rows, indent=1))
     else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lmntk.cli.options import FieldOption, JsonOption, options_of
-from lmntk.cli.printing import print_wrapped, with_bars
+from lmntk.cli.printing import print_wrapped, with_progress
 from lmntk.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def fit(
     read = read_input(options)
     from lmntk.estimator.fit import fit_file
 
-    record = with_bars(partial(fit_file, options, read))
+    record = with_progress(partial(fit_file, options, read))
     if as_json:
         print(json.dumps(record.model_dump(), indent=1))
     else:

@@ -6,7 +6,7 @@ import typer
 
 from lmntk.cli.configured import kernel_options
 from lmntk.cli.options import JsonOption
-from lmntk.cli.printing import print_kernels, with_bars
+from lmntk.cli.printing import print_kernels, with_progress
 from lmntk.errors import UserError
 
 
@@ -50,10 +50,10 @@ def kernel(context: typer.Context, as_json: JsonOption = False) -> None:
         of_factors = make_factor_kernels(given)
         from lmntk.experiment.kernel_files import kernels_of_factors
 
-        written = kernels_of_factors(of_factors)
+        written = with_progress(lambda progress: kernels_of_factors(of_factors))
     else:
         of_texts = make_text_kernels(given)
         from lmntk.experiment.kernel_files import kernels_of_texts
 
-        written = with_bars(lambda progress: kernels_of_texts(of_texts, progress))
+        written = with_progress(lambda progress: kernels_of_texts(of_texts, progress))
     print_kernels(written, as_json)

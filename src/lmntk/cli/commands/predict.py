@@ -11,7 +11,7 @@ import typer
 
 from lmntk.cli.configured import some_options
 from lmntk.cli.options import JsonOption
-from lmntk.cli.printing import with_bars
+from lmntk.cli.printing import with_progress
 from lmntk.errors import UserError
 
 OPTIONS = partial(some_options, ("model", "memory", "device", "device_memory"))
@@ -92,7 +92,7 @@ def predict(
             report=progress.advance,
         )
 
-    done = with_bars(work)
+    done = with_progress(work)
     if target == STANDARD:
         return  # stdout is the result
     if as_json:

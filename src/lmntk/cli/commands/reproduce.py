@@ -11,7 +11,7 @@ import typer
 
 from lmntk.cli.configured import experiment_of, experiment_options
 from lmntk.cli.options import JsonOption
-from lmntk.cli.printing import print_summary, print_verdicts, print_written, with_bars
+from lmntk.cli.printing import print_summary, print_verdicts, print_written, with_progress
 from lmntk.errors import UserError
 
 # what an experiment is about is in its file; the command says on what, where, and how much of it
@@ -62,7 +62,7 @@ def reproduce(
     from lmntk.experiment.report import verdicts_of
     from lmntk.experiment.run import run as run_experiment
 
-    rows = with_bars(lambda progress: run_experiment(chosen, progress))
+    rows = with_progress(lambda progress: run_experiment(chosen, progress))
     verdicts = verdicts_of(chosen.out)
     if as_json:
         print(json.dumps({"rows": rows, **verdicts}, indent=1))

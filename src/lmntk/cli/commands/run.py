@@ -8,7 +8,7 @@ import typer
 
 from lmntk.cli.configured import ConfigurationArgument, experiment_of
 from lmntk.cli.options import JsonOption
-from lmntk.cli.printing import print_summary, print_verdicts, print_written, with_bars
+from lmntk.cli.printing import print_summary, print_verdicts, print_written, with_progress
 
 
 def run(
@@ -25,7 +25,7 @@ def run(
     experiment = experiment_of(context.obj, configuration)
     from lmntk.experiment.run import run as run_experiment
 
-    rows = with_bars(lambda progress: run_experiment(experiment, progress))
+    rows = with_progress(lambda progress: run_experiment(experiment, progress))
     if as_json:
         print(json.dumps(rows, indent=1))
         return
@@ -51,7 +51,7 @@ def plan(
     experiment = experiment_of(context.obj, configuration)
     from lmntk.experiment.plan import plan as plan_experiment
 
-    estimates = with_bars(lambda progress: plan_experiment(experiment, progress))
+    estimates = with_progress(lambda progress: plan_experiment(experiment, progress))
     if as_json:
         print(json.dumps({name: estimate.as_dict() for name, estimate in estimates}, indent=1))
     elif not estimates:

@@ -187,6 +187,7 @@ def keep_results(
 def _logits(shared: SharedModel, split: Split) -> Logits:
     """Return a split's logits where no kernels are asked for."""
     session, texts = shared.session, shared.texts(split)
+    session.progress.phase(f"{split.name}: logits before training")
     pad_id, batch_size = session.pretrained.pad_id, session.settings.batch_size
     return {side: logits_of(shared.model, texts[side], pad_id, batch_size).numpy() for side in SIDES}
 
@@ -242,6 +243,7 @@ def _predictor(shared: SharedModel, split: Split, outcome: Outcome) -> tuple[Pre
     assert form is not None
     assert outcome.dev_decisions is not None
     settings = session.settings
+    session.progress.phase(f"{split.name}: {outcome.method} as a linearized model")
     cut = shared.direction_memory.cut(count_of(form), settings.batch_size, outcome.formula == "asigngd")
     shared.capturer.batch_size = cut.batch_size
     if not is_roomy(cut.peak, settings.memory):
