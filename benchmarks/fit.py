@@ -111,13 +111,14 @@ def measured(pretrained: Any, options: Any, name: str, seed: int) -> dict[str, A
     seconds = time.time() - start
     rule = DecisionRule(choice.intercepts, choice.f0_scale, choice.sharpness)
     way = choice.measured.way
-    predictor = Predictor(way.model, [direction_of(choice, settings)], way.pad_id, rule)
+    directions = [] if choice.form is None else [direction_of(choice, settings)]
+    predictor = Predictor(way.model, directions, way.pad_id, rule)
     decisions, _ = predictor.evaluate(way.encoded(tests))
     plain = LabelledTexts(tuple(tests), task.labels).plain
     words = word_counts().fit(texts.plain, texts.numbers).predict(plain)
     probed = probe().fit(train_features, texts.numbers).predict(features(tests))
     prompt = next(each for each in ways_measured if each.way.mode == "prompt")
-    nothing = Predictor(prompt.way.model, [{}], prompt.way.pad_id, DecisionRule(f0_scale=1.0))
+    nothing = Predictor(prompt.way.model, [], prompt.way.pad_id, DecisionRule(f0_scale=1.0))
     logits, _ = nothing.evaluate(prompt.way.encoded(tests))
     held = {rival.name: rival.accuracy for rival in standing.rivals}
     plain_probabilities, probabilities = (

@@ -79,7 +79,9 @@ def test_nothing_to_combine_is_an_error(classes: int, count: int) -> None:
 
 def test_a_models_combinations_make_it(tmp_path: Path) -> None:
     pretrained = load_pretrained(str(tiny.write_model(tmp_path)), "float64")
-    encoder = PromptEncoder(pretrained.tokenizer, "{a} it was {mask}.", ["great", "terrible", "bad"], Limits(64))
+    encoder = PromptEncoder(
+        pretrained.tokenizer, "{a} it was {mask}.", ["great", "terrible", "bad"], Limits(64)
+    )
     examples = [Example(text) for text in ("a film", "a dull book", "the story was good")]
     full = compute_kernels(pretrained, encoder, examples, examples, ["sgd"]).kernels["sgd"].values
     model = logit_model(pretrained, encoder, False)

@@ -286,7 +286,8 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         choice, settings = self.choice_, self.seen_.settings
         rule = DecisionRule(choice.intercepts, choice.f0_scale, choice.sharpness)
         way = choice.measured.way
-        return Predictor(way.model, [direction_of(choice, settings)], way.pad_id, rule)
+        directions = [] if choice.form is None else [direction_of(choice, settings)]
+        return Predictor(way.model, directions, way.pad_id, rule)
 
 
 def examples_of(X: Any) -> list[Example]:

@@ -64,7 +64,7 @@ def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
         measured = [_measured(way, texts, settings, options, progress) for way in ways]
         features = _features(pretrained, encoders["head"], texts, settings.batch_size)
         choice = choose_way(measured, texts, features, seed=options.seed)
-        directions = [direction_of(choice, settings)]
+        directions = [] if choice.form is None else [direction_of(choice, settings)]
         record = write_fit(
             options,
             texts=texts,
@@ -140,9 +140,8 @@ def _features(
 
 
 def direction_of(choice: Choice, settings: Settings) -> dict[str, Any]:
-    """Return the direction of the chosen solution; of no training an empty one."""
-    if choice.form is None:
-        return {}
+    """Return the direction of the chosen solution, which is no lack of training."""
+    assert choice.form is not None
     way, texts = choice.measured.way, choice.measured.texts
     capturer = Capturer(way.model, way.trainable, way.pad_id, texts, settings.batch_size, gpu=settings.gpu)
     cut = DirectionMemory(capturer, settings).cut(1, settings.batch_size, signs=False)

@@ -95,11 +95,11 @@ def write_fit(
     solution = {
         "method": "sgd ridge" if choice.form is not None else "no training", "setting": setting,
         "intercept": list(choice.intercepts) if any(choice.intercepts) else 0.0,
-        "f0_scale": "inf" if math.isinf(scale) else scale, "sharpness": sharpness,
+        "f0_scale": "inf" if math.isinf(scale) else scale, "sharpness": sharpness, "rough": rough,
     }  # fmt: skip
     description = {
         "split": "fit", "dev": standing.accuracy, "metric": "accuracy", "mode": way.mode,
-        "labels": list(texts.labels), "columns": columns, "rough": rough, "model": model, "prompt": prompt,
+        "labels": list(texts.labels), "columns": columns, "model": model, "prompt": prompt,
         "parameters": way.parameters.as_dict(), "solution": solution, "versions": versions(),
     }  # fmt: skip
     save_predictor(options.out, directions, way.model, description)

@@ -150,7 +150,7 @@ def find_predictor(folder: Path, wanted: WantedPredictor) -> tuple[Path, list[st
 
 def _no_predictor(folder: Path) -> UserError:
     return UserError(
-        f"predict: {str(folder)!r} holds no predictor; make one with `lmntk run ... --save-models`"
+        f"predict: {str(folder)!r} holds no predictor; make one with `lmntk fit FILE`, or with `lmntk run ... --save-models`"
     )
 
 
