@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from lmntk import Example, TangentClassifier, UserError, compute_kernels, load_pretrained
 from lmntk.estimator import seen_texts
+from lmntk.estimator.seen_texts import SharedTexts
+from lmntk.solvers.shared import shared_kernel
 
 TEMPLATE = "{a} it was {mask}."
 WORDS = {"good": "great", "bad": "terrible"}
@@ -60,6 +64,39 @@ def test_decisions_are_those_of_the_engines_kernel(model: str) -> None:
 def as_they_are(texts: list[str]) -> list[str]:
     """Return the texts: a step of a pipeline."""
     return list(texts)
+
+
+@pytest.mark.parametrize("classes", ["full", "shared"])
+def test_many_classes_may_share_a_kernel(model: str, classes: str) -> None:
+    labels = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
+    classifier = TangentClassifier(model, classes=classes, dtype="float64", regularization=0.1)
+    classifier.fit(TEXTS, labels)
+    examples = [Example(text) for text in TEXTS]
+    kernel = classifier.seen_.kernel(examples, examples)
+    assert kernel.shape == ((10, 3, 10, 3) if classes == "full" else (10, 1, 10, 1))
+    explained = classifier.explain(NEW[0])
+    assert explained.offset + sum(each.value for each in explained.contributions) == pytest.approx(
+        explained.decision
+    )
+    many = [f"{text} {number}" for number in range(20) for text in NEW]
+    decisions = classifier.decision_function(many)
+    assert classifier._predictor is not None
+    few = np.concatenate([classifier.decision_function(many[start : start + 6]) for start in range(0, 60, 6)])
+    np.testing.assert_allclose(decisions, few, atol=1e-8)
+
+
+def test_a_shared_kernel_is_on_average_that_of_the_centred_classes(model: str) -> None:
+    labels = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
+    examples = [Example(text) for text in TEXTS]
+    settings = {"mode": "head", "dtype": "float64", "regularization": 0.1}
+    full = TangentClassifier(model, classes="full", **settings).fit(TEXTS, labels)
+    way = full.seen_.way
+    total = np.zeros((10, 10))
+    for signs in product([-1.0, 1.0], repeat=3):
+        weights = (np.asarray(signs) - np.mean(signs))[:, None]
+        shared = SharedTexts(replace(way, combinations=weights), full.seen_.settings)
+        total += shared.kernel(examples, examples)[:, 0, :, 0] / 8
+    np.testing.assert_allclose(total, shared_kernel(full.seen_.kernel(examples, examples)), rtol=1e-8)
 
 
 @pytest.mark.parametrize("mode", ["prompt", "head"])

@@ -101,10 +101,14 @@ def test_a_second_fit_computes_no_kernel(model: Path, tmp_path: Path, command_li
     assert "operations" not in errors
 
 
-@pytest.mark.parametrize("classes", [("good", "bad"), ("good", "bad", "so-so")], ids=["two", "three"])
+@pytest.mark.parametrize(
+    ("classes", "sharing"),
+    [(("good", "bad"), "full"), (("good", "bad", "so-so"), "full"), (("good", "bad", "so-so"), "shared")],
+    ids=["two", "three", "three that share"],
+)
 @pytest.mark.parametrize("mode", ["prompt", "head"])
 def test_the_saved_classifier_decides_as_the_kernel_does(
-    model: Path, tmp_path: Path, classes: tuple[str, ...], mode: str
+    model: Path, tmp_path: Path, classes: tuple[str, ...], sharing: str, mode: str
 ) -> None:
     import numpy as np
 
@@ -128,6 +132,7 @@ def test_the_saved_classifier_decides_as_the_kernel_does(
         "text_column": "message",
         "label_column": "category",
         "mode": mode,
+        "classes": sharing,
         "out": tmp_path / "fit",
         "dtype": "float64",
     }
@@ -140,7 +145,7 @@ def test_the_saved_classifier_decides_as_the_kernel_does(
     encoded = [loaded.encoder.encode(example) for example in texts.examples]
     decisions, _ = loaded.predictor.evaluate(encoded)
     pretrained = load_pretrained(str(model), "float64")
-    way = way_of(pretrained, mode, loaded.encoder, texts.labels)
+    way = way_of(pretrained, mode, loaded.encoder, texts.labels, sharing=sharing)
     choice = choose_way([measure(way, texts.examples, Settings())], texts)
     np.testing.assert_allclose(
         decisions, choice.decisions(choice.measured.kernel, choice.measured.logits), atol=1e-6

@@ -55,6 +55,11 @@ class Choice:
     standing: Standing | None
 
     @property
+    def has_direction(self) -> bool:
+        """Whether a single direction stands for the solution: not for no training, nor for that of a shared kernel."""
+        return self.form is not None and self.measured.way.combinations is None
+
+    @property
     def coefficients(self) -> Array:
         """The coefficients of the training texts [N, C]; zeros for no training."""
         return np.zeros_like(self.measured.logits) if self.form is None else self.form.coefficients
@@ -66,7 +71,9 @@ class Choice:
 
     def decisions(self, kernel: Array, logits: Array) -> Array:
         """Return decisions [M, C] on texts with a kernel [N, C, M, C] and pre-trained logits [M, C]."""
-        slopes = np.einsum("ncmd,nc->md", kernel, self.coefficients)
+        shares = self.measured.way.combinations is not None
+        of_texts = "nimj,nc->mc" if shares else "ncmd,nc->md"  # i and j are of size 1
+        slopes = np.einsum(of_texts, kernel, self.coefficients)
         return np.asarray(slopes + logits / self.f0_scale + np.asarray(self.intercepts))
 
     @property
@@ -116,7 +123,8 @@ def choose_way(
     for way in ways[:1] if few else ways:
         f0 = way.logits if way.way.has_logits and not few else None
         ridges = LAMBDA_OF_FEW if few and regularization is None else given
-        parts.append((way, RidgeCandidates(way.kernel, labels, f0, ridges)))
+        classes = None if way.way.combinations is None else way.logits.shape[1]
+        parts.append((way, RidgeCandidates(way.kernel, labels, f0, ridges, classes=classes)))
         if f0 is not None and regularization is None:
             parts.append((way, CentredCandidate(f0)))
     pool = Pool([_OfMode(way.way.mode, candidates) for way, candidates in parts])
@@ -146,7 +154,7 @@ def rivals_of(
     ways: Sequence[Measured], texts: LabelledTexts, features: Array | None
 ) -> list[tuple[str, Candidates]]:
     """Return the classifiers that the kernel is compared with, by name."""
-    labels, outputs = texts.numbers, ways[0].kernel.shape[1]
+    labels, outputs = texts.numbers, ways[0].logits.shape[1]
     rivals: list[tuple[str, Candidates]] = [("the largest class", Majority(labels, outputs))]
     for way in ways:
         if way.way.has_logits:
@@ -169,9 +177,7 @@ def fitted_share(choice: Choice, labels: Labels) -> float:
 def _solution(
     way: Measured, candidates: Candidates, setting: Mapping[str, Any]
 ) -> tuple[LinearForm | None, tuple[float, ...]]:
-    outputs = way.kernel.shape[1]
+    outputs = way.logits.shape[1]
     if not isinstance(candidates, RidgeCandidates):
         return None, tuple((-way.logits.mean(axis=0)).tolist())
-    column = candidates.scales.index(setting["f0_scale"])
-    alpha = candidates.path.solve(candidates.targets[:, :, column], setting["regularization"])
-    return LinearForm(alpha, f0_scale=setting["f0_scale"]), (0.0,) * outputs
+    return LinearForm(candidates.solution(setting), f0_scale=setting["f0_scale"]), (0.0,) * outputs

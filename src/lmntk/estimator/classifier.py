@@ -17,6 +17,7 @@ from lmntk.estimator.seen_texts import SeenTexts, shared_model, shared_texts
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import Measured, Way, way_of
 from lmntk.models.build import text_features
+from lmntk.prediction.by_kernel import KernelPredictor
 from lmntk.prediction.predictor import DecisionRule, Predictor
 from lmntk.prompts.assembly import Limits
 from lmntk.prompts.encoding import HeadEncoder, TextEncoder, fitting_length
@@ -82,6 +83,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         template: the prompt, such as ``"{a} It was {mask}."``; without one a linear head is put on the model.
         label_words: the word of each class, as a dict; or a list in the order of ``classes_``.
         mode: ``prompt``, ``head``, or ``auto``: with label words the better of both.
+        classes: ``full``, ``shared`` for one kernel that all classes share, or ``auto``: shared by more than six.
         regularization: lambda, relative to the kernel's norm; chosen by held-out texts where it is None.
         max_length: of a prompted text, in tokens.
         dtype: float32 or float64.
@@ -119,6 +121,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         label_words: Mapping[Any, str] | Sequence[str] | None = None,
         *,
         mode: Literal["auto", "prompt", "head"] = "auto",
+        classes: Literal["auto", "full", "shared"] = "auto",
         regularization: float | None = None,
         max_length: int | None = None,
         dtype: str = "float32",
@@ -130,6 +133,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.template = template
         self.label_words = label_words
         self.mode = mode
+        self.classes = classes
         self.regularization = regularization
         self.max_length = max_length
         self.dtype = dtype
@@ -219,7 +223,9 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         decision = choice.decisions(kernel, logits)
         number = int(predict_labels(decision)[0])
         column, sign = (0, 1.0 if number == 1 else -1.0) if decision.shape[1] == 1 else (number, 1.0)
-        values = sign * np.einsum("ncd,nc->nd", kernel[:, :, 0], choice.coefficients)[:, column]
+        of_class = choice.coefficients[:, column] if kernel.shape[1] == 1 else choice.coefficients
+        at_class = kernel[:, :, 0, min(column, kernel.shape[3] - 1)]  # (n, c), of a shared kernel (n, 1)
+        values = sign * (at_class * of_class.reshape(at_class.shape)).sum(axis=1)
         contributions = [
             Contribution(_plain(each), self.classes_[each.label], float(value))
             for each, value in zip(train, values, strict=True)
@@ -245,7 +251,10 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _ways(self, names: tuple[str, ...], words: tuple[str, ...] | None) -> list[Way]:
         modes = [self.mode] if self.mode != "auto" else ["prompt", "head"] if words is not None else ["head"]
         pretrained = shared_model(self.model, self.dtype, self.device)
-        return [way_of(pretrained, mode, self._encoder(mode, words), names, seed=self.seed) for mode in modes]
+        return [
+            way_of(pretrained, mode, self._encoder(mode, words), names, seed=self.seed, sharing=self.classes)
+            for mode in modes
+        ]
 
     def _encoder(self, mode: str, words: tuple[str, ...] | None) -> TextEncoder:
         pretrained = shared_model(self.model, self.dtype, self.device)
@@ -282,11 +291,15 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _made_predictor(self) -> Predictor:
         from lmntk.estimator.fit import direction_of
+        from lmntk.estimator.record import shared_solution
 
         choice, settings = self.choice_, self.seen_.settings
         rule = DecisionRule(choice.intercepts, choice.f0_scale, choice.sharpness)
         way = choice.measured.way
-        directions = [] if choice.form is None else [direction_of(choice, settings)]
+        shared = shared_solution(choice)
+        if shared is not None:
+            return KernelPredictor(way.model, shared, way.pad_id, rule)
+        directions = [direction_of(choice, settings)] if choice.has_direction else []
         return Predictor(way.model, directions, way.pad_id, rule)
 
 

@@ -15,7 +15,7 @@ from lmntk.estimator.choice import Choice, choose_way
 from lmntk.estimator.given import FitInput
 from lmntk.estimator.record import FitRecord, write_fit
 from lmntk.estimator.texts import LabelledTexts
-from lmntk.estimator.ways import Measured, Way, key_of, measure, way_of
+from lmntk.estimator.ways import Measured, Way, measure, pieces_of, way_of
 from lmntk.experiment.configuration import Fit
 from lmntk.experiment.start import filter_of, load, settings_of
 from lmntk.models.build import text_features
@@ -57,14 +57,17 @@ def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
     encoders = {mode: _encoder(options, pretrained, mode, words) for mode in dict.fromkeys((*modes, "head"))}
     chosen = filter_of(options)
     ways = [
-        way_of(pretrained, mode, encoders[mode], texts.labels, chosen, seed=options.seed) for mode in modes
+        way_of(
+            pretrained, mode, encoders[mode], texts.labels, chosen, seed=options.seed, sharing=options.classes
+        )
+        for mode in modes
     ]
     _say_remarks(texts, ways)
     with alone_in(options.out):
         measured = [_measured(way, texts, settings, options, progress) for way in ways]
         features = _features(pretrained, encoders["head"], texts, settings.batch_size)
         choice = choose_way(measured, texts, features, seed=options.seed)
-        directions = [] if choice.form is None else [direction_of(choice, settings)]
+        directions = [direction_of(choice, settings)] if choice.has_direction else []
         record = write_fit(
             options,
             texts=texts,
@@ -74,7 +77,8 @@ def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
             pretrained=pretrained,
         )
         for way in ways:
-            WorkFolder.finish(settings, key_of(way, texts.examples).digest)
+            for piece in pieces_of(way, texts.examples):
+                WorkFolder.finish(settings, piece)
         WorkFolder.sweep(owner, settings.scratch)
     return record
 
@@ -117,8 +121,9 @@ def _say_remarks(texts: LabelledTexts, ways: Sequence[Way]) -> None:
 def _measured(
     way: Way, texts: LabelledTexts, settings: Settings, options: Fit, progress: Progress
 ) -> Measured:
-    n, c = len(texts.examples), way.model.outputs
-    progress.work(f"{way.mode}: {n} texts", n + n * n * c * c / 100)
+    n, c = len(texts.examples), way.singles[0].outputs
+    singles = len(way.singles)
+    progress.work(f"{way.mode}: {n} texts", singles * (n + n * n * c * c / 100))
     return measure(
         way,
         texts.examples,

@@ -15,6 +15,7 @@ from lmntk.estimator.choice import Choice, fitted_share
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.experiment.configuration import Fit
 from lmntk.models.loading import Pretrained
+from lmntk.prediction.by_kernel import SharedSolution
 from lmntk.prediction.files import save_predictor
 from lmntk.system.hashing import versions
 from lmntk.system.kept import read_form, read_record, write_record
@@ -101,8 +102,9 @@ def write_fit(
         "split": "fit", "dev": standing.accuracy, "metric": "accuracy", "mode": way.mode,
         "labels": list(texts.labels), "columns": columns, "model": model, "prompt": prompt,
         "parameters": way.parameters.as_dict(), "solution": solution, "versions": versions(),
+        "train_texts": [[example.text_a, example.text_b] for example in texts.examples],
     }  # fmt: skip
-    save_predictor(options.out, directions, way.model, description)
+    save_predictor(options.out, directions, way.model, description, shared_solution(choice))
     record = FitRecord(
         format=FORMAT,
         file=options.file,
@@ -121,6 +123,14 @@ def write_fit(
     )
     write_record(options.out / NAME, record.model_dump())
     return record
+
+
+def shared_solution(choice: Choice) -> SharedSolution | None:
+    """Return the chosen solution of a shared kernel, if it is one."""
+    way = choice.measured.way
+    if choice.form is None or way.combinations is None:
+        return None
+    return SharedSolution(choice.measured.texts, choice.coefficients, way.combinations, way.trainable)
 
 
 def read_fit(folder: Path) -> FitRecord:

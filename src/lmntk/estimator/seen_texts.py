@@ -12,8 +12,10 @@ from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.settings import Settings
 from lmntk.engine.stream import stream_kernels
 from lmntk.estimator.ways import Way
+from lmntk.finetuning.logits import logits_of
 from lmntk.kernels.gram import EVERYTHING, Panel, gram
 from lmntk.models.loading import Pretrained, load_pretrained
+from lmntk.models.logit_model import LogitModel
 from lmntk.prompts.encoding import EncodedText
 from lmntk.solvers.inputs import Array
 from lmntk.system.devices import move_to
@@ -34,15 +36,17 @@ class SeenTexts:
     4,096 texts; then all is forgotten, and what is asked for is computed anew.
 
     Args:
-        way: of whose model.
+        way: which.
         settings: batches and memory.
+        model: the way's model, or one of those whose kernels are added up.
 
     Attributes:
         differentiated: texts whose gradients were taken so far.
     """
 
-    def __init__(self, way: Way, settings: Settings) -> None:
+    def __init__(self, way: Way, settings: Settings, model: LogitModel | None = None) -> None:
         self.way, self.settings = way, settings
+        self.model = way.model if model is None else model
         self.differentiated = 0
         self._capturer: Capturer | None = None
         self._forget()
@@ -66,7 +70,7 @@ class SeenTexts:
 
     @property
     def _c(self) -> int:
-        return self.way.model.outputs
+        return self.model.outputs
 
     def _forget(self) -> None:
         self._numbers: dict[Text, int] = {}
@@ -125,25 +129,43 @@ class SeenTexts:
         if self._capturer is None or longest > self._capturer.longest[-1].length:
             way = self.way
             self._capturer = Capturer(
-                way.model, way.trainable, way.pad_id, texts, self.settings.batch_size, gpu=self.settings.gpu
+                self.model, way.trainable, way.pad_id, texts, self.settings.batch_size, gpu=self.settings.gpu
             )
         return self._capturer
 
     def _streamed(self, rows: Sequence[Example], columns: Sequence[Example]) -> Array:
         way, self._batches = self.way, []
         texts = {"rows": way.encoded(rows), "columns": way.encoded(columns)}
-        work = KernelWork(way.model, texts, [("rows", "columns")], ["sgd"], way.trainable, way.pad_id)
+        work = KernelWork(self.model, texts, [("rows", "columns")], ["sgd"], way.trainable, way.pad_id)
         self.differentiated += len(rows) + len(columns)
         values = stream_kernels(work, self.settings).kernels["rows", "columns"]["sgd"][EVERYTHING]
         return np.asarray(values.cpu().numpy())
 
     def _streamed_logits(self, examples: Sequence[Example]) -> Array:
-        from lmntk.finetuning.logits import logits_of
-
         encoded = self.way.encoded(examples)
-        return np.asarray(
-            logits_of(self.way.model, encoded, self.way.pad_id, self.settings.batch_size).numpy()
-        )
+        return np.asarray(logits_of(self.model, encoded, self.way.pad_id, self.settings.batch_size).numpy())
+
+
+class SharedTexts(SeenTexts):
+    """The same of a kernel that many classes share: the sum over combinations of their logits."""
+
+    def __init__(self, way: Way, settings: Settings) -> None:
+        super().__init__(way, settings)
+        self.singles = [SeenTexts(way, settings, single) for single in way.singles]
+
+    def kernel(self, rows: Sequence[Example], columns: Sequence[Example]) -> Array:
+        """Return the shared kernel [n, 1, m, 1] between texts, float64."""
+        parts = [single.kernel(rows, columns) for single in self.singles]
+        self.differentiated = sum(single.differentiated for single in self.singles)
+        return np.asarray(sum(parts) / self.way.divisor)
+
+    def logits(self, examples: Sequence[Example]) -> Array:
+        """Return the pre-trained logits [n, C] of texts, float64."""
+        return self._streamed_logits(examples)
+
+    def knows(self, examples: Sequence[Example]) -> int:
+        """Return how many of the texts are known."""
+        return self.singles[0].knows(examples)
 
 
 _MODELS: OrderedDict[tuple[str, str, str], Pretrained] = OrderedDict()
@@ -167,7 +189,8 @@ def shared_texts(way: Way, settings: Settings) -> SeenTexts:
     """Return what the process has seen of a way; of the last four ways it is kept."""
     key = way.key.digest
     if key not in _SEEN:
-        _SEEN[key] = SeenTexts(way, settings)
+        made = SeenTexts if way.combinations is None else SharedTexts
+        _SEEN[key] = made(way, settings)
         while len(_SEEN) > MOST_WAYS:
             _SEEN.popitem(last=False)
     _SEEN.move_to_end(key)

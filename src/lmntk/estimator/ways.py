@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,17 +17,23 @@ from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.progress import Listener
 from lmntk.engine.settings import Settings
 from lmntk.engine.stream import stream_kernels
+from lmntk.finetuning.logits import logits_of
+from lmntk.kernels.gram import EVERYTHING
 from lmntk.kernels.kernel import KERNEL_VERSION, Kernel
 from lmntk.models.build import logit_model
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import Pretrained
-from lmntk.models.logit_model import LogitModel
+from lmntk.models.logit_model import LogitModel, combined
 from lmntk.prompts.encoding import EncodedText, TextEncoder, encode_whole
 from lmntk.solvers.inputs import Array
+from lmntk.solvers.shared import sign_combinations
 from lmntk.system.hashing import Key, versions
 from lmntk.system.kept import is_whole, load_arrays, or_none, save_tensors
 from lmntk.tasks.example import Example, digest_examples
 
+MOST_FULL = 6  # classes: with more they share a kernel, since a full one costs C^2 products
+SIGNS = 2  # combinations of the logits that stand for a shared kernel
+Classes = Literal["auto", "full", "shared"]
 # Deviation of the head's first weights. A head that was fitted to the labels would have seen those that are held out.
 HEAD_DEVIATION = 0.1
 
@@ -43,6 +49,7 @@ class Way:
         parameters: those that count.
         pad_id: the padding token.
         key: all that its kernels depend on but the texts.
+        combinations: of the logits [C, S], where the classes share a kernel.
     """
 
     mode: str
@@ -51,6 +58,21 @@ class Way:
     parameters: ParameterFilter
     pad_id: int
     key: Key
+    combinations: Array | None = None
+
+    @property
+    def singles(self) -> list[LogitModel]:
+        """The models whose kernels are added up: the one, or one for each combination of its logits."""
+        if self.combinations is None:
+            return [self.model]
+        return [
+            combined(self.model, torch.from_numpy(weights.copy())[:, None]) for weights in self.combinations.T
+        ]
+
+    @property
+    def divisor(self) -> float:
+        """The number by which their sum is divided."""
+        return 1.0 if self.combinations is None else self.model.outputs - 1.0
 
     @property
     def has_logits(self) -> bool:
@@ -78,7 +100,7 @@ class Measured:
     Attributes:
         way: which.
         texts: the N labelled texts, encoded.
-        kernel: of these texts, [N, C, N, C].
+        kernel: of these texts, [N, C, N, C]; of a shared one [N, 1, N, 1].
         logits: their pre-trained logits [N, C].
     """
 
@@ -96,8 +118,11 @@ def way_of(
     parameters: ParameterFilter | None = None,
     *,
     seed: int = 0,
+    sharing: Classes = "auto",
 ) -> Way:
     """Return the way of a mode; two classes are folded into one logit, their difference.
+
+    More than six classes share a kernel, unless ``sharing`` is ``full``; it is that of two random sign combinations of the logits.
 
     In head mode a checkpoint's own head is kept; another network gets a head of normal numbers, by the seed.
 
@@ -118,7 +143,12 @@ def way_of(
         parameters=chosen.as_dict(),
         version=KERNEL_VERSION,
     )
-    return Way(mode, encoder, model, chosen, pretrained.pad_id, key)
+    combinations = None
+    if sharing == "shared" or (sharing == "auto" and classes > MOST_FULL):
+        combinations = sign_combinations(classes, SIGNS, seed)
+        model = logit_model(pretrained, encoder, False, labels=labels, head=head) if classes == 2 else model
+        key = key.also(shared={"signs": SIGNS, "seed": seed})
+    return Way(mode, encoder, model, chosen, pretrained.pad_id, key, combinations)
 
 
 def drawn_head(pretrained: Pretrained, classes: int, seed: int) -> nn.Linear:
@@ -155,7 +185,7 @@ def measure(
         announce: told what it will take, before it starts.
         report: told how far it is.
 
-    Cost: a forward and C backward passes a text, and N^2 C^2 products.
+    Cost: a forward and C backward passes a text, and N^2 C^2 products; of a shared kernel two of each, and N^2 two products.
     """
     paths, key, texts = None, key_of(way, examples), way.encoded(examples)
     if folder is not None:
@@ -164,10 +194,15 @@ def measure(
         known = _kept(key, *paths)
         if known is not None:
             return Measured(way, texts, *known)
-    work = KernelWork(way.model, {"train": texts}, [("train", "train")], ["sgd"], way.trainable, way.pad_id)
-    streamed = stream_kernels(work, settings, Listener(report, announce), key.digest)
-    values = streamed.kernels["train", "train"]["sgd"]["all"].cpu().numpy()
-    logits = streamed.logits["train"].cpu().numpy()
+    values, logits = np.zeros(0), np.zeros(0)
+    for number, model in enumerate(way.singles):
+        work = KernelWork(model, {"train": texts}, [("train", "train")], ["sgd"], way.trainable, way.pad_id)
+        piece = key.also(single=number).digest
+        streamed = stream_kernels(work, settings, Listener(report, announce if number == 0 else None), piece)
+        part = streamed.kernels["train", "train"]["sgd"][EVERYTHING].cpu().numpy() / way.divisor
+        values, logits = (values + part if number else part), streamed.logits["train"].cpu().numpy()
+    if way.combinations is not None:
+        logits = logits_of(way.model, texts, way.pad_id, settings.batch_size).numpy()
     if paths is not None:
         provenance: dict[str, Any] = {"key": key.digest, "versions": versions()}
         save_tensors(paths[1], {"train": logits}, {"key": key.digest})
@@ -180,3 +215,9 @@ def _kept(key: Key, kernel_path: Path, logits_path: Path) -> tuple[Array, Array]
         return None
     kernel = or_none(lambda: Kernel.load(kernel_path, {"key": key.digest}))
     return None if kernel is None else (kernel.values, np.asarray(load_arrays(logits_path)[0]["train"]))
+
+
+def pieces_of(way: Way, examples: Sequence[Example]) -> list[str]:
+    """Return the keys of the engine's work on the kernel of these texts."""
+    key = key_of(way, examples)
+    return [key.also(single=number).digest for number in range(len(way.singles))]

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from lmntk.errors import UserError
 from lmntk.models.build import logit_model, untie
+from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import load_pretrained
 from lmntk.models.logit_model import HeadModel, LogitModel
+from lmntk.prediction.by_kernel import KernelPredictor, SharedSolution
 from lmntk.prediction.description import DESCRIPTION, FORMAT, Description, read_description
 from lmntk.prediction.limits import PassLimits
 from lmntk.prediction.predictor import DecisionRule, Predictor
@@ -30,9 +32,10 @@ from lmntk.system.kept import (
     save_tensors,
     write_record,
 )
+from lmntk.tasks.example import Example
 
 DIRECTION = "direction.safetensors"
-_HEAD = "head:"
+_HEAD, _SHARED = "head:", "shared:"
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ def save_predictor(
     directions: Sequence[Mapping[str, Tensor]],
     model: LogitModel,
     description: Mapping[str, Any],
+    shared: SharedSolution | None = None,
 ) -> None:
     """Write both files, the description last: a folder without one holds no predictor.
 
@@ -58,6 +62,7 @@ def save_predictor(
         directions: v, one for all logits or one a logit; none of a model that was left as it was.
         model: of the logits; its head is written too.
         description: plain data with the entries that ``description.Description`` names.
+        shared: the solution of a shared kernel, whose ``train_texts`` the description has.
     """
     tensors = {
         f"{index}:{name}": tensor
@@ -66,6 +71,11 @@ def save_predictor(
     }
     if isinstance(model, HeadModel):
         tensors |= {f"{_HEAD}{name}": parameter.detach() for name, parameter in model.head.named_parameters()}
+    if shared is not None:
+        tensors |= {
+            f"{_SHARED}coefficients": torch.from_numpy(shared.coefficients),
+            f"{_SHARED}combinations": torch.from_numpy(shared.combinations),
+        }
     (folder / DESCRIPTION).unlink(missing_ok=True)
     save_tensors(folder / DIRECTION, tensors, {"format": FORMAT})
     write_record(folder / DESCRIPTION, {"format": FORMAT, **description})
@@ -136,7 +146,11 @@ def load_predictor(
         float(solution["f0_scale"]),
         solution["sharpness"],
     )
-    predictor = Predictor(model_of_logits, directions, pretrained.pad_id, rule, limits)
+    pad_id, solved = pretrained.pad_id, _shared(description, tensors, model_of_logits, encoder)
+    if solved is not None:
+        predictor: Predictor = KernelPredictor(model_of_logits, solved, pad_id, rule, limits)
+    else:
+        predictor = Predictor(model_of_logits, directions, pad_id, rule, limits)
     return LoadedPredictor(predictor, encoder, labels, description)
 
 
@@ -149,7 +163,7 @@ def _directions(path: Path, tensors: Mapping[str, Tensor], model: LogitModel) ->
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     directions: dict[str, dict[str, Tensor]] = {}
     for name, values in tensors.items():
-        if not name.startswith(_HEAD):
+        if not name.startswith((_HEAD, _SHARED)):
             index, _, parameter = name.partition(":")
             if shapes.get(parameter) != values.shape:
                 raise DamagedError(path, f"{name!r} {list(values.shape)} is no direction of a parameter")
@@ -157,6 +171,24 @@ def _directions(path: Path, tensors: Mapping[str, Tensor], model: LogitModel) ->
     if {str(index) for index in range(len(directions))} != set(directions):
         raise DamagedError(path, "directions are missing")
     return [directions[str(index)] for index in range(len(directions))]
+
+
+def _shared(
+    description: Mapping[str, Any], tensors: Mapping[str, Tensor], model: LogitModel, encoder: TextEncoder
+) -> SharedSolution | None:
+    """Return the solution of a shared kernel, if the predictor is one."""
+    if f"{_SHARED}coefficients" not in tensors:
+        return None
+    texts = [encoder.encode(Example(*parts)) for parts in description["train_texts"]]
+    chosen: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in description["parameters"].items()
+    }
+    parameters = ParameterFilter(**chosen)
+    coefficients, combinations = (
+        tensors[f"{_SHARED}{name}"].numpy() for name in ("coefficients", "combinations")
+    )
+    return SharedSolution(texts, coefficients, combinations, parameters.select(model))
 
 
 def _head(tensors: Mapping[str, Tensor], device: torch.device) -> nn.Linear | None:

@@ -39,11 +39,12 @@ class RidgeCandidates:
     The ridge is the fixed number lambda ||K||_op of the kernel of **all** texts. See ``RidgePath.leave_out``.
 
     Args:
-        kernel: [N, C, N, C], symmetric.
+        kernel: [N, C, N, C], symmetric; or [N, 1, N, 1] that C classes share.
         labels: class numbers [N].
         f0: pre-trained logits [N, C]; without them they take no part.
         regularizations: values of lambda, each above 0.
         f0_scales: values of s.
+        classes: C, of a kernel that they share.
     """
 
     def __init__(
@@ -53,9 +54,10 @@ class RidgeCandidates:
         f0: Any = None,
         regularizations: Sequence[float] = REGULARIZATIONS,
         f0_scales: Sequence[float] = F0_SCALES,
+        classes: int | None = None,
     ) -> None:
         values = as_train_kernel(kernel)
-        shape = values.shape[:2]
+        shape = len(values), values.shape[1] if classes is None else classes
         self.path = RidgePath(values)
         self.regularizations = tuple(regularizations)
         self.scales = tuple(f0_scales) if f0 is not None else (float("inf"),)
@@ -69,11 +71,21 @@ class RidgeCandidates:
 
     def leave_out(self, groups: Labels) -> Array:
         """Return decisions [G, g, C, settings] on groups [G, g] of texts, by the fit to all others."""
-        offsets = self.offsets[groups]
-        return np.concatenate(
-            [self.path.leave_out(self.targets, ridge, groups) + offsets for ridge in self.regularizations],
-            axis=-1,
-        )
+        offsets = self.offsets[groups]  # (groups, g, c, s)
+        by_ridge = [self.path.leave_out(self._rows, ridge, groups) for ridge in self.regularizations]
+        return np.concatenate([each.reshape(offsets.shape) + offsets for each in by_ridge], axis=-1)
+
+    def solution(self, setting: Setting) -> Array:
+        """Return the coefficients [N, C] of all texts with a setting."""
+        number = self.scales.index(setting["f0_scale"])
+        alpha = self.path.solve(self._rows, setting["regularization"]).reshape(self.targets.shape)
+        return np.asarray(alpha[:, :, number])
+
+    @property
+    def _rows(self) -> Array:
+        """The targets as the kernel's matrix takes them: of a shared one every class is a column."""
+        n, outputs = self.path.examples, self.path.outputs
+        return self.targets.reshape(n, outputs, -1)
 
 
 class CentredCandidate:

@@ -69,6 +69,16 @@ class FitPrompt(Part):
     )
 
 
+class ClassesOfFit(Part):
+    """Whether the classes share a kernel."""
+
+    GROUP: ClassVar[str] = "Kernels"
+
+    classes: Literal["auto", "full", "shared"] = Field(
+        default="auto", description="full, shared: one kernel for all classes, or auto: shared by more than 6"
+    )
+
+
 class FitOutput(Part):
     """Where the fitted model goes."""
 
@@ -80,7 +90,7 @@ class FitOutput(Part):
     seed: int = Field(default=0, ge=0, description="of the folds that are held out, and of head mode's head")
 
 
-class Fit(FitOutput, FitPrompt, LabelledFile, Parameters, OnMachine):
+class Fit(FitOutput, ClassesOfFit, FitPrompt, LabelledFile, Parameters, OnMachine):
     """A classifier of one labelled file, by the ``sgd`` kernel."""
 
     @property
