@@ -47,7 +47,11 @@ def looks_local(name: str) -> bool:
 
 
 def locate(
-    name: str, revision: str | None = None, shown: str | None = None, also: str | None = None
+    name: str,
+    revision: str | None = None,
+    shown: str | None = None,
+    also: str | None = None,
+    weights: bool = True,
 ) -> Location:
     """Return the location of a folder or, downloaded or from the cache, of a hub repository.
 
@@ -56,6 +60,7 @@ def locate(
         revision: a branch, tag or commit of the hub repository; by default its main branch.
         shown: what an error calls it, by default ``model: 'name'``.
         also: one more file of the repository that is wanted, by its name.
+        weights: False downloads the small files alone.
 
     Raises:
         UserError: no such name or revision, the hub is out of reach, or it needs a log-in.
@@ -75,13 +80,14 @@ def locate(
         enable_progress_bars,
     )
 
+    wanted = [pattern for pattern in WANTED if weights or not pattern.endswith(".safetensors")]
     quiet = are_progress_bars_disabled()
     disable_progress_bars()
     fetch = partial(
         snapshot_download,
         name,
         revision=revision,
-        allow_patterns=[*WANTED, *([] if also is None else [also])],
+        allow_patterns=[*wanted, *([] if also is None else [also])],
         ignore_patterns=list(UNWANTED),
     )
     try:

@@ -30,7 +30,7 @@ class ChatAssembly:
     Attributes:
         smallest_length: the tokens that it needs without texts, and one of every text.
         shown: the whole prompt as text, with ``{a}`` and ``{b}`` where the texts go.
-        has_date: whether the chat template prints a date, which is always ``chat_template.DATE``.
+        date: the one date that the chat template prints; None where it prints none.
 
     Raises:
         UserError: the tokenizer has no chat template, or the template of the prompt has separator tokens.
@@ -50,7 +50,7 @@ class ChatAssembly:
         self._limits = {"a": limits.text_a, "b": limits.text_b}
         self._chat = ChatTemplate(tokenizer, pieces)
         self.shown = self._chat.render(self._message(str))
-        self.has_date = self._chat.has_date
+        self.date = DATE if self._chat.has_date else None
         self._fixed_length = len(self._chat.encode(self._message(lambda part: "")))
         self.smallest_length = self._fixed_length + len(layout.template.text_parts)
 
@@ -83,7 +83,7 @@ class ChatAssembly:
             "chat",
             self._chat.source,
             self.shown,
-            DATE if self.has_date else None,
+            self.date,
             str(self._layout.template),
             self._max_length,
             self._limits,
