@@ -55,8 +55,8 @@ def test_json_has_the_same(lmntk):
 def test_sizes_of_the_data(lmntk, tmp_path):
     write_rows(tmp_path / "sst-2" / "train.jsonl", 12)
     write_rows(tmp_path / "sst-2" / "test.jsonl", 7)
-    (mr, sst) = json.loads(lmntk.works("tasks", "--data", tmp_path, "--json", "sst-2"))[0]["texts"].items()
-    assert (mr, sst) == (("train", 12), ("test", 7))
+    (train, test) = json.loads(lmntk.works("tasks", "--data", tmp_path, "--json", "sst-2"))[0]["texts"].items()
+    assert (train, test) == (("train", 12), ("test", 7))
     assert (
         lmntk.works("tasks", "sst-2", "--data", tmp_path).splitlines()[-1]
         == "  texts            12 train, 7 test"
@@ -64,7 +64,7 @@ def test_sizes_of_the_data(lmntk, tmp_path):
     lines = lmntk.works("tasks", "--data", tmp_path).splitlines()
     assert sum(line.startswith("  texts ") for line in lines) == len(TASKS)
     assert sum("12 train, 7 test" in line for line in lines) == 1  # the others' lines say what is missing
-    lmntk.refuses("mr", "tasks", "mr", "--data", tmp_path)  # which was asked for
+    lmntk.refuses("train.jsonl.gz does not exist", "tasks", "mr", "--data", tmp_path)  # which was asked for
 
 
 def test_words_of_a_models_tokenizer(folder, lmntk, tmp_path):
