@@ -55,7 +55,9 @@ def test_json_has_the_same(lmntk):
 def test_sizes_of_the_data(lmntk, tmp_path):
     write_rows(tmp_path / "sst-2" / "train.jsonl", 12)
     write_rows(tmp_path / "sst-2" / "test.jsonl", 7)
-    (train, test) = json.loads(lmntk.works("tasks", "--data", tmp_path, "--json", "sst-2"))[0]["texts"].items()
+    (train, test) = json.loads(lmntk.works("tasks", "--data", tmp_path, "--json", "sst-2"))[0][
+        "texts"
+    ].items()
     assert (train, test) == (("train", 12), ("test", 7))
     assert (
         lmntk.works("tasks", "sst-2", "--data", tmp_path).splitlines()[-1]

@@ -88,7 +88,7 @@ def locate(
         name,
         revision=revision,
         allow_patterns=[*wanted, *([] if also is None else [also])],
-        ignore_patterns=list(UNWANTED),
+        ignore_patterns=[*UNWANTED, *([] if weights else ["*.index.json"])],  # which names what is not there
     )
     try:
         folder = Path(fetch())

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,12 +14,12 @@ from lmntk.models.adapters import CONFIG_FILE, find_base, read_adapter
 from lmntk.models.checkpoint import Checkpoint, loading
 from lmntk.models.configuration import setting
 from lmntk.models.fingerprint import fingerprint
-from lmntk.models.gguf import ENDING, GgufFile, read_gguf
+from lmntk.models.gguf import ENDING, GgufFile
 from lmntk.models.hidden_states import is_decoder_only, is_encoder_decoder
 from lmntk.models.hub import Location, locate, looks_local
-from lmntk.models.kinds import check_kind, kind_of, reading_of
-from lmntk.models.named_files import check_named_files
+from lmntk.models.kinds import check_kind, reading_of
 from lmntk.models.no_pickle import without_pickles
+from lmntk.models.tokenizer import gguf_file, quiet, read_tokenizer
 from lmntk.models.vocabulary import word_table
 from lmntk.prompts.tokenization import ROWS
 
@@ -129,7 +126,7 @@ def load_pretrained(
     if dtype not in DTYPES:
         raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     check_kind(kind)
-    with _quiet(), without_pickles(), torch.random.fork_rng(devices=[]):
+    with quiet(), without_pickles(), torch.random.fork_rng(devices=[]):
         if gguf is not None or name.endswith(ENDING):
             return _of_gguf(name, gguf, revision, DTYPES[dtype], attention, kind, base)
         local = looks_local(name)
@@ -181,7 +178,7 @@ def _of_gguf(
     """Return the model in a GGUF file, whose tokenizer is in it too."""
     if base is not None:
         raise UserError(f"base: {name!r} is a whole model, not an adapter; leave the base {base!r} out")
-    gguf, commit = _gguf_file(name, file, revision)
+    gguf, commit = gguf_file(name, file, revision)
     network, kind, stored = gguf.load(dtype, attention, kind)
     tokenizer = _limited(name, gguf.tokenizer(), network)
     if kind == "classifier":
@@ -189,54 +186,9 @@ def _of_gguf(
     return Pretrained(network, tokenizer, name, fingerprint(network), stored, kind, False, commit, gguf)
 
 
-def _gguf_file(name: str, file: str | None, revision: str | None) -> tuple[GgufFile, str | None]:
-    """Return a GGUF file, and the hub commit that it is of."""
-    if file is None:
-        return read_gguf(Path(name).expanduser()), None
-    if Path(file).name != file or not file.endswith(ENDING):
-        raise UserError(f"gguf: {file!r} is no name of a GGUF file in {name!r}; give one such as model.gguf")
-    location = locate(name, revision, also=file)
-    return read_gguf(location.folder / file), location.revision
-
-
-def load_tokenizer(name: str, revision: str | None = None, gguf: str | None = None) -> tuple[Any, str]:
-    """Return a model's tokenizer, and its kind by its configuration, without its weights.
-
-    Raises:
-        UserError: no such model, or one whose tokenizer cannot be read.
-    """
-    from transformers import AutoConfig
-
-    with _quiet(), without_pickles():
-        if gguf is not None or name.endswith(ENDING):
-            file, _ = _gguf_file(name, gguf, revision)
-            return file.tokenizer(), kind_of(file.configuration(), name)
-        location = locate(name, revision, weights=False)
-        if not location.has("config.json"):
-            raise UserError(
-                f"model: {name!r} has no config.json; give a Hugging Face model folder, of an adapter that of its base"
-            )
-        tokenizer = _read_tokenizer(name, location)
-        with loading(f"model: cannot load the configuration of {name!r}"):
-            config = AutoConfig.from_pretrained(
-                str(location.folder), local_files_only=True, trust_remote_code=False
-            )
-        return tokenizer, kind_of(config, name)
-
-
 def _tokenizer(name: str, location: Location, network: Any) -> Any:
     """Return the tokenizer of a folder; see ``_limited``."""
-    return _limited(name, _read_tokenizer(name, location), network)
-
-
-def _read_tokenizer(name: str, location: Location) -> Any:
-    from transformers import AutoTokenizer
-
-    check_named_files(name, location)
-    with loading(f"model: cannot load the tokenizer of {name!r}"):
-        return AutoTokenizer.from_pretrained(
-            str(location.folder), local_files_only=True, trust_remote_code=False
-        )
+    return _limited(name, read_tokenizer(name, location), network)
 
 
 def _limited(name: str, tokenizer: Any, network: Any) -> Any:
@@ -287,19 +239,3 @@ def _padding_of_positions(network: nn.Module) -> int | None:
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
     )
     return next((table.padding_idx for table in tables), None)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from printing while the body runs: what matters is raised."""
-    from transformers.utils import logging
-
-    shown, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(shown)
-        if bar:
-            logging.enable_progress_bar()

@@ -85,6 +85,8 @@ class ChatTemplate:
             rendered: str = self._tokenizer.apply_chat_template(
                 chat, tokenize=False, add_generation_prompt=True, **settings
             )
+        except ImportError as error:  # of Jinja, or of one that is old
+            raise UserError(f"chat: {one_line(error)[:200]}") from error
         except Exception as error:  # a template raises what it likes, and so does the library that reads it
             raise UserError(
                 f"chat: the chat template of {self._shown} does not take one message of the user ({one_line(error)[:160]}); "

@@ -141,7 +141,7 @@ def _described(task: Task) -> dict[str, Any]:
 
 def _add_words(described: list[dict[str, Any]], model: str, revision: str | None, gguf: str | None) -> None:
     """Add what a model's tokenizer makes of the label words of its kind's prompts."""
-    from lmntk.models.loading import load_tokenizer
+    from lmntk.models.tokenizer import load_tokenizer
     from lmntk.prompts.label_words import SPELLINGS, spellings
     from lmntk.prompts.tokenization import PieceEncoder
 
