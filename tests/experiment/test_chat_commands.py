@@ -119,7 +119,7 @@ def test_a_plan_counts_the_whole_chat(folder: Path, tmp_path: Path, lmntk: Comma
     assert operations[1] > 1.2 * operations[0]
 
 
-@pytest.mark.parametrize("command", ["finetune", "diagnose"])
+@pytest.mark.parametrize("command", ["finetune", pytest.param("diagnose", marks=pytest.mark.slow)])
 def test_training_takes_the_chat(folder: Path, tmp_path: Path, lmntk: Command, command: str) -> None:
     kernels = run_flags(folder, "chat", tmp_path, *PROMPT, "--chat")
     rows = json.loads(lmntk.works(*kernels))
