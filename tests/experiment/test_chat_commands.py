@@ -151,6 +151,8 @@ def test_mistakes_of_a_run_are_one_line(
 
 
 WRONG_CHECKS = {
+    "a masked model, no words given": ("bert", ("--chat",), "chat is read by a causal model"),
+    "no chat template, no words given": ("gpt2", ("--chat",), "has no chat template"),
     "a masked model": ("bert", (*PROMPT, "--chat"), "chat is read by a causal model"),
     "no chat template": ("gpt2", (*PROMPT, "--chat"), "has no chat template"),
     "head mode": (

@@ -25,6 +25,7 @@ from lmntk.models.probe import frozen_features
 from lmntk.models.state import Batch
 from lmntk.prompts.assembly import Limits
 from lmntk.prompts.batching import collate, length_sorted_batches
+from lmntk.prompts.chat import check_chats
 from lmntk.prompts.encoding import (
     EncodedText,
     HeadEncoder,
@@ -267,6 +268,9 @@ def _asked(pretrained: Pretrained, prompt: PromptChoice, texts: TextChoice) -> A
     known, mode = texts.known, prompt.mode
     examples, source = texts.read()
     findings: list[Finding] = []
+    if prompt.chat:
+        reading: Any = pretrained.reading(mode)
+        check_chats(pretrained.tokenizer, reading)
     default = get_task("sst-2").causal if prompt.chat else Prompt(*PROMPTS["reviews"])
     if known is not None and mode == "prompt":
         default = known.prompt(pretrained.reading(mode), prompt.template, prompt.label_words)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from lmntk.errors import UserError
 from lmntk.prompts.assembly import Limits, share_length
-from lmntk.prompts.chat_template import DATE, ChatTemplate
+from lmntk.prompts.chat_template import DATE, ChatTemplate, chat_template_of
 from lmntk.prompts.encoded_text import EncodedText
-from lmntk.prompts.layout import Layout
+from lmntk.prompts.layout import Layout, Reading
 from lmntk.prompts.template import Literal, Separator, Text
 from lmntk.prompts.tokenization import PieceEncoder
 
@@ -22,6 +22,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from lmntk.tasks.example import Example
+
+
+def check_chats(tokenizer: PreTrainedTokenizerBase, reading: Reading) -> None:
+    """Refuse a model that has no chats.
+
+    Raises:
+        UserError: it is not read from left to right, or its tokenizer has no chat template.
+    """
+    if reading != "last":
+        raise UserError(
+            "chat: an answer comes after its question, so a chat is read by a causal model, and this model is not; "
+            "leave chat out"
+        )
+    chat_template_of(tokenizer)
 
 
 class ChatAssembly:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lmntk.errors import UserError
 from lmntk.prompts.assembly import USUAL_LIMITS, Assembly, Limits
-from lmntk.prompts.chat import ChatAssembly
+from lmntk.prompts.chat import ChatAssembly, check_chats
 from lmntk.prompts.encoded_text import EncodedText
 from lmntk.prompts.label_words import LabelWords, Reduce, space_before
 from lmntk.prompts.layout import Layout, Reading, needed_start, prompt_layout
@@ -99,11 +99,8 @@ class PromptEncoder:
         reduce: Reduce | None = None,
         chat: bool = False,
     ) -> None:
-        if chat and reading != "last":
-            raise UserError(
-                "chat: an answer comes after its question, so a chat is read by a causal model, and this model is not; "
-                "leave chat out"
-            )
+        if chat:
+            check_chats(tokenizer, reading)
         parsed = template
         if isinstance(parsed, str):
             parsed = parse_template(parsed, require_mask=reading == "mask")
