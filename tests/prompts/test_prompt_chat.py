@@ -332,6 +332,7 @@ def test_ends_of_tokens_cut_between_characters(kind: str) -> None:
 REAL = Path(__file__).resolve().parents[2] / "build" / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not REAL.is_file(), reason=f"{REAL.name} is not in build/smollm2; make smollm2 downloads it"
 )
