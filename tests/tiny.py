@@ -84,6 +84,21 @@ def write_gpt2(folder: Path, seed: int = 0, network: Any = hf.GPT2LMHeadModel) -
     return _write(network, config, tokenizer, folder, seed)
 
 
+CHAT = (  # of one special token, for there is one
+    "{% for message in messages %}{{ bos_token + message['role'] + ':' + message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ bos_token + 'it:' }}{% endif %}"
+)
+
+
+def write_chat(folder: Path, seed: int = 0) -> Path:
+    """Writes the GPT-2 with a chat template."""
+    write_gpt2(folder, seed)
+    tokenizer = hf.AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def write_llama(folder: Path, seed: int = 0) -> Path:
     """Writes a Llama with a head of its own and whole words as tokens, <s> before a text."""
     from tokenizers.processors import TemplateProcessing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,33 @@ def test_an_explanation_sums_to_its_decision(model: str, labels: list[Any]) -> N
         decisions = np.atleast_2d(classifier.decision_function([text]))
         own = abs(decisions[0, 0]) if decisions.shape[1] == 1 else decisions.max()
         assert explained.decision == pytest.approx(own, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings"),
+    [
+        (LABELS, {"template": TEMPLATE, "label_words": WORDS, "mode": "prompt"}),
+        ([1, 0] * 5, {}),
+        ([0, 1, 2, 0, 1, 2, 0, 1, 2, 0], {"classes": "full"}),
+        ([0, 1, 2, 0, 1, 2, 0, 1, 2, 0], {"classes": "shared"}),
+    ],
+    ids=["prompt", "head", "three", "three that share"],
+)
+def test_a_folder_brings_it_back(
+    model: str, tmp_path: Path, labels: list[Any], settings: dict[str, Any]
+) -> None:
+    classifier = TangentClassifier(model, dtype="float64", **settings).fit(TEXTS, labels)
+    classifier.save(tmp_path / "fit")
+    again = TangentClassifier.load(tmp_path / "fit")
+    assert again.classes_.tolist() == classifier.classes_.tolist()
+    assert again.held_out_score_ == pytest.approx(classifier.held_out_score_, nan_ok=True)
+    np.testing.assert_allclose(
+        again.decision_function(NEW), classifier.decision_function(NEW), rtol=1e-6, atol=1e-9
+    )
+    np.testing.assert_allclose(again.predict_proba(NEW), classifier.predict_proba(NEW), rtol=1e-6)
+    assert again.predict(NEW).tolist() == classifier.predict(NEW).tolist()
+    with pytest.raises(UserError, match="fit it again"):
+        again.explain(NEW[0])
 
 
 def test_a_single_text_of_a_class_is_fitted_without_an_estimate(model: str) -> None:

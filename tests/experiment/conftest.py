@@ -12,6 +12,7 @@ from every_kind import Command
 from tiny import (
     write_adapter,
     write_bart,
+    write_chat,
     write_classifier,
     write_gpt2,
     write_llama,
@@ -29,6 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("kinds")
     write_model(base / "bert")
     write_gpt2(base / "gpt2")
+    write_chat(base / "chat")
     write_llama(base / "llama")
     write_t5(base / "t5")
     write_bart(base / "bart")

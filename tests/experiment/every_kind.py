@@ -87,6 +87,7 @@ def network_of(folder: Path, model: str) -> Any:
     """Returns a folder's network in float64, an adapter's as a ``PeftModel`` in which only the adapter is trained."""
     kinds = {
         "gpt2": hf.AutoModelForCausalLM,
+        "chat": hf.AutoModelForCausalLM,
         "llama": hf.AutoModelForCausalLM,
         "bert": hf.AutoModelForMaskedLM,
     }

@@ -8,9 +8,12 @@ import pytest
 from every_kind import run_flags
 from tiny import write_rows
 
-from lmntk.experiment.configuration import make_experiment
+from lmntk.experiment import kernel_files
+from lmntk.experiment.configuration import load_experiment, make_experiment, make_text_kernels
 from lmntk.experiment.preparation import prepare_tasks
 from lmntk.models.loading import load_pretrained
+from lmntk.prompts import Limits, PromptEncoder
+from lmntk.tasks import Example
 
 PAPER = ("{a} It was {mask}.",), ("terrible", "great")
 CAUSAL = ("Review: {a}\nSentiment:",), ("negative", "positive")
@@ -84,6 +87,66 @@ AS_TOML = {
     "of several lines": '"""\nReview: {a}\nSentiment:"""',
     "a list": r'["Review: {a}\nSentiment:"]',
 }
+
+
+LINES = {  # as the shell, a file or Python has it: what the prompt says
+    "backslash n": (r"Review: {a}\nSentiment:", SAME),
+    "a new line": (SAME, SAME),
+    "Windows": ("Review: {a}\r\nSentiment:", SAME),
+    "a literal backslash n": (r"Review: {a}\\nSentiment:", r"Review: {a}\nSentiment:"),
+}
+DOORS = ("python", "toml basic", "toml literal", "kernel", "chat")
+AT_DOORS = [
+    *((line, door) for line in LINES for door in DOORS if (line, door) != ("Windows", "toml literal")),
+    ("a literal backslash n", "check"),
+]
+
+
+@pytest.mark.parametrize(("line", "door"), AT_DOORS)
+def test_a_new_line_at_every_door(folder, tmp_path, lmntk, line, door):
+    """The tokens of the prompt are those of its words as they are meant, and the text's."""
+    template, said = LINES[line]
+    pretrained = load_pretrained(str(folder / "chat"))
+    words, limits = ["terrible", "great"], Limits(60)
+    text = Example("a fun film")
+    expected = pretrained.tokenizer(said.format(a=text.text_a))["input_ids"]
+    if door == "python":
+        encoder = PromptEncoder(pretrained.tokenizer, template, words, limits, reading="last")
+    elif door == "chat":
+        encoder = PromptEncoder(pretrained.tokenizer, template, words, limits, reading="last", chat=True)
+        expected = pretrained.tokenizer(encoder.chat.replace("{a}", text.text_a))["input_ids"]
+        assert said in encoder.chat
+    elif door.startswith("toml"):
+        quotes = "'''" if door == "toml literal" else '"'
+        shown = quotes + template + quotes if door == "toml literal" else json.dumps(template)
+        own = f'[[own_tasks]]\nname = "own"\ntrain = {str(folder / "train.jsonl")!r}\ntest = {str(folder / "test.jsonl")!r}'
+        lines = [
+            f"model = {str(folder / 'chat')!r}",
+            f"template = {shown}",
+            f"label_words = {words}",
+            "k = 2",
+            "seeds = 13",
+        ]
+        (tmp_path / "run.toml").write_text("\n".join([*lines, own, 'text_column = "text_a"']))
+        (task,) = prepare_tasks(load_experiment(tmp_path / "run.toml", {}), pretrained)
+        encoder = task.encoder(pretrained, "prompt")
+    elif door == "kernel":
+        wanted = {
+            "model": "m",
+            "train": "t",
+            "evaluate": "e",
+            "out": "o",
+            "template": (template,),
+            "label_words": words,
+        }
+        encoder = kernel_files._encoder(make_text_kernels(wanted), pretrained)
+    else:
+        _, out, _ = lmntk(
+            "check", folder / "chat", "--template", template, "--label-words", "terrible,great", "--json"
+        )
+        (shown,) = (finding for finding in json.loads(out)["findings"] if finding["check"] == "input")
+        encoder = PromptEncoder(pretrained.tokenizer, shown["templates"][0], words, limits, reading="last")
+    assert list(encoder.encode(text).ids) == expected
 
 
 def test_a_new_line_is_the_same_by_flag_by_file_and_in_python(folder, tmp_path, lmntk):

@@ -84,9 +84,24 @@ GPT2 = Case("gpt2", ("{a} it was",), "terrible,great", ("%s it was",), BYTES)
 LLAMA = Case("llama", ("{a} it was",), "terrible,great", ("%s it was",), PLAIN, tolerance=LOOSE)
 T5 = Case("t5", ("{a} it was",), "terrible,great", ("%s it was",), SPACED, decoder=(), tolerance=LOOSE)
 BART = Case("bart", ("{a} it was",), "terrible,great", ("%s it was",), BYTES, decoder=())
+CHAT = Case(
+    "chat",
+    ("{a} it was",),
+    "terrible,great",
+    ("<|endoftext|>user:%s it was<|endoftext|>it:",),
+    PLAIN,
+    flags=("--chat",),
+)
 
 CASES = {
     "gpt2": GPT2,
+    "chat": CHAT,
+    "chat cut at its mask": replace(CHAT, templates=("{a} it was {mask}.",)),
+    "chat several templates": replace(
+        CHAT,
+        templates=("{a} it was", "the film , {a}"),
+        written=(*CHAT.written, "<|endoftext|>user:the film , %s<|endoftext|>it:"),
+    ),
     "gpt2 cut at its mask": replace(GPT2, templates=("{a} it was {mask}.",)),
     "gpt2 all logits": replace(GPT2, flags=("--all-logits",)),
     "gpt2 several templates": replace(
@@ -181,6 +196,7 @@ def test_the_kernel_of_a_prompt_is_that_of_plain_autograd(
 
 RUNS = {
     "gpt2": GPT2,
+    "chat": CHAT,
     "llama": LLAMA,
     "t5": T5,
     "bart": CASES["bart mask"],

@@ -11,9 +11,11 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import huggingface_hub
 import peft
 import pytest
 from hub_server import HubServer
+from huggingface_hub.utils import filter_repo_objects
 from saved_models import GPT2, LLAMA, adapted, save
 from tiny import write_model
 
@@ -219,3 +221,24 @@ def test_an_answer_that_breaks_off_is_no_answer(world, monkeypatch):
 def test_the_network_is_down(world):
     assert world.dead[0] == world.online[0]
     assert_one_line(world.dead[1], "'owner/uncached'", "the hub cannot be reached", "check the network")
+
+
+def test_a_tokenizer_alone_downloads_no_weights(monkeypatch, tmp_path):
+    asked = {}
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, **patterns: asked.update(patterns) or str(tmp_path)
+    )
+    files = [
+        "config.json",
+        "tokenizer.json",
+        "chat_template.jinja",
+        "model.safetensors",
+        "model-1-of-2.safetensors",
+    ]
+    files += ["adapter_model.safetensors", "model.safetensors.index.json"]
+    for weights, wanted in ((True, files), (False, files[:3])):
+        locate("owner/model", weights=weights)
+        taken = filter_repo_objects(
+            files, allow_patterns=asked["allow_patterns"], ignore_patterns=asked["ignore_patterns"]
+        )
+        assert list(taken) == wanted

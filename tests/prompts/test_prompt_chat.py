@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
 from lmntk.errors import UserError
+from lmntk.models.gguf import read_gguf
 from lmntk.prompts import EnsembleEncoder, Limits, PromptEncoder, make_prompt_encoder
 from lmntk.prompts.chat_template import _DATE_PARTS, DATE
 from lmntk.prompts.label_words import LabelWords, spellings
@@ -326,3 +327,32 @@ def test_ends_of_tokens_cut_between_characters(kind: str) -> None:
         len(ends) == len(pieces.encode(text, Space.START)) and ends[-1] == len(text) and ends == sorted(ends)
     )
     assert all(len(pieces.ends(text[:end])) <= count for count, end in enumerate(ends, 1))
+
+
+REAL = Path(__file__).resolve().parents[2] / "build" / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not REAL.is_file(), reason=f"{REAL.name} is not in build/smollm2; make smollm2 downloads it"
+)
+def test_the_chat_of_a_real_model() -> None:
+    pytest.importorskip("gguf", reason="gguf is not installed: pip install 'lmntk[gguf]'")
+    tokenizer = read_gguf(REAL).tokenizer()
+    encoder = PromptEncoder(tokenizer, REVIEW, ("negative", "positive"), reading="last", chat=True)
+    assert encoder.chat == (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        "<|im_start|>user\nReview: {a}\nSentiment:<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert tokenizer.convert_ids_to_tokens(list(encoder.label_ids)) == ["negative", "positive"]
+    for text in (*EXAMPLES.values(), "a fine film , with no jokes ."):
+        message = f"Review: {text}\nSentiment:" if text else "Review:\nSentiment:"
+        assert list(encoder.encode(Example(text)).ids) == oracle(tokenizer, message)
+    ends = [
+        each
+        for each in encoder.encode(Example(INJECTED["a whole turn"])).ids
+        if each == tokenizer.eos_token_id
+    ]
+    assert len(ends) == 2
+    long = encoder.encode(Example("a fine film , with no jokes . " * 40))
+    assert long.was_cut and len(long.ids) == 128 and tokenizer.decode(list(long.ids)).endswith("assistant\n")

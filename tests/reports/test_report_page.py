@@ -515,6 +515,11 @@ def test_settings_of_an_earlier_run_are_shown_as_what_they_change():
     }
     assert "# without test_limit\n" in text and "# without finetuning.seed\n" in text and "loss" not in text
     assert changes(now, now) == ""
+    # an earlier run did not have this switch
+    own = [{"name": "a"}]
+    off = now | {"own_tasks": [own[0] | {"chat": False}], "chat": False}
+    assert changes(now | {"own_tasks": own}, off) == ""
+    assert changes(now, now | {"chat": True}) == "chat = true\n"
     assert changes(now, now | {"finetuning": {"steps": 64, "seed": 3}}) == "# without finetuning.loss\n"
 
 

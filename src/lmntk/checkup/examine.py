@@ -25,6 +25,7 @@ from lmntk.models.probe import frozen_features
 from lmntk.models.state import Batch
 from lmntk.prompts.assembly import Limits
 from lmntk.prompts.batching import collate, length_sorted_batches
+from lmntk.prompts.chat import check_chats
 from lmntk.prompts.encoding import (
     EncodedText,
     HeadEncoder,
@@ -33,8 +34,8 @@ from lmntk.prompts.encoding import (
     fitting_length,
 )
 from lmntk.prompts.ensemble import EnsembleEncoder, make_prompt_encoder
-from lmntk.prompts.label_words import LabelWords
-from lmntk.prompts.remarks import TextCounts
+from lmntk.prompts.label_words import LabelWords, space_before
+from lmntk.prompts.remarks import TextCounts, date_remark
 from lmntk.prompts.template import with_new_lines
 from lmntk.system.progress import Progress, Silent
 from lmntk.tasks import Example, Prompt, get_task, read_data, read_jsonl
@@ -104,12 +105,14 @@ class PromptChoice:
         template: one template, or several; None: the task's, or a default one.
         label_words: a word for each class; None: the task's, or default ones.
         reduce: what stands for a label word of several tokens.
+        chat: the prompt is put into the tokenizer's chat template.
     """
 
     mode: str = "prompt"
     template: str | Sequence[str] | None = None
     label_words: Sequence[str] | None = None
     reduce: Any = None
+    chat: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,11 @@ def check(
     progress.phase("loading the model")
     pretrained = load_pretrained(name, dtype, needs_head=True if prompt.mode == "prompt" else None, **loading)
     is_classifier = pretrained.kind == "classifier"
-    options = (("--template", prompt.template), ("--label-words", prompt.label_words))
+    options = (
+        ("--template", prompt.template),
+        ("--label-words", prompt.label_words),
+        ("--chat", prompt.chat),
+    )
     given = [flag for flag, value in options if value]
     if given and (prompt.mode == "head" or is_classifier):
         reads = "a classifier reads its own head" if is_classifier else "head mode reads no prompt"
@@ -246,7 +253,10 @@ def check(
     batches, order = _batches(encoded, pad_id)
     if isinstance(model, PromptModel) and not isinstance(asked.encoder, HeadEncoder):
         progress.phase("looking at the label words")
-        findings.append(check_label_words(model, batches, asked.encoder.labels, pretrained.tokenizer))
+        in_chat = asked.encoder.chat is not None
+        findings.append(
+            check_label_words(model, batches, asked.encoder.labels, pretrained.tokenizer, in_chat)
+        )
     if has_baseline and classes > 1:
         whose = "the model's own head" if is_classifier else "zero-shot"
         progress.phase("classifying the texts before any training")
@@ -276,13 +286,16 @@ def _asked(pretrained: Pretrained, prompt: PromptChoice, texts: TextChoice) -> A
     known, mode = texts.known, prompt.mode
     examples, source = texts.read()
     findings: list[Finding] = []
-    default = Prompt(*PROMPTS["reviews"])
+    if prompt.chat:
+        reading: Any = pretrained.reading(mode)
+        check_chats(pretrained.tokenizer, reading)
+    default = get_task("sst-2").causal if prompt.chat else Prompt(*PROMPTS["reviews"])
     if known is not None and mode == "prompt":
         default = known.prompt(pretrained.reading(mode), prompt.template, prompt.label_words)
     words = default.label_words
     if mode == "prompt" and prompt.label_words is None:
         try:
-            LabelWords.read(pretrained.tokenizer, words, prompt.reduce)
+            LabelWords.read(pretrained.tokenizer, words, prompt.reduce, space_before(prompt.chat))
         except UserError as error:
             whose = "the default" if known is None else f"{known.name}'s"
             level: Level = "note" if known is None else "fault"
@@ -304,11 +317,16 @@ def _asked(pretrained: Pretrained, prompt: PromptChoice, texts: TextChoice) -> A
     else:
         chosen, given = prompt.template or default.template, prompt.label_words or words
         encoder = make_prompt_encoder(
-            pretrained.tokenizer, chosen, given, limits, reduce=prompt.reduce, **settings
+            pretrained.tokenizer, chosen, given, limits, reduce=prompt.reduce, chat=prompt.chat, **settings
         )
         written = [with_new_lines(each) for each in ([chosen] if isinstance(chosen, str) else chosen)]
         shown = f"{' and '.join(repr(each) for each in written)} with {', '.join(given)}"
         details = {"templates": written, "words": [*given]}
+        if encoder.chat is not None:
+            details |= {"chat": encoder.chat, "date": encoder.date}
+            shown += f", as a chat: {encoder.chat!r}" + (
+                f"; {remark}" if (remark := date_remark(encoder)) else ""
+            )
     count = counted(len(examples), "bundled review" if source == "bundled" else "text")
     line = f"{count}{'' if source == 'bundled' else f' of {source}'}, {shown}"
     details = {"mode": mode, "texts": len(examples), "source": source, **details}

@@ -11,7 +11,7 @@ from lmntk.checkup.findings import Finding, Level, counted
 from lmntk.models.invariants import ACCURACY, WORDS
 from lmntk.models.logit_model import LogitModel, PromptModel
 from lmntk.models.state import Batch, frozen
-from lmntk.prompts.label_words import LabelWords
+from lmntk.prompts.label_words import LabelWords, spelling_line, spellings
 from lmntk.tasks.metrics import score
 
 LIKELIEST = 5
@@ -19,12 +19,13 @@ LATE = 10  # a word behind the first tenth of the vocabulary is hardly expected
 
 
 def check_label_words(
-    model: PromptModel, batches: Sequence[Batch], labels: LabelWords, tokenizer: Any
+    model: PromptModel, batches: Sequence[Batch], labels: LabelWords, tokenizer: Any, in_chat: bool = False
 ) -> Finding:
     """Return each label token's rank and probability where the word is predicted, in the first template.
 
     The rank of a text is one more than the number of tokens that are likelier; of the texts' ranks it is the
-    median, the lower one of two. The probability is the mean.
+    median, the lower one of two. The probability is the mean. In a chat a word begins the answer; what it is after a space is
+    said too.
     """
     ids = torch.tensor(labels.ids)
     parts, total = [], torch.zeros(())
@@ -67,7 +68,11 @@ def check_label_words(
     level: Level = "note" if max(medians) > max(vocabulary // LATE, LIKELIEST) else "fine"
     if level == "note":
         line += "; a word that is not expected there carries little of what the model knows: try others"
-    return Finding(WORDS.name, level, line, {"words": words, "vocabulary": vocabulary, "likeliest": top})
+    details = {"words": words, "vocabulary": vocabulary, "likeliest": top}
+    if in_chat:
+        details["spellings"] = found = spellings(tokenizer, labels.words)
+        line += "; " + "; ".join(f"{word!r}: {spelling_line(tokens)}" for word, tokens in found.items())
+    return Finding(WORDS.name, level, line, details)
 
 
 def check_accuracy(model: LogitModel, batches: Sequence[Batch], labels: Sequence[int], name: str) -> Finding:

@@ -92,6 +92,7 @@ class PromptedTexts:
             "prompt": self.encoder.fingerprint(),
             "templates": [str(template) for template in self.encoder.templates],
             "label_words": list(self.encoder.label_words),
+            **({} if self.encoder.chat is None else {"chat": self.encoder.chat}),
             "difference": self.folds,
             "tied": is_tied(network),
             "parameters": self.parameters.as_dict(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,14 +14,17 @@ from sklearn.utils.validation import check_is_fitted
 from lmntk.engine.settings import Settings
 from lmntk.errors import UserError
 from lmntk.estimator.choice import Choice, choose_way
+from lmntk.estimator.fit import direction_of
+from lmntk.estimator.record import read_fit, shared_solution, write_fit
 from lmntk.estimator.seen_texts import SeenTexts, shared_model, shared_texts
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import Measured, Way, way_of
 from lmntk.models.build import text_features
 from lmntk.prediction.by_kernel import KernelPredictor
+from lmntk.prediction.files import LoadedPredictor, load_predictor
 from lmntk.prediction.predictor import DecisionRule, Predictor
 from lmntk.prompts.assembly import Limits
-from lmntk.prompts.encoding import HeadEncoder, TextEncoder, fitting_length
+from lmntk.prompts.encoding import HeadEncoder, TextEncoder, encode_whole, fitting_length
 from lmntk.prompts.ensemble import make_prompt_encoder
 from lmntk.prompts.template import with_new_lines
 from lmntk.solvers.inputs import Array
@@ -141,6 +145,9 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.memory = memory
         self.seed = seed
 
+    _predictor: Predictor | None = None  # made when it is first needed
+    _loaded: LoadedPredictor | None = None
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
@@ -193,7 +200,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.standing_ = standing
         self.held_out_score_ = standing.accuracy if standing is not None and standing.is_estimate else np.nan
         self.setting_, self.mode_ = dict(self.choice_.setting), self.choice_.measured.way.mode
-        self._predictor: Predictor | None = None
+        self._predictor, self._sharpness = None, self.choice_.sharpness
         return self
 
     def decision_function(self, X: Any) -> Array:
@@ -208,7 +215,8 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict_proba(self, X: Any) -> Array:
         """Return the probability of each class [n, C], scaled to the held-out texts."""
-        decisions = self.choice_.sharpness * self._decisions(examples_of(X))
+        decisions = self._decisions(examples_of(X))
+        decisions = decisions * self._sharpness
         if decisions.shape[1] == 1:
             decisions = np.concatenate([-decisions, decisions], axis=1) / 2
         shifted = np.exp(decisions - decisions.max(axis=1, keepdims=True))
@@ -217,6 +225,8 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def explain(self, text: str | tuple[str, str]) -> Explanation:
         """Return a prediction as the sum of what each training text adds to it; see ``Explanation``."""
         check_is_fitted(self)
+        if self._loaded is not None:
+            raise UserError("explain: a classifier of a folder knows no training texts; fit it again")
         (example,) = examples_of([text])
         choice, train = self.choice_, self.texts_.examples
         kernel, logits = self.seen_.kernel(train, [example]), self.seen_.logits([example])
@@ -235,6 +245,56 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return Explanation(
             _plain(example), self.classes_[number], total, total - float(values.sum()), tuple(contributions)
         )
+
+    def save(self, folder: str | Path) -> None:
+        """Write the classifier to a folder, for ``load`` and for ``lmntk predict``; labels are words, numbers or truth values."""
+        from lmntk.experiment.configuration import make_fit
+
+        check_is_fitted(self, "choice_")
+        choice, out = self.choice_, Path(folder)
+        names = self.texts_.labels
+        words = self._words(names)
+        given = {"template": self.template, "label_words": words} if words is not None else {}
+        options = make_fit(
+            {"file": "", "model": self.model, "dtype": self.dtype, "mode": self.mode, "out": out, **given}
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        directions = [direction_of(choice, self.seen_.settings)] if choice.has_direction else []
+        write_fit(
+            options,
+            texts=self.texts_,
+            words=words,
+            choice=choice,
+            directions=directions,
+            pretrained=shared_model(self.model, self.dtype, self.device),
+            classes=self.classes_.tolist(),
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path, model: str | None = None, device: str = "auto") -> TangentClassifier:
+        """Return the classifier that ``save`` or ``lmntk fit`` wrote to a folder; it predicts, and does not explain.
+
+        Args:
+            folder: where it is.
+            model: where the pre-trained model is now, if it has moved.
+            device: where to compute.
+        """
+        record = read_fit(Path(folder))
+        loaded = load_predictor(Path(folder), model, device)
+        classifier = cls(
+            model or record.model["name"],
+            record.template,
+            record.label_words,
+            dtype=record.model["dtype"],
+            device=device,
+        )
+        classifier.classes_ = np.asarray(record.classes)
+        classifier.mode_, classifier.setting_ = record.mode, dict(record.setting)
+        standing = record.standing
+        is_estimate = standing is not None and standing["is_estimate"]
+        classifier.held_out_score_ = standing["accuracy"] if standing and is_estimate else np.nan
+        classifier._loaded, classifier._sharpness = loaded, record.sharpness
+        return classifier
 
     def _words(self, names: tuple[str, ...]) -> tuple[str, ...] | None:
         if self.label_words is None or self.mode == "head":
@@ -282,6 +342,9 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _decisions(self, examples: list[Example]) -> Array:
         check_is_fitted(self)
+        if self._loaded is not None:
+            encoded = [encode_whole(self._loaded.encoder, example) for example in examples]
+            return self._loaded.predictor.evaluate(encoded)[0]
         train, seen = self.texts_.examples, self.seen_
         if len(examples) - seen.knows(examples) <= max(len(train), seen.settings.batch_size):
             return self.choice_.decisions(seen.kernel(train, examples), seen.logits(examples))
@@ -290,9 +353,6 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self._predictor.evaluate(seen.way.encoded(examples))[0]
 
     def _made_predictor(self) -> Predictor:
-        from lmntk.estimator.fit import direction_of
-        from lmntk.estimator.record import shared_solution
-
         choice, settings = self.choice_, self.seen_.settings
         rule = DecisionRule(choice.intercepts, choice.f0_scale, choice.sharpness)
         way = choice.measured.way

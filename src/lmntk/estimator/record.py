@@ -33,11 +33,12 @@ class FitRecord(BaseModel):
         file: the labelled file.
         columns: of its texts and labels.
         counts: texts of each class, in the order of the classes.
+        classes: the labels as they were given, in the same order; the names where they came from a file.
         mode: prompt or head.
         template: the prompt, if there is one.
         label_words: the word of each class, if there is one.
         setting: what was chosen.
-        standing: the estimate, the rivals, the outcome and its sentence.
+        standing: the estimate, the rivals, the outcome and its sentence; None where nothing could be held out.
         training_accuracy: share of its own texts that the classifier has right.
         sharpness: factor of decisions before their softmax.
         rough: whether the probabilities rest on fewer than 30 texts.
@@ -49,11 +50,12 @@ class FitRecord(BaseModel):
     file: str
     columns: dict[str, str | None]
     counts: dict[str, int]
+    classes: list[str | bool | int | float]
     mode: str
     template: str | None
     label_words: dict[str, str] | None
     setting: dict[str, Any]
-    standing: dict[str, Any]
+    standing: dict[str, Any] | None
     training_accuracy: float
     sharpness: float
     rough: bool
@@ -74,10 +76,10 @@ def write_fit(
     choice: Choice,
     directions: Sequence[Mapping[str, Tensor]],
     pretrained: Pretrained,
+    classes: Sequence[Any] | None = None,
 ) -> FitRecord:
     """Write a fit's predictor and its record, and return the record."""
     way, standing, sharpness = choice.measured.way, choice.standing, choice.sharpness
-    assert standing is not None  # two texts of each class are asked for
     is_prompt = way.mode == "prompt"
     setting = {name: "inf" if value == math.inf else value for name, value in choice.setting.items()}
     scale = choice.f0_scale
@@ -99,7 +101,7 @@ def write_fit(
         "f0_scale": "inf" if math.isinf(scale) else scale, "sharpness": sharpness, "rough": rough,
     }  # fmt: skip
     description = {
-        "split": "fit", "dev": standing.accuracy, "metric": "accuracy", "mode": way.mode,
+        "split": "fit", "dev": 0.0 if standing is None else standing.accuracy, "metric": "accuracy", "mode": way.mode,
         "labels": list(texts.labels), "columns": columns, "model": model, "prompt": prompt,
         "parameters": way.parameters.as_dict(), "solution": solution, "versions": versions(),
         "train_texts": [[example.text_a, example.text_b] for example in texts.examples],
@@ -110,11 +112,12 @@ def write_fit(
         file=options.file,
         columns=columns,
         counts=texts.counts,
+        classes=list(texts.labels if classes is None else classes),
         mode=way.mode,
         template=options.template if is_prompt else None,
         label_words=dict(zip(texts.labels, words, strict=True)) if is_prompt and words is not None else None,
         setting=setting,
-        standing=standing.as_dict(),
+        standing=None if standing is None else standing.as_dict(),
         training_accuracy=fitted_share(choice, texts.numbers),
         sharpness=sharpness,
         rough=rough,

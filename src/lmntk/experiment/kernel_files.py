@@ -25,7 +25,7 @@ from lmntk.models.loading import Pretrained
 from lmntk.prompts.assembly import Limits
 from lmntk.prompts.encoding import PromptEncoder, fitting_length
 from lmntk.prompts.ensemble import EnsembleEncoder, make_prompt_encoder
-from lmntk.prompts.remarks import TextCounts
+from lmntk.prompts.remarks import TextCounts, date_remark
 from lmntk.system.files import alone_in
 from lmntk.system.hashing import versions
 from lmntk.system.kept import is_whole, or_none, save_tensors
@@ -138,6 +138,8 @@ def _say_remarks(texts: PromptedTexts) -> None:
             counts.add(example, encoded)
         for line in counts.remarks(texts.encoder):
             say(f"{side}: {line}")
+    if date := date_remark(texts.encoder):
+        say(date)
 
 
 def _path(out: Path, formula: str) -> Path:
@@ -166,6 +168,7 @@ def _encoder(wanted: TextKernels, pretrained: Pretrained) -> PromptEncoder | Ens
         reading=reading,
         decoder_start=pretrained.decoder_start,
         reduce=reduce,
+        chat=wanted.chat,
     )
 
 

@@ -36,6 +36,7 @@ class PreparedTask:
     metric: str
     templates: tuple[str, ...]
     label_words: tuple[str, ...] | None
+    chat: bool
     max_length: int
     text_a_limit: int | None
     splits: tuple[Split, ...]
@@ -92,6 +93,7 @@ class PreparedTask:
             reading=reading,
             decoder_start=start,
             reduce=reduce,
+            chat=self.chat,
         )
 
 
@@ -182,6 +184,7 @@ def _catalog_task(
         metric=task.metric,
         templates=_listed(prompt.template),
         label_words=prompt.label_words,
+        chat=experiment.chat,
         max_length=experiment.max_length or longest,
         text_a_limit=task.text_a_limit if task.text_a_limit is None else min(task.text_a_limit, longest),
         splits=tuple(splits),
@@ -202,6 +205,7 @@ def _own_task(experiment: Experiment, task: OwnTask, pretrained: Pretrained) -> 
             known,
             name=task.name,
             title=task.name,
+            chat=experiment.chat or task.chat,
             splits=tuple(replace(split, task=task.name) for split in known.splits),
         )
     columns = Columns(task.text_column, task.text_b_column, task.label_column)
@@ -225,6 +229,7 @@ def _own_task(experiment: Experiment, task: OwnTask, pretrained: Pretrained) -> 
         metric=task.metric,
         templates=_listed(experiment.template or task.template),
         label_words=experiment.label_words or task.label_words,
+        chat=experiment.chat or task.chat,
         max_length=experiment.max_length
         or task.max_length
         or fitting_length(pretrained.tokenizer, DEFAULT_LENGTH),

@@ -13,7 +13,7 @@ from lmntk.experiment.preparation import PreparedTask, label_of
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import Pretrained
 from lmntk.prompts.encoding import EncodedText, TextEncoder, encode_whole
-from lmntk.prompts.remarks import cut_remark
+from lmntk.prompts.remarks import cut_remark, date_remark
 from lmntk.runs.keys import SplitKeys
 from lmntk.runs.records import FORMAT
 from lmntk.runs.split import Split
@@ -118,7 +118,9 @@ class Session:
 
     def remarks(self, task: PreparedTask) -> list[str]:
         """Return what there is to say on a task's texts: how they were read, and how many were cut."""
-        return [*task.remarks, *self.cut_remarks(task)]
+        encoders = [self.encoder(task, mode) for mode in self.experiment.modes]
+        dates = [f"{task.name}: {line}" for line in map(date_remark, encoders) if line]
+        return [*task.remarks, *dates, *self.cut_remarks(task)]
 
     def labels(self, task: PreparedTask, split: Split) -> dict[str, list[int]]:
         """Return the class numbers of a split's texts by side."""

@@ -55,16 +55,13 @@ class GgufFile:
         Raises:
             UserError: an architecture that transformers cannot read from GGUF, or a kind that the model has not.
         """
-        from transformers import AutoConfig
-
         where: dict[str, Any] = {
             "gguf_file": self.path.name,
             "local_files_only": True,
             "trust_remote_code": False,
         }
         folder, shown = str(self.path.parent), repr(str(self.path))
-        with loading(UNREADABLE.format(shown)):
-            config = AutoConfig.from_pretrained(folder, **where)
+        config = self.configuration()
         kind = kind_of(config, str(self.path), kind)
         extra = {} if attention is None else {"attn_implementation": attention}
         with loading(UNREADABLE.format(f"{shown} as a {KINDS[kind]} model")):
@@ -84,6 +81,22 @@ class GgufFile:
             f"model: {shown} is dequantised to {str(dtype).removeprefix('torch.')}: {self.quantisation} tensors"
         )
         return network.eval(), kind, self.quantisation
+
+    def configuration(self) -> Any:
+        """Return the model's configuration.
+
+        Raises:
+            UserError: an architecture that transformers cannot read from GGUF.
+        """
+        from transformers import AutoConfig
+
+        with loading(UNREADABLE.format(repr(str(self.path)))):
+            return AutoConfig.from_pretrained(
+                str(self.path.parent),
+                gguf_file=self.path.name,
+                local_files_only=True,
+                trust_remote_code=False,
+            )
 
     def tokenizer(self) -> Any:
         """Return the tokenizer in the file.

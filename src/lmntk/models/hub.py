@@ -48,7 +48,11 @@ def looks_local(name: str) -> bool:
 
 
 def locate(
-    name: str, revision: str | None = None, shown: str | None = None, also: str | None = None
+    name: str,
+    revision: str | None = None,
+    shown: str | None = None,
+    also: str | None = None,
+    weights: bool = True,
 ) -> Location:
     """Return the location of a folder or, downloaded or from the cache, of a hub repository.
 
@@ -57,6 +61,7 @@ def locate(
         revision: a branch, tag or commit of the hub repository; by default its main branch.
         shown: what an error calls it, by default ``model: 'name'``.
         also: one more file of the repository that is wanted, by its name.
+        weights: False downloads the small files alone.
 
     Raises:
         UserError: no such name or revision, the hub is out of reach, or it needs a log-in.
@@ -71,12 +76,13 @@ def locate(
         return Location(Path(name).expanduser(), None)
     from huggingface_hub import snapshot_download
 
+    wanted = [pattern for pattern in WANTED if weights or not pattern.endswith(".safetensors")]
     fetch = partial(
         snapshot_download,
         name,
         revision=revision,
-        allow_patterns=[*WANTED, *([] if also is None else [also])],
-        ignore_patterns=list(UNWANTED),
+        allow_patterns=[*wanted, *([] if also is None else [also])],
+        ignore_patterns=[*UNWANTED, *([] if weights else ["*.index.json"])],  # which names what is not there
     )
     try:
         with without_bars():

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,15 +14,14 @@ from lmntk.models.adapters import CONFIG_FILE, find_base, read_adapter
 from lmntk.models.checkpoint import Checkpoint, loading
 from lmntk.models.configuration import setting
 from lmntk.models.fingerprint import fingerprint
-from lmntk.models.gguf import ENDING, GgufFile, parsed_once, read_gguf
+from lmntk.models.gguf import ENDING, GgufFile, parsed_once
 from lmntk.models.hidden_states import is_decoder_only, is_encoder_decoder
 from lmntk.models.hub import Location, locate, looks_local
 from lmntk.models.kinds import check_kind, reading_of
-from lmntk.models.named_files import check_named_files
 from lmntk.models.no_pickle import without_pickles
+from lmntk.models.tokenizer import gguf_file, quiet, read_tokenizer
 from lmntk.models.vocabulary import word_table
 from lmntk.prompts.tokenization import ROWS
-from lmntk.system.library_bars import without_bars
 
 __all__ = ["DTYPES", "Pretrained", "fingerprint", "load_pretrained"]
 
@@ -130,7 +126,7 @@ def load_pretrained(
     if dtype not in DTYPES:
         raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     check_kind(kind)
-    with _quiet(), without_pickles(), torch.random.fork_rng(devices=[]):
+    with quiet(), without_pickles(), torch.random.fork_rng(devices=[]):
         if gguf is not None or name.endswith(ENDING):
             return _of_gguf(name, gguf, revision, DTYPES[dtype], attention, kind, base)
         local = looks_local(name)
@@ -182,17 +178,8 @@ def _of_gguf(
     """Return the model in a GGUF file, whose tokenizer is in it too."""
     if base is not None:
         raise UserError(f"base: {name!r} is a whole model, not an adapter; leave the base {base!r} out")
-    if file is None:
-        path, commit = Path(name).expanduser(), None
-    else:
-        if Path(file).name != file or not file.endswith(ENDING):
-            raise UserError(
-                f"gguf: {file!r} is no name of a GGUF file in {name!r}; give one such as model.gguf"
-            )
-        location = locate(name, revision, also=file)
-        path, commit = location.folder / file, location.revision
     with parsed_once():
-        gguf = read_gguf(path)
+        gguf, commit = gguf_file(name, file, revision)
         network, kind, stored = gguf.load(dtype, attention, kind)
         tokenizer = _limited(name, gguf.tokenizer(), network)
     if kind == "classifier":
@@ -202,14 +189,7 @@ def _of_gguf(
 
 def _tokenizer(name: str, location: Location, network: Any) -> Any:
     """Return the tokenizer of a folder; see ``_limited``."""
-    from transformers import AutoTokenizer
-
-    check_named_files(name, location)
-    with loading(f"model: cannot load the tokenizer of {name!r}"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(location.folder), local_files_only=True, trust_remote_code=False
-        )
-    return _limited(name, tokenizer, network)
+    return _limited(name, read_tokenizer(name, location), network)
 
 
 def _limited(name: str, tokenizer: Any, network: Any) -> Any:
@@ -260,17 +240,3 @@ def _padding_of_positions(network: nn.Module) -> int | None:
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
     )
     return next((table.padding_idx for table in tables), None)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from printing while the body runs: what matters is raised."""
-    from transformers.utils import logging
-
-    shown = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with without_bars():
-            yield
-    finally:
-        logging.set_verbosity(shown)

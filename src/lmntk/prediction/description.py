@@ -57,6 +57,7 @@ class _PromptFacts(_Part):
     reduce: Any
     max_length: int
     text_a_limit: int | None
+    chat: bool = False
 
 
 class _SolutionFacts(_Part):

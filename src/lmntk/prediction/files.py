@@ -128,7 +128,9 @@ def load_predictor(
     encoder: TextEncoder
     if description["mode"] == "prompt":
         texts = prompt["templates"], prompt["label_words"], text_limits
-        encoder = make_prompt_encoder(pretrained.tokenizer, *texts, reduce=prompt["reduce"], **settings)
+        encoder = make_prompt_encoder(
+            pretrained.tokenizer, *texts, reduce=prompt["reduce"], chat=prompt["chat"], **settings
+        )
     else:
         encoder = HeadEncoder(pretrained.tokenizer, text_limits, **settings)
     model_of_logits = logit_model(

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from lmntk.errors import UserError
 from lmntk.prompts.assembly import Limits, share_length
-from lmntk.prompts.chat_template import DATE, ChatTemplate
+from lmntk.prompts.chat_template import DATE, ChatTemplate, chat_template_of
 from lmntk.prompts.encoded_text import EncodedText
-from lmntk.prompts.layout import Layout
+from lmntk.prompts.layout import Layout, Reading
 from lmntk.prompts.template import Literal, Separator, Text
 from lmntk.prompts.tokenization import PieceEncoder
 
@@ -24,13 +24,27 @@ if TYPE_CHECKING:
     from lmntk.tasks.example import Example
 
 
+def check_chats(tokenizer: PreTrainedTokenizerBase, reading: Reading) -> None:
+    """Refuse a model that has no chats.
+
+    Raises:
+        UserError: it is not read from left to right, or its tokenizer has no chat template.
+    """
+    if reading != "last":
+        raise UserError(
+            "chat: an answer comes after its question, so a chat is read by a causal model, and this model is not; "
+            "leave chat out"
+        )
+    chat_template_of(tokenizer)
+
+
 class ChatAssembly:
     """Maker of chats of one prompt from examples.
 
     Attributes:
         smallest_length: the tokens that it needs without texts, and one of every text.
         shown: the whole prompt as text, with ``{a}`` and ``{b}`` where the texts go.
-        has_date: whether the chat template prints a date, which is always ``chat_template.DATE``.
+        date: the one date that the chat template prints; None where it prints none.
 
     Raises:
         UserError: the tokenizer has no chat template, or the template of the prompt has separator tokens.
@@ -50,7 +64,7 @@ class ChatAssembly:
         self._limits = {"a": limits.text_a, "b": limits.text_b}
         self._chat = ChatTemplate(tokenizer, pieces)
         self.shown = self._chat.render(self._message(str))
-        self.has_date = self._chat.has_date
+        self.date = DATE if self._chat.has_date else None
         self._fixed_length = len(self._chat.encode(self._message(lambda part: "")))
         self.smallest_length = self._fixed_length + len(layout.template.text_parts)
 
@@ -83,7 +97,7 @@ class ChatAssembly:
             "chat",
             self._chat.source,
             self.shown,
-            DATE if self.has_date else None,
+            self.date,
             str(self._layout.template),
             self._max_length,
             self._limits,

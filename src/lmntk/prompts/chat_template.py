@@ -38,6 +38,26 @@ _STOPPED_CLOCK = (
 )
 
 
+def chat_template_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a tokenizer's chat template, as it has it.
+
+    Raises:
+        UserError: it has none.
+    """
+    try:
+        template: str = tokenizer.get_chat_template()
+    except ValueError:
+        raise UserError(
+            f"chat: the tokenizer of {_shown(tokenizer)} has no chat template; leave chat out, or use a model that was "
+            "trained on chats (often called Instruct or Chat)"
+        ) from None
+    return template
+
+
+def _shown(tokenizer: PreTrainedTokenizerBase) -> str:
+    return repr(tokenizer.name_or_path or type(tokenizer).__name__)
+
+
 class ChatTemplate:
     """Put a message into a tokenizer's chat template, up to where the answer begins.
 
@@ -52,14 +72,7 @@ class ChatTemplate:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, pieces: PieceEncoder) -> None:
         self._tokenizer = tokenizer
         self._pieces = pieces
-        self._shown = repr(tokenizer.name_or_path or pieces.name)
-        try:
-            self.source: str = tokenizer.get_chat_template()
-        except ValueError:
-            raise UserError(
-                f"chat: the tokenizer of {self._shown} has no chat template; leave chat out, or use a model that was "
-                "trained on chats (often called Instruct or Chat)"
-            ) from None
+        self.source = chat_template_of(tokenizer)
         self.has_date = _CLOCK in self.source
         self._template = _STOPPED_CLOCK + self.source if self.has_date else self.source
         control = [
@@ -85,9 +98,11 @@ class ChatTemplate:
             rendered: str = self._tokenizer.apply_chat_template(
                 chat, tokenize=False, add_generation_prompt=True, **settings
             )
+        except ImportError as error:  # of Jinja, or of one that is old
+            raise UserError(f"chat: {one_line(error)[:200]}") from error
         except Exception as error:  # a template raises what it likes, and so does the library that reads it
             raise UserError(
-                f"chat: the chat template of {self._shown} does not take one message of the user ({one_line(error)[:160]}); "
+                f"chat: the chat template of {_shown(self._tokenizer)} does not take one message of the user ({one_line(error)[:160]}); "
                 "leave chat out, or mend the template"
             ) from error
         return rendered

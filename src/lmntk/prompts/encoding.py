@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lmntk.errors import UserError
 from lmntk.prompts.assembly import USUAL_LIMITS, Assembly, Limits
-from lmntk.prompts.chat import ChatAssembly
+from lmntk.prompts.chat import ChatAssembly, check_chats
 from lmntk.prompts.encoded_text import EncodedText
 from lmntk.prompts.label_words import LabelWords, Reduce, space_before
 from lmntk.prompts.layout import Layout, Reading, needed_start, prompt_layout
@@ -40,6 +40,7 @@ class TextEncoder(Protocol):
 
     max_length: int
     text_a_limit: int | None
+    date: str | None
 
     @property
     def uses_text_b(self) -> bool:
@@ -75,6 +76,7 @@ class PromptEncoder:
     Attributes:
         template: what the sequence is made of, without what "last" drops.
         chat: the whole chat as text, with ``{a}`` and ``{b}`` where the texts go; None: no chat.
+        date: the one date that the chat template prints, if it prints any.
         label_words: as given.
         label_ids: the u token ids whose logits are needed.
         label_weights: [classes][u]; None: class c is the logit of ``label_ids[c]``.
@@ -97,11 +99,8 @@ class PromptEncoder:
         reduce: Reduce | None = None,
         chat: bool = False,
     ) -> None:
-        if chat and reading != "last":
-            raise UserError(
-                "chat: an answer comes after its question, so a chat is read by a causal model, and this model is not; "
-                "leave chat out"
-            )
+        if chat:
+            check_chats(tokenizer, reading)
         parsed = template
         if isinstance(parsed, str):
             parsed = parse_template(parsed, require_mask=reading == "mask")
@@ -120,11 +119,10 @@ class PromptEncoder:
         )
         self.classes = self.labels.classes
         self._reduce = reduce
-        self._assembly: Assembly | ChatAssembly
-        self._assembly = (
-            ChatAssembly(tokenizer, pieces, layout, limits) if chat else Assembly(pieces, layout, limits)
-        )
-        self.chat = self._assembly.shown if isinstance(self._assembly, ChatAssembly) else None
+        in_chat = ChatAssembly(tokenizer, pieces, layout, limits) if chat else None
+        self.chat: str | None = None if in_chat is None else in_chat.shown
+        self.date: str | None = None if in_chat is None else in_chat.date
+        self._assembly = in_chat or Assembly(pieces, layout, limits)
         check_max_length(tokenizer, limits.max_length, self._assembly.smallest_length)
 
     @property
@@ -186,6 +184,7 @@ class HeadEncoder:
             )
         self.max_length = limits.max_length
         self.text_a_limit = limits.text_a
+        self.date: str | None = None
         self.reading: Reading = reading
         pieces = PieceEncoder(tokenizer)
         if reading == "first" and not pieces.prefix:

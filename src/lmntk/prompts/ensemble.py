@@ -30,7 +30,7 @@ class EnsembleEncoder:
     Attributes:
         encoders: as given.
         templates: one of each encoder.
-        chat: the first one's whole chat as text; None: no chat.
+        chat: the first one's whole chat as text; None: no chat. ``date`` is that which it prints.
         max_length: the longest of the encoders'.
         label_words: theirs; so are ``label_ids``, ``label_weights``, ``classes`` and ``reading``.
 
@@ -63,7 +63,7 @@ class EnsembleEncoder:
                     f"{first.reading!r} and {encoder.reading!r}"
                 )
         self.reading: Reading = first.reading
-        self.chat = first.chat
+        self.chat, self.date = first.chat, first.date
         self.max_length = max(encoder.max_length for encoder in self.encoders)
         self.text_a_limit = first.text_a_limit
         self.uses_text_b = any(encoder.uses_text_b for encoder in self.encoders)

@@ -205,5 +205,18 @@ def spellings(
     return {word: {name: tokens(word, space) for name, space in SPELLINGS.items()} for word in every}
 
 
+def spelling_line(tokens: Mapping[str, Sequence[str]]) -> str:
+    """Return one word of ``spellings`` in words: whether it is a single token, or how it is cut."""
+    shown = {
+        where: "unknown"
+        if not each
+        else f"one token {each[0]!r}"
+        if len(each) == 1
+        else f"{len(each)} tokens " + " + ".join(map(repr, each))
+        for where, each in tokens.items()
+    }
+    return ", ".join(f"{where} {line}" for where, line in shown.items())
+
+
 def _listed(pieces: PieceEncoder, ids: Sequence[int]) -> str:
     return " + ".join(repr(token) for token in pieces.tokens(ids))

@@ -40,3 +40,8 @@ def cut_remark(cut: int, total: int, encoder: TextEncoder, option: str = LENGTH_
     was = "was" if cut == 1 else "were"
     advice = f"; {option} sets another limit" if option else ""
     return f"{cut} of {total} texts {was} cut to {encoder.max_length} tokens{own}{advice}"
+
+
+def date_remark(encoder: TextEncoder) -> str:
+    """Return which date the chat template prints, in words; nothing where it prints none."""
+    return f"the chat template prints a date, which is always {encoder.date}" if encoder.date else ""

@@ -22,6 +22,7 @@ FIRST = (
     "solvers",
     "template",
     "label_words",
+    "chat",
 )
 
 
@@ -47,7 +48,7 @@ def changes(settings: Mapping[str, Any], others: Mapping[str, Any]) -> str:
     changed: dict[str, Any] = {}
     for name in dict.fromkeys([*settings, *others]):
         own, other = settings.get(name), others.get(name)
-        if own == other:
+        if _switched_on(own) == _switched_on(other):
             continue
         if isinstance(own, dict) and isinstance(other, dict):
             parts = {
@@ -62,6 +63,15 @@ def changes(settings: Mapping[str, Any], others: Mapping[str, Any]) -> str:
         if other not in (None, {}):
             changed[name] = other
     return "".join(f"{line}\n" for line in left_out) + (as_toml(changed) if changed else "")
+
+
+def _switched_on(value: Any) -> Any:
+    """Return a setting, or list of tables, without a later version's switches that are off: an earlier one did not have them."""
+    if isinstance(value, list):
+        return [_switched_on(member) for member in value]
+    if isinstance(value, dict):
+        return {name: member for name, member in value.items() if member is not None and member is not False}
+    return None if value is False else value
 
 
 def is_default(value: Any) -> bool:

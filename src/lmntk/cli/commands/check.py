@@ -21,6 +21,7 @@ FIELDS = (
     "base",
     "template",
     "label_words",
+    "chat",
     "label_words_reduce",
     "dtype",
     "attention",
@@ -68,7 +69,8 @@ def check(
 
     given = context.obj
     words = list(parts_of(given.pop("label_words", ""))) or None
-    prompt = PromptChoice(mode, given.pop("template", None), words, given.pop("label_words_reduce", None))
+    template, reduce = given.pop("template", None), given.pop("label_words_reduce", None)
+    prompt = PromptChoice(mode, template, words, reduce, given.pop("chat", False))
     chosen = TextChoice(task, data, texts)
     findings = with_progress(
         lambda progress: examine_model(model, prompt, chosen, progress=progress, **given),

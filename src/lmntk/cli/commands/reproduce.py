@@ -16,7 +16,7 @@ from lmntk.errors import UserError
 
 # what an experiment is about is in its file; the command says on what, where, and how much of it
 IN_ITS_FILE = (
-    "train", "test", "name", "text_column", "text_b_column", "label_column", "labels", "metric", "template", "label_words",
+    "train", "test", "name", "text_column", "text_b_column", "label_column", "labels", "metric", "template", "chat", "label_words",
     "label_words_reduce", "max_length", "formulas", "solvers", "finetune", "diagnose", "save_models", "linearized",
 )  # fmt: skip
 OPTIONS = partial(experiment_options, without=IN_ITS_FILE)

@@ -12,6 +12,7 @@ from lmntk.errors import UserError
 from lmntk.experiment.configuration.fine_tuning import FineTuning, Optimizer
 from lmntk.experiment.configuration.own_task import OwnTask
 from lmntk.experiment.configuration.parts import (
+    CHAT,
     LABEL_WORDS,
     LABEL_WORDS_REDUCE,
     MAX_LENGTH,
@@ -101,6 +102,7 @@ class Prompt(Part):
     template: str | tuple[str, ...] | None = Field(
         default=None, description=TEMPLATE, json_schema_extra={"metavar": "TEMPLATE"}
     )
+    chat: bool = Field(default=False, description=CHAT)
     label_words: Several[str] | None = Field(default=None, description=LABEL_WORDS)
     label_words_reduce: Literal["first", "mean"] | None = Field(
         default=None, description=LABEL_WORDS_REDUCE, json_schema_extra={"unset": "an error"}
@@ -172,6 +174,8 @@ class Experiment(Output, Training, Solving, Prompt, Texts, Computation):
             is_optional = name == "formulas" and bool(self.finetune or self.finetuned)
             if values is not None and (not (values or is_optional) or len(set(values)) != len(values)):
                 raise ValueError(f"{name}: give at least one value, each once")
+        if (self.chat or any(task.chat for task in self.own_tasks)) and "prompt" not in self.modes:
+            raise ValueError("chat: head mode reads no prompt; leave chat out, or add prompt to modes")
         if len(set(self.finetune)) != len(self.finetune):
             raise ValueError("finetune: give each optimizer once")
         if self.diagnose and not (self.finetune or self.finetuned):

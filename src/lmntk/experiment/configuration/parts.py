@@ -26,6 +26,7 @@ Formula = Literal["sgd", "signgd", "asigngd"]
 
 TEMPLATE = 'the prompt: "{a} It was {mask}.", for causal models "Review: {a}\\nSentiment:", or LM-BFF\'s; given several times, their mean'
 LABEL_WORDS = "the words of each class, in order: terrible,great, or bad|awful,great|good"
+CHAT = "put the prompt into the tokenizer's chat template; the label word begins the answer"
 LABEL_WORDS_REDUCE = "label words of several tokens: first token, or mean"
 MAX_LENGTH = "longest prompted text in tokens"
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field, field_validator
 
 from lmntk.experiment.configuration.parts import (
+    CHAT,
     LABEL_WORDS,
     LABEL_WORDS_REDUCE,
     MAX_LENGTH,
@@ -42,6 +43,7 @@ class FilePrompt(Part):
 
     template: str | tuple[str, ...] = Field(description=TEMPLATE, json_schema_extra={"metavar": "TEMPLATE"})
     label_words: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(description=LABEL_WORDS)
+    chat: bool = Field(default=False, description=CHAT)
     label_words_reduce: str | None = Field(
         default=None, description=LABEL_WORDS_REDUCE, json_schema_extra={"unset": "an error"}
     )

@@ -245,6 +245,7 @@ def _split_kernels(
         "split": split.name,
         "templates": task.templates if split.mode == "prompt" else None,
         "label_words": task.label_words if split.mode == "prompt" else None,
+        "chat": task.chat and split.mode == "prompt",
         "parameters": session.chosen.as_dict(),
         "dtype": session.experiment.dtype,
         "precision": session.settings.precision,

@@ -277,7 +277,7 @@ def _save(
         "difference": session.folds(task), "features": e.features,
     }  # fmt: skip
     prompt = {
-        "templates": task.templates, "label_words": task.label_words, "reduce": e.label_words_reduce,
+        "templates": task.templates, "label_words": task.label_words, "reduce": e.label_words_reduce, "chat": task.chat,
         "max_length": task.max_length, "text_a_limit": task.text_a_limit,
     }  # fmt: skip
     solution = {
