@@ -83,7 +83,8 @@ def measure(
     model.prepare(batch)
     plain = operations(forward)
     counted = {
-        name: operations(lambda part=part: capture(model, batch, part)) / plain for name, part in chosen.items()
+        name: operations(lambda part=part: capture(model, batch, part)) / plain
+        for name, part in chosen.items()
     }
     times: list[float] = []
     timed: dict[str, list[tuple[float, float]]] = {name: [] for name in chosen}
@@ -119,7 +120,9 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=40, help="of the longest text")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="of torch")
-    parser.add_argument("--cpu-time", action="store_true", help="processor time of this process, not wall time")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="processor time of this process, not wall time"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
     if given.threads:
@@ -140,7 +143,10 @@ def main() -> int:
     passing, figures = measure(
         model, batch, given.repeats, time.process_time if given.cpu_time else time.perf_counter
     )
-    print(f"{given.texts} texts of {lengths[0]} to {lengths[-1]} tokens, a forward pass {passing:.2f} s;", end=" ")
+    print(
+        f"{given.texts} texts of {lengths[0]} to {lengths[-1]} tokens, a forward pass {passing:.2f} s;",
+        end=" ",
+    )
     print("forward passes a text:")
     print_table(
         ["parameters that count", "millions", "counted", "timed", "with products"],

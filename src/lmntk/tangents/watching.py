@@ -182,5 +182,7 @@ def lookups_quiet(model: nn.Module, watched_ones: Collection[nn.Module], watch: 
 
 def _for_every_example(module: nn.Module, output: Any, count: int) -> Any:
     """Return the output of a module; of one lookup that is broadcast over the batch, each example's own."""
-    is_shared = isinstance(module, nn.Embedding) and isinstance(output, Tensor) and output.shape[0] == 1 < count
+    is_shared = (
+        isinstance(module, nn.Embedding) and isinstance(output, Tensor) and output.shape[0] == 1 < count
+    )
     return output.expand(count, *output.shape[1:]) if is_shared else output
