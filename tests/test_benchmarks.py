@@ -108,7 +108,7 @@ def test_models_fails_when_the_results_differ():
     assert "FAILED: t5 differ from plain autograd" in done.stderr
 
 
-@pytest.mark.parametrize("script", ["pairwise.py", "contraction.py", "models.py"])
+@pytest.mark.parametrize("script", ["pairwise.py", "contraction.py", "models.py", "include.py", "peers.py"])
 def test_help_shows_an_example(script):
     done = run(script, "--help")
     assert done.returncode == 0
@@ -138,3 +138,22 @@ def test_the_start_up_checks_are_timed(tmp_path):
     figures, shown = figures_of("start_up.py", tmp_path)
     assert set(figures) == {"machine", "gradients_alone", "all_checks", "run", "share"}
     assert "all checks" in shown and "a kernel entry to" in shown
+
+
+@pytest.mark.slow
+def test_fewer_layers_cost_fewer_passes(tmp_path):
+    figures, shown = figures_of("include.py", tmp_path, "--repeats", "1")
+    counted = [choice["counted"] for choice in figures["choices"].values()]
+    assert list(figures["choices"]) == ["all layers", "top half", "last block"]
+    assert counted == pytest.approx([2.0, 1.5, 13 / 12], abs=0.01)
+    assert "last block" in shown and "counted" in shown
+
+
+@pytest.mark.slow
+def test_lmntk_is_timed_without_its_peers_and_a_second_run_computes_nothing(tmp_path):
+    flags = ["--models", "roberta", "--train", "2", "--evaluation", "3", "--layers", "1", "--repeats", "1"]
+    first, second = (run("peers.py", *flags, "--threads", "1", "--out", str(tmp_path)) for _ in range(2))
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr
+    assert "roberta, lmntk sgd: " in first.stdout
+    assert "roberta, lmntk sgd: " not in second.stdout
+    assert first.stdout.splitlines()[-4:] == second.stdout.splitlines()[-4:]
