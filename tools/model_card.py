@@ -98,7 +98,7 @@ def main() -> None:
         "",
         f"Masked-token loss on held-out text: **{loss:.2f} nats** (ln 8192 = 9.01 is knowing nothing).",
         "",
-        '| zero-shot, "{a} It was {mask}.", terrible / great | texts | accuracy | with their median as threshold |',
+        '| zero-shot, "{a} It was {mask}.", terrible / great | texts | accuracy | with the median over these same texts as threshold |',
         "|---|---|---|---|",
     ]
     for task in ("sst-2", "mr"):

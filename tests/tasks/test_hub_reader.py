@@ -9,6 +9,7 @@ datasets = pytest.importorskip("datasets")
 
 from lmntk.errors import UserError  # noqa: E402
 from lmntk.tasks import Columns, Example, read_data, read_hub  # noqa: E402
+from lmntk.tasks.hub import read_saved  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,22 @@ def test_local_parquet_files(tmp_path):
     expected = ((Example("x", None, 1), Example("y", None, 0)), (Example("z", None, 1),), ("a", "b"))
     for data in (read_hub("parquet", data_files=files), read_hub(str(tmp_path / "d"))):
         assert (data.train, data.test, data.labels) == expected
+
+
+def test_reading_prints_nothing(tmp_path, capfd):
+    """No bar of ``datasets``, which has one for each split that it prepares, and for a saved folder of many files."""
+    datasets.enable_progress_bars()
+    files = {
+        name: parquet(tmp_path / "d" / f"{name}.parquet", ["x", "y"] * 9, ["b", "a"] * 9)
+        for name in ("train", "test")
+    }
+    read_hub("parquet", data_files=files)
+    whole = datasets.DatasetDict({name: split_of(["x", "y"] * 9, ["b", "a"] * 9) for name in files})
+    whole.save_to_disk(tmp_path / "saved", num_shards={"train": 18, "test": 1})
+    capfd.readouterr()
+    read_saved(tmp_path / "saved")
+    read_hub("parquet", data_files={"train": files["test"], "test": files["train"]})
+    assert capfd.readouterr() == ("", "")
 
 
 def test_class_labels_go_by_name_into_the_given_order(monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmntk.errors import UserError, one_line
+from lmntk.system.library_bars import without_bars
 from lmntk.tasks.delimited import delimited_rows
 from lmntk.tasks.rows import Row, Table, missing, shown_value, text_lines
 
@@ -107,7 +108,8 @@ def load_saved(folder: Path) -> Any:
     except ImportError as error:
         raise UserError(f"{folder}: reading a saved dataset {_NEED.format('datasets')}") from error
     try:
-        return load_from_disk(str(folder))
+        with without_bars():
+            return load_from_disk(str(folder))
     except Exception as error:  # the library raises its own and pyarrow's
         raise UserError(
             f"{folder}: not a saved dataset that can be read ({one_line(error)[:300]})"
