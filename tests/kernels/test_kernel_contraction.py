@@ -197,6 +197,21 @@ def test_gram_of_mixed_factors_and_batches(row_sizes, column_sizes, tile_bytes, 
         torch.testing.assert_close(whole(groups), kernel_of(name, left, left), rtol=1e-12, atol=1e-12)
 
 
+def test_columns_of_more_batches_than_a_chunk_holds():
+    """On a processor a chunk ends after about 128 logits: here two batches, two, and a last one."""
+    rows, *batches = (
+        Tangents(torch.zeros(size, C), {"weight": random_factors("dense", size, 0, seed)})
+        for seed, size in enumerate((2, 30, 30, 30, 30, 7))
+    )
+    left, *parts = (
+        each.factors["weight"].gradients(SHAPES["dense"]).transpose(0, 1) for each in (rows, *batches)
+    )
+    for name, groups in gram(Panel([rows]), Panel(batches), FORMULAS).items():
+        torch.testing.assert_close(
+            whole(groups), kernel_of(name, left, torch.cat(parts)), rtol=1e-12, atol=1e-12
+        )
+
+
 def test_integer_and_float_sign_products_agree(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     rows, columns = (torch.randn(size, 200, generator=generator) for size in (33, 40))
