@@ -112,7 +112,7 @@ def new(folder: str, each: int, seed: int, out: Path) -> list[Mutant]:
 def again(folder: str, out: Path) -> list[Mutant]:
     """Return the changes that survived; of one whose code is no more, a row says so.
 
-    A change keeps its name, but its module may have got other lines since: it is found by its line's text.
+    A change keeps its name, but its module may have got other lines since: it is found by its line's text, the nearest of several.
     """
     waiting = []
     for row in last_rows(out):
@@ -124,7 +124,8 @@ def again(folder: str, out: Path) -> list[Mutant]:
         same = [mutant for mutant in same if code[mutant.line - 1].strip() == row["was"]]
         same = [mutant for mutant in same if line_of(mutated(path.read_text(), mutant), mutant) == row["now"]]
         if same:
-            waiting.append(replace(same[0], name=identity(row)))
+            nearest = min(same, key=lambda mutant: abs(mutant.line - int(str(row["line"]))))
+            waiting.append(replace(nearest, name=identity(row)))
         else:
             write(row | {"gone": True, "commit": commit()}, out)
     return waiting

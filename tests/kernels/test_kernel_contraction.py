@@ -20,7 +20,7 @@ from lmntk.kernels.formulas import FORMULAS, SIGNS, kernel_names
 from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.inner import inner, inner_applies
 from lmntk.kernels.materialised import Tile, tile_products
-from lmntk.tangents.factors import DenseFactors, OuterFactors, Tangents, coalesce
+from lmntk.tangents.factors import DenseFactors, OuterFactors, StackedFactors, Tangents, coalesce
 from lmntk.tangents.terms import OuterTerms
 
 C, WIDTH, OUT, V = 2, 5, 4, 6
@@ -195,6 +195,48 @@ def test_gram_of_mixed_factors_and_batches(row_sizes, column_sizes, tile_bytes, 
         torch.testing.assert_close(whole(groups), kernel_of(name, left, right), rtol=1e-12, atol=1e-12)
     for name, groups in own.items():
         torch.testing.assert_close(whole(groups), kernel_of(name, left, left), rtol=1e-12, atol=1e-12)
+
+
+def test_columns_of_more_batches_than_a_chunk_holds():
+    """On a processor a chunk ends after about 128 logits: here two batches, two, and a last one."""
+    rows, *batches = (
+        Tangents(torch.zeros(size, C), {"weight": random_factors("dense", size, 0, seed)})
+        for seed, size in enumerate((2, 30, 30, 30, 30, 7))
+    )
+    left, *parts = (
+        each.factors["weight"].gradients(SHAPES["dense"]).transpose(0, 1) for each in (rows, *batches)
+    )
+    for name, groups in gram(Panel([rows]), Panel(batches), FORMULAS).items():
+        torch.testing.assert_close(
+            whole(groups), kernel_of(name, left, torch.cat(parts)), rtol=1e-12, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize(
+    ("left", "right"), [("110", "011"), ("100", "001"), ("111", "010"), ("010", "111"), ("10", "11")]
+)
+@pytest.mark.parametrize("terms", [1, 3])
+def test_members_of_a_stack_count_where_both_sides_use_them(left, right, terms):
+    """As experts do: of each only the texts that are sent there have a gradient."""
+
+    def side(used, count, seed):
+        parts = [
+            random_factors("outer", count, terms, seed + index) if use == "1" else None
+            for index, use in enumerate(used)
+        ]
+        zeros = torch.zeros(count, C, OUT * WIDTH, dtype=torch.float64)
+        gradients = [
+            zeros if part is None else part.gradients(SHAPES["outer"]).flatten(2).transpose(0, 1)
+            for part in parts
+        ]
+        factors = {"stack": StackedFactors(tuple(parts))}
+        return Panel([Tangents(torch.zeros(count, C, dtype=torch.float64), factors)]), torch.cat(gradients, 2)
+
+    (rows, of_rows), (columns, of_columns) = side(left, 2, 1), side(right, 3, 50)
+    for name, groups in gram(rows, columns, FORMULAS).items():
+        torch.testing.assert_close(
+            whole(groups), kernel_of(name, of_rows, of_columns), rtol=1e-12, atol=1e-12
+        )
 
 
 def test_integer_and_float_sign_products_agree(monkeypatch):

@@ -159,6 +159,16 @@ def test_rates_are_measured_once_a_machine(tmp_path):
     assert measure_rates(device).machine == found.machine
 
 
+@pytest.mark.parametrize(
+    ("precision", "products"), [("float32", ""), ("tf32", ", tf32"), ("bfloat16", ", tf32")]
+)
+def test_rates_of_a_gpu_are_those_of_its_matrix_products(monkeypatch, precision, products):
+    """In bfloat16 the texts are captured; what is measured here, the Gram matrices, is tf32's."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    name = calibration.machine_name(torch.device("cuda"), precision)
+    assert name == f"a card, torch {torch.__version__}{products}"
+
+
 def test_times_add_up():
     rates = Rates(making=10, products=5, sign_products=2, inner=1, signed=4, machine="")
     assert rates.seconds(Operations(10, 10, 10, 10, 10)) == pytest.approx(1 + 2 + 5 + 10 + 2.5)

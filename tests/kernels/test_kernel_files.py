@@ -51,8 +51,36 @@ def test_a_kernel_of_another_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="another model") as caught:
         Kernel.load(path, {"model": "0" * 64})
     assert "abc" in one_line(caught)
-    with pytest.raises(UserError, match="another dtype"):
+    with pytest.raises(UserError, match=r"another dtype \(None, not float32\)"):
         Kernel.load(path, {"dtype": "float32"})
+
+
+@pytest.mark.parametrize(("length", "shown"), [(24, "x" * 24), (25, f"{'x' * 16}...")])
+def test_long_words_of_another_kernel_are_cut(tmp_path, length, shown):
+    path = tmp_path / "k.safetensors"
+    Kernel("sgd", VALUES, provenance=PROVENANCE).save(path)
+    with pytest.raises(UserError, match=rf"another model \(abc, not {shown}\)"):
+        Kernel.load(path, {"model": "x" * length})
+
+
+@pytest.mark.parametrize(
+    ("values", "part", "message"),
+    [
+        (VALUES, VALUES[:1], r"'group.head' is float64 \[1, 2, 3, 2\], not float64 \[2, 2, 3, 2\]"),
+        (VALUES, VALUES.astype(np.float32), r"'group.head' is float32 \[2, 2, 3, 2\], not float64"),
+        (VALUES.astype(np.float32), VALUES, r"'values' is float32 \[2, 2, 3, 2\], not float64"),
+        (VALUES[0], VALUES[0], r"its values have the shape \[2, 3, 2\], and a kernel has \[n, c, m, c\]"),
+        (VALUES[:, :1], VALUES[:, :1], r"its values have the shape \[2, 1, 3, 2\]"),
+        (VALUES[:0], VALUES[:0], r"its values have the shape \[0, 2, 3, 2\]"),
+    ],
+)
+def test_tensors_that_are_no_kernel(tmp_path, values, part, message):
+    path = tmp_path / "k.safetensors"
+    Kernel("sgd", VALUES, provenance=PROVENANCE).save(path)
+    metadata = load_tensors(path)[1]
+    save_tensors(path, {"values": values, "group.head": part}, metadata)
+    with pytest.raises(UserError, match=message):
+        Kernel.load(path)
 
 
 def test_a_truncated_file(tmp_path):

@@ -51,7 +51,7 @@ class Estimate:
     peak: int
     seconds: float
     gpu_seconds: float
-    gpu_peak: int = 0
+    gpu_peak: int
     copies: int = 1
 
     def __add__(self, other: Estimate) -> Estimate:

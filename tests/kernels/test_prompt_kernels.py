@@ -1,0 +1,42 @@
+"""Kernels of prompted texts, as Python asks for them: which parameters count, and which logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tiny import write_model
+
+from lmntk import ParameterFilter, PromptEncoder, compute_kernels, load_pretrained
+from lmntk.prompts.encoding import Limits
+from lmntk.tasks import Example
+
+TRAIN = [Example("a great film"), Example("the story was dull")]
+OTHERS = [Example("very bad"), Example("a fun and happy book"), Example("it is not good")]
+LAYER = ("*.layer.1.*",)
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory):
+    pretrained = load_pretrained(str(write_model(tmp_path_factory.mktemp("model"))), "float64")
+    encoder = PromptEncoder(pretrained.tokenizer, "{a} it was {mask} .", ["terrible", "great"], Limits(64))
+    return lambda **options: compute_kernels(pretrained, encoder, TRAIN, OTHERS, ["sgd"], **options)
+
+
+def test_parameters_that_count_add_up(computed):
+    """Of the kernel of all there is a part of one layer, and a part of what is left."""
+    inside, outside = ParameterFilter(include=LAYER), ParameterFilter(exclude=LAYER)
+    whole, *parts = (computed(parameters=chosen).kernels["sgd"] for chosen in (None, inside, outside))
+    for part, chosen in zip(parts, (inside, outside), strict=True):
+        assert part.provenance["parameters"] == chosen.as_dict()
+        assert np.abs(part.values).max() / np.abs(whole.values).max() > 0.01
+    np.testing.assert_allclose(parts[0].values + parts[1].values, whole.values, rtol=1e-10)
+
+
+def test_two_logits_are_folded_into_their_difference(computed):
+    folded, both = computed(), computed(all_logits=True)
+    values = both.kernels["sgd"].values
+    assert values.shape == (2, 2, 3, 2)
+    sign = np.array([-1.0, 1.0])
+    expected = np.einsum("ncmd,c,d->nm", values, sign, sign)[:, None, :, None]
+    np.testing.assert_allclose(folded.kernels["sgd"].values, expected, rtol=1e-10)
+    np.testing.assert_allclose(folded.logits["eval"], both.logits["eval"] @ sign[:, None], rtol=1e-10)
