@@ -54,7 +54,8 @@ def relative_positions_watched(
 ) -> Iterator[None]:
     """Give relative positions a batch axis, and keep the records of tables that count, while the body runs."""
     with ExitStack() as stack:
-        for module in model.modules():
+        modules: Iterator[Any] = model.modules()
+        for module in modules:
             if is_bias_owner(module):
                 if module.relative_attention_bias.weight in counted:
                     _watch_bias(module, watch, stack)
