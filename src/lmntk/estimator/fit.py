@@ -121,16 +121,21 @@ def _say_remarks(texts: LabelledTexts, ways: Sequence[Way]) -> None:
 def _measured(
     way: Way, texts: LabelledTexts, settings: Settings, options: Fit, progress: Progress
 ) -> Measured:
-    n, c = len(texts.examples), way.singles[0].outputs
-    singles = len(way.singles)
-    progress.work(f"{way.mode}: {n} texts", singles * (n + n * n * c * c / 100))
+    n, c, lengths = (
+        len(texts.examples),
+        way.singles[0].outputs,
+        [text.length for text in way.encoded(texts.examples)],
+    )
+    # in operations of a parameter: passes of a text, and the product of a pair
+    per_text, per_pair = 6.0 * c * sum(lengths) / n, 2.0 * c * c
+    progress.work(f"{way.mode}: {n} texts", len(way.singles) * (per_text * n + per_pair * n * n))
     return measure(
         way,
         texts.examples,
         settings,
         options.out / KERNELS,
         lambda estimate: progress.note(f"{way.mode}: {estimate.describe()}"),
-        lambda captured, contracted: progress.advance(captured + contracted * c * c / 100),
+        lambda captured, contracted: progress.advance(per_text * captured + per_pair * contracted),
     )
 
 
