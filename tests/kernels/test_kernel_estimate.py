@@ -271,6 +271,25 @@ def test_an_estimate_by_hand(monkeypatch, copies, precision):
     assert found.gpu_seconds == (found.capture_operations + found.contraction_operations) / 10e12
 
 
+@pytest.mark.parametrize(
+    ("counted", "backward"),
+    [
+        ("0.weight", 12 + 24 + 6 + 8),
+        ("1.weight", 12 + 24 + 6 + 8),
+        ("2.weight", 24 + 6 + 8),
+        ("2.bias", 6 + 8),
+        ("4.bias", 8),
+    ],
+)
+def test_a_backward_pass_is_counted_down_to_the_lowest_parameter_that_counts(counted, backward):
+    layers = [torch.nn.Linear(3, 4), torch.nn.Linear(4, 6), torch.nn.Linear(6, 1), torch.nn.Linear(1, 8)]
+    model = torch.nn.Sequential(torch.nn.Embedding(9, 3), *layers)
+    parameters = dict(model.named_parameters())
+    chosen = {name: parameters[name] for name in (counted, "4.weight")}
+    found = estimate_module.pass_operations(model, chosen, 3)
+    assert found == 2 * (12 + 24 + 6 + 8 + 3 * backward)
+
+
 def test_rates_are_operations_over_seconds():
     """Half a second each; blocks of 128 x 128 coordinates, of 64 texts of 40 tokens, against 128 texts."""
     with patch.object(calibration, "_seconds", lambda body, device: (body(), 0.5)[1]):

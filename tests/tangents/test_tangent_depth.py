@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from model_oracle import pad_id, random_texts
+from model_oracle import alone, oracle, pad_id, random_texts
 from model_table import FAMILIES, TABLE
 from torch.utils.flop_counter import FlopCounterMode
 
+from lmntk.models.filters import ParameterFilter
 from lmntk.prompts.batching import collate
 from lmntk.tangents.capture import capture
 from lmntk.tangents.coverage import check_coverage
@@ -72,3 +73,18 @@ def test_the_last_block_has_the_same_factors_alone_as_among_all(name):
         shape = trainable[each].shape
         one, other = (factors[each].gradients(shape) for factors in (alone, among))
         torch.testing.assert_close(one, other, rtol=row.tolerance, atol=row.tolerance)
+
+
+@pytest.mark.parametrize("embeddings", [True, False])
+@pytest.mark.parametrize("name", ["t5", "umt5"])
+def test_a_table_of_biases_for_one_token_has_no_batch_axis_to_be_given(name, embeddings):
+    row = TABLE[name]
+    model = row.model(2)
+    trainable = ParameterFilter(embeddings=embeddings).select(model)
+    texts = [replace(text, decoder_ids=(2,), read_position=0) for text in random_texts(row, [6, 3], 1)]
+    batch = collate(texts, pad_id(model))
+    tangents = capture(model, batch, trainable)
+    expected = oracle(model, alone(model, texts), trainable)
+    for each, factors in tangents.factors.items():
+        found = factors.gradients(trainable[each].shape).flatten(2).transpose(0, 1)
+        torch.testing.assert_close(found, expected[each], rtol=1e-6, atol=1e-9)

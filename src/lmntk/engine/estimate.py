@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import Any
 
 from torch import nn
@@ -144,7 +146,8 @@ def estimate(
         block = contraction(shapes, few_batches, few_batches, trial.outputs, work.kernel_names, 1, own=True)
         first_operations = block + block
         in_full = of_rows if settings.drop_noise and set(work.formulas) != {"sgd"} else 0.0
-    capture_operations = 2.0 * (1 + trial.outputs) * matrices(capturer.model) * (all_tokens + first + in_full)
+    of_token = pass_operations(capturer.model, work.trainable, trial.outputs)
+    capture_operations = of_token * (all_tokens + first + in_full)
     operations_in_all = operations + first_operations
     return Estimate(
         texts=len(every),
@@ -164,8 +167,23 @@ def estimate(
     )
 
 
-def matrices(model: nn.Module) -> int:
-    """Return the coordinates of the matrices that every token passes: not of tables, and not of a vocabulary's head."""
+def pass_operations(model: nn.Module, trainable: Mapping[str, nn.Parameter], outputs: int) -> float:
+    """Return a token's operations in a forward pass, and a backward pass a logit down to the lowest parameter that counts.
+
+    Which is lowest is told by the order in which the model names its parameters: nearly every network's is the order of use.
+    """
+    counted = set(trainable.values())
+    passed = list(dropwhile(lambda parameter: parameter not in counted, model.parameters()))
+    return 2.0 * (matrices(model) + outputs * matrices(model, passed))
+
+
+def matrices(model: nn.Module, among: Iterable[nn.Parameter] | None = None) -> int:
+    """Return the coordinates of the matrices that every token passes: not of tables, and not of a vocabulary's head.
+
+    Args:
+        model: from a batch to logits.
+        among: of these parameters alone; by default of all.
+    """
     tables = {
         p
         for module in model.modules()
@@ -175,7 +193,8 @@ def matrices(model: nn.Module) -> int:
     heads = {
         p for module in getattr(model, "selected_rows", dict)() for p in module.parameters(recurse=False)
     }
-    return sum(p.numel() for p in model.parameters() if p.dim() > 1 and p not in tables and p not in heads)
+    every = model.parameters() if among is None else among
+    return sum(p.numel() for p in every if p.dim() > 1 and p not in tables and p not in heads)
 
 
 def shown_time(seconds: float) -> str:

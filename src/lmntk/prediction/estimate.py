@@ -10,7 +10,7 @@ import torch
 
 from lmntk.engine.batches import Capturer
 from lmntk.engine.budget import Bytes, most_held
-from lmntk.engine.estimate import GPU_RATE, Estimate, matrices
+from lmntk.engine.estimate import GPU_RATE, Estimate, matrices, pass_operations
 from lmntk.engine.phases import Trial, classifying_phases
 from lmntk.engine.rates import finish_work
 from lmntk.engine.settings import Settings
@@ -56,6 +56,7 @@ def estimate_predictions(
     seconds, operations = 0.0, 0.0
     held = [Bytes(cut.peak, cut.gpu_peak) for cut in cuts.values()]
     forward = 2.0 * matrices(capturer.model)
+    both = pass_operations(capturer.model, trainable, trial.outputs)
     for (formula, count), cut in cuts.items():
         capturer.batch_size = cut.batch_size
         batches = capturer.batches(train)
@@ -74,7 +75,7 @@ def estimate_predictions(
         seconds += (
             alike * tokens / _padded(few, [range(len(few))]) * (rounds * capture + count * (total - capture))
         )
-        operations += alike * tokens * forward * ((1 + trial.outputs) * rounds + count)
+        operations += alike * tokens * (both * rounds + forward * count)
     if tests:
         # v has the weights' shapes, and a pass takes as long whatever is in it: the weights themselves stand for it
         limits = replace(limits_of(settings), gpu=capturer.gpu)

@@ -75,12 +75,12 @@ def capture(
             prepare(batch)
     watch = Watch(count)
     parameters = [trainable[name] for name in direct]
-    owners = _owners(model, ruled, at_module)
+    owners, lookups = _watched_modules(model, ruled, at_module)
     with (
         frozen(model, parameters),
         torch.enable_grad(),
         watched(owners, watch),
-        lookups_quiet(model, owners, watch),
+        lookups_quiet(lookups, watch),
         relative_positions_watched(model, watch, names),
     ):
         with autocast(device, lower):
@@ -148,17 +148,25 @@ def _owned(module: nn.Module) -> list[nn.Parameter]:
     return owned
 
 
-def _owners(model: nn.Module, ruled: set[nn.Parameter], at_module: set[nn.Parameter]) -> set[nn.Module]:
-    """Return the modules to watch: those with parameters that count. Gradients start at the lowest of them."""
+def _watched_modules(
+    model: nn.Module, ruled: set[nn.Parameter], at_module: set[nn.Parameter]
+) -> tuple[set[nn.Module], set[nn.Module]]:
+    """Return the modules to watch, those with parameters that count, and the lookups among the others.
+
+    Gradients start at the lowest of the first. Tables of relative biases are in neither: they have no batch axis.
+    """
     biases = {m.relative_attention_bias for m in model.modules() if is_bias_owner(m)}
     owners: set[nn.Module] = set()
+    lookups: set[nn.Module] = set()
     for module in model.modules():
         if isinstance(module, CONTAINERS) or module in biases:
             continue
         covered = at_module if rule_of(module) is None else at_module | ruled
         if any(parameter in covered for parameter in _owned(module)):
             owners.add(module)
-    return owners
+        elif isinstance(module, nn.Embedding):
+            lookups.add(module)
+    return owners, lookups
 
 
 def _as_use(record: Record, count: int, logits: int, selected_rows: Tensor | None) -> Use:

@@ -54,8 +54,8 @@ def relative_positions_watched(
 ) -> Iterator[None]:
     """Give relative positions a batch axis, and keep the records of tables that count, while the body runs."""
     with ExitStack() as stack:
-        modules: Iterator[Any] = model.modules()
-        for module in modules:
+        module: Any
+        for module in model.modules():
             if is_bias_owner(module):
                 if module.relative_attention_bias.weight in counted:
                     _watch_bias(module, watch, stack)

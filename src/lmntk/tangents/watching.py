@@ -7,7 +7,7 @@ goes no deeper than to the lowest parameter that counts: below it the forward pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -163,20 +163,21 @@ def _keeper(watch: Watch) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any
 
 
 @contextmanager
-def lookups_quiet(model: nn.Module, watched_ones: Collection[nn.Module], watch: Watch) -> Iterator[None]:
-    """Let no lookup that is not watched start a path while the body runs, though it asks for a gradient itself.
+def lookups_quiet(lookups: Iterable[nn.Module], watch: Watch) -> Iterator[None]:
+    """Let no lookup that does not count start a path while the body runs, though it asks for a gradient itself.
 
     Some do when gradient checkpointing or an adapter is prepared. What comes after them needs the batch axis all the same.
     """
 
     def quieten(module: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return output
         output = _for_every_example(module, output, watch.count)
         return output.detach() if isinstance(output, Tensor) and output.is_leaf else output
 
     with ExitStack() as stack:
-        for module in model.modules():
-            if isinstance(module, nn.Embedding) and module not in watched_ones:
-                stack.callback(module.register_forward_hook(quieten).remove)
+        for module in lookups:
+            stack.callback(module.register_forward_hook(quieten).remove)
         yield
 
 
