@@ -51,7 +51,9 @@ def test_a_small_package_where_all_is_wrong(structure, tmp_path):
         "low/long.py": "x = 1\n" * 401,
         "low/wide.py": f"def fits({EIGHT}): ...\ndef wide({EIGHT}, *, i=1): ...\n"
         f"class Holder:\n    def fits(self, {EIGHT}): ...\n    def wide(self, {EIGHT}, **rest): ...\n"
-        f"    @staticmethod\n    def made({EIGHT}, i): ...\n    class Inner:\n        async def wide(self, {EIGHT}, i): ...\n",
+        f"    @staticmethod\n    def made({EIGHT}, i): ...\n    class Inner:\n        async def wide(self, {EIGHT}, i): ...\n"
+        f"class Estimator(BaseEstimator):\n    def __init__(self, {EIGHT}, i): ...\n    def wide(self, {EIGHT}, i): ...\n"
+        f"class Plain:\n    def __init__(self, {EIGHT}, i): ...\n",
         "cli/command.py": f"def options({EIGHT}, i): ...\n",
     }
     write(tmp_path, {f"{package}/{name}": text for name, text in files.items()})
@@ -70,6 +72,8 @@ def test_a_small_package_where_all_is_wrong(structure, tmp_path):
         "low/wide.py: Holder.wide (9)",
         "low/wide.py: Holder.made (9)",
         "low/wide.py: Holder.Inner.wide (9)",
+        "low/wide.py: Estimator.wide (9)",
+        "low/wide.py: Plain.__init__ (9)",
     ]
     assert measured.cases["file names in several folders"] == ["inner.py: high, low"]
     assert measured.broken() == list(structure.LIMITS)
