@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny import write_model
 
-from lmntk import ParameterFilter, PromptEncoder, compute_kernels, load_pretrained
+from lmntk import ParameterFilter, PromptEncoder, UserError, compute_kernels, load_pretrained
 from lmntk.prompts.encoding import Limits
 from lmntk.tasks import Example
 
@@ -16,9 +16,16 @@ LAYER = ("*.layer.1.*",)
 
 
 @pytest.fixture(scope="module")
-def computed(tmp_path_factory):
+def model(tmp_path_factory):
     pretrained = load_pretrained(str(write_model(tmp_path_factory.mktemp("model"))), "float64")
-    encoder = PromptEncoder(pretrained.tokenizer, "{a} it was {mask} .", ["terrible", "great"], Limits(64))
+    return pretrained, PromptEncoder(
+        pretrained.tokenizer, "{a} it was {mask} .", ["terrible", "great"], Limits(64)
+    )
+
+
+@pytest.fixture(scope="module")
+def computed(model):
+    pretrained, encoder = model
     return lambda **options: compute_kernels(pretrained, encoder, TRAIN, OTHERS, ["sgd"], **options)
 
 
@@ -40,3 +47,13 @@ def test_two_logits_are_folded_into_their_difference(computed):
     expected = np.einsum("ncmd,c,d->nm", values, sign, sign)[:, None, :, None]
     np.testing.assert_allclose(folded.kernels["sgd"].values, expected, rtol=1e-10)
     np.testing.assert_allclose(folded.logits["eval"], both.logits["eval"] @ sign[:, None], rtol=1e-10)
+
+
+def test_plain_strings_are_texts(model):
+    pretrained, encoder = model
+    named = compute_kernels(pretrained, encoder, TRAIN, OTHERS, ["sgd"]).kernels["sgd"]
+    texts, others = ([example.text_a for example in part] for part in (TRAIN, OTHERS))
+    plain = compute_kernels(pretrained, encoder, texts, others, ["sgd"]).kernels["sgd"]
+    np.testing.assert_array_equal(plain.values, named.values)
+    with pytest.raises(UserError, match="not a single one"):
+        compute_kernels(pretrained, encoder, "a great film", OTHERS)

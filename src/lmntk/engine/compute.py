@@ -35,7 +35,7 @@ from lmntk.tangents.coverage import Coverage
 from lmntk.tangents.factors import Tangents
 from lmntk.tangents.noise import noise_coordinates, silence
 from lmntk.tasks import Example
-from lmntk.tasks.example import digest_examples
+from lmntk.tasks.example import digest_examples, examples_of
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ class PromptedTexts:
 def compute_kernels(
     pretrained: Pretrained,
     encoder: PromptEncoder | EnsembleEncoder,
-    train: Sequence[Example],
-    evaluate: Sequence[Example],
+    train: Sequence[Example | str],
+    evaluate: Sequence[Example | str],
     formulas: Sequence[str] = FORMULAS,
     *,
     all_logits: bool = False,
@@ -120,7 +120,7 @@ def compute_kernels(
     Args:
         pretrained: what ``load_pretrained`` returned.
         encoder: the prompt: template, label words, limits.
-        train: n texts.
+        train: n texts: strings, pairs of strings, or examples.
         evaluate: m texts.
         formulas: of ``sgd``, ``signgd``, ``asigngd``.
         all_logits: keep both logits of a two-class prompt; by default they are folded into their difference, c = 1.
@@ -135,7 +135,8 @@ def compute_kernels(
         >>> compute_kernels(pretrained, encoder, train, test).kernels["sgd"].values.shape  # doctest: +SKIP
         (32, 1, 872, 1)
     """
-    texts = PromptedTexts(pretrained, encoder, train, evaluate, all_logits, parameters or ParameterFilter())
+    sides = examples_of(train), examples_of(evaluate)
+    texts = PromptedTexts(pretrained, encoder, *sides, all_logits, parameters or ParameterFilter())
     return kernels_of_prompt(texts, formulas, settings)
 
 

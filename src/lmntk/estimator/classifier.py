@@ -31,7 +31,7 @@ from lmntk.solvers.inputs import Array
 from lmntk.solvers.selection import predict_labels
 from lmntk.system.memory import default_memory, parse_bytes
 from lmntk.tasks.class_words import words_by_class
-from lmntk.tasks.example import Example
+from lmntk.tasks.example import Example, examples_of
 
 DEFAULT_LENGTH = 128  # tokens
 SHOWN = 3  # texts for and against a prediction
@@ -361,28 +361,6 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return KernelPredictor(way.model, shared, way.pad_id, rule)
         directions = [direction_of(choice, settings)] if choice.has_direction else []
         return Predictor(way.model, directions, way.pad_id, rule)
-
-
-def examples_of(X: Any) -> list[Example]:
-    """Return texts, or pairs of texts, as examples.
-
-    Raises:
-        UserError: they are none; says what each has to be.
-    """
-    if isinstance(X, str):
-        raise UserError("texts: a list of strings is needed, not a single one; write [text]")
-    listed = X.tolist() if hasattr(X, "tolist") else list(X)
-    examples = []
-    for number, item in enumerate(listed):
-        parts = (item,) if isinstance(item, str) else tuple(item) if isinstance(item, list | tuple) else ()
-        if len(parts) not in (1, 2) or not all(isinstance(part, str) for part in parts):
-            raise UserError(
-                f"texts: number {number} is {str(item)[:40]!r} ({type(item).__name__}); give strings, or pairs of them"
-            )
-        examples.append(Example(*parts))
-    if not examples:
-        raise UserError("texts: there are none; give at least one")
-    return examples
 
 
 def _plain(example: Example) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+from lmntk.errors import UserError
 from lmntk.system.hashing import content_key
 
 
@@ -20,3 +22,28 @@ class Example:
 def digest_examples(examples: Iterable[Example]) -> str:
     """Return a sha256 of texts and labels, in their order."""
     return content_key(examples=[(e.text_a, e.text_b, e.label) for e in examples])
+
+
+def examples_of(texts: Any) -> list[Example]:
+    """Return texts as examples: strings, pairs of them, or what are examples already.
+
+    Raises:
+        UserError: they are none; says what each has to be.
+    """
+    if isinstance(texts, str):
+        raise UserError("texts: a list of strings is needed, not a single one; write [text]")
+    listed = texts.tolist() if hasattr(texts, "tolist") else list(texts)
+    examples = []
+    for number, item in enumerate(listed):
+        if isinstance(item, Example):
+            examples.append(item)
+            continue
+        parts = (item,) if isinstance(item, str) else tuple(item) if isinstance(item, list | tuple) else ()
+        if len(parts) not in (1, 2) or not all(isinstance(part, str) for part in parts):
+            raise UserError(
+                f"texts: number {number} is {str(item)[:40]!r} ({type(item).__name__}); give strings, or pairs of them"
+            )
+        examples.append(Example(*parts))
+    if not examples:
+        raise UserError("texts: there are none; give at least one")
+    return examples
