@@ -99,7 +99,7 @@ def test_kernels_of_a_chat_and_of_a_plain_prompt_are_not_mixed(
 def test_a_solved_chat_predicts(folder: Path, tmp_path: Path, lmntk: Command) -> None:
     out = tmp_path / "out"
     lmntk.works(*run_flags(folder, "chat", out, *PROMPT, "--chat", "--save-models"))
-    lines = lmntk.works("predict", "--model-dir", out, "--input", folder / "test.jsonl").splitlines()
+    lines = lmntk.works("predict", out, folder / "test.jsonl").splitlines()
     table = [
         line.split("\t")
         for line in kept_at(out / "predictions" / "own-k2-seed13-prompt.tsv").read_text().splitlines()

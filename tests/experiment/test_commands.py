@@ -41,6 +41,7 @@ NO_OPTIONS = {
     "own_tasks.texts_of": "prompts of one task are compared in a file, where there are several tasks",
     "own_tasks.text_a_limit": "prompts of one task are compared in a file, where there are several tasks",
     "own_tasks.template": "the option of this name is the experiment's field",
+    "own_tasks.chat": "the option of this name is the experiment's field",
     "own_tasks.label_words": "the option of this name is the experiment's field",
     "own_tasks.max_length": "the option of this name is the experiment's field",
     "finetuning.schedule": "it is seldom another one, and then the file says so",

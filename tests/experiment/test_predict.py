@@ -317,7 +317,7 @@ def test_mistakes(solved, models, lmntk, tmp_path):
     cases = [
         (
             [tmp_path, texts],
-            "holds no predictor; make one with `lmntk fit ... --save-models`",
+            "holds no predictor; make one with `lmntk fit FILE`, or with `lmntk run ... --save-models`",
         ),
         ([solved, tmp_path / "no.jsonl"], "does not exist"),
         ([solved, broken], "line 2: not JSON"),

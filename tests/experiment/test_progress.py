@@ -32,15 +32,7 @@ def arguments(command: str, folder: Path, out: Path) -> list[object]:
     if command == "check":
         return ["check", folder / "bert", "--texts", folder / "test.jsonl"]
     if command == "predict":
-        return [
-            "predict",
-            "--model-dir",
-            out,
-            "--input",
-            folder / "test.jsonl",
-            "--output",
-            out / "said.jsonl",
-        ]
+        return ["predict", out, folder / "test.jsonl", "--out", out / "said.jsonl"]
     more = {"run": ("--formulas", "sgd", "--save-models"), "plan": (), "finetune": TRAIN, "diagnose": TRAIN}
     return [command, *own(folder, out, *more[command])]
 
@@ -51,7 +43,7 @@ def test_every_long_command_says_in_whole_lines_how_far_it_is(
 ) -> None:
     if command == "predict":
         lmntk.works(*arguments("run", folder, tmp_path))
-    monkeypatch.setattr(lines, "SECONDS", 0.05)  # for a minute
+    monkeypatch.setattr(lines, "SECONDS", 0.002)  # for a minute
     code, _, errors = lmntk(*arguments(command, folder, tmp_path))
     said = [line for line in errors.splitlines() if line.startswith("after ")]
     assert code in (0, 1) and said, errors

@@ -12,7 +12,7 @@ from tiny import write_model, write_rows
 from transformers import AutoTokenizer
 
 from lmntk.experiment.steps import solve
-from lmntk.solvers import outcome
+from lmntk.solvers.baselines import baselines
 
 SIZES = {
     "hidden_size": 16,
@@ -107,7 +107,7 @@ def test_finetunes_zero_shot_baseline_is_the_same_for_every_size_of_batches(
 ):
     """Seen in the logits, for a metric of few texts hides much; looks at dev are in batches too."""
     seen = []
-    monkeypatch.setattr(solve, "baseline", lambda *given: seen.append(given[2]) or outcome.baseline(*given))
+    monkeypatch.setattr(solve, "baselines", lambda *given: seen.append(given[2]) or baselines(*given))
     for size in (1, 4):
         code, _, said = lmntk(
             "finetune", "--model", folder / "fnet", "--train", folder / "train.jsonl", "--test", folder / "eval.jsonl",

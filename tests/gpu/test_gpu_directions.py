@@ -76,12 +76,12 @@ def test_predictions_are_cut_to_the_gpu_and_are_the_same(monkeypatch):
     for allowed, size in ((None, 8), (20 + 96 + 64, 8), (20 + 96 + 63, 4), (20 + 96 + 8, 1)):
         budget = None if allowed is None else allowed * MEBI
         tight, _ = predictor(gpu=PretendedGpu(4000 * MEBI, 20 * MEBI, 16 * MEBI), device_memory=budget)
-        expansions = tight._expansions
+        expand = tight._expand
         sizes.clear()
         monkeypatch.setattr(
             tight,
-            "_expansions",
-            lambda some, expansions=expansions: sizes.append(len(some)) or expansions(some),
+            "_expand",
+            lambda some, expand=expand: sizes.append(len(some)) or expand(some),
         )
         np.testing.assert_allclose(tight.evaluate(texts)[0], expected, rtol=1e-4, atol=1e-4)
         assert max(sizes[2:]) == size  # after what is looked at
@@ -103,7 +103,7 @@ def test_predictions_are_cut_to_the_gpu_and_are_the_same(monkeypatch):
 def test_a_full_gpu_is_one_line(monkeypatch):
     full, texts = predictor()
     monkeypatch.setattr(
-        full, "_expansions", lambda some: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory."))
+        full, "_expand", lambda some: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory."))
     )
     with pytest.raises(
         UserError, match=r"device-memory: the GPU is full \(CUDA out of memory\.\).*with --device-memory"

@@ -127,6 +127,8 @@ class Watch:
         for logit in range(logits.shape[1]):
             self.logit = logit
             asked = [*self._seeds, *direct]
+            if not asked:  # nothing that counts is on the way to the logits
+                return [[] for _ in range(logits.shape[1])]
             at_asked = torch.autograd.grad(
                 logits[:, logit].sum(), asked, retain_graph=logit + 1 < logits.shape[1], allow_unused=True
             )
