@@ -105,8 +105,8 @@ def test_over_splits_it_is_the_mean_with_its_standard_error():
     ("kernel", "fine_tuned", "points", "side", "said"),
     [
         (69, 37, 32.0, "above", NOT_CONVERGED),
-        (37, 69, -32.0, "below", "training went beyond its kernel"),
-        (70, 75, -5.0, "below", "training went beyond its kernel"),
+        (37, 69, -32.0, "below", "fine-tuning did better than its kernel"),
+        (70, 75, -5.0, "below", "fine-tuning did better than its kernel"),
         (75, 73, 2.0, "within", "within twice the error"),
         (75, 75, 0.0, "within", "+0.0 ± "),
     ],

@@ -121,15 +121,15 @@ def test_without_a_checkpoint_the_training_is_done_once_more_to_the_same_bits(va
 def test_the_page_leaves_out_a_diagnosis_of_another_training_or_prompt(values):
     run(make_experiment(values))
     page = values["out"] / "report.html"
-    assert "The three tests" in page.read_text()
+    assert "paper's three tests" in page.read_text()
     kept = kept_at(values["out"] / "diagnoses" / f"{CELL}-sgd-fine-tuning.json").read_bytes()
     run(make_experiment(changed(values, steps=2) | {"diagnose": False}))
-    assert "The three tests" not in page.read_text() and "1 of diagnoses are of other" in page.read_text()
+    assert "paper's three tests" not in page.read_text() and "1 of diagnoses are of other" in page.read_text()
     own = [values["own_tasks"][0] | {"template": "{a} a {mask} film."}]
     run(make_experiment(values | {"own_tasks": own, "diagnose": False, "finetune": [], "formulas": ["sgd"]}))
-    assert "The three tests" not in page.read_text() and "2 of finetunings are of other" in page.read_text()
+    assert "paper's three tests" not in page.read_text() and "2 of finetunings are of other" in page.read_text()
     run(make_experiment(values | {"diagnose": False}))
-    assert "The three tests" in page.read_text()
+    assert "paper's three tests" in page.read_text()
     assert kept_at(values["out"] / "diagnoses" / f"{CELL}-sgd-fine-tuning.json").read_bytes() == kept
 
 

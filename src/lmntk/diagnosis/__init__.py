@@ -1,1 +1,1 @@
-"""Is fine-tuning a kernel? What the kernel predicts of training, what training did, and a verdict."""
+"""Is fine-tuning a kernel? What its kernel says of training, what training did, the regime, the forecast's miss, and the paper's three tests."""

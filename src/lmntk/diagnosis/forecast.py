@@ -44,6 +44,10 @@ class Miss:
         shown = round(self.points, 1) + 0.0  # no -0.0
         return f"{shown:+.1f}" + ("" if self.error is None else f" ± {self.error:.1f}")
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data, in points."""
+        return {"points": self.points, "error": self.error, "figure": self.figure, "side": self.side}
+
     @property
     def side(self) -> Side | None:
         """The side on which the miss is more than twice its error, or ``within``; None where the error is not known."""
@@ -90,17 +94,18 @@ class Forecast:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, in points."""
-        misses = {
-            name: None if miss is None else {"points": miss.points, "error": miss.error, "side": miss.side}
-            for name, miss in (("kernel", self.kernel), ("emulator", self.emulator))
+        return {
+            "kernel": None if self.kernel is None else self.kernel.as_dict(),
+            "emulator": None if self.emulator is None else self.emulator.as_dict(),
+            "overshoots": self.overshoots,
+            "sentence": self.sentence,
         }
-        return misses | {"overshoots": self.overshoots, "sentence": self.sentence}
 
 
 def _follows(miss: Miss) -> str:
     return {
         "above": f", more than twice the error above: {NOT_CONVERGED}",
-        "below": ", more than twice the error below: training went beyond its kernel",
+        "below": ", more than twice the error below: fine-tuning did better than its kernel",
         "within": ", within twice the error",
         None: "",
     }[miss.side]
