@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
+import torch
 
+from toys import Mlp, clusters
+
+from lmntk.diagnosis.diagnosis import diagnose
+from lmntk.diagnosis.examples import logits_of
 from lmntk.diagnosis.forecast import NOT_CONVERGED, forecast_of
 from lmntk.diagnosis.over_splits import over_splits, sentences
 from lmntk.diagnosis.regime import DEV, EMULATED, LINEARIZED, TEST, regime_of
+from lmntk.diagnosis.subject import FineTuning, LabelledExamples
 from lmntk.diagnosis.uncertainty import error_over_splits
+from lmntk.engine.compute import module_kernels
+from lmntk.models.weights import at_weights
+from lmntk.solvers.emulated_training import Training
 
 TRUTH = [0, 1] * 50
 
@@ -18,7 +29,9 @@ def predicted(right, truth=TRUTH):
     return [label if place < right else 1 - label for place, label in enumerate(truth)]
 
 
-def split(kernel=80, fine_tuned=75, emulated=None, method="sgd fine-tuning", emulation=None, seed=13, **numbers):
+def split(
+    kernel=80, fine_tuned=75, emulated=None, method="sgd fine-tuning", emulation=None, seed=13, **numbers
+):
     """A split's record; accuracies in per cent of its hundred texts."""
     right = {"zero_shot": 50, "kernel": kernel, "fine_tuned": fine_tuned, "linearized": fine_tuned}
     right |= {} if emulated is None else {"emulated": emulated}
@@ -117,7 +130,10 @@ def test_the_miss_is_two_sided(kernel, fine_tuned, points, side, said):
     assert found.emulator.points == pytest.approx(-1.0)
     assert found.overshoots == (side == "above") and said in found.sentence
     assert (NOT_CONVERGED in found.sentence) == (side == "above")
-    assert f"the sgd kernel's accuracy of {kernel}.0 % missed fine-tuning's {fine_tuned}.0 % by" in found.sentence
+    assert (
+        f"the sgd kernel's accuracy of {kernel}.0 % missed fine-tuning's {fine_tuned}.0 % by"
+        in found.sentence
+    )
 
 
 def test_the_error_of_one_split_is_that_of_paired_texts():
@@ -143,7 +159,9 @@ def test_over_splits_the_miss_has_the_error_of_splits_and_texts():
     error = error_over_splits("accuracy", np.array([0.10, 0.14, 0.30]), [TRUTH] * 3, parts)
     assert found.kernel.points == pytest.approx(18.0) and found.kernel.error == pytest.approx(100 * error)
     assert found.kernel.error > 10.583 / 3**0.5
-    assert found.sentence.startswith("the sgd kernel's mean accuracy of 80.0 % missed fine-tuning's 62.0 % by +18.0 ± ")
+    assert found.sentence.startswith(
+        "the sgd kernel's mean accuracy of 80.0 % missed fine-tuning's 62.0 % by +18.0 ± "
+    )
     assert found.emulator is None and "emulator" not in found.sentence
     some[1]["predictions"]["emulated"], some[1]["numbers"]["emulated"] = predicted(66), 0.66
     assert forecast_of(some).emulator is None  # of one split alone
@@ -171,5 +189,63 @@ def test_verdicts_and_their_lines_say_the_same():
     (verdict,), (line,) = verdicts["verdicts"], sentences(verdicts)
     regime, forecast = regime_of(some), forecast_of(some)
     assert verdict["regime"] == regime.as_dict() and verdict["forecast"] == forecast.as_dict()
-    assert line.startswith(f"films, k = 4, prompt, sgd fine-tuning: **{regime.phrase}** ({regime.about}). The sgd kernel's")
+    assert line.startswith(
+        f"films, k = 4, prompt, sgd fine-tuning: **{regime.phrase}** ({regime.about}). The sgd kernel's"
+    )
     assert forecast.sentence[1:] in line and f"The paper's three tests: {verdict['verdict']}: " in line
+
+
+def test_e_of_sgd_is_that_of_the_test_texts_at_the_weights_reached():
+    """Beside descent of the kernel by hand, three steps of six; AdamW at the same weights has the linearization's."""
+    model = Mlp(16, 1)
+    parts = {"train": clusters(8, 2, 1), "dev": clusters(6, 2, 2), "test": clusters(40, 2, 3)}
+    examples, labels, inputs = ({side: part[i] for side, part in parts.items()} for i in range(3))
+    rate, truth = 0.5, torch.tensor([float(label) for label in labels["train"]], dtype=torch.float64)
+    tuned = copy.deepcopy(model)
+    for _ in range(3):
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            tuned({"x": inputs["train"]})[:, 0], truth
+        )
+        with torch.no_grad():
+            for p, g in zip(
+                tuned.parameters(), torch.autograd.grad(loss, list(tuned.parameters())), strict=True
+            ):
+                p -= rate * g
+    weights = {name: p.detach() for name, p in tuned.named_parameters()}
+    kernel = {
+        side: module_kernels(model, [{"x": inputs["train"]}], [{"x": inputs[side]}], ["sgd"])
+        .kernels["sgd"]
+        .values[:, 0, :, 0]
+        for side in ("train", "test")
+    }
+    start = logits_of(model, examples["test"])
+    emulated, trained = start.copy(), logits_of(model, examples["train"])
+    for _ in range(3):
+        push = rate * (1 / (1 + np.exp(-trained[:, 0])) - truth.numpy()) / 8
+        trained, emulated = (
+            trained - (kernel["train"].T @ push)[:, None],
+            emulated - (kernel["test"].T @ push)[:, None],
+        )
+    with at_weights(model, weights):
+        real = logits_of(model, examples["test"])
+    error = np.sqrt(((real - emulated) ** 2).sum() / ((real - start) ** 2).sum())
+    found = {
+        optimizer: diagnose(
+            model,
+            LabelledExamples(examples, labels),
+            FineTuning(weights, training=Training(optimizer, rate, 6, decay="constant", best_step=3)),
+        )
+        for optimizer in ("sgd", "adamw")
+    }
+    assert found["sgd"].regime.error == pytest.approx(error, rel=1e-6) and error > 0.01
+    assert (found["sgd"].regime.whose, found["sgd"].regime.over) == (EMULATED, TEST)
+    right = ((emulated[:, 0] > 0) == np.array(labels["test"])).mean()
+    assert found["sgd"].numbers["emulated"] == pytest.approx(right)
+    assert found["sgd"].forecast.emulator.points == pytest.approx(
+        100 * (right - found["sgd"].numbers["fine_tuned"])
+    )
+    adam = found["adamw"]
+    assert adam.regime.whose == LINEARIZED and adam.regime.error == adam.numbers[
+        "logit_error"
+    ] != pytest.approx(error)
+    assert adam.forecast.emulator is None

@@ -301,7 +301,7 @@ def test_a_verdict_over_splits_is_that_of_their_means_by_the_rule_of_verdicts_js
         write(path, json.loads(path.read_text()) | {"verdict": verdict})
     expected = task_verdict([json.loads(path.read_text()) for path in paths])
     text = unescape(build_page([folder]))
-    assert expected.verdict == "kernel-like" and f"F{expected.reason[1:]}." in text
+    assert expected.verdict == "kernel-like" and f"kernel-like: {expected.reason}." in text
     assert "over 3 splits" in text and "2 verdicts: 1 kernel-like, 1 not, 0 undecided." in text
     content = json.loads(paths[0].read_text())
     write(paths[0], content | {"numbers": content["numbers"] | {"fine_tuned": None}})  # diverged

@@ -56,7 +56,11 @@ def test_numbers_are_of_the_splits_whose_training_ended():
         "r",
         "films",
     )
-    assert (alone.tests[0].value, alone.tests[0].deviation, alone.tests[0].state) == ("-20.0 ± 13.6", "", "no")
+    assert (alone.tests[0].value, alone.tests[0].deviation, alone.tests[0].state) == (
+        "-20.0 ± 13.6",
+        "",
+        "no",
+    )
 
 
 def test_of_several_k_the_largest_is_shown_first():

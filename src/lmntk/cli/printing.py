@@ -96,7 +96,9 @@ def _tested(test: dict[str, Any], forecast: dict[str, Any]) -> str:
         figure = f"{forecast['kernel']['figure']} points"
         return f"{name:<15}{figure}  (at least {threshold} of fine-tuning's): {passed}{above}"
     value = "-" if test["value"] is None else f"{test['value']:.2f}"
-    return f"{name:<15}{value:>6}  ({'below' if name == 'fixed features' else 'at least'} {threshold}): {passed}"
+    return (
+        f"{name:<15}{value:>6}  ({'below' if name == 'fixed features' else 'at least'} {threshold}): {passed}"
+    )
 
 
 def print_written(folder: Path) -> None:

@@ -15,7 +15,18 @@ from lmntk.diagnosis.comparison import Comparison, compare
 from lmntk.diagnosis.forecast import forecast_of
 from lmntk.diagnosis.regime import Record, ended, regime_of
 from lmntk.diagnosis.uncertainty import error_over_splits
-from lmntk.diagnosis.verdict import FIXED, NEAR, RECOVERS, SOLVES, SURE, TESTS, Test, Verdict, beside, concluded
+from lmntk.diagnosis.verdict import (
+    FIXED,
+    NEAR,
+    RECOVERS,
+    SOLVES,
+    SURE,
+    TESTS,
+    Test,
+    Verdict,
+    beside,
+    concluded,
+)
 from lmntk.errors import UserError
 from lmntk.solvers.inputs import Array
 
@@ -272,7 +283,5 @@ def _fixed(told: Sequence[Record]) -> Test:
     passed = _answer(FIXED - distance, error)
     near = f"within the splits' error of {error:.2f} of"
     relation = {True: "less than", False: "not less than", None: near}[passed]
-    sentence = (
-        f"the kernel's entries moved by {mean:.2f} times their size on average over {len(told)} splits"
-    )
+    sentence = f"the kernel's entries moved by {mean:.2f} times their size on average over {len(told)} splits"
     return Test(name, mean, FIXED, passed, f"{sentence}, {relation} {FIXED:.1f}")

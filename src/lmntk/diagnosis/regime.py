@@ -18,7 +18,9 @@ import numpy as np
 
 HOLDS = 0.1  # e up to which the regime holds
 ROUGH = 0.3  # and up to which it is rough
-TEST_ERROR = "emulation_test_error"  # the number of a diagnosis: e of an emulation, over the test texts' logits
+TEST_ERROR = (
+    "emulation_test_error"  # the number of a diagnosis: e of an emulation, over the test texts' logits
+)
 EMULATED = "the training emulated by its kernel"
 LINEARIZED = "the model linearized at the reached weights, in place of an emulation,"
 TEST = "the test texts' logits"
