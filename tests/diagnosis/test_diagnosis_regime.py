@@ -7,7 +7,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-
 from toys import Mlp, clusters
 
 from lmntk.diagnosis.diagnosis import diagnose

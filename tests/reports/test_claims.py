@@ -1,4 +1,4 @@
-"""The regime and the forecast in the page, in summary.md and in print: the same words and numbers, and nothing green where the kernel overshoots."""
+"""Regime and forecast in the page, in summary.md and in print: the same words and numbers, and no green where the kernel overshoots."""
 
 from __future__ import annotations
 
@@ -133,6 +133,6 @@ def test_old_diagnoses_are_read_where_they_have_the_numbers(tmp_path):
     )
     for path in (folder / "diagnoses").glob("*.json"):
         content = json.loads(path.read_text())
-        write(path, content | {"numbers": {name: None for name in content["numbers"]}})
+        write(path, content | {"numbers": dict.fromkeys(content["numbers"])})
     text = unescape(build_page([folder]))
     assert "regime not measured" in text and 'class="chip yes">regime' not in text

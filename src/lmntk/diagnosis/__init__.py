@@ -1,1 +1,1 @@
-"""Is fine-tuning a kernel? What its kernel says of training, what training did, the regime, the forecast's miss, and the paper's three tests."""
+"""Is fine-tuning a kernel? The regime, by how much the kernel's forecast missed, and the paper's three tests."""

@@ -1,10 +1,12 @@
 """The forecast: by how many points the accuracy that a kernel reaches missed fine-tuning's, signed.
 
 The kernel's solution is what training to the end in the kernel regime would reach. So it can be above a
-training that was stopped early, or whose rate was small. The rule, fixed beforehand: where it is above by more than twice
-the error, *training had not converged*, and nothing that is said of the pair is good news. The rule looks at
-the accuracies alone, and not at the training loss, which not every record has. The *emulator* is the same training by the kernel, stopped at the same
-step; what it misses is the regime's fault, not that of stopping.
+training that was stopped early, or whose rate was small. The rule, fixed beforehand: where it is above by more
+than twice the error, *training had not converged*, and nothing that is said of the pair is good news. The rule
+looks at the metrics alone, and not at the training loss, which not every record has.
+
+The *emulator* is the same training by the kernel, stopped at the same step; what it misses is the regime's
+fault, not that of stopping.
 """
 
 from __future__ import annotations
