@@ -2,8 +2,8 @@
 
 The *emulation* is the same training (rates, batches, clipping) of the model linearized at theta_0, made of the
 kernel alone. Nothing emulates AdamW, SignGD, or a training of which nothing is known; there the model linearized
-at the reached weights stands in its place, which is always said: it knows where training went, so its e is
-the milder one. The logits are those of the test texts, at the weights that are diagnosed.
+at the reached weights stands in its place, which is always said: it knows where training went, and is another number, which may be
+smaller or larger. The logits are those of the test texts, at the weights that are diagnosed.
 
 The regime *holds* at e <= .1, is *rough* to .3, and training *leaves the kernel* above.
 """
