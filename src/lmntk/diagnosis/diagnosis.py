@@ -298,8 +298,9 @@ class _Measurements:
         error = logit_error(logits["before"], logits["fine_tuned"], emulated[0]) if is_finite else math.inf
         numbers: dict[str, float | None] = {TEST_ERROR: error} if training.optimizer == "sgd" else {}
         if is_finite:
-            classes["emulated"] = predict_labels(emulated[0]).tolist()
-            numbers["emulated"] = score(self.texts.metric, labels["test"], classes["emulated"])
+            predicted = predict_labels(emulated[0]).tolist()
+            classes["emulated"] = predicted
+            numbers["emulated"] = score(self.texts.metric, labels["test"], predicted)
         return numbers
 
     def emulation(self, training: Training | None, curves: Mapping[int, Array]) -> dict[str, Any] | None:

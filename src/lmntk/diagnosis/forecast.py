@@ -150,7 +150,7 @@ def _miss(told: Sequence[Record], name: str, tuned: Array) -> Miss | None:
 
 def _error(told: Sequence[Record], name: str, margins: Array) -> float | None:
     """Return the standard error of the mean miss; None where a record lacks the texts' classes."""
-    labels = [(each.get("logits") or {}).get("labels") for each in told]
+    labels = [(each.get("logits") or {}).get("labels") or [] for each in told]
     classes = [each.get("predictions") or {} for each in told]
     if any(not truth for truth in labels) or any(not (c.get(name) and c.get("fine_tuned")) for c in classes):
         return None
