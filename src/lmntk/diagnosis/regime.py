@@ -114,7 +114,8 @@ def regime_of(diagnoses: Sequence[Record]) -> Regime:
     if not measured:
         return Regime()
     errors = np.array([error for error, _, _ in measured])
-    whose, over = (" and ".join(dict.fromkeys(each[part] for each in measured)) for part in (1, 2))
+    whose = " and ".join(dict.fromkeys(name for _, name, _ in measured))
+    over = " and ".join(dict.fromkeys(texts for _, _, texts in measured))
     deviation = None
     if len(errors) > 1 and np.isfinite(errors).all():
         deviation = float(errors.std(ddof=1) / np.sqrt(len(errors)))
