@@ -67,6 +67,7 @@ def test_a_wide_network_is_kernel_like_and_emulated_within_a_hundredth(outputs, 
     assert found.numbers["logit_error"] < 0.05
     assert found.numbers["gradient_distance"] < 0.15
     assert found.numbers["emulation_error"] < 0.01 and found.numbers["emulation_move_error"] < 0.05
+    assert found.regime.word == "holds" and found.forecast.emulator.side == "within"
     assert found.numbers["fine_tuned"] > found.numbers["zero_shot"] + 0.3
     assert all(torch.equal(value, at_start[name]) for name, value in weights_of(model).items())
 
@@ -109,6 +110,7 @@ def test_a_narrow_network_at_a_large_rate_is_not_kernel_like():
     assert found.numbers["rate"] > found.numbers["largest_stable_rate"]
     assert found.numbers["logit_error"] > 0.3
     assert found.numbers["emulation_error"] > 0.2 and found.numbers["emulation_move_error"] > 0.2
+    assert found.regime.word in ("rough", "leaves the kernel")
 
 
 class FreshHead(nn.Module):

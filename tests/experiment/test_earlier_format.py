@@ -96,7 +96,7 @@ def test_a_page_has_the_rows_and_says_that_nothing_was_compared(facts, folder, l
     )
     assert read == then
     assert content_of(folder / name) == before
-    assert ("The three tests" in page) == (name == "trained")
+    assert ("paper's three tests" in page) == (name == "trained")
 
 
 def test_results_that_are_hidden_by_newer_ones_are_counted(folder, lmntk):

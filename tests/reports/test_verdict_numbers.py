@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from lmntk.reports.reached import reached
 from lmntk.reports.tables import result_tables
-from lmntk.reports.verdicts import at_largest_k, counted, reached, thresholds, verdicts
+from lmntk.reports.verdicts import at_largest_k, counted, thresholds, verdicts
 
 
 def diagnosis(seed, kernel, k=4, fine_tuned=1.0, verdict="not", **numbers):
@@ -39,7 +40,7 @@ def test_numbers_are_means_with_population_deviations():
     assert found.numbers["fine-tuned"] == "100.0 (0.0)" and found.numbers["rate used"] == "0.1 (0)"
     assert found.title == "Films" and found.agreement == "over 3 splits" and len(found.splits) == 3
     solves, linearization, fixed = found.tests
-    assert (solves.value, solves.deviation, solves.threshold) == ("90.0 %", "(8.2)", "≥ 90 %")
+    assert (solves.value, solves.deviation, solves.threshold) == ("-10.0 ± 11.6", "", "≥ 90 %")
     assert (solves.alone, solves.outcome) == ((False, True, True), "cannot be told; alone 2 passed, 1 failed")
     assert (linearization.value, linearization.deviation, linearization.threshold) == ("100.0 %", "", "")
     assert (fixed.value, fixed.deviation, fixed.threshold, fixed.state) == ("1.80", "(0.16)", "< 2", "yes")
@@ -55,7 +56,11 @@ def test_numbers_are_of_the_splits_whose_training_ended():
         "r",
         "films",
     )
-    assert (alone.tests[0].value, alone.tests[0].deviation, alone.tests[0].state) == ("80.0 %", "", "no")
+    assert (alone.tests[0].value, alone.tests[0].deviation, alone.tests[0].state) == (
+        "-20.0 ± 13.6",
+        "",
+        "no",
+    )
 
 
 def test_of_several_k_the_largest_is_shown_first():

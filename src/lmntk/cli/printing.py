@@ -56,24 +56,27 @@ def print_kernels(written: dict[str, Any], as_json: bool) -> None:
 SHOWN = {
     "rate": "learning rate", "largest_stable_rate": "largest stable one", "logit_error": "logit error",
     "kernel_distance_median": "median kernel distance", "gradient_distance": "gradient distance", "emulation_error": "emulation error",
-    "emulation_move_error": "of the move",
+    "emulation_move_error": "of the move", "emulation_test_error": "of the test texts' move",
     "chi_with_prompt": "|chi| with prompt", "chi_without_prompt": "without",
 }  # fmt: skip
 PASSED = {True: "passed", False: "failed", None: "cannot be told"}
 
 
 def print_verdicts(over_splits: dict[str, Any]) -> None:
-    """Print each verdict over splits: its reason, the three tests, and the numbers beside them."""
+    """Print of each task and method the regime, the forecast, the paper's three tests, and the numbers beside them."""
     from lmntk.diagnosis.over_splits import heading
+    from lmntk.diagnosis.verdict import TESTS
 
     for verdict in over_splits["verdicts"]:
         splits = f" ({verdict['splits']} splits)" if verdict["splits"] > 1 else ""
-        print(f"{heading(verdict)}{splits}: {verdict['verdict']}")
-        print_wrapped(f"  {verdict['reason']}", 2)
+        regime, forecast = verdict["regime"], verdict["forecast"]
+        print(f"{heading(verdict)}{splits}: {regime['phrase']}")
+        print_wrapped(f"  e is {regime['about']}" if regime["regime"] else f"  {regime['about']}", 2)
+        if forecast["sentence"]:
+            print_wrapped(f"  {forecast['sentence']}", 2)
+        print_wrapped(f"  {TESTS}: {verdict['verdict']}: {verdict['reason']}", 2)
         for test in verdict["tests"]:
-            value = "-" if test["value"] is None else f"{test['value']:.2f}"
-            bound = f"{'below' if test['name'] == 'fixed features' else 'at least'} {test['threshold']:g}"
-            print(f"  {test['name']:<15}{value:>6}  ({bound}): {PASSED[test['passed']]}")
+            print(f"  {_tested(test, forecast)}")
         numbers = [
             f"{title} {verdict['numbers'][name]:.3g}"
             for name, title in SHOWN.items()
@@ -83,6 +86,19 @@ def print_verdicts(over_splits: dict[str, Any]) -> None:
     for comparison in over_splits["comparisons"]:
         where = f"{comparison['title']}, k = {comparison['k']}, {comparison['mode']}"
         print_wrapped(f"{where}: {comparison['sentence']}", 2)
+
+
+def _tested(test: dict[str, Any], forecast: dict[str, Any]) -> str:
+    """Return the line of a test; of ``solves`` it has the miss on both sides, no share, which praises what overshoots."""
+    name, threshold, passed = test["name"], f"{test['threshold']:g}", PASSED[test["passed"]]
+    if name == "solves" and forecast["kernel"] is not None:
+        above = "; the kernel is above" if forecast["overshoots"] else ""
+        figure = f"{forecast['kernel']['figure']} points"
+        return f"{name:<15}{figure}  (at least {threshold} of fine-tuning's): {passed}{above}"
+    value = "-" if test["value"] is None else f"{test['value']:.2f}"
+    return (
+        f"{name:<15}{value:>6}  ({'below' if name == 'fixed features' else 'at least'} {threshold}): {passed}"
+    )
 
 
 def print_written(folder: Path) -> None:

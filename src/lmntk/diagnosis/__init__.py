@@ -1,1 +1,1 @@
-"""Is fine-tuning a kernel? What the kernel predicts of training, what training did, and a verdict."""
+"""Is fine-tuning a kernel? The regime, by how much the kernel's forecast missed, and the paper's three tests."""

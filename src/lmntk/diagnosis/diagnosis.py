@@ -1,10 +1,10 @@
-"""One fine-tuning, diagnosed: what its kernel says, what training did, the three tests, and the verdict."""
+"""One fine-tuning, diagnosed: what its kernel says, what training did, the regime, the paper's three tests, and their verdict."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,12 @@ from lmntk.diagnosis.before import SIDES, Before, look_before
 from lmntk.diagnosis.examples import Examples, fitted, logits_of
 from lmntk.diagnosis.features import gradient_distance, gradient_norms, kernel_distance, sgd_kernel
 from lmntk.diagnosis.linearization import linearized_logits
+from lmntk.diagnosis.record import Diagnosis
+from lmntk.diagnosis.regime import TEST_ERROR
 from lmntk.diagnosis.spectrum import group_shares, readable_groups, shares_of, spectrum
 from lmntk.diagnosis.stability import stable_rates
 from lmntk.diagnosis.subject import FineTuning, KernelSolution, LabelledExamples
-from lmntk.diagnosis.verdict import Evidence, Verdict, decide
+from lmntk.diagnosis.verdict import Evidence, decide
 from lmntk.engine.settings import Settings
 from lmntk.errors import UserError
 from lmntk.models.weights import at_weights
@@ -26,58 +28,13 @@ from lmntk.solvers.emulated_training import Emulation, Training, emulate
 from lmntk.solvers.emulator import logit_error
 from lmntk.solvers.inputs import Array
 from lmntk.solvers.selection import predict_labels
-from lmntk.system.hashing import versions
 from lmntk.tangents.coverage import Coverage
 from lmntk.tasks.metrics import score
 
-FORMAT = "lmntk diagnosis 3"
 FEATURE_TEXTS = 64  # train texts whose gradients are compared; their factors are in memory at once
 TRAJECTORY_TEXTS = 16  # the same at each step of a trajectory
 SHOWN_TEXTS = 8  # dev texts whose learning curves are kept
 SHOWN_KERNEL = 64  # texts a side of the kernels that are kept for a picture
-
-
-@dataclass(frozen=True, eq=False)
-class Diagnosis:
-    """The record that ``lmntk diagnose`` writes; parts that are not known are None or empty."""
-
-    identity: Mapping[str, Any]  # split, task, k, seed, mode, metric, method, formula
-    verdict: Verdict
-    numbers: Mapping[str, float | None]
-    trajectory: Sequence[Mapping[str, float]] = ()
-    logits: Mapping[str, Any] | None = None
-    predictions: Mapping[str, Sequence[int] | None] | None = None
-    emulation: Mapping[str, Any] | None = None
-    spectrum: Mapping[str, Any] | None = None
-    groups: Mapping[str, float] | None = None
-    kernels: Mapping[str, Any] | None = None
-    versions: Mapping[str, str] = field(default_factory=versions)
-
-    def as_dict(self, key: str = "") -> dict[str, Any]:
-        """Return plain data for JSON, numbers that are not finite being null.
-
-        Args:
-            key: the hash of all that the diagnosis depends on.
-        """
-        parts = {
-            "trajectory": list(self.trajectory) or None,
-            "logits": self.logits,
-            "predictions": self.predictions,
-            "emulation": self.emulation,
-            "spectrum": self.spectrum,
-            "groups": self.groups,
-            "kernels": self.kernels,
-            "versions": self.versions,
-        }
-        head = {
-            "format": FORMAT,
-            "key": key,
-            **self.identity,
-            **self.verdict.as_dict(),
-            "numbers": self.numbers,
-        }
-        plain: dict[str, Any] = _plain(head | parts)
-        return plain
 
 
 def diagnose(
@@ -160,6 +117,7 @@ def diagnose(
             moved, pictures = measured.features(weights)
             numbers |= moved
             numbers["logit_error"] = logit_error(logits["before"], logits["fine_tuned"], logits["linearized"])
+            numbers |= measured.emulated(training, logits, classes)
         else:
             diverged = "the fine-tuned model's logits are not finite"
             logits["fine_tuned"] = logits["linearized"] = None
@@ -201,7 +159,7 @@ def diagnose(
         numbers=numbers,
         trajectory=steps,
         logits=logits,
-        predictions={name: getattr(evidence, name) for name in names},
+        predictions=classes | {name: getattr(evidence, name) for name in names},
         emulation=emulation,
         spectrum=eigen,
         groups=measured.groups(),
@@ -323,6 +281,28 @@ class _Measurements:
                 curves[training.reached] = logits_of(self.model, dev)
         return points, curves
 
+    def emulated(
+        self, training: Training | None, logits: Mapping[str, Any], classes: dict[str, Sequence[int] | None]
+    ) -> dict[str, float | None]:
+        """Return e and the metric of the test texts in the emulation, whose classes are added; nothing without one.
+
+        E is SGD's alone: SignGD's emulation is of a single logit, one text a step.
+        """
+        if training is None:
+            return {}
+        labels, steps = self.texts.labels, [training.reached]
+        emulated = emulate(training, self.before.kernels, labels["train"], self.before.logits, steps, "test")
+        if emulated is None:
+            return {}
+        is_finite = bool(np.isfinite(emulated).all())
+        error = logit_error(logits["before"], logits["fine_tuned"], emulated[0]) if is_finite else math.inf
+        numbers: dict[str, float | None] = {TEST_ERROR: error} if training.optimizer == "sgd" else {}
+        if is_finite:
+            predicted = predict_labels(emulated[0]).tolist()
+            classes["emulated"] = predicted
+            numbers["emulated"] = score(self.texts.metric, labels["test"], predicted)
+        return numbers
+
     def emulation(self, training: Training | None, curves: Mapping[int, Array]) -> dict[str, Any] | None:
         """Return real and emulated learning curves of dev texts, if the training can be emulated."""
         if training is None or len(curves) < 2:
@@ -360,15 +340,3 @@ def _spread_over_classes(labels: Sequence[int], most: int) -> list[int]:
 def _not_finite(weights: Mapping[str, Tensor]) -> str:
     bad = next((name for name, value in weights.items() if not bool(value.isfinite().all())), None)
     return "" if bad is None else f"the fine-tuned weights of {bad!r} are not finite"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(part) for name, part in value.items()}
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    return None if isinstance(value, float) and not math.isfinite(value) else value

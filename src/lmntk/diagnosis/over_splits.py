@@ -1,7 +1,7 @@
 """Statistics over the splits of a task: one verdict, one comparison of SignGD with Adam, and the means.
 
-The three tests are those of the means over the splits, with the error that the splits and the test texts
-leave.
+The regime, the forecast and the paper's three tests are those of the means over the splits, with the error that
+the splits and the test texts leave.
 """
 
 from __future__ import annotations
@@ -12,8 +12,21 @@ from typing import Any
 import numpy as np
 
 from lmntk.diagnosis.comparison import Comparison, compare
+from lmntk.diagnosis.forecast import forecast_of
+from lmntk.diagnosis.regime import Record, ended, regime_of
 from lmntk.diagnosis.uncertainty import error_over_splits
-from lmntk.diagnosis.verdict import FIXED, NEAR, RECOVERS, SOLVES, SURE, Test, Verdict, concluded
+from lmntk.diagnosis.verdict import (
+    FIXED,
+    NEAR,
+    RECOVERS,
+    SOLVES,
+    SURE,
+    TESTS,
+    Test,
+    Verdict,
+    beside,
+    concluded,
+)
 from lmntk.errors import UserError
 from lmntk.solvers.inputs import Array
 
@@ -22,7 +35,6 @@ SAME = ("task", "k", "mode", "metric", "method")
 GROUP = ("task", "k", "mode", "method")
 SIGNGD, ADAMW = "signgd fine-tuning", "adamw fine-tuning"
 ENDING = "ending"  # of a method's name: which of the weights were trained, and whether linearized
-Record = Mapping[str, Any]
 Parts = Sequence[tuple[float, str]]  # weights of metrics, by whose predictions they are of
 
 
@@ -31,7 +43,7 @@ def over_splits(
     comparisons: Sequence[tuple[Record, Comparison]],
     titles: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return one verdict a task, k, mode and method, and the comparisons of SignGD with Adam, as plain data.
+    """Return regime, forecast and verdict a task, k, mode and method, and the comparisons of SignGD with Adam, as plain data.
 
     Args:
         diagnoses: of single splits, each as ``diagnoses/*.json`` has it.
@@ -43,7 +55,8 @@ def over_splits(
     for group in _grouped(diagnoses, GROUP):
         head = {name: group[0][name] for name in GROUP}
         splits = {"title": titles.get(head["task"], head["task"]), "splits": len(group)}
-        verdicts.append(head | splits | task_verdict(group).as_dict() | {"numbers": _means(group)})
+        claims = {"regime": regime_of(group).as_dict(), "forecast": forecast_of(group).as_dict()}
+        verdicts.append(head | splits | claims | task_verdict(group).as_dict() | {"numbers": _means(group)})
     compared = []
     pairs = [{ENDING: "", **head, "comparison": comparison} for head, comparison in comparisons]
     for group in _grouped(pairs, (*GROUP[:3], ENDING)):
@@ -83,8 +96,11 @@ def sentences(results: Record) -> list[str]:
     """Return the verdicts and comparisons of ``over_splits`` in a line each, for the summary."""
     lines = []
     for verdict in results["verdicts"]:
-        reason = verdict["reason"]
-        lines.append(f"{heading(verdict)}: **{verdict['verdict']}**. {reason[:1].upper() + reason[1:]}.")
+        regime, forecast = verdict["regime"], verdict["forecast"]["sentence"]
+        tests = f"{TESTS}: {verdict['verdict']}: {verdict['reason']}"
+        said = [line[:1].upper() + line[1:] for line in (forecast, tests) if line]
+        said = [f"{heading(verdict)}: **{regime['phrase']}** ({regime['about']})", *said]
+        lines.append(". ".join(said) + ".")
     for each in results["comparisons"]:
         lines.append(f"{each['title']}, k = {each['k']}, {each['mode']}: {each['sentence']}.")
     return lines
@@ -104,15 +120,10 @@ def _grouped(rows: Sequence[Record], names: Sequence[str]) -> list[list[Record]]
 
 def _means(diagnoses: Sequence[Record]) -> dict[str, float | None]:
     """Return each number's mean over the splits that have it, of those that the verdict is over."""
-    ended = [each["numbers"] for each in _ended(diagnoses) or diagnoses]
-    names = dict.fromkeys(name for numbers in ended for name in numbers)
-    values = {name: [numbers[name] for numbers in ended if numbers.get(name) is not None] for name in names}
-    return {name: float(np.mean(known)) if known else None for name, known in values.items()}
-
-
-def _ended(diagnoses: Sequence[Record]) -> list[Record]:
-    """Return the diagnoses of splits whose training ended."""
-    return [each for each in diagnoses if each["numbers"].get("fine_tuned") is not None]
+    known = [each["numbers"] for each in ended(diagnoses) or diagnoses]
+    names = dict.fromkeys(name for numbers in known for name in numbers)
+    values = {name: [numbers[name] for numbers in known if numbers.get(name) is not None] for name in names}
+    return {name: float(np.mean(some)) if some else None for name, some in values.items()}
 
 
 def task_comparison(comparisons: Sequence[Comparison], names: tuple[str, str]) -> Comparison:
@@ -174,19 +185,19 @@ def task_verdict(diagnoses: Sequence[Record]) -> Verdict:
                 f"verdict: {name} is {values[0]} in one diagnosis and {values[1]} in another; "
                 "give those of one task"
             )
-    ended = _ended(diagnoses)
-    lost = len(diagnoses) - len(ended)
+    told = ended(diagnoses)
+    lost = len(diagnoses) - len(told)
     note = f"; {lost} of {len(diagnoses)} splits are left out, for their training diverged" if lost else ""
-    if len(ended) < 2:
-        (single,) = ended or diagnoses[:1]
+    if len(told) < 2:
+        (single,) = told or diagnoses[:1]
         tests = tuple(Test(**test) for test in single["tests"])
-        note = note if ended else f"; so in all {lost} splits" if lost > 1 else ""
+        note = note if told else f"; so in all {lost} splits" if lost > 1 else ""
         return Verdict(single["verdict"], single["reason"] + note, tests)
-    return concluded((_solves(ended), _recovers(ended), _fixed(ended)), note)
+    return concluded((_solves(told), _recovers(told), _fixed(told)), note)
 
 
-def _numbers(ended: Sequence[Record], name: str) -> Array | None:
-    values = [each["numbers"].get(name) for each in ended]
+def _numbers(told: Sequence[Record], name: str) -> Array | None:
+    values = [each["numbers"].get(name) for each in told]
     return None if any(value is None for value in values) else np.array(values, dtype=np.float64)
 
 
@@ -194,11 +205,11 @@ def _error(values: Array) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-def _whole_error(margins: Array, ended: Sequence[Record], parts: Parts) -> float:
+def _whole_error(margins: Array, told: Sequence[Record], parts: Parts) -> float:
     """Return the standard error of a mean margin, over the splits and the test texts."""
-    predictions = [[(weight, each["predictions"][name]) for weight, name in parts] for each in ended]
-    labels = [each["logits"]["labels"] for each in ended]
-    return error_over_splits(str(ended[0]["metric"]), margins, labels, predictions)
+    predictions = [[(weight, each["predictions"][name]) for weight, name in parts] for each in told]
+    labels = [each["logits"]["labels"] for each in told]
+    return error_over_splits(str(told[0]["metric"]), margins, labels, predictions)
 
 
 def _answer(margins: Array, error: float) -> bool | None:
@@ -216,46 +227,46 @@ def _words(passed: bool | None, error: float, threshold: str) -> str:
     return f", {'at least' if passed else 'less than'} {threshold}"
 
 
-def _solves(ended: Sequence[Record]) -> Test:
-    formulas = sorted({str(each["formula"]) for each in ended})
+def _solves(told: Sequence[Record]) -> Test:
+    formulas = sorted({str(each["formula"]) for each in told})
     if len(formulas) > 1:
         why = f"some splits have the {' and some the '.join(formulas)} kernel; keep the same kernels of all"
         return Test("solves", None, SOLVES, None, why)
-    kernel, fine_tuned = _numbers(ended, "kernel"), _numbers(ended, "fine_tuned")
+    kernel, fine_tuned = _numbers(told, "kernel"), _numbers(told, "fine_tuned")
     if kernel is None or fine_tuned is None or fine_tuned.mean() == 0:
         why = "the kernel was not solved in every split, or fine-tuning's metric is 0"
         return Test("solves", None, SOLVES, None, why)
     margins = kernel - SOLVES * fine_tuned
-    error = _whole_error(margins, ended, [(1.0, "kernel"), (-SOLVES, "fine_tuned")])
+    error = _whole_error(margins, told, [(1.0, "kernel"), (-SOLVES, "fine_tuned")])
     share, passed = float(kernel.mean() / fine_tuned.mean()), _answer(margins, error)
-    sentence = f"the {formulas[0]} kernel's mean of {100 * kernel.mean():.1f} % over {len(ended)} splits is "
-    sentence += f"{100 * share:.1f} % of fine-tuning's {100 * fine_tuned.mean():.1f} %"
+    sentence = f"the {formulas[0]} kernel's mean of {100 * kernel.mean():.1f} % over {len(told)} splits is "
+    sentence += beside(float(kernel.mean()), float(fine_tuned.mean()))
     return Test("solves", share, SOLVES, passed, sentence + _words(passed, error, f"{100 * SOLVES:.0f} %"))
 
 
-def _recovers(ended: Sequence[Record]) -> Test:
+def _recovers(told: Sequence[Record]) -> Test:
     zero_shot, fine_tuned, linearized = (
-        _numbers(ended, name) for name in ("zero_shot", "fine_tuned", "linearized")
+        _numbers(told, name) for name in ("zero_shot", "fine_tuned", "linearized")
     )
     name = "linearization"
     if zero_shot is None or fine_tuned is None or linearized is None:
         return Test(name, None, RECOVERS, None, "there is no linearized model in every split")
     gain = fine_tuned - zero_shot
     of = f"from {100 * zero_shot.mean():.1f} % to {100 * fine_tuned.mean():.1f} %"
-    error = _whole_error(gain, ended, [(1.0, "fine_tuned"), (-1.0, "zero_shot")])
+    error = _whole_error(gain, told, [(1.0, "fine_tuned"), (-1.0, "zero_shot")])
     if gain.mean() <= 0:
         why = (
-            f"fine-tuning gained nothing over {len(ended)} splits, {of}, so there is no gain to recover a "
+            f"fine-tuning gained nothing over {len(told)} splits, {of}, so there is no gain to recover a "
             "share of"
         )
         return Test(name, None, RECOVERS, None, why)
     if gain.mean() < SURE * error:
-        why = f"fine-tuning gained {100 * gain.mean():.1f} points over {len(ended)} splits, {of}, "
+        why = f"fine-tuning gained {100 * gain.mean():.1f} points over {len(told)} splits, {of}, "
         why += f"within twice the error of {100 * error:.1f} points, so a share of it would mean nothing"
         return Test(name, None, RECOVERS, None, why)
     margins = linearized - zero_shot - RECOVERS * gain
     error = _whole_error(
-        margins, ended, [(1.0, "linearized"), (-RECOVERS, "fine_tuned"), (RECOVERS - 1.0, "zero_shot")]
+        margins, told, [(1.0, "linearized"), (-RECOVERS, "fine_tuned"), (RECOVERS - 1.0, "zero_shot")]
     )
     share, passed = float((linearized - zero_shot).mean() / gain.mean()), _answer(margins, error)
     sentence = f"the linearized model, at {100 * linearized.mean():.1f} %, recovers {100 * share:.1f} % of "
@@ -263,8 +274,8 @@ def _recovers(ended: Sequence[Record]) -> Test:
     return Test(name, share, RECOVERS, passed, sentence + _words(passed, error, f"{100 * RECOVERS:.0f} %"))
 
 
-def _fixed(ended: Sequence[Record]) -> Test:
-    distance = _numbers(ended, "kernel_distance")
+def _fixed(told: Sequence[Record]) -> Test:
+    distance = _numbers(told, "kernel_distance")
     name = "fixed features"
     if distance is None:
         return Test(name, None, FIXED, None, "the kernel after fine-tuning is not known in every split")
@@ -272,7 +283,5 @@ def _fixed(ended: Sequence[Record]) -> Test:
     passed = _answer(FIXED - distance, error)
     near = f"within the splits' error of {error:.2f} of"
     relation = {True: "less than", False: "not less than", None: near}[passed]
-    sentence = (
-        f"the kernel's entries moved by {mean:.2f} times their size on average over {len(ended)} splits"
-    )
+    sentence = f"the kernel's entries moved by {mean:.2f} times their size on average over {len(told)} splits"
     return Test(name, mean, FIXED, passed, f"{sentence}, {relation} {FIXED:.1f}")

@@ -1,4 +1,4 @@
-"""Does fine-tuning behave like its kernel? Three tests, and one verdict.
+"""The paper's three tests of whether fine-tuning behaves like its kernel, and one verdict.
 
 Each test is passed, failed, or cannot be told; a test whose number is nearer to its threshold than the error
 that the test set leaves cannot be told. Kernel-like: all three are passed. Not: one is failed, whatever the
@@ -21,14 +21,16 @@ SOLVES = 0.9  # the eNTK's metric, of fine-tuning's
 RECOVERS = 0.5  # the linearization's gain over zero-shot, of fine-tuning's
 FIXED = 2.0  # mean elementwise relative distance of the kernels
 
+TESTS = "the paper's three tests"  # their name wherever they are said
+
 SKEWED = 5.0  # times the median: a mean of which that is worth saying
 SURE = 2.0  # standard errors that a gain must have to be one: 95 %
 NEAR = 1.0  # standard errors within which a number is not told from its threshold: 84 % on the one side
 
 Answer = Literal["kernel-like", "not", "undecided"]
 REASONS: dict[Answer, str] = {
-    "kernel-like": "fine-tuning behaves like its kernel",
-    "not": "fine-tuning does not behave like its kernel",
+    "kernel-like": "fine-tuning passes all three tests",
+    "not": "fine-tuning does not pass all three tests",
     "undecided": "it cannot be told",
 }
 
@@ -141,10 +143,7 @@ def _solves(e: Evidence) -> Test:
         return Test("solves", None, SOLVES, None, why)
     share = kernel / fine_tuned
     error = e.error((1.0, e.kernel), (-SOLVES, e.fine_tuned))
-    sentence = (
-        f"the {e.formula} kernel's {e.metric} of {_percent(kernel)} is {_percent(share)} of fine-tuning's "
-        f"{_percent(fine_tuned)}"
-    )
+    sentence = f"the {e.formula} kernel's {e.metric} of {_percent(kernel)} is {beside(kernel, fine_tuned)}"
     return _held_against("solves", share, SOLVES, kernel - SOLVES * fine_tuned, error, sentence, e)
 
 
@@ -201,6 +200,16 @@ def _fixed(e: Evidence) -> Test:
         sentence += f" (by {e.median:.2f} in the median: entries near zero decide the mean)"
     sentence += f", {'less than' if passed else 'not less than'} {FIXED:.1f}"
     return Test(name, e.distance, FIXED, passed, sentence)
+
+
+def beside(kernel: float, fine_tuned: float) -> str:
+    """Return where the kernel's metric stands to fine-tuning's: its share, or how far above it is.
+
+    More than all of fine-tuning's would read as praise.
+    """
+    of = f"fine-tuning's {_percent(fine_tuned)}"
+    above = kernel - fine_tuned
+    return f"{_percent(kernel / fine_tuned)} of {of}" if above <= 0 else f"{_points(above)} above {of}"
 
 
 def _percent(value: float, digits: int = 1) -> str:

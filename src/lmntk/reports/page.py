@@ -75,9 +75,10 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
     from lmntk.reports.accuracy_plot import accuracy_plot
     from lmntk.reports.closeups import close_ups
     from lmntk.reports.drawing import style
+    from lmntk.reports.reached import reached
     from lmntk.reports.rerun import as_toml, changes, settings_rows
     from lmntk.reports.tables import Entry, result_tables
-    from lmntk.reports.verdicts import at_largest_k, counted, reached, thresholds, verdicts
+    from lmntk.reports.verdicts import at_largest_k, counted, thresholds, verdicts
 
     runs = [replace(run, notes=list(run.notes)) for run in runs]
     titles = runs[0].titles()
@@ -121,6 +122,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
         "first_verdicts": at_largest_k(judged),
         "counted": counted(at_largest_k(judged)),
         "thresholds": thresholds(judged),
+        "has_emulators": any(one.forecast.emulator is not None for one in judged),
         "comparisons": [
             one | {"run": run.name if len(runs) > 1 else ""}
             for run in runs

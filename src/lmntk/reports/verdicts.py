@@ -1,4 +1,4 @@
-"""The first thing that the page says: of each task and method a verdict with its reason, or, undiagnosed, what the kernels reach."""
+"""The first thing that the page says: of each task and method the regime, the forecast and the verdict of the paper's three tests."""
 
 from __future__ import annotations
 
@@ -7,21 +7,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmntk.diagnosis.forecast import NOT_CONVERGED, Forecast, forecast_of
 from lmntk.diagnosis.over_splits import task_verdict
-from lmntk.reports.tables import ordered_methods
-from lmntk.solvers.baselines import BASELINE_NAMES
-from lmntk.solvers.selection import Summary, aggregate
+from lmntk.diagnosis.regime import TEST_ERROR, Regime, regime_of
 
 TESTS = ("solves", "linearization", "fixed features")
 PERCENT = ("solves", "linearization")  # shares; the third test is a distance, and passes below its threshold
 NUMBERS = {
-    "zero_shot": ("zero-shot", 100), "fine_tuned": ("fine-tuned", 100), "kernel": ("kernel", 100), "linearized": ("linearized", 100),
+    "zero_shot": ("zero-shot", 100), "fine_tuned": ("fine-tuned", 100), "kernel": ("kernel", 100), "emulated": ("emulator", 100),
+    "linearized": ("linearized", 100), TEST_ERROR: ("e of the emulation", 1),
     "kernel_distance": ("kernel distance", 1), "gradient_distance": ("gradient distance", 1), "logit_error": ("logit error", 1),
     "emulation_error": ("emulation error", 1), "emulation_move_error": ("of the move", 1),
     "chi_with_prompt": ("|χ| with prompt", 1), "chi_without_prompt": ("|χ| without prompt", 1),
     "largest_stable_rate": ("largest stable rate", 1), "rate": ("rate used", 1),
 }  # fmt: skip
 SYMBOLS = {"kernel-like": "✓", "not": "✗", "undecided": "?"}
+COLOURS = {"kernel-like": "yes", "not": "no", "undecided": "unclear"}
+LABELS = {"kernel-like": "kernel-like", "not": "not a kernel", "undecided": "undecided"}
+REGIMES = {
+    "holds": ("yes", "regime holds"),
+    "rough": ("unclear", "regime is rough"),
+    "leaves the kernel": ("no", "leaves the kernel"),
+    None: ("none", "regime not measured"),
+}
+ABOVE = "the kernel is above"
 
 
 @dataclass(frozen=True)
@@ -30,11 +39,12 @@ class Tested:
 
     Attributes:
         name: of the test.
-        value: of the means over the splits, as the verdict takes it.
+        value: of the means over the splits, as the verdict takes it; of ``solves`` by how many points the kernel missed.
         deviation: of the splits' own values.
         threshold: in words.
         passed: whether the means pass; None where it cannot be told.
         alone: whether each split does alone.
+        overshoots: whether the kernel is above fine-tuning, and nothing is good news.
     """
 
     name: str
@@ -43,22 +53,33 @@ class Tested:
     threshold: str
     passed: bool | None
     alone: tuple[bool | None, ...]
+    overshoots: bool = False
 
     @property
     def outcome(self) -> str:
         """The outcome of the test, and in how many splits it is alone, in words."""
         words = {True: "passed", False: "failed", None: "cannot be told"}
         counts = {answer: self.alone.count(answer) for answer in words}
+        above = f"; {ABOVE}" if self.overshoots and self.name == "solves" else ""
         if len(self.alone) < 2 or counts[self.passed] == len(self.alone):
-            return words[self.passed]
-        return f"{words[self.passed]}; alone " + ", ".join(
+            return words[self.passed] + above
+        return f"{words[self.passed]}{above}; alone " + ", ".join(
             f"{count} {words[answer]}" for answer, count in counts.items() if count
         )
 
     @property
     def state(self) -> str:
-        """``yes``, ``no`` or ``unclear``: for the mark beside the words."""
+        """``yes``, ``no`` or ``unclear``: for the colour of the mark; ``met`` has none."""
+        if self.passed and self.overshoots:
+            return "unclear" if self.name == "solves" else "met"
         return {True: "yes", False: "no", None: "unclear"}[self.passed]
+
+    @property
+    def mark(self) -> str:
+        """A mark that needs no colour."""
+        if self.passed and self.overshoots and self.name == "solves":
+            return "↑"
+        return {True: "✓", False: "✗", None: "?"}[self.passed]
 
     @property
     def split(self) -> str:
@@ -77,6 +98,8 @@ class Verdict:
     k: int
     mode: str
     method: str
+    regime: Regime
+    forecast: Forecast
     verdict: str
     agreement: str
     reason: str
@@ -88,6 +111,26 @@ class Verdict:
     def symbol(self) -> str:
         """A mark that needs no colour."""
         return SYMBOLS[self.verdict]
+
+    @property
+    def colour(self) -> str:
+        """``yes``, ``no`` or ``unclear``: what passes the tests while something else speaks against it is not ``yes``."""
+        doubted = self.forecast.overshoots or self.regime.word == "leaves the kernel"
+        return "unclear" if self.verdict == "kernel-like" and doubted else COLOURS[self.verdict]
+
+    @property
+    def label(self) -> str:
+        """The verdict in print."""
+        return LABELS[self.verdict]
+
+    @property
+    def badges(self) -> list[tuple[str, str]]:
+        """The colours and words of the regime, and of a forecast that overshoots."""
+        colour, words = REGIMES[self.regime.word]
+        if not self.forecast.overshoots:
+            return [(colour, words)]
+        above = NOT_CONVERGED if NOT_CONVERGED in self.forecast.sentence else ABOVE
+        return [("none" if colour == "yes" else colour, words), ("unclear", above)]
 
     @property
     def place(self) -> tuple[str, str]:
@@ -168,7 +211,8 @@ def _verdict(key: tuple[Any, ...], group: Sequence[Mapping[str, Any]], titles: M
         )  # the others diverged, as the reason says
         verdict, agreement, reason = found.verdict, f"over {told} splits" if told > 1 else "", found.reason
         over = {test.name: {"value": test.value, "passed": test.passed} for test in found.tests}
-    tests = tuple(_tested(name, group, over.get(name)) for name in TESTS)
+    regime, forecast = regime_of(group), forecast_of(group)
+    tests = tuple(_tested(name, group, over.get(name), forecast) for name in TESTS)
     splits = tuple(
         (one["seed"], now, str(one.get("reason") or "")) for one, now in zip(group, said, strict=True)
     )
@@ -179,6 +223,8 @@ def _verdict(key: tuple[Any, ...], group: Sequence[Mapping[str, Any]], titles: M
         k,
         mode,
         method,
+        regime,
+        forecast,
         verdict,
         agreement,
         reason,
@@ -197,7 +243,9 @@ def _test(one: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     )
 
 
-def _tested(name: str, group: Sequence[Mapping[str, Any]], over: Mapping[str, Any] | None) -> Tested:
+def _tested(
+    name: str, group: Sequence[Mapping[str, Any]], over: Mapping[str, Any] | None, forecast: Forecast
+) -> Tested:
     found = [test for one in group if (test := _test(one, name)) is not None]
     over = over or (found[0] if len(found) == 1 else {})
     values = [test["value"] for test in found if isinstance(test.get("value"), int | float)]
@@ -205,13 +253,18 @@ def _tested(name: str, group: Sequence[Mapping[str, Any]], over: Mapping[str, An
         test["threshold"] for test in found if isinstance(test.get("threshold"), int | float)
     )
     spread = _spread(values)
+    shown = _shown(name, over["value"]) if isinstance(over.get("value"), int | float) else "–"
+    deviation = "" if spread is None or len(values) < 2 else f"({_shown(name, spread[1]).removesuffix(' %')})"
+    if name == "solves":  # a share beyond all would read as praise
+        shown, deviation = "–" if forecast.kernel is None else forecast.kernel.figure, ""
     return Tested(
         name,
-        _shown(name, over["value"]) if isinstance(over.get("value"), int | float) else "–",
-        "" if spread is None or len(values) < 2 else f"({_shown(name, spread[1]).removesuffix(' %')})",
+        shown,
+        deviation,
         " or ".join(f"{'≥' if name in PERCENT else '<'} {_threshold(name, one)}" for one in thresholds),
         over.get("passed"),
         tuple(None if (test := _test(one, name)) is None else test.get("passed") for one in group),
+        forecast.overshoots,
     )
 
 
@@ -250,54 +303,3 @@ def _numbers(group: Sequence[Mapping[str, Any]]) -> dict[str, str]:
                 f" ({scale * deviation:{form}})" if len(values) > 1 else ""
             )
     return shown
-
-
-@dataclass(frozen=True)
-class Reached:
-    """The results of the methods on one task in one mode, where nothing was diagnosed."""
-
-    run: str
-    title: str
-    k: int
-    mode: str
-    sentence: str
-    gain: float | None
-
-
-def reached(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> list[Reached]:
-    """Return for each run, task and mode, at its largest k, what kernels and fine-tuning reach beside the model before training."""
-    found = []
-    for run, task, mode in dict.fromkeys((row.get("run", ""), row["task"], row["mode"]) for row in rows):
-        own = [row for row in rows if (row.get("run", ""), row["task"], row["mode"]) == (run, task, mode)]
-        k = max(row["k"] for row in own)
-        own = [row for row in own if row["k"] == k]
-        means = {
-            method: aggregate([row["test"] for row in own if row["method"] == method])
-            for method in ordered_methods(own)
-        }
-        before = next((method for method in means if method in BASELINE_NAMES), None)
-        trained = [method for method in means if "fine-tuning" in method]
-        kernels = [method for method in means if method not in (*BASELINE_NAMES, *trained)]
-        parts = []
-        for name, methods in (("the kernels reach", kernels), ("fine-tuning reaches", trained)):
-            if methods:
-                parts.append(
-                    f"{name} {_listed([f'{_figure(means[method])} ({method})' for method in methods])}"
-                )
-        if before is not None:
-            parts.append(f"{before} {_figure(means[before])}")
-        sentence = "; ".join(parts)
-        best = max((means[method].mean for method in kernels), default=None)
-        gain = None if before is None or best is None else best - means[before].mean
-        found.append(
-            Reached(run, titles.get(task, task), k, mode, f"{sentence[:1].upper()}{sentence[1:]}.", gain)
-        )
-    return found
-
-
-def _figure(summary: Summary) -> str:
-    return f"{summary.mean:.1f} ± {summary.std:.1f}" if summary.splits > 1 else f"{summary.mean:.1f}"
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

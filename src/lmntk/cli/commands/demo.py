@@ -84,8 +84,8 @@ def explain(rows: Sequence[Mapping[str, Any]]) -> str:
         best = max(means, key=lambda key: means[key])
         lines.append(
             f"{task}: without training the prompt alone gets {means['prompt', 'zero-shot']:.0f} % of the test texts right; "
-            f"what fine-tuning would learn from {SHOTS} texts a class, predicted by its kernel without any training, "
-            f"gets {means['prompt', 'sgd ridge']:.0f} % (sgd), {means['prompt', 'signgd ridge']:.0f} % (signgd) and "
+            f"what training to the end in the kernel regime would reach from {SHOTS} texts a class, by the kernel alone, "
+            f"is {means['prompt', 'sgd ridge']:.0f} % (sgd), {means['prompt', 'signgd ridge']:.0f} % (signgd) and "
             f"{means['prompt', 'asigngd asym']:.0f} % (asigngd, Adam's early steps); a linear probe gets "
             f"{means['head', 'linear probe']:.0f} %. Best here: {best[1]} in {best[0]} mode, {means[best]:.0f} %."
         )

@@ -39,8 +39,9 @@ def diagnose(
 ) -> None:
     """Say whether fine-tuning behaves like its kernel.
 
-    Three tests, and a verdict a task: kernel-like, not, or undecided. Does the kernel solve the task,
-    does the linearized model recover fine-tuning's gain, do the features stay? Trains what is not trained
+    The regime (it holds, is rough, or training leaves the kernel), by how many points the kernel missed
+    fine-tuning, and the paper's three tests: does the kernel solve the task, does the linearized model
+    recover fine-tuning's gain, do the features stay? Trains what is not trained
     yet and computes the kernels that are missing; of a run's --out, it takes what is there. Writes
     diagnoses/ and report.html. Run again, it resumes.
 

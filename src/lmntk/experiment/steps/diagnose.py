@@ -11,9 +11,11 @@ from typing import Any
 from torch import nn
 
 from lmntk.diagnosis.checkpoint import load_finetuned
-from lmntk.diagnosis.diagnosis import FORMAT, Diagnosis, diagnose
+from lmntk.diagnosis.diagnosis import diagnose
 from lmntk.diagnosis.examples import Examples
+from lmntk.diagnosis.record import FORMAT, Diagnosis
 from lmntk.diagnosis.subject import FineTuning, KernelSolution, LabelledExamples
+from lmntk.diagnosis.verdict import TESTS
 from lmntk.errors import UserError
 from lmntk.experiment.session import GivenCheckpoint, Session
 from lmntk.experiment.shared_model import SharedModel, shared_model_of
@@ -215,7 +217,8 @@ def _write(shared: SharedModel, job: Job, diagnosis: Diagnosis) -> None:
     belongs |= {"setup": diagnosis_setup(keys, subject)}
     record = DiagnosisRecord.model_validate(diagnosis.as_dict(key.digest) | belongs)
     session.store.write_record(record, stem_of(job))
-    session.progress.note(f"{job.split.name}, {subject.method}: {diagnosis.verdict.verdict}")
+    said = f"{diagnosis.regime.phrase}; {TESTS}: {diagnosis.verdict.verdict}"
+    session.progress.note(f"{job.split.name}, {subject.method}: {said}")
     if isinstance(subject, FineTuningMethod):
         remove_folders(session, SCRATCH_KIND, _owner_of(job))
 
