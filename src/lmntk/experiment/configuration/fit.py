@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from lmntk.experiment.configuration.own_task import Words
 from lmntk.experiment.configuration.parts import (
+    LABEL_WORDS,
     LABEL_WORDS_REDUCE,
     MAX_LENGTH,
     TEMPLATE,
+    ClassWords,
     OnMachine,
     Parameters,
     Part,
-    parts_of,
 )
-
-BY_CLASS = "the word of each class: Billing=payment,Shipping=delivery; or the words alone, in the order of the classes"
-
-
-def _entries(value: Any) -> Any:
-    """Return ``class=word`` for each class of a table; a text with commas and a list as their parts."""
-    return (
-        tuple(f"{name}={word}" for name, word in value.items())
-        if isinstance(value, dict)
-        else parts_of(value)
-    )
-
 
 class LabelledFile(Part):
     """The labelled file, and its columns."""
@@ -55,9 +44,7 @@ class FitPrompt(Part):
         description=TEMPLATE.removesuffix("; given several times, their mean"),
         json_schema_extra={"metavar": "TEMPLATE"},
     )
-    label_words: Annotated[tuple[str, ...], BeforeValidator(_entries)] | None = Field(
-        default=None, description=BY_CLASS
-    )
+    label_words: ClassWords | None = Field(default=None, description=LABEL_WORDS)
     label_words_reduce: Literal["first", "mean"] | None = Field(
         default=None, description=LABEL_WORDS_REDUCE, json_schema_extra={"unset": "an error"}
     )

@@ -6,7 +6,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from lmntk.experiment.configuration.parts import CHAT, LABEL_WORDS, MAX_LENGTH, TEMPLATE, Part, parts_of
+from lmntk.experiment.configuration.parts import (
+    CHAT,
+    LABEL_WORDS,
+    MAX_LENGTH,
+    TEMPLATE,
+    ClassWords,
+    Part,
+    parts_of,
+)
 from lmntk.tasks import TASKS
 
 Words = Annotated[tuple[str, ...], BeforeValidator(parts_of)]
@@ -41,7 +49,7 @@ class OwnTask(Part):
         default=None, description=TEMPLATE, json_schema_extra=dict(OF_RUN)
     )
     chat: bool = Field(default=False, description=CHAT, json_schema_extra=dict(OF_RUN))
-    label_words: Words | None = Field(default=None, description=LABEL_WORDS, json_schema_extra=dict(OF_RUN))
+    label_words: ClassWords | None = Field(default=None, description=LABEL_WORDS, json_schema_extra=dict(OF_RUN))
     metric: Literal["accuracy", "f1"] = Field(
         default="accuracy", description="accuracy or f1, of your own task"
     )
