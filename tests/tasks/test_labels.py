@@ -260,12 +260,14 @@ def test_class_order_does_not_depend_on_the_hash_seed(tmp_path):
 
 @pytest.mark.parametrize("require_label", [True, False])
 @pytest.mark.parametrize(
-    "cell", ['["a", "b"]', '"[\'a\', \'b\']"', '"[1]"', '"[]"'], ids=["list", "text", "numbers", "none"]
+    "cell", ['["a", "b"]', "\"['a', 'b']\"", '"[1]"', '"[]"'], ids=["list", "text", "numbers", "none"]
 )
 def test_texts_with_several_labels_are_refused_by_name(tmp_path, cell, require_label):
     path = tmp_path / "a.jsonl"
     path.write_text(f'{{"text": "x", "label": "a"}}\n{{"text": "y", "label": {cell}}}\n')
-    with pytest.raises(UserError, match=r"a.jsonl line 2: 'label' holds a list of labels .* not supported; give"):
+    with pytest.raises(
+        UserError, match=r"a.jsonl line 2: 'label' holds a list of labels .* not supported; give"
+    ):
         read_table(path, require_label=require_label)
 
 

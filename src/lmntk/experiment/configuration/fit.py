@@ -7,17 +7,22 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from lmntk.experiment.configuration.own_task import Words
 from lmntk.experiment.configuration.parts import (
+    LABEL_COLUMN,
     LABEL_WORDS,
     LABEL_WORDS_REDUCE,
+    LABELS,
     MAX_LENGTH,
     TEMPLATE,
+    TEXT_B_COLUMN,
+    TEXT_COLUMN,
     ClassWords,
     OnMachine,
     Parameters,
     Part,
+    Words,
 )
+
 
 class LabelledFile(Part):
     """The labelled file, and its columns."""
@@ -28,10 +33,10 @@ class LabelledFile(Part):
         description="labelled texts: CSV, TSV, JSONL, Parquet, or hf:NAME",
         json_schema_extra={"no_option": "it is the command's argument"},
     )
-    text_column: str = Field(default="text", description="column of the text")
-    text_b_column: str | None = Field(default=None, description="column of the second text")
-    label_column: str = Field(default="label", description="column of the label")
-    labels: Words | None = Field(default=None, description="label values in the order of the label words")
+    text_column: str = Field(default="text", description=TEXT_COLUMN)
+    text_b_column: str | None = Field(default=None, description=TEXT_B_COLUMN)
+    label_column: str = Field(default="label", description=LABEL_COLUMN)
+    labels: Words | None = Field(default=None, description=LABELS)
 
 
 class FitPrompt(Part):

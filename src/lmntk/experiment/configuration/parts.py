@@ -27,6 +27,10 @@ Formula = Literal["sgd", "signgd", "asigngd"]
 
 TEMPLATE = 'the prompt: "{a} It was {mask}.", for causal models "Review: {a}\\nSentiment:", or LM-BFF\'s; given several times, their mean'
 LABEL_WORDS = f"{BY_CLASS}; several of one class as bad|awful"
+TEXT_COLUMN = "column of the text; where it is not there, text_a and text_b are read"
+TEXT_B_COLUMN = "column of the second text"
+LABEL_COLUMN = "column of the label"
+LABELS = "label values in the order of the label words"
 CHAT = "put the prompt into the tokenizer's chat template; the label word begins the answer"
 LABEL_WORDS_REDUCE = "label words of several tokens: first token, or mean"
 MAX_LENGTH = "longest prompted text in tokens"
@@ -52,6 +56,7 @@ def _entries(value: Any) -> Any:
 
 
 Several = Annotated[tuple[Value, ...], BeforeValidator(several)]
+Words = Annotated[tuple[str, ...], BeforeValidator(parts_of)]
 ClassWords = Annotated[tuple[str, ...], BeforeValidator(_entries)]
 """Label words as ``lmntk.tasks.class_words`` takes them: by class or in order; a text, a list or a table."""
 

@@ -15,6 +15,7 @@ from lmntk.diagnosis.diagnosis import FORMAT, Diagnosis, diagnose
 from lmntk.diagnosis.examples import Examples
 from lmntk.diagnosis.subject import FineTuning, KernelSolution, LabelledExamples
 from lmntk.errors import UserError
+from lmntk.experiment.reading import check_checkpoint
 from lmntk.experiment.session import GivenCheckpoint, Session
 from lmntk.experiment.shared_model import SharedModel, shared_model_of
 from lmntk.experiment.steps.base import Job, Subject
@@ -84,11 +85,8 @@ def given_checkpoint(path: Path) -> GivenCheckpoint:
     Raises:
         UserError: there is nothing.
     """
+    check_checkpoint(path)
     path = path.expanduser()
-    if not path.exists():
-        raise UserError(
-            f"finetuned: there is no {str(path)!r}; give the folder that the fine-tuned model was saved to, or its weights"
-        )
     digest = hashlib.sha256()
     for file in sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]:
         digest.update(file.name.encode())
