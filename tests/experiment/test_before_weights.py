@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 
+CommandLine = Callable[..., tuple[int, str, str]]
 TEMPLATE = ("--template", "{a} It was {mask}.")
 WORDS = ("--label-words", "good=great,bad=terrible")
 RUNS = ("run", "plan", "finetune", "diagnose")
@@ -53,7 +56,7 @@ MISTAKES: dict[str, tuple[dict[str, str | None], str, tuple[str, ...]]] = {
     "no evaluation texts": ({"--eval": "no.csv"}, "no.csv does not exist", ("kernel",)),
     "a word for no class of a task": (
         {"texts": None, "--task": "sst-2", "--data": ".", "--label-words": "good=great,bad=terrible"},
-        "sst-2",
+        "'good=great' is of no class; the classes are negative, positive",
         ("check",),
     ),
     "a prompt in head mode": ({"--mode": "head"}, "head mode reads no prompt", ("check",)),
@@ -129,3 +132,78 @@ def test_a_mistake_is_one_line_before_anything_is_loaded(
     assert len(lines) == 1, errors
     assert lines[0].startswith("lmntk: ")
     assert MISTAKES[name][1] in lines[0]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny masked model."""
+    return tiny.write_model(tmp_path_factory.mktemp("model"))
+
+
+MAPPING = "classes: bad = 'terrible', good = 'great'"
+FEW = {"run": ("--formulas", "sgd"), "plan": ("--formulas", "sgd"), "kernel": ("--formulas", "sgd")}
+FEW |= dict.fromkeys(("finetune", "diagnose"), ("--optimizers", "sgd", "--steps", "1", "--batch-sizes", "2"))
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "finetune", "kernel", "check"])
+def test_the_first_line_is_which_word_stands_for_which_class(
+    folder: Path,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command_line: CommandLine,
+    command: str,
+) -> None:
+    monkeypatch.chdir(folder)
+    change = {} if command == "check" else {"--out": str(tmp_path), "--model": str(model)}
+    few = FEW.get(command, ())
+    if command == "finetune":
+        few = (*few, "--learning-rates", "1e-3", "--eval-every", "1")
+    results = []
+    for words in (WORDS[1], "terrible,great"):
+        flat = [*arguments(command, change | {WORDS[0]: words}), *few, "--json"]
+        flat = [str(model) if part == "here" else part for part in flat]
+        code, out, errors = command_line(*flat)
+        assert code in (0, 1), errors
+        lines = [line for line in errors.splitlines() if "separated" not in line]
+        assert lines[0] == MAPPING
+        results.append(json.loads(out))
+    if command in ("run", "finetune", "check"):  # the same words, by class and in order
+        assert results[0] == results[1]
+
+
+SIDES = ("train", "dev", "test")
+
+
+def test_outputs_of_kernel_are_solved(
+    folder: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_line: CommandLine
+) -> None:
+    monkeypatch.chdir(folder)
+    change = {"--model": str(model)}
+
+    def compute(side: str, **more: str | None) -> None:
+        files = {"--eval": "train.csv" if side == "train" else "test.csv", "--out": str(tmp_path / side)}
+        command = arguments("kernel", change | files | more)
+        assert command_line(*command, "--formulas", "sgd")[0] == 0
+
+    def solved() -> tuple[int, str, str]:
+        return command_line("solve", "--kernels", tmp_path, "--json")
+
+    compute("train")
+    assert "no output of `lmntk kernel` called dev" in solved()[2]
+    for side in SIDES[1:]:
+        compute(side)
+    code, out, errors = solved()
+    assert code == 0, errors
+    rows = {row["method"]: row for row in json.loads(out)}
+    assert {"zero-shot", "sgd ridge"} <= set(rows)
+    assert rows["sgd ridge"]["train_texts"] == rows["sgd ridge"]["test_texts"] == 8
+    assert "is one output" in command_line("solve", "--kernels", tmp_path / "train")[2]
+    (tmp_path / "dev" / "labels.json").unlink()
+    assert "run its `lmntk kernel` again" in solved()[2]
+    compute("dev")  # the kernels are kept
+    assert solved()[1] == out
+    for path in (tmp_path / "dev").iterdir():
+        path.unlink()
+    compute("dev", **{"--template": "{a} {mask}"})
+    assert "is of another prompt" in solved()[2]

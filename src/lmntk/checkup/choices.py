@@ -143,9 +143,11 @@ def in_order(
     Raises:
         UserError: words that do not fit the classes, or texts that cannot be read.
     """
-    read, words = texts.read, prompt.label_words
+    words = prompt.label_words
     if words is not None and texts.known is not None:
-        return replace(prompt, label_words=words_by_class(words, texts.known.labels)), read
+        prompt = replace(prompt, label_words=words_by_class(words, texts.known.labels))
+        return prompt, texts.read
+    read = texts.read
     if words is None:
         numbers = list(map(str, range(len(default))))
         are_numbers = read.classes is not None and set(read.classes) <= set(numbers)
