@@ -153,8 +153,6 @@ def check(
     asked = _asked(pretrained, replace(prompt, mode="head") if is_classifier else prompt, texts)
     if is_classifier:
         asked = replace(asked, **_by_own_classes(pretrained, texts))
-    if asked.classes is not None:
-        progress.note(class_line(asked.classes, asked.words))
     findings += asked.findings
     encoded = [encode_whole(asked.encoder, example) for example in asked.examples]
     findings += _text_findings(asked, encoded)
@@ -184,6 +182,8 @@ def check(
         if parameters is not None or not pretrained.adapter:
             raise
         return [*findings, Finding("parameters", "fault", str(error).removeprefix("parameters: "))]
+    if asked.classes is not None:
+        progress.note(class_line(asked.classes, asked.words))
     pad_id = pretrained.pad_id
     few = [encoded[index] for index in _few([text.length for text in encoded])]
     examined = examine(

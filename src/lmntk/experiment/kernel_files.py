@@ -99,7 +99,6 @@ def kernels_of_texts(
     read = read_kernel_texts(wanted) if read is None else read
     owner = WorkOwner(out, ("kernel",))
     settings = settings_of(wanted, out, owner, wanted)
-    progress.note(read.line)
     alone = reader_alone(wanted)
     if alone is not None:
         _encoder(wanted, read.words, alone)
@@ -109,6 +108,8 @@ def kernels_of_texts(
     expected = texts.origin(settings)
     files = _kept_files(wanted, expected)
     labels = KernelLabels.of(read, expected)
+    if texts.encoded:  # after all that can be wrong: a mistake is one line
+        progress.note(read.line)
     _say_remarks(texts)
     formulas = [formula for formula in wanted.formulas if str(_path(out, formula)) not in files]
     if not formulas and not is_whole(out / LOGITS):

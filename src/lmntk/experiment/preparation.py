@@ -16,6 +16,7 @@ from lmntk.prompts.label_words import Reduce
 from lmntk.prompts.template import with_new_lines
 from lmntk.runs.split import Split
 from lmntk.tasks import Example, TaskData
+from lmntk.tasks.class_words import meanings
 
 DEFAULT_LENGTH = 128  # tokens, of a user's own task
 
@@ -60,13 +61,13 @@ class PreparedTask:
         """The number of classes."""
         return len(self.labels)
 
-    def meaning(self) -> list[str]:
-        """Return what each class is, in order: its label, and in prompt mode the word that stands for it."""
-        words = self.label_words or ("",) * self.classes
-        return [
-            f"{index} = {label}" + (f" ({word})" if word else "")
-            for index, (label, word) in enumerate(zip(self.labels, words, strict=False))
-        ]
+    def meaning(self, modes: Sequence[str]) -> list[str]:
+        """Return each class by name, in order, and where there is a prompt the word that stands for it."""
+        return meanings(self.labels, self.words(modes))
+
+    def words(self, modes: Sequence[str]) -> tuple[str, ...] | None:
+        """Return the label words that these modes read."""
+        return self.label_words if "prompt" in modes else None
 
     def examples(self, split: Split) -> dict[str, list[Example]]:
         """Return the split's examples: train, dev and test."""

@@ -53,15 +53,12 @@ def open_session(
     alone = reader_alone(experiment)
     if alone is not None:  # a prompt that does not fit is known before the weights are
         tried = prepare_tasks(experiment, read, alone)
-        note_classes(experiment, tried, progress)
         for task in tried:
             for mode in experiment.modes:
                 task.encoder(alone, mode, experiment.label_words_reduce)
     progress.phase("loading the model")
     pretrained = load(experiment, experiment.modes)
     tasks = prepare_tasks(experiment, read, pretrained)
-    if alone is None:
-        note_classes(experiment, tasks, progress)
     settings = settings_of(experiment, experiment.out, kernels=experiment)
     given = None if experiment.finetuned is None else given_checkpoint(experiment.finetuned)
     chosen = filter_of(experiment)
@@ -84,7 +81,8 @@ def open_session(
             )
         chosen.select(model)
         check_finetuning(session, model)
-    for task in tasks:  # after all that can be wrong: a mistake is one line
+    note_classes(experiment, tasks, progress)  # after all that can be wrong: a mistake is one line
+    for task in tasks:
         for line in session.remarks(task):
             say(line)
     return session
@@ -100,7 +98,7 @@ def reader_alone(source: Source) -> TokenizerAlone | None:
 def note_classes(experiment: Experiment, tasks: Sequence[PreparedTask], progress: Progress) -> None:
     """Tell which word stands for which class, in a line a task; in head mode the classes alone."""
     for task in tasks:
-        words = task.label_words if "prompt" in experiment.modes else None
+        words = task.words(experiment.modes)
         progress.note(class_line(task.labels, words, task.name if len(tasks) > 1 else ""))
 
 
