@@ -23,7 +23,11 @@ WRONG_KERNELS = {
         "which has no masked-language-model head; it can be loaded as causal",
     ),
     "an encoder as causal": ("bert", {"--kind": "causal"}, "which has no causal-language-model head"),
-    "a kind without its head": ("bert", {"--kind": "classifier"}, "prompt mode: a classifier has no vocabulary"),
+    "a kind without its head": (
+        "bert",
+        {"--kind": "classifier"},
+        "prompt mode: a classifier has no vocabulary",
+    ),
     "a classifier": ("classifier", {}, "prompt mode: a classifier has no vocabulary"),
     "a classifier, untied": (
         "classifier",

@@ -117,7 +117,8 @@ def prepare_tasks(experiment: Experiment, read: Sequence[ReadTask], reader: Read
 
 
 def _prepared(task: ReadTask, tokenizer: Any, reading: str) -> PreparedTask:
-    template, words, longest, first = task.template, task.label_words, task.max_length, task.text_a_limit
+    template: str | Sequence[str] | None = task.template
+    words, longest, first = task.label_words, task.max_length, task.text_a_limit
     if task.known is not None:
         prompt = task.known.prompt(reading, template, words)
         template, words = prompt.template, prompt.label_words
