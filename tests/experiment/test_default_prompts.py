@@ -11,6 +11,7 @@ from tiny import write_rows
 from lmntk.experiment import kernel_files
 from lmntk.experiment.configuration import load_experiment, make_experiment, make_text_kernels
 from lmntk.experiment.preparation import prepare_tasks
+from lmntk.experiment.reading import read_tasks
 from lmntk.models.loading import load_pretrained
 from lmntk.prompts import Limits, PromptEncoder
 from lmntk.tasks import Example
@@ -34,7 +35,8 @@ def prompt_of(folder, data):
     def prompt_of(model, **given):
         fields = {"model": str(folder / model), "data": str(data), "k": [2], "seeds": [13]}
         fields |= {} if "own_tasks" in given else {"tasks": ["sst-2"]}
-        (task,) = prepare_tasks(make_experiment(fields | given), loaded[model])
+        experiment = make_experiment(fields | given)
+        (task,) = prepare_tasks(experiment, read_tasks(experiment), loaded[model])
         return task.templates, task.label_words
 
     return prompt_of

@@ -453,11 +453,11 @@ def test_weights_that_were_deleted_are_made_again(values):
 
 def test_a_file_with_a_checkpoint_trains_nothing(values, monkeypatch, tmp_path):
     path = tmp_path / "given.toml"
-    path.write_text(f'model = {values["model"]!r}\nfinetuned = "mine"\n')
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    path.write_text(f'model = {values["model"]!r}\nfinetuned = "{mine}"\n')
     asked = []
-    monkeypatch.setattr(
-        "lmntk.experiment.run.run", lambda experiment, progress: asked.append(experiment) or []
-    )
+    monkeypatch.setattr("lmntk.experiment.run.run", lambda experiment, *_: asked.append(experiment) or [])
     monkeypatch.setattr(
         "lmntk.experiment.report.verdicts_of", lambda folder: {"verdicts": [], "comparisons": []}
     )
@@ -475,7 +475,7 @@ def test_a_file_with_a_checkpoint_trains_nothing(values, monkeypatch, tmp_path):
     words += ["--template", task["template"], "--label-words", "terrible,great"]
     for more, trained in (([], ()), (["--optimizers", "sgd"], ("sgd",))):
         assert CliRunner().invoke(app, words + more, catch_exceptions=False).exit_code == 0
-        assert tuple(asked[-1].finetune) == trained and str(asked[-1].finetuned) == "mine"
+        assert tuple(asked[-1].finetune) == trained and asked[-1].finetuned == mine
 
 
 def test_the_command_prints_a_verdict_a_task(values):

@@ -23,7 +23,11 @@ WRONG_KERNELS = {
         "which has no masked-language-model head; it can be loaded as causal",
     ),
     "an encoder as causal": ("bert", {"--kind": "causal"}, "which has no causal-language-model head"),
-    "a kind without its head": ("bert", {"--kind": "classifier"}, "no classification head"),
+    "a kind without its head": (
+        "bert",
+        {"--kind": "classifier"},
+        "prompt mode: a classifier has no vocabulary",
+    ),
     "a classifier": ("classifier", {}, "prompt mode: a classifier has no vocabulary"),
     "a classifier, untied": (
         "classifier",
@@ -49,8 +53,8 @@ WRONG_KERNELS = {
         "or pass --label-words-reduce mean or first",
     ),
     "an unknown reduction": ("bert", {"--label-words-reduce": "last"}, "'last' is neither first nor mean"),
-    "no label words": ("gpt2", {"--label-words": ""}, "give one word for each class, at least two"),
-    "an empty label word": ("gpt2", {"--label-words": "terrible,"}, "label word '' is empty"),
+    "no label words": ("gpt2", {"--label-words": ""}, "0 label words for 2 classes"),
+    "an empty label word": ("gpt2", {"--label-words": "terrible,"}, "1 label words for 2 classes"),
     "an empty one of several": ("gpt2", {"--label-words": "terrible,great|"}, "have an empty one beside '|'"),
     "the same classes": ("gpt2", {"--label-words": "bad|terrible,terrible|bad"}, "is the same tokens as"),
     "a text after the mask": ("gpt2", {"--template": "{mask}? it was {a}"}, "begins with the mask"),

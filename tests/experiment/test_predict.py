@@ -322,7 +322,7 @@ def test_mistakes(solved, models, lmntk, tmp_path):
         ([solved, tmp_path / "no.jsonl"], "does not exist"),
         ([solved, broken], "line 2: not JSON"),
         ([solved, empty], "holds no text"),
-        ([solved, untextual], "no column 'text_a'"),
+        ([solved, untextual], "no column 'text'"),
         (
             [solved, texts, "--split", "none"],
             "has no predictor of split 'none'; it has films-k4",

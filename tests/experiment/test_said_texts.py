@@ -167,7 +167,7 @@ def test_libraries_warnings_are_lines_and_programmers_own_are_not(tmp_path, monk
 
     monkeypatch.setattr("lmntk.tasks.read_data", read)
     monkeypatch.setattr(
-        "lmntk.experiment.preparation.splits_of",
+        "lmntk.experiment.reading.splits_of",
         lambda *_: [type("S", (), dict.fromkeys(("train", "dev", "test")))],
     )
     before = warnings.showwarning

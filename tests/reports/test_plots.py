@@ -59,7 +59,7 @@ def test_linearized_against_real_logits(drawn):
         ],
     )
     assert panel.get_xlim() == pytest.approx((-3.4, 5.4)) and panel.get_ylim() == pytest.approx((-3.4, 5.4))
-    assert key_of(figure) == ["label 0", "label 1"]
+    assert key_of(figure) == ["class 0", "class 1"]
     # two errors of 2 in four: sqrt(2); the logits' own spread is sqrt(5)
     assert plot.caption == (
         "On the diagonal the linearization is exact. Over 4 test texts its root mean square error is 1.41, "
@@ -84,7 +84,7 @@ def test_long_labels_are_cut(drawn):
     trainings.logit_plot(
         "x", {"fine_tuned": logits, "linearized": logits, "labels": ["twelve_chars", "thirteen_char"]}
     )
-    assert key_of(drawn[0][0]) == ["label thirteen_ch…", "label twelve_chars"]
+    assert key_of(drawn[0][0]) == ["thirteen_ch…", "twelve_chars"]
 
 
 RUNS = [
@@ -193,8 +193,8 @@ def test_kernels_before_and_after(drawn):
         text.get_text() for text in first.get_yticklabels()
     ] == ["0", "1"]
     assert plot.caption.startswith(
-        "The sgd kernel of 3 training texts, class logits summed: before fine-tuning two texts of one label share 2 on average, "
-        "of two labels 1; after fine-tuning two texts of one label share 3 on average, of two labels 1; "
+        "The sgd kernel of 3 training texts, class logits summed: before fine-tuning two texts of one class share 2 on average, "
+        "of two classes 1; after fine-tuning two texts of one class share 3 on average, of two classes 1; "
         "an entry moves by 0.22 of itself on average."
     )  # two of nine entries by a half, one by all of itself
 

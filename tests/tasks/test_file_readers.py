@@ -175,3 +175,21 @@ def test_front_door_refuses_what_is_not_there(tmp_path):
     refused(lambda: read_data(tmp_path), "train.jsonl does not exist", "name a task")
     refused(lambda: read_data(tmp_path, test="x.csv"), "leave out the test file")
     refused(lambda: read_data("hf:glue", test="x.csv"), "leave out the test file")
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "expected"),
+    [
+        ({"text": "x"}, {}, ("x", None)),
+        ({"text_a": "x"}, {}, ("x", None)),
+        ({"text_a": "x", "text_b": "y"}, {}, ("x", "y")),
+        ({"text_a": "x", "text_b": None}, {}, ("x", None)),
+        ({"text": "z", "text_a": "x", "text_b": "y"}, {}, ("z", None)),
+        ({"text_a": "x", "b": "y"}, {"text_b": "b"}, ("x", "y")),
+        ({"text_a": "x", "text_b": "y"}, {"text": "text_b"}, ("y", None)),
+    ],
+)
+def test_our_own_columns_need_no_options(tmp_path, row, columns, expected):
+    path = write(tmp_path / "a.jsonl", json.dumps(row | {"label": 0}) + "\n")
+    (example,) = read_table(path, columns=Columns(**columns))
+    assert (example.text_a, example.text_b) == expected

@@ -258,7 +258,26 @@ def test_class_order_does_not_depend_on_the_hash_seed(tmp_path):
     assert printed == {"('1', '2.0', 'a', 'b', 'nan', '\\xe9')\n"}
 
 
-@pytest.mark.parametrize("value", [["a"], {"a": 1}, b"a"])
+@pytest.mark.parametrize("require_label", [True, False])
+@pytest.mark.parametrize(
+    "cell", ['["a", "b"]', "\"['a', 'b']\"", '"[1]"', '"[]"'], ids=["list", "text", "numbers", "none"]
+)
+def test_texts_with_several_labels_are_refused_by_name(tmp_path, cell, require_label):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": "x", "label": "a"}}\n{{"text": "y", "label": {cell}}}\n')
+    with pytest.raises(
+        UserError, match=r"a.jsonl line 2: 'label' holds a list of labels .* not supported; give"
+    ):
+        read_table(path, require_label=require_label)
+
+
+def test_a_label_in_brackets_is_a_label(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "x", "label": "[neg]"}\n{"text": "y", "label": "[pos]"}\n')
+    assert read_data(path).labels == ("[neg]", "[pos]")
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, b"a"])
 def test_cells_that_are_no_labels(tmp_path, value):
     path = write_parquet(tmp_path / "a.parquet", [value, value])
     with pytest.raises(UserError, match=r"a.parquet row 1: 'label' holds .* is neither text nor a number"):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from lmntk.bundled import EXAMPLES, PROMPTS
+from lmntk.bundled import PROMPTS
 from lmntk.checkup.batches import check_batches
+from lmntk.checkup.choices import PromptChoice, TextChoice, check_choices, in_order
 from lmntk.checkup.findings import Finding, Level, counted
 from lmntk.checkup.gradients import check_error, check_gradients, check_noise
 from lmntk.checkup.prompt import check_accuracy, check_label_words
@@ -23,6 +23,7 @@ from lmntk.models.loading import Pretrained, load_pretrained
 from lmntk.models.logit_model import LogitModel, PromptModel
 from lmntk.models.probe import frozen_features
 from lmntk.models.state import Batch
+from lmntk.models.tokenizer import TokenizerAlone, tokenizer_alone
 from lmntk.prompts.assembly import Limits
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.chat import check_chats
@@ -38,13 +39,12 @@ from lmntk.prompts.label_words import LabelWords, space_before
 from lmntk.prompts.remarks import TextCounts, date_remark
 from lmntk.prompts.template import with_new_lines
 from lmntk.system.progress import Progress, Silent
-from lmntk.tasks import Example, Prompt, get_task, read_data, read_jsonl
-from lmntk.tasks.catalog import Task
-from lmntk.tasks.splits import cut_test
+from lmntk.tasks import Example, Prompt, get_task
+from lmntk.tasks.class_words import class_line
+from lmntk.tasks.labels import loose, whole_number
 
 LENGTH = 128
 FEW = 4  # texts whose gradients are compared with autograd, whole
-MOST = 200  # texts for ranks and accuracy
 BATCH = 32
 SILENT = Silent()
 
@@ -96,67 +96,6 @@ def examine(
     return findings
 
 
-@dataclass(frozen=True)
-class PromptChoice:
-    """The prompt that a model is looked at with.
-
-    Attributes:
-        mode: ``prompt`` or ``head``.
-        template: one template, or several; None: the task's, or a default one.
-        label_words: a word for each class; None: the task's, or default ones.
-        reduce: what stands for a label word of several tokens.
-        chat: the prompt is put into the tokenizer's chat template.
-    """
-
-    mode: str = "prompt"
-    template: str | Sequence[str] | None = None
-    label_words: Sequence[str] | None = None
-    reduce: Any = None
-    chat: bool = False
-
-
-@dataclass(frozen=True)
-class TextChoice:
-    """The texts that a model is looked at on: a task's test texts, a file of the user's, or the bundled ones.
-
-    Attributes:
-        task: the name of one of the tasks.
-        data: the folder of the tasks' texts.
-        file: JSON lines of the user's own texts.
-
-    Raises:
-        UserError: choices that do not go together.
-    """
-
-    task: str | None = None
-    data: str | None = None
-    file: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.data is not None and self.task is None:
-            raise UserError("data: it is a task's; give --task too, or your own texts with --texts")
-        if self.task is not None and self.file is not None:
-            raise UserError("texts: a task has texts of its own; give --task or --texts")
-        if self.known is not None and self.data is None:
-            name = self.known.name
-            raise UserError(f"data: {name} needs the folder that holds {name}/test.jsonl.gz; give --data")
-
-    @property
-    def known(self) -> Task | None:
-        """The task, if one is named."""
-        return None if self.task is None else get_task(self.task)
-
-    def read(self) -> tuple[list[Example], str]:
-        """Return at most ``MOST`` texts, and where they are from."""
-        if self.known is not None:
-            data = read_data(self.data or "", self.known, k=1, seed=13)
-            rows = cut_test(len(data.test), MOST, self.known.csv_style)
-            return [data.test[row] for row in rows], self.known.name
-        if self.file is not None:
-            return read_jsonl(self.file, require_label=False)[:MOST], str(self.file)
-        return read_jsonl(EXAMPLES / "reviews" / "test.jsonl")[:MOST], "bundled"
-
-
 BUNDLED_TEXTS = TextChoice()
 USUAL_PROMPT = PromptChoice()
 
@@ -168,6 +107,8 @@ class Asked:
     mode: str
     examples: list[Example]
     source: str
+    classes: tuple[str, ...] | None
+    words: tuple[str, ...] | None
     encoder: HeadEncoder | PromptEncoder | EnsembleEncoder
     findings: list[Finding]
 
@@ -200,21 +141,18 @@ def check(
     Raises:
         UserError: a model, a prompt or texts that cannot be read, or options that do not go together.
     """
+    progress.phase("reading the texts")
+    check_choices(prompt, texts)
+    _try_prompt(name, prompt, texts, loading)
     progress.phase("loading the model")
     pretrained = load_pretrained(name, dtype, needs_head=True if prompt.mode == "prompt" else None, **loading)
     is_classifier = pretrained.kind == "classifier"
-    options = (
-        ("--template", prompt.template),
-        ("--label-words", prompt.label_words),
-        ("--chat", prompt.chat),
-    )
-    given = [flag for flag, value in options if value]
-    if given and (prompt.mode == "head" or is_classifier):
-        reads = "a classifier reads its own head" if is_classifier else "head mode reads no prompt"
-        raise UserError(f"{' and '.join(given)}: {reads}; leave the option out")
+    if is_classifier:
+        prompt.check_mode("a classifier reads its own head")
     findings = [_model_finding(pretrained, dtype)]
-    progress.phase("reading the texts")
     asked = _asked(pretrained, replace(prompt, mode="head") if is_classifier else prompt, texts)
+    if is_classifier:
+        asked = replace(asked, **_by_own_classes(pretrained, texts))
     findings += asked.findings
     encoded = [encode_whole(asked.encoder, example) for example in asked.examples]
     findings += _text_findings(asked, encoded)
@@ -227,13 +165,16 @@ def check(
     )
     classes = 2 if getattr(model, "difference", False) else model.outputs
     if has_baseline and max(labels) >= classes:
+        names = tuple(map(str, range(max(labels) + 1)))
+        if asked.classes is not None and len(asked.classes) >= len(names):
+            names = asked.classes
         advice = (
             "use a classifier of these classes"
             if is_classifier
-            else "give --label-words with a word for each class"
+            else f"give --label-words {','.join(f'{name}=...' for name in names[:3])}, a word for each class"
         )
         raise UserError(
-            f"texts: a label is {max(labels)}, and there are {classes} classes (0 to {classes - 1}); {advice}"
+            f"texts: a label is {names[max(labels)]}, and there are {classes} classes (0 to {classes - 1}); {advice}"
         )
     try:
         trainable = (parameters or ParameterFilter()).select(model)
@@ -241,6 +182,8 @@ def check(
         if parameters is not None or not pretrained.adapter:
             raise
         return [*findings, Finding("parameters", "fault", str(error).removeprefix("parameters: "))]
+    if asked.classes is not None:
+        progress.note(class_line(asked.classes, asked.words))
     pad_id = pretrained.pad_id
     few = [encoded[index] for index in _few([text.length for text in encoded])]
     examined = examine(
@@ -281,21 +224,60 @@ def _model_finding(pretrained: Pretrained, dtype: str) -> Finding:
     )
 
 
-def _asked(pretrained: Pretrained, prompt: PromptChoice, texts: TextChoice) -> Asked:
+def _try_prompt(name: str, prompt: PromptChoice, texts: TextChoice, loading: Mapping[str, Any]) -> None:
+    """Put given label words to the tokenizer before the weights are loaded.
+
+    Raises:
+        UserError: they do not fit it.
+    """
+    if prompt.mode == "head" or not prompt.label_words or loading.get("base") or loading.get("gguf"):
+        return
+    alone = tokenizer_alone(name, loading.get("kind") or "auto", loading.get("revision"))
+    if alone is not None and alone.kind != "classifier":
+        _asked(alone, prompt, texts)
+
+
+def _by_own_classes(pretrained: Pretrained, texts: TextChoice) -> dict[str, Any]:
+    """Return texts of a table and classes by the numbers of a classifier's own head; its names are the labels, or their numbers.
+
+    Raises:
+        UserError: a label is neither.
+    """
+    own, read = own_classes(pretrained), texts.read
+    if read.classes is None or texts.known is not None:
+        return {"classes": tuple(own)}
+    loosely = {loose(name): number for number, name in enumerate(own)}
+    numbers = [loosely.get(loose(name), whole_number(name)) for name in read.classes]
+    if None in numbers:
+        raise UserError(
+            f"texts: the label {read.classes[numbers.index(None)]!r} is none of the classes of {pretrained.name!r}, which are "
+            f"{', '.join(own)}; use a classifier of these classes"
+        )
+    by_number = [int(number or 0) for number in numbers]
+    examples = [
+        each if each.label is None else replace(each, label=by_number[each.label]) for each in read.examples
+    ]
+    return {"classes": tuple(own), "examples": examples}
+
+
+def _asked(reader: Pretrained | TokenizerAlone, prompt: PromptChoice, texts: TextChoice) -> Asked:
     """Return the texts, the mode after a look at the label words, its encoder, and the findings on them."""
     known, mode = texts.known, prompt.mode
-    examples, source = texts.read()
+    prompt, read = in_order(prompt, texts)
     findings: list[Finding] = []
     if prompt.chat:
-        reading: Any = pretrained.reading(mode)
-        check_chats(pretrained.tokenizer, reading)
+        reading: Any = reader.reading(mode)
+        check_chats(reader.tokenizer, reading)
     default = get_task("sst-2").causal if prompt.chat else Prompt(*PROMPTS["reviews"])
     if known is not None and mode == "prompt":
-        default = known.prompt(pretrained.reading(mode), prompt.template, prompt.label_words)
+        default = known.prompt(reader.reading(mode), prompt.template, prompt.label_words)
     words = default.label_words
+    if prompt.label_words is None:
+        _, read = in_order(prompt, texts, words)
+    examples, source = read.examples, read.source
     if mode == "prompt" and prompt.label_words is None:
         try:
-            LabelWords.read(pretrained.tokenizer, words, prompt.reduce, space_before(prompt.chat))
+            LabelWords.read(reader.tokenizer, words, prompt.reduce, space_before(prompt.chat))
         except UserError as error:
             whose = "the default" if known is None else f"{known.name}'s"
             level: Level = "note" if known is None else "fault"
@@ -307,17 +289,17 @@ def _asked(pretrained: Pretrained, prompt: PromptChoice, texts: TextChoice) -> A
             )
             findings.append(Finding(WORDS.name, level, line, {"words": list(words)}))
             mode = "head"
-    limits = Limits(fitting_length(pretrained.tokenizer, LENGTH if known is None else known.max_length))
-    settings: Any = {"reading": pretrained.reading(mode), "decoder_start": pretrained.decoder_start}
+    limits = Limits(fitting_length(reader.tokenizer, LENGTH if known is None else known.max_length))
+    settings: Any = {"reading": reader.reading(mode), "decoder_start": reader.decoder_start}
     encoder: HeadEncoder | PromptEncoder | EnsembleEncoder
     details: dict[str, Any]
     if mode == "head":
-        encoder = HeadEncoder(pretrained.tokenizer, limits, **settings)
+        encoder = HeadEncoder(reader.tokenizer, limits, **settings)
         shown, details = "without a prompt", {}
     else:
         chosen, given = prompt.template or default.template, prompt.label_words or words
         encoder = make_prompt_encoder(
-            pretrained.tokenizer, chosen, given, limits, reduce=prompt.reduce, chat=prompt.chat, **settings
+            reader.tokenizer, chosen, given, limits, reduce=prompt.reduce, chat=prompt.chat, **settings
         )
         written = [with_new_lines(each) for each in ([chosen] if isinstance(chosen, str) else chosen)]
         shown = f"{' and '.join(repr(each) for each in written)} with {', '.join(given)}"
@@ -330,7 +312,14 @@ def _asked(pretrained: Pretrained, prompt: PromptChoice, texts: TextChoice) -> A
     count = counted(len(examples), "bundled review" if source == "bundled" else "text")
     line = f"{count}{'' if source == 'bundled' else f' of {source}'}, {shown}"
     details = {"mode": mode, "texts": len(examples), "source": source, **details}
-    return Asked(mode, examples, source, encoder, [Finding("input", "fine", line, details), *findings])
+    findings = [Finding("input", "fine", line, details), *findings]
+    by_class = None if mode == "head" else tuple(prompt.label_words or words)
+    classes = read.classes
+    if classes is not None and by_class is not None and len(classes) != len(by_class):
+        by_class = None  # an error, where the texts are classified
+    elif classes is None and by_class is not None:
+        classes = tuple(map(str, range(len(by_class))))
+    return Asked(mode, examples, source, classes, by_class, encoder, findings)
 
 
 def _text_findings(asked: Asked, encoded: Sequence[EncodedText]) -> list[Finding]:

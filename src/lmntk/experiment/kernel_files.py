@@ -16,12 +16,14 @@ from lmntk.engine.work import WorkOwner
 from lmntk.engine.work_folder import WorkFolder
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import FactorKernels, TextKernels
-from lmntk.experiment.start import filter_of, load, settings_of
+from lmntk.experiment.kernel_labels import KernelLabels
+from lmntk.experiment.kernel_texts import KernelTexts, read_kernel_texts
+from lmntk.experiment.preparation import DEFAULT_LENGTH, ReadsTexts
+from lmntk.experiment.start import filter_of, load, reader_alone, settings_of
 from lmntk.kernels.formulas import FORMULAS, kernel_names
 from lmntk.kernels.groups import group_of_layer
 from lmntk.kernels.kernel import Kernel
 from lmntk.kernels.lora import LowRank
-from lmntk.models.loading import Pretrained
 from lmntk.prompts.assembly import Limits
 from lmntk.prompts.encoding import PromptEncoder, fitting_length
 from lmntk.prompts.ensemble import EnsembleEncoder, make_prompt_encoder
@@ -31,9 +33,7 @@ from lmntk.system.hashing import versions
 from lmntk.system.kept import is_whole, or_none, save_tensors
 from lmntk.system.notices import say
 from lmntk.system.progress import Progress
-from lmntk.tasks import read_jsonl
 
-DEFAULT_LENGTH = 128  # tokens
 LOGITS = "logits.safetensors"
 
 
@@ -79,8 +79,15 @@ def kernels_of_factors(wanted: FactorKernels) -> dict[str, Any]:
     return {"files": files, "coverage": f"from the factors in {kept.folder}", "provenance": provenance}
 
 
-def kernels_of_texts(wanted: TextKernels, progress: Progress) -> dict[str, Any]:
-    """Write kernels and logits of the texts in two files; those of an earlier run are kept.
+def kernels_of_texts(
+    wanted: TextKernels, progress: Progress, read: KernelTexts | None = None
+) -> dict[str, Any]:
+    """Write kernels, logits and labels of the texts in two files; those of an earlier run are kept.
+
+    Args:
+        wanted: what is asked for.
+        progress: whom it tells how far it is; the first line is which word stands for which class.
+        read: the texts, where ``read_kernel_texts`` has read them already.
 
     Returns:
         The files with their shapes, a line on the coverage, and of kernels that were computed the provenance that is in the files.
@@ -89,16 +96,20 @@ def kernels_of_texts(wanted: TextKernels, progress: Progress) -> dict[str, Any]:
         UserError: a mistake in the files, the prompt or the model; a kernel of something else in ``out``.
     """
     out = wanted.out
-    if out.exists() and not out.is_dir():
-        raise UserError(f"out: {str(out)!r} is a file; name a folder")
+    read = read_kernel_texts(wanted) if read is None else read
     owner = WorkOwner(out, ("kernel",))
     settings = settings_of(wanted, out, owner, wanted)
-    train, evaluate = (read_jsonl(path, require_label=False) for path in (wanted.train, wanted.evaluate))
+    alone = reader_alone(wanted)
+    if alone is not None:
+        _encoder(wanted, read.words, alone)
     pretrained = load(wanted, ["prompt"])
-    encoder, parameters = _encoder(wanted, pretrained), filter_of(wanted)
-    texts = PromptedTexts(pretrained, encoder, train, evaluate, wanted.all_logits, parameters)
+    encoder, parameters = _encoder(wanted, read.words, pretrained), filter_of(wanted)
+    texts = PromptedTexts(pretrained, encoder, read.train, read.evaluate, wanted.all_logits, parameters)
     expected = texts.origin(settings)
     files = _kept_files(wanted, expected)
+    labels = KernelLabels.of(read, expected)
+    if texts.encoded:  # after all that can be wrong: a mistake is one line
+        progress.note(read.line)
     _say_remarks(texts)
     formulas = [formula for formula in wanted.formulas if str(_path(out, formula)) not in files]
     if not formulas and not is_whole(out / LOGITS):
@@ -109,11 +120,12 @@ def kernels_of_texts(wanted: TextKernels, progress: Progress) -> dict[str, Any]:
         if any(root.is_dir() for root in (out / SCRATCH, settings.scratch) if root is not None):
             with alone_in(out):  # of a run that was cut short at its end
                 WorkFolder.sweep(owner, settings.scratch)
+        labels.write(out)
         return {"files": files, "coverage": "all there from an earlier run"}
     if pretrained.stored_dtype != wanted.dtype:
         progress.note(f"weights stored in {pretrained.stored_dtype}, computed with in {wanted.dtype}")
     per_text, per_pair = _amounts(texts, formulas)
-    n, m = len(train), len(evaluate)
+    n, m = len(read.train), len(read.evaluate)
     progress.work(f"{n} x {m} texts", per_text * (n + m) + per_pair * n * m)
     with alone_in(out):
         listener = Listener(
@@ -125,6 +137,7 @@ def kernels_of_texts(wanted: TextKernels, progress: Progress) -> dict[str, Any]:
         provenance = next(iter(computed.kernels.values())).provenance
         files |= _save_logits(out, computed.logits, provenance)
         files |= _save_kernels(out, computed.kernels)
+        labels.write(out)
         WorkFolder.finish(settings, computed.work)
         WorkFolder.sweep(owner, settings.scratch)
     return {"files": files, "coverage": computed.coverage.describe(), "provenance": provenance}
@@ -157,16 +170,18 @@ def _pair(wanted: FactorKernels, kept: StoredFactors) -> tuple[str, str]:
     return pair[0], pair[1]
 
 
-def _encoder(wanted: TextKernels, pretrained: Pretrained) -> PromptEncoder | EnsembleEncoder:
-    reading: Any = pretrained.reading("prompt")
+def _encoder(
+    wanted: TextKernels, words: Sequence[str], reader: ReadsTexts
+) -> PromptEncoder | EnsembleEncoder:
+    reading: Any = reader.reading("prompt")
     reduce: Any = wanted.label_words_reduce  # which the encoder checks
     return make_prompt_encoder(
-        pretrained.tokenizer,
+        reader.tokenizer,
         wanted.template,
-        wanted.label_words,
-        Limits(wanted.max_length or fitting_length(pretrained.tokenizer, DEFAULT_LENGTH)),
+        words,
+        Limits(wanted.max_length or fitting_length(reader.tokenizer, DEFAULT_LENGTH)),
         reading=reading,
-        decoder_start=pretrained.decoder_start,
+        decoder_start=reader.decoder_start,
         reduce=reduce,
         chat=wanted.chat,
     )

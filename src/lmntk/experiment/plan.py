@@ -9,6 +9,7 @@ from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.plan import plan_kernels
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import Experiment
+from lmntk.experiment.reading import ReadTask
 from lmntk.experiment.shared_model import SharedModel, shared_models
 from lmntk.experiment.start import open_session
 from lmntk.experiment.steps.base import missing
@@ -20,7 +21,9 @@ from lmntk.runs.split import SIDES, Split
 from lmntk.system.progress import Progress, Silent
 
 
-def plan(experiment: Experiment, progress: Progress | None = None) -> list[tuple[str, Estimate]]:
+def plan(
+    experiment: Experiment, progress: Progress | None = None, read: Sequence[ReadTask] | None = None
+) -> list[tuple[str, Estimate]]:
     """Return what ``run`` would take, for each piece of work that is left: its name and an estimate.
 
     Cost: the start-up check and a few batches a task and mode. Nothing is computed, and but for this machine's
@@ -33,7 +36,7 @@ def plan(experiment: Experiment, progress: Progress | None = None) -> list[tuple
         raise UserError(
             "plan: it is of kernels, and formulas is none; fine-tuning takes learning rates x batch sizes x steps in each cell"
         )
-    session = open_session(experiment, progress or Silent())
+    session = open_session(experiment, progress or Silent(), read)
     estimates: dict[str, Estimate] = {}
     for shared in shared_models(session):
         left = [job.split for job in missing(Solve(), shared)]

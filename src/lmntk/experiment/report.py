@@ -22,6 +22,7 @@ from lmntk.runs.records import FORMAT, Row
 from lmntk.runs.split import Split
 from lmntk.runs.store import CONFIGURATION, Store
 from lmntk.system.hashing import short, versions
+from lmntk.tasks.class_words import class_line
 
 REMEMBERED = 50  # earlier settings of a folder
 
@@ -64,7 +65,8 @@ class Reporter:
         }
         if (gguf := session.pretrained.gguf) is not None:
             facts["dequantised from"] = f"{gguf.path.name} ({gguf.quantisation}), sha256 {gguf.sha256}"
-        facts |= {f"classes of {task.name}": "; ".join(task.meaning()) for task in session.tasks}
+        modes = session.experiment.modes
+        facts |= {f"classes of {task.name}": ", ".join(task.meaning(modes)) for task in session.tasks}
         facts |= {
             f"texts of {task.name}": "; ".join(remarks)
             for task in session.tasks
@@ -124,9 +126,14 @@ class Reporter:
             "versions": versions(),
             "weights": session.pretrained.fingerprint,
             "setups": list(dict.fromkeys([*self._setups(), *before.setups])),
-            "texts": before.texts | {task.name: session.remarks(task) for task in session.tasks},
+            "texts": before.texts | {task.name: self._said_of(task) for task in session.tasks},
             "earlier": earlier[:REMEMBERED],
         }
+
+    def _said_of(self, task: PreparedTask) -> list[str]:
+        """Return what the page says of a task's texts: the classes first."""
+        words = task.words(self.session.experiment.modes)
+        return [class_line(task.labels, words, task.name), *self.session.remarks(task)]
 
     def _setups(self) -> list[str]:
         """Return the setups of what is asked for; see ``lmntk.runs.keys``."""

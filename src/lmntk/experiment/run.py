@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lmntk.experiment.configuration import Experiment
+from lmntk.experiment.reading import ReadTask
 from lmntk.experiment.report import Reporter
 from lmntk.experiment.shared_model import SharedModel, shared_models
 from lmntk.experiment.start import open_session
@@ -21,7 +23,9 @@ STEPS: tuple[Step, ...] = (SOLVE, FINE_TUNE, DIAGNOSE)
 RESULTS: tuple[Step, ...] = (SOLVE, FINE_TUNE)  # a split is finished when these have no job left on it
 
 
-def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[str, Any]]:
+def run(
+    experiment: Experiment, progress: Progress | None = None, read: Sequence[ReadTask] | None = None
+) -> list[dict[str, Any]]:
     """Return the rows of ``results.csv``, one a task, k, seed, mode and method, and write the output folder.
 
     Jobs that an earlier run finished with the same key are read, not done again.
@@ -29,6 +33,7 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
     Args:
         experiment: what is asked for.
         progress: whom the run tells how far it is.
+        read: the experiment's tasks, where ``read_tasks`` has read them already.
 
     Raises:
         UserError: a mistake in the configuration, the data or the model; nothing is computed then.
@@ -36,7 +41,7 @@ def run(experiment: Experiment, progress: Progress | None = None) -> list[dict[s
     Example:
         >>> rows = run(Experiment(model="roberta-base", data="data", tasks="sst-2"))  # doctest: +SKIP
     """
-    session = open_session(experiment, progress or Silent())
+    session = open_session(experiment, progress or Silent(), read)
     check_given(session)
     session.store.prepare()
     if session.pretrained.stored_dtype != experiment.dtype:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from lmntk.engine.settings import Settings
 from lmntk.experiment.configuration import Experiment
-from lmntk.experiment.preparation import PreparedTask, label_of
+from lmntk.experiment.preparation import PreparedTask
+from lmntk.experiment.reading import label_of
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import Pretrained
 from lmntk.prompts.encoding import EncodedText, TextEncoder, encode_whole

@@ -8,6 +8,7 @@ from typing import Any
 
 from lmntk.errors import UserError
 from lmntk.experiment.published import Solvable, published
+from lmntk.experiment.solve_outputs import is_output, of_outputs
 from lmntk.kernels.formulas import FORMULAS
 from lmntk.kernels.kernel import Kernel
 from lmntk.runs.earlier import is_earlier, kernel_folders_of, reading, records_of
@@ -23,7 +24,7 @@ from lmntk.system.notices import say
 
 def solve_folder(
     folder: Path,
-    task: str,
+    task: str | None,
     formulas: Sequence[str] | None = None,
     solvers: Sequence[str] | None = None,
     metric: str | None = None,
@@ -31,8 +32,8 @@ def solve_folder(
     """Return a row a split and method, solved and selected on dev as in a run.
 
     Args:
-        folder: a run's, its ``kernels``, or one of the paper's files.
-        task: a task, or a run's split; as it is in the files' names.
+        folder: a run's, its ``kernels``, one of the paper's files, or one with three outputs of ``lmntk kernel``.
+        task: a task, or a run's split; as it is in the files' names. Outputs of ``lmntk kernel`` need none.
         formulas: which kernels; of the paper's symmetric ones, which do not say what they are, ``sgd`` (the default) or ``signgd``.
         solvers: by default ridge, and asym for asigngd.
         metric: of a task that is none of the 14, in the paper's files.
@@ -65,13 +66,19 @@ def solve_folder(
 
 
 def read_folder(
-    folder: Path, task: str, formulas: Sequence[str] | None = None, metric: str | None = None
+    folder: Path, task: str | None, formulas: Sequence[str] | None = None, metric: str | None = None
 ) -> list[Solvable]:
     """Return what there is of a task in a folder; see ``solve_folder``."""
     folder = folder.expanduser()
     if not folder.is_dir():
         raise UserError(
-            f"kernels: no folder {str(folder)!r}; name a run's, or one with train_kernels_{task}.pt"
+            f"kernels: no folder {str(folder)!r}; name a run's, or one with train_kernels_{task or 'TASK'}.pt"
+        )
+    if is_output(folder):
+        return [of_outputs(folder, task, metric)]
+    if task is None:
+        raise UserError(
+            "task: name one with --task, as it is in the files' names, or one split of a run; outputs of `lmntk kernel` alone need none"
         )
     for run in (folder, folder.parent):
         if ((run / SplitResults.FOLDER).is_dir() or is_earlier(run)) and (

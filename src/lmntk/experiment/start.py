@@ -10,8 +10,9 @@ from torch import nn
 from lmntk.engine.settings import MACHINE, SCRATCH, Settings
 from lmntk.engine.work import WorkOwner
 from lmntk.experiment.configuration import Experiment
-from lmntk.experiment.configuration.parts import Kernels, OnMachine, Parameters
-from lmntk.experiment.preparation import prepare_tasks
+from lmntk.experiment.configuration.parts import Kernels, OnMachine, Parameters, Source
+from lmntk.experiment.preparation import PreparedTask, prepare_tasks
+from lmntk.experiment.reading import ReadTask, read_tasks
 from lmntk.experiment.session import Session
 from lmntk.experiment.steps.diagnose import given_checkpoint
 from lmntk.experiment.steps.finetune import check_finetuning
@@ -19,6 +20,7 @@ from lmntk.kernels.groups import group_of_layer
 from lmntk.models.build import logit_model, untie
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import Pretrained, load_pretrained
+from lmntk.models.tokenizer import TokenizerAlone, tokenizer_alone
 from lmntk.runs.store import Store
 from lmntk.solvers.outcome import methods_of
 from lmntk.system.devices import chosen_devices, move_to
@@ -27,20 +29,36 @@ from lmntk.system.memory import default_memory, parse_bytes
 from lmntk.system.notices import say
 from lmntk.system.precision import check_precision
 from lmntk.system.progress import Progress
+from lmntk.tasks.class_words import class_line
 
 
-def open_session(experiment: Experiment, progress: Progress) -> Session:
+def open_session(
+    experiment: Experiment, progress: Progress, read: Sequence[ReadTask] | None = None
+) -> Session:
     """Return the session of an experiment, after a look at everything that can be wrong with it.
+
+    Args:
+        experiment: what is asked for.
+        progress: whom it tells what it looks at; the first line is which word stands for which class.
+        read: the experiment's tasks, where they are read already.
 
     Raises:
         UserError: a mistake in the configuration, the data, the prompts or the model.
     """
     methods = methods_of(experiment.formulas, experiment.solvers)
     check_precision(experiment.precision, experiment.dtype, chosen_devices(experiment.device))
+    if read is None:
+        progress.phase("reading the texts")
+        read = read_tasks(experiment)
+    alone = reader_alone(experiment)
+    if alone is not None:  # a prompt that does not fit is known before the weights are
+        tried = prepare_tasks(experiment, read, alone)
+        for task in tried:
+            for mode in experiment.modes:
+                task.encoder(alone, mode, experiment.label_words_reduce)
     progress.phase("loading the model")
     pretrained = load(experiment, experiment.modes)
-    progress.phase("reading the texts")
-    tasks = prepare_tasks(experiment, pretrained)
+    tasks = prepare_tasks(experiment, read, pretrained)
     settings = settings_of(experiment, experiment.out, kernels=experiment)
     given = None if experiment.finetuned is None else given_checkpoint(experiment.finetuned)
     chosen = filter_of(experiment)
@@ -63,10 +81,25 @@ def open_session(experiment: Experiment, progress: Progress) -> Session:
             )
         chosen.select(model)
         check_finetuning(session, model)
-    for task in tasks:  # after all that can be wrong: a mistake is one line
+    note_classes(experiment, tasks, progress)  # after all that can be wrong: a mistake is one line
+    for task in tasks:
         for line in session.remarks(task):
             say(line)
     return session
+
+
+def reader_alone(source: Source) -> TokenizerAlone | None:
+    """Return a model's tokenizer, to try prompts on before the weights are loaded; None where only loading tells."""
+    if source.base is not None or source.gguf is not None:
+        return None
+    return tokenizer_alone(source.model, source.kind, source.revision)
+
+
+def note_classes(experiment: Experiment, tasks: Sequence[PreparedTask], progress: Progress) -> None:
+    """Tell which word stands for which class, in a line a task; in head mode the classes alone."""
+    for task in tasks:
+        words = task.words(experiment.modes)
+        progress.note(class_line(task.labels, words, task.name if len(tasks) > 1 else ""))
 
 
 def load(computation: OnMachine, modes: Sequence[str]) -> Pretrained:

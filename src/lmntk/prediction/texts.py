@@ -14,7 +14,8 @@ from typing import IO, Any
 from lmntk.errors import UserError
 from lmntk.tasks.example import Example
 from lmntk.tasks.formats import FORMATS, SAVED_SPLIT, ending_of, is_saved, json_rows, rows_as_read
-from lmntk.tasks.rows import Row, listed, missing
+from lmntk.tasks.rows import Row, missing
+from lmntk.tasks.tables import PLAIN_COLUMNS, Columns
 
 STANDARD = "-"  # stdin, stdout
 _LINES = (".jsonl", ".json")
@@ -26,7 +27,7 @@ class TextSource:
 
     Attributes:
         name: a table's file, the folder of a saved split, or ``-`` for JSON lines on stdin; what is no regular file holds JSON lines.
-        text_column: the column of the text; by default ``text_a``, else ``text``.
+        text_column: the column of the text; by default ``text``, else ``text_a``.
         text_b_column: the column of the second text; by default ``text_b`` where there is one.
         takes_text_b: take this column by default.
 
@@ -80,19 +81,10 @@ class TextSource:
             yield from json_rows(_decoded(lines, name), name)
 
     def _example(self, row: Row) -> Example:
-        usual = "text" if "text" in row.cells and "text_a" not in row.cells else "text_a"
-        text_b = None
-        if self.text_b_column or (self.takes_text_b and row.cells.get("text_b") is not None):
-            text_b = _text(row, self.text_b_column or "text_b", "--text-b-column")
-        return Example(_text(row, self.text_column or usual, "--text-column"), text_b)
-
-
-def _text(row: Row, column: str, option: str) -> str:
-    if column not in row.cells:
-        raise UserError(
-            f"{row.where}: there is no column {column!r}; the columns are {listed(row.cells)}; name the text's with {option}"
-        )
-    return row.text(column)
+        text_b = self.text_b_column
+        if text_b is None and self.takes_text_b and row.cells.get("text_b") is not None:
+            text_b = "text_b"
+        return Example(*Columns(self.text_column or PLAIN_COLUMNS.text, text_b).texts(row))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from lmntk.reports.drawing import INK, MUTED, SERIES, Plot, add_key, new_figure,
 from lmntk.reports.tables import ordered_methods
 from lmntk.solvers.selection import aggregate
 
-AXIS = {"accuracy": "test accuracy (%)", "f1": "test F1 of class 1 (x 100)"}
+AXIS = {"accuracy": "test accuracy (%)", "f1": "test F1 of the second class (x 100)"}
 
 LONGEST = 27  # characters of a method's name that leave half of the width to the plot
 

@@ -131,6 +131,8 @@ def _plots(one: _Candidate, identity: str, notes: list[str]) -> list[Plot]:
             known = {}
             notes.append(f"the kernel of {one.split} is not drawn: {error}.")
         parts = known | {name: value for name, value in parts.items() if value}
+    names = one.run.splits.get(one.split, {}).get("labels") or ()
+    parts |= {name: _with_names(parts[name], names) for name in ("logits", "kernels") if parts.get(name)}
     metric = str(next((training.get("metric") for _, training in one.trainings), "accuracy"))
     draw: list[tuple[str, Callable[[], Plot | None]]] = [
         ("logits", lambda: logit_plot(f"{identity}-logits", parts["logits"])),
@@ -161,3 +163,10 @@ def _plots(one: _Candidate, identity: str, notes: list[str]) -> list[Plot]:
         if plot is not None:
             plots.append(plot)
     return plots
+
+
+def _with_names(part: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return a part whose labels are the classes' names, where these are known."""
+    labels = part.get("labels") or ()
+    known = names and all(isinstance(label, int) and label < len(names) for label in labels)
+    return {**part, "labels": [names[label] for label in labels]} if known else dict(part)

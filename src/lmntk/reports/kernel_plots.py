@@ -66,7 +66,7 @@ def matrix_plot(identity: str, kernels: Mapping[str, Any]) -> Plot:
             panel.axvline(edge, color="#808080", linewidth=0.5)
         panel.set_xticks(middles, names)
         panel.set_yticks(middles, [] if number else names)
-        panel.set_xlabel("training text, by label" if labels else "training text")
+        panel.set_xlabel("training text, by class" if labels else "training text")
     x = left + len(sides) * (side_length + 0.15) - 0.05
     bar = figure.colorbar(
         picture, cax=figure.add_axes((x / WIDTH, below / height, 0.09 / WIDTH, side_length / height))
@@ -91,7 +91,7 @@ def _matrix_caption(sides: Mapping[str, np.ndarray], labels: Sequence[Any]) -> s
         where = "" if len(sides) == 1 else f"{name} fine-tuning "
         if inside.size and outside.size:
             sentences.append(
-                f"{where}two texts of one label share {figure_text(inside.mean())} on average, of two labels {figure_text(outside.mean())}"
+                f"{where}two texts of one class share {figure_text(inside.mean())} on average, of two classes {figure_text(outside.mean())}"
             )
         else:
             sentences.append(f"{where}the mean entry is {figure_text(side.mean())}")

@@ -51,7 +51,8 @@ def logit_plot(identity: str, logits: Mapping[str, Any]) -> Plot | None:
             "alpha": 0.65,
         }
         marker = "osD^vP"[number % 6]
-        name = f"label {short(label, 12)}" if len(values) > 1 else "a logit"
+        shown = short(label, 12) if isinstance(label, str) else f"class {label}"
+        name = shown if len(values) > 1 else "a logit"
         handles += panel.plot(real[chosen].ravel(), linear[chosen].ravel(), marker, label=name, **style)
     panel.set(xlim=(low - edge, high + edge), ylim=(low - edge, high + edge), aspect="equal")
     panel.set_xlabel("logit of the fine-tuned model")

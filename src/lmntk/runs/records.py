@@ -98,7 +98,8 @@ class SplitResults(Record):
     Attributes:
         kernels: the digest of the kernels' key.
         model: the fingerprint of the weights.
-        classes: the meaning of each class.
+        classes: each class by name, with the word that stands for it.
+        labels: the classes' names, in order; of an earlier version there are none.
         rows: one a method.
         row_numbers: the texts of each side, by their rows in the task's files.
         train_labels: class numbers, as ``dev_labels`` and ``test_labels``.
@@ -113,6 +114,7 @@ class SplitResults(Record):
     kernels: str | None = None
     model: str | None = None
     classes: list[str] = []
+    labels: list[str] = []
     rows: list[Row] = Field(min_length=1)
     row_numbers: dict[str, list[int]] = {}
     train_labels: list[int] = []

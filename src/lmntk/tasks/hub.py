@@ -147,6 +147,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _table(splits: Mapping[str, Any], name: str, shown: str, columns: Columns) -> Table:
     split, where = splits[name], f"{shown}, split {name!r}"
+    columns = columns.found_in(split.column_names)
     for column in columns.names():
         if column not in split.column_names:
             raise UserError(

@@ -14,6 +14,7 @@ from lmntk.tasks.labels import (
     check_missing,
     is_blank,
     label_text,
+    refuse_several,
     say_lookalikes,
     whole_number,
 )
@@ -73,10 +74,10 @@ def labelled(
         UserError: No such column, an empty cell, labels that are all hidden, or ``NaN`` among numbers; names the row.
     """
     if not require_label:
-        values = [None if is_blank(cell := row.cells.get(column)) else cell for row in table.rows]
-        hidden = hides_labels(table, column)
-        return Labelled(table.source, table.rows, [None] * len(values) if hidden else values)
+        return _labelled_in_part(table, column, given)
     cells = [row.cell(column) for row in table.rows]
+    for row, cell in zip(table.rows, cells, strict=True):
+        refuse_several(cell, row.where, column)
     if hides_labels(table, column):
         what = "is empty" if is_blank(cells[0]) else "is -1, as hubs hide labels"
         raise UserError(f"{table.source}: every label in {column!r} {what}; {_ADVICE[side]}")
@@ -97,6 +98,23 @@ def labelled(
         say(f"{len(cells) - len(kept)} rows without a label left out, the first {first.where}")
     values = [_named(cell, names, row) for row, cell in kept]
     return Labelled(table.source, [row for row, _ in kept], values, names)
+
+
+def _labelled_in_part(table: Table, column: str, given: Sequence[Any] | None) -> Labelled:
+    """Return all rows of a table, with a label or None each."""
+    values = [None if is_blank(cell := row.cells.get(column)) else cell for row in table.rows]
+    for row, value in zip(table.rows, values, strict=True):
+        refuse_several(value, row.where, column)
+    if hides_labels(table, column):
+        return Labelled(table.source, table.rows, [None] * len(values))
+    names = _class_names(table, column, given)
+    if names is None:
+        return Labelled(table.source, table.rows, values)
+    named = [
+        None if value is None or _is_hidden(value) else _named(value, names, row)
+        for row, value in zip(table.rows, values, strict=True)
+    ]
+    return Labelled(table.source, table.rows, named, names)
 
 
 def index_of(part: Labelled, given: Sequence[Any] | None) -> LabelIndex:

@@ -7,6 +7,7 @@ A *numeric column* has only whole numbers of at most 15 digits, written plainly:
 
 from __future__ import annotations
 
+import ast
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 from lmntk.errors import UserError
 from lmntk.system.notices import say
+from lmntk.tasks.rows import shown_value
 
 HIDDEN = "-1"
 """The label by which hubs hide a label."""
@@ -43,6 +45,25 @@ def label_text(value: Any) -> str:
     if value is None or isinstance(value, list | tuple | dict | set | bytes):
         raise TypeError(f"{value!r} is neither text nor a number")
     return str(value)
+
+
+def refuse_several(value: Any, where: str, column: str = "label") -> None:
+    """Refuse a label cell that holds a list, as texts with several labels have it, written as text too.
+
+    Raises:
+        UserError: so it is; says what to do.
+    """
+    listed = value
+    if isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]"):
+        try:
+            listed = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return
+    if isinstance(listed, list | tuple | set):
+        raise UserError(
+            f"{where}: {column!r} holds a list of labels ({shown_value(value)}), and texts with several labels are not supported; "
+            "give each text one label, or make a task of each label: yes or no"
+        )
 
 
 def is_blank(value: Any) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ from lmntk.tasks.data import TaskData
 from lmntk.tasks.example import Example
 from lmntk.tasks.formats import read_file, read_rows
 from lmntk.tasks.labelled import Labelled, index_of, labelled
-from lmntk.tasks.labels import LabelIndex
-from lmntk.tasks.rows import Row, Table
+from lmntk.tasks.labels import LabelIndex, refuse_several
+from lmntk.tasks.rows import Row, Table, listed
 
 
 @dataclass(frozen=True)
 class Columns:
     """The names of a table's columns.
+
+    A row without ``text``, the default, is read by lmntk's own names: ``text_a``, and ``text_b`` where it has one. This rule
+    is the only one, for all commands.
 
     Attributes:
         text: Column of the text, or of the first text of a pair.
@@ -34,6 +37,34 @@ class Columns:
     def names(self) -> list[str]:
         """Return the names of the columns that are there."""
         return [name for name in (self.text, self.text_b, self.label) if name is not None]
+
+    def found_in(self, names: Collection[str]) -> Columns:
+        """Return these columns, or lmntk's own in their place where those are meant."""
+        if not self.are_lmntks(names):
+            return self
+        text_b = self.text_b or ("text_b" if "text_b" in names else None)
+        return replace(self, text="text_a", text_b=text_b)
+
+    def are_lmntks(self, names: Collection[str]) -> bool:
+        """Return whether a table's columns are lmntk's own."""
+        return self.text == "text" and "text" not in names and "text_a" in names
+
+    def texts(self, row: Row) -> tuple[str, str | None]:
+        """Return a row's text, and its second one if there is to be one.
+
+        Raises:
+            UserError: a column is missing, or its cell holds no text.
+        """
+        columns = self.found_in(row.cells)
+        for name, option in ((columns.text, "--text-column"), (columns.text_b, "--text-b-column")):
+            if name is not None and name not in row.cells:
+                raise UserError(
+                    f"{row.where}: there is no column {name!r}; the columns are {listed(row.cells)}; name the text's with {option}"
+                )
+        text_b = columns.text_b
+        if text_b is None or (self.text_b is None and row.cells[text_b] is None):
+            return row.text(columns.text), None
+        return row.text(columns.text), row.text(text_b)
 
 
 PLAIN_COLUMNS = Columns()
@@ -166,19 +197,21 @@ def examples_of(part: Labelled, columns: Columns, index: LabelIndex) -> tuple[Ex
     Raises:
         UserError: A column is missing, a text is not text, or a label is unknown; names the row.
     """
-    if columns.text_b is None and any("text_b" in row.cells for row in part.rows[:1]):
+    if columns.text_b is None and any(
+        "text_b" in row.cells and not columns.are_lmntks(row.cells) for row in part.rows[:1]
+    ):
         say(f"{part.source}: column 'text_b' is not read; name it as the second text's to have it read")
     examples = []
     for row, value in zip(part.rows, part.values, strict=True):
         label = None if value is None else index.index(value, row.where)
-        text_b = row.text(columns.text_b) if columns.text_b is not None else None
-        examples.append(Example(row.text(columns.text), text_b, label))
+        examples.append(Example(*columns.texts(row), label))
     index.say_guesses(part.source)
     return tuple(examples)
 
 
 def _class_number(row: Row, index: LabelIndex | None) -> int:
     value = row.cell("label")
+    refuse_several(value, row.where)
     if isinstance(value, str) and index is not None:
         return index.index(value, row.where)
     if isinstance(value, bool) or not isinstance(value, int):

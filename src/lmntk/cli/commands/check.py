@@ -25,6 +25,10 @@ FIELDS = (
     "label_words_reduce",
     "dtype",
     "attention",
+    "text_column",
+    "text_b_column",
+    "label_column",
+    "labels",
 )
 OPTIONS = partial(some_options, FIELDS)
 
@@ -43,7 +47,7 @@ def check(
     texts: Annotated[
         Path | None,
         typer.Option(
-            help="JSONL of your own texts: text_a, label",
+            help="your own texts: CSV, TSV, JSONL, Parquet; labels are optional",
             rich_help_panel="Data",
             show_default="bundled reviews",
         ),
@@ -62,16 +66,24 @@ def check(
     """
     if mode not in ("prompt", "head"):
         raise UserError(f"mode: {mode!r} is neither prompt nor head")
-    from lmntk.checkup.examine import PromptChoice, TextChoice
-    from lmntk.checkup.examine import check as examine_model
-    from lmntk.checkup.findings import is_well
+    from lmntk.checkup.choices import PromptChoice, TextChoice, check_choices
     from lmntk.experiment.configuration.parts import parts_of
+    from lmntk.tasks import Columns
 
     given = context.obj
     words = list(parts_of(given.pop("label_words", ""))) or None
     template, reduce = given.pop("template", None), given.pop("label_words_reduce", None)
     prompt = PromptChoice(mode, template, words, reduce, given.pop("chat", False))
-    chosen = TextChoice(task, data, texts)
+    table = given.pop("own_tasks", {})
+    columns = Columns(
+        table.get("text_column", "text"), table.get("text_b_column"), table.get("label_column", "label")
+    )
+    labels = parts_of(table["labels"]) if "labels" in table else None
+    chosen = TextChoice(task, data, texts, columns, labels)
+    check_choices(prompt, chosen)
+    from lmntk.checkup.examine import check as examine_model
+    from lmntk.checkup.findings import is_well
+
     findings = with_progress(
         lambda progress: examine_model(model, prompt, chosen, progress=progress, **given),
         notices_at_once=False,

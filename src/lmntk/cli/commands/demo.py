@@ -11,7 +11,8 @@ import typer
 
 from lmntk.bundled import EXAMPLES, MODEL, PROMPTS, SHOTS
 from lmntk.cli.options import JsonOption
-from lmntk.cli.printing import print_summary, print_written, with_progress
+from lmntk.cli.printing import print_summary, print_written
+from lmntk.cli.running import run_experiment
 
 if TYPE_CHECKING:
     from lmntk.experiment.configuration import Experiment
@@ -29,9 +30,7 @@ def demo(
     Example: lmntk demo
     """
     experiment = demo_experiment(out, seeds)
-    from lmntk.experiment.run import run as run_experiment
-
-    rows = with_progress(lambda progress: run_experiment(experiment, progress))
+    rows = run_experiment(experiment)
     if as_json:
         print(json.dumps(rows, indent=1))
         return

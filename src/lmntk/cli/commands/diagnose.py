@@ -17,7 +17,8 @@ from lmntk.cli.configured import (
     experiment_options,
 )
 from lmntk.cli.options import JsonOption
-from lmntk.cli.printing import print_verdicts, print_written, with_progress
+from lmntk.cli.printing import print_verdicts, print_written
+from lmntk.cli.running import run_experiment
 from lmntk.errors import UserError
 
 OF_RUNS = ("formulas", "solvers", "keep_kernels", "keep_factors", "save_models", "finetune", "diagnose")
@@ -61,10 +62,9 @@ def diagnose(
     elif finetuned is not None or ("finetuned" in in_file and "finetune" not in in_file):
         over["finetune"] = ()  # a checkpoint that is there needs no training
     experiment = experiment_of(context.obj, configuration, over, {"finetune": DEFAULT_OPTIMIZERS})
+    run_experiment(experiment)
     from lmntk.experiment.report import verdicts_of
-    from lmntk.experiment.run import run as run_experiment
 
-    with_progress(lambda progress: run_experiment(experiment, progress))
     verdicts = verdicts_of(experiment.out)
     if as_json:
         print(json.dumps(verdicts, indent=1))

@@ -16,7 +16,8 @@ from lmntk.cli.configured import (
     experiment_options,
 )
 from lmntk.cli.options import JsonOption
-from lmntk.cli.printing import print_summary, print_written, with_progress
+from lmntk.cli.printing import print_summary, print_written
+from lmntk.cli.running import run_experiment
 from lmntk.errors import UserError
 
 OF_KERNELS = (
@@ -69,9 +70,7 @@ def finetune(
     if save:
         given = given | {"finetuning": given.get("finetuning", {}) | {"save_weights": True, "export": True}}
     experiment = experiment_of(given, configuration, over, {"finetune": DEFAULT_OPTIMIZERS})
-    from lmntk.experiment.run import run as run_experiment
-
-    rows = with_progress(lambda progress: run_experiment(experiment, progress))
+    rows = run_experiment(experiment)
     if as_json:
         print(json.dumps(rows, indent=1))
     else:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
 import typer
 
 from lmntk.cli.configured import kernel_options
 from lmntk.cli.options import JsonOption
 from lmntk.cli.printing import print_kernels, with_progress
 from lmntk.errors import UserError
+
+if TYPE_CHECKING:
+    from lmntk.experiment.configuration import TextKernels
+    from lmntk.system.progress import Progress
 
 
 def kernel(context: typer.Context, as_json: JsonOption = False) -> None:
@@ -53,7 +60,15 @@ def kernel(context: typer.Context, as_json: JsonOption = False) -> None:
         written = with_progress(lambda progress: kernels_of_factors(of_factors))
     else:
         of_texts = make_text_kernels(given)
-        from lmntk.experiment.kernel_files import kernels_of_texts
-
-        written = with_progress(lambda progress: kernels_of_texts(of_texts, progress))
+        written = with_progress(partial(_kernels_of_texts, of_texts))
     print_kernels(written, as_json)
+
+
+def _kernels_of_texts(wanted: TextKernels, progress: Progress) -> dict[str, Any]:
+    from lmntk.experiment.kernel_texts import read_kernel_texts
+
+    progress.phase("reading the texts")
+    read = read_kernel_texts(wanted)
+    from lmntk.experiment.kernel_files import kernels_of_texts
+
+    return kernels_of_texts(wanted, progress, read)

@@ -40,7 +40,7 @@ def predict(
     text_column: Annotated[
         str | None,
         typer.Option(
-            help="column of the text", show_default="the one DIR was made from, else text_a, else text"
+            help="column of the text", show_default="the one DIR was made from, else text, else text_a"
         ),
     ] = None,
     text_b_column: Annotated[

@@ -11,7 +11,8 @@ import typer
 
 from lmntk.cli.configured import experiment_of, experiment_options
 from lmntk.cli.options import JsonOption
-from lmntk.cli.printing import print_summary, print_verdicts, print_written, with_progress
+from lmntk.cli.printing import print_summary, print_verdicts, print_written
+from lmntk.cli.running import run_experiment
 from lmntk.errors import UserError
 
 # what an experiment is about is in its file; the command says on what, where, and how much of it
@@ -59,10 +60,9 @@ def reproduce(
             f"reproduce: {experiment} is of one task's prompts, so --tasks does not fit; leave it out"
         )
     chosen = experiment_of({"out": Path("runs") / experiment} | given, path)
+    rows = run_experiment(chosen)
     from lmntk.experiment.report import verdicts_of
-    from lmntk.experiment.run import run as run_experiment
 
-    rows = with_progress(lambda progress: run_experiment(chosen, progress))
     verdicts = verdicts_of(chosen.out)
     if as_json:
         print(json.dumps({"rows": rows, **verdicts}, indent=1))

@@ -8,7 +8,8 @@ import typer
 
 from lmntk.cli.configured import ConfigurationArgument, experiment_of
 from lmntk.cli.options import JsonOption
-from lmntk.cli.printing import print_summary, print_verdicts, print_written, with_progress
+from lmntk.cli.printing import print_summary, print_verdicts, print_written
+from lmntk.cli.running import plan_experiment, run_experiment
 
 
 def run(
@@ -23,9 +24,7 @@ def run(
     runs/sst-2
     """
     experiment = experiment_of(context.obj, configuration)
-    from lmntk.experiment.run import run as run_experiment
-
-    rows = with_progress(lambda progress: run_experiment(experiment, progress))
+    rows = run_experiment(experiment)
     if as_json:
         print(json.dumps(rows, indent=1))
         return
@@ -49,9 +48,7 @@ def plan(
     Example: lmntk plan --model roberta-base --data data --tasks sst-2 --k 16 --memory 4GiB
     """
     experiment = experiment_of(context.obj, configuration)
-    from lmntk.experiment.plan import plan as plan_experiment
-
-    estimates = with_progress(lambda progress: plan_experiment(experiment, progress))
+    estimates = plan_experiment(experiment)
     if as_json:
         print(json.dumps({name: estimate.as_dict() for name, estimate in estimates}, indent=1))
     elif not estimates:

@@ -16,10 +16,17 @@ def solve(
     kernels: Annotated[
         Path,
         typer.Option(
-            help="a run's folder, or one with {train,dev,test}_kernels_TASK.pt, as the paper's code saves them"
+            help="a run's folder, one with {train,dev,test}_kernels_TASK.pt, as the paper's code saves them, or one with "
+            "train, dev and test, which lmntk kernel wrote, of files with labels"
         ),
     ],
-    task: Annotated[str, typer.Option(help="the task as in the files' names, or one split of a run")],
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="the task as in the files' names, or one split of a run",
+            show_default="needed, but of lmntk kernel's folders",
+        ),
+    ] = None,
     formulas: Annotated[
         str | None,
         typer.Option(
@@ -44,6 +51,9 @@ def solve(
     paper's code are read as tensors alone: no code in them runs.
 
     Example: lmntk solve --kernels downloads/sst-2-16-13 --task sst-2 --solvers ridge,logistic,svc
+
+    What lmntk kernel wrote is solved from three folders of the same --train and --label-words: DIR/train with the training texts
+    as --eval too, DIR/dev and DIR/test, all of files with labels: lmntk solve --kernels DIR
     """
     from lmntk.errors import UserError
     from lmntk.experiment.configuration.parts import parts_of

@@ -26,7 +26,7 @@ def split(
     """
     if k < 1 or test_limit < 1 or not 0 <= seed < 2**32:
         raise UserError("split: --k and --test-limit must be at least 1, --seed from 0 to 4294967295")
-    from lmntk.experiment.preparation import splits_of
+    from lmntk.experiment.reading import splits_of
     from lmntk.tasks import get_task, read_data
 
     known = get_task(task)

@@ -17,6 +17,7 @@ from lmntk.experiment.configuration.parts import (
     LABEL_WORDS_REDUCE,
     MAX_LENGTH,
     TEMPLATE,
+    ClassWords,
     Computation,
     Parameters,
     Part,
@@ -103,7 +104,7 @@ class Prompt(Part):
         default=None, description=TEMPLATE, json_schema_extra={"metavar": "TEMPLATE"}
     )
     chat: bool = Field(default=False, description=CHAT)
-    label_words: Several[str] | None = Field(default=None, description=LABEL_WORDS)
+    label_words: ClassWords | None = Field(default=None, description=LABEL_WORDS)
     label_words_reduce: Literal["first", "mean"] | None = Field(
         default=None, description=LABEL_WORDS_REDUCE, json_schema_extra={"unset": "an error"}
     )

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from lmntk.experiment.configuration.own_task import Words
 from lmntk.experiment.configuration.parts import (
+    LABEL_COLUMN,
+    LABEL_WORDS,
     LABEL_WORDS_REDUCE,
+    LABELS,
     MAX_LENGTH,
     TEMPLATE,
+    TEXT_B_COLUMN,
+    TEXT_COLUMN,
+    ClassWords,
     OnMachine,
     Parameters,
     Part,
-    parts_of,
+    Words,
 )
-
-BY_CLASS = "the word of each class: Billing=payment,Shipping=delivery; or the words alone, in the order of the classes"
-
-
-def _entries(value: Any) -> Any:
-    """Return ``class=word`` for each class of a table; a text with commas and a list as their parts."""
-    return (
-        tuple(f"{name}={word}" for name, word in value.items())
-        if isinstance(value, dict)
-        else parts_of(value)
-    )
 
 
 class LabelledFile(Part):
@@ -39,10 +33,10 @@ class LabelledFile(Part):
         description="labelled texts: CSV, TSV, JSONL, Parquet, or hf:NAME",
         json_schema_extra={"no_option": "it is the command's argument"},
     )
-    text_column: str = Field(default="text", description="column of the text")
-    text_b_column: str | None = Field(default=None, description="column of the second text")
-    label_column: str = Field(default="label", description="column of the label")
-    labels: Words | None = Field(default=None, description="label values in the order of the label words")
+    text_column: str = Field(default="text", description=TEXT_COLUMN)
+    text_b_column: str | None = Field(default=None, description=TEXT_B_COLUMN)
+    label_column: str = Field(default="label", description=LABEL_COLUMN)
+    labels: Words | None = Field(default=None, description=LABELS)
 
 
 class FitPrompt(Part):
@@ -55,9 +49,7 @@ class FitPrompt(Part):
         description=TEMPLATE.removesuffix("; given several times, their mean"),
         json_schema_extra={"metavar": "TEMPLATE"},
     )
-    label_words: Annotated[tuple[str, ...], BeforeValidator(_entries)] | None = Field(
-        default=None, description=BY_CLASS
-    )
+    label_words: ClassWords | None = Field(default=None, description=LABEL_WORDS)
     label_words_reduce: Literal["first", "mean"] | None = Field(
         default=None, description=LABEL_WORDS_REDUCE, json_schema_extra={"unset": "an error"}
     )

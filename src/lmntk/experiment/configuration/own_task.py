@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from lmntk.experiment.configuration.parts import CHAT, LABEL_WORDS, MAX_LENGTH, TEMPLATE, Part, parts_of
+from lmntk.experiment.configuration.parts import (
+    CHAT,
+    LABEL_COLUMN,
+    LABEL_WORDS,
+    LABELS,
+    MAX_LENGTH,
+    TEMPLATE,
+    TEXT_B_COLUMN,
+    TEXT_COLUMN,
+    ClassWords,
+    Part,
+    Words,
+)
 from lmntk.tasks import TASKS
 
-Words = Annotated[tuple[str, ...], BeforeValidator(parts_of)]
 OF_RUN = {"no_option": "the option of this name is the experiment's field"}
 OF_PROMPTS = {"no_option": "prompts of one task are compared in a file, where there are several tasks"}
 
@@ -33,15 +44,17 @@ class OwnTask(Part):
     texts_of: str | None = Field(
         default=None, description="one of the 14 tasks, for its texts", json_schema_extra=dict(OF_PROMPTS)
     )
-    text_column: str = Field(default="text", description="column of the text")
-    text_b_column: str | None = Field(default=None, description="column of the second text")
-    label_column: str = Field(default="label", description="column of the label")
-    labels: Words | None = Field(default=None, description="label values in the order of the label words")
+    text_column: str = Field(default="text", description=TEXT_COLUMN)
+    text_b_column: str | None = Field(default=None, description=TEXT_B_COLUMN)
+    label_column: str = Field(default="label", description=LABEL_COLUMN)
+    labels: Words | None = Field(default=None, description=LABELS)
     template: str | tuple[str, ...] | None = Field(
         default=None, description=TEMPLATE, json_schema_extra=dict(OF_RUN)
     )
     chat: bool = Field(default=False, description=CHAT, json_schema_extra=dict(OF_RUN))
-    label_words: Words | None = Field(default=None, description=LABEL_WORDS, json_schema_extra=dict(OF_RUN))
+    label_words: ClassWords | None = Field(
+        default=None, description=LABEL_WORDS, json_schema_extra=dict(OF_RUN)
+    )
     metric: Literal["accuracy", "f1"] = Field(
         default="accuracy", description="accuracy or f1, of your own task"
     )

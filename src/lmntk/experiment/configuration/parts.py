@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from lmntk.errors import UserError
 from lmntk.system.memory import parse_bytes
+from lmntk.tasks.class_words import BY_CLASS, class_entries
 
 Value = TypeVar("Value")
 MOST_RANK = 65536  # of LoRA: more than any layer is wide
@@ -25,7 +26,11 @@ Kind = Literal["auto", "masked", "causal", "seq2seq", "classifier"]
 Formula = Literal["sgd", "signgd", "asigngd"]
 
 TEMPLATE = 'the prompt: "{a} It was {mask}.", for causal models "Review: {a}\\nSentiment:", or LM-BFF\'s; given several times, their mean'
-LABEL_WORDS = "the words of each class, in order: terrible,great, or bad|awful,great|good"
+LABEL_WORDS = f"{BY_CLASS}; several of one class as bad|awful"
+TEXT_COLUMN = "column of the text; where it is not there, text_a and text_b are read"
+TEXT_B_COLUMN = "column of the second text"
+LABEL_COLUMN = "column of the label"
+LABELS = "label values in the order of the label words"
 CHAT = "put the prompt into the tokenizer's chat template; the label word begins the answer"
 LABEL_WORDS_REDUCE = "label words of several tokens: first token, or mean"
 MAX_LENGTH = "longest prompted text in tokens"
@@ -45,7 +50,15 @@ def several(value: Any) -> Any:
     return (value,) if isinstance(value, int) else parts_of(value)
 
 
+def _entries(value: Any) -> Any:
+    """Return ``class=word`` for each class of a table; a text with commas and a list as their parts."""
+    return class_entries(value) if isinstance(value, dict) else parts_of(value)
+
+
 Several = Annotated[tuple[Value, ...], BeforeValidator(several)]
+Words = Annotated[tuple[str, ...], BeforeValidator(parts_of)]
+ClassWords = Annotated[tuple[str, ...], BeforeValidator(_entries)]
+"""Label words as ``lmntk.tasks.class_words`` takes them: by class or in order; a text, a list or a table."""
 
 
 def _types_in(annotation: Any) -> set[Any]:

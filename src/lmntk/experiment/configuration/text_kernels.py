@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from lmntk.experiment.configuration.parts import (
     CHAT,
+    LABEL_COLUMN,
     LABEL_WORDS,
     LABEL_WORDS_REDUCE,
+    LABELS,
     MAX_LENGTH,
     MOST_RANK,
     TEMPLATE,
+    TEXT_B_COLUMN,
+    TEXT_COLUMN,
+    ClassWords,
     Computation,
     Kernels,
     NamedParameters,
     Part,
+    Words,
     parts_of,
 )
-
-
-def _words(value: Any) -> Any:
-    """Return the words between commas, empty ones too: each stands for a class."""
-    return tuple(word.strip() for word in value.split(",")) if isinstance(value, str) else value
 
 
 class Files(Part):
@@ -32,8 +33,12 @@ class Files(Part):
 
     GROUP: ClassVar[str] = "Data"
 
-    train: Path = Field(description="JSONL of the training texts: text_a, text_b, label")
-    evaluate: Path = Field(description="JSONL of the evaluation texts", json_schema_extra={"flag": "--eval"})
+    train: Path = Field(description="training texts: CSV, TSV, JSONL, Parquet; labels are optional")
+    evaluate: Path = Field(description="evaluation texts", json_schema_extra={"flag": "--eval"})
+    text_column: str = Field(default="text", description=TEXT_COLUMN)
+    text_b_column: str | None = Field(default=None, description=TEXT_B_COLUMN)
+    label_column: str = Field(default="label", description=LABEL_COLUMN)
+    labels: Words | None = Field(default=None, description=LABELS)
 
 
 class FilePrompt(Part):
@@ -42,7 +47,7 @@ class FilePrompt(Part):
     GROUP: ClassVar[str] = "Prompt"
 
     template: str | tuple[str, ...] = Field(description=TEMPLATE, json_schema_extra={"metavar": "TEMPLATE"})
-    label_words: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(description=LABEL_WORDS)
+    label_words: ClassWords = Field(description=LABEL_WORDS)
     chat: bool = Field(default=False, description=CHAT)
     label_words_reduce: str | None = Field(
         default=None, description=LABEL_WORDS_REDUCE, json_schema_extra={"unset": "an error"}

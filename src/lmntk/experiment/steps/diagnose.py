@@ -17,6 +17,7 @@ from lmntk.diagnosis.record import FORMAT, Diagnosis
 from lmntk.diagnosis.subject import FineTuning, KernelSolution, LabelledExamples
 from lmntk.diagnosis.verdict import TESTS
 from lmntk.errors import UserError
+from lmntk.experiment.reading import check_checkpoint
 from lmntk.experiment.session import GivenCheckpoint, Session
 from lmntk.experiment.shared_model import SharedModel, shared_model_of
 from lmntk.experiment.steps.base import Job, Subject
@@ -86,11 +87,8 @@ def given_checkpoint(path: Path) -> GivenCheckpoint:
     Raises:
         UserError: there is nothing.
     """
+    check_checkpoint(path)
     path = path.expanduser()
-    if not path.exists():
-        raise UserError(
-            f"finetuned: there is no {str(path)!r}; give the folder that the fine-tuned model was saved to, or its weights"
-        )
     digest = hashlib.sha256()
     for file in sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]:
         digest.update(file.name.encode())
