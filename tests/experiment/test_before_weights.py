@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 import tiny
 
+from lmntk.experiment.configuration import load_experiment
+from lmntk.experiment.reading import read_tasks
+
 CommandLine = Callable[..., tuple[int, str, str]]
 TEMPLATE = ("--template", "{a} It was {mask}.")
 WORDS = ("--label-words", "good=great,bad=terrible")
@@ -174,7 +177,7 @@ def test_the_first_line_is_which_word_stands_for_which_class(
         assert f"{MAPPING.replace('classes', 'classes of own')}" in (tmp_path / "summary.md").read_text()
         page = html.unescape((tmp_path / "report.html").read_text())
         assert MAPPING.replace("classes", "classes of own") in page
-        assert ">good<" in page and "label 0" not in page and "class 0" not in page
+        assert "label 0" not in page and "class 0" not in page
 
 
 SIDES = ("train", "dev", "test")
@@ -212,3 +215,17 @@ def test_outputs_of_kernel_are_solved(
         path.unlink()
     compute("dev", **{"--template": "{a} {mask}"})
     assert "is of another prompt" in solved()[2]
+
+
+def test_words_by_class_in_a_file_and_in_python(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(
+        f'model = "here"\nk = 2\nseeds = 13\n[[own_tasks]]\nname = "own"\ntrain = "{folder / "train.csv"}"\n'
+        f'test = "{folder / "test.csv"}"\ntext_column = "message"\nlabel_column = "category"\n'
+        'template = "{a} {mask}"\n[own_tasks.label_words]\ngood = "great"\nbad = "terrible"\n'
+    )
+    from_file = load_experiment(file, {})
+    over = load_experiment(file, {"label_words": {"bad": "awful", "good": "fine"}})
+    for experiment, words in ((from_file, ("terrible", "great")), (over, ("awful", "fine"))):
+        (task,) = read_tasks(experiment)
+        assert (task.labels, task.label_words) == (("bad", "good"), words)

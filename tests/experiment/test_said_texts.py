@@ -102,7 +102,7 @@ def test_a_run_says_it_on_screen_in_summary_and_page(folder, tmp_path, lmntk):
     }
     assert "1 of 3 texts is empty" in errors and f"1 of 3 texts was {CUT}" in errors
     one_line(
-        lmntk(*predict, texts), "texts.tsv line 2: there is no column 'text_a'; the columns are title, other"
+        lmntk(*predict, texts), "texts.tsv line 2: there is no column 'text'; the columns are title, other"
     )
     one_line(lmntk(*predict, folder / "pairs.jsonl"), "pairs.jsonl line 1: template without {b}")
     one_line(

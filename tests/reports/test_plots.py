@@ -9,6 +9,7 @@ from matplotlib.colors import to_hex
 from lmntk.reports import accuracy_plot as accuracy
 from lmntk.reports import kernel_plots as kernels
 from lmntk.reports import training_plots as trainings
+from lmntk.reports.closeups import _with_names
 from lmntk.reports.drawing import MUTED, SERIES, style
 
 
@@ -295,3 +296,11 @@ def test_accuracies(drawn, ks):
         in plot.caption
     )
     assert "sgd ridge, prompt, k = 4: 80.0 (10.0)" in text and "zero-shot, prompt, k = 4: 50.0 (0.0)" in text
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "shown"),
+    [(("bad", "good"), [0, 1, 1], ["bad", "good", "good"]), ((), [0, 1], [0, 1]), (("bad",), [0, 1], [0, 1])],
+)
+def test_classes_are_drawn_by_name_where_names_are_known(names, labels, shown):
+    assert _with_names({"labels": labels}, names)["labels"] == shown

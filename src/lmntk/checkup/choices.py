@@ -149,9 +149,10 @@ def in_order(
         return prompt, texts.read
     read = texts.read
     if words is None:
-        numbers = list(map(str, range(len(default))))
-        are_numbers = read.classes is not None and set(read.classes) <= set(numbers)
-        classes = tuple(numbers) if are_numbers and texts.known is None else read.classes
+        classes = read.classes
+        if texts.known is None and classes is not None and all(map(str.isdecimal, classes)):
+            count = max(len(default), *(int(name) + 1 for name in classes))
+            classes = tuple(map(str, range(count))) if count <= MOST else classes  # which need not all occur
     else:
         classes, in_their_order = classes_and_words(words, read.classes)
         prompt = replace(prompt, label_words=in_their_order)

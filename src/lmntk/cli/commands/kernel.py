@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def kernel(context: typer.Context, as_json: JsonOption = False) -> None:
     """Compute kernels alone, of texts in files or of kept factors.
 
-    Writes OUT/<formula>.safetensors with ``values`` [N, C, M, C] in float64, and OUT/logits.safetensors.
+    Writes OUT/<formula>.safetensors with ``values`` [N, C, M, C] in float64, OUT/logits.safetensors, and
+    OUT/labels.json, which lmntk solve needs.
     Of asigngd, ``values`` has the sign on the training side and ``values_flipped`` on the evaluation
     side.
 
