@@ -130,7 +130,8 @@ def test_a_new_line_at_every_door(folder, tmp_path, lmntk, line, door):
             "seeds = 13",
         ]
         (tmp_path / "run.toml").write_text("\n".join([*lines, own, 'text_column = "text_a"']))
-        (task,) = prepare_tasks(load_experiment(tmp_path / "run.toml", {}), pretrained)
+        experiment = load_experiment(tmp_path / "run.toml", {})
+        (task,) = prepare_tasks(experiment, read_tasks(experiment), pretrained)
         encoder = task.encoder(pretrained, "prompt")
     elif door == "kernel":
         wanted = {
@@ -141,7 +142,7 @@ def test_a_new_line_at_every_door(folder, tmp_path, lmntk, line, door):
             "template": (template,),
             "label_words": words,
         }
-        encoder = kernel_files._encoder(make_text_kernels(wanted), pretrained)
+        encoder = kernel_files._encoder(make_text_kernels(wanted), words, pretrained)
     else:
         _, out, _ = lmntk(
             "check", folder / "chat", "--template", template, "--label-words", "terrible,great", "--json"
@@ -179,9 +180,8 @@ def test_a_new_line_is_the_same_by_flag_by_file_and_in_python(folder, tmp_path, 
     assert all(each == rows[0] for each in rows) and lmntk.streams == 1
     pretrained = load_pretrained(str(folder / "gpt2"))
     for template in AS_FLAGS.values():
-        (task,) = prepare_tasks(
-            make_experiment(fields | {"own_tasks": [own | {"template": template}]}), pretrained
-        )
+        experiment = make_experiment(fields | {"own_tasks": [own | {"template": template}]})
+        (task,) = prepare_tasks(experiment, read_tasks(experiment), pretrained)
         assert task.templates == (SAME,)
     page = (out / "report.html").read_text()
     assert r"Review: {a}\nSentiment:" in page

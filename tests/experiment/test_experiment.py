@@ -392,7 +392,7 @@ def test_head_mode_needs_no_masked_word_head(values, model, tmp_path):
 def test_classes_and_versions_are_written_down(values):
     run(make_experiment(values | {"k": [2], "seeds": [13], "modes": ["prompt"]}))
     summary = (values["out"] / "summary.md").read_text()
-    assert "0 = 0 (terrible); 1 = 1 (great)" in summary and "## Medians" in summary
+    assert "0 = 'terrible', 1 = 'great'" in summary and "## Medians" in summary
     assert json.loads(kept_at(values["out"] / "splits" / "films-k2-seed13-prompt.json").read_text())[
         "versions"
     ]["torch"]

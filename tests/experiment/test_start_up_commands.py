@@ -96,7 +96,8 @@ def test_a_reading_that_is_not_the_networks_is_refused(folder, lmntk, tmp_path, 
     monkeypatch.setattr(hf.BertForMaskedLM, "forward", other)
     words = ["--train", folder / "train.jsonl", "--eval", folder / "eval.jsonl", *PROMPT, "--out", tmp_path]
     code, _, said = lmntk("kernel", "--model", folder / "bert", *words)
-    assert code == 2 and len(said.strip().splitlines()) == 1
+    mapping, mistake = said.strip().splitlines()
+    assert code == 2 and mapping.startswith("classes: ") and mistake.startswith("lmntk: model: ")
     assert "the label words' logits at the position that is read of BertForMaskedLM differ by" in said
     code, printed, _ = lmntk("check", folder / "bert", *PROMPT)
     assert code == 1 and "FAULT  reading: the label words' logits" in printed

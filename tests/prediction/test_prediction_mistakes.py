@@ -44,7 +44,7 @@ HEADER = "message;amount\n"
 CASES = {
     "a column that is not there": (
         ["run", "table.csv"],
-        "table.csv line 2: there is no column 'text_a'; the columns are message, amount; name the text's with --text-column",
+        "table.csv line 2: there is no column 'text'; the columns are message, amount; name the text's with --text-column",
     ),
     "a named one": (["run", "table.csv", "--text-column", "msg"], "there is no column 'msg'; the columns are"),
     "a second text": (

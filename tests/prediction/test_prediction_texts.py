@@ -19,7 +19,8 @@ SINGLE, PAIR = {"text": "message", "text_b": None}, {"text": "message", "text_b"
     ("named", "remembered", "row", "example"),
     [
         ({}, None, ROW, Example("t", "tb")),
-        ({}, None, ROW | {"text_a": "ta"}, Example("ta", "tb")),
+        ({}, None, ROW | {"text_a": "ta"}, Example("t", "tb")),
+        ({}, None, {"text_a": "ta", "text_b": "tb"}, Example("ta", "tb")),
         ({}, None, {"text": "t", "text_b": None}, Example("t")),
         ({}, SINGLE, ROW, Example("m")),
         ({}, PAIR, ROW, Example("m", "r")),
