@@ -14,26 +14,22 @@ from sklearn.utils.validation import check_is_fitted
 from lmntk.engine.settings import Settings
 from lmntk.errors import UserError
 from lmntk.estimator.choice import Choice, choose_way
+from lmntk.estimator.encoders import Prompt, encoder_of, probe_features
 from lmntk.estimator.fit import direction_of
 from lmntk.estimator.record import read_fit, shared_solution, write_fit
 from lmntk.estimator.seen_texts import SeenTexts, shared_model, shared_texts
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import Measured, Way, way_of
-from lmntk.models.build import text_features
 from lmntk.prediction.by_kernel import KernelPredictor
 from lmntk.prediction.files import LoadedPredictor, load_predictor
 from lmntk.prediction.predictor import DecisionRule, Predictor
-from lmntk.prompts.assembly import Limits
-from lmntk.prompts.encoding import HeadEncoder, TextEncoder, encode_whole, fitting_length
-from lmntk.prompts.ensemble import make_prompt_encoder
-from lmntk.prompts.template import with_new_lines
+from lmntk.prompts.encoding import encode_whole
 from lmntk.solvers.inputs import Array
 from lmntk.solvers.selection import predict_labels
 from lmntk.system.memory import default_memory, parse_bytes
 from lmntk.tasks.class_words import words_by_class
 from lmntk.tasks.example import Example, examples_of
 
-DEFAULT_LENGTH = 128  # tokens
 SHOWN = 3  # texts for and against a prediction
 
 
@@ -175,10 +171,10 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             names,
         )
         self.texts_.check(least=1)
-        words = self._words(names)
+        prompt = Prompt(self.template, self._words(names), max_length=self.max_length)
         memory = default_memory() if self.memory is None else parse_bytes(self.memory)
         settings = Settings(memory=memory)
-        seen = [shared_texts(way, settings) for way in self._ways(names, words)]
+        seen = [shared_texts(way, settings) for way in self._ways(names, prompt)]
         measured = [
             Measured(
                 each.way,
@@ -188,10 +184,14 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
             for each in seen
         ]
+        pretrained = shared_model(self.model, self.dtype, self.device)
+        features = probe_features(
+            pretrained, encoder_of(pretrained, "head", prompt), examples, settings.batch_size
+        )
         self.choice_: Choice = choose_way(
             measured,
             self.texts_,
-            self._features(settings),
+            features,
             seed=self.seed,
             regularization=self.regularization,
         )
@@ -308,37 +308,19 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return words_by_class(entries, names)
         return words_by_class(list(self.label_words), names)
 
-    def _ways(self, names: tuple[str, ...], words: tuple[str, ...] | None) -> list[Way]:
-        modes = [self.mode] if self.mode != "auto" else ["prompt", "head"] if words is not None else ["head"]
+    def _ways(self, names: tuple[str, ...], prompt: Prompt) -> list[Way]:
         pretrained = shared_model(self.model, self.dtype, self.device)
         return [
-            way_of(pretrained, mode, self._encoder(mode, words), names, seed=self.seed, sharing=self.classes)
-            for mode in modes
+            way_of(
+                pretrained,
+                mode,
+                encoder_of(pretrained, mode, prompt),
+                names,
+                seed=self.seed,
+                sharing=self.classes,
+            )
+            for mode in prompt.modes(self.mode)
         ]
-
-    def _encoder(self, mode: str, words: tuple[str, ...] | None) -> TextEncoder:
-        pretrained = shared_model(self.model, self.dtype, self.device)
-        limits = Limits(self.max_length or fitting_length(pretrained.tokenizer, DEFAULT_LENGTH))
-        settings: dict[str, Any] = {
-            "reading": pretrained.reading(mode),
-            "decoder_start": pretrained.decoder_start,
-        }
-        if mode == "head":
-            return HeadEncoder(pretrained.tokenizer, limits, **settings)
-        assert self.template is not None
-        assert words is not None
-        template = (with_new_lines(self.template),)
-        return make_prompt_encoder(pretrained.tokenizer, template, words, limits, **settings)
-
-    def _features(self, settings: Settings) -> Array | None:
-        pretrained = shared_model(self.model, self.dtype, self.device)
-        if pretrained.kind == "classifier":
-            return None
-        encoder = self._encoder("head", None)
-        encoded = [encoder.encode(example) for example in self.texts_.examples]
-        return np.asarray(
-            text_features(pretrained, encoded, "read", settings.batch_size).double().cpu().numpy()
-        )
 
     def _decisions(self, examples: list[Example]) -> Array:
         check_is_fitted(self)

@@ -5,34 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from lmntk.engine.batches import Capturer
 from lmntk.engine.settings import Settings
 from lmntk.engine.work import WorkOwner
 from lmntk.engine.work_folder import WorkFolder
 from lmntk.estimator.choice import Choice, choose_way
+from lmntk.estimator.encoders import Prompt, encoder_of, probe_features
 from lmntk.estimator.given import FitInput
 from lmntk.estimator.record import FitRecord, write_fit
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import Measured, Way, measure, pieces_of, way_of
 from lmntk.experiment.configuration import Fit
 from lmntk.experiment.start import filter_of, load, settings_of
-from lmntk.models.build import text_features
-from lmntk.models.loading import Pretrained
 from lmntk.prediction.direction_memory import DirectionMemory
 from lmntk.prediction.directions import directions_of
-from lmntk.prompts.assembly import Limits
-from lmntk.prompts.encoding import HeadEncoder, TextEncoder, encode_whole, fitting_length
-from lmntk.prompts.ensemble import make_prompt_encoder
 from lmntk.prompts.remarks import TextCounts
-from lmntk.prompts.template import with_new_lines
-from lmntk.solvers.inputs import Array
 from lmntk.system.files import alone_in
 from lmntk.system.notices import say
 from lmntk.system.progress import Progress
 
-DEFAULT_LENGTH = 128  # tokens
 KERNELS = "kernels"  # the name of the folder in a fit's
 
 
@@ -50,11 +41,12 @@ def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
         UserError: a mistake in the prompt or the model.
     """
     texts, words = given.texts, given.words
-    modes = _modes(options)
+    prompt = Prompt(options.template, words, options.label_words_reduce, options.max_length)
+    modes = prompt.modes(options.mode)
     owner = WorkOwner(options.out, ("fit",))
     settings = settings_of(options, options.out, owner)
     pretrained = load(options, modes)
-    encoders = {mode: _encoder(options, pretrained, mode, words) for mode in dict.fromkeys((*modes, "head"))}
+    encoders = {mode: encoder_of(pretrained, mode, prompt) for mode in dict.fromkeys((*modes, "head"))}
     chosen = filter_of(options)
     ways = [
         way_of(
@@ -65,7 +57,7 @@ def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
     _say_remarks(texts, ways)
     with alone_in(options.out):
         measured = [_measured(way, texts, settings, options, progress) for way in ways]
-        features = _features(pretrained, encoders["head"], texts, settings.batch_size)
+        features = probe_features(pretrained, encoders["head"], texts.examples, settings.batch_size)
         choice = choose_way(measured, texts, features, seed=options.seed)
         directions = [direction_of(choice, settings)] if choice.has_direction else []
         record = write_fit(
@@ -81,32 +73,6 @@ def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
                 WorkFolder.finish(settings, piece)
         WorkFolder.sweep(owner, settings.scratch)
     return record
-
-
-def _modes(options: Fit) -> list[str]:
-    if options.mode != "auto":
-        return [options.mode]
-    return ["prompt", "head"] if options.label_words is not None else ["head"]
-
-
-def _encoder(options: Fit, pretrained: Pretrained, mode: str, words: tuple[str, ...] | None) -> TextEncoder:
-    limits = Limits(options.max_length or fitting_length(pretrained.tokenizer, DEFAULT_LENGTH))
-    settings: dict[str, Any] = {
-        "reading": pretrained.reading(mode),
-        "decoder_start": pretrained.decoder_start,
-    }
-    if mode == "head":
-        return HeadEncoder(pretrained.tokenizer, limits, **settings)
-    assert options.template is not None
-    assert words is not None
-    return make_prompt_encoder(
-        pretrained.tokenizer,
-        (with_new_lines(options.template),),
-        words,
-        limits,
-        reduce=options.label_words_reduce,
-        **settings,
-    )
 
 
 def _say_remarks(texts: LabelledTexts, ways: Sequence[Way]) -> None:
@@ -137,16 +103,6 @@ def _measured(
         lambda estimate: progress.note(f"{way.mode}: {estimate.describe()}"),
         lambda captured, contracted: progress.advance(per_text * captured + per_pair * contracted),
     )
-
-
-def _features(
-    pretrained: Pretrained, encoder: TextEncoder, texts: LabelledTexts, batch_size: int
-) -> Array | None:
-    """Return the features that the linear probe reads; a classifier's own head is one already."""
-    if pretrained.kind == "classifier":
-        return None
-    encoded = [encode_whole(encoder, example) for example in texts.examples]
-    return np.asarray(text_features(pretrained, encoded, "read", batch_size).double().cpu().numpy())
 
 
 def direction_of(choice: Choice, settings: Settings) -> dict[str, Any]:
