@@ -98,6 +98,8 @@ def test_nothing_moved(name):
     same = kernel_distance(kernel, sgd_kernel(model, examples, parameters, None, weights)["all"])
     assert (same.elementwise, same.median, same.frobenius) == (0.0, 0.0, 0.0)
     assert same.cosine == pytest.approx(1.0)
+    gone = kernel_distance(kernel, 0 * kernel)
+    assert (gone.cosine, gone.frobenius) == (0.0, 1.0)
     found = linearized_logits(model, examples, weights)
     assert np.array_equal(found.before, found.after)
 
