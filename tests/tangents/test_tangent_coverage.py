@@ -6,9 +6,10 @@ import os
 
 import pytest
 import torch
+from coverage_check import assert_right, jacobian
 from coverage_models import BATCH, Around, BroadcastTable, Coupled, Scale, SharedTable, Toy, Twice, WithSpare
 from model_oracle import pad_id, random_texts
-from model_table import FAMILIES, TABLE
+from model_table import TABLE
 from torch import nn
 
 from lmntk.engine.kernel_work import KernelWork
@@ -21,42 +22,6 @@ from lmntk.prompts.encoding import EncodedText
 from lmntk.system.memory import peak_of, return_freed
 from lmntk.tangents.capture import capture
 from lmntk.tangents.coverage import check_coverage
-from lmntk.tangents.factors import sum_over_uses
-from lmntk.tangents.rules import RULES, register_rule
-
-
-def jacobian(model, batch):
-    """Returns {name: (c, n, *shape)} by plain autograd, each example alone."""
-    found = {name: [] for name, _ in model.named_parameters()}
-    for i in range(len(batch["input_ids"])):
-        logits = model({"input_ids": batch["input_ids"][i : i + 1]})[0]
-        for name, parameter in model.named_parameters():
-            rows = [
-                torch.autograd.grad(f, parameter, retain_graph=True, allow_unused=True)[0] for f in logits
-            ]
-            found[name].append(
-                torch.stack([torch.zeros_like(parameter) if row is None else row for row in rows])
-            )
-    return {name: torch.stack(rows, 1) for name, rows in found.items()}
-
-
-def assert_right(model, batched, fallback=(), unused=()):
-    """The coverage is as expected, and what is captured that way equals plain autograd."""
-    trainable = dict(model.named_parameters())
-    coverage = check_coverage(model, BATCH, trainable)
-    assert (coverage.batched, coverage.fallback, coverage.unused) == (batched, tuple(fallback), tuple(unused))
-    assert all(name in coverage.describe() for name in fallback)
-    assert coverage.worst < 1e-12
-    expected = jacobian(model, BATCH)
-    parts = [BATCH] if batched else [{"input_ids": BATCH["input_ids"][i : i + 1]} for i in range(3)]
-    tangents = [capture(model, part, trainable, coverage.fallback) for part in parts]
-    for name, parameter in trainable.items():
-        if name in tangents[0].factors:
-            found = torch.cat([each.factors[name].gradients(parameter.shape) for each in tangents], 1)
-            torch.testing.assert_close(found, expected[name], rtol=1e-12, atol=1e-14)
-        else:
-            assert not expected[name].any()
-    return coverage
 
 
 def test_plain_layers():
@@ -263,116 +228,11 @@ def test_a_tied_decoder_over_the_whole_vocabulary():
     assert_right(Tied(), batched=True)
 
 
-@pytest.fixture
-def rules():
-    before = dict(RULES)
-    yield RULES
-    RULES.clear()
-    RULES.update(before)
-
-
-@pytest.mark.usefixtures("rules")
-def test_a_rule_that_is_registered_is_used_and_runs_in_batches():
-    @register_rule(Scale)
-    def scale(use):
-        yield use.module.gain, sum_over_uses(use.output_gradients * use.inputs)
-
-    assert_right(Toy(Scale()), batched=True)
-
-
-@pytest.mark.usefixtures("rules")
-@pytest.mark.parametrize(
-    "fault", [lambda use: 1.001 * use.inputs, lambda use: -use.inputs, lambda use: use.inputs.flip(1)]
-)
-def test_a_wrong_rule_is_found_and_passed_over(fault):
-    @register_rule(Scale)
-    def scale(use):
-        yield use.module.gain, sum_over_uses(use.output_gradients * fault(use))
-
-    coverage = assert_right(Toy(Scale()), batched=True, fallback=["middle.gain"])
-    assert coverage.wrong == ("middle.gain",)
-
-
-HALF = [torch.bfloat16, torch.float16]
-
-
-@pytest.mark.usefixtures("rules")
-@pytest.mark.parametrize("dtype", HALF)
-@pytest.mark.parametrize(
-    "fault", [lambda use: 2 * use.inputs, lambda use: -use.inputs, lambda use: use.inputs.flip(1)]
-)
-def test_a_wrong_rule_is_found_in_half_precision_too(fault, dtype):
-    @register_rule(Scale)
-    def scale(use):
-        yield use.module.gain, sum_over_uses(use.output_gradients * fault(use))
-
-    model = Toy(Scale()).to(dtype)
-    coverage = check_coverage(model, BATCH, dict(model.named_parameters()))
-    assert (coverage.batched, coverage.fallback, coverage.wrong) == (True, ("middle.gain",), ("middle.gain",))
-
-
-@pytest.mark.usefixtures("rules")
-@pytest.mark.parametrize("dtype", HALF)
-def test_what_is_too_faint_to_compare_is_said(dtype):
-    """A wrong rule passes where its gradients lie below the noise; that it was not looked at is no secret."""
-
-    @register_rule(Scale)
-    def scale(use):
-        yield use.module.gain, sum_over_uses(0 * use.output_gradients * use.inputs)
-
-    model = Toy(Scale()).to(dtype)
-    with torch.no_grad():
-        for parameter in model.out.parameters():
-            parameter *= torch.finfo(dtype).eps  # the gain's gradients are so much smaller than the output's
-    coverage = check_coverage(model, BATCH, dict(model.named_parameters()))
-    assert set(coverage.faint) == {"middle.gain", "table.weight"} and coverage.wrong == ()
-    assert "2 parameters' are too near to rounding noise to compare" in coverage.describe()
-    coverage = check_coverage(model.double(), BATCH, dict(model.named_parameters()))
-    assert coverage.faint == () and coverage.wrong == ("middle.gain",) and "noise" not in coverage.describe()
-
-
-@pytest.mark.parametrize("dtype", HALF)
-@pytest.mark.parametrize("name", FAMILIES)
-def test_every_rule_passes_the_check_in_half_precision(name, dtype):
-    row = TABLE[name]
-    model = row.model(2, dtype=dtype)
-    trainable = row.parameters.select(model)
-    coverage = check_coverage(model, collate(random_texts(row, [6, 3, 8], 1), pad_id(model)), trainable)
-    assert coverage.batched is row.batched
-    assert set(coverage.fallback) == {name for name in trainable if row.goes_by_autograd(name)}
-
-
 @pytest.mark.filterwarnings("ignore:Complex modules")
 def test_weights_that_have_no_gradient_in_floats_are_refused():
     model = Toy().to(torch.complex64)
     with pytest.raises(ModelError, match=r"weights of type torch.complex64: .*; convert the model"):
         check_coverage(model, BATCH, dict(model.named_parameters()))
-
-
-class OneEach(nn.Module):
-    """A gain for each logit, which the other logit does not depend on."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.second = Scale(), Scale()
-        self.double()
-
-    def forward(self, batch):
-        x = torch.nn.functional.one_hot(batch["input_ids"] % 4, 4).double().sum(1)
-        return torch.stack([self.first(x).sum(-1), self.second(x).sum(-1)], 1)
-
-
-@pytest.mark.usefixtures("rules")
-@pytest.mark.parametrize("right", [True, False])
-def test_a_logit_that_does_not_depend_on_a_parameter_has_no_gradient_there(right):
-    @register_rule(Scale)
-    def scale(use):
-        terms = use.output_gradients * use.inputs
-        yield use.module.gain, sum_over_uses(terms if right else terms + terms.flip(0) * 0.01)
-
-    coverage = assert_right(OneEach(), batched=True, fallback=() if right else ("first.gain", "second.gain"))
-    assert coverage.wrong == (() if right else ("first.gain", "second.gain"))
 
 
 def test_the_check_leaves_gradients_that_are_there_alone():
@@ -441,17 +301,6 @@ def test_the_check_holds_no_gradient_of_the_whole_network():
     grown, coverage = peak_of(lambda: check_coverage(model, BATCH, dict(model.named_parameters())))
     assert coverage.fallback == ()
     assert grown < 6 * sum(parameter.nbytes for parameter in model.parameters())
-
-
-@pytest.mark.usefixtures("rules")
-def test_a_subclass_takes_its_nearest_rule():
-    @register_rule(Twice)
-    def nothing(use):
-        yield from ()
-
-    model = Toy(Twice(4, 4))
-    coverage = check_coverage(model, BATCH, dict(model.named_parameters()))
-    assert coverage.fallback == ("middle.weight", "middle.bias")
 
 
 def test_fallback_reaches_the_kernel():
