@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from few_shot import FewShot, labels_of
 
 from lmntk.baselines.rivals import probe, word_counts
 from lmntk.engine.settings import Settings
@@ -26,11 +27,8 @@ from lmntk.estimator.ways import measure, way_of
 from lmntk.models.build import text_features
 from lmntk.models.loading import load_pretrained
 from lmntk.prediction.predictor import DecisionRule, Predictor
-from lmntk.prompts.assembly import Limits
-from lmntk.prompts.encoding import HeadEncoder, fitting_length
-from lmntk.prompts.ensemble import make_prompt_encoder
 from lmntk.solvers.selection import predict_labels
-from lmntk.tasks import Example, get_task, k_shot_split, read_data
+from lmntk.tasks import Example
 
 TASKS = ("sst-2", "mr", "subj", "trec", "mrpc", "ag_news")
 SEEDS = (13, 21, 42, 87, 100)
@@ -44,7 +42,9 @@ BINS = 15
 
 def main() -> None:
     """Compute the rows that are missing, or print the report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model")
     parser.add_argument("--data")
     parser.add_argument("--tasks", nargs="+", default=TASKS)
@@ -81,22 +81,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 def measured(pretrained: Any, options: Any, name: str, seed: int) -> dict[str, Any]:
     """Return the row of one split."""
     start = time.time()
-    task = get_task(name)
-    data = read_data(options.data, task, k=16, seed=seed)
-    split = k_shot_split(
-        [example.label for example in data.train],
-        len(data.test),
-        16,
-        seed,
-        options.test_limit,
-        task.csv_style,
-        data.labels,
-    )
-    texts = LabelledTexts(tuple(data.train[row] for row in (*split.train, *split.dev)), task.labels)
-    tests = [data.test[row] for row in split.test]
-    truth = np.asarray([example.label for example in tests])
+    split = FewShot.read(options.data, name, seed, options.test_limit)
+    task, tests = split.task, split.test
+    texts = LabelledTexts((*split.train, *split.dev), task.labels)
+    truth = labels_of(tests)
     settings, classes = Settings(), len(task.labels)
-    encoders = encoders_of(pretrained, task)
+    encoders = {mode: split.encoder(pretrained, mode) for mode in ("prompt", "head")}
     ways = [way_of(pretrained, mode, encoder, task.labels) for mode, encoder in encoders.items()]
     ways_measured = [measure(way, texts.examples, settings) for way in ways]
 
@@ -151,26 +141,6 @@ def measured(pretrained: Any, options: Any, name: str, seed: int) -> dict[str, A
         }.items()},
         "seconds": f"{seconds:.0f}",
     }  # fmt: skip
-
-
-def encoders_of(pretrained: Any, task: Any) -> dict[str, Any]:
-    """Return the encoders of both modes."""
-    limits = Limits(fitting_length(pretrained.tokenizer, task.max_length), task.text_a_limit)
-    prompt = task.prompt(pretrained.reading("prompt"), None, None)
-    start = pretrained.decoder_start
-    return {
-        "prompt": make_prompt_encoder(
-            pretrained.tokenizer,
-            (prompt.template,),
-            prompt.label_words,
-            limits,
-            reading=pretrained.reading("prompt"),
-            decoder_start=start,
-        ),
-        "head": HeadEncoder(
-            pretrained.tokenizer, limits, reading=pretrained.reading("head"), decoder_start=start
-        ),
-    }
 
 
 def log_softmax(decisions: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from few_shot import FewShot, labels_of
 from torch import nn
 
 from lmntk.engine.kernel_work import KernelWork
@@ -22,13 +23,10 @@ from lmntk.engine.stream import stream_kernels
 from lmntk.models.build import Probe, logit_model
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import load_pretrained
-from lmntk.prompts.assembly import Limits
-from lmntk.prompts.encoding import HeadEncoder, fitting_length
 from lmntk.solvers.folds import deal_folds
 from lmntk.solvers.held_out import RidgeCandidates, choose, held_out
 from lmntk.solvers.inputs import flatten
 from lmntk.solvers.selection import predict_labels
-from lmntk.tasks import get_task, k_shot_split, read_data
 
 HEADS = ("fitted", "zero", "seeded 0.02", "seeded 0.1", "seeded 0.5")
 FIELDS = ("task", "seed", "head", "texts", "held_out", "test", "test_texts", "setting", "seconds")
@@ -36,7 +34,9 @@ FIELDS = ("task", "seed", "head", "texts", "held_out", "test", "test_texts", "se
 
 def main() -> None:
     """Compute the rows that are missing."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--tasks", nargs="+", default=["sst-2", "trec"])
@@ -65,23 +65,12 @@ def main() -> None:
 def measured(pretrained, options, name: str, seed: int, kind: str) -> dict[str, object]:
     """Return the row of one head on one split."""
     start = time.time()
-    task = get_task(name)
-    data = read_data(options.data, task, k=16, seed=seed)
-    split = k_shot_split(
-        [example.label for example in data.train], len(data.test), 16, seed, options.test_limit
-    )
-    limits = Limits(fitting_length(pretrained.tokenizer, task.max_length), task.text_a_limit)
-    encoder = HeadEncoder(
-        pretrained.tokenizer,
-        limits,
-        reading=pretrained.reading("head"),
-        decoder_start=pretrained.decoder_start,
-    )
-    examples = [data.train[row] for row in (*split.train, *split.dev)]
-    tests = [data.test[row] for row in split.test]
-    labels = np.asarray([example.label for example in examples])
+    split = FewShot.read(options.data, name, seed, options.test_limit)
+    encoder, tests = split.encoder(pretrained, "head"), split.test
+    examples = [*split.train, *split.dev]
+    labels, truth = labels_of(examples), labels_of(tests)
     texts = {"train": list(map(encoder.encode, examples)), "test": list(map(encoder.encode, tests))}
-    classes = len(task.labels)
+    classes = len(split.task.labels)
     head = (
         Probe(texts["train"], labels.tolist(), classes)
         if kind == "fitted"
@@ -106,7 +95,6 @@ def measured(pretrained, options, name: str, seed: int, kind: str) -> dict[str, 
     setting = candidates.settings[number]
     alpha = candidates.path.solve(candidates.targets[:, :, 0], setting["regularization"])
     decisions = (flatten(test).T @ alpha.reshape(-1)).reshape(len(tests), -1)
-    truth = np.asarray([example.label for example in tests])
     return {
         "task": name,
         "seed": seed,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from few_shot import FewShot, labels_of
 
 from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.settings import Settings
@@ -22,14 +23,10 @@ from lmntk.engine.stream import stream_kernels
 from lmntk.models.build import logit_model
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import load_pretrained
-from lmntk.prompts.assembly import Limits
-from lmntk.prompts.encoding import fitting_length
-from lmntk.prompts.ensemble import make_prompt_encoder
 from lmntk.solvers.folds import deal_folds
 from lmntk.solvers.held_out import RidgeCandidates, choose
 from lmntk.solvers.ridge_path import RidgePath
 from lmntk.solvers.shared import shared_kernel, sign_combinations
-from lmntk.tasks import get_task, k_shot_split, read_data
 
 TASKS = ("trec", "ag_news", "sst-5")
 RIDGES = (0.001, 0.01, 0.1, 1.0)
@@ -49,7 +46,9 @@ FIELDS = (
 
 def main() -> None:
     """Compute the rows that are missing, or print the report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model")
     parser.add_argument("--data")
     parser.add_argument("--tasks", nargs="+", default=TASKS)
@@ -78,30 +77,9 @@ def main() -> None:
 def measured(pretrained: Any, options: Any, name: str, seed: int) -> list[dict[str, Any]]:
     """Return the rows of one split."""
     start = time.time()
-    task = get_task(name)
-    data = read_data(options.data, task, k=16, seed=seed)
-    split = k_shot_split(
-        [example.label for example in data.train],
-        len(data.test),
-        16,
-        seed,
-        options.test_limit,
-        task.csv_style,
-        data.labels,
-    )
-    examples, tests = [data.train[row] for row in split.train], [data.test[row] for row in split.test]
-    labels = np.asarray([example.label for example in examples])
-    truth = np.asarray([example.label for example in tests])
-    limits = Limits(fitting_length(pretrained.tokenizer, task.max_length), task.text_a_limit)
-    prompt = task.prompt(pretrained.reading("prompt"), None, None)
-    encoder = make_prompt_encoder(
-        pretrained.tokenizer,
-        (prompt.template,),
-        prompt.label_words,
-        limits,
-        reading=pretrained.reading("prompt"),
-        decoder_start=pretrained.decoder_start,
-    )
+    split = FewShot.read(options.data, name, seed, options.test_limit)
+    examples, tests, encoder = split.train, split.test, split.encoder(pretrained, "prompt")
+    labels, truth = labels_of(examples), labels_of(tests)
     texts = {"train": list(map(encoder.encode, examples)), "test": list(map(encoder.encode, tests))}
     model, pairs = logit_model(pretrained, encoder, False), [("train", "train"), ("train", "test")]
     work = KernelWork(model, texts, pairs, ["sgd"], ParameterFilter().select(model), pretrained.pad_id)

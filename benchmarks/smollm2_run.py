@@ -34,7 +34,9 @@ TRAINING = ("--batch-sizes", "8", "--steps", "64", "--eval-every", "16")
 
 def main() -> None:
     """Run the steps of every task that is asked for, in order."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of the tasks' texts")
     parser.add_argument("--out", type=Path, required=True, help="a folder for each task comes here")
     parser.add_argument("--model", type=Path, default=MODEL)

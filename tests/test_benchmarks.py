@@ -108,7 +108,11 @@ def test_models_fails_when_the_results_differ():
     assert "FAILED: t5 differ from plain autograd" in done.stderr
 
 
-@pytest.mark.parametrize("script", ["pairwise.py", "contraction.py", "models.py", "include.py", "peers.py"])
+SCRIPTS = ["pairwise.py", "contraction.py", "models.py", "include.py", "peers.py"]
+SCRIPTS += ["fit.py", "heads.py", "shared_kernel.py", "smollm2_run.py"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_help_shows_an_example(script):
     done = run(script, "--help")
     assert done.returncode == 0
