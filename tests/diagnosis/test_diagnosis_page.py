@@ -15,6 +15,7 @@ def test_the_example_prints_what_the_page_says(capsys):
     text = PAGE.read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
     (said,) = re.findall(r"prints, in 20 seconds,\n\n```\n(.*?)```", text, re.S)
+    # our own page in this repository
     exec(compile(code, str(PAGE), "exec"), {})
     found, expected = capsys.readouterr().out.splitlines(), said.splitlines()
     number = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?")

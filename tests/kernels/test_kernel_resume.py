@@ -162,6 +162,7 @@ class Elsewhere:
     """Does jobs as another process does, whose reports nobody hears."""
 
     def run(self, make_worker, jobs):
+        # what was pickled a moment ago, as executors hand work to their processes
         return Local().run(pickle.loads(pickle.dumps(make_worker)), jobs)
 
 

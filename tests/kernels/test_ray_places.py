@@ -81,4 +81,5 @@ def test_a_model_travels_without_its_device():
     assert state["work"].trainable["one"] is state["work"].model[0].weight
     assert not state["_has_worker"]
     assert maker.__getstate__()["work"].model is model
+    # what was pickled a moment ago, as Ray does
     assert torch.equal(pickle.loads(pickle.dumps(maker)).work.model[0].weight, model[0].weight)

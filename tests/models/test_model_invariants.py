@@ -30,6 +30,7 @@ def test_a_finding_of_an_unknown_name_is_an_error():
 
 
 def test_a_broken_invariant_is_the_same_in_another_process():
+    # what was pickled a moment ago, as a worker's error is
     error = pickle.loads(pickle.dumps(READING.broken("read elsewhere")))
     assert type(error) is InvariantError
     assert (error.invariant, str(error)) == ("reading", "read elsewhere")

@@ -204,5 +204,5 @@ def test_pickles_are_read_again_once_the_last_of_two_models_is_loaded():
         with without_pickles():
             pass
         with pytest.raises(UserError, match=r"a pickle is reached, 'a.bin'"):
-            torch.load("a.bin")
+            torch.load("a.bin")  # there is none: the guard comes first
     assert torch.load is before
