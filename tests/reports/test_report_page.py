@@ -7,13 +7,12 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from html_page import Page
 from report_runs import VERSIONS, row, write, write_run
 
 from lmntk.diagnosis.over_splits import task_verdict
@@ -22,55 +21,8 @@ from lmntk.kernels.kernel import Kernel
 from lmntk.reports import page as module
 from lmntk.reports.page import build_page, write_page
 
-VOID = {"meta", "br", "hr", "img", "input", "link"}
-
-
-@pytest.fixture(autouse=True)
-def quick_plots(empty_plots):
-    """Leave plots undrawn, but where a test is about them."""
-
-
-class Page(HTMLParser):
-    """Checks the nesting, and keeps what the tests ask for."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open, self.ids, self.references, self.tags, self.texts = [], [], [], [], {}
-        self.svgs: list[dict[str, str]] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        self.tags.append(tag)
-        self.ids += [values["id"]] if "id" in values else []
-        for name, value in values.items():
-            if name in ("href", "src", "xlink:href", "action", "data"):
-                self.references.append(value)
-            self.references += re.findall(r"url\(([^)]+)\)", value or "")
-            assert not name.startswith("on"), f"{tag} has {name}"
-        if tag == "svg":
-            self.svgs.append(values)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open, f"</{tag}> without an opening"
-        assert self.open[-1] == tag, f"<{self.open[-1]}> is closed by </{tag}>"
-        self.open.pop()
-
-    def handle_data(self, data):
-        where = self.open[-1] if self.open else ""
-        self.texts.setdefault(where, []).append(data)
-
-    def text(self, *tags):
-        return " ".join("".join(self.texts.get(tag, [])) for tag in tags)
+# plots are left undrawn, but where a test is about them
+pytestmark = pytest.mark.usefixtures("empty_plots")
 
 
 @pytest.fixture(scope="module")
@@ -354,193 +306,6 @@ def test_many_cells_close_up_are_cut_and_the_page_says_so(tmp_path):
     assert "16 of 24, tasks in turn" in text
     assert text.count('<details class="close-up"') == 16
     assert all(f"task{i} <span>kernel · k = 4" in text for i in range(12))
-
-
-def test_a_run_that_diverged_does_not_flatten_the_others(tmp_path, drawn_plots):
-    folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,), kernels=False)
-    for path in (folder / "finetunings").glob("*.json"):
-        content = json.loads(path.read_text())
-        content["runs"][3]["curve"] = [
-            {"step": 0, "loss": 1.0, "dev": 0.5},
-            {"step": 10, "loss": 1e30, "dev": 0.5},
-        ]
-        write(path, content)
-    text = build_page([folder])
-    assert "1 of 4 runs diverged." in text and "Faint: 4 other settings" in text and "1e30" not in text
-
-
-def test_a_diagnosed_training_that_diverged_and_an_emulation_without_bound(tmp_path, drawn_plots):
-    folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,), kernels=False)
-    for path in (folder / "diagnoses").glob("*.json"):
-        content = json.loads(path.read_text())
-        emulated = content["emulation"]["emulated"]
-        emulated[-1] = [[None] * len(one) for one in emulated[-1]]
-        content["emulation"]["error"] = None
-        content["logits"] |= {"fine_tuned": None, "linearized": None}
-        write(path, content)
-        last = content["emulation"]["steps"][-1]
-    text = build_page([folder])
-    assert f"by the kernel training grows without bound, from step {last:g} on beyond any number." in text
-    assert "nan" not in text and "Left out" not in text and "logit of the linearized model" not in text
-
-
-def test_the_marks_of_the_tests_are_those_of_the_verdict_and_splits_are_counted(tmp_path):
-    from lmntk.reports.verdicts import Tested
-
-    def tested(passed, *alone):
-        one = Tested("solves", "95.0 %", "", "", passed, alone)
-        return one.state, one.split, one.outcome
-
-    assert tested(True, True, True) == ("yes", "", "passed")
-    assert tested(None, False, None, True) == (
-        "unclear",
-        "1 of 3",
-        "cannot be told; alone 1 passed, 1 failed, 1 cannot be told",
-    )
-    assert tested(True, False, None, None) == ("yes", "0 of 3", "passed; alone 1 failed, 2 cannot be told")
-    assert tested(False, False) == ("no", "", "failed")
-
-
-def test_a_method_whose_trainings_all_diverged_is_marked_and_fewer_splits_are_not_compared(tmp_path):
-    from lmntk.reports.tables import DIVERGED, result_tables
-
-    def row(method, seed, test):
-        return {
-            "task": "sst-2",
-            "k": 16,
-            "seed": seed,
-            "mode": "prompt",
-            "method": method,
-            "metric": "accuracy",
-            "test": test,
-        }
-
-    rows = [
-        row("sgd ridge", 13, 0.6),
-        row("sgd ridge", 21, 0.6),
-        row("adamw fine-tuning", 13, 0.9),
-        row("adamw fine-tuning", 21, None),
-    ]
-    rows += [row("sgd fine-tuning", seed, None) for seed in (13, 21)] + [
-        row("sgd ridge", seed, 0.5) | {"task": "mr"} for seed in (13, 21)
-    ]
-    (table,) = result_tables(rows, {})
-    entries = {line.method: line.entries for line in table.blocks[0].lines}
-    ridge, sgd, adamw = (entries[method] for method in ("sgd ridge", "sgd fine-tuning", "adamw fine-tuning"))
-    assert sgd == (DIVERGED, None)  # on mr it was not run
-    assert ridge[0].best and not adamw[0].best and not adamw[0].near and adamw[0].few == 1
-
-    folder = write_run(tmp_path / "run", ks=(4,), seeds=(13,), kernels=False)
-    path = next((folder / "finetunings").glob("*-sgd-fine-tuning.json"))
-    write(path, json.loads(path.read_text()) | {"test": None})
-    assert '<span class="state no">diverged</span>' in build_page([folder])
-
-
-def test_signgd_stands_beside_adam_of_the_same_weights(tmp_path):
-    folder = write_run(tmp_path / "run", ks=(4,), seeds=(13, 21), kernels=False)
-    assert "SignGD beside Adam" not in build_page([folder])
-    for path in (folder / "splits").glob("*.json"):
-        content = json.loads(path.read_text())
-        predictions = {row["method"]: [0, 1, 1, 1] for row in content["rows"]}
-        write(path, content | {"test_labels": [0, 1, 1, 0], "predictions": predictions})
-    for path in (folder / "finetunings").glob("*adamw*.json"):
-        content = json.loads(path.read_text())
-        for method, predictions, test in (
-            ("adamw fine-tuning", [0, 1, 1, 1], 0.75),
-            ("signgd fine-tuning", [0, 1, 1, 0], 1.0),
-            ("adamw fine-tuning (lora)", [0, 1, 1, 0], 1.0),
-            ("signgd fine-tuning (lora)", [0, 1, 1, 0], 1.0),
-            ("signgd fine-tuning (linearized)", [0, 1, 1, 0], 1.0),
-        ):
-            mine = content | {"method": method, "predictions": predictions, "test": test}
-            write(path.with_name(f"{content['split']}-{method.replace(' ', '-')}.json"), mine)
-    text = build_page([folder])
-    section = text[text.index("SignGD beside Adam") :]
-    section = section[: section.index("</section>")]
-    assert section.count("<li>") == 2 and "(linearized)" not in section
-    assert (
-        "Signgd fine-tuning has 100.0 % and adamw fine-tuning 75.0 % over 2 splits" in section
-        and "on 75.0 % of the test texts" in section
-    )
-    assert (
-        "Signgd fine-tuning (lora) has 100.0 % and adamw fine-tuning (lora) 100.0 % over 2 splits" in section
-    )
-
-
-def test_a_mean_over_fewer_splits_says_so(tmp_path):
-    folder = write_run(tmp_path / "run", ks=(4,), seeds=(13, 21), kernels=False)
-    path = next((folder / "finetunings").glob("*seed13*-sgd-fine-tuning.json"))
-    write(path, json.loads(path.read_text()) | {"test": None})
-    text = build_page([folder])
-    assert (
-        text.count('<sup class="few">1</sup>') == 1
-        and "over so many splits alone" in text
-        and "over 2 splits, bars" not in text
-    )
-    whole = build_page([write_run(tmp_path / "whole", ks=(4,), seeds=(13, 21), kernels=False)])
-    assert '<sup class="few">' not in whole and "over so many splits alone" not in whole
-
-
-def test_nested_settings_are_tables_of_their_own():
-    from lmntk.reports.rerun import as_toml, settings_rows
-
-    settings = {
-        "model": "m",
-        "finetuning": {"steps": 20, "schedule": "linear", "seed": None},
-        "k": [4],
-        "own_tasks": [{"name": "a"}],
-    }
-    assert tomllib.loads(as_toml(settings)) == settings | {"finetuning": {"steps": 20, "schedule": "linear"}}
-    plain, own, off = settings_rows(settings)
-    assert ("finetuning: steps", "20") in plain and own == [("a", [])] and off == ["finetuning: seed"]
-
-
-def test_settings_of_an_earlier_run_are_shown_as_what_they_change():
-    from lmntk.reports.rerun import changes
-
-    now = {
-        "k": [16],
-        "test_limit": 300,
-        "data": "d",
-        "finetuning": {"steps": 64, "seed": 3, "loss": "squared"},
-        "own_tasks": [],
-    }
-    before = {"k": [16], "test_limit": None, "data": "d", "finetuning": {"steps": 9, "seed": None, "loss": "squared"}, "modes": ["head"],
-              "own_tasks": [{"name": "a"}]}  # fmt: skip
-    text = changes(now, before)
-    assert tomllib.loads(text) == {
-        "modes": ["head"],
-        "finetuning": {"steps": 9},
-        "own_tasks": [{"name": "a"}],
-    }
-    assert "# without test_limit\n" in text and "# without finetuning.seed\n" in text and "loss" not in text
-    assert changes(now, now) == ""
-    # an earlier run did not have this switch
-    own = [{"name": "a"}]
-    off = now | {"own_tasks": [own[0] | {"chat": False}], "chat": False}
-    assert changes(now | {"own_tasks": own}, off) == ""
-    assert changes(now, now | {"chat": True}) == "chat = true\n"
-    assert changes(now, now | {"finetuning": {"steps": 64, "seed": 3}}) == "# without finetuning.loss\n"
-
-
-def test_the_settings_run_again_as_they_are(tmp_path):
-    from lmntk.experiment.configuration import load_experiment, make_experiment
-
-    own = {
-        "name": "mine",
-        "train": 'a "quoted" \\ path.csv',
-        "template": "{a} ü\x7f {mask}",
-        "label_words": ["a", "b"],
-    }
-    training = {"learning_rates": {"sgd": [1e-3, 0.1 + 0.2], "adamw": [2e-5]}, "seed": None, "batch_sizes": 4}
-    values = {"model": "m", "own_tasks": [own], "k": [4], "memory": "1GiB", "groups": True, "out": tmp_path}
-    experiment = make_experiment(values | {"finetune": "sgd,adamw", "finetuning": training, "seeds": [1, 2]})
-    from lmntk.reports.rerun import as_toml
-
-    (tmp_path / "experiment.toml").write_text(
-        as_toml(json.loads(json.dumps(experiment.model_dump(mode="json")))), encoding="utf8"
-    )
-    assert load_experiment(tmp_path / "experiment.toml", {}) == experiment
 
 
 def test_without_its_libraries_no_run_fails(folder, monkeypatch):
