@@ -21,7 +21,8 @@ logging.disable_progress_bar()
 # The files that take longest begin first, so that no process is left alone with one of them at the end.
 LONGEST = (
     "test_kernel_ray", "test_ray_jobs", "test_cli", "test_front_door", "test_faults", "test_cut_short", "test_diagnose_run",
-    "test_finetune_run", "test_every_kind", "test_predict", "test_experiment", "test_gpu_commands",
+    "test_diagnose_verdicts", "test_finetune_run", "test_finetune_resume",
+    "test_every_kind", "test_predict", "test_experiment", "test_gpu_commands",
 )  # fmt: skip
 
 

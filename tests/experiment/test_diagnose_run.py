@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import json
 import shutil
 
 import pytest
-from kept import kept_at, latest_at
-from safetensors.torch import load_file, save_file
-from tiny import films, write_adapter, write_gpt2, write_model, write_rows
+from diagnosed_runs import CELL, changed, diagnosed_values, diagnosis, nothing_is_computed
+from kept import kept_at
+from tiny import write_adapter, write_gpt2, write_model, write_rows
 from typer.testing import CliRunner
 
 from lmntk.cli.app import app
@@ -23,7 +22,7 @@ from lmntk.experiment.start import open_session
 from lmntk.experiment.steps import diagnose as diagnoses
 from lmntk.experiment.steps import finetune as arms
 from lmntk.experiment.steps import kernels as kernel_steps
-from lmntk.experiment.steps.diagnose import Diagnose, diagnose_split, given_checkpoint
+from lmntk.experiment.steps.diagnose import Diagnose, diagnose_split
 from lmntk.finetuning import replay as courses
 from lmntk.finetuning.files import load_weights
 from lmntk.finetuning.replay import looks, points
@@ -34,8 +33,6 @@ from lmntk.solvers.emulated_training import Training
 from lmntk.system.kept import read_record, write_record
 from lmntk.system.progress import Silent
 
-CELL = "films-k2-seed13-prompt"
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
@@ -44,35 +41,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def values(model, tmp_path):
-    own = films(tmp_path, 40, 12)
-    how = {"learning_rates": [1e-1], "batch_sizes": [2], "steps": 4, "eval_every": 2}
-    return {
-        "model": str(model), "own_tasks": [own], "k": [2], "seeds": [13], "formulas": [], "finetune": ["sgd"], "finetuning": how,
-        "diagnose": True, "out": tmp_path / "out",
-    }  # fmt: skip
-
-
-def changed(values, **change):
-    return values | {"finetuning": values["finetuning"] | change}
-
-
-def diagnosis(values, arm="sgd-fine-tuning", split=CELL):
-    return json.loads(latest_at(values["out"] / "diagnoses" / f"{split}-{arm}.json").read_text())
-
-
-class Noting(Silent):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, line):
-        self.notes.append(line)
-
-
-def nothing_is_computed(monkeypatch):
-    monkeypatch.setattr(arms, "search", lambda *a, **k: pytest.fail("trained a grid"))
-    monkeypatch.setattr(courses, "fine_tune", lambda *a, **k: pytest.fail("trained once more"))
-    monkeypatch.setattr(diagnoses, "diagnose_split", lambda *a, **k: pytest.fail("diagnosed again"))
-    monkeypatch.setattr(kernel_steps, "stream_kernels", lambda *a, **k: pytest.fail("computed a kernel"))
+    return diagnosed_values(model, tmp_path)
 
 
 def test_a_diagnosis_is_that_of_the_weights_that_fine_tuning_kept(values):
@@ -316,58 +285,6 @@ def test_mistakes(values):
         CliRunner().invoke(app, ["diagnose"], catch_exceptions=False)
 
 
-def test_the_users_own_checkpoint_is_diagnosed_without_training(values, tmp_path, monkeypatch):
-    run(make_experiment(changed(values | {"diagnose": False, "modes": ["prompt", "head"]}, export=True)))
-    place = f"{CELL}-sgd-fine-tuning"
-    checkpoint = tmp_path / "mine"
-    (kept_at(values["out"] / "finetunings" / place) / "model").rename(checkpoint)
-    test = json.loads(kept_at(values["out"] / "finetunings" / f"{place}.json").read_text())["test"]
-    values = values | {"finetune": [], "finetuned": str(checkpoint), "out": tmp_path / "other"}
-    monkeypatch.setattr(arms, "search", lambda *a, **k: pytest.fail("trained a grid"))
-    run(make_experiment(values))
-    digest = given_checkpoint(checkpoint).digest
-    found = diagnosis(values, f"given-fine-tuning-{digest[:12]}")
-    assert found["method"] == f"given fine-tuning ({tmp_path.name}/mine, {digest[:8]})" and found["numbers"][
-        "fine_tuned"
-    ] == pytest.approx(test)
-    assert found["emulation"] is None and found["numbers"]["rate"] is None
-    another = tmp_path / "other seed" / tmp_path.name / "mine"  # its path ends as the first one's does
-    shutil.copytree(checkpoint, another)
-    weights = load_file(another / "model.safetensors")
-    save_file(
-        {name: value * 1.01 for name, value in weights.items()},
-        another / "model.safetensors",
-        {"format": "pt"},
-    )
-    run(make_experiment(values | {"finetuned": str(another)}))  # beside the first, not in its place
-    digests = {digest[:8], given_checkpoint(another).digest[:8]}
-    assert {one["method"].split(", ")[1] for one in verdicts_of(values["out"])["verdicts"]} == {
-        f"{digest})" for digest in digests
-    }
-    nothing_is_computed(monkeypatch)
-    run(make_experiment(values))
-    moved = checkpoint.rename(tmp_path / "moved")  # is the same checkpoint
-    run(make_experiment(values | {"finetuned": str(moved)}))
-    checkpoint = moved.rename(checkpoint)
-    (checkpoint / "model.safetensors").write_bytes(
-        (kept_at(tmp_path / "other" / "kernels" / CELL) / "logits.safetensors").read_bytes()
-    )
-    with pytest.raises(UserError):  # another content is another checkpoint
-        run(make_experiment(values))
-
-
-def test_a_checkpoint_that_does_not_fit_is_refused_before_anything_is_computed(values, tmp_path, monkeypatch):
-    nothing_is_computed(monkeypatch)
-    for path, words in [
-        (write_gpt2(tmp_path / "gpt2"), "finetuned: .*gpt2"),
-        (tmp_path / "nowhere", "finetuned: there is no"),
-        (write_rows(tmp_path / "rows.jsonl", 3), "not a readable safetensors file"),
-    ]:
-        with pytest.raises(UserError, match=words) as caught:
-            run(make_experiment(values | {"finetune": [], "finetuned": str(path)}))
-        assert "\n" not in str(caught.value) and not values["out"].exists()
-
-
 def test_a_dev_set_of_one_class(values, tmp_path):
     for side, count in (("train", 6), ("dev", 4), ("test", 8)):
         rows = [json.loads(line) for line in write_rows(tmp_path / "rows.jsonl", 12).read_text().splitlines()]
@@ -388,151 +305,3 @@ def test_a_dev_set_of_one_class(values, tmp_path):
     )
     record = json.loads(next((values["out"] / "finetunings").glob("*.json")).read_text())
     assert any("one class only" in note for note in record["notes"])
-
-
-def test_signgd_is_held_against_adam(values, monkeypatch):
-    run(make_experiment(values | {"finetune": ["adamw"], "seeds": [13, 21]}))
-    assert "signgd" not in diagnosis(values, "adamw-fine-tuning")["numbers"]
-    real, made = diagnoses.diagnose_split, []
-    monkeypatch.setattr(
-        diagnoses,
-        "diagnose_split",
-        lambda shared, job, *rest: (made.append(job.subject.method), real(shared, job, *rest))[1],
-    )
-    run(make_experiment(values | {"finetune": ["signgd", "adamw"], "seeds": [13, 21]}))
-    assert set(made) == {"signgd fine-tuning"}  # the other's diagnosis is not made again
-    said = verdicts_of(values["out"])
-    assert [(one["method"], one["splits"]) for one in said["verdicts"]] == [
-        ("adamw fine-tuning", 2),
-        ("signgd fine-tuning", 2),
-    ]
-    (one,) = said["comparisons"]
-    assert one["splits"] == 2 and "over 2 splits" in one["sentence"] and 0 <= one["agreement"] <= 1
-    means = {verdict["method"].split()[0]: verdict["numbers"]["fine_tuned"] for verdict in said["verdicts"]}
-    assert (one["first"], one["second"]) == pytest.approx((means["signgd"], means["adamw"]))
-    assert one["sentence"] in (values["out"] / "summary.md").read_text()
-    page = html.unescape(
-        (values["out"] / "report.html").read_text()
-    )  # says what is printed, not what most splits say
-    assert page.count("over 2 splits") >= 2 and all(
-        verdict["reason"][1:] in page for verdict in said["verdicts"]
-    )
-
-
-def test_adam_is_held_against_the_kernel_of_adam_where_the_run_has_it(values):
-    run(make_experiment(values | {"finetune": ["sgd", "adamw"]}))
-    assert [diagnosis(values, f"{arm}-fine-tuning")["formula"] for arm in ("sgd", "adamw")] == ["sgd", "sgd"]
-    rows = run(
-        make_experiment(
-            values
-            | {"finetune": ["sgd", "adamw"], "formulas": ["sgd", "asigngd"], "solvers": ["ridge", "asym"]}
-        )
-    )
-    tests = {row["method"]: row["test"] for row in rows}
-    for arm, formula in (("sgd", "sgd"), ("adamw", "asigngd")):
-        found = diagnosis(values, f"{arm}-fine-tuning")
-        solver = {"sgd": "ridge", "asigngd": "asym"}[formula]
-        assert found["formula"] == formula and found["numbers"]["kernel"] == pytest.approx(
-            tests[f"{formula} {solver}"]
-        )
-        assert f"the {formula} kernel's accuracy" in found["tests"][0]["sentence"]
-        assert [len(one) for one in found["predictions"].values()] == [12] * (
-            5 if arm == "sgd" else 4
-        )  # SGD's emulated
-
-
-def test_weights_that_were_deleted_are_made_again(values):
-    run(make_experiment(changed(values, save_weights=True)))
-    before = diagnosis(values)
-    shutil.rmtree(values["out"] / "diagnoses")
-    (weights,) = (values["out"] / "finetunings").glob("*/weights.safetensors")
-    weights.unlink()
-    run(make_experiment(values))
-    assert diagnosis(values) == before
-
-
-def test_a_file_with_a_checkpoint_trains_nothing(values, monkeypatch, tmp_path):
-    path = tmp_path / "given.toml"
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    path.write_text(f'model = {values["model"]!r}\nfinetuned = "{mine}"\n')
-    asked = []
-    monkeypatch.setattr("lmntk.experiment.run.run", lambda experiment, *_: asked.append(experiment) or [])
-    monkeypatch.setattr(
-        "lmntk.experiment.report.verdicts_of", lambda folder: {"verdicts": [], "comparisons": []}
-    )
-    task = values["own_tasks"][0]
-    words = [
-        "diagnose",
-        str(path),
-        "--train",
-        task["train"],
-        "--test",
-        task["test"],
-        "--text-column",
-        "text_a",
-    ]
-    words += ["--template", task["template"], "--label-words", "terrible,great"]
-    for more, trained in (([], ()), (["--optimizers", "sgd"], ("sgd",))):
-        assert CliRunner().invoke(app, words + more, catch_exceptions=False).exit_code == 0
-        assert tuple(asked[-1].finetune) == trained and asked[-1].finetuned == mine
-
-
-def test_the_command_prints_a_verdict_a_task(values):
-    task = values["own_tasks"][0]
-    words = [
-        "diagnose", "--model", values["model"], "--train", task["train"], "--test", task["test"], "--text-column", "text_a",
-        "--template", task["template"], "--label-words", "terrible,great", "--k", "2", "--seeds", "13,21", "--optimizers", "signgd,adamw",
-        "--learning-rates", "1e-3", "--batch-sizes", "2", "--steps", "3", "--eval-every", "2", "--out", str(values["out"]),
-    ]  # fmt: skip
-    printed = CliRunner().invoke(app, words, catch_exceptions=False)
-    said = printed.stdout
-    assert printed.exit_code == 0 and "own, k = 2, prompt, signgd fine-tuning (2 splits): " in said
-    assert said.count("the model linearized at the reached weights, in place of an emulation, misses") == 2
-    assert (
-        said.count("solves ") == 2 and said.count("fixed features") >= 2 and "signgd fine-tuning has" in said
-    )
-    found = json.loads(CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False).stdout)
-    assert [one["method"] for one in found["verdicts"]] == ["adamw fine-tuning", "signgd fine-tuning"]
-    run_words = ["run", *words[1:], "--formulas", "sgd", "--diagnose"]
-    run_words[run_words.index("--optimizers")] = "--finetune"
-    assert (
-        "own, k = 2, prompt, adamw fine-tuning (2 splits): "
-        in CliRunner().invoke(app, run_words, catch_exceptions=False).stdout
-    )
-
-
-def test_verdicts_are_of_all_that_the_folder_holds(values):
-    run(make_experiment(values | {"seeds": [13, 21]}))
-    other = [values["own_tasks"][0] | {"name": "books"}]
-    run(make_experiment(values | {"own_tasks": other}))
-    run(make_experiment(values | {"seeds": [42], "diagnose": False}))
-    found = [(one["task"], one["splits"]) for one in verdicts_of(values["out"])["verdicts"]]
-    assert sorted(found) == [("books", 1), ("films", 2)]
-    summary = (values["out"] / "summary.md").read_text()
-    assert "* films, k = 2, prompt, sgd fine-tuning: **" in summary and "* books, k = 2" in summary
-
-
-def test_splits_of_other_settings_make_no_mean_with_the_last(values):
-    run(make_experiment(values | {"seeds": [13, 42]}))
-    run(make_experiment(changed(values, steps=5) | {"seeds": [21, 42]}))
-    (verdict,) = verdicts_of(values["out"])["verdicts"]
-    assert verdict["splits"] == 2
-    for text in ((values["out"] / name).read_text() for name in ("summary.md", "report.html")):
-        assert "films, sgd fine-tuning: split 13 had other settings than the last run" in text
-    lines = (values["out"] / "results.csv").read_text().splitlines()
-    assert sorted(line.split(",")[2] for line in lines if "sgd fine-tuning" in line) == ["21", "42"]
-    run(make_experiment(values | {"seeds": [13]}))  # the first settings are now the last ones
-    lines = (values["out"] / "results.csv").read_text().splitlines()
-    assert [line.split(",")[2] for line in lines if "sgd fine-tuning" in line] == ["13", "42"]
-
-
-def test_verdicts_do_not_mix_kernels_of_other_precision(values):
-    run(make_experiment(values | {"seeds": [13], "precision": "bfloat16"}))
-    run(make_experiment(values | {"seeds": [21]}))
-    (verdict,) = verdicts_of(values["out"])["verdicts"]
-    assert (
-        verdict["splits"] == 1
-        and "diagnosis, films, sgd fine-tuning: split 13 had other settings"
-        in (values["out"] / "summary.md").read_text()
-    )
