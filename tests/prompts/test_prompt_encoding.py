@@ -1,12 +1,14 @@
+from __future__ import annotations
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prompt_pieces import PAIR, pieces_of
 from prompts_tokenizers import ADDS_SPACE, KINDS, SENTENCES, shared_tokenizer, small_tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from lmntk.errors import UserError
 from lmntk.prompts import HeadEncoder, Limits, PromptEncoder, collate
-from lmntk.prompts.assembly import share_length
 from lmntk.prompts.tokenization import PieceEncoder, Space
 from lmntk.tasks.example import Example
 
@@ -32,7 +34,6 @@ TASKS = {
     **dict.fromkeys(["qnli", "rte"], (*ENTAILMENT, ("No", "Yes"))),
     **dict.fromkeys(["mrpc", "qqp"], (*PARAPHRASE, ("No", "Yes"))),
 }
-PAIR = Example("What is the capital of France?", "The capital of France is Paris.")
 
 
 def lm_bff_ids(tokenizer: PreTrainedTokenizerBase, template: str, example: Example) -> list[int]:
@@ -58,13 +59,6 @@ def lm_bff_ids(tokenizer: PreTrainedTokenizerBase, template: str, example: Examp
         else:
             ids += tokenizer.encode(part.replace("_", " "), add_special_tokens=False)
     return ids
-
-
-def pieces_of(kind: str, template: str, example: Example, **limits: int) -> list[str]:
-    tokenizer = small_tokenizer(kind)
-    encoded = PromptEncoder(tokenizer, template, ("great", "terrible"), Limits(**limits)).encode(example)
-    assert encoded.ids[encoded.read_position] == tokenizer.mask_token_id
-    return tokenizer.convert_ids_to_tokens(list(encoded.ids))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -268,46 +262,6 @@ def test_empty_and_one_token_texts(kind: str) -> None:
     head = HeadEncoder(small_tokenizer(kind))
     assert len(head.encode(Example("")).ids) == 2
     assert len(head.encode(Example("", "")).ids) == 3
-
-
-def test_truncation_cuts_texts_from_their_ends_and_keeps_the_rest() -> None:
-    text = " ".join(["great"] * 50)
-    tokens = pieces_of("byte-bpe", "{mask}: {a} It was.", Example(text), max_length=12)
-    assert tokens == ["<s>", "<mask>", ":", *["Ġgreat"] * 5, "ĠIt", "Ġwas", ".", "</s>"]
-    tokens = pieces_of("byte-bpe", "{mask}: {a} It was.", Example(text), text_a=3)
-    assert tokens == ["<s>", "<mask>", ":", *["Ġgreat"] * 3, "ĠIt", "Ġwas", ".", "</s>"]
-    pair = Example(text, "terrible terrible terrible")
-    tokens = pieces_of("byte-bpe", "{mask}, {a}, {b}", pair, max_length=12)
-    assert tokens.count("Ġgreat") == 4
-    assert tokens.count("Ġterrible") == 3
-    tokens = pieces_of("byte-bpe", "{mask}, {a}, {b}", pair, text_b=1, text_a=2)
-    assert tokens == ["<s>", "<mask>", ",", "Ġgreat", "Ġgreat", ",", "Ġterrible", "</s>"]
-
-
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=4), st.integers(0, 100))
-def test_shared_length_shortens_the_longest_first(lengths: list[int], budget: int) -> None:
-    kept = list(lengths)
-    while sum(kept) > budget:  # the slow twin: one token at a time, from the longest
-        kept[kept.index(max(kept))] -= 1
-    shared = share_length(lengths, budget)
-    assert sorted(shared) == sorted(kept)
-    assert all(part <= length for part, length in zip(shared, lengths, strict=True))
-
-
-def test_max_length_too_small_or_beyond_the_model() -> None:
-    tokenizer = small_tokenizer("byte-bpe")
-    with pytest.raises(UserError, match="max_length 5 leaves no room for the text: use at least 7"):
-        PromptEncoder(tokenizer, "{a} It was {mask}.", ("great", "terrible"), Limits(5))
-    encoder = PromptEncoder(tokenizer, "{a} It was {mask}.", ("great", "terrible"), Limits(7))
-    assert len(encoder.encode(Example("a long text")).ids) == 7
-    with pytest.raises(UserError, match="max_length 513 is more than the 512 tokens"):
-        PromptEncoder(tokenizer, "{a} It was {mask}.", ("great", "terrible"), Limits(513))
-    with pytest.raises(UserError, match="max_length 2 leaves no room for the text: use at least 3"):
-        HeadEncoder(tokenizer, Limits(2))
-    with pytest.raises(UserError, match="too small for two texts: use at least 5"):
-        HeadEncoder(tokenizer, Limits(3)).encode(PAIR)
-    with pytest.raises(UserError, match="text_a_limit 0"):
-        HeadEncoder(tokenizer, Limits(text_a=0))
 
 
 def test_a_missing_second_text_is_named() -> None:
