@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -256,3 +257,26 @@ def test_a_mistake_is_a_line(model: str, name: str) -> None:
 def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
     # of those that need a table of numbers for texts scikit-learn itself makes none: its tags say so
     check(estimator)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_precisions_do_not_share_what_was_seen(model: str, dtype: str) -> None:
+    other = {"float64": "float32", "float32": "float64"}[dtype]
+    alone = prompted(model, dtype=dtype, regularization=0.1).fit(TEXTS, LABELS).decision_function(NEW)
+    seen_texts.forget()
+    prompted(model, dtype=other, regularization=0.1).fit(TEXTS, LABELS)
+    after = prompted(model, dtype=dtype, regularization=0.1).fit(TEXTS, LABELS)
+    np.testing.assert_array_equal(after.decision_function(NEW), alone)
+    assert next(after.seen_.way.model.parameters()).dtype == getattr(torch, dtype)
+
+
+def test_what_was_seen_takes_the_memory_that_is_asked_for_last(model: str) -> None:
+    prompted(model, memory="2GiB").fit(TEXTS, LABELS)
+    assert prompted(model, memory="3GiB").fit(TEXTS, LABELS).seen_.settings.memory == 3 * 2**30
+
+
+def test_a_classifier_of_a_folder_can_be_fitted_anew(model: str, tmp_path: Path) -> None:
+    TangentClassifier(model).fit(TEXTS, LABELS).save(tmp_path / "fit")
+    again = TangentClassifier.load(tmp_path / "fit").fit(TEXTS, ["yes", "no"] * 5)
+    assert set(again.predict(NEW)) <= {"yes", "no"}
+    assert again.explain(NEW[0]).label in ("yes", "no")

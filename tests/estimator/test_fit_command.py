@@ -218,3 +218,27 @@ def test_json_is_the_record(model: Path, tmp_path: Path, command_line: CommandLi
     code, out, _ = command_line("fit", table, "--model", model, *COLUMNS, "--out", tmp_path / "fit", "--json")
     assert code == 0
     assert json.loads(out) == read_fit(tmp_path / "fit").model_dump()
+
+
+@pytest.mark.parametrize("change", [("--dtype", "float64"), ("--untie-head",)], ids=["precision", "untied"])
+def test_a_kept_kernel_of_other_weights_is_not_taken(
+    model: Path, tmp_path: Path, command_line: CommandLine, change: tuple[str, ...]
+) -> None:
+    table = write_table(tmp_path / "tickets.csv", messages(5))
+    command = (
+        "fit",
+        table,
+        "--model",
+        model,
+        *COLUMNS,
+        *PROMPT,
+        "--mode",
+        "prompt",
+        "--out",
+        tmp_path / "fit",
+    )
+    command_line(*command)
+    code, _, errors = command_line(*command, *change)
+    assert code == 0
+    assert "operations" in errors
+    assert len(list((tmp_path / "fit" / "kernels").glob("prompt-????????.safetensors"))) == 2

@@ -200,7 +200,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.standing_ = standing
         self.held_out_score_ = standing.accuracy if standing is not None and standing.is_estimate else np.nan
         self.setting_, self.mode_ = dict(self.choice_.setting), self.choice_.measured.way.mode
-        self._predictor, self._sharpness = None, self.choice_.sharpness
+        self._predictor, self._loaded, self._sharpness = None, None, self.choice_.sharpness
         return self
 
     def decision_function(self, X: Any) -> Array:
@@ -332,7 +332,8 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return self.choice_.decisions(seen.kernel(train, examples), seen.logits(examples))
         if self._predictor is None:
             self._predictor = self._made_predictor()
-        return self._predictor.evaluate(seen.way.encoded(examples))[0]
+        encoded = [encode_whole(seen.way.encoder, example) for example in examples]
+        return self._predictor.evaluate(encoded)[0]
 
     def _made_predictor(self) -> Predictor:
         choice, settings = self.choice_, self.seen_.settings

@@ -68,6 +68,10 @@ class SeenTexts:
         """Return how many of the texts are known."""
         return sum(_name(example) in self._numbers for example in examples)
 
+    def adopt(self, settings: Settings) -> None:
+        """Go on with other settings, such as less memory."""
+        self.settings = settings
+
     @property
     def _c(self) -> int:
         return self.model.outputs
@@ -153,6 +157,12 @@ class SharedTexts(SeenTexts):
         super().__init__(way, settings)
         self.singles = [SeenTexts(way, settings, single) for single in way.singles]
 
+    def adopt(self, settings: Settings) -> None:
+        """Go on with other settings, such as less memory."""
+        super().adopt(settings)
+        for single in self.singles:
+            single.adopt(settings)
+
     def kernel(self, rows: Sequence[Example], columns: Sequence[Example]) -> Array:
         """Return the shared kernel [n, 1, m, 1] between texts, float64."""
         parts = [single.kernel(rows, columns) for single in self.singles]
@@ -187,13 +197,14 @@ def shared_model(name: str, dtype: str = "float32", device: str = "auto") -> Pre
 
 def shared_texts(way: Way, settings: Settings) -> SeenTexts:
     """Return what the process has seen of a way; of the last four ways it is kept."""
-    key = way.key.digest
+    key = f"{way.key.digest} {next(way.model.parameters()).device}"
     if key not in _SEEN:
         made = SeenTexts if way.combinations is None else SharedTexts
         _SEEN[key] = made(way, settings)
         while len(_SEEN) > MOST_WAYS:
             _SEEN.popitem(last=False)
     _SEEN.move_to_end(key)
+    _SEEN[key].adopt(settings)
     return _SEEN[key]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from lmntk.models.build import logit_model
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import Pretrained
 from lmntk.models.logit_model import LogitModel, combined
+from lmntk.models.vocabulary import is_tied
 from lmntk.prompts.encoding import EncodedText, TextEncoder, encode_whole
 from lmntk.solvers.inputs import Array
 from lmntk.solvers.shared import sign_combinations
@@ -59,6 +60,7 @@ class Way:
     pad_id: int
     key: Key
     combinations: Array | None = None
+    _encoded: dict[Example, EncodedText] = field(default_factory=dict, repr=False)
 
     @property
     def singles(self) -> list[LogitModel]:
@@ -85,12 +87,15 @@ class Way:
         return self.parameters.select(self.model)
 
     def encoded(self, examples: Sequence[Example]) -> list[EncodedText]:
-        """Return the tokens of examples.
+        """Return the tokens of examples; each is encoded once.
 
         Raises:
             UserError: one of them cannot be encoded.
         """
-        return [encode_whole(self.encoder, example) for example in examples]
+        for example in examples:
+            if example not in self._encoded:
+                self._encoded[example] = encode_whole(self.encoder, example)
+        return [self._encoded[example] for example in examples]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +141,7 @@ def way_of(
     chosen = parameters or ParameterFilter()
     key = Key(
         weights=pretrained.fingerprint,
+        tied=is_tied(pretrained.network),
         encoder=encoder.fingerprint(),
         mode=mode,
         head=drawn,
