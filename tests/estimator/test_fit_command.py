@@ -118,7 +118,7 @@ def test_the_saved_classifier_decides_as_the_kernel_does(
     from lmntk.estimator.given import read_input
     from lmntk.estimator.texts import read_labelled
     from lmntk.estimator.ways import measure, way_of
-    from lmntk.experiment.configuration import make_fit
+    from lmntk.experiment.configuration import Fit, from_flags
     from lmntk.models.loading import load_pretrained
     from lmntk.prediction.files import load_predictor
     from lmntk.system.progress import Silent
@@ -138,7 +138,7 @@ def test_the_saved_classifier_decides_as_the_kernel_does(
     }
     if mode == "prompt":
         values |= {"template": PROMPT[1], "label_words": words}
-    options = make_fit(values)
+    options = from_flags(Fit, values)
     fit_file(options, read_input(options), Silent())
     loaded = load_predictor(tmp_path / "fit")
     texts = read_labelled(str(table), Columns("message", None, "category"))

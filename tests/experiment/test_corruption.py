@@ -18,8 +18,7 @@ from tiny import films, write_model
 
 from lmntk.engine import rates as calibration
 from lmntk.errors import UserError
-from lmntk.experiment.configuration import make_experiment
-from lmntk.experiment.configuration.reading import make_text_kernels
+from lmntk.experiment.configuration import TextKernels, from_flags, make_experiment
 from lmntk.experiment.kernel_files import kernels_of_texts
 from lmntk.experiment.run import run
 from lmntk.experiment.solve_folder import solve_folder
@@ -194,8 +193,8 @@ def test_damaged_kernels_of_texts_in_files_are_made_anew(finished, tmp_path, cap
     values, out, _ = finished
     texts = {"train": out.parent / "test.jsonl", "evaluate": out.parent / "test.jsonl"}
     prompt = {"template": "{a} it was {mask}.", "label_words": "terrible,great"}
-    wanted = make_text_kernels(
-        {"model": values["model"], **texts, **prompt, "out": tmp_path / "k", "formulas": "sgd"}
+    wanted = from_flags(
+        TextKernels, {"model": values["model"], **texts, **prompt, "out": tmp_path / "k", "formulas": "sgd"}
     )
     kernels_of_texts(wanted, Silent())
     whole = {path: path.read_bytes() for path in sorted((tmp_path / "k").glob("*.safetensors"))}

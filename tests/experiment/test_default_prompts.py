@@ -9,7 +9,7 @@ from every_kind import run_flags
 from tiny import write_rows
 
 from lmntk.experiment import kernel_files
-from lmntk.experiment.configuration import load_experiment, make_experiment, make_text_kernels
+from lmntk.experiment.configuration import TextKernels, from_flags, load_experiment, make_experiment
 from lmntk.experiment.preparation import prepare_tasks
 from lmntk.experiment.reading import read_tasks
 from lmntk.models.loading import load_pretrained
@@ -142,7 +142,7 @@ def test_a_new_line_at_every_door(folder, tmp_path, lmntk, line, door):
             "template": (template,),
             "label_words": words,
         }
-        encoder = kernel_files._encoder(make_text_kernels(wanted), words, pretrained)
+        encoder = kernel_files._encoder(from_flags(TextKernels, wanted), words, pretrained)
     else:
         _, out, _ = lmntk(
             "check", folder / "chat", "--template", template, "--label-words", "terrible,great", "--json"

@@ -18,8 +18,7 @@ from tiny import write_model, write_rows
 
 from lmntk.cli.app import main
 from lmntk.errors import UserError
-from lmntk.experiment.configuration import make_experiment
-from lmntk.experiment.configuration.reading import make_factor_kernels
+from lmntk.experiment.configuration import FactorKernels, from_flags, make_experiment
 from lmntk.experiment.published import published
 from lmntk.reports.results import summary_markdown
 from lmntk.system import kept
@@ -124,7 +123,7 @@ def test_values_of_another_kind_are_refused(case):
 
 def test_a_rank_beyond_every_layer_is_refused():
     with pytest.raises(UserError, match="lora-rank"):
-        make_factor_kernels({"factors": "f", "out": "o", "lora_rank": 100_000_000_000})
+        from_flags(FactorKernels, {"factors": "f", "out": "o", "lora_rank": 100_000_000_000})
 
 
 FULL = {

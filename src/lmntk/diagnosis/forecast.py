@@ -73,7 +73,7 @@ class Forecast:
 
     @property
     def overshoots(self) -> bool:
-        """Whether the kernel is above by more than twice the error; by anything where the error is not known."""
+        """Return whether the kernel is above by more than twice the error; by anything where the error is not known."""
         if self.kernel is None:
             return False
         return self.kernel.points > FAR * (self.kernel.error or 0.0)

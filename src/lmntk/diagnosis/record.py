@@ -35,7 +35,7 @@ class Diagnosis:
 
     @property
     def regime(self) -> Regime:
-        """Whether training stayed in its kernel's regime."""
+        """An answer to the question if training stayed in its kernel's regime."""
         return regime_of([self.as_dict()])
 
     @property

@@ -1,4 +1,4 @@
-"""Whether training stayed in its kernel's regime: e = ||real - emulated|| / ||real - f0||, and one word for it.
+"""The regime of a training, by e = ||real - emulated|| / ||real - f0||, and one word for it.
 
 The *emulation* is the same training (rates, batches, clipping) of the model linearized at theta_0, made of the
 kernel alone. Nothing emulates AdamW, SignGD, or a training of which nothing is known; there the model linearized

@@ -36,7 +36,7 @@ LAMBDA_OF_FEW = (0.1,)
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What was chosen, and its estimate.
+    """A chosen way and setting, with an estimate.
 
     Attributes:
         measured: the way.
@@ -56,7 +56,7 @@ class Choice:
 
     @property
     def has_direction(self) -> bool:
-        """Whether a single direction stands for the solution: not for no training, nor for that of a shared kernel."""
+        """Return whether a single direction stands for the solution: not for no training, nor for that of a shared kernel."""
         return self.form is not None and self.measured.way.combinations is None
 
     @property

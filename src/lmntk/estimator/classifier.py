@@ -35,7 +35,7 @@ SHOWN = 3  # texts for and against a prediction
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one training text adds to a decision, in favour of the predicted class where it is positive."""
+    """A training text's part of a decision, in favour of the predicted class where it is positive."""
 
     text: str
     label: Any
@@ -72,7 +72,7 @@ class Explanation:
 
 
 class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """What training a language model to the end in the kernel regime would reach, as a scikit-learn classifier.
+    """A scikit-learn classifier: what training a language model to the end in the kernel regime would reach.
 
     Kernel ridge regression with K(x, x') = <grad f(x), grad f(x')>, f being the logits of a prompt's label words, or of a linear head
     that was drawn from ``seed``. The setting is chosen by held-out texts, on which ``held_out_score_`` is an estimate of the accuracy on
@@ -248,15 +248,16 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def save(self, folder: str | Path) -> None:
         """Write the classifier to a folder, for ``load`` and for ``lmntk predict``; labels are words, numbers or truth values."""
-        from lmntk.experiment.configuration import make_fit
+        from lmntk.experiment.configuration import Fit, from_flags
 
         check_is_fitted(self, "choice_")
         choice, out = self.choice_, Path(folder)
         names = self.texts_.labels
         words = self._words(names)
         given = {"template": self.template, "label_words": words} if words is not None else {}
-        options = make_fit(
-            {"file": "", "model": self.model, "dtype": self.dtype, "mode": self.mode, "out": out, **given}
+        options = from_flags(
+            Fit,
+            {"file": "", "model": self.model, "dtype": self.dtype, "mode": self.mode, "out": out, **given},
         )
         out.mkdir(parents=True, exist_ok=True)
         directions = [direction_of(choice, self.seen_.settings)] if choice.has_direction else []

@@ -1,4 +1,4 @@
-"""What turns the texts of each mode into tokens, and the features that the linear probe reads."""
+"""Encoders of the texts of each mode, and the features that the linear probe reads."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lmntk.experiment.preparation import DEFAULT_LENGTH
 from lmntk.models.build import text_features
 from lmntk.models.loading import Pretrained
 from lmntk.prompts.assembly import Limits
@@ -17,8 +18,6 @@ from lmntk.prompts.label_words import Reduce
 from lmntk.prompts.template import with_new_lines
 from lmntk.solvers.inputs import Array
 from lmntk.tasks import Example
-
-DEFAULT_LENGTH = 128  # tokens
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a fit is given, checked before a model, or a library that computes with one, is loaded."""
+"""The input of a fit, checked before a model, or a library that computes with one, is loaded."""
 
 from __future__ import annotations
 

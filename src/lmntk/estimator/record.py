@@ -1,4 +1,4 @@
-"""What a fit leaves in its folder: ``fit.json`` for people and pages, and the predictor's files for ``lmntk predict``."""
+"""The files of a fit: ``fit.json`` for people and pages, and the predictor's for ``lmntk predict``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROUGH = 30  # texts: with less, probabilities are marked as rough
 
 
 class FitRecord(BaseModel):
-    """What is known of a fitted classifier.
+    """The record of a fitted classifier.
 
     Attributes:
         format: of this file.

@@ -1,4 +1,4 @@
-"""How good a classifier of few texts is, held out, beside its rivals; and the sentence that says so."""
+"""The standing of a classifier of few texts: its held-out accuracy beside its rivals', and the sentence that says so."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 from lmntk.solvers.held_out import HeldOut, interval
 
 TOLD = 2.0  # errors: a smaller difference cannot be told from none
-NO_RIVALS = ("chance",)
 
 
 @dataclass(frozen=True)

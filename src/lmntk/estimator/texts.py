@@ -42,7 +42,7 @@ class LabelledTexts:
 
     @property
     def names(self) -> list[tuple[str, str | None]]:
-        """What texts that are the same share: they are left out together."""
+        """The names by which texts that are the same are known: they are left out together."""
         return [(example.text_a, example.text_b) for example in self.examples]
 
     @property
@@ -55,7 +55,7 @@ class LabelledTexts:
 
     @property
     def are_few(self) -> bool:
-        """Whether a class has too few texts for anything to be chosen by them."""
+        """Return whether a class has too few texts for anything to be chosen by them."""
         return min(self.counts.values()) < FEW
 
     @property
@@ -68,7 +68,7 @@ class LabelledTexts:
 
     @property
     def can_be_held_out(self) -> bool:
-        """Whether every class has two texts that can leave one after the other."""
+        """Return whether every class has two texts that can leave one after the other."""
         firsts: dict[tuple[str, str | None], int] = {}
         for number, name in zip(self.numbers.tolist(), self.names, strict=True):
             firsts.setdefault(name, number)

@@ -78,7 +78,7 @@ class Way:
 
     @property
     def has_logits(self) -> bool:
-        """Whether the pre-trained logits mean something: those of a head that was drawn do not."""
+        """Return whether the pre-trained logits mean something: those of a head that was drawn do not."""
         return self.mode == "prompt" or self.key["head"] is None
 
     @property

@@ -1,4 +1,4 @@
-"""What ``lmntk kernel`` wrote, as something to solve: three folders with the kernels of the same training texts."""
+"""Outputs of ``lmntk kernel`` as something to solve: three folders with the kernels of the same training texts."""
 
 from __future__ import annotations
 

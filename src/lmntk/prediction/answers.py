@@ -15,7 +15,7 @@ from lmntk.tasks.remarks import is_empty
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a predictor says of a text.
+    """A predictor's answer on a text.
 
     Attributes:
         index: the class's number.

@@ -41,9 +41,9 @@ def fit(
         raise UserError(
             "fit: --model is missing; give a Hugging Face model folder, a GGUF file, or a hub name"
         )
-    from lmntk.experiment.configuration import make_fit
+    from lmntk.experiment.configuration import Fit, from_flags
 
-    options = make_fit(given | {"file": file})
+    options = from_flags(Fit, given | {"file": file})
     from lmntk.estimator.given import read_input
 
     read = read_input(options)

@@ -34,8 +34,7 @@ def kernel(context: typer.Context, as_json: JsonOption = False) -> None:
     from lmntk.experiment.configuration import (
         FactorKernels,
         TextKernels,
-        make_factor_kernels,
-        make_text_kernels,
+        from_flags,
     )
 
     given = context.obj
@@ -55,12 +54,12 @@ def kernel(context: typer.Context, as_json: JsonOption = False) -> None:
     if missing:
         raise UserError(f"kernel: {', '.join(missing)} missing; see lmntk kernel --help for an example")
     if from_factors:
-        of_factors = make_factor_kernels(given)
+        of_factors = from_flags(FactorKernels, given)
         from lmntk.experiment.kernel_files import kernels_of_factors
 
         written = with_progress(lambda progress: kernels_of_factors(of_factors))
     else:
-        of_texts = make_text_kernels(given)
+        of_texts = from_flags(TextKernels, given)
         written = with_progress(partial(_kernels_of_texts, of_texts))
     print_kernels(written, as_json)
 

@@ -9,11 +9,9 @@ from lmntk.experiment.configuration.fit import Fit
 from lmntk.experiment.configuration.own_task import OwnTask
 from lmntk.experiment.configuration.parts import Computation
 from lmntk.experiment.configuration.reading import (
+    from_flags,
     load_experiment,
     make_experiment,
-    make_factor_kernels,
-    make_fit,
-    make_text_kernels,
     read_toml,
 )
 from lmntk.experiment.configuration.text_kernels import FactorKernels, TextKernels
@@ -26,10 +24,8 @@ __all__ = [
     "Fit",
     "OwnTask",
     "TextKernels",
+    "from_flags",
     "load_experiment",
     "make_experiment",
-    "make_factor_kernels",
-    "make_fit",
-    "make_text_kernels",
     "read_toml",
 ]

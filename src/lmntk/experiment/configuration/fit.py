@@ -8,24 +8,20 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from lmntk.experiment.configuration.parts import (
-    LABEL_COLUMN,
     LABEL_WORDS,
     LABEL_WORDS_REDUCE,
-    LABELS,
     MAX_LENGTH,
     TEMPLATE,
-    TEXT_B_COLUMN,
-    TEXT_COLUMN,
     ClassWords,
+    FileColumns,
     OnMachine,
     Parameters,
     Part,
-    Words,
 )
 
 
 class LabelledFile(Part):
-    """The labelled file, and its columns."""
+    """The labelled file."""
 
     GROUP: ClassVar[str] = "Data"
 
@@ -33,10 +29,6 @@ class LabelledFile(Part):
         description="labelled texts: CSV, TSV, JSONL, Parquet, or hf:NAME",
         json_schema_extra={"no_option": "it is the command's argument"},
     )
-    text_column: str = Field(default="text", description=TEXT_COLUMN)
-    text_b_column: str | None = Field(default=None, description=TEXT_B_COLUMN)
-    label_column: str = Field(default="label", description=LABEL_COLUMN)
-    labels: Words | None = Field(default=None, description=LABELS)
 
 
 class FitPrompt(Part):
@@ -62,7 +54,7 @@ class FitPrompt(Part):
 
 
 class ClassesOfFit(Part):
-    """Whether the classes share a kernel."""
+    """A choice between a kernel for each class and one that all share."""
 
     GROUP: ClassVar[str] = "Kernels"
 
@@ -72,7 +64,7 @@ class ClassesOfFit(Part):
 
 
 class FitOutput(Part):
-    """Where the fitted model goes."""
+    """The folder of the fitted model, and the seed."""
 
     GROUP: ClassVar[str] = "Output"
 
@@ -82,10 +74,5 @@ class FitOutput(Part):
     seed: int = Field(default=0, ge=0, description="of the folds that are held out, and of head mode's head")
 
 
-class Fit(FitOutput, ClassesOfFit, FitPrompt, LabelledFile, Parameters, OnMachine):
+class Fit(FitOutput, ClassesOfFit, FitPrompt, FileColumns, LabelledFile, Parameters, OnMachine):
     """A classifier of one labelled file, by the ``sgd`` kernel."""
-
-    @property
-    def prompted(self) -> bool:
-        """Whether the texts are put to the model with a prompt."""
-        return self.mode != "head" and self.label_words is not None

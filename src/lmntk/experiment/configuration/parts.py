@@ -99,6 +99,17 @@ class Part(BaseModel):
         return values
 
 
+class FileColumns(Part):
+    """The columns of a table of texts, and its labels."""
+
+    GROUP: ClassVar[str] = "Data"
+
+    text_column: str = Field(default="text", description=TEXT_COLUMN)
+    text_b_column: str | None = Field(default=None, description=TEXT_B_COLUMN)
+    label_column: str = Field(default="label", description=LABEL_COLUMN)
+    labels: Words | None = Field(default=None, description=LABELS)
+
+
 class Source(Part):
     """Where the model comes from."""
 

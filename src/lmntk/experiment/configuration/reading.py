@@ -6,14 +6,15 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from lmntk.errors import UserError
 from lmntk.experiment.configuration.experiment import Experiment
-from lmntk.experiment.configuration.fit import Fit
-from lmntk.experiment.configuration.text_kernels import FactorKernels, TextKernels
+from lmntk.experiment.configuration.parts import Part
+
+Configured = TypeVar("Configured", bound=Part)
 
 
 def make_experiment(values: dict[str, Any], origin: str = "") -> Experiment:
@@ -28,38 +29,14 @@ def make_experiment(values: dict[str, Any], origin: str = "") -> Experiment:
         raise UserError(origin + _first_mistake(error)) from None
 
 
-def make_text_kernels(values: Mapping[str, Any]) -> TextKernels:
-    """Return the checked configuration of kernels of texts in files.
+def from_flags(kind: type[Configured], values: Mapping[str, Any]) -> Configured:
+    """Return a checked configuration of some kind, of flags alone.
 
     Raises:
         UserError: one line that names the first wrong flag.
     """
     try:
-        return TextKernels(**values)
-    except ValidationError as error:
-        raise UserError(_first_wrong_flag(error)) from None
-
-
-def make_factor_kernels(values: Mapping[str, Any]) -> FactorKernels:
-    """Return the checked configuration of kernels of kept factors.
-
-    Raises:
-        UserError: one line that names the first wrong flag.
-    """
-    try:
-        return FactorKernels(**values)
-    except ValidationError as error:
-        raise UserError(_first_wrong_flag(error)) from None
-
-
-def make_fit(values: Mapping[str, Any]) -> Fit:
-    """Return the checked configuration of a fit.
-
-    Raises:
-        UserError: one line that names the first wrong flag.
-    """
-    try:
-        return Fit(**values)
+        return kind(**values)
     except ValidationError as error:
         raise UserError(_first_wrong_flag(error)) from None
 

@@ -9,21 +9,17 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from lmntk.experiment.configuration.parts import (
     CHAT,
-    LABEL_COLUMN,
     LABEL_WORDS,
     LABEL_WORDS_REDUCE,
-    LABELS,
     MAX_LENGTH,
     MOST_RANK,
     TEMPLATE,
-    TEXT_B_COLUMN,
-    TEXT_COLUMN,
     ClassWords,
     Computation,
+    FileColumns,
     Kernels,
     NamedParameters,
     Part,
-    Words,
     parts_of,
 )
 
@@ -35,10 +31,6 @@ class Files(Part):
 
     train: Path = Field(description="training texts: CSV, TSV, JSONL, Parquet; labels are optional")
     evaluate: Path = Field(description="evaluation texts", json_schema_extra={"flag": "--eval"})
-    text_column: str = Field(default="text", description=TEXT_COLUMN)
-    text_b_column: str | None = Field(default=None, description=TEXT_B_COLUMN)
-    label_column: str = Field(default="label", description=LABEL_COLUMN)
-    labels: Words | None = Field(default=None, description=LABELS)
 
 
 class FilePrompt(Part):
@@ -72,7 +64,7 @@ class KernelFolder(Part):
         return value
 
 
-class TextKernels(KernelFolder, FilePrompt, Files, Computation):
+class TextKernels(KernelFolder, FilePrompt, FileColumns, Files, Computation):
     """Kernels of the texts in two files."""
 
 
