@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lmntk.errors import UserError
+from lmntk.solvers import ridge_path
 from lmntk.solvers.folds import deal_folds
 from lmntk.solvers.held_out import CentredCandidate, Pool, RidgeCandidates, choose, held_out, interval
 
@@ -220,3 +221,20 @@ def test_interval_is_wilsons(accuracy: float, texts: int, expected: tuple[float,
             assert abs(bound - accuracy) == pytest.approx(
                 1.6449 * (bound * (1 - bound) / texts) ** 0.5, rel=1e-3
             )
+
+
+@pytest.mark.parametrize("regularization", [0.0, 0.1])
+def test_groups_are_decided_alike_however_many_at_once(
+    monkeypatch: pytest.MonkeyPatch, regularization: float
+) -> None:
+    # with a repeated text and no ridge the kernel is deficient: some groups go by refitting, some in closed form
+    kernel, _, f0 = problem((4, 4, 4))
+    kernel[:, :, 1] = kernel[:, :, 0]
+    kernel[1] = kernel[0]
+    path = ridge_path.RidgePath(kernel)
+    groups = np.asarray([[0, 1], [2, 3], [4, 5], [1, 6], [7, 8]])
+    together = path.leave_out(f0, regularization, groups)
+    monkeypatch.setattr(ridge_path, "_BLOCK_NUMBERS", 2 * 36)
+    np.testing.assert_allclose(path.leave_out(f0, regularization, groups), together, atol=1e-12)
+    for group, values in zip(groups, together, strict=True):
+        np.testing.assert_allclose(path.leave_out(f0, regularization, group[None])[0], values, atol=1e-12)

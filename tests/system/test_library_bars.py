@@ -75,3 +75,17 @@ def test_in_python_loading_and_saving_print_nothing(
     export(tmp_path / "saved", pretrained.network, pretrained, {})
     assert made and all(made)  # bars were made, and each was disabled
     assert capfd.readouterr() == ("", "")
+
+
+def test_blocks_that_overlap_leave_bars_as_they_were() -> None:
+    """Of two threads: the first to begin is the first to end."""
+    from tqdm.std import tqdm
+
+    made = tqdm.__init__
+    first, second = without_bars(), without_bars()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert tqdm.__init__ is not made
+    second.__exit__(None, None, None)
+    assert tqdm.__init__ is made

@@ -6,23 +6,35 @@ are tqdm's.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_LOCK = threading.Lock()
+_open: list[Any] = []  # tqdm's own constructor, once for each block that has begun and not ended
+
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Keep every bar that is made within the block from being shown, whoever makes it and in whatever thread."""
+    """Keep every bar that is made within the block from being shown, whoever makes it and in whatever thread.
+
+    Blocks of several threads may overlap: the last to end gives bars back.
+    """
     from tqdm.std import tqdm  # the class that all kinds of bars derive from
 
-    shown = tqdm.__init__
+    with _LOCK:
+        _open.append(_open[-1] if _open else tqdm.__init__)
+        shown = _open[-1]
 
-    def hidden(bar: Any, *args: Any, **options: Any) -> None:
-        shown(bar, *args, **options | {"disable": True})
+        def hidden(bar: Any, *args: Any, **options: Any) -> None:
+            shown(bar, *args, **options | {"disable": True})
 
-    tqdm.__init__ = hidden
+        tqdm.__init__ = hidden
     try:
         yield
     finally:
-        tqdm.__init__ = shown
+        with _LOCK:
+            own = _open.pop()
+            if not _open:
+                tqdm.__init__ = own

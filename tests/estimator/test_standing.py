@@ -1,0 +1,110 @@
+"""The estimate and its sentence by hand, and the limits at which a fit chooses, estimates or calls probabilities rough."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from lmntk import Example, TangentClassifier
+from lmntk.estimator import choice as choosing
+from lmntk.estimator.choice import choose_way, folds_of
+from lmntk.estimator.record import read_fit
+from lmntk.estimator.standing import standing_of
+from lmntk.estimator.texts import LabelledTexts
+from lmntk.estimator.ways import Measured
+from lmntk.solvers.held_out import HeldOut
+
+
+def decided(right: list[list[int]]) -> HeldOut:
+    """Return held-out decisions of two classes on texts of the second, right (1) or wrong (0) in each round."""
+    decisions = np.where(np.asarray(right) == 1, 1.0, -1.0)[:, :, None]
+    return HeldOut(decisions, np.ones(len(right[0]), dtype=np.int64))
+
+
+def texts_of(each: int, classes: int = 2) -> LabelledTexts:
+    """Return so many different texts of each class."""
+    examples = tuple(Example(f"text {n} of {c}", None, c) for n in range(each) for c in range(classes))
+    return LabelledTexts(examples, tuple("abcdefgh"[:classes]))
+
+
+def test_numbers_by_hand() -> None:
+    own = decided([[1, 1, 1, 0], [1, 1, 0, 0]])  # shares of rounds: 1, 1, 1/2, 0
+    standing = standing_of(own, [("worse", decided([[1, 0, 0, 0]])), ("better", decided([[1, 1, 1, 1]]))], 2)
+    assert standing.accuracy == pytest.approx(0.625)
+    assert (standing.texts, standing.chance) == (4, 0.5)
+    assert [rival.name for rival in standing.rivals] == ["better", "chance", "worse"]
+    better, chance, worse = standing.rivals
+    # leads 0, 0, -1/2, -1: mean -3/8; squares about it 9/64 + 9/64 + 1/64 + 25/64 = 44/64, over 3, over 4
+    assert better.lead == pytest.approx(-0.375)
+    assert better.error == pytest.approx((44 / 64 / 3 / 4) ** 0.5)
+    # leads 0, 1, 1/2, 0: mean 3/8; squares 9/64 + 25/64 + 1/64 + 9/64
+    assert worse.lead == pytest.approx(0.375)
+    assert worse.error == pytest.approx((44 / 64 / 3 / 4) ** 0.5)
+    # shares 1, 1, 1/2, 0 about their mean 5/8: 9/64 + 9/64 + 1/64 + 25/64
+    assert (chance.lead, chance.error) == pytest.approx((0.125, (44 / 64 / 3 / 4) ** 0.5))
+
+
+@pytest.mark.parametrize(
+    ("rights", "rival", "outcome"),
+    [
+        # of 20 texts: a lead of 4 has an error of 1.84 (over 20 each), of 5 one of 1.99; of 3 one of 1.64
+        ([1] * 20, [1] * 16 + [0] * 4, "better"),
+        ([1] * 20, [1] * 17 + [0] * 3, "undecided"),
+        ([1] * 16 + [0] * 4, [1] * 20, "worse"),
+        ([1] * 17 + [0] * 3, [1] * 20, "undecided"),
+        ([1] * 20, [1] * 20, "undecided"),
+    ],
+)
+def test_a_lead_of_two_errors_tells_nothing(rights: list[int], rival: list[int], outcome: str) -> None:
+    standing = standing_of(decided([rights]), [("the rival", decided([rival]))], 2)
+    assert standing.rivals[0].name == "the rival"
+    assert standing.outcome == outcome
+    says = {"better": "better than the best", "worse": "worse than the rival", "undecided": "cannot be told"}
+    assert says[outcome] in standing.sentence
+    assert ("Do not fine-tune this" in standing.sentence) == (outcome == "worse")
+
+
+@pytest.mark.parametrize(("each", "few"), [(2, True), (4, True), (5, False)])
+def test_with_less_than_five_of_a_class_nothing_is_chosen(each: int, few: bool) -> None:
+    assert texts_of(each).are_few == few
+
+
+@pytest.mark.parametrize(
+    ("each", "outputs", "rounds", "folds"),
+    [(16, 1, 20, 16), (100, 1, 20, 20), (101, 1, 5, 20), (3000, 1, 5, 20), (3001, 1, 1, 10), (10, 11, 5, 10)],
+    ids=["few", "200 rows", "202 rows", "6,000 rows", "6,002 rows", "many logits"],
+)
+def test_large_kernels_get_fewer_rounds(each: int, outputs: int, rounds: int, folds: int) -> None:
+    dealt = folds_of(texts_of(each), outputs, 0)
+    assert (len(dealt), {len(each_round) for each_round in dealt}) == (rounds, {folds})
+
+
+def test_no_training_is_the_logits_less_their_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.arange(10) % 2
+    logits = 3.0 + np.where(labels == 1, 1.0, -1.0)[:, None]  # perfect, once their mean is gone
+    texts = texts_of(5)
+    model = str(tiny.write_model(tmp_path))
+    words = {"a": "great", "b": "terrible"}
+    classifier = TangentClassifier(model, "{a} it was {mask}.", words, mode="prompt", dtype="float64")
+    classifier.fit([example.text_a for example in texts.examples], [texts.labels[n] for n in texts.numbers])
+    way = classifier.seen_.way
+    monkeypatch.setattr(choosing, "rivals_of", lambda *given: [])
+    kernel = np.eye(10)[:, None, :, None]
+    choice = choose_way([Measured(way, [], kernel, logits)], texts)
+    assert choice.setting == {"no_training": "centred"}
+    assert not choice.has_direction
+    np.testing.assert_allclose(choice.decisions(kernel, logits), logits - 3.0)
+    assert choice.held_out is not None
+    assert choice.held_out.accuracy == 1.0
+
+
+@pytest.mark.parametrize(("each", "rough"), [(14, True), (15, False)], ids=["28 texts", "30 texts"])
+def test_probabilities_of_less_than_thirty_texts_are_rough(tmp_path: Path, each: int, rough: bool) -> None:
+    texts = texts_of(each)
+    classifier = TangentClassifier(str(tiny.write_model(tmp_path / "model")))
+    classifier.fit([example.text_a for example in texts.examples], texts.numbers)
+    classifier.save(tmp_path / "fit")
+    assert read_fit(tmp_path / "fit").rough == rough
