@@ -25,9 +25,9 @@ SIGNS = ("sst-2", "subj", "mr")
 LINEARIZED = ("sst-2", "subj", "trec")
 CHOSEN_ON = "13"
 GRIDS = {
-    "sgd": ("sgd", (3e-4, 1e-3, 3e-3, 1e-2), ()),
-    "adamw": ("adamw", (1e-5, 3e-5, 1e-4), ()),
-    "lora": ("adamw", (1e-4, 3e-4, 1e-3), ("--lora-rank", "8")),
+    "sgd fine-tuning": ("sgd", (3e-4, 1e-3, 3e-3, 1e-2), ()),
+    "adamw fine-tuning": ("adamw", (1e-5, 3e-5, 1e-4), ()),
+    "adamw fine-tuning (lora)": ("adamw", (1e-4, 3e-4, 1e-3), ("--lora-rank", "8")),
 }
 TRAINING = ("--batch-sizes", "8", "--steps", "64", "--eval-every", "16")
 
@@ -59,47 +59,47 @@ def run_task(task: str, options: argparse.Namespace) -> None:
     rates = {}
     for method, (optimizer, grid, more) in GRIDS.items():
         training = ("--optimizers", optimizer, *TRAINING, *more)
-        rates[method] = rate = chosen(out, common, training, optimizer, grid)
+        rates[method] = rate = chosen(out, common, training, method, grid)
         lmntk(out, "finetune", *common, *training, "--learning-rates", rate)
     write_rates(out, rates)
     for optimizer in ("sgd", "adamw"):
-        training = ("--optimizers", optimizer, *TRAINING, "--learning-rates", rates[optimizer])
+        training = ("--optimizers", optimizer, *TRAINING, "--learning-rates", rates[f"{optimizer} fine-tuning"])
         lmntk(out, "diagnose", *kernels, *training)
     if task in LINEARIZED:
-        training = ("--optimizers", "sgd", *TRAINING, "--learning-rates", rates["sgd"])
+        training = ("--optimizers", "sgd", *TRAINING, "--learning-rates", rates["sgd fine-tuning"])
         lmntk(out, "finetune", *common, *training, "--linearized")
     if task in SIGNS:
         lmntk(out, "run", *kernels, "--formulas", "sgd,signgd,asigngd")
 
 
 def chosen(
-    out: Path, common: tuple[object, ...], training: tuple[str, ...], optimizer: str, grid: tuple[float, ...]
+    out: Path, common: tuple[object, ...], training: tuple[str, ...], row: str, grid: tuple[float, ...]
 ) -> float:
     """Return the rate that is best on the dev texts of split 13, of a grid that is extended once where its edge is best."""
-    best = best_of(out, common, training, optimizer, grid)
+    best = best_of(out, common, training, row, grid)
     if best == grid[0]:
         grid = (extended(grid[1], grid[0]), *grid)
     elif best == grid[-1]:
         grid = (*grid, extended(grid[-2], grid[-1]))
     else:
         return best
-    return best_of(out, common, training, optimizer, grid)
+    return best_of(out, common, training, row, grid)
 
 
 def best_of(
-    out: Path, common: tuple[object, ...], training: tuple[str, ...], optimizer: str, grid: tuple[float, ...]
+    out: Path, common: tuple[object, ...], training: tuple[str, ...], row: str, grid: tuple[float, ...]
 ) -> float:
-    """Return the rate that lmntk chooses of a grid."""
+    """Return the rate that lmntk chooses of a grid, from the row of that training in results.csv."""
     rates = ",".join(f"{rate:g}" for rate in grid)
     lmntk(out, "finetune", *common, "--seeds", CHOSEN_ON, *training, "--learning-rates", rates)
     with (out / "results.csv").open(encoding="utf8") as file:
         settings = [
-            json.loads(row["setting"])
-            for row in csv.DictReader(file)
-            if row["seed"] == CHOSEN_ON and row["method"].startswith(f"{optimizer} fine-tuning")
+            json.loads(line["setting"])
+            for line in csv.DictReader(file)
+            if line["seed"] == CHOSEN_ON and line["method"] == row
         ]
     if len(settings) != 1:
-        raise SystemExit(f"{out}/results.csv has {len(settings)} rows of {optimizer} fine-tuning, not one")
+        raise SystemExit(f"{out}/results.csv has {len(settings)} rows of {row}, not one")
     return float(settings[0]["learning_rate"])
 
 
