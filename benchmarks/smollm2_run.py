@@ -63,7 +63,13 @@ def run_task(task: str, options: argparse.Namespace) -> None:
         lmntk(out, "finetune", *common, *training, "--learning-rates", rate)
     write_rates(out, rates)
     for optimizer in ("sgd", "adamw"):
-        training = ("--optimizers", optimizer, *TRAINING, "--learning-rates", rates[f"{optimizer} fine-tuning"])
+        training = (
+            "--optimizers",
+            optimizer,
+            *TRAINING,
+            "--learning-rates",
+            rates[f"{optimizer} fine-tuning"],
+        )
         lmntk(out, "diagnose", *kernels, *training)
     if task in LINEARIZED:
         training = ("--optimizers", "sgd", *TRAINING, "--learning-rates", rates["sgd fine-tuning"])
