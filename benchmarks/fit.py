@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--test-limit", type=int, default=300)
+    parser.add_argument("--kernels", type=Path, help="a folder that keeps the kernels for another time")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
@@ -88,7 +89,7 @@ def measured(pretrained: Any, options: Any, name: str, seed: int) -> dict[str, A
     settings, classes = Settings(), len(task.labels)
     encoders = {mode: split.encoder(pretrained, mode) for mode in ("prompt", "head")}
     ways = [way_of(pretrained, mode, encoder, task.labels) for mode, encoder in encoders.items()]
-    ways_measured = [measure(way, texts.examples, settings) for way in ways]
+    ways_measured = [measure(way, texts.examples, settings, options.kernels) for way in ways]
 
     def features(examples: list[Example]) -> Any:
         encoded = [encoders["head"].encode(example) for example in examples]
