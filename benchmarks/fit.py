@@ -2,6 +2,7 @@
 
     python benchmarks/fit.py --model MODEL --data DATA --out docs/results/fit-minilm.csv
     python benchmarks/fit.py --out docs/results/fit-minilm.csv --report
+    python benchmarks/fit.py --data DATA --texts build/setfit/texts          # for peers_setfit.py
 
 The labelled texts are the 2 k of train and dev of a published split, k = 16; the first 300 test texts that the split takes are classified.
 Rows that are in the file already are not computed again.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -51,9 +53,13 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--test-limit", type=int, default=300)
     parser.add_argument("--kernels", type=Path, help="a folder that keeps the kernels for another time")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="the table of rows")
+    parser.add_argument("--texts", type=Path, help="write the splits' texts to this folder, and end")
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
+    if options.texts:
+        write_texts(options)
+        return
     rows = read_rows(options.out)
     if options.report:
         report(rows)
@@ -69,6 +75,23 @@ def main() -> None:
                 print(row, flush=True)
                 with options.out.open("a", encoding="utf8") as file:
                     csv.DictWriter(file, FIELDS).writerow(row)
+
+
+def write_texts(options: Any) -> None:
+    """Write each split as JSON, for packages in an environment of their own."""
+    options.texts.mkdir(parents=True, exist_ok=True)
+    for name in options.tasks:
+        for seed in options.seeds:
+            split = FewShot.read(options.data, name, seed, options.test_limit)
+            sides = {"train": [*split.train, *split.dev], "test": split.test}
+            told = {
+                side: {
+                    "texts": LabelledTexts(tuple(examples), split.task.labels).plain,
+                    "labels": labels_of(examples).tolist(),
+                }
+                for side, examples in sides.items()
+            }
+            (options.texts / f"{name}-{seed}.json").write_text(json.dumps(told), encoding="utf8")
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
