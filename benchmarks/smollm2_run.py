@@ -61,16 +61,9 @@ def run_task(task: str, options: argparse.Namespace) -> None:
         training = ("--optimizers", optimizer, *TRAINING, *more)
         rates[method] = rate = chosen(out, common, training, method, grid)
         lmntk(out, "finetune", *common, *training, "--learning-rates", rate)
+        if not more:  # the verdicts are of training all parameters
+            lmntk(out, "diagnose", *kernels, *training, "--learning-rates", rate)
     write_rates(out, rates)
-    for optimizer in ("sgd", "adamw"):
-        training = (
-            "--optimizers",
-            optimizer,
-            *TRAINING,
-            "--learning-rates",
-            rates[f"{optimizer} fine-tuning"],
-        )
-        lmntk(out, "diagnose", *kernels, *training)
     if task in LINEARIZED:
         training = ("--optimizers", "sgd", *TRAINING, "--learning-rates", rates["sgd fine-tuning"])
         lmntk(out, "finetune", *common, *training, "--linearized")
