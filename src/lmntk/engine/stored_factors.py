@@ -17,6 +17,7 @@ from lmntk.engine.work_folder import WorkFolder
 from lmntk.errors import UserError
 from lmntk.kernels.gram import Grouping, Panel, gram
 from lmntk.kernels.subspaces import Subspaces
+from lmntk.models.parts import is_bias
 from lmntk.system.precision import FULL, products
 from lmntk.tangents.factors import Tangents
 from lmntk.tangents.form import Factors
@@ -34,7 +35,7 @@ class Choice:
     def takes(self, name: str) -> bool:
         """Return whether a parameter counts."""
         return (
-            (not self.biases_only or name.rsplit(".", 1)[-1] == "bias")
+            (not self.biases_only or is_bias(name))
             and (not self.include or any(fnmatchcase(name, pattern) for pattern in self.include))
             and not any(fnmatchcase(name, pattern) for pattern in self.exclude)
         )
