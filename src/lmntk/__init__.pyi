@@ -10,16 +10,21 @@ from .errors import UserError
 from .estimator.classifier import TangentClassifier
 from .experiment.configuration import Experiment
 from .experiment.run import run
+from .kernels.grid import lora_candidates, part_candidates, plain_candidates
 from .kernels.kernel import Kernel
+from .kernels.lora import LoraStart
+from .kernels.subspaces import Candidate, Subspaces
 from .models.filters import ParameterFilter
 from .models.loading import load_pretrained
 from .models.logit_model import ClassifierModel, HeadModel, LogitModel, PromptModel
+from .models.parts import parts_of
 from .prompts import EnsembleEncoder, HeadEncoder, PromptEncoder
 from .solvers import solve_grid
 from .tangents.rules import register_rule
 from .tasks import Example, read_data
 
 __all__ = [
+    "Candidate",
     "ClassifierModel",
     "EnsembleEncoder",
     "Example",
@@ -30,16 +35,22 @@ __all__ = [
     "KernelWork",
     "Listener",
     "LogitModel",
+    "LoraStart",
     "ParameterFilter",
     "PromptEncoder",
     "PromptModel",
     "Settings",
+    "Subspaces",
     "TangentClassifier",
     "UserError",
     "__version__",
     "compute_kernels",
     "load_pretrained",
+    "lora_candidates",
     "module_kernels",
+    "part_candidates",
+    "parts_of",
+    "plain_candidates",
     "read_data",
     "register_rule",
     "run",

@@ -14,9 +14,16 @@ from lmntk.engine.stored_factors import Choice, StoredFactors
 from lmntk.engine.stream import stream_kernels
 from lmntk.engine.work_folder import WorkFolder
 from lmntk.errors import UserError
-from lmntk.kernels.lora import LowRank
+from lmntk.kernels.lora import Draw
+from lmntk.kernels.subspaces import Candidate, Subspaces
 from lmntk.models.filters import ParameterFilter
 from lmntk.prompts.batching import collate
+
+
+def low_rank(kept, pair, rank, seed=0, choice=None):
+    """LoRA's sgd kernel of kept factors, on every linear map of the choice."""
+    candidate = Candidate("lora", kept.adaptable(choice), rank, seed)
+    return kept.subspaces(pair, ["sgd"], Subspaces((candidate,)))[0]["lora"]["sgd"]
 
 
 @pytest.mark.parametrize("formulas", [["sgd"], FORMULAS])
@@ -71,7 +78,7 @@ def test_low_rank_kernels_are_those_of_peft_at_its_start(tmp_path, name):
         settings,
         key=KEY,
     )
-    kept, low_rank = StoredFactors(tmp_path), LowRank(3, seed=5)
+    kept, draw = StoredFactors(tmp_path), Draw(5)
     weights = {name: dict(model.named_parameters())[name] for name in kept.index.adaptable}
     features = []
     for text in texts:
@@ -80,7 +87,7 @@ def test_low_rank_kernels_are_those_of_peft_at_its_start(tmp_path, name):
         projected = [
             torch.cat(
                 [
-                    (g @ low_rank.matrix(n, g.shape[1], g).T).flatten()
+                    (g @ draw.matrix(n, 3, g.shape[1]).T / 3**0.5).flatten()
                     for n, g in zip(weights, part, strict=True)
                 ]
             )
@@ -88,9 +95,11 @@ def test_low_rank_kernels_are_those_of_peft_at_its_start(tmp_path, name):
         ]
         features.append(torch.stack(projected))
     stacked = torch.stack(features)
-    found, _ = kept.kernels(("a", "a"), ["sgd"], Choice(low_rank=low_rank))
     torch.testing.assert_close(
-        found["sgd"]["all"], torch.einsum("ncp,mdp->ncmd", stacked, stacked), rtol=1e-6, atol=1e-8
+        low_rank(kept, ("a", "a"), 3, seed=5),
+        torch.einsum("ncp,mdp->ncmd", stacked, stacked),
+        rtol=1e-6,
+        atol=1e-8,
     )
 
 
@@ -116,9 +125,8 @@ def test_a_gradient_that_came_by_autograd_has_no_low_rank_kernel(tmp_path):
     with pytest.raises(
         UserError, match=f"lora-rank: the gradients of '{name}' came by plain autograd, .*--exclude {name}$"
     ):
-        kept.kernels(("a", "a"), ["sgd"], Choice(low_rank=LowRank(2)))
-    found, _ = kept.kernels(("a", "a"), ["sgd"], Choice(exclude=(name,), low_rank=LowRank(2)))
-    assert found["sgd"]["all"].any()
+        low_rank(kept, ("a", "a"), 2)
+    assert low_rank(kept, ("a", "a"), 2, choice=Choice(exclude=(name,))).any()
 
 
 def test_the_mean_of_low_rank_kernels_is_the_kernel_of_the_adapted_weights(tmp_path):
@@ -127,10 +135,7 @@ def test_the_mean_of_low_rank_kernels_is_the_kernel_of_the_adapted_weights(tmp_p
     expected = kept.kernels(("a", "c"), ["sgd"], Choice(include=tuple(kept.index.adaptable)))[0]["sgd"]["all"]
 
     def distance(rank, draws):
-        found = [
-            kept.kernels(("a", "c"), ["sgd"], Choice(low_rank=LowRank(rank, seed)))[0]["sgd"]["all"]
-            for seed in range(draws)
-        ]
+        found = [low_rank(kept, ("a", "c"), rank, seed) for seed in range(draws)]
         return float((torch.stack(found).mean(0) - expected).norm() / expected.norm())
 
     assert distance(8, 40) < 0.12

@@ -12,6 +12,8 @@ from lmntk.engine.kernel_work import KernelWork, Pair
 from lmntk.engine.lengths import spans
 from lmntk.engine.tiles import Job, Tile
 from lmntk.engine.work import FactorIndex
+from lmntk.models.filters import has_adapter
+from lmntk.models.parts import parts_of
 from lmntk.prompts.encoding import EncodedText
 
 
@@ -46,7 +48,10 @@ def index_of(work: KernelWork, capturer: Capturer, jobs: Sequence[Job]) -> Facto
         batches = capturer.batches(work.texts[name][start:stop])
         orders.setdefault(name, []).extend(start + index for batch in batches for index in batch)
     adaptable = [name for name, parameter in work.trainable.items() if parameter in linear]
-    return FactorIndex(orders, list(work.pairs), adaptable, capturer.precision)
+    parts = parts_of(work.model, work.trainable)
+    return FactorIndex(
+        orders, list(work.pairs), adaptable, capturer.precision, parts, has_adapter(work.model)
+    )
 
 
 def assembled(

@@ -9,6 +9,7 @@ import torch
 
 from lmntk.kernels.formulas import kernel_names
 from lmntk.kernels.gram import Grouping
+from lmntk.kernels.subspaces import Subspaces
 from lmntk.models.logit_model import LogitModel
 from lmntk.prompts.encoding import EncodedText
 
@@ -26,6 +27,7 @@ class KernelWork:
         formulas: of ``sgd``, ``signgd``, ``asigngd``.
         trainable: the parameters that count.
         pad_id: the padding token.
+        subspaces: candidates for what to train, of these parameters, with kernels of their own.
     """
 
     model: LogitModel
@@ -34,6 +36,7 @@ class KernelWork:
     formulas: Sequence[str]
     trainable: Mapping[str, torch.nn.Parameter]
     pad_id: int
+    subspaces: Subspaces | None = None
 
     @property
     def row_groups(self) -> list[str]:
@@ -54,6 +57,11 @@ class KernelWork:
     def kernel_names(self) -> list[str]:
         """The kernels of each pair; ``asigngd`` has two."""
         return kernel_names(self.formulas)
+
+    def sums(self, grouping: Grouping | None) -> int:
+        """Return how many kernels a pair of texts has while they are computed, of all formulas."""
+        labels = () if self.subspaces is None else self.subspaces.labels
+        return len(self.kernel_names) * (groups_of(grouping, self.trainable) + len(labels))
 
     def texts_of(self, groups: Sequence[str]) -> list[EncodedText]:
         """Return the texts of some groups, one after the other."""

@@ -6,7 +6,7 @@ from lmntk.engine.batches import Capturer
 from lmntk.engine.budget import Budget
 from lmntk.engine.estimate import Estimate, estimate
 from lmntk.engine.kernel_phases import KernelSizes
-from lmntk.engine.kernel_work import KernelWork, groups_of
+from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.phases import Trial
 from lmntk.engine.progress import Listener
 from lmntk.engine.rates import rates_of
@@ -90,7 +90,7 @@ def cut_work(
         UserError: the memory is too small; says the least that works.
     """
     rows = work.row_groups
-    kernels = len(work.kernel_names) * groups_of(settings.grouping, work.trainable)
+    kernels = work.sums(settings.grouping)
     sizes = KernelSizes(
         trial,
         rows=work.lengths_of(rows),

@@ -1,8 +1,8 @@
-"""Kernels from factors on disk, without the model: any formula, any choice of parameters, LoRA of any rank."""
+"""Kernels from factors on disk, without the model: any formula, any choice of parameters, any candidates for what to train."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,7 +16,8 @@ from lmntk.engine.work import FactorIndex, read_record
 from lmntk.engine.work_folder import WorkFolder
 from lmntk.errors import UserError
 from lmntk.kernels.gram import Grouping, Panel, gram
-from lmntk.kernels.lora import LowRank
+from lmntk.kernels.subspaces import Subspaces
+from lmntk.models.parts import is_bias
 from lmntk.system.precision import FULL, products
 from lmntk.tangents.factors import Tangents
 from lmntk.tangents.form import Factors
@@ -25,36 +26,31 @@ from lmntk.tangents.noise import noise_coordinates, silence
 
 @dataclass(frozen=True)
 class Choice:
-    """The parameters that count, by name; ``low_rank`` puts LoRA on linear maps and leaves all else out."""
+    """The parameters that count, by name."""
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     biases_only: bool = False
-    low_rank: LowRank | None = None
 
     def takes(self, name: str) -> bool:
         """Return whether a parameter counts."""
         return (
-            (not self.biases_only or name.rsplit(".", 1)[-1] == "bias")
+            (not self.biases_only or is_bias(name))
             and (not self.include or any(fnmatchcase(name, pattern) for pattern in self.include))
             and not any(fnmatchcase(name, pattern) for pattern in self.exclude)
         )
 
 
 class _Chosen(Mapping[str, Factors]):
-    """The factors that count, made when they are asked for."""
+    """The factors that count, read when they are asked for."""
 
-    def __init__(self, factors: Mapping[str, Factors], choice: Choice, adapted: Sequence[str]) -> None:
-        self.factors, self.choice = factors, choice
-        self.names = [
-            name for name in factors if choice.takes(name) and (choice.low_rank is None or name in adapted)
-        ]
+    def __init__(self, factors: Mapping[str, Factors], takes: Callable[[str], bool]) -> None:
+        self.factors, self.names = factors, {name: None for name in factors if takes(name)}
 
     def __getitem__(self, name: str) -> Factors:
         if name not in self.names:
             raise KeyError(name)
-        factors = self.factors[name]
-        return factors if self.choice.low_rank is None else self.choice.low_rank.of(name, factors)
+        return self.factors[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self.names
@@ -113,7 +109,34 @@ class StoredFactors:
         Raises:
             UserError: no such pair, nothing left of the choice, a damaged file, or signs of passes in low precision.
         """
-        choice = choice or Choice()
+        takes = (choice or Choice()).takes
+        values, noise, _ = self._contracted(pair, formulas, takes, drop_noise, grouping)
+        return values, noise
+
+    def subspaces(
+        self, pair: tuple[str, str], formulas: Sequence[str], subspaces: Subspaces, drop_noise: bool = True
+    ) -> tuple[dict[str, dict[str, Tensor]], int]:
+        """Return ``{candidate: {kernel name: [n, c, m, d]}}`` of a pair, and how many coordinates were noise; see ``kernels``.
+
+        Raises:
+            UserError: as ``kernels``; a candidate's parameter is not there, or has no rows of a gradient for LoRA.
+        """
+        names = {name for candidate in subspaces.candidates for name in candidate.parameters}
+        _, noise, kernels = self._contracted(
+            pair, formulas, names.__contains__, drop_noise, lambda _: None, subspaces
+        )
+        return kernels, noise
+
+    def _contracted(
+        self,
+        pair: tuple[str, str],
+        formulas: Sequence[str],
+        takes: Callable[[str], bool],
+        drop_noise: bool,
+        grouping: Callable[[str], str | None] | None,
+        subspaces: Subspaces | None = None,
+    ) -> tuple[dict[str, dict[str, Tensor]], int, dict[str, dict[str, Tensor]]]:
+        """Return kernels by group, the number of noise coordinates, and kernels by candidate."""
         if pair not in self.pairs:
             kept = "; ".join(map(",".join, self.pairs))
             raise UserError(f"pair: {','.join(pair)!r} is not there; there are {kept}")
@@ -121,32 +144,46 @@ class StoredFactors:
             raise UserError(
                 f"factors: taken in {self.precision}, in which noise cannot be told; ask for sgd alone, or add --keep-noise"
             )
-        sides = [self._batches(group, choice) for group in pair]
+        sides = [self._batches(group, takes) for group in pair]
         (rows, row_order), (columns, column_order) = sides
         masks = noise_coordinates(rows) if drop_noise and set(formulas) != {"sgd"} else {}
         silenced = Panel([silence(batch, masks) for batch in rows])
+        others = silenced if pair[0] == pair[1] else Panel(columns)
         with products(FULL):
-            blocks = gram(silenced, silenced if pair[0] == pair[1] else Panel(columns), formulas, grouping)
-        kernels = {
+            blocks = gram(silenced, others, formulas, grouping, subspaces=subspaces)
+        values = {
             name: {
                 group: in_order(in_order(block, row_order).transpose(0, 2), column_order).transpose(0, 2)
                 for group, block in groups.items()
             }
             for name, groups in blocks.items()
         }
-        return kernels, sum(int(mask.sum()) for mask in masks.values())
+        kernels, by_candidate = (values, {}) if subspaces is None else subspaces.split(values)
+        return kernels, sum(int(mask.sum()) for mask in masks.values()), by_candidate
+
+    def adaptable(self, choice: Choice | None = None) -> tuple[str, ...]:
+        """Return the names of the linear maps that count, which LoRA can adapt.
+
+        Raises:
+            UserError: nothing is left of the choice.
+        """
+        names = tuple(filter((choice or Choice()).takes, self.index.adaptable))
+        if not names:
+            like = f"; names look like {self.index.adaptable[0]!r}" if self.index.adaptable else ""
+            raise UserError(f"parameters: the choice leaves no linear map for LoRA{like}")
+        return names
 
     def logits(self, group: str) -> Tensor:
         """Return the pre-trained logits [n, c] of a group of texts."""
-        batches, order = self._batches(group, Choice())
+        batches, order = self._batches(group, lambda _: True)
         return in_order(torch.cat([batch.logits for batch in batches]), order).double()
 
-    def _batches(self, group: str, choice: Choice) -> tuple[list[Tangents], list[int]]:
+    def _batches(self, group: str, takes: Callable[[str], bool]) -> tuple[list[Tangents], list[int]]:
         order = self.index.orders[group]
         batches = []
         for path in WorkFolder.at(self.folder).factor_files(group):
             batch = open_tangents(path)
-            chosen = _Chosen(batch.factors, choice, self.index.adaptable)
+            chosen = _Chosen(batch.factors, takes)
             if not chosen and batch.factors:
                 raise UserError(
                     f"parameters: nothing is left of the choice; names look like {next(iter(batch.factors))!r}"

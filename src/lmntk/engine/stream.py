@@ -7,7 +7,7 @@ all rows that want it, and dropped. What a chunk comes to is a *tile*; finished 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from torch import Tensor
@@ -42,6 +42,7 @@ class Streamed:
         noise: by row group, the number of coordinates left out of its sign kernels.
         schedule: how the work was cut.
         precision_loss: what a lower precision than float32 costs, measured on a few texts; None in full precision.
+        subspaces: ``{(row group, column group): {candidate: {kernel name: [n, c, m, d] float64}}}`` of the work's candidates.
     """
 
     kernels: dict[Pair, dict[str, dict[str, Tensor]]]
@@ -50,6 +51,7 @@ class Streamed:
     noise: dict[str, int]
     schedule: Schedule
     precision_loss: PrecisionLoss | None = None
+    subspaces: dict[Pair, dict[str, dict[str, Tensor]]] = field(default_factory=dict)
 
 
 def stream_kernels(
@@ -113,7 +115,12 @@ def stream_kernels(
     if scratch is not None and settings.keep_factors:
         scratch.write_down(factors=index_of(work, capturer, jobs))
     assert all(set(kernels[pair]) == set(work.kernel_names) for pair in work.pairs)
-    return Streamed(kernels, logits, capturer.coverage, noise, schedule, loss)
+    tiles.clear()  # before candidates' kernels are made of their sums
+    subspaces: dict[Pair, dict[str, dict[str, Tensor]]] = {}
+    if work.subspaces is not None:
+        for pair in list(kernels):
+            kernels[pair], subspaces[pair] = work.subspaces.split(kernels[pair])
+    return Streamed(kernels, logits, capturer.coverage, noise, schedule, loss, subspaces)
 
 
 def _reporting_full(results: Iterator[Result]) -> Iterator[Result]:

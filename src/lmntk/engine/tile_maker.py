@@ -245,7 +245,10 @@ class TileWorker:
         panel = Panel([batch for row in rows for batch in self.rows[row].silenced])
         other = panel if list(rows) == [column] else Panel(columns.batches)
         with products(self.maker.precision):
-            blocks = gram(panel, other, self.formulas, self.maker.grouping, self.maker.schedule.tile_bytes)
+            maker = self.maker
+            blocks = gram(
+                panel, other, self.formulas, maker.grouping, maker.schedule.tile_bytes, maker.work.subspaces
+            )
         self.maker.report(column, start, 0, len(panel) * len(columns.order))
         kernels: dict[tuple[str, str, str], Tensor] = {}
         offset = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,7 @@ from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from lmntk.engine.schedule import Schedule
+from lmntk.models.parts import Part
 from lmntk.system import kept
 from lmntk.system.files import write_text
 from lmntk.system.precision import FULL
@@ -80,12 +81,16 @@ class FactorIndex:
         pairs: (row group, column group) of the kernels that the work was about.
         adaptable: names of the parameters that are linear maps, which LoRA can adapt.
         precision: of the passes that the factors come from.
+        parts: what each parameter is, for targets by name; of earlier versions none.
+        adapted: the model was an adapter already, which LoRA does not adapt again.
     """
 
     orders: dict[str, list[int]]
     pairs: list[tuple[str, str]]
     adaptable: list[str]
     precision: str = FULL
+    parts: dict[str, Part] = field(default_factory=dict)
+    adapted: bool = False
 
 
 def _of_this_version(value: Any, checked: Any) -> Any:

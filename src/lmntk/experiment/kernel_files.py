@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lmntk.engine.compute import PromptedTexts, as_kernels, kernels_of_prompt
 from lmntk.engine.progress import Listener
 from lmntk.engine.settings import NOT_KEPT, SCRATCH
@@ -21,9 +23,10 @@ from lmntk.experiment.kernel_texts import KernelTexts, read_kernel_texts
 from lmntk.experiment.preparation import DEFAULT_LENGTH, ReadsTexts
 from lmntk.experiment.start import filter_of, load, reader_alone, settings_of
 from lmntk.kernels.formulas import FORMULAS, kernel_names
+from lmntk.kernels.gram import EVERYTHING
 from lmntk.kernels.groups import group_of_layer
 from lmntk.kernels.kernel import Kernel
-from lmntk.kernels.lora import LowRank
+from lmntk.kernels.subspaces import Candidate, Subspaces
 from lmntk.prompts.assembly import Limits
 from lmntk.prompts.encoding import PromptEncoder, fitting_length
 from lmntk.prompts.ensemble import EnsembleEncoder, make_prompt_encoder
@@ -51,14 +54,12 @@ def kernels_of_factors(wanted: FactorKernels) -> dict[str, Any]:
     for formula in wanted.formulas:
         if _path(wanted.out, formula).exists():
             raise UserError(f"out: {str(_path(wanted.out, formula))!r} is there already; name another folder")
-    low_rank = None if wanted.lora_rank is None else LowRank(wanted.lora_rank, wanted.seed)
-    values, noise = kept.kernels(
-        pair,
-        wanted.formulas,
-        Choice(wanted.include, wanted.exclude, wanted.biases_only, low_rank),
-        group_of_layer if wanted.groups else None,
-        not wanted.keep_noise,
-    )
+    choice = Choice(wanted.include, wanted.exclude, wanted.biases_only)
+    if wanted.lora_rank is None:
+        grouping = group_of_layer if wanted.groups else None
+        values, noise = kept.kernels(pair, wanted.formulas, choice, grouping, not wanted.keep_noise)
+    else:
+        values, noise = _low_rank(wanted, kept, pair, kept.adaptable(choice), wanted.lora_rank)
     provenance = {
         "factors": kept.folder.name,
         "pair": list(pair),
@@ -67,7 +68,7 @@ def kernels_of_factors(wanted: FactorKernels) -> dict[str, Any]:
             "exclude": list(wanted.exclude),
             "biases_only": wanted.biases_only,
             "lora_rank": wanted.lora_rank,
-            "seed": wanted.seed if low_rank else None,
+            "seed": wanted.seed if wanted.lora_rank else None,
         },
         "precision": kept.precision,
         "noise_coordinates_left_out": noise,
@@ -77,6 +78,20 @@ def kernels_of_factors(wanted: FactorKernels) -> dict[str, Any]:
     logits = {"train": kept.logits(rows).cpu().numpy(), "eval": kept.logits(columns).cpu().numpy()}
     _save_logits(wanted.out, logits, provenance)
     return {"files": files, "coverage": f"from the factors in {kept.folder}", "provenance": provenance}
+
+
+def _low_rank(
+    wanted: FactorKernels, kept: StoredFactors, pair: tuple[str, str], adapted: Sequence[str], rank: int
+) -> tuple[dict[str, dict[str, Tensor]], int]:
+    """Return LoRA's kernels ``{kernel name: {group: K}}``, and how many coordinates were noise."""
+    groups: dict[str, list[str]] = {}
+    for name in adapted:
+        groups.setdefault(group_of_layer(name) if wanted.groups else EVERYTHING, []).append(name)
+    candidates = [Candidate(group, tuple(names), rank, wanted.seed) for group, names in groups.items()]
+    found, noise = kept.subspaces(pair, wanted.formulas, Subspaces(tuple(candidates)), not wanted.keep_noise)
+    return {
+        name: {group: found[group][name] for group in groups} for name in kernel_names(wanted.formulas)
+    }, noise
 
 
 def kernels_of_texts(

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from lmntk.errors import UserError
 from lmntk.models.filters import ParameterFilter, has_adapter
 from lmntk.models.logit_model import LogitModel
+from lmntk.models.parts import parts_of
+from lmntk.models.targets import depth, is_above
 
 ADAPTER = "default"
 BASE, LORA = ".base_layer.", ".lora_"
@@ -95,7 +97,7 @@ class Trained:
 
 
 def without_bottom(
-    model: nn.Module, chosen: Mapping[str, nn.Parameter], layers: int
+    model: LogitModel, chosen: Mapping[str, nn.Parameter], layers: int
 ) -> dict[str, nn.Parameter]:
     """Return the chosen parameters but the embeddings' and the first ``layers`` layers'.
 
@@ -106,30 +108,14 @@ def without_bottom(
     Raises:
         UserError: there are not so many layers, or nothing is left.
     """
-    tables = {
-        p
-        for module in model.modules()
-        if isinstance(module, nn.Embedding)
-        for p in module.parameters(recurse=False)
-    }
-    numbers = {name: _layer_number(name) for name, _ in model.named_parameters()}
-    deepest = max((number for number in numbers.values() if number is not None), default=-1) + 1
+    parts = parts_of(model)
+    deepest = depth(parts)
     if layers > deepest:
         raise UserError(f"freeze-layers: {layers} of the network's {deepest} layers; give at most {deepest}")
-    left = {
-        name: parameter
-        for name, parameter in chosen.items()
-        if parameter not in tables
-        and (("embeddings" not in name) if (number := numbers[name]) is None else number >= layers)
-    }
+    left = {name: parameter for name, parameter in chosen.items() if is_above(name, parts[name], layers)}
     if not left:
         raise UserError(f"freeze-layers: nothing is left to train above {layers} layers; give fewer")
     return left
-
-
-def _layer_number(name: str) -> int | None:
-    """Return the number of the block that a parameter is in: the first number in its name."""
-    return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
 @contextmanager

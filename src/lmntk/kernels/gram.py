@@ -12,6 +12,7 @@ from lmntk.errors import ModelError
 from lmntk.kernels.contraction import Contraction
 from lmntk.kernels.formulas import FLIPPED, kernel_names
 from lmntk.kernels.sides import Placed, Sides
+from lmntk.kernels.subspaces import Subspaces
 from lmntk.tangents.factors import Tangents
 from lmntk.tangents.form import Factors
 
@@ -54,8 +55,9 @@ def gram(
     rows: Panel,
     columns: Panel,
     formulas: Sequence[str],
-    grouping: Grouping | None = None,
+    grouping: Callable[[str], str | None] | None = None,
     tile_bytes: int | None = None,
+    subspaces: Subspaces | None = None,
 ) -> dict[str, dict[str, Tensor]]:
     """Return ``{kernel: {group: K}}`` with K [n, c, m, d] in float64, for ``kernel_names(formulas)``.
 
@@ -67,8 +69,9 @@ def gram(
         rows: the side of n examples (training texts).
         columns: the side of m examples; the very same panel for training texts against themselves.
         formulas: of ``sgd``, ``signgd``, ``asigngd``.
-        grouping: from a parameter's name to its group; without it there is one group, ``"all"``.
+        grouping: from a parameter's name to its group, or to None where it is part of none; without it there is one group, ``"all"``.
         tile_bytes: how large the reused buffers may be; by default what suits the device.
+        subspaces: whose sums are groups too, beside the others; ``Subspaces.split`` makes kernels of them.
 
     Cost: a pair of examples takes 2 c d P operations a kernel, materialising (n + m) c 2 T P once; or less,
     where the inner contraction wins. Memory: the result, ``tile_bytes``, and on a processor what is copied
@@ -80,7 +83,9 @@ def gram(
         names.remove(FLIPPED)
     c, n, d, m = rows.outputs, len(rows), columns.outputs, len(columns)
     device = rows.batches[0].logits.device
-    totals: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    shape = c, n, d, m
+    labels = () if subspaces is None else subspaces.labels
+    totals = {name: {label: _zeros(shape, device) for label in labels} for name in names}
     parameters = dict.fromkeys(name for batch in rows.batches for name in batch.factors)
     # what is read when needed shares nothing
     held = all(isinstance(batch.factors, dict) for batch in (*rows.batches, *columns.batches))
@@ -88,12 +93,17 @@ def gram(
     contraction = Contraction(buffers, COPY_BYTES, waits=held)
     for parameter in parameters:
         group = EVERYTHING if grouping is None else grouping(parameter)
-        sums = {}
-        for name in names:
-            if group not in totals[name]:
-                totals[name][group] = torch.zeros(c, n, d, m, dtype=torch.float64, device=device)
-            sums[name] = totals[name][group]
-        _add_parameter(contraction, parameter, rows, columns, names, sums)
+        for groups in totals.values():
+            if group is not None and group not in groups:
+                groups[group] = _zeros(shape, device)
+        left = list(rows.of(parameter))
+        right = left if rows is columns else list(columns.of(parameter))
+        if not right:  # no column text uses it: zeros
+            continue
+        own_labels = [] if subspaces is None else subspaces.labels_of(parameter)
+        _add(contraction, left, right, totals, [*own_labels, *([] if group is None else [group])])
+        for low_left, low_right, low_labels in _low_rank(subspaces, parameter, left, right):
+            _add(contraction, low_left, low_right, totals, low_labels)
     contraction.finish()
     if not parameters:
         raise ModelError("no parameter has a gradient: nothing to contract")
@@ -129,20 +139,29 @@ def first_not_finite(*panels: Panel) -> str:
     return ""
 
 
-def _add_parameter(
+def _zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.zeros(shape, dtype=torch.float64, device=device)
+
+
+def _low_rank(
+    subspaces: Subspaces | None, parameter: str, left: Placed, right: Placed
+) -> Iterator[tuple[Placed, Placed, list[str]]]:
+    return iter(()) if subspaces is None else subspaces.low_rank(parameter, left, right)
+
+
+def _add(
     contraction: Contraction,
-    parameter: str,
-    rows: Panel,
-    columns: Panel,
-    names: Sequence[str],
-    sums: Mapping[str, Tensor],
+    left: Placed,
+    right: Placed,
+    totals: Mapping[str, Mapping[str, Tensor]],
+    labels: Sequence[str],
 ) -> None:
-    """Add the named kernels of one parameter to the sums [c, n, d, m]; let go of what is read for it."""
-    left = list(rows.of(parameter))
-    right = left if rows is columns else list(columns.of(parameter))
-    if right:  # else no column text uses it: zeros
-        for left_part, right_part in _stacked_pairs(left, right):
-            contraction.add(Sides(left_part, right_part, names, sums))
+    """Add one parameter's kernels to the totals [c, n, d, m] with these labels."""
+    if not labels:
+        return
+    sums = {name: [groups[label] for label in labels] for name, groups in totals.items()}
+    for left_part, right_part in _stacked_pairs(left, right):
+        contraction.add(Sides(left_part, right_part, list(totals), sums))
 
 
 def _stacked_pairs(left: Placed, right: Placed) -> Iterator[tuple[Placed, Placed]]:

@@ -68,9 +68,10 @@ def _add_columns(several: Sequence[Sides], rows: Sequence[Batch], columns: Batch
             if not wanted:
                 continue
             for name, block in inner(row_part, column_part, wanted, shared).items():
-                sides.sums[name][:, row_examples, :, column_examples] += block
-                if name in symmetric and index < number:
-                    sides.sums[name][:, column_examples, :, row_examples] += block.permute(2, 3, 0, 1)
+                for total in sides.sums[name]:
+                    total[:, row_examples, :, column_examples] += block
+                    if name in symmetric and index < number:
+                        total[:, column_examples, :, row_examples] += block.permute(2, 3, 0, 1)
 
 
 def _batches(several: Sequence[Placed], copy_bytes: int) -> list[Batch]:

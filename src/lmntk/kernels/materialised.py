@@ -177,7 +177,7 @@ def add_tiles(sides: Sides, buffers: Buffers) -> None:
     names, sums = sides.names, sides.sums
     first = sides.left[0][1]
     like = first.tensors()[-1]
-    c, n, d, _ = sums[names[0]].shape
+    c, n, d, _ = sides.shape
     # columns go through in chunks of about the rows' size, so that a tile is worth materialising and stays in
     # cache
     wide = _is_wide(like.device)
@@ -192,11 +192,13 @@ def add_tiles(sides: Sides, buffers: Buffers) -> None:
         rows = _tile(partial(buffers.take, "rows", like), _Chunk(0, n, sides.left), c, block, signed)
         if sides.is_own:
             for name, product in own_products(rows, names).items():
-                sums[name] += product.reshape(c, n, c, n)
+                for total in sums[name]:
+                    total += product.reshape(c, n, c, n)
         for chunk in chunks:
             columns = _tile(partial(buffers.take, "columns", like), chunk, d, block, signed)
             for name, product in tile_products(rows, columns, names).items():
-                sums[name][:, :, :, chunk.first : chunk.last] += product.reshape(c, n, d, len(chunk))
+                for total in sums[name]:
+                    total[:, :, :, chunk.first : chunk.last] += product.reshape(c, n, d, len(chunk))
 
 
 def _chunks(parts: Placed, size: int) -> Iterator[_Chunk]:

@@ -19,7 +19,12 @@ class Sides:
     left: Placed
     right: Placed
     names: Sequence[str]  # of the kernels
-    sums: Mapping[str, Tensor]  # [c, n, d, m], by kernel
+    sums: Mapping[str, Sequence[Tensor]]  # [c, n, d, m], by kernel: all that the parameter is part of
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the sums' shape."""
+        return tuple(self.sums[self.names[0]][0].shape)
 
     @property
     def is_own(self) -> bool:

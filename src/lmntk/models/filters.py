@@ -9,6 +9,7 @@ from torch import nn
 
 from lmntk.errors import UserError
 from lmntk.models.logit_model import HeadModel, LogitModel
+from lmntk.models.parts import is_bias
 
 
 def has_adapter(model: nn.Module) -> bool:
@@ -77,7 +78,7 @@ class ParameterFilter:
             for name, parameter in everything.items()
             if (self.embeddings or parameter not in tables)
             and (self.head or parameter in body)
-            and (not self.biases_only or name.rsplit(".", 1)[-1] == "bias")
+            and (not self.biases_only or is_bias(name))
             and (not self.include or any(fnmatchcase(name, pattern) for pattern in self.include))
             and not any(fnmatchcase(name, pattern) for pattern in self.exclude)
         }

@@ -1,0 +1,181 @@
+"""Candidates for what to train, whose kernels come from one pass over the texts: sets of parameters, or LoRA on them.
+
+A kernel of a set is the sum of its parameters' kernels; one of LoRA at its start is a sum over columns (``lora``), so all ranks cost what
+the largest does, and all sets of one seed share its columns. A pass fills *sums*, each with a label: one for each set of parameters, and
+for each set that LoRA adapts with a seed one for the columns between two ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor
+
+from lmntk.errors import UserError
+from lmntk.kernels.lora import Draw, Init, LoraStart, columns_of
+from lmntk.kernels.sides import Placed
+
+PREFIX = "\x1f"  # of a sum's label: no group of parameters begins so
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A choice of what to train.
+
+    Attributes:
+        name: under which its kernels come back.
+        parameters: the full names of those that train, or that LoRA adapts.
+        rank: LoRA's; None trains the parameters themselves.
+        seed: of LoRA's random A.
+        start: LoRA's.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    rank: int | None = None
+    seed: int = 0
+    start: LoraStart = field(default_factory=LoraStart)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the candidate as plain data, for keys and provenance."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """LoRA of several ranks with one draw, on a set of parameters."""
+
+    parameters: frozenset[str]
+    seed: int
+    init: Init
+    ranks: tuple[int, ...]  # ascending
+
+    def rank_above(self, column: int) -> int | None:
+        """Return the least of its ranks that takes the columns before this one; None where none does."""
+        return next((rank for rank in self.ranks if rank >= column), None)
+
+
+@dataclass(frozen=True)
+class Subspaces:
+    """Candidates, to be computed together.
+
+    Raises:
+        UserError: two candidates of one name, one without parameters, or a rank below one.
+
+    Example:
+        >>> both = Subspaces((Candidate("head", ("head.weight",)), Candidate("lora", ("head.weight",), rank=8)))
+        >>> [candidate.name for candidate in both.candidates]
+        ['head', 'lora']
+    """
+
+    candidates: tuple[Candidate, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse candidates that are none."""
+        names = set()
+        for candidate in self.candidates:
+            if candidate.name in names:
+                raise UserError(f"subspaces: two candidates are called {candidate.name!r}; name each its own")
+            names.add(candidate.name)
+            if not candidate.parameters:
+                raise UserError(f"subspaces: {candidate.name!r} has no parameters; give it at least one")
+            if candidate.rank is not None and candidate.rank < 1:
+                raise UserError(
+                    f"subspaces: the rank of {candidate.name!r} is {candidate.rank}; give 1 or more"
+                )
+
+    @cached_property
+    def sets(self) -> tuple[frozenset[str], ...]:
+        """The sets of parameters that train themselves."""
+        return tuple(dict.fromkeys(frozenset(c.parameters) for c in self.candidates if c.rank is None))
+
+    @cached_property
+    def spreads(self) -> tuple[Spread, ...]:
+        """What LoRA adapts, by set, seed and init, with all ranks."""
+        ranks: dict[tuple[frozenset[str], int, Init], set[int]] = {}
+        for candidate in self.candidates:
+            if candidate.rank is not None:
+                ranks.setdefault(_spread_key(candidate), set()).add(candidate.rank)
+        return tuple(Spread(*key, tuple(sorted(taken))) for key, taken in ranks.items())
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of all sums."""
+        plain = [_label(index) for index in range(len(self.sets))]
+        return (*plain, *(_label(i, rank) for i, spread in enumerate(self.spreads) for rank in spread.ranks))
+
+    def labels_of(self, parameter: str) -> list[str]:
+        """Return the labels of the sums that a parameter's own kernels are part of."""
+        return [_label(index) for index, chosen in enumerate(self.sets) if parameter in chosen]
+
+    def low_rank(
+        self, parameter: str, left: Placed, right: Placed
+    ) -> Iterator[tuple[Placed, Placed, list[str]]]:
+        """Yield the factors of LoRA's columns of a parameter, and the labels of the sums that they are part of.
+
+        Cost: 2 T i R operations a text, a seed and an init, R being the largest rank. Memory: T R numbers a text.
+
+        Raises:
+            UserError: the gradients came by plain autograd, as vectors.
+        """
+        of_draw: dict[tuple[int, Init], list[tuple[int, Spread]]] = {}
+        for index, spread in enumerate(self.spreads):
+            if parameter in spread.parameters:
+                of_draw.setdefault((spread.seed, spread.init), []).append((index, spread))
+        for (seed, init), spreads in of_draw.items():
+            draw, bounds = Draw(seed, init), sorted({rank for _, spread in spreads for rank in spread.ranks})
+            projected = [(texts, draw.projected(parameter, part, bounds[-1])) for texts, part in left]
+            others = projected
+            if right is not left:
+                others = [(texts, draw.projected(parameter, part, bounds[-1])) for texts, part in right]
+            for first, last in pairwise([0, *bounds]):
+                cut = _cut(parameter, projected, first, last)
+                other = cut if others is projected else _cut(parameter, others, first, last)
+                above = ((index, spread.rank_above(last)) for index, spread in spreads)
+                yield cut, other, [_label(index, rank) for index, rank in above if rank is not None]
+
+    def split(
+        self, groups: Mapping[str, Mapping[str, Tensor]]
+    ) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Tensor]]]:
+        """Return ``{kernel name: {group: K}}`` without the sums, and ``{candidate: {kernel name: K}}`` made of them.
+
+        Memory: the candidates' kernels, and one kernel name's sums.
+        """
+        others: dict[str, dict[str, Tensor]] = {}
+        kernels: dict[str, dict[str, Tensor]] = {candidate.name: {} for candidate in self.candidates}
+        for name, sums in groups.items():
+            others[name] = {group: values for group, values in sums.items() if not group.startswith(PREFIX)}
+            up_to: dict[tuple[Spread, int], Tensor] = {}
+            for index, spread in enumerate(self.spreads):
+                for rank, before in zip(spread.ranks, (None, *spread.ranks), strict=False):
+                    columns = sums[_label(index, rank)]
+                    up_to[spread, rank] = columns if before is None else up_to[spread, before] + columns
+            by_key = {(spread.parameters, spread.seed, spread.init): spread for spread in self.spreads}
+            for candidate in self.candidates:
+                if candidate.rank is None:
+                    values = sums[_label(self.sets.index(frozenset(candidate.parameters)))]
+                else:
+                    values = up_to[by_key[_spread_key(candidate)], candidate.rank]
+                    values = values * candidate.start.multiplier(name, candidate.rank)
+                kernels[candidate.name][name] = values
+        return others, kernels
+
+    def as_dict(self) -> list[dict[str, Any]]:
+        """Return the candidates as plain data, for keys and provenance."""
+        return [candidate.as_dict() for candidate in self.candidates]
+
+
+def _spread_key(candidate: Candidate) -> tuple[frozenset[str], int, Init]:
+    return frozenset(candidate.parameters), candidate.seed, candidate.start.init
+
+
+def _label(index: int, rank: int | None = None) -> str:
+    return f"{PREFIX}{index}" if rank is None else f"{PREFIX}{index}/{rank}"
+
+
+def _cut(parameter: str, projected: Placed, first: int, last: int) -> Placed:
+    return [(texts, columns_of(parameter, part, first, last)) for texts, part in projected]
