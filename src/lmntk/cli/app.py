@@ -26,6 +26,7 @@ from lmntk.cli.commands import (
     run,
     solve,
     split,
+    subspace,
     tasks,
 )
 from lmntk.cli.configured import experiment_options, kernel_options
@@ -56,6 +57,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="print the ver
 app.command(cls=taking(experiment_options))(run.run)
 app.command(cls=taking(experiment_options))(run.plan)
 app.command(cls=taking(fit.fit_options))(fit.fit)
+app.command(cls=taking(subspace.subspace_options))(subspace.subspace)
 app.command(cls=taking(finetune.OPTIONS))(finetune.finetune)
 app.command(cls=taking(diagnose.OPTIONS))(diagnose.diagnose)
 app.command(cls=taking(reproduce.OPTIONS))(reproduce.reproduce)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lmntk.errors import UserError
 from lmntk.estimator.texts import LabelledTexts, read_labelled
-from lmntk.experiment.configuration import Fit
+from lmntk.experiment.configuration import Fit, Subspace
 from lmntk.tasks import Columns
 from lmntk.tasks.class_words import words_by_class
 
@@ -21,7 +21,7 @@ class FitInput:
     words: tuple[str, ...] | None
 
 
-def read_input(options: Fit) -> FitInput:
+def read_input(options: Fit | Subspace) -> FitInput:
     """Return what a fit is given.
 
     Raises:
@@ -38,7 +38,7 @@ def read_input(options: Fit) -> FitInput:
     return FitInput(texts, words)
 
 
-def check_words(options: Fit, labels: Sequence[str]) -> tuple[str, ...] | None:
+def check_words(options: Fit | Subspace, labels: Sequence[str]) -> tuple[str, ...] | None:
     """Return the word of each class, in the order of the classes, where label words are given.
 
     Raises:

@@ -52,6 +52,14 @@ def parameters_of(target: str, parts: Mapping[str, Part], low_rank: bool = False
     return tuple(name for name in parts if name in (adapted if low_rank else chosen))
 
 
+def takes_any(target: str, parts: Mapping[str, Part]) -> bool:
+    """Return whether a target takes any parameter."""
+    try:
+        return bool(parameters_of(target, parts))
+    except UserError:
+        return False
+
+
 def is_above(name: str, part: Part, bottom: int) -> bool:
     """Return whether a parameter is above so many bottom layers; tables, and what is called embeddings, are below all."""
     if part.kind == "table":
@@ -112,7 +120,8 @@ def _there(parts: Mapping[str, Part], low_rank: bool = False) -> str:
         term
         for term, takes in TERMS.items()
         if any(
-            takes(part) and (part.linear and part.place != "head" or not low_rank) for part in parts.values()
+            takes(part) and ((part.linear and part.place != "head") or not low_rank)
+            for part in parts.values()
         )
     ]
     return f"{', '.join(matched)}, and names like {next(iter(parts))!r}"

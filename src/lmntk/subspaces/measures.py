@@ -29,6 +29,7 @@ class Measures:
         stable_rate: the largest of full-batch descent near the start (2 / the loss's sharpness; ``diagnosis.stability``).
         correct: the share of held-out rounds in which each text is classified rightly [N].
         loss: the training loss [steps + 1] of the emulated training.
+        outputs: C.
         adam: likeness of ``asigngd`` to that of all parameters, where it was computed.
     """
 
@@ -38,6 +39,7 @@ class Measures:
     stable_rate: float
     correct: Array
     loss: Array
+    outputs: int
     adam: Likeness | None = None
 
 
@@ -88,6 +90,7 @@ def measures_of(
         stable_rate=rate,
         correct=correct,
         loss=emulated_loss(kernel, question, SHARE_OF_STABLE * rate),
+        outputs=kernel.shape[1],
         adam=None if signs is None else likeness(*signs),
     )
 

@@ -14,6 +14,7 @@ from lmntk.experiment.configuration.reading import (
     make_experiment,
     read_toml,
 )
+from lmntk.experiment.configuration.subspace import Subspace
 from lmntk.experiment.configuration.text_kernels import FactorKernels, TextKernels
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "FineTuning",
     "Fit",
     "OwnTask",
+    "Subspace",
     "TextKernels",
     "from_flags",
     "load_experiment",
