@@ -1,0 +1,133 @@
+"""Kernel ridge regression on changed texts: refits, and closed forms of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+
+from lmntk.attribution.changes import Changes, TrainedTexts
+from lmntk.errors import UserError
+from lmntk.solvers.inputs import Array, Labels, flatten, offset, symmetric_matrix, target_matrix
+
+
+@dataclass(frozen=True, eq=False)
+class RidgeRefits:
+    """Outcomes of alpha = (K_SS + rho I)^-1 (y - f0 / s)_S on any part S, f(x) = K_S(x)^T alpha + f0(x) / s.
+
+    Weights w make it (K + rho W^-1) alpha = y - f0 / s: text i counts w_i times in the squared loss.
+    rho = lambda ||K||_op, of all texts' K.
+
+    Attributes:
+        texts: which.
+        regularization: lambda, above 0.
+        f0_scale: s; inf leaves the pre-trained logits out.
+
+    Raises:
+        UserError: lambda is not above 0, or K is not symmetric.
+
+    Example:
+        refits = RidgeRefits(TrainedTexts.of(kernel, cross, labels, f0, cross_f0), 0.01)
+        refits.outcomes(Changes.without([[3]], 32))       # [1, M, C]: without text 3
+    """
+
+    texts: TrainedTexts
+    regularization: float
+    f0_scale: float = float("inf")
+
+    def __post_init__(self) -> None:
+        """Refuse a ridge of nothing: without one an outcome is not unique."""
+        if not (np.isfinite(self.regularization) and self.regularization > 0):
+            raise UserError(
+                f"attribution: regularization is {self.regularization}; a refit needs one above 0"
+            )
+
+    @cached_property
+    def matrix(self) -> Array:
+        """K [N C, N C]."""
+        return symmetric_matrix(self.texts.kernel, "attribution")
+
+    @cached_property
+    def ridge(self) -> float:
+        """The number rho."""
+        return float(self.regularization * np.abs(np.linalg.eigvalsh(self.matrix)).max())
+
+    @cached_property
+    def offset(self) -> Array:
+        """What is predicted without any text, f0 / s [M, C]."""
+        return offset(self.texts.cross_f0, self.f0_scale, self.texts.cross_f0.shape)
+
+    @cached_property
+    def inverse(self) -> Array:
+        """(K + rho I)^-1 [N C, N C], of all texts."""
+        size = len(self.matrix)
+        factor = cho_factor(self.matrix + self.ridge * np.eye(size), lower=True)
+        return np.asarray(cho_solve(factor, np.eye(size)))
+
+    @cached_property
+    def coefficients(self) -> Array:
+        """Those of all texts, alpha [N, C]."""
+        return np.asarray((self.inverse @ self.targets().ravel()).reshape(self.texts.f0.shape))
+
+    @cached_property
+    def _reach(self) -> Array:
+        """K(x)^T (K + rho I)^-1 [M C, N C]: how a target moves an outcome."""
+        return np.asarray(flatten(self.texts.cross).T @ self.inverse)
+
+    def targets(self, labels: Labels | None = None) -> Array:
+        """Return y - f0 / s [N, C]."""
+        numbers = self.texts.labels if labels is None else labels
+        return target_matrix(numbers, self.texts.outputs) - offset(
+            self.texts.f0, self.f0_scale, self.texts.f0.shape
+        )
+
+    def outcomes(self, changes: Changes) -> Array:
+        """Return decisions [S, M, C], each refitted: O((|S| C)^3) a change."""
+        cross, shape = flatten(self.texts.cross), self.texts.cross_f0.shape
+        decisions = np.empty((len(changes), *shape))
+        for number, weights in enumerate(changes.weights):
+            rows = np.repeat(weights > 0, self.texts.outputs)
+            if not rows.any():
+                decisions[number] = self.offset
+                continue
+            ridges = self.ridge / np.repeat(weights, self.texts.outputs)[rows]
+            targets = self.targets(changes.labels_of(number, self.texts.labels)).ravel()[rows]
+            factor = cho_factor(self.matrix[np.ix_(rows, rows)] + np.diag(ridges), lower=True)
+            decisions[number] = self.offset + (cross[rows].T @ cho_solve(factor, targets)).reshape(shape)
+        return decisions
+
+    def without(self, groups: Sequence[Sequence[int]]) -> Array:
+        """Return decisions [G, M, C] without each group of texts, in closed form.
+
+        With B = (K + rho I)^-1 and alpha = B t, what is left of alpha without S is alpha - B_S (B_SS)^-1 alpha_S.
+        Cost: once O((N C)^3), then O(M C g C) a group of g texts.
+        """
+        whole = self.offset + (flatten(self.texts.cross).T @ self.coefficients.ravel()).reshape(
+            self.offset.shape
+        )
+        c, alpha = self.texts.outputs, self.coefficients.ravel()
+        decisions = np.empty((len(groups), *whole.shape))
+        for number, group in enumerate(groups):
+            rows = (np.asarray(group, dtype=np.int64)[:, None] * c + np.arange(c)).ravel()
+            lost = self._reach[:, rows] @ np.linalg.solve(self.inverse[np.ix_(rows, rows)], alpha[rows])
+            decisions[number] = whole - lost.reshape(whole.shape)
+        return decisions
+
+    def relabelled(self, numbers: Sequence[int], classes: Sequence[int]) -> Array:
+        """Return decisions [S, M, C] with the label of one text changed, in closed form: O(M C C) each."""
+        c, shape = self.texts.outputs, self.offset.shape
+        whole = self.offset + (flatten(self.texts.cross).T @ self.coefficients.ravel()).reshape(shape)
+        decisions = np.empty((len(numbers), *shape))
+        for row, (number, label) in enumerate(zip(numbers, classes, strict=True)):
+            labels = np.array([label, self.texts.labels[number]])
+            new, old = target_matrix(labels, c)
+            at = slice(number * c, (number + 1) * c)
+            decisions[row] = whole + (self._reach[:, at] @ (new - old)).reshape(shape)
+        return decisions
+
+    def contributions(self) -> Array:
+        """Return what each training text adds [N, M, C]; with the offset they sum to the decisions of all texts."""
+        return np.asarray(np.einsum("nc,ncmd->nmd", self.coefficients, self.texts.cross))
