@@ -82,10 +82,14 @@ def test_ridge_on_contrasts_is_ridge_on_centred_logits(classes: int, scale: floa
     (fold, *_), *_ = deal_folds(labels, rounds=1)
     others = np.setdiff1d(np.arange(n), fold)
     for train, of in ((others, candidates.leave_out(fold[None])[0, :, :, 0]), (np.arange(n), None)):
-        matrix = kernel[np.ix_(train, range(classes), train, range(classes))].reshape(len(train) * classes, -1)
+        matrix = kernel[np.ix_(train, range(classes), train, range(classes))].reshape(
+            len(train) * classes, -1
+        )
         alpha = np.linalg.solve(matrix + ridge * np.eye(len(matrix)), targets[train].reshape(-1))
         if of is not None:
-            across = kernel[np.ix_(fold, range(classes), train, range(classes))].reshape(len(fold) * classes, -1)
+            across = kernel[np.ix_(fold, range(classes), train, range(classes))].reshape(
+                len(fold) * classes, -1
+            )
             np.testing.assert_allclose(of, (across @ alpha).reshape(-1, classes) + offset[fold], atol=1e-8)
         else:
             solution = candidates.solution(candidates.settings[0])
