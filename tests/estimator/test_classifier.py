@@ -68,14 +68,15 @@ def as_they_are(texts: list[str]) -> list[str]:
     return list(texts)
 
 
-@pytest.mark.parametrize("classes", ["full", "shared"])
+@pytest.mark.parametrize("classes", ["full", "contrasts", "shared"])
 def test_many_classes_may_share_a_kernel(model: str, classes: str) -> None:
     labels = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
     classifier = TangentClassifier(model, classes=classes, dtype="float64", regularization=0.1)
     classifier.fit(TEXTS, labels)
     examples = [Example(text) for text in TEXTS]
     kernel = classifier.seen_.kernel(examples, examples)
-    assert kernel.shape == ((10, 3, 10, 3) if classes == "full" else (10, 1, 10, 1))
+    outputs = {"full": 3, "contrasts": 2, "shared": 1}[classes]
+    assert kernel.shape == (10, outputs, 10, outputs)
     explained = classifier.explain(NEW[0])
     assert explained.offset + sum(each.value for each in explained.contributions) == pytest.approx(
         explained.decision
@@ -85,6 +86,36 @@ def test_many_classes_may_share_a_kernel(model: str, classes: str) -> None:
     assert classifier._predictor is not None
     few = np.concatenate([classifier.decision_function(many[start : start + 6]) for start in range(0, 60, 6)])
     np.testing.assert_allclose(decisions, few, atol=1e-8)
+
+
+WORDS_OF_THREE = {0: "terrible", 1: "great", 2: "maybe"}
+
+
+@pytest.mark.parametrize("mode", ["prompt", "head"])
+def test_contrasts_decide_as_the_centred_logits_do(model: str, tmp_path: Path, mode: str) -> None:
+    # the twin: the full kernel's projection on logits without their mean, solved densely
+    labels = np.asarray([0, 1, 2, 0, 1, 2, 0, 1, 2, 0] * 2)[: len(TEXTS)]
+    given = {"mode": mode, "dtype": "float64", "regularization": 0.1}
+    full, cheaper = (
+        TangentClassifier(model, TEMPLATE, WORDS_OF_THREE, classes=classes, **given).fit(TEXTS, labels)
+        for classes in ("full", "contrasts")
+    )
+    centring, examples = np.eye(3) - 1 / 3, [Example(text) for text in TEXTS]
+    train, new = (
+        np.einsum("ncmd,ce,df->nemf", full.seen_.kernel(examples, others), centring, centring)
+        for others in (examples, [Example(text) for text in NEW])
+    )
+    matrix, scale = train.reshape(30, 30), cheaper.choice_.f0_scale
+    logits, of_new = (
+        full.seen_.logits(some) @ centring / scale for some in (examples, [Example(text) for text in NEW])
+    )
+    targets = (np.eye(3)[labels] @ centring - logits).reshape(-1)
+    alpha = np.linalg.solve(matrix + 0.1 * np.linalg.norm(matrix, 2) * np.eye(30), targets)
+    expected = (alpha @ new.reshape(30, -1)).reshape(-1, 3) + of_new
+    np.testing.assert_allclose(cheaper.decision_function(NEW), expected, atol=1e-8)
+    cheaper.save(tmp_path / "saved")
+    loaded = TangentClassifier.load(tmp_path / "saved")
+    np.testing.assert_allclose(loaded.decision_function(NEW), expected, atol=1e-8)
 
 
 def test_a_shared_kernel_is_on_average_that_of_the_centred_classes(model: str) -> None:

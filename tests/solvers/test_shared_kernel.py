@@ -18,6 +18,8 @@ from lmntk.models.build import logit_model
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.logit_model import combined
 from lmntk.prompts.assembly import Limits
+from lmntk.solvers.folds import deal_folds
+from lmntk.solvers.held_out import RidgeCandidates
 from lmntk.solvers.shared import contrasts, shared_kernel, sign_combinations
 
 
@@ -58,6 +60,40 @@ def test_signs_are_on_average_as_good_as_contrasts(classes: int) -> None:
         single = np.einsum("ncp,c->np", g, np.asarray(signs) - np.mean(signs))
         total += single @ single.T / 2**classes
     np.testing.assert_allclose(total / (classes - 1), shared_kernel(full))
+
+
+@pytest.mark.parametrize("scale", [1.0, np.inf], ids=["with f0", "without"])
+@pytest.mark.parametrize("classes", [3, 4, 6])
+def test_ridge_on_contrasts_is_ridge_on_centred_logits(classes: int, scale: float) -> None:
+    # the twin: all C centred logits, their kernel singular, targets and pre-trained logits without the common mode
+    n, random = 4 * classes, np.random.default_rng(classes)
+    g, f0 = random.normal(size=(n, classes, 300)) + 2.0, random.normal(size=(n, classes)) + 5.0
+    labels = np.arange(n) % classes
+    centred = g - g.mean(axis=1, keepdims=True)
+    kernel, offset = np.einsum("ncp,mdp->ncmd", centred, centred), (f0 - f0.mean(1, keepdims=True)) / scale
+    targets = np.eye(classes)[labels] - 1 / classes - offset
+    ridge = 0.1 * np.linalg.norm(kernel.reshape(n * classes, -1), 2)
+
+    basis = contrasts(classes)
+    of_contrasts = np.einsum("ncp,ck->nkp", g, basis)
+    candidates = RidgeCandidates(
+        np.einsum("nkp,mjp->nkmj", of_contrasts, of_contrasts), labels, f0, (0.1,), (scale,), basis=basis
+    )
+    (fold, *_), *_ = deal_folds(labels, rounds=1)
+    others = np.setdiff1d(np.arange(n), fold)
+    for train, of in ((others, candidates.leave_out(fold[None])[0, :, :, 0]), (np.arange(n), None)):
+        matrix = kernel[np.ix_(train, range(classes), train, range(classes))].reshape(
+            len(train) * classes, -1
+        )
+        alpha = np.linalg.solve(matrix + ridge * np.eye(len(matrix)), targets[train].reshape(-1))
+        if of is not None:
+            across = kernel[np.ix_(fold, range(classes), train, range(classes))].reshape(
+                len(fold) * classes, -1
+            )
+            np.testing.assert_allclose(of, (across @ alpha).reshape(-1, classes) + offset[fold], atol=1e-8)
+        else:
+            solution = candidates.solution(candidates.settings[0])
+            np.testing.assert_allclose(solution @ basis.T, alpha.reshape(n, classes), atol=1e-8)
 
 
 def test_drawn_signs_are_of_their_kind() -> None:

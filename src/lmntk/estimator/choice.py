@@ -57,12 +57,18 @@ class Choice:
     @property
     def has_direction(self) -> bool:
         """Return whether a single direction stands for the solution: not for no training, nor for that of a shared kernel."""
-        return self.form is not None and self.measured.way.combinations is None
+        return self.form is not None and not self._is_shared
 
     @property
     def coefficients(self) -> Array:
-        """The coefficients of the training texts [N, C]; zeros for no training."""
-        return np.zeros_like(self.measured.logits) if self.form is None else self.form.coefficients
+        """The coefficients of the training texts, for each output of the kernel, or for each class that shares it; zeros for no training."""
+        if self.form is not None:
+            return self.form.coefficients
+        return np.zeros(self.measured.logits.shape if self._is_shared else self.measured.kernel.shape[:2])
+
+    @property
+    def _is_shared(self) -> bool:
+        return self.measured.way.combinations is not None
 
     @property
     def f0_scale(self) -> float:
@@ -70,11 +76,18 @@ class Choice:
         return 1.0 if self.form is None else self.form.f0_scale
 
     def decisions(self, kernel: Array, logits: Array) -> Array:
-        """Return decisions [M, C] on texts with a kernel [N, C, M, C] and pre-trained logits [M, C]."""
-        shares = self.measured.way.combinations is not None
-        of_texts = "nimj,nc->mc" if shares else "ncmd,nc->md"  # i and j are of size 1
-        slopes = np.einsum(of_texts, kernel, self.coefficients)
+        """Return decisions [M, C] on texts with a kernel of [N, C, M, C] and pre-trained logits [M, C]."""
+        slopes = self._summed(kernel, "mc" if self._is_shared else "md")
         return np.asarray(slopes + logits / self.f0_scale + np.asarray(self.intercepts))
+
+    def parts(self, kernel: Array) -> Array:
+        """Return what each training text adds to the decisions on M texts, [N, M, C]."""
+        return self._summed(kernel, "nmc" if self._is_shared else "nmd")
+
+    def _summed(self, kernel: Array, axes: str) -> Array:
+        of_texts = "nimj,nc" if self._is_shared else "ncmd,nc"  # i and j are of size 1
+        sums = np.einsum(f"{of_texts}->{axes}", kernel, self.coefficients)
+        return self.measured.way.of_classes(sums)
 
     @property
     def sharpness(self) -> float:
@@ -124,7 +137,9 @@ def choose_way(
         f0 = way.logits if way.way.has_logits and not few else None
         ridges = LAMBDA_OF_FEW if few and regularization is None else given
         classes = None if way.way.combinations is None else way.logits.shape[1]
-        parts.append((way, RidgeCandidates(way.kernel, labels, f0, ridges, classes=classes)))
+        parts.append(
+            (way, RidgeCandidates(way.kernel, labels, f0, ridges, classes=classes, basis=way.way.basis))
+        )
         if f0 is not None and regularization is None:
             parts.append((way, CentredCandidate(f0)))
     pool = Pool([_OfMode(way.way.mode, candidates) for way, candidates in parts])

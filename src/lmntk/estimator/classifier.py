@@ -83,7 +83,8 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         template: the prompt, such as ``"{a} It was {mask}."``; without one a linear head is put on the model.
         label_words: the word of each class, as a dict; or a list in the order of ``classes_``.
         mode: ``prompt``, ``head``, or ``auto``: with label words the better of both.
-        classes: ``full``, ``shared`` for one kernel that all classes share, or ``auto``: shared by more than six.
+        classes: ``full``; ``contrasts``, the C - 1 that a softmax sees, which are cheaper; ``shared`` for one kernel that all classes
+            share; or ``auto``: shared by more than six.
         regularization: lambda, relative to the kernel's norm; chosen by held-out texts where it is None.
         max_length: of a prompted text, in tokens.
         dtype: float32 or float64.
@@ -121,7 +122,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         label_words: Mapping[Any, str] | Sequence[str] | None = None,
         *,
         mode: Literal["auto", "prompt", "head"] = "auto",
-        classes: Literal["auto", "full", "shared"] = "auto",
+        classes: Literal["auto", "full", "contrasts", "shared"] = "auto",
         regularization: float | None = None,
         max_length: int | None = None,
         dtype: str = "float32",
@@ -233,9 +234,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         decision = choice.decisions(kernel, logits)
         number = int(predict_labels(decision)[0])
         column, sign = (0, 1.0 if number == 1 else -1.0) if decision.shape[1] == 1 else (number, 1.0)
-        of_class = choice.coefficients[:, column] if kernel.shape[1] == 1 else choice.coefficients
-        at_class = kernel[:, :, 0, min(column, kernel.shape[3] - 1)]  # (n, c), of a shared kernel (n, 1)
-        values = sign * (at_class * of_class.reshape(at_class.shape)).sum(axis=1)
+        values = sign * choice.parts(kernel)[:, 0, column]
         contributions = [
             Contribution(_plain(each), self.classes_[each.label], float(value))
             for each, value in zip(train, values, strict=True)
@@ -342,9 +341,9 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         way = choice.measured.way
         shared = shared_solution(choice)
         if shared is not None:
-            return KernelPredictor(way.model, shared, way.pad_id, rule)
+            return KernelPredictor(way.deciding, shared, way.pad_id, rule)
         directions = [direction_of(choice, settings)] if choice.has_direction else []
-        return Predictor(way.model, directions, way.pad_id, rule)
+        return Predictor(way.deciding, directions, way.pad_id, rule)
 
 
 def _plain(example: Example) -> str:

@@ -89,6 +89,7 @@ def write_fit(
         "name": options.model, "fingerprint": pretrained.fingerprint, "kind": pretrained.kind, "base": options.base,
         "revision": options.revision, "gguf": options.gguf, "dtype": options.dtype, "attention": options.attention,
         "untied": options.untie_head, "difference": len(texts.labels) == 2, "features": "read",
+        "centred": way.basis is not None,
     }  # fmt: skip
     prompt = {
         "templates": [options.template] if is_prompt else None,

@@ -52,7 +52,7 @@ class SeenTexts:
         self._forget()
 
     def kernel(self, rows: Sequence[Example], columns: Sequence[Example]) -> Array:
-        """Return K [n, C, m, C] between texts, float64."""
+        """Return K [n, c, m, c] between texts, float64, c being the outputs of the way's model."""
         if not self._see([*rows, *columns]):
             return self._streamed(rows, columns)
         chosen = np.ix_(self._numbers_of(rows), range(self._c), self._numbers_of(columns), range(self._c))
@@ -62,7 +62,7 @@ class SeenTexts:
         """Return the pre-trained logits [n, C] of texts, float64."""
         if not self._see(examples):
             return self._streamed_logits(examples)
-        return np.asarray(self._logits[self._numbers_of(examples)])
+        return self.way.of_classes(self._logits[self._numbers_of(examples)])
 
     def knows(self, examples: Sequence[Example]) -> int:
         """Return how many of the texts are known."""
@@ -147,7 +147,8 @@ class SeenTexts:
 
     def _streamed_logits(self, examples: Sequence[Example]) -> Array:
         encoded = self.way.encoded(examples)
-        return np.asarray(logits_of(self.model, encoded, self.way.pad_id, self.settings.batch_size).numpy())
+        logits = logits_of(self.model, encoded, self.way.pad_id, self.settings.batch_size).numpy()
+        return self.way.of_classes(logits)
 
 
 class SharedTexts(SeenTexts):

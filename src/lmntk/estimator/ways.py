@@ -27,14 +27,14 @@ from lmntk.models.logit_model import LogitModel, combined
 from lmntk.models.vocabulary import is_tied
 from lmntk.prompts.encoding import EncodedText, TextEncoder, encode_whole
 from lmntk.solvers.inputs import Array
-from lmntk.solvers.shared import sign_combinations
+from lmntk.solvers.shared import contrasts, sign_combinations
 from lmntk.system.hashing import Key, versions
 from lmntk.system.kept import is_whole, load_arrays, or_none, save_tensors
 from lmntk.tasks.example import Example, digest_examples
 
 MOST_FULL = 6  # classes: with more they share a kernel, since a full one costs C^2 products
 SIGNS = 2  # combinations of the logits that stand for a shared kernel
-Classes = Literal["auto", "full", "shared"]
+Classes = Literal["auto", "full", "contrasts", "shared"]
 # Deviation of the head's first weights. A head that was fitted to the labels would have seen those that are held out.
 HEAD_DEVIATION = 0.1
 
@@ -46,11 +46,12 @@ class Way:
     Attributes:
         mode: ``prompt`` or ``head``.
         encoder: from a text to tokens.
-        model: from tokens to logits [n, c].
+        model: from tokens to logits [n, c], or to contrasts of them.
         parameters: those that count.
         pad_id: the padding token.
         key: all that its kernels depend on but the texts.
         combinations: of the logits [C, S], where the classes share a kernel.
+        basis: the contrasts [C, C - 1] of the logits, where these are the model's outputs.
     """
 
     mode: str
@@ -60,6 +61,7 @@ class Way:
     pad_id: int
     key: Key
     combinations: Array | None = None
+    basis: Array | None = None
     _encoded: dict[Example, EncodedText] = field(default_factory=dict, repr=False)
 
     @property
@@ -70,6 +72,17 @@ class Way:
         return [
             combined(self.model, torch.from_numpy(weights.copy())[:, None]) for weights in self.combinations.T
         ]
+
+    @property
+    def deciding(self) -> LogitModel:
+        """The model with an output for each class: of contrasts the logits less their mean, which are all that a softmax sees."""
+        if self.basis is None:
+            return self.model
+        return combined(self.model, torch.from_numpy(self.basis @ self.basis.T))
+
+    def of_classes(self, outputs: Array) -> Array:
+        """Return what the model's outputs [..., k] are for each class [..., C]."""
+        return outputs if self.basis is None else np.asarray(outputs @ self.basis.T)
 
     @property
     def divisor(self) -> float:
@@ -105,7 +118,7 @@ class Measured:
     Attributes:
         way: which.
         texts: the N labelled texts, encoded.
-        kernel: of these texts, [N, C, N, C]; of a shared one [N, 1, N, 1].
+        kernel: of these texts, [N, C, N, C]; of contrasts C - 1 in place of C, of a shared one 1.
         logits: their pre-trained logits [N, C].
     """
 
@@ -127,7 +140,8 @@ def way_of(
 ) -> Way:
     """Return the way of a mode; two classes are folded into one logit, their difference.
 
-    More than six classes share a kernel, unless ``sharing`` is ``full``; it is that of two random sign combinations of the logits.
+    More than six classes share a kernel, unless ``sharing`` says otherwise; it is that of two random sign combinations of the logits.
+    Contrasts are C - 1 orthonormal combinations of the logits that leave out what all have in common; of two classes the difference.
 
     In head mode a checkpoint's own head is kept; another network gets a head of normal numbers, by the seed.
 
@@ -149,12 +163,15 @@ def way_of(
         parameters=chosen.as_dict(),
         version=KERNEL_VERSION,
     )
-    combinations = None
+    combinations, basis = None, None
+    if sharing == "contrasts" and classes > 2:
+        basis = contrasts(classes)
+        model, key = combined(model, torch.from_numpy(basis)), key.also(contrasts=True)
     if sharing == "shared" or (sharing == "auto" and classes > MOST_FULL):
         combinations = sign_combinations(classes, SIGNS, seed)
         model = logit_model(pretrained, encoder, False, labels=labels, head=head) if classes == 2 else model
         key = key.also(shared={"signs": SIGNS, "seed": seed})
-    return Way(mode, encoder, model, chosen, pretrained.pad_id, key, combinations)
+    return Way(mode, encoder, model, chosen, pretrained.pad_id, key, combinations, basis)
 
 
 def drawn_head(pretrained: Pretrained, classes: int, seed: int) -> nn.Linear:
@@ -191,7 +208,7 @@ def measure(
         announce: told what it will take, before it starts.
         report: told how far it is.
 
-    Cost: a forward and C backward passes a text, and N^2 C^2 products; of a shared kernel two of each, and N^2 two products.
+    Cost: a forward and C backward passes a text, and N^2 C^2 products, of contrasts C - 1 in place of C; of a shared kernel two of each, and N^2 two products.
     """
     paths, key, texts = None, key_of(way, examples), way.encoded(examples)
     if folder is not None:
@@ -206,7 +223,10 @@ def measure(
         piece = key.also(single=number).digest
         streamed = stream_kernels(work, settings, Listener(report, announce if number == 0 else None), piece)
         part = streamed.kernels["train", "train"]["sgd"][EVERYTHING].cpu().numpy() / way.divisor
-        values, logits = (values + part if number else part), streamed.logits["train"].cpu().numpy()
+        values, logits = (
+            (values + part if number else part),
+            way.of_classes(streamed.logits["train"].cpu().numpy()),
+        )
     if way.combinations is not None:
         logits = logits_of(way.model, texts, way.pad_id, settings.batch_size).numpy()
     if paths is not None:

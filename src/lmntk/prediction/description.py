@@ -48,6 +48,7 @@ class _ModelFacts(_Part):
     attention: str | None
     untied: bool
     difference: bool
+    centred: bool = False
     features: str
 
 

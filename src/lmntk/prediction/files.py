@@ -14,7 +14,7 @@ from lmntk.errors import UserError
 from lmntk.models.build import logit_model, untie
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import load_pretrained
-from lmntk.models.logit_model import HeadModel, LogitModel
+from lmntk.models.logit_model import HeadModel, LogitModel, combined
 from lmntk.prediction.by_kernel import KernelPredictor, SharedSolution
 from lmntk.prediction.description import DESCRIPTION, FORMAT, Description, read_description
 from lmntk.prediction.limits import PassLimits
@@ -141,6 +141,8 @@ def load_predictor(
         features=facts["features"],
         head=_head(tensors, chosen),
     )
+    if facts["centred"]:
+        model_of_logits = combined(model_of_logits, torch.eye(len(labels)) - 1 / len(labels))
     directions = _directions(folder / DIRECTION, tensors, model_of_logits)
     intercept = solution["intercept"]
     rule = DecisionRule(

@@ -39,12 +39,13 @@ class RidgeCandidates:
     The ridge is the fixed number lambda ||K||_op of the kernel of **all** texts. See ``RidgePath.leave_out``.
 
     Args:
-        kernel: [N, C, N, C], symmetric; or [N, 1, N, 1] that C classes share.
+        kernel: [N, C, N, C], symmetric; or [N, 1, N, 1] that C classes share, or [N, k, N, k] of k combinations of the logits.
         labels: class numbers [N].
         f0: pre-trained logits [N, C]; without them they take no part.
         regularizations: values of lambda, each above 0.
         f0_scales: values of s.
         classes: C, of a kernel that they share.
+        basis: the k orthonormal combinations [C, k]; targets and pre-trained logits are combined likewise. Decisions are of all classes.
     """
 
     def __init__(
@@ -55,14 +56,17 @@ class RidgeCandidates:
         regularizations: Sequence[float] = REGULARIZATIONS,
         f0_scales: Sequence[float] = F0_SCALES,
         classes: int | None = None,
+        basis: Array | None = None,
     ) -> None:
         values = as_train_kernel(kernel)
-        shape = len(values), values.shape[1] if classes is None else classes
+        self.basis = np.eye(values.shape[1] if classes is None else classes) if basis is None else basis
+        shape = len(values), len(self.basis)
         self.path = RidgePath(values)
         self.regularizations = tuple(regularizations)
         self.scales = tuple(f0_scales) if f0 is not None else (float("inf"),)
-        self.offsets = np.stack([offset(f0, scale, shape) for scale in self.scales], axis=2)  # (n, c, s)
-        self.targets = target_matrix(labels, shape[1])[:, :, None] - self.offsets
+        offsets = np.stack([offset(f0, scale, shape) for scale in self.scales], axis=2)  # (n, c, s)
+        self.offsets = np.einsum("ncs,ck->nks", offsets, self.basis)
+        self.targets = (target_matrix(labels, shape[1]) @ self.basis)[:, :, None] - self.offsets
         self.settings: list[Setting] = [
             {"regularization": ridge, "f0_scale": scale}
             for ridge in self.regularizations
@@ -71,12 +75,13 @@ class RidgeCandidates:
 
     def leave_out(self, groups: Labels) -> Array:
         """Return decisions [G, g, C, settings] on groups [G, g] of texts, by the fit to all others."""
-        offsets = self.offsets[groups]  # (groups, g, c, s)
+        offsets = self.offsets[groups]  # (groups, g, k, s)
         by_ridge = [self.path.leave_out(self._rows, ridge, groups) for ridge in self.regularizations]
-        return np.concatenate([each.reshape(offsets.shape) + offsets for each in by_ridge], axis=-1)
+        decisions = np.concatenate([each.reshape(offsets.shape) + offsets for each in by_ridge], axis=-1)
+        return np.einsum("Ggks,ck->Ggcs", decisions, self.basis, optimize=True)
 
     def solution(self, setting: Setting) -> Array:
-        """Return the coefficients [N, C] of all texts with a setting."""
+        """Return the coefficients [N, k] of all texts with a setting."""
         number = self.scales.index(setting["f0_scale"])
         alpha = self.path.solve(self._rows, setting["regularization"]).reshape(self.targets.shape)
         return np.asarray(alpha[:, :, number])

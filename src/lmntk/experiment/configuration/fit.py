@@ -58,8 +58,9 @@ class ClassesOfFit(Part):
 
     GROUP: ClassVar[str] = "Kernels"
 
-    classes: Literal["auto", "full", "shared"] = Field(
-        default="auto", description="full, shared: one kernel for all classes, or auto: shared by more than 6"
+    classes: Literal["auto", "full", "contrasts", "shared"] = Field(
+        default="auto",
+        description="full, contrasts: one logit less, shared: one kernel for all, or auto: shared by more than 6",
     )
 
 
