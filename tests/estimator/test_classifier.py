@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -241,6 +242,24 @@ def test_a_folder_brings_it_back(
         again.explain(NEW[0])
 
 
+@pytest.mark.parametrize(
+    "as_given",
+    [pd.Series, np.asarray, iter, lambda texts: pd.DataFrame({"message": texts}), lambda texts: np.asarray(texts)[:, None]],
+    ids=["series", "array", "iterator", "data frame", "column"],
+)  # fmt: skip
+def test_texts_come_in_any_row_of_things(model: str, as_given: Any) -> None:
+    classifier = prompted(model, regularization=0.1).fit(as_given(TEXTS), LABELS)
+    assert [example.text_a for example in classifier.texts_.examples] == TEXTS
+    assert classifier.predict(as_given(NEW)).tolist() == classifier.predict(NEW).tolist()
+
+
+def test_a_table_of_two_columns_is_pairs(model: str) -> None:
+    classifier = TangentClassifier(model).fit(pd.DataFrame({"question": TEXTS, "answer": TEXTS[::-1]}), LABELS)
+    assert [(each.text_a, each.text_b) for each in classifier.texts_.examples] == list(
+        zip(TEXTS, TEXTS[::-1], strict=True)
+    )
+
+
 def test_a_single_text_of_a_class_is_fitted_without_an_estimate(model: str) -> None:
     classifier = prompted(model).fit(TEXTS[:4], ["good", "bad", "good", "good"])
     assert classifier.standing_ is None
@@ -265,6 +284,16 @@ MISTAKES: dict[str, tuple[dict[str, Any], Any, Any, str]] = {
     "a single string": ({}, "a fine film", ["good"], "[text]"),
     "numbers for texts": ({}, [1, 2, 3, 4], LABELS[:4], "number 0 is '1'"),
     "a label too few": ({}, TEXTS, LABELS[:9], "10 texts"),
+    "a text without a label": ({}, TEXTS, [*LABELS[:9], None], "number 9"),
+    "a label that is no number": ({}, TEXTS, [1.0, 2.0] * 4 + [1.0, float("nan")], "number 9"),
+    "a label that pandas has not": ({}, TEXTS, pd.array([True, pd.NA] * 5, dtype="boolean"), "number 1"),
+    "words among numbers": ({}, TEXTS, ["1", 1] * 5, "'1' is a word and 1 is none"),
+    "labels without an order": ({}, TEXTS, np.asarray([1, 1j, b"1", (1,), 2] * 2, dtype=object), "sorted"),
+    "a dict of texts": ({}, {"text": TEXTS}, LABELS, "dict"),
+    "a set of texts": ({}, set(TEXTS), LABELS, "set"),
+    "an array of no dimension": ({}, np.array("a film"), LABELS, "list"),
+    "nothing for texts": ({}, None, LABELS, "'None'"),
+    "three columns": ({}, pd.DataFrame({"a": TEXTS, "b": TEXTS, "c": TEXTS}), LABELS, "pairs"),
     "one class": ({}, TEXTS, ["good"] * 10, "'good'"),
     "no texts": ({}, [], [], "none"),
     "a word of no class": ({"label_words": {"god": "great", "bad": "terrible"}}, TEXTS, LABELS, "god=great"),

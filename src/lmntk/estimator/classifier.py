@@ -18,7 +18,7 @@ from lmntk.estimator.encoders import Prompt, encoder_of, probe_features
 from lmntk.estimator.fit import direction_of
 from lmntk.estimator.record import read_fit, shared_solution, write_fit
 from lmntk.estimator.seen_texts import SeenTexts, shared_model, shared_texts
-from lmntk.estimator.texts import LabelledTexts
+from lmntk.estimator.texts import LabelledTexts, classes_of
 from lmntk.estimator.ways import Measured, Way, way_of
 from lmntk.prediction.by_kernel import KernelPredictor
 from lmntk.prediction.files import LoadedPredictor, load_predictor
@@ -159,10 +159,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 "TangentClassifier: no model; give a Hugging Face model folder, a GGUF file, or a hub name"
             )
         examples = examples_of(X)
-        given = np.asarray(y)
-        if given.shape != (len(examples),):
-            raise UserError(f"y has the shape {given.shape} for {len(examples)} texts; give one label a text")
-        self.classes_, numbers = np.unique(given, return_inverse=True)
+        self.classes_, numbers = classes_of(y, len(examples))
         names = tuple(str(label) for label in self.classes_)
         self.texts_ = LabelledTexts(
             tuple(

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -101,6 +102,44 @@ class LabelledTexts:
             if len(numbers) > 1:
                 said = " and ".join(repr(self.labels[number]) for number in sorted(numbers))
                 say(f"the text {text[:40]!r} is labelled {said}; both are used")
+
+
+def classes_of(labels: Any, texts: int) -> tuple[Any, Labels]:
+    """Return the different labels, sorted, and the number of each text's label among them.
+
+    Raises:
+        UserError: another number of labels than of texts, a text without one, or words among numbers.
+    """
+    given = np.asarray(labels)
+    if given.shape != (texts,):
+        raise UserError(f"y has the shape {given.shape} for {texts} texts; give one label a text")
+    # as they were given: numpy makes words of numbers that stand beside words
+    values = np.asarray(labels, dtype=object).tolist()
+    missing = [number for number, value in enumerate(values) if _is_missing(value)]
+    if missing:
+        raise UserError(
+            f"y: text number {missing[0]} has the label {values[missing[0]]}, which is none; give every text a label, or leave it out"
+        )
+    words = {isinstance(value, str): value for value in values}
+    if len(words) > 1:
+        raise UserError(
+            f"y: {words[True]!r} is a word and {words[False]!r} is none; give labels of one kind, such as str(label)"
+        )
+    try:
+        classes, numbers = np.unique(given, return_inverse=True)
+    except TypeError as error:
+        raise UserError(
+            f"y: the labels cannot be sorted ({error}); give labels of one kind, such as str(label)"
+        ) from error
+    return classes, numbers
+
+
+def _is_missing(label: Any) -> bool:
+    """Return whether a label is none: None, NaN, or what pandas has for nothing, which is not even unlike itself."""
+    try:
+        return label is None or bool(label != label)
+    except TypeError:
+        return True
 
 
 def read_labelled(file: str, columns: Columns, labels: Sequence[str] | None = None) -> LabelledTexts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,14 +27,15 @@ def digest_examples(examples: Iterable[Example]) -> str:
 def examples_of(texts: Any) -> list[Example]:
     """Return texts as examples: strings, pairs of them, or what are examples already.
 
+    A table of one or two columns, such as a data frame, is its rows.
+
     Raises:
         UserError: they are none; says what each has to be.
     """
     if isinstance(texts, str):
         raise UserError("texts: a list of strings is needed, not a single one; write [text]")
-    listed = texts.tolist() if hasattr(texts, "tolist") else list(texts)
     examples = []
-    for number, item in enumerate(listed):
+    for number, item in enumerate(_items(texts)):
         if isinstance(item, Example):
             examples.append(item)
             continue
@@ -47,3 +48,19 @@ def examples_of(texts: Any) -> list[Example]:
     if not examples:
         raise UserError("texts: there are none; give at least one")
     return examples
+
+
+def _items(texts: Any) -> list[Any]:
+    """Return what a series, an array, the rows of a table, or any other row of things holds.
+
+    Raises:
+        UserError: it is none, or one without an order, whose labels would go to other texts.
+    """
+    if hasattr(texts, "columns") and hasattr(texts, "to_numpy"):  # which as a list is the names of its columns
+        texts = texts.to_numpy()
+    listed = texts.tolist() if hasattr(texts, "tolist") else texts
+    if isinstance(listed, str | bytes | Mapping | Set) or not isinstance(listed, Iterable):
+        raise UserError(
+            f"texts: a list of strings is needed, not {str(texts)[:40]!r} ({type(texts).__name__}); write [text], or list(...)"
+        )
+    return list(listed)
