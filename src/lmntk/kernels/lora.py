@@ -103,15 +103,20 @@ class Draw:
             UserError: G is there as a vector, whose rows are not known: it came by plain autograd.
         """
         if not factors.has_inputs:
-            raise UserError(
-                f"lora-rank: the gradients of {name!r} came by plain autograd, as vectors; "
-                f"leave it out: --exclude {name}"
-            )
+            raise no_rows(name)
 
         def change(member: str, inputs: Tensor) -> Tensor:
             return inputs @ self.matrix(member, rank, inputs.shape[-1]).to(inputs).T
 
         return factors.with_inputs(change, name)
+
+
+def no_rows(name: str) -> UserError:
+    """Return the error of gradients whose rows are not known."""
+    return UserError(
+        f"lora-rank: the gradients of {name!r} came by plain autograd, as vectors; "
+        f"leave it out: --exclude {name}"
+    )
 
 
 def columns_of(name: str, projected: Factors, first: int, last: int) -> Factors:
