@@ -12,10 +12,11 @@ and everything a forward and C backward passes, which are timed and not counted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmntk.kernels.contraction import MEMORY_BOUND_FACTOR, inner_columns
 from lmntk.kernels.formulas import SIGNS
+from lmntk.kernels.subspaces import Subspaces
 from lmntk.tangents.factors import Tangents
 
 
@@ -45,6 +46,18 @@ class Shape:
 def shapes_of(tangents: Tangents, tokens: int) -> list[Shape]:
     """Return the shapes of a batch's factors, its texts having so many tokens."""
     return [Shape(*extent, tokens) for factors in tangents.factors.values() for extent in factors.extents()]
+
+
+def low_rank_shapes(tangents: Tangents, tokens: int, subspaces: Subspaces | None) -> list[Shape]:
+    """Return the shapes of LoRA's columns of a batch's factors: as many inputs as are multiplied at a time."""
+    if subspaces is None:
+        return []
+    return [
+        replace(Shape(*extent, tokens), inputs=width)
+        for name, factors in tangents.factors.items()
+        for width in subspaces.widths_of(name)
+        for extent in factors.extents()
+    ]
 
 
 @dataclass(frozen=True)

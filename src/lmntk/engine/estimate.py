@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from lmntk.engine.batches import Capturer
-from lmntk.engine.cost import Operations, contraction, shapes_of
+from lmntk.engine.cost import Operations, contraction, low_rank_shapes, shapes_of
 from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.lengths import evenly, spans
 from lmntk.engine.phases import Trial
@@ -124,6 +124,7 @@ def estimate(
     seconds = time.perf_counter() - started
     tokens = few[-1].length * len(few)
     shapes = shapes_of(captured[0], few[-1].length)
+    shapes += low_rank_shapes(captured[0], few[-1].length, work.subspaces)
     all_tokens = sum(
         count * length for name in groups for count, length in batches[name]
     )  # padding is computed too

@@ -39,6 +39,7 @@ class KernelSizes:
         has_scratch: the row factors may go to disk.
         keep_factors: they have to, and the column texts' too.
         lower: the precision is lower than float32, and what that costs is measured first.
+        rank: the largest of LoRA's; the projected inputs of one parameter are there at a time.
     """
 
     trial: Trial
@@ -52,6 +53,7 @@ class KernelSizes:
     has_scratch: bool = False
     keep_factors: bool = False
     lower: bool = False
+    rank: int = 0
 
     @property
     def row_lengths(self) -> list[int]:
@@ -120,6 +122,11 @@ class KernelMemory(ABC):
         """The bytes of one token's factors."""
         return self.trial.factors / self.trial.tokens
 
+    def projected_bytes(self, batch: int, chunk: int) -> int:
+        """Return what one parameter's projected inputs take, of the rows and of a tile's columns."""
+        tokens = tokens_of(self.sizes.rows, batch) + tile_tokens(self.sizes.columns, chunk, batch)
+        return int(DOUBLE * self.sizes.rank * tokens)
+
     def _row_bytes(self, batch: int) -> int:
         """Return the bytes of all row factors."""
         return int(self._a_token * tokens_of(self.sizes.rows, batch))
@@ -152,6 +159,7 @@ class ProcessorMemory(KernelMemory):
         passes = trial.working / trial.tokens * self.batch_tokens(cut.batch, cut.chunk)
         capturing = (rows if is_near else 0) + tile + passes
         contracting = (rows if is_near else self.parameter_bytes(cut.batch)) + tile + self._copied(cut)
+        contracting += self.projected_bytes(cut.batch, cut.chunk)
         phases = {
             "capturing": Bytes(int(fixed + sizes.copies * capturing)),
             "contracting": Bytes(int(fixed + sizes.copies * contracting)),
@@ -206,6 +214,7 @@ class GpuMemory(KernelMemory):
         wide = max(cut.chunk, largest_of(sizes.rows))
         result = 2 * DOUBLE * sizes.kernels * len(sizes.row_lengths) * wide * trial.outputs**2
         contracting = (near or STREAMED * parameter) + tile + BUFFERS * cut.tile_bytes + result
+        contracting += self.projected_bytes(cut.batch, cut.chunk)
         phases = {
             "capturing": Bytes(host, int(fixed + capturing)),
             "contracting": Bytes(host, int(fixed + contracting)),

@@ -36,8 +36,14 @@ def plan_kernels(work: KernelWork, settings: Settings | None = None) -> Estimate
 
 
 def capturer_of(work: KernelWork, settings: Settings) -> Capturer:
-    """Return what captures the texts of all groups. Cost: the start-up check."""
-    return Capturer(
+    """Return what captures the texts of all groups. Cost: the start-up check.
+
+    Raises:
+        UserError: a candidate of the work that cannot be computed.
+    """
+    if work.subspaces is not None:
+        work.subspaces.check(work.trainable)
+    capturer = Capturer(
         work.model,
         work.trainable,
         work.pad_id,
@@ -46,6 +52,9 @@ def capturer_of(work: KernelWork, settings: Settings) -> Capturer:
         precision=settings.precision,
         gpu=settings.gpu,
     )
+    if work.subspaces is not None:
+        work.subspaces.check(work.trainable, capturer.coverage.fallback)
+    return capturer
 
 
 def begun_or_new_schedule(
@@ -103,6 +112,7 @@ def cut_work(
         has_scratch=has_scratch,
         keep_factors=settings.keep_factors,
         lower=settings.precision != FULL,
+        rank=0 if work.subspaces is None else work.subspaces.largest_rank,
     )
     if capturer.gpu is None:
         device_memory = device_budget(capturer.device, None, settings.device_memory)  # there is none to bound

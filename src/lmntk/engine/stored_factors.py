@@ -121,6 +121,7 @@ class StoredFactors:
         Raises:
             UserError: as ``kernels``; a candidate's parameter is not there, or has no rows of a gradient for LoRA.
         """
+        subspaces.check(self._names(pair[0]))
         names = {name for candidate in subspaces.candidates for name in candidate.parameters}
         _, noise, kernels = self._contracted(
             pair, formulas, names.__contains__, drop_noise, lambda _: None, subspaces
@@ -177,6 +178,11 @@ class StoredFactors:
         """Return the pre-trained logits [n, c] of a group of texts."""
         batches, order = self._batches(group, lambda _: True)
         return in_order(torch.cat([batch.logits for batch in batches]), order).double()
+
+    def _names(self, group: str) -> list[str]:
+        """Return the names of the parameters that have factors."""
+        path = next(iter(WorkFolder.at(self.folder).factor_files(group)), None)
+        return [] if path is None else list(open_tangents(path, verify=False).factors)
 
     def _batches(self, group: str, takes: Callable[[str], bool]) -> tuple[list[Tangents], list[int]]:
         order = self.index.orders[group]

@@ -14,6 +14,7 @@ A gradient sum_t g_t x_t^T becomes sum_t g_t (Z x_t)^T: the inputs alone change.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -58,18 +59,17 @@ class LoraStart:
 
     def scale(self, rank: int) -> float:
         """Return the factor s of B A."""
-        return {"one": 1.0, "alpha/r": self.alpha / rank, "alpha/sqrt(r)": self.alpha / rank**0.5}[
-            self.scaling
-        ]
+        factors = {"one": 1.0, "alpha/r": self.alpha / rank, "alpha/sqrt(r)": self.alpha / math.sqrt(rank)}
+        return factors[self.scaling]
 
     def size(self, rank: int) -> float:
         """Return the factor of the drawn matrix: A = size Z."""
-        return {"gaussian": rank**-0.5, "gaussian-peft": 1 / rank, "kaiming": 1.0}[self.init]
+        return {"gaussian": 1 / math.sqrt(rank), "gaussian-peft": 1 / rank, "kaiming": 1.0}[self.init]
 
     def multiplier(self, kernel: str, rank: int) -> float:
         """Return the factor of a kernel's sum over columns: once for each side without signs."""
         without_signs = sum(not sign for sign in SIGNS[kernel])
-        return (self.scale(rank) * self.size(rank)) ** without_signs
+        return math.pow(self.scale(rank) * self.size(rank), without_signs)
 
 
 @dataclass(frozen=True)
@@ -103,15 +103,20 @@ class Draw:
             UserError: G is there as a vector, whose rows are not known: it came by plain autograd.
         """
         if not factors.has_inputs:
-            raise UserError(
-                f"lora-rank: the gradients of {name!r} came by plain autograd, as vectors; "
-                f"leave it out: --exclude {name}"
-            )
+            raise no_rows(name)
 
         def change(member: str, inputs: Tensor) -> Tensor:
             return inputs @ self.matrix(member, rank, inputs.shape[-1]).to(inputs).T
 
         return factors.with_inputs(change, name)
+
+
+def no_rows(name: str) -> UserError:
+    """Return the error of gradients whose rows are not known."""
+    return UserError(
+        f"lora-rank: the gradients of {name!r} came by plain autograd, as vectors; "
+        f"leave it out: --exclude {name}"
+    )
 
 
 def columns_of(name: str, projected: Factors, first: int, last: int) -> Factors:

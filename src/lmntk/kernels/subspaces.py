@@ -7,7 +7,7 @@ for each set that LoRA adapts with a seed one for the columns between two ranks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from lmntk.errors import UserError
-from lmntk.kernels.lora import Draw, Init, LoraStart, columns_of
+from lmntk.kernels.lora import Draw, Init, LoraStart, columns_of, no_rows
 from lmntk.kernels.sides import Placed
 
 PREFIX = "\x1f"  # of a sum's label: no group of parameters begins so
@@ -88,6 +88,26 @@ class Subspaces:
                     f"subspaces: the rank of {candidate.name!r} is {candidate.rank}; give 1 or more"
                 )
 
+    def check(self, names: Collection[str], vectors: Collection[str] = ()) -> None:
+        """Refuse candidates that cannot be computed.
+
+        Args:
+            names: of the parameters that count.
+            vectors: of those whose gradients come by plain autograd, so that their rows are not known.
+
+        Raises:
+            UserError: a parameter does not count, or LoRA adapts one of the vectors.
+        """
+        for candidate in self.candidates:
+            for name in candidate.parameters:
+                if name not in names:
+                    like = next(iter(names), "nothing")
+                    raise UserError(
+                        f"subspaces: {candidate.name!r} takes {name!r}, which does not count here; names look like {like!r}"
+                    )
+                if candidate.rank is not None and name in vectors:
+                    raise no_rows(name)
+
     @cached_property
     def sets(self) -> tuple[frozenset[str], ...]:
         """The sets of parameters that train themselves."""
@@ -122,21 +142,38 @@ class Subspaces:
         Raises:
             UserError: the gradients came by plain autograd, as vectors.
         """
-        of_draw: dict[tuple[int, Init], list[tuple[int, Spread]]] = {}
-        for index, spread in enumerate(self.spreads):
-            if parameter in spread.parameters:
-                of_draw.setdefault((spread.seed, spread.init), []).append((index, spread))
-        for (seed, init), spreads in of_draw.items():
-            draw, bounds = Draw(seed, init), sorted({rank for _, spread in spreads for rank in spread.ranks})
+        for (seed, init), spreads in self._draws_of(parameter).items():
+            draw, bounds = Draw(seed, init), _bounds(spreads)
             projected = [(texts, draw.projected(parameter, part, bounds[-1])) for texts, part in left]
             others = projected
             if right is not left:
                 others = [(texts, draw.projected(parameter, part, bounds[-1])) for texts, part in right]
-            for first, last in pairwise([0, *bounds]):
+            for first, last in pairwise(bounds):
                 cut = _cut(parameter, projected, first, last)
                 other = cut if others is projected else _cut(parameter, others, first, last)
-                above = ((index, spread.rank_above(last)) for index, spread in spreads)
+                above = ((index, spread.rank_above(last)) for index, spread in spreads.items())
                 yield cut, other, [_label(index, rank) for index, rank in above if rank is not None]
+
+    def widths_of(self, parameter: str) -> list[int]:
+        """Return how many columns at a time a parameter's gradients are multiplied in, of all draws."""
+        return [
+            last - first
+            for spreads in self._draws_of(parameter).values()
+            for first, last in pairwise(_bounds(spreads))
+        ]
+
+    @property
+    def largest_rank(self) -> int:
+        """The largest rank of LoRA; 0 where there is none."""
+        return max((spread.ranks[-1] for spread in self.spreads), default=0)
+
+    def _draws_of(self, parameter: str) -> dict[tuple[int, Init], dict[int, Spread]]:
+        """Return the spreads, by their number, that adapt a parameter; those of one draw share its columns."""
+        draws: dict[tuple[int, Init], dict[int, Spread]] = {}
+        for index, spread in enumerate(self.spreads):
+            if parameter in spread.parameters:
+                draws.setdefault((spread.seed, spread.init), {})[index] = spread
+        return draws
 
     def split(
         self, groups: Mapping[str, Mapping[str, Tensor]]
@@ -175,6 +212,11 @@ def _spread_key(candidate: Candidate) -> tuple[frozenset[str], int, Init]:
 
 def _label(index: int, rank: int | None = None) -> str:
     return f"{PREFIX}{index}" if rank is None else f"{PREFIX}{index}/{rank}"
+
+
+def _bounds(spreads: Mapping[int, Spread]) -> list[int]:
+    """Return the numbers of columns between which these spreads' sums are cut."""
+    return [0, *sorted({rank for spread in spreads.values() for rank in spread.ranks})]
 
 
 def _cut(parameter: str, projected: Placed, first: int, last: int) -> Placed:

@@ -65,6 +65,11 @@ class Part:
     shape: tuple[int, ...] = ()
 
     @property
+    def adaptable(self) -> bool:
+        """Return whether LoRA on all linear maps adapts it: a linear map's matrix, not the head's."""
+        return self.linear and self.place != "head"
+
+    @property
     def type(self) -> str:
         """The one type that it counts as: attention, mlp, embeddings, norms, biases, head or other."""
         of_kind = {"table": "embeddings", "norm": "norms", "bias": "biases"}

@@ -21,7 +21,7 @@ TERMS: Mapping[str, Callable[[Part], bool]] = {
     "attention-output": lambda part: "attention-output" in part.roles,
     "attention": lambda part: part.place == "attention" and part.kind in ("weight", "bias"),
     "mlp": lambda part: part.place == "mlp" and part.kind in ("weight", "bias"),
-    "all-linear": lambda part: part.linear and part.place != "head",
+    "all-linear": lambda part: part.adaptable,
     "embeddings": lambda part: part.kind == "table",
     "norms": lambda part: part.kind == "norm",
     "biases": lambda part: part.bias,
@@ -45,7 +45,7 @@ def parameters_of(target: str, parts: Mapping[str, Part], low_rank: bool = False
     for joined in target.split("+"):
         sets = [_of_term(term.strip(), parts) for term in joined.split("&")]
         chosen |= set.intersection(*sets)
-    adapted = {name for name in chosen if parts[name].linear and parts[name].place != "head"}
+    adapted = {name for name in chosen if parts[name].adaptable}
     if not chosen or (low_rank and not adapted):
         what = "no linear map for LoRA" if chosen else "no parameter"
         raise UserError(f"targets: {target!r} takes {what} here; there are {_there(parts, low_rank)}")
@@ -119,9 +119,6 @@ def _there(parts: Mapping[str, Part], low_rank: bool = False) -> str:
     matched = [
         term
         for term, takes in TERMS.items()
-        if any(
-            takes(part) and ((part.linear and part.place != "head") or not low_rank)
-            for part in parts.values()
-        )
+        if any(takes(part) and (part.adaptable or not low_rank) for part in parts.values())
     ]
     return f"{', '.join(matched)}, and names like {next(iter(parts))!r}"
