@@ -54,12 +54,15 @@ def test_a_file_becomes_a_classifier(
     model: Path, tmp_path: Path, command_line: CommandLine, prompt: tuple[str, ...], mode: str | None
 ) -> None:
     table = write_table(tmp_path / "tickets.csv", messages(6), mark="\ufeff")
-    code, out, _ = command_line("fit", table, "--model", model, *COLUMNS, *prompt, "--out", tmp_path / "fit")
+    code, out, err = command_line("fit", table, "--model", model, *COLUMNS, *prompt, "--out", tmp_path / "fit")
     assert code == 0
+    said = "classes: bad = 'terrible', good = 'great'" if prompt else "classes: bad, good"
+    assert [line.split("lmntk: ")[-1] for line in err.splitlines()].index(said) < err.splitlines().index(
+        next(line for line in err.splitlines() if "texts" in line and "classes" not in line)
+    )
     record = read_fit(tmp_path / "fit")
     assert record.counts == {"bad": 6, "good": 6}
     assert mode in (None, record.mode)
-    assert out.splitlines()[0].startswith("classes: bad")
     assert record.standing["sentence"] in out.replace("\n  ", " ")
     names = {rival["name"] for rival in record.standing["rivals"]}
     assert {"chance", "the largest class", "TF-IDF with logistic regression", "the linear probe"} <= names
@@ -188,6 +191,8 @@ MISTAKES: dict[str, tuple[list[tuple[str, str]], tuple[str, ...], str]] = {
         (),
         "'good'",
     ),
+    "a chat without a prompt": (messages(5), ("--chat",), "--chat needs a prompt"),
+    "a chat in head mode": (messages(5), (*PROMPT, "--mode", "head", "--chat"), "head mode"),
     "no texts": ([], (), "row"),
 }
 

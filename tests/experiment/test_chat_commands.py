@@ -105,7 +105,7 @@ def test_a_solved_chat_predicts(folder: Path, tmp_path: Path, lmntk: Command) ->
         for line in kept_at(out / "predictions" / "own-k2-seed13-prompt.tsv").read_text().splitlines()
     ]
     column = table[0].index("sgd ridge")
-    assert [json.loads(line)["class"] for line in lines] == [int(row[column]) for row in table[1:]]
+    assert [json.loads(line)["label"] for line in lines] == [row[column] for row in table[1:]]
     (written,) = out.glob("models/*/predictor.json")
     assert json.loads(written.read_text())["prompt"]["chat"] is True
 

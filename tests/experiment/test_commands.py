@@ -105,6 +105,22 @@ def test_every_option_has_help_and_fields_have_a_group(name):
         assert all(group in GROUPS for flag, group in groups.items() if flag not in own)
 
 
+MOST_USED = {
+    "run": "model train tasks data text_column label_column template label_words k out",
+    "diagnose": "model train tasks data text_column label_column template label_words k out",
+    "kernel": "model train eval text_column label_column template label_words out formulas text_b_column",
+    "fit": "model text_column label_column template label_words out mode text_b_column memory device",
+    "check": "task data texts text_column label_column template label_words mode text_b_column",
+    "predict": "model text_column target text_b_column memory device",
+}
+
+
+@pytest.mark.parametrize("name", MOST_USED)
+def test_what_most_people_need_comes_first(name):
+    most = [p.name for p in options_in(name).values() if getattr(p, "rich_help_panel", None) == GROUPS[0]]
+    assert most == MOST_USED[name].split() and len(most) <= 10
+
+
 def test_options_are_grouped_in_the_order_of_the_groups_with_json_last_in_its_own():
     parameters = [p for p in options_in("run").values() if getattr(p, "rich_help_panel", None)]
     groups = [parameter.rich_help_panel for parameter in parameters]

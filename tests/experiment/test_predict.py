@@ -30,7 +30,8 @@ from lmntk.errors import UserError
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.run import run
 from lmntk.prediction.files import load_predictor
-from lmntk.prediction.predictor import Predictor, fit_sharpness
+from lmntk.prediction.predictor import Predictor
+from lmntk.solvers.calibration import fit_sharpness
 from lmntk.prompts.encoding import EncodedText
 from lmntk.tasks import read_jsonl
 
@@ -113,7 +114,7 @@ def test_what_a_predictor_says_is_what_the_kernel_said(
             .splitlines()
         ]
         column = by_column[0].index(method)
-        assert [line["class"] for line in lines] == [int(splits[column]) for splits in by_column[1:]]
+        assert [line["label"] for line in lines] == [splits[column] for splits in by_column[1:]]
         for line in lines:
             assert sum(line["probabilities"]) == pytest.approx(1, abs=1e-5)
             assert line["probabilities"][line["class"]] == max(line["probabilities"])

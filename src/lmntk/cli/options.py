@@ -22,8 +22,15 @@ if TYPE_CHECKING:
 
     from lmntk.experiment.configuration.parts import Part
 
-GROUPS = ("Data", "Prompt", "Model", "Kernels", "Fine-tuning", "Machine", "Output")
+MOST_USED = "Most used"
+GROUPS = (MOST_USED, "Data", "Prompt", "Model", "Kernels", "Fine-tuning", "Machine", "Output")
 LIST = "A,B,..."
+# What most people need, the first first: a command's first ten of them head its help, in this order.
+OFTEN = (
+    *("model", "train", "eval", "tasks", "task", "data", "texts", "text_column", "label_column"),
+    *("template", "label_words", "k", "out", "target", "mode", "formulas", "text_b_column", "memory", "device"),
+)
+MOST_OPTIONS = 10
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="print the result as JSON", rich_help_panel=GROUPS[-1])
@@ -131,7 +138,12 @@ def taking(fields: Callable[[], Sequence[FieldOption]]) -> type[TyperCommand]:
         @cached_property
         def fields(self) -> Sequence[FieldOption]:
             made = fields()
-            self.params = sorted([*self.params, *_as_typer_does(made)], key=_place)
+            self.params = [*self.params, *_as_typer_does(made)]
+            most = [parameter for name in OFTEN for parameter in self.params if parameter.name == name]
+            for parameter in most[:MOST_OPTIONS]:
+                if isinstance(parameter, typer.core.TyperOption):
+                    parameter.rich_help_panel = MOST_USED
+            self.params.sort(key=_place)
             for parameter in self.params:
                 if getattr(parameter, "is_flag", False):
                     parameter.metavar = " "  # which takes no value; some versions of typer show <bool>
@@ -166,10 +178,11 @@ def _as_typer_does(fields: Iterable[FieldOption]) -> list[Any]:
     return typer.main.get_command(app).params
 
 
-def _place(parameter: Any) -> tuple[int, bool]:
-    """Return what sorts parameters: those without a group first, and last in its group what every command has."""
+def _place(parameter: Any) -> tuple[int, int]:
+    """Return what sorts parameters: those without a group first, the most used by their rank, and last in its group what every command has."""
     group = getattr(parameter, "rich_help_panel", None)
-    return GROUPS.index(group) if group in GROUPS else -1, parameter.name == "as_json"
+    within = OFTEN.index(parameter.name) if group == MOST_USED else int(parameter.name == "as_json")
+    return GROUPS.index(group) if group in GROUPS else -1, within
 
 
 def _kinds(annotation: Any) -> Iterable[type]:

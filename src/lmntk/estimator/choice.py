@@ -12,7 +12,7 @@ from lmntk.baselines.rivals import Majority, Refitted, ZeroShot, probe, word_cou
 from lmntk.estimator.standing import Standing, standing_of
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import Measured
-from lmntk.prediction.predictor import fit_sharpness
+from lmntk.solvers.calibration import Calibration, fit_calibration
 from lmntk.solvers.folds import MOST_FOLDS, ROUNDS, deal_folds
 from lmntk.solvers.held_out import (
     REGULARIZATIONS,
@@ -42,8 +42,9 @@ class Choice:
         measured: the way.
         setting: by name; of no training ``{"no_training": "centred"}``.
         form: the solution; None for no training.
-        intercepts: what is added to each logit's decision.
+        intercepts: what is added to each logit's decision; the calibration's offsets are part of it.
         held_out: decisions of the choice made inside each fold; None where nothing can be held out.
+        calibration: from these to probabilities.
         standing: what they come to.
     """
 
@@ -52,6 +53,7 @@ class Choice:
     form: LinearForm | None
     intercepts: tuple[float, ...]
     held_out: HeldOut | None
+    calibration: Calibration
     standing: Standing | None
 
     @property
@@ -61,7 +63,7 @@ class Choice:
 
     @property
     def coefficients(self) -> Array:
-        """The coefficients of the training texts, for each output of the kernel, or for each class that shares it; zeros for no training."""
+        """The coefficients of the training texts, an output each, of a shared kernel a class each; zeros for no training."""
         if self.form is not None:
             return self.form.coefficients
         return np.zeros(self.measured.logits.shape if self._is_shared else self.measured.kernel.shape[:2])
@@ -92,11 +94,7 @@ class Choice:
     @property
     def sharpness(self) -> float:
         """The factor of decisions whose probabilities fit the held-out labels best."""
-        if self.held_out is None:
-            return 1.0
-        rounds, texts, outputs = self.held_out.decisions.shape
-        decisions = self.held_out.decisions.reshape(rounds * texts, outputs)
-        return fit_sharpness(decisions, np.tile(self.held_out.labels, rounds), texts)
+        return self.calibration.sharpness
 
 
 class _OfMode:
@@ -143,10 +141,11 @@ def choose_way(
         if f0 is not None and regularization is None:
             parts.append((way, CentredCandidate(f0)))
     pool = Pool([_OfMode(way.way.mode, candidates) for way, candidates in parts])
-    estimate, standing, number = None, None, 0
+    estimate, standing, number, calibration = None, None, 0, Calibration()
     if texts.can_be_held_out:
         rounds = folds_of(texts, ways[0].kernel.shape[1], seed)
-        estimate, number = held_out(pool, labels, rounds), choose(pool, labels, rounds)
+        estimate = held_out(pool, labels, rounds, calibrate=not few)
+        number, calibration = choose(pool, labels, rounds), _calibration(estimate, with_offsets=not few)
         rivals = [(name, held_out(each, labels, rounds)) for name, each in rivals_of(ways, texts, features)]
         standing = standing_of(estimate, rivals, len(texts.labels), is_estimate=not few)
     owners = [(part, k) for part, (_, each) in enumerate(parts) for k in range(len(each.settings))]
@@ -154,7 +153,15 @@ def choose_way(
     way, candidates = parts[part]
     setting = candidates.settings[k]
     form, intercepts = _solution(way, candidates, setting)
-    return Choice(way, setting, form, intercepts, estimate, standing)
+    moved = tuple((np.asarray(intercepts) + calibration.shift).tolist())
+    return Choice(way, setting, form, moved, estimate, calibration, standing)
+
+
+def _calibration(estimate: HeldOut, *, with_offsets: bool) -> Calibration:
+    """Return the calibration of held-out decisions; those of a text in several rounds count as one text."""
+    rounds, texts, outputs = estimate.decisions.shape
+    decisions = estimate.decisions.reshape(rounds * texts, outputs)
+    return fit_calibration(decisions, np.tile(estimate.labels, rounds), texts, with_offsets=with_offsets)
 
 
 def folds_of(texts: LabelledTexts, outputs: int, seed: int) -> list[list[Labels]]:

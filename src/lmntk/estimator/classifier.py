@@ -82,11 +82,13 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         model: a Hugging Face model folder, a GGUF file, or a hub name.
         template: the prompt, such as ``"{a} It was {mask}."``; without one a linear head is put on the model.
         label_words: the word of each class, as a dict; or a list in the order of ``classes_``.
+        formula: of the kernel; ``sgd``, and no other yet.
         mode: ``prompt``, ``head``, or ``auto``: with label words the better of both.
         classes: ``full``; ``contrasts``, the C - 1 that a softmax sees, which are cheaper; ``shared`` for one kernel that all classes
             share; or ``auto``: shared by more than six.
         regularization: lambda, relative to the kernel's norm; chosen by held-out texts where it is None.
         max_length: of a prompted text, in tokens.
+        chat: put the prompt into the tokenizer's chat template.
         dtype: float32 or float64.
         device: where to compute.
         memory: that lmntk may take, such as ``"4GiB"``; by default half of the machine's.
@@ -121,10 +123,12 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         template: str | None = None,
         label_words: Mapping[Any, str] | Sequence[str] | None = None,
         *,
+        formula: Literal["sgd"] = "sgd",
         mode: Literal["auto", "prompt", "head"] = "auto",
         classes: Literal["auto", "full", "contrasts", "shared"] = "auto",
         regularization: float | None = None,
         max_length: int | None = None,
+        chat: bool = False,
         dtype: str = "float32",
         device: str = "auto",
         memory: str | None = None,
@@ -133,10 +137,12 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.model = model
         self.template = template
         self.label_words = label_words
+        self.formula = formula
         self.mode = mode
         self.classes = classes
         self.regularization = regularization
         self.max_length = max_length
+        self.chat = chat
         self.dtype = dtype
         self.device = device
         self.memory = memory
@@ -158,6 +164,13 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise UserError(
                 "TangentClassifier: no model; give a Hugging Face model folder, a GGUF file, or a hub name"
             )
+        for name, value, known in (
+            ("formula", self.formula, ("sgd",)),
+            ("mode", self.mode, ("auto", "prompt", "head")),
+            ("classes", self.classes, ("auto", "full", "contrasts", "shared")),
+        ):
+            if value not in known:
+                raise UserError(f"TangentClassifier: {name} {value!r} is not known; use {' or '.join(known)}")
         examples = examples_of(X)
         self.classes_, numbers = classes_of(y, len(examples))
         names = tuple(str(label) for label in self.classes_)
@@ -169,7 +182,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             names,
         )
         self.texts_.check(least=1)
-        prompt = Prompt(self.template, self._words(names), max_length=self.max_length)
+        prompt = Prompt(self.template, self._words(names), max_length=self.max_length, chat=self.chat)
         memory = default_memory() if self.memory is None else parse_bytes(self.memory)
         settings = Settings(memory=memory)
         seen = [shared_texts(way, settings) for way in self._ways(names, prompt)]
@@ -250,7 +263,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         choice, out = self.choice_, Path(folder)
         names = self.texts_.labels
         words = self._words(names)
-        given = {"template": self.template, "label_words": words} if words is not None else {}
+        given: dict[str, Any] = {"template": self.template, "label_words": words, "chat": self.chat} if words else {}
         options = from_flags(
             Fit,
             {"file": "", "model": self.model, "dtype": self.dtype, "mode": self.mode, "out": out, **given},
@@ -282,6 +295,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             model or record.model["name"],
             record.template,
             record.label_words,
+            chat=loaded.description["prompt"]["chat"],
             dtype=record.model["dtype"],
             device=device,
         )

@@ -29,12 +29,14 @@ class Prompt:
         words: of each class, in order.
         reduce: what stands for a word of several tokens.
         max_length: in tokens; 128 by default, or what the model takes.
+        chat: the prompt is put into the tokenizer's chat template.
     """
 
     template: str | None = None
     words: Sequence[str] | None = None
     reduce: Reduce | None = None
     max_length: int | None = None
+    chat: bool = False
 
     def modes(self, asked: str) -> list[str]:
         """Return the modes that are compared: of ``auto`` both where there are words, else head mode alone."""
@@ -60,7 +62,7 @@ def encoder_of(pretrained: Pretrained, mode: str, prompt: Prompt) -> TextEncoder
     assert prompt.words is not None
     templates = (with_new_lines(prompt.template),)
     return make_prompt_encoder(
-        pretrained.tokenizer, templates, prompt.words, limits, reduce=prompt.reduce, **settings
+        pretrained.tokenizer, templates, prompt.words, limits, reduce=prompt.reduce, chat=prompt.chat, **settings
     )
 
 

@@ -23,6 +23,7 @@ from lmntk.prompts.remarks import TextCounts
 from lmntk.system.files import alone_in
 from lmntk.system.notices import say
 from lmntk.system.progress import Progress
+from lmntk.tasks.class_words import class_line
 
 KERNELS = "kernels"  # the name of the folder in a fit's
 
@@ -41,7 +42,8 @@ def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
         UserError: a mistake in the prompt or the model.
     """
     texts, words = given.texts, given.words
-    prompt = Prompt(options.template, words, options.label_words_reduce, options.max_length)
+    progress.note(class_line(texts.labels, words))
+    prompt = Prompt(options.template, words, options.label_words_reduce, options.max_length, options.chat)
     modes = prompt.modes(options.mode)
     owner = WorkOwner(options.out, ("fit",))
     settings = settings_of(options, options.out, owner)

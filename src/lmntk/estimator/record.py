@@ -95,6 +95,7 @@ def write_fit(
         "templates": [options.template] if is_prompt else None,
         "label_words": list(words or ()) if is_prompt else None,
         "reduce": options.label_words_reduce, "max_length": way.encoder.max_length, "text_a_limit": None,
+        "chat": options.chat and is_prompt,
     }  # fmt: skip
     solution = {
         "method": "sgd ridge" if choice.form is not None else "no training", "setting": setting,

@@ -208,7 +208,8 @@ def measure(
         announce: told what it will take, before it starts.
         report: told how far it is.
 
-    Cost: a forward and C backward passes a text, and N^2 C^2 products, of contrasts C - 1 in place of C; of a shared kernel two of each, and N^2 two products.
+    Cost: a forward and C backward passes a text, and N^2 C^2 products, of contrasts C - 1 in place of C; of a shared kernel two of each,
+    and N^2 two products.
     """
     paths, key, texts = None, key_of(way, examples), way.encoded(examples)
     if folder is not None:

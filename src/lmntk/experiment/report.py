@@ -103,9 +103,11 @@ class Reporter:
             for record in trained
             if len(record.predictions) == len(split.test)
         }
+        names = [" ".join(label.split()) for label in task.labels]  # a tab would begin another column
         table = [("row", "label", *columns)]
-        table += list(zip(split.test, results.test_labels, *columns.values(), strict=True))
-        lines = ["\t".join(map(str, line)) for line in table]
+        for row, *classes in zip(split.test, results.test_labels, *columns.values(), strict=True):
+            table.append((str(row), *(names[number] for number in classes)))
+        lines = ["\t".join(line) for line in table]
         name = f"predictions/{split.name}-{short(results.key)}.tsv"
         self.session.store.write_text(name, "\n".join(lines) + "\n")
 

@@ -19,7 +19,8 @@ from lmntk.models.state import frozen
 from lmntk.prediction.limits import PassLimits
 from lmntk.prompts.batching import collate, length_sorted_batches
 from lmntk.prompts.encoding import EncodedText
-from lmntk.solvers.inputs import Array, Labels
+from lmntk.solvers.calibration import log_probabilities
+from lmntk.solvers.inputs import Array
 from lmntk.system.device_memory import device_budget, memory_of, reporting_full_device
 from lmntk.system.memory import peak_of, resident, return_freed, trim
 from lmntk.system.precision import FULL, products
@@ -164,31 +165,4 @@ class Predictor:
 
     def probabilities(self, decisions: Array) -> Array:
         """Return class probabilities [n, classes] of decisions [n, c]."""
-        return np.exp(_log_probabilities(self.rule.sharpness * decisions))
-
-
-def fit_sharpness(decisions: Array, labels: Labels, texts: int | None = None) -> float:
-    """Return the factor of the decisions [n, c] whose probabilities fit the labels [n] best, by likelihood.
-
-    Targets are a little off 0 and 1, as Platt's (1999): (n + 1) / (n + c) in place of 1, so that a dev set without an error does not
-    make every probability 1. ``texts`` stands in for this n where decisions are several on each text.
-    """
-    from scipy.optimize import minimize_scalar
-
-    scale = float(np.abs(decisions).max()) or 1.0
-    count, classes = len(labels), max(decisions.shape[1], 2)
-    known = count if texts is None else texts
-    targets = np.full((count, classes), 1.0 / (known + classes))
-    targets[np.arange(count), labels] = (known + 1.0) / (known + classes)
-    normalised = decisions / scale
-
-    def loss(log_factor: float) -> float:
-        return -float((targets * _log_probabilities(np.exp(log_factor) * normalised)).sum())
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-7.0, 7.0), method="bounded").x) / scale)
-
-
-def _log_probabilities(decisions: Array) -> Array:
-    if decisions.shape[1] == 1:
-        return np.concatenate([-np.logaddexp(0.0, decisions), -np.logaddexp(0.0, -decisions)], axis=1)
-    return np.asarray(decisions - np.logaddexp.reduce(decisions, axis=1, keepdims=True))
+        return np.exp(log_probabilities(self.rule.sharpness * decisions))

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lmntk.errors import UserError
+from lmntk.solvers.calibration import fit_calibration
 from lmntk.solvers.inputs import Array, Labels, as_logits, as_train_kernel, offset, target_matrix
 from lmntk.solvers.ridge_path import RidgePath
 from lmntk.solvers.selection import predict_labels, strength
@@ -133,16 +134,19 @@ class HeldOut:
         decisions: [R, N, C]; of each text by a training without its fold.
         labels: class numbers [N].
         chosen: for each round and fold the number of the setting that its inner folds chose.
+        shifts: [R, N, C] that a calibration by its inner folds adds to the decisions; None where nothing was calibrated.
     """
 
     decisions: Array
     labels: Labels
     chosen: tuple[tuple[int, ...], ...] = ()
+    shifts: Array | None = None
 
     @property
     def correct(self) -> Array:
         """The share of rounds in which each text is classified as its label says, [N]."""
-        predicted = [predict_labels(decisions) for decisions in self.decisions]
+        decided = self.decisions if self.shifts is None else self.decisions + self.shifts
+        predicted = [predict_labels(decisions) for decisions in decided]
         return np.asarray(np.mean([classes == self.labels for classes in predicted], axis=0))
 
     @property
@@ -151,33 +155,45 @@ class HeldOut:
         return float(self.correct.mean())
 
 
-def held_out(candidates: Candidates, labels: Labels, rounds: Sequence[Sequence[Labels]]) -> HeldOut:
+def held_out(
+    candidates: Candidates, labels: Labels, rounds: Sequence[Sequence[Labels]], *, calibrate: bool = False
+) -> HeldOut:
     """Return held-out decisions whose setting is chosen inside each fold.
 
     For each fold S the setting is the one that classifies most of the other folds' texts, each of these left out together with S. So no
-    text takes part in any choice that its decision depends on. Of equals the most regularised is taken (``strength``).
+    text takes part in any choice that its decision depends on. Of equals the most regularised is taken (``strength``). The same decisions
+    on the other folds' texts calibrate those on S: offsets move them where ``fit_calibration`` takes any.
 
     Args:
         candidates: what is chosen from.
         labels: class numbers [N].
         rounds: of ``deal_folds``.
+        calibrate: whether offsets are fitted.
 
     Cost: a round of F folds asks for F (F - 1) / 2 pairs of folds.
     """
     order = preference(candidates.settings)
-    decisions, chosen = [], []
+    decisions, chosen, shifts = [], [], []
     for folds in rounds:
         single = _each(candidates, folds)
         numbers = [0] * len(folds)
-        if len(candidates.settings) > 1:
-            right = _right_beside(candidates, labels, folds)
-            numbers = [order[int(np.argmax(row[order]))] for row in right]
         of_round = np.empty((len(labels), single[0].shape[1]))
+        moved = np.zeros_like(of_round)
+        if len(candidates.settings) > 1 or calibrate:
+            beside = _beside(candidates, folds)
+            right = [sum(_right(values, labels[other]) for other, values in each) for each in beside]
+            numbers = [order[int(np.argmax(row[order]))] for row in right]
+            if calibrate:
+                for fold, each, number in zip(folds, beside, numbers, strict=True):
+                    others = np.concatenate([values[:, :, number] for _, values in each])
+                    of_others = labels[np.concatenate([other for other, _ in each])]
+                    moved[fold] = fit_calibration(others, of_others).shift
         for fold, values, number in zip(folds, single, numbers, strict=True):
             of_round[fold] = values[:, :, number]
         decisions.append(of_round)
         chosen.append(tuple(numbers))
-    return HeldOut(np.stack(decisions), labels, tuple(chosen))
+        shifts.append(moved)
+    return HeldOut(np.stack(decisions), labels, tuple(chosen), np.stack(shifts) if calibrate else None)
 
 
 def choose(candidates: Candidates, labels: Labels, rounds: Sequence[Sequence[Labels]]) -> int:
@@ -213,16 +229,16 @@ def interval(accuracy: float, texts: int) -> tuple[float, float]:
     return float(max(0.0, centre - half)), float(min(1.0, centre + half))
 
 
-def _right_beside(candidates: Candidates, labels: Labels, folds: Sequence[Labels]) -> Array:
-    """Return how many texts of the other folds each setting classifies rightly, without both folds, [F, settings]."""
-    right = np.zeros((len(folds), len(candidates.settings)))
+def _beside(candidates: Candidates, folds: Sequence[Labels]) -> list[list[tuple[Labels, Array]]]:
+    """Return for each fold the decisions [g, C, settings] on every other one without both, with that other fold's texts."""
+    beside: list[list[tuple[Labels, Array]]] = [[] for _ in folds]
     pairs = list(combinations(range(len(folds)), 2))
     unions = [np.concatenate([folds[i], folds[j]]) for i, j in pairs]
     for (i, j), values in zip(pairs, _each(candidates, unions), strict=True):
         split = len(folds[i])
-        right[j] += _right(values[:split], labels[folds[i]])
-        right[i] += _right(values[split:], labels[folds[j]])
-    return right
+        beside[j].append((folds[i], values[:split]))
+        beside[i].append((folds[j], values[split:]))
+    return beside
 
 
 def _right(decisions: Array, labels: Labels) -> Array:

@@ -58,10 +58,9 @@ def fit(
 
 
 def print_fit(record: FitRecord) -> None:
-    """Print a fit: what the classes are, the sentence, and the rivals."""
+    """Print a fit: the sentence, and the rivals."""
     standing = record.standing
     assert standing is not None  # of a file two texts of each class are asked for
-    print_wrapped(f"classes: {', '.join(record.meaning())}", 2)
     print_wrapped(standing["sentence"], 2)
     if standing["outcome"] != "few":
         print_wrapped(

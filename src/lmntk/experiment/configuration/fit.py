@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from lmntk.experiment.configuration.parts import (
+    CHAT,
     LABEL_WORDS,
     LABEL_WORDS_REDUCE,
     MAX_LENGTH,
@@ -41,6 +42,7 @@ class FitPrompt(Part):
         description=TEMPLATE.removesuffix("; given several times, their mean"),
         json_schema_extra={"metavar": "TEMPLATE"},
     )
+    chat: bool = Field(default=False, description=CHAT)
     label_words: ClassWords | None = Field(default=None, description=LABEL_WORDS)
     label_words_reduce: Literal["first", "mean"] | None = Field(
         default=None, description=LABEL_WORDS_REDUCE, json_schema_extra={"unset": "an error"}

@@ -21,9 +21,10 @@ from lmntk.prediction.directions import count_of, directions_of, is_linear
 from lmntk.prediction.estimate import PASS
 from lmntk.prediction.files import is_predictor, save_predictor
 from lmntk.prediction.limits import limits_of
-from lmntk.prediction.predictor import DecisionRule, Predictor, fit_sharpness
+from lmntk.prediction.predictor import DecisionRule, Predictor
 from lmntk.runs.records import Row, SplitResults
 from lmntk.runs.split import SIDES, Split
+from lmntk.solvers.calibration import fit_sharpness
 from lmntk.solvers.baselines import baselines, names_of
 from lmntk.solvers.outcome import Outcome, solve_split
 from lmntk.system.hashing import versions
