@@ -1,11 +1,11 @@
 """LoRA's kernels of every rank and five seeds, beside one more kernel of all of the adapted weights.
 
-    python benchmarks/subspaces.py                      # blocks of RoBERTa-base and of a 384 wide encoder, 32 x 256 texts of 27 tokens
+    python benchmarks/subspaces.py                      # one layer of RoBERTa-base and of a 384 wide encoder, 32 x 256 texts
     python benchmarks/subspaces.py --quick --json f.json
 
-Factors are random. Both go through `lmntk.kernels.gram.gram`, in turn; what is timed is the contraction alone, without the passes
-that both need once. Medians of the repeats, in
-processor time, which other work on the machine hardly touches, and their ratio to the plain kernel of the same formula, and to `sgd`'s.
+Factors are random. Both go through `lmntk.kernels.gram.gram`, in turn. Medians of the repeats in processor time, which other work on the
+machine hardly touches, and two ratios: of contraction alone, and to a `sgd` kernel from texts, whose passes through the layer
+(2 operations a weight and token forward, 4 backward, as three matrix products) are timed too. LoRA's kernels need no passes of their own.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from measuring import describe_machine, machine, print_table, seconds, write_jso
 
 from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.subspaces import Candidate, Subspaces
+from lmntk.tangents.factors import OuterFactors
 
 RANKS = (1, 2, 4, 8, 16, 64)
 WIDTHS = {"RoBERTa-base": (768, 3072), "384 wide": (384, 1536)}
@@ -39,21 +40,32 @@ def low_rank(rows: Panel, columns: Panel, formula: str, subspaces: Subspaces) ->
     return subspaces.split(gram(rows, columns, [formula], lambda _: None, subspaces=subspaces))
 
 
-def compare(arguments: argparse.Namespace, name: str, formula: str) -> dict[str, Any]:
+def passes(*panels: Panel) -> None:
+    """Multiplies as a forward and a backward pass do: the outputs, and the gradients of the inputs and of the weights."""
+    for batch in (batch for part in panels for batch in part.batches):
+        for factors in batch.factors.values():
+            assert isinstance(factors, OuterFactors)
+            inputs, gradients = factors.inputs.flatten(0, 1), factors.output_gradients[0].flatten(0, 1)
+            weight = torch.empty(gradients.shape[1], inputs.shape[1])
+            inputs @ weight.T, gradients @ weight, gradients.T @ inputs
+
+
+def compare(arguments: argparse.Namespace, name: str, formula: str, tokens: int) -> dict[str, Any]:
     """Returns the median times of the plain kernel and of all ranks and seeds."""
     layers = block(*WIDTHS[name])
-    rows = panel(arguments.rows, arguments.batch_size, arguments.tokens, layers, 1)
-    columns = panel(arguments.columns, arguments.batch_size, arguments.tokens, layers, 1)
+    rows = panel(arguments.rows, arguments.batch_size, tokens, layers, 1)
+    columns = panel(arguments.columns, arguments.batch_size, tokens, layers, 1)
     names = tuple(rows.batches[0].factors)
     candidates = [Candidate(f"{r} {s}", names, r, s) for r in RANKS for s in range(arguments.seeds)]
     subspaces = Subspaces(tuple(candidates))
-    taken: dict[str, list[float]] = {"sgd": [], "plain": [], "low rank": []}
+    taken: dict[str, list[float]] = {"sgd": [], "plain": [], "low rank": [], "passes": []}
     for repeat in range(arguments.repeats + 1):
         times = {
             way: seconds(body, time.process_time)[0]
             for way, body in (
                 ("sgd", lambda: gram(rows, columns, ["sgd"])),
                 ("plain", lambda: gram(rows, columns, [formula])),
+                ("passes", lambda: passes(rows, columns)),
                 ("low rank", lambda: low_rank(rows, columns, formula, subspaces)),
             )
         }
@@ -66,9 +78,11 @@ def compare(arguments: argparse.Namespace, name: str, formula: str) -> dict[str,
         "formula": formula,
         "ranks": list(RANKS),
         "seeds": arguments.seeds,
+        "tokens": tokens,
         "seconds": medians,
         "ratio": medians["low rank"] / medians["plain"],
         "ratio_to_sgd": medians["low rank"] / medians["sgd"],
+        "ratio_to_sgd_from_texts": medians["low rank"] / (medians["sgd"] + medians["passes"]),
     }
 
 
@@ -77,8 +91,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--columns", type=int, default=256)
-    parser.add_argument("--tokens", type=int, default=27)
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[27, 64, 128])
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--formulas", nargs="+", default=["sgd"], choices=FORMULAS)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -86,23 +101,39 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.rows, arguments.columns, arguments.repeats = 4, 16, 1
+        arguments.rows, arguments.columns, arguments.repeats, arguments.tokens = 4, 16, 1, [8]
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     found = machine()
     print(describe_machine(found))
     names = list(WIDTHS)[1:] if arguments.quick else list(WIDTHS)
-    ways = [compare(arguments, name, formula) for name in names for formula in FORMULAS]
+    ways = [
+        compare(arguments, name, formula, tokens)
+        for name in names
+        for formula in arguments.formulas
+        for tokens in arguments.tokens
+    ]
     print_table(
-        ("one block's maps", "formula", "plain ms", "30 of LoRA ms", "ratio", "to sgd"),
+        (
+            "one layer",
+            "tokens",
+            "formula",
+            "plain ms",
+            "30 of LoRA ms",
+            "ratio",
+            "to sgd",
+            "to sgd from texts",
+        ),
         [
             (
                 way["layers"],
+                str(way["tokens"]),
                 way["formula"],
                 f"{1e3 * way['seconds']['plain']:.0f}",
                 f"{1e3 * way['seconds']['low rank']:.0f}",
                 f"{way['ratio']:.2f}",
                 f"{way['ratio_to_sgd']:.2f}",
+                f"{way['ratio_to_sgd_from_texts']:.2f}",
             )
             for way in ways
         ],
