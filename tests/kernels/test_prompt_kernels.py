@@ -93,7 +93,7 @@ def test_candidates_for_what_to_train_come_from_the_same_pass(model):
     kernel = found.subspaces["attention r=1 seed=1"]["asigngd"]
     assert kernel.flipped is not None and kernel.values.shape == (2, 1, 3, 1)
     assert (kernel.provenance["subspace"]["rank"], kernel.provenance["subspace"]["seed"]) == (1, 1)
-    plain = compute_kernels(pretrained, encoder, TRAIN, OTHERS, ["sgd"])
+    plain = compute_kernels(pretrained, encoder, TRAIN, OTHERS, ["sgd", "asigngd"])
     np.testing.assert_array_equal(found.kernels["sgd"].values, plain.kernels["sgd"].values)
 
 
