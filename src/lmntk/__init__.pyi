@@ -1,7 +1,8 @@
 # The public names: `__init__.py` imports them from here when they are first used, and type checkers read this file alone.
 # Relative imports of names, one a line to a home; other statements lazy-loader does not follow.
 
-from .engine.compute import compute_kernels, module_kernels
+from .engine.adapter_kernels import AdapterCandidate, adapter_kernels
+from .engine.compute import PromptedTexts, compute_kernels, kernels_of_prompt, module_kernels
 from .engine.kernel_work import KernelWork
 from .engine.progress import Listener
 from .engine.settings import Settings
@@ -10,7 +11,7 @@ from .errors import UserError
 from .estimator.classifier import TangentClassifier
 from .experiment.configuration import Experiment
 from .experiment.run import run
-from .kernels.grid import lora_candidates, part_candidates, plain_candidates
+from .kernels.grid import SubspaceGrid, lora_candidates, part_candidates, plain_candidates
 from .kernels.kernel import Kernel
 from .kernels.lora import LoraStart
 from .kernels.subspaces import Candidate, Subspaces
@@ -24,6 +25,7 @@ from .tangents.rules import register_rule
 from .tasks import Example, read_data
 
 __all__ = [
+    "AdapterCandidate",
     "Candidate",
     "ClassifierModel",
     "EnsembleEncoder",
@@ -39,12 +41,16 @@ __all__ = [
     "ParameterFilter",
     "PromptEncoder",
     "PromptModel",
+    "PromptedTexts",
     "Settings",
+    "SubspaceGrid",
     "Subspaces",
     "TangentClassifier",
     "UserError",
     "__version__",
+    "adapter_kernels",
     "compute_kernels",
+    "kernels_of_prompt",
     "load_pretrained",
     "lora_candidates",
     "module_kernels",

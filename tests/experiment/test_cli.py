@@ -346,6 +346,23 @@ def test_kernels_once_more_from_kept_factors(folder, tmp_path):
         "--json",
     )
     assert json.loads(low.stdout)["provenance"]["parameters"]["lora_rank"] == 4
+    several = lmntk(
+        "kernel", "--factors", scratch, "--formulas", "sgd", "--lora-rank", "2,4", "--targets", "query+value,all-linear",
+        "--out", tmp_path / "e", "--groups",
+    )  # fmt: skip
+    assert several.returncode == 0, several.stderr
+    for target, rank in (("query+value", 2), ("all-linear", 4)):
+        file = load_file(tmp_path / "e" / f"{target}-r{rank}" / "sgd.safetensors")
+        parts = [values for name, values in file.items() if name.startswith("group.")]
+        torch.testing.assert_close(sum(parts), file["values"], rtol=1e-12, atol=1e-12)
+        assert (tmp_path / "e" / f"{target}-r{rank}" / "logits.safetensors").is_file()
+    for wrong, message in (
+        (["--lora-rank", "2", "--targets", "norms"], "targets: 'norms' takes no linear map for LoRA here"),
+        (["--targets", "queries"], "targets: no 'queries' is known"),
+        (["--lora-rank", "5000"], "rank: 5000 is more than"),
+        (["--lora-rank", "0"], "lora-rank"),
+    ):
+        assert_mistake(lmntk("kernel", "--factors", scratch, *wrong, "--out", tmp_path / "f"), message)
     kept = ["kernel", "--factors", scratch]
     assert_mistake(
         lmntk(*kept, "--model", folder / "model", "--out", tmp_path / "d"),

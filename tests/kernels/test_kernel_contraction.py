@@ -186,7 +186,7 @@ def test_gram_of_mixed_factors_and_batches(row_sizes, column_sizes, tile_bytes, 
     (rows, left), (columns, right) = side(row_sizes, 1), side(column_sizes, 100)
     with ExitStack() as stack:
         if wide:
-            stack.enter_context(patch.object(materialised, "_is_wide", lambda device: True))
+            stack.enter_context(patch.object(materialised, "is_wide", lambda device: True))
             stack.enter_context(patch.object(materialised, "LONGEST_SUM", 3))
         found = gram(rows, columns, FORMULAS, tile_bytes=tile_bytes)
         own = gram(rows, rows, FORMULAS, tile_bytes=tile_bytes)

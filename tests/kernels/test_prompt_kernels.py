@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from tiny import write_model
 
-from lmntk import ParameterFilter, PromptEncoder, UserError, compute_kernels, load_pretrained
+from lmntk import (
+    ParameterFilter,
+    PromptedTexts,
+    PromptEncoder,
+    SubspaceGrid,
+    UserError,
+    compute_kernels,
+    kernels_of_prompt,
+    load_pretrained,
+)
 from lmntk.prompts.encoding import Limits
 from lmntk.tasks import Example
 
@@ -57,3 +66,46 @@ def test_plain_strings_are_texts(model):
     np.testing.assert_array_equal(plain.values, named.values)
     with pytest.raises(UserError, match="not a single one"):
         compute_kernels(pretrained, encoder, "a great film", OTHERS)
+
+
+def test_candidates_for_what_to_train_come_from_the_same_pass(model):
+    """By name and formula; LoRA's kernel lies near the adapted weights', and says what it is of."""
+    pretrained, encoder = model
+    grid = SubspaceGrid(
+        ("attention",), (1, 16), (0, 1), plain=("attention&all-linear", "biases"), by_part=True
+    )
+    texts = PromptedTexts(pretrained, encoder, TRAIN, OTHERS, subspaces=grid)
+    found = kernels_of_prompt(texts, ["sgd", "asigngd"])
+    biases = compute_kernels(
+        pretrained, encoder, TRAIN, OTHERS, ["sgd"], parameters=ParameterFilter(biases_only=True)
+    )
+    np.testing.assert_allclose(
+        found.subspaces["biases"]["sgd"].values, biases.kernels["sgd"].values, rtol=1e-10
+    )
+    adapted = found.subspaces["attention&all-linear"]["sgd"].values
+    distance = {
+        name: np.linalg.norm(kernels["sgd"].values - adapted) / np.linalg.norm(adapted)
+        for name, kernels in found.subspaces.items()
+        if " r=" in name
+    }
+    assert distance["attention r=16 seed=0"] < 0.5
+    assert distance["attention r=16 seed=0"] != distance["attention r=16 seed=1"]
+    kernel = found.subspaces["attention r=1 seed=1"]["asigngd"]
+    assert kernel.flipped is not None and kernel.values.shape == (2, 1, 3, 1)
+    assert (kernel.provenance["subspace"]["rank"], kernel.provenance["subspace"]["seed"]) == (1, 1)
+    plain = compute_kernels(pretrained, encoder, TRAIN, OTHERS, ["sgd", "asigngd"])
+    np.testing.assert_array_equal(found.kernels["sgd"].values, plain.kernels["sgd"].values)
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (SubspaceGrid(), "there is no candidate; give targets"),
+        (SubspaceGrid(("mlp",)), "LoRA has targets and ranks; give both"),
+        (SubspaceGrid(ranks=(1,), plain=("mlp",)), "LoRA has targets and ranks; give both"),
+    ],
+)
+def test_grids_without_candidates(model, grid, message):
+    pretrained, encoder = model
+    with pytest.raises(UserError, match=f"^subspaces: {message}"):
+        kernels_of_prompt(PromptedTexts(pretrained, encoder, TRAIN, OTHERS, subspaces=grid))

@@ -27,7 +27,7 @@ from lmntk.errors import UserError
 from lmntk.kernels.formulas import kernel_names
 from lmntk.kernels.gram import Panel, gram
 from lmntk.kernels.grid import lora_candidates, part_candidates, plain_candidates
-from lmntk.kernels.lora import Draw, LoraStart
+from lmntk.kernels.lora import Draw, Draws, LoraStart
 from lmntk.kernels.subspaces import Candidate, Subspaces
 from lmntk.models.parts import parts_of
 from lmntk.prompts.batching import collate
@@ -119,7 +119,7 @@ def test_the_signs_of_float32_are_those_of_float64():
     captured = capture(single, collate(texts, pad_id(model)), weights)
     found = []
     for name, weight in weights.items():
-        projected = Draw().projected(name, captured.factors[name], 8)
+        projected = Draws([(Draw(), 8)]).projected(name, captured.factors[name])
         found.append(projected.gradients(torch.Size((len(weight), 8))).flatten(2).transpose(0, 1))
     votes = torch.cat(found, 2).sign()
     assert votes.numel() > 30_000

@@ -20,6 +20,7 @@ from lmntk.engine.stream import stream_kernels, whole
 from lmntk.errors import UserError
 from lmntk.kernels.formulas import FORMULAS
 from lmntk.kernels.gram import Panel, gram
+from lmntk.kernels.grid import SubspaceGrid
 from lmntk.kernels.kernel import KERNEL_VERSION, Kernel
 from lmntk.models.build import logit_model
 from lmntk.models.filters import ParameterFilter
@@ -43,7 +44,7 @@ class Computed:
     """Kernels by formula, pre-trained logits [n, c] of ``train`` and ``eval``, and how they were computed.
 
     ``work`` is the key of the folder of work, if the settings have a scratch folder: ``WorkFolder.finish`` removes it once the kernels
-    are kept.
+    are kept. ``subspaces`` has the kernels of each candidate for what to train, by its name and by formula.
     """
 
     kernels: dict[str, Kernel]
@@ -51,6 +52,7 @@ class Computed:
     coverage: Coverage
     work: str = ""
     precision_loss: PrecisionLoss | None = None
+    subspaces: dict[str, dict[str, Kernel]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class PromptedTexts:
         evaluate: m texts.
         all_logits: keep both logits of a two-class prompt; by default they are folded into their difference, c = 1.
         parameters: which parameters count; all by default.
+        subspaces: candidates for what to train, of these parameters, whose kernels come with them from the same pass.
     """
 
     pretrained: Pretrained
@@ -72,6 +75,7 @@ class PromptedTexts:
     evaluate: Sequence[Example]
     all_logits: bool = False
     parameters: ParameterFilter = field(default_factory=ParameterFilter)
+    subspaces: SubspaceGrid | None = None
 
     @property
     def folds(self) -> bool:
@@ -152,14 +156,18 @@ def kernels_of_prompt(
     model = logit_model(pretrained, encoder, texts.folds)
     origin, trainable = texts.origin(settings), texts.parameters.select(model)
     grouping = settings.grouping
+    subspaces = None if texts.subspaces is None else texts.subspaces.on(model, trainable)
     key = content_key(
+        **({} if subspaces is None else {"subspaces": subspaces.as_dict()}),
         origin=origin,
         formulas=list(formulas),
         groups=None if grouping is None else {name: grouping(name) for name in trainable},
         version=KERNEL_VERSION,
         settings=settings.cut(),
     )
-    work = KernelWork(model, texts.encoded, [("train", "eval")], formulas, trainable, pretrained.pad_id)
+    work = KernelWork(
+        model, texts.encoded, [("train", "eval")], formulas, trainable, pretrained.pad_id, subspaces
+    )
     streamed = stream_kernels(work, settings, listener, key)
     provenance = {
         **origin,
@@ -170,7 +178,17 @@ def kernels_of_prompt(
     }
     kernels = as_kernels(streamed.kernels["train", "eval"], formulas, grouping is not None, provenance)
     logits = {side: streamed.logits[side].numpy() for side in texts.encoded}
-    return Computed(kernels, logits, streamed.coverage, key, streamed.precision_loss)
+    by_candidate = {
+        candidate.name: as_kernels(
+            {name: {candidate.name: values} for name, values in found.items()},
+            formulas,
+            False,
+            {**provenance, "subspace": candidate.as_dict()},
+        )
+        for candidate in ([] if subspaces is None else subspaces.candidates)
+        if (found := streamed.subspaces["train", "eval"].pop(candidate.name))
+    }
+    return Computed(kernels, logits, streamed.coverage, key, streamed.precision_loss, by_candidate)
 
 
 def module_kernels(

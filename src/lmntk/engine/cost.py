@@ -49,13 +49,13 @@ def shapes_of(tangents: Tangents, tokens: int) -> list[Shape]:
 
 
 def low_rank_shapes(tangents: Tangents, tokens: int, subspaces: Subspaces | None) -> list[Shape]:
-    """Return the shapes of LoRA's columns of a batch's factors: as many inputs as are multiplied at a time."""
+    """Return the shapes of LoRA's columns of a batch's factors: as many inputs as there are columns."""
     if subspaces is None:
         return []
     return [
-        replace(Shape(*extent, tokens), inputs=width)
+        replace(Shape(*extent, tokens), inputs=columns)
         for name, factors in tangents.factors.items()
-        for width in subspaces.widths_of(name)
+        if (columns := subspaces.columns_of(name))
         for extent in factors.extents()
     ]
 

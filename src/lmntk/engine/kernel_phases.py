@@ -39,7 +39,7 @@ class KernelSizes:
         has_scratch: the row factors may go to disk.
         keep_factors: they have to, and the column texts' too.
         lower: the precision is lower than float32, and what that costs is measured first.
-        rank: the largest of LoRA's; the projected inputs of one parameter are there at a time.
+        columns_of_lora: the most of a parameter, whose projected inputs are there one at a time.
     """
 
     trial: Trial
@@ -53,7 +53,7 @@ class KernelSizes:
     has_scratch: bool = False
     keep_factors: bool = False
     lower: bool = False
-    rank: int = 0
+    columns_of_lora: int = 0
 
     @property
     def row_lengths(self) -> list[int]:
@@ -125,7 +125,7 @@ class KernelMemory(ABC):
     def projected_bytes(self, batch: int, chunk: int) -> int:
         """Return what one parameter's projected inputs take, of the rows and of a tile's columns."""
         tokens = tokens_of(self.sizes.rows, batch) + tile_tokens(self.sizes.columns, chunk, batch)
-        return int(DOUBLE * self.sizes.rank * tokens)
+        return int(DOUBLE * self.sizes.columns_of_lora * tokens)
 
     def _row_bytes(self, batch: int) -> int:
         """Return the bytes of all row factors."""

@@ -112,7 +112,7 @@ def cut_work(
         has_scratch=has_scratch,
         keep_factors=settings.keep_factors,
         lower=settings.precision != FULL,
-        rank=0 if work.subspaces is None else work.subspaces.largest_rank,
+        columns_of_lora=0 if work.subspaces is None else work.subspaces.most_columns,
     )
     if capturer.gpu is None:
         device_memory = device_budget(capturer.device, None, settings.device_memory)  # there is none to bound

@@ -1,4 +1,4 @@
-"""``lmntk kernel``: kernels of texts in files, or of factors that were kept, written to a folder."""
+"""``lmntk kernel``: kernels of texts in files, written to a folder."""
 
 from __future__ import annotations
 
@@ -8,90 +8,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from lmntk.engine.compute import PromptedTexts, as_kernels, kernels_of_prompt
+from lmntk.engine.compute import PromptedTexts, kernels_of_prompt
 from lmntk.engine.progress import Listener
 from lmntk.engine.settings import NOT_KEPT, SCRATCH
-from lmntk.engine.stored_factors import Choice, StoredFactors
 from lmntk.engine.work import WorkOwner
 from lmntk.engine.work_folder import WorkFolder
-from lmntk.errors import UserError
-from lmntk.experiment.configuration import FactorKernels, TextKernels
+from lmntk.experiment.configuration import TextKernels
 from lmntk.experiment.kernel_labels import KernelLabels
 from lmntk.experiment.kernel_texts import KernelTexts, read_kernel_texts
 from lmntk.experiment.preparation import DEFAULT_LENGTH, ReadsTexts
 from lmntk.experiment.start import filter_of, load, reader_alone, settings_of
 from lmntk.kernels.formulas import FORMULAS, kernel_names
-from lmntk.kernels.gram import EVERYTHING
-from lmntk.kernels.groups import group_of_layer
 from lmntk.kernels.kernel import Kernel
-from lmntk.kernels.subspaces import Candidate, Subspaces
 from lmntk.prompts.assembly import Limits
 from lmntk.prompts.encoding import PromptEncoder, fitting_length
 from lmntk.prompts.ensemble import EnsembleEncoder, make_prompt_encoder
 from lmntk.prompts.remarks import TextCounts, date_remark
 from lmntk.system.files import alone_in
-from lmntk.system.hashing import versions
 from lmntk.system.kept import is_whole, or_none, save_tensors
 from lmntk.system.notices import say
 from lmntk.system.progress import Progress
 
 LOGITS = "logits.safetensors"
-
-
-def kernels_of_factors(wanted: FactorKernels) -> dict[str, Any]:
-    """Write kernels and logits of factors that ``keep_factors`` left; no model is loaded.
-
-    Returns:
-        The files with their shapes, a line on the coverage, and the provenance that is in the files.
-
-    Raises:
-        UserError: no factors, no such pair, nothing left of the choice, files in ``out`` already.
-    """
-    kept = StoredFactors(wanted.factors)
-    rows, columns = pair = _pair(wanted, kept)
-    for formula in wanted.formulas:
-        if _path(wanted.out, formula).exists():
-            raise UserError(f"out: {str(_path(wanted.out, formula))!r} is there already; name another folder")
-    choice = Choice(wanted.include, wanted.exclude, wanted.biases_only)
-    if wanted.lora_rank is None:
-        grouping = group_of_layer if wanted.groups else None
-        values, noise = kept.kernels(pair, wanted.formulas, choice, grouping, not wanted.keep_noise)
-    else:
-        values, noise = _low_rank(wanted, kept, pair, kept.adaptable(choice), wanted.lora_rank)
-    provenance = {
-        "factors": kept.folder.name,
-        "pair": list(pair),
-        "parameters": {
-            "include": list(wanted.include),
-            "exclude": list(wanted.exclude),
-            "biases_only": wanted.biases_only,
-            "lora_rank": wanted.lora_rank,
-            "seed": wanted.seed if wanted.lora_rank else None,
-        },
-        "precision": kept.precision,
-        "noise_coordinates_left_out": noise,
-        "versions": versions(),
-    }
-    files = _save_kernels(wanted.out, as_kernels(values, wanted.formulas, wanted.groups, provenance))
-    logits = {"train": kept.logits(rows).cpu().numpy(), "eval": kept.logits(columns).cpu().numpy()}
-    _save_logits(wanted.out, logits, provenance)
-    return {"files": files, "coverage": f"from the factors in {kept.folder}", "provenance": provenance}
-
-
-def _low_rank(
-    wanted: FactorKernels, kept: StoredFactors, pair: tuple[str, str], adapted: Sequence[str], rank: int
-) -> tuple[dict[str, dict[str, Tensor]], int]:
-    """Return LoRA's kernels ``{kernel name: {group: K}}``, and how many coordinates were noise."""
-    groups: dict[str, list[str]] = {}
-    for name in adapted:
-        groups.setdefault(group_of_layer(name) if wanted.groups else EVERYTHING, []).append(name)
-    candidates = [Candidate(group, tuple(names), rank, wanted.seed) for group, names in groups.items()]
-    found, noise = kept.subspaces(pair, wanted.formulas, Subspaces(tuple(candidates)), not wanted.keep_noise)
-    return {
-        name: {group: found[group][name] for group in groups} for name in kernel_names(wanted.formulas)
-    }, noise
 
 
 def kernels_of_texts(
@@ -126,7 +64,7 @@ def kernels_of_texts(
     if texts.encoded:  # after all that can be wrong: a mistake is one line
         progress.note(read.line)
     _say_remarks(texts)
-    formulas = [formula for formula in wanted.formulas if str(_path(out, formula)) not in files]
+    formulas = [formula for formula in wanted.formulas if str(kernel_path(out, formula)) not in files]
     if not formulas and not is_whole(out / LOGITS):
         formulas = list(wanted.formulas)
     if not formulas:
@@ -150,8 +88,8 @@ def kernels_of_texts(
         if computed.precision_loss is not None:
             progress.note(computed.precision_loss.describe())
         provenance = next(iter(computed.kernels.values())).provenance
-        files |= _save_logits(out, computed.logits, provenance)
-        files |= _save_kernels(out, computed.kernels)
+        files |= save_logits(out, computed.logits, provenance)
+        files |= save_kernels(out, computed.kernels)
         labels.write(out)
         WorkFolder.finish(settings, computed.work)
         WorkFolder.sweep(owner, settings.scratch)
@@ -170,19 +108,9 @@ def _say_remarks(texts: PromptedTexts) -> None:
         say(date)
 
 
-def _path(out: Path, formula: str) -> Path:
+def kernel_path(out: Path, formula: str) -> Path:
+    """Return the file of a formula's kernel in a folder."""
     return out / f"{formula}.safetensors"
-
-
-def _pair(wanted: FactorKernels, kept: StoredFactors) -> tuple[str, str]:
-    """Return the names of the row texts and the column texts whose kernels are wanted."""
-    if not wanted.pair and len(kept.pairs) > 1:
-        choice = "; ".join(",".join(pair) for pair in kept.pairs)
-        raise UserError(f"pair: the factors are of several; choose one of {choice}")
-    pair = wanted.pair or kept.pairs[0]
-    if len(pair) != 2:
-        raise UserError(f"pair: {','.join(pair)!r} is not ROWS,COLUMNS")
-    return pair[0], pair[1]
 
 
 def _encoder(
@@ -211,7 +139,7 @@ def _kept_files(wanted: TextKernels, expected: Mapping[str, Any]) -> dict[str, l
     files = {}
     as_written = json.loads(json.dumps(expected))
     for formula in FORMULAS:
-        path = _path(wanted.out, formula)
+        path = kernel_path(wanted.out, formula)
         if path.exists():
             kernel = or_none(partial(Kernel.load, path, as_written))
             if kernel is not None and formula in wanted.formulas and bool(kernel.groups) == wanted.groups:
@@ -227,12 +155,14 @@ def _amounts(texts: PromptedTexts, formulas: Sequence[str]) -> tuple[float, floa
     return 6 * tokens * c, 2.0 * c * c * len(kernel_names(formulas))
 
 
-def _save_kernels(out: Path, kernels: Mapping[str, Kernel]) -> dict[str, list[int]]:
+def save_kernels(out: Path, kernels: Mapping[str, Kernel]) -> dict[str, list[int]]:
+    """Write kernels by formula to a folder; return the files with their shapes."""
     for formula, kernel in kernels.items():
-        kernel.save(_path(out, formula))
-    return {str(_path(out, formula)): list(kernel.values.shape) for formula, kernel in kernels.items()}
+        kernel.save(kernel_path(out, formula))
+    return {str(kernel_path(out, formula)): list(kernel.values.shape) for formula, kernel in kernels.items()}
 
 
-def _save_logits(out: Path, logits: dict[str, Any], provenance: Mapping[str, Any]) -> dict[str, list[int]]:
+def save_logits(out: Path, logits: dict[str, Any], provenance: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Write the logits of both sides to a folder; return the file with its shape."""
     save_tensors(out / LOGITS, logits, {"provenance": json.dumps(provenance, sort_keys=True)})
     return {str(out / LOGITS): list(logits["eval"].shape)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from lmntk.kernels.columns import Cut, add_columns, cut_out, is_built
 from lmntk.kernels.inner import add_inner, inner_applies, inputs_of
 from lmntk.kernels.materialised import Buffers, add_tiles
 from lmntk.kernels.sides import Placed, Sides
@@ -82,6 +83,15 @@ class Contraction:
             add_tiles(replace(sides, right=long), self._buffers)
         if not self._waits:
             self.finish()
+
+    def add_columns(self, left: Placed, right: Placed, cuts: Sequence[Cut]) -> None:
+        """Add the kernels of one draw's columns of a parameter; the cheaper way for single terms is by them."""
+        if is_built([part for _, part in (*left, *right)]):
+            add_columns(left, right, cuts, self._buffers)
+            return
+        for cut in cuts:
+            part = cut_out(left, cut)
+            self.add(Sides(part, part if right is left else cut_out(right, cut), list(cut.sums), cut.sums))
 
     def finish(self) -> None:
         """Add what waits; nothing waits then."""

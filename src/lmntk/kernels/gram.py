@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lmntk.errors import ModelError
+from lmntk.kernels.columns import Cut
 from lmntk.kernels.contraction import Contraction
 from lmntk.kernels.formulas import FLIPPED, kernel_names
 from lmntk.kernels.sides import Placed, Sides
-from lmntk.kernels.subspaces import Subspaces
+from lmntk.kernels.subspaces import Columns, Subspaces
 from lmntk.tangents.factors import Tangents
 from lmntk.tangents.form import Factors
 
@@ -102,8 +103,8 @@ def gram(
             continue
         own_labels = [] if subspaces is None else subspaces.labels_of(parameter)
         _add(contraction, left, right, totals, [*own_labels, *([] if group is None else [group])])
-        for low_left, low_right, low_labels in _low_rank(subspaces, parameter, left, right):
-            _add(contraction, low_left, low_right, totals, low_labels)
+        if subspaces is not None:
+            _add_low_rank(contraction, subspaces.low_rank(parameter, left, right), totals)
     contraction.finish()
     if not parameters:
         raise ModelError("no parameter has a gradient: nothing to contract")
@@ -143,10 +144,17 @@ def _zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.zeros(shape, dtype=torch.float64, device=device)
 
 
-def _low_rank(
-    subspaces: Subspaces | None, parameter: str, left: Placed, right: Placed
-) -> Iterator[tuple[Placed, Placed, list[str]]]:
-    return iter(()) if subspaces is None else subspaces.low_rank(parameter, left, right)
+def _add_low_rank(
+    contraction: Contraction, draws: Iterable[Columns], totals: Mapping[str, Mapping[str, Tensor]]
+) -> None:
+    """Add the kernels of LoRA's columns of one parameter, draw by draw."""
+    for draw in draws:
+        cuts = [
+            Cut(first, last, {name: [groups[label] for label in labels] for name, groups in totals.items()})
+            for first, last, labels in draw.cuts
+        ]
+        for left_part, right_part in _stacked_pairs(draw.left, draw.right):
+            contraction.add_columns(left_part, right_part, cuts)
 
 
 def _add(

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -74,30 +75,29 @@ class LoraStart:
 
 @dataclass(frozen=True)
 class Draw:
-    """Random matrices Z, one for each parameter: the same whatever else is adapted, and at whatever rank.
-
-    A matrix that was drawn is kept as long as this object is.
-    """
+    """Random matrices Z, one for each parameter: the same whatever else is adapted, and at whatever rank."""
 
     seed: int = 0
     init: Init = "gaussian"
-    _drawn: dict[tuple[str, int, int], Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def matrix(self, name: str, rank: int, width: int) -> Tensor:
         """Return Z [r, i] of a parameter in float64: the first rows are the same for every rank."""
-        key = name, rank, width
-        if key not in self._drawn:
-            start = int.from_bytes(hashlib.sha256(f"{self.seed} {name}".encode()).digest()[:16], "big")
-            generator = np.random.Generator(np.random.PCG64(start))
-            if self.init == "kaiming":
-                drawn = generator.uniform(-(width**-0.5), width**-0.5, (rank, width))
-            else:
-                drawn = generator.standard_normal((rank, width))
-            self._drawn[key] = torch.from_numpy(drawn)
-        return self._drawn[key]
+        start = int.from_bytes(hashlib.sha256(f"{self.seed} {name}".encode()).digest()[:16], "big")
+        generator = np.random.Generator(np.random.PCG64(start))
+        if self.init == "kaiming":
+            return torch.from_numpy(generator.uniform(-(width**-0.5), width**-0.5, (rank, width)))
+        return torch.from_numpy(generator.standard_normal((rank, width)))
 
-    def projected(self, name: str, factors: Factors, rank: int) -> Factors:
-        """Return the factors of G Z^T.
+
+class Draws:
+    """Several draws, each of a rank; a parameter's matrices are one below the other, and drawn once."""
+
+    def __init__(self, ranks: Sequence[tuple[Draw, int]]) -> None:
+        self.ranks = ranks
+        self._drawn: dict[str, Tensor] = {}
+
+    def projected(self, name: str, factors: Factors) -> Factors:
+        """Return the factors of G Z^T, the columns of all draws.
 
         Raises:
             UserError: G is there as a vector, whose rows are not known: it came by plain autograd.
@@ -106,7 +106,10 @@ class Draw:
             raise no_rows(name)
 
         def change(member: str, inputs: Tensor) -> Tensor:
-            return inputs @ self.matrix(member, rank, inputs.shape[-1]).to(inputs).T
+            if member not in self._drawn:
+                drawn = [draw.matrix(member, rank, inputs.shape[-1]) for draw, rank in self.ranks]
+                self._drawn[member] = torch.cat(drawn).to(inputs)
+            return inputs @ self._drawn[member].T
 
         return factors.with_inputs(change, name)
 

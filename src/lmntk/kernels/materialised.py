@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from lmntk.kernels.formulas import SIGNS, SYMMETRIC
-from lmntk.kernels.sides import Placed, Sides
-from lmntk.tangents.form import Block, Factors
+from lmntk.kernels.sides import Sides
+from lmntk.tangents.form import Block
 
 OWN_BLOCK = 32  # rows; smaller matrix products are slow ones
 # Measured: a float32 product over 700,000 positive terms loses 3e-5, over this many 1e-6. Between them sums
@@ -155,20 +156,31 @@ class Buffers:
         return block[:size].view(shape)
 
 
-def _is_wide(device: torch.device) -> bool:
+def is_wide(device: torch.device) -> bool:
     """Return whether tiles fill their memory: a GPU has no cache, and small products leave it idle."""
     return device.type != "cpu"
 
 
+class Built(Protocol):
+    """What writes a block of gradients into memory."""
+
+    def materialise(self, block: Block, out: Tensor) -> None:
+        """Write a block of the gradients into ``out`` [c, n, coordinates]."""
+
+
+Parts = Sequence[tuple[slice, Built]]  # batches of examples, each with its examples among all of them
+
+
 @dataclass(frozen=True)
-class _Chunk:
+class Chunk:
     """Neighbouring examples of one side, from the first to before the last, and their batches' factors."""
 
     first: int
     last: int
-    parts: Placed
+    parts: Parts
 
     def __len__(self) -> int:
+        """Return the number of its examples."""
         return self.last - self.first
 
 
@@ -180,40 +192,40 @@ def add_tiles(sides: Sides, buffers: Buffers) -> None:
     c, n, d, _ = sides.shape
     # columns go through in chunks of about the rows' size, so that a tile is worth materialising and stays in
     # cache
-    wide = _is_wide(like.device)
+    wide = is_wide(like.device)
     size = sys.maxsize if wide else max(128, n * c) // d + 1
-    chunks = [] if sides.is_own else list(_chunks(sides.right, size))
+    chunks = [] if sides.is_own else list(chunks_of(sides.right, size))
     largest = max(map(len, chunks), default=0)
     signed = any(name != "sgd" for name in names)
     most = buffers.tile_bytes // like.element_size() // (c * n + d * largest)
     most //= 2 if signed else 1  # the signs lie beside the gradients
     most = most if wide else min(most, LONGEST_SUM)
     for block in first.blocks(most):
-        rows = _tile(partial(buffers.take, "rows", like), _Chunk(0, n, sides.left), c, block, signed)
+        rows = tile_of(partial(buffers.take, "rows", like), Chunk(0, n, sides.left), c, block, signed)
         if sides.is_own:
             for name, product in own_products(rows, names).items():
                 for total in sums[name]:
                     total += product.reshape(c, n, c, n)
         for chunk in chunks:
-            columns = _tile(partial(buffers.take, "columns", like), chunk, d, block, signed)
+            columns = tile_of(partial(buffers.take, "columns", like), chunk, d, block, signed)
             for name, product in tile_products(rows, columns, names).items():
                 for total in sums[name]:
                     total[:, :, :, chunk.first : chunk.last] += product.reshape(c, n, d, len(chunk))
 
 
-def _chunks(parts: Placed, size: int) -> Iterator[_Chunk]:
+def chunks_of(parts: Parts, size: int) -> Iterator[Chunk]:
     """Yield chunks of whole batches, of about ``size`` examples each."""
-    chosen: list[tuple[slice, Factors]] = []
+    chosen: list[tuple[slice, Built]] = []
     for examples, part in parts:
         if chosen and examples.stop - chosen[0][0].start > size:
-            yield _Chunk(chosen[0][0].start, chosen[-1][0].stop, chosen)
+            yield Chunk(chosen[0][0].start, chosen[-1][0].stop, chosen)
             chosen = []
         chosen.append((examples, part))
-    yield _Chunk(chosen[0][0].start, chosen[-1][0].stop, chosen)
+    yield Chunk(chosen[0][0].start, chosen[-1][0].stop, chosen)
 
 
-def _tile(
-    take: Callable[[tuple[int, int]], Tensor], chunk: _Chunk, logits: int, block: Block, signed: bool
+def tile_of(
+    take: Callable[[tuple[int, int]], Tensor], chunk: Chunk, logits: int, block: Block, signed: bool
 ) -> Tile:
     """Return a block of a chunk's gradients, in memory from ``take``; examples without factors get zeros."""
     rows, width = logits * len(chunk), coordinates_in(block)

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from lmntk.errors import UserError
-from lmntk.kernels.lora import Draw, Init, LoraStart, columns_of, no_rows
+from lmntk.kernels.lora import Draw, Draws, Init, LoraStart, columns_of, no_rows
 from lmntk.kernels.sides import Placed
 
 PREFIX = "\x1f"  # of a sum's label: no group of parameters begins so
@@ -57,6 +57,20 @@ class Spread:
     def rank_above(self, column: int) -> int | None:
         """Return the least of its ranks that takes the columns before this one; None where none does."""
         return next((rank for rank in self.ranks if rank >= column), None)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """LoRA's columns of one parameter and draw, on both sides.
+
+    Attributes:
+        left, right: the factors of G Z^T.
+        cuts: the columns from the first to before the last, and the labels of the sums that they are part of.
+    """
+
+    left: Placed
+    right: Placed
+    cuts: list[tuple[int, int, list[str]]]
 
 
 @dataclass(frozen=True)
@@ -132,40 +146,43 @@ class Subspaces:
         """Return the labels of the sums that a parameter's own kernels are part of."""
         return [_label(index) for index, chosen in enumerate(self.sets) if parameter in chosen]
 
-    def low_rank(
-        self, parameter: str, left: Placed, right: Placed
-    ) -> Iterator[tuple[Placed, Placed, list[str]]]:
-        """Yield the factors of LoRA's columns of a parameter, and the labels of the sums that they are part of.
+    def low_rank(self, parameter: str, left: Placed, right: Placed) -> Iterator[Columns]:
+        """Yield LoRA's columns of a parameter, draw by draw.
 
-        Cost: 2 T i R operations a text, a seed and an init, R being the largest rank. Memory: T R numbers a text.
+        Cost: 2 T i R operations a text, R being the columns of all draws. Memory: T R numbers a text.
 
         Raises:
             UserError: the gradients came by plain autograd, as vectors.
         """
-        for (seed, init), spreads in self._draws_of(parameter).items():
-            draw, bounds = Draw(seed, init), _bounds(spreads)
-            projected = [(texts, draw.projected(parameter, part, bounds[-1])) for texts, part in left]
-            others = projected
-            if right is not left:
-                others = [(texts, draw.projected(parameter, part, bounds[-1])) for texts, part in right]
+        draws = self._draws_of(parameter)
+        if not draws:
+            return
+        several = Draws([(Draw(*key), _bounds(spreads)[-1]) for key, spreads in draws.items()])
+        projected = [(texts, several.projected(parameter, part)) for texts, part in left]
+        others = projected
+        if right is not left:
+            others = [(texts, several.projected(parameter, part)) for texts, part in right]
+        start = 0
+        for spreads in draws.values():
+            bounds = _bounds(spreads)
+            cuts = []
             for first, last in pairwise(bounds):
-                cut = _cut(parameter, projected, first, last)
-                other = cut if others is projected else _cut(parameter, others, first, last)
                 above = ((index, spread.rank_above(last)) for index, spread in spreads.items())
-                yield cut, other, [_label(index, rank) for index, rank in above if rank is not None]
+                cuts.append((first, last, [_label(index, rank) for index, rank in above if rank is not None]))
+            stop = start + bounds[-1]
+            mine = _cut(parameter, projected, start, stop)
+            yield Columns(mine, mine if others is projected else _cut(parameter, others, start, stop), cuts)
+            start = stop
 
-    def widths_of(self, parameter: str) -> list[int]:
-        """Return how many columns at a time a parameter's gradients are multiplied in, of all draws."""
-        return [
-            last - first
-            for spreads in self._draws_of(parameter).values()
-            for first, last in pairwise(_bounds(spreads))
-        ]
+    def columns_of(self, parameter: str) -> int:
+        """Return LoRA's columns of a parameter, of all draws."""
+        return sum(_bounds(spreads)[-1] for spreads in self._draws_of(parameter).values())
 
-    @property
-    def largest_rank(self) -> int:
-        """The largest rank of LoRA; 0 where there is none."""
-        return max((spread.ranks[-1] for spread in self.spreads), default=0)
+    @cached_property
+    def most_columns(self) -> int:
+        """The most columns of any parameter; 0 where LoRA adapts none."""
+        adapted = {name for spread in self.spreads for name in spread.parameters}
+        return max(map(self.columns_of, adapted), default=0)
 
     def _draws_of(self, parameter: str) -> dict[tuple[int, Init], dict[int, Spread]]:
         """Return the spreads, by their number, that adapt a parameter; those of one draw share its columns."""

@@ -78,8 +78,8 @@ def check_rank(rank: int, target: str, names: tuple[str, ...], parts: Mapping[st
     Raises:
         UserError: it is; says which layer, and the largest rank that all of them have.
     """
-    narrow = min(names, key=lambda name: min(parts[name].shape))
-    if rank > (most := min(parts[narrow].shape)):
+    narrow = min(names, key=lambda name: min(parts[name].shape[-2:]))  # a stack of experts has them last
+    if rank > (most := min(parts[narrow].shape[-2:])):
         wide = " x ".join(map(str, parts[narrow].shape))
         raise UserError(
             f"rank: {rank} is more than {narrow!r} has, which is {wide}; of {target} give at most {most}"

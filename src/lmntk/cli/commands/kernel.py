@@ -29,7 +29,7 @@ def kernel(context: typer.Context, as_json: JsonOption = False) -> None:
     was {mask}." --label-words terrible,great --formulas sgd --out kernels
 
     Once more, from factors that --keep-factors left, without the model: lmntk kernel --factors
-    kernels/scratch --lora-rank 8 --out lora
+    kernels/scratch --lora-rank 1,8,64 --targets query+value --out lora
     """
     from lmntk.experiment.configuration import (
         FactorKernels,
@@ -55,7 +55,7 @@ def kernel(context: typer.Context, as_json: JsonOption = False) -> None:
         raise UserError(f"kernel: {', '.join(missing)} missing; see lmntk kernel --help for an example")
     if from_factors:
         of_factors = from_flags(FactorKernels, given)
-        from lmntk.experiment.kernel_files import kernels_of_factors
+        from lmntk.experiment.factor_kernels import kernels_of_factors
 
         written = with_progress(lambda progress: kernels_of_factors(of_factors))
     else:

@@ -20,6 +20,7 @@ from lmntk.experiment.configuration.parts import (
     Kernels,
     NamedParameters,
     Part,
+    Several,
     parts_of,
 )
 
@@ -81,7 +82,11 @@ class FactorKernels(KernelFolder, Kernels, NamedParameters):
         description="of the factors of a run: ROWS,COLUMNS",
         json_schema_extra={"metavar": "ROWS,COLUMNS"},
     )
-    lora_rank: int | None = Field(
-        default=None, gt=0, le=MOST_RANK, description="of the factors: LoRA's kernel at its start, B = 0"
+    lora_rank: Several[Annotated[int, Field(gt=0, le=MOST_RANK)]] = Field(
+        default=(), description="of the factors: LoRA's kernels at its start, B = 0, at these ranks"
+    )
+    targets: Several[str] = Field(
+        default=(),
+        description="of the factors: what trains, or LoRA adapts: query+value, attention, mlp, all-linear, biases, norms, top-2",
     )
     seed: int = Field(default=0, description="of LoRA's random A")
