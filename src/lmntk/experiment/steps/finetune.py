@@ -14,7 +14,7 @@ from lmntk.experiment.steps.base import Job
 from lmntk.experiment.steps.scratch import claimed_folder, remove_folders
 from lmntk.finetuning import optimizers
 from lmntk.finetuning.files import MODEL, WEIGHTS, export, is_export, save_weights, slug
-from lmntk.finetuning.grid import Search, search
+from lmntk.finetuning.grid import Search, cut_batch_sizes, search
 from lmntk.finetuning.method import FineTuningMethod
 from lmntk.finetuning.settings import Labelled, TrainingData, TrainingSettings
 from lmntk.finetuning.subsets import Subset
@@ -148,8 +148,8 @@ def _train(shared: SharedModel, job: Job) -> None:
     texts, labels = shared.texts(split), shared.labels(split)
     train, dev, test = (Labelled(texts[side], labels[side]) for side in SIDES)
     scratch = claimed_folder(session, SCRATCH_KIND, key, owner)
-    sizes = len({min(size, len(train)) for size in method.batch_sizes})
-    steps = len(method.learning_rates) * sizes * method.settings.steps
+    sizes = cut_batch_sizes(method.batch_sizes, len(train))
+    steps = len(method.learning_rates) * len(sizes) * method.settings.steps
     session.progress.work(f"{split.name}: {method.method}", steps)
     data = TrainingData(train, dev, session.pretrained.pad_id, task.metric, test)
     found = search(
@@ -221,7 +221,7 @@ def _notes(
         notes.append(
             f"{len(diverged)} of {len(found.runs)} trainings diverged (learning rates {rates}) and were left out"
         )
-    if max(method.batch_sizes) > len(train):
+    if any(size != "all" and size > len(train) for size in method.batch_sizes):
         notes.append(f"batch sizes were cut to the {len(train)} train texts")
     missing = sorted(set(range(task.classes)) - set(train.labels))
     if missing:
