@@ -57,13 +57,16 @@ def test_a_target_trains_alone(name, target):
     row = TABLE[name]
     model, pad = row.model(2), pad_id(row.model(2))
     if (name, target) in {("llama", "biases"), ("t5", "biases")}:
-        with pytest.raises(UserError, match="'biases' matches nothing"), Subset(train=target).chosen(model):
+        with (
+            pytest.raises(UserError, match="'biases' matches nothing"),
+            Subset(train_only=target).chosen(model),
+        ):
             pass
         return
     data = Labelled(random_texts(row, [6, 3, 8], 1), [0, 1, 0])
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
     head = {key for key in before if not key.startswith("network.")}
-    with Subset(train=target).chosen(model) as trained:
+    with Subset(train_only=target).chosen(model) as trained:
         found = fine_tune(
             model, TrainingData(data, data, pad), trained.parameters, still(learning_rate=1e-2, steps=1)
         )
@@ -133,11 +136,15 @@ def test_a_random_subspace_is_the_dense_projection_written_out(name, monkeypatch
     with Subset(dimension=dimension, seed=seed).chosen(model) as trained:
         shapes = {key: every[key] for key in trained.module.names}
         assert set(shapes) == {key for key in every if key.startswith("network.")}
-        assert {"coordinates"} | {f"model.{key}" for key in every if key not in shapes} == set(trained.parameters)
+        assert {"coordinates"} | {f"model.{key}" for key in every if key not in shapes} == set(
+            trained.parameters
+        )
         pi = dense_pi(seed, shapes, dimension)
         assert torch.equal((pi != 0).sum(1), torch.ones(len(pi), dtype=torch.long))
         z = torch.randn(dimension, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 30
-        values = {key: p.detach() for key, p in trained.parameters.items()} | {"coordinates": z.to(next(iter(every.values())).dtype)}
+        values = {key: p.detach() for key, p in trained.parameters.items()} | {
+            "coordinates": z.to(next(iter(every.values())).dtype)
+        }
         own = trained.own(values)
         flat = torch.cat([(own[key] - before[key]).double().flatten() for key in shapes])
         precise = row.tolerance < 1e-9
@@ -178,7 +185,7 @@ def test_the_kernel_in_a_random_subspace_is_the_whole_one_on_average():
 
 
 @pytest.mark.parametrize(
-    "subset", [Subset(dimension=20), Subset(train="biases"), Subset(lora_rank=1, lora_targets="mlp")]
+    "subset", [Subset(dimension=20), Subset(train_only="biases"), Subset(lora_rank=1, lora_targets="mlp")]
 )
 def test_a_grid_of_an_arm_finds_the_logits_of_its_own_weights(subset, tmp_path):
     row = TABLE["bert"]
@@ -194,11 +201,11 @@ def test_a_grid_of_an_arm_finds_the_logits_of_its_own_weights(subset, tmp_path):
     ("subset", "words"),
     [
         (Subset(lora_targets="mlp"), "say its rank too"),
-        (Subset(lora_rank=2, train="mlp"), "give one of train and lora-rank"),
+        (Subset(lora_rank=2, train_only="mlp"), "give one of train-only and lora-rank"),
         (Subset(lora_rank=2, dimension=9), "give one of intrinsic-dimension and lora-rank"),
         (Subset(lora_rank=2, lora_targets="norms"), "no linear map for LoRA"),
         (Subset(lora_rank=99, lora_targets="mlp"), "rank: 99 is more than"),
-        (Subset(train="nothing"), "no 'nothing' is known"),
+        (Subset(train_only="nothing"), "no 'nothing' is known"),
         (Subset(dimension=10**9), "intrinsic-dimension: 1000000000 of"),
     ],
 )

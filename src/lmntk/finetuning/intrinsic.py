@@ -131,9 +131,7 @@ class SubspaceModel(nn.Module):
         return _Spread.apply(coordinates, self.seed, name, parameter.numel())  # type: ignore[no-any-return,no-untyped-call]
 
 
-def intrinsic(
-    model: LogitModel, chosen: Mapping[str, nn.Parameter], dimension: int, seed: int
-) -> Trained:
+def intrinsic(model: LogitModel, chosen: Mapping[str, nn.Parameter], dimension: int, seed: int) -> Trained:
     """Return the coordinates of a random subspace of the chosen parameters.
 
     A head that was put on the network trains itself beside them: no pre-trained point of it is worth keeping.

@@ -25,7 +25,7 @@ class Subset:
     Attributes:
         parameters: of the model as it is; with LoRA all, for there is nothing to choose from.
         freeze_layers: the embeddings and so many bottom layers do not train.
-        train: of these the target alone (``biases``, ``norms``, ``top-2``; see ``models.targets``), and a head that was put on the network.
+        train_only: of these a target alone (``biases``, ``top-2``; see ``models.targets``), and a head that was put on the network.
         lora_rank: train a fresh LoRA of this rank, and a head that was put on the network; a classifier's own
             head, which is the network's, stays as it is. None trains the parameters themselves.
         lora_alpha: its scale is alpha / rank.
@@ -39,7 +39,7 @@ class Subset:
     lora_rank: int | None = None
     lora_alpha: float = 16.0
     seed: int = 0
-    train: str | None = None
+    train_only: str | None = None
     lora_targets: str | None = None
     dimension: int | None = None
 
@@ -57,7 +57,7 @@ class Subset:
         """Return the ending of a method's name that names the choice, beyond the run's own filter."""
         adapted = "" if self.lora_targets is None else f" on {self.lora_targets}"
         parts = [
-            f" ({self.train})" if self.train is not None else "",
+            f" ({self.train_only})" if self.train_only is not None else "",
             f" (without {self.freeze_layers} bottom layers)" if self.freeze_layers else "",
             f" (lora{adapted})" if self.lora_rank is not None else "",
             f" (intrinsic dimension {self.dimension})" if self.dimension is not None else "",
@@ -69,8 +69,8 @@ class Subset:
         plain = self.parameters.as_dict()
         if self.freeze_layers:
             plain |= {"freeze_layers": self.freeze_layers}
-        if self.train is not None:
-            plain |= {"train": self.train}
+        if self.train_only is not None:
+            plain |= {"train_only": self.train_only}
         if self.lora_rank is not None:
             plain |= {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha, "lora_draw": "kaiming"}
         if self.lora_targets is not None:
@@ -95,10 +95,12 @@ class Subset:
                 yield trained
             return
         if self.lora_targets is not None:
-            raise UserError(f"lora-targets: {self.lora_targets!r} asks for LoRA; say its rank too, with lora-rank")
+            raise UserError(
+                f"lora-targets: {self.lora_targets!r} asks for LoRA; say its rank too, with lora-rank"
+            )
         selected = self.parameters.select(model)
-        if self.train is not None:
-            selected = of_target(model, selected, self.train)
+        if self.train_only is not None:
+            selected = of_target(model, selected, self.train_only)
         if self.freeze_layers:
             selected = without_bottom(model, selected, self.freeze_layers)
         if self.dimension is None:
@@ -113,7 +115,7 @@ class Subset:
                 "freeze-layers: LoRA leaves all of the network's own parameters as they are; "
                 "give one of the two"
             )
-        for option, value in (("train", self.train), ("intrinsic-dimension", self.dimension)):
+        for option, value in (("train-only", self.train_only), ("intrinsic-dimension", self.dimension)):
             if value is not None:
                 raise UserError(f"{option}: LoRA trains what it adds; give one of {option} and lora-rank")
         if self.parameters != ParameterFilter():

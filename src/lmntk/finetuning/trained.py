@@ -29,6 +29,4 @@ class Trained:
 
 def own_head(model: LogitModel) -> dict[str, nn.Parameter]:
     """Return the parameters of a head that was put on a network, which trains beside whatever trains of the network."""
-    return {
-        name: parameter for name, parameter in model.named_parameters() if not name.startswith(NETWORK)
-    }
+    return {name: parameter for name, parameter in model.named_parameters() if not name.startswith(NETWORK)}

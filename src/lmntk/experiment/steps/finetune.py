@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator, Sequence
 
@@ -76,9 +77,8 @@ def methods_of_split(experiment: Experiment, chosen: ParameterFilter, seed: int)
     """Return the methods of an experiment for a split of this seed: each optimizer's, and the linearized model's."""
     how = experiment.finetuning
     seed = seed if how.seed is None else how.seed
-    subset = Subset(chosen, how.freeze_layers, how.lora_rank, how.lora_alpha, seed)
     methods = []
-    for optimizer in experiment.finetune:
+    for optimizer, arm in itertools.product(experiment.finetune, how.choices):
         settings = TrainingSettings(
             optimizer=optimizer,
             steps=how.steps,
@@ -89,7 +89,17 @@ def methods_of_split(experiment: Experiment, chosen: ParameterFilter, seed: int)
             dropout=how.dropout,
             seed=seed,
         )
-        rates = how.rates_of(optimizer) or optimizers.LEARNING_RATES[optimizer]
+        subset = Subset(
+            chosen,
+            arm.freeze_layers,
+            arm.lora_rank,
+            arm.lora_alpha,
+            seed,
+            arm.train_only,
+            arm.lora_targets,
+            arm.intrinsic_dimension,
+        )
+        rates = arm.rates_of(optimizer) or how.rates_of(optimizer) or optimizers.LEARNING_RATES[optimizer]
         methods += [
             FineTuningMethod(settings, rates, how.batch_sizes, subset, linearized)
             for linearized in ((False, True) if how.linearized else (False,))
@@ -104,7 +114,7 @@ def check_finetuning(session: Session, model: LogitModel) -> None:
         UserError: nothing to train, layers that are not there, LoRA on an adapter, a folder that cannot be exported.
     """
     experiment = session.experiment
-    for method in methods_of_split(experiment, session.chosen, 0)[:1]:
+    for method in methods_of_split(experiment, session.chosen, 0):
         need_accelerate()
         with method.subset.chosen(model):
             pass
