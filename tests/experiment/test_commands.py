@@ -44,12 +44,9 @@ NO_OPTIONS = {
     "own_tasks.chat": "the option of this name is the experiment's field",
     "own_tasks.label_words": "the option of this name is the experiment's field",
     "own_tasks.max_length": "the option of this name is the experiment's field",
-    "finetuning.schedule": "it is seldom another one, and then the file says so",
-    "finetuning.max_grad_norm": "it is seldom another one, and then the file says so",
-    "finetuning.dropout": "it is seldom another one, and then the file says so",
-    "finetuning.lora_alpha": "it is seldom another one, and then the file says so",
     "finetuning.seed": "it is seldom another one, and then the file says so",
     "finetuning.checkpoint_seconds": "it is seldom another one, and then the file says so",
+    "finetuning.arms": "a table each; on the command line there is one choice",
     "finetuning.export": "finetune --save asks for it together with the weights",
 }
 

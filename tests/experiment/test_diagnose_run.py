@@ -239,7 +239,16 @@ def test_of_train_texts_of_one_class_the_kernel_is_not_solved_and_the_rest_goes_
     assert "was not solved in every split" in build_page([values["out"]])
 
 
-@pytest.mark.parametrize("change", [{"lora_rank": 2}, {"freeze_layers": 1}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lora_rank": 2},
+        {"freeze_layers": 1},
+        {"train_only": "norms"},
+        {"lora_rank": 2, "lora_targets": "mlp"},
+        {"intrinsic_dimension": 9},
+    ],
+)
 def test_of_a_subset_its_own_kernels_are_taken(values, change):
     values = changed(values, **change)
     run(make_experiment(values))

@@ -203,7 +203,14 @@ def test_weights_that_were_not_kept_are_trained_for_when_they_are_wanted(values)
 
 
 @pytest.mark.parametrize(
-    ("change", "method"), [({"lora_rank": 2}, "(lora)"), ({"freeze_layers": 1}, "(without 1 bottom layers)")]
+    ("change", "method"),
+    [
+        ({"lora_rank": 2}, "(lora)"),
+        ({"freeze_layers": 1}, "(without 1 bottom layers)"),
+        ({"lora_rank": 2, "lora_targets": "mlp&top-1+value"}, "(lora on mlp&top-1+value)"),
+        ({"train_only": "biases"}, "(biases)"),
+        ({"intrinsic_dimension": 9, "train_only": "mlp"}, "(mlp) (intrinsic dimension 9)"),
+    ],
 )
 def test_subsets_have_names_of_their_own_and_stand_beside_the_whole(values, change, method):
     run(make_experiment(values))
@@ -216,6 +223,18 @@ def test_subsets_have_names_of_their_own_and_stand_beside_the_whole(values, chan
     weights, _ = load_weights(values["out"] / record(values, arm)["checkpoint"])
     names = {name for name, _ in prompt_model_of(values).named_parameters()}
     assert set(weights) < names
+
+
+def test_arms_train_side_by_side_at_their_own_rates_on_all_texts(values):
+    arms = [{}, {"lora_rank": 1, "lora_targets": "query", "learning_rates": [0.5]}, {"train_only": "biases"}]
+    rows = run(make_experiment(changed(values, arms=arms, batch_sizes="all", dropout=False)))
+    methods = ["sgd fine-tuning", "sgd fine-tuning (lora on query)", "sgd fine-tuning (biases)"]
+    assert [row["method"] for row in rows] == [*BASELINES, *methods]
+    rates = {
+        method: [one["learning_rate"] for one in record(values, slug(method))["runs"]] for method in methods
+    }
+    assert rates == {methods[0]: [1e-2, 1e-1], methods[1]: [0.5], methods[2]: [1e-2, 1e-1]}
+    assert {one["batch_size"] for method in methods for one in record(values, slug(method))["runs"]} == {4}
 
 
 def prompt_model_of(values):
@@ -264,6 +283,19 @@ def test_mistakes_are_found_before_anything_is_trained(values, model, tmp_path, 
         ({"finetuning": {"steps": 0}}, r"finetuning\.steps: .*greater than 0 \(given: 0\)"),
         ({"finetuning": {"learning_rates": [0.0]}}, "rate above 0"),
         ({"finetuning": {"batch_sizes": [0]}}, "size from 1 up"),
+        ({"finetuning": {"batch_sizes": "some"}}, "batch_sizes: .*'some' is neither a number nor all"),
+        ({"finetuning": {"lora_targets": "mlp"}}, "say its rank too, with lora_rank"),
+        ({"finetuning": {"lora_rank": 2, "train_only": "mlp"}}, "train_only: LoRA trains what it adds"),
+        (
+            {"finetuning": {"lora_rank": 2, "intrinsic_dimension": 5}},
+            "intrinsic_dimension: .* one of the two",
+        ),
+        (
+            {"finetuning": {"lora_rank": 2, "arms": [{}]}},
+            "lora_rank: with arms each of them says what trains",
+        ),
+        ({"finetuning": {"arms": [{}, {"train_only": "biasses"}]}}, "no 'biasses' is known"),
+        ({"finetuning": {"arms": [{"lora_rank": 2}]}, "biases_only": True}, "biases_only: LoRA "),
         ({"finetuning": {"learning_rate": [1e-3]}}, "no such field"),
         ({"finetuning": {"freeze_layers": 9}}, "9 of the network's 2 layers"),
         ({"finetuning": {"freeze_layers": 1, "lora_rank": 2}}, "one of the two"),

@@ -29,7 +29,7 @@ def slug(method: str) -> str:
 
     ``sgd fine-tuning (lora)`` is ``sgd-fine-tuning-lora``.
     """
-    return re.sub(r"[ ()]+", "-", method).strip("-")
+    return re.sub(r"[^\w.]+", "-", method).strip("-")
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -56,9 +56,13 @@ class Search:
         return None if self.chosen is None else float(self.runs[self.chosen]["dev"])
 
 
-def cut_batch_sizes(sizes: Sequence[int], count: int) -> list[int]:
-    """Return the sizes, none larger than there are texts, each once."""
-    return list(dict.fromkeys(min(size, count) for size in sizes))
+def cut_batch_sizes(sizes: Sequence[int | Literal["all"]], count: int) -> list[int]:
+    """Return the sizes, none larger than there are texts, each once; ``all`` is all texts.
+
+    >>> cut_batch_sizes((2, "all", 64), 32)
+    [2, 32]
+    """
+    return list(dict.fromkeys(count if size == "all" else min(size, count) for size in sizes))
 
 
 def search(
@@ -99,7 +103,7 @@ def search(
         checkpoints = None if folder is None else Checkpoints(folder / f"run-{index}", checkpoint_seconds)
         with method.subset.chosen(model) as trained:
             tuned = train_once(
-                model,
+                trained.module,
                 data,
                 trained.parameters,
                 settings,

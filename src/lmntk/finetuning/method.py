@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lmntk.finetuning.settings import TrainingSettings
 from lmntk.finetuning.subsets import Subset
@@ -18,14 +18,14 @@ class FineTuningMethod:
     Attributes:
         settings: of each training, but for the grid's two axes.
         learning_rates: one axis of the grid.
-        batch_sizes: the other.
+        batch_sizes: the other; ``all`` takes all train texts in each step.
         subset: the parameters that train.
         linearized: train the linearized model.
     """
 
     settings: TrainingSettings
     learning_rates: tuple[float, ...]
-    batch_sizes: tuple[int, ...]
+    batch_sizes: tuple[int | Literal["all"], ...]
     subset: Subset
     linearized: bool
 
@@ -42,7 +42,7 @@ class FineTuningMethod:
             "learning_rates": self.learning_rates,
             "batch_sizes": self.batch_sizes,
             "parameters": self.subset.as_dict(),
-            "lora_seed": self.subset.seed if self.subset.lora_rank is not None else None,
+            "lora_seed": self.subset.seed if self.subset.is_random else None,
             "linearized": self.linearized,
         }
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from lmntk.finetuning.settings import TrainingData, TrainingSettings
 from lmntk.finetuning.training import fine_tune
-from lmntk.models.logit_model import LogitModel
 from lmntk.system import kept
 
 POINTS = 4  # along a training, at each of which the model is looked at: its weights are on disk until then
@@ -50,7 +49,7 @@ class Replay:
 
 
 def replay(
-    model: LogitModel,
+    model: nn.Module,
     trained: Mapping[str, nn.Parameter],
     data: TrainingData,
     settings: TrainingSettings,

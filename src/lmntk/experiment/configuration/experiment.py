@@ -186,7 +186,7 @@ class Experiment(Output, Training, Solving, Prompt, Texts, Computation):
                 "finetuned: a checkpoint is there to be diagnosed; add diagnose, or use lmntk diagnose"
             )
         filters = [name for name in Parameters.model_fields if getattr(self, name)]
-        if self.finetune and self.finetuning.lora_rank is not None and filters:
+        if self.finetune and filters and any(arm.lora_rank is not None for arm in self.finetuning.choices):
             raise ValueError(
                 f"{filters[0]}: LoRA trains what it adds, unfiltered; leave out {', '.join(filters)}, or lora_rank"
             )

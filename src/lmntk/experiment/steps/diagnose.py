@@ -35,6 +35,7 @@ from lmntk.finetuning.logits import logits_of
 from lmntk.finetuning.method import FineTuningMethod
 from lmntk.finetuning.replay import POINTS, replay
 from lmntk.finetuning.settings import Labelled, TrainingData, TrainingSettings, batch_order
+from lmntk.finetuning.trained import Trained
 from lmntk.runs.keys import SplitKeys
 from lmntk.runs.records import DiagnosisRecord, FineTuningRecord
 from lmntk.runs.split import SIDES
@@ -167,8 +168,8 @@ def _asking_for_sgd(shared: SharedModel) -> SharedModel:
 
 
 def _has_run_kernels(subject: Subject) -> bool:
-    """Return whether what trained are the parameters whose kernels a run computes: no LoRA, no frozen layers."""
-    return isinstance(subject, GivenCheckpoint) or not subject.subset.suffix()
+    """Return whether what trained are the parameters whose kernels a run computes: no LoRA, target or frozen layers."""
+    return isinstance(subject, GivenCheckpoint) or subject.subset.is_filter
 
 
 def _formula(shared: SharedModel, job: Job) -> str:
@@ -231,7 +232,11 @@ def _diagnose(shared: SharedModel, job: Job, kernels: Kernels | None) -> Diagnos
 
 
 def diagnose_split(
-    shared: SharedModel, job: Job, fine_tuning: FineTuning, kernels: Kernels | None
+    shared: SharedModel,
+    job: Job,
+    fine_tuning: FineTuning,
+    kernels: Kernels | None,
+    module: nn.Module | None = None,
 ) -> Diagnosis:
     """Return the diagnosis of weights that a fine-tuning of a split fine_tuning.
 
@@ -243,6 +248,7 @@ def diagnose_split(
         job: the split, and what is diagnosed.
         fine_tuning: the weights that it led to, and the way there.
         kernels: the sgd kernels of theta_0 by (side, formula), if they are known.
+        module: whose parameters trained, where that is not the split's model itself.
     """
     session, task, split = shared.session, shared.task, job.split
     pad_id, batch_size = session.pretrained.pad_id, session.settings.batch_size
@@ -251,7 +257,7 @@ def diagnose_split(
     identity = {"split": split.name, "task": task.name, "k": split.k, "seed": split.seed}
     known = {} if kernels is None else {**kernels, **_signed(shared, job)}
     return diagnose(
-        shared.model,
+        shared.model if module is None else module,
         LabelledExamples(examples, shared.labels(split), task.metric),
         fine_tuning,
         solution=KernelSolution(known, _formula(shared, job)),
@@ -293,10 +299,10 @@ def _diagnose_method(
         if record.chosen is None:
             why = "; ".join(record.notes) or "all trainings diverged"
             fine_tuning = FineTuning(None, trained.parameters, diverged=why)
-            return diagnose_split(shared, job, fine_tuning, kernels)
-        fine_tuning = _replayed(shared, job, method, record, trained.parameters)
+            return diagnose_split(shared, job, fine_tuning, kernels, trained.module)
+        fine_tuning = _replayed(shared, job, method, record, trained)
         session.progress.work(f"{split.name}: {method.method}, diagnosed", None)
-        return diagnose_split(shared, job, fine_tuning, kernels)
+        return diagnose_split(shared, job, fine_tuning, kernels, trained.module)
 
 
 def _replayed(
@@ -304,7 +310,7 @@ def _replayed(
     job: Job,
     method: FineTuningMethod,
     record: FineTuningRecord,
-    trained: Mapping[str, nn.Parameter],
+    trained: Trained,
 ) -> FineTuning:
     """Return where the chosen training goes, from the weights that were kept or else from the replay."""
     session, split, chosen = shared.session, job.split, record.chosen_run
@@ -318,16 +324,22 @@ def _replayed(
     scratch = claimed_folder(session, SCRATCH_KIND, key, _owner_of(job))
     data = TrainingData(train, dev, session.pretrained.pad_id, shared.task.metric)
     replayed = replay(
-        shared.model, trained, data, settings, chosen["best_step"], scratch, session.progress.advance
+        trained.module,
+        trained.parameters,
+        data,
+        settings,
+        chosen["best_step"],
+        scratch,
+        session.progress.advance,
     )
     if (replayed.best_step, replayed.dev) != (chosen["best_step"], chosen["dev"]):
         session.progress.note(
             f"{split.name}, {method.method}: trained once more it took another way; on this device training is not exact"
         )
     weights: Mapping[str, Any] | None = replayed.best
-    if record.checkpoint is not None and method.subset.lora_rank is None:
+    if record.checkpoint is not None and not method.subset.is_random:
         kept = session.store.folder / folder_of(job, record.key) / WEIGHTS
         if is_whole(kept):  # else the replay's own, which are the same: somebody may have made room
             weights = load_weights(kept)[0]
     training = training_of(settings, len(train), chosen["best_step"])
-    return FineTuning(weights, trained, training, replayed.along())
+    return FineTuning(weights, trained.parameters, training, replayed.along())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator, Sequence
 
@@ -14,7 +15,7 @@ from lmntk.experiment.steps.base import Job
 from lmntk.experiment.steps.scratch import claimed_folder, remove_folders
 from lmntk.finetuning import optimizers
 from lmntk.finetuning.files import MODEL, WEIGHTS, export, is_export, save_weights, slug
-from lmntk.finetuning.grid import Search, search
+from lmntk.finetuning.grid import Search, cut_batch_sizes, search
 from lmntk.finetuning.method import FineTuningMethod
 from lmntk.finetuning.settings import Labelled, TrainingData, TrainingSettings
 from lmntk.finetuning.subsets import Subset
@@ -76,9 +77,8 @@ def methods_of_split(experiment: Experiment, chosen: ParameterFilter, seed: int)
     """Return the methods of an experiment for a split of this seed: each optimizer's, and the linearized model's."""
     how = experiment.finetuning
     seed = seed if how.seed is None else how.seed
-    subset = Subset(chosen, how.freeze_layers, how.lora_rank, how.lora_alpha, seed)
     methods = []
-    for optimizer in experiment.finetune:
+    for optimizer, arm in itertools.product(experiment.finetune, how.choices):
         settings = TrainingSettings(
             optimizer=optimizer,
             steps=how.steps,
@@ -89,7 +89,17 @@ def methods_of_split(experiment: Experiment, chosen: ParameterFilter, seed: int)
             dropout=how.dropout,
             seed=seed,
         )
-        rates = how.rates_of(optimizer) or optimizers.LEARNING_RATES[optimizer]
+        subset = Subset(
+            chosen,
+            arm.freeze_layers,
+            arm.lora_rank,
+            arm.lora_alpha,
+            seed,
+            arm.train_only,
+            arm.lora_targets,
+            arm.intrinsic_dimension,
+        )
+        rates = arm.rates_of(optimizer) or how.rates_of(optimizer) or optimizers.LEARNING_RATES[optimizer]
         methods += [
             FineTuningMethod(settings, rates, how.batch_sizes, subset, linearized)
             for linearized in ((False, True) if how.linearized else (False,))
@@ -104,7 +114,7 @@ def check_finetuning(session: Session, model: LogitModel) -> None:
         UserError: nothing to train, layers that are not there, LoRA on an adapter, a folder that cannot be exported.
     """
     experiment = session.experiment
-    for method in methods_of_split(experiment, session.chosen, 0)[:1]:
+    for method in methods_of_split(experiment, session.chosen, 0):
         need_accelerate()
         with method.subset.chosen(model):
             pass
@@ -148,8 +158,8 @@ def _train(shared: SharedModel, job: Job) -> None:
     texts, labels = shared.texts(split), shared.labels(split)
     train, dev, test = (Labelled(texts[side], labels[side]) for side in SIDES)
     scratch = claimed_folder(session, SCRATCH_KIND, key, owner)
-    sizes = len({min(size, len(train)) for size in method.batch_sizes})
-    steps = len(method.learning_rates) * sizes * method.settings.steps
+    sizes = cut_batch_sizes(method.batch_sizes, len(train))
+    steps = len(method.learning_rates) * len(sizes) * method.settings.steps
     session.progress.work(f"{split.name}: {method.method}", steps)
     data = TrainingData(train, dev, session.pretrained.pad_id, task.metric, test)
     found = search(
@@ -221,7 +231,7 @@ def _notes(
         notes.append(
             f"{len(diverged)} of {len(found.runs)} trainings diverged (learning rates {rates}) and were left out"
         )
-    if max(method.batch_sizes) > len(train):
+    if any(size != "all" and size > len(train) for size in method.batch_sizes):
         notes.append(f"batch sizes were cut to the {len(train)} train texts")
     missing = sorted(set(range(task.classes)) - set(train.labels))
     if missing:
