@@ -22,6 +22,7 @@ from lmntk.subspaces.record import SubspaceRecord, record_of, write_survey
 from lmntk.subspaces.survey import kernels_of, survey, survey_key
 from lmntk.system.files import alone_in
 from lmntk.system.progress import Progress
+from lmntk.tasks.class_words import class_line
 
 INITS = {"kaiming": "kaiming", "gaussian": "gaussian-peft"}
 
@@ -35,7 +36,8 @@ def compare_file(options: Subspace, given: FitInput, progress: Progress) -> Subs
         UserError: a mistake in the targets, the prompt or the model.
     """
     texts, words = given.texts, given.words
-    prompt = Prompt(options.template, words, options.label_words_reduce, options.max_length)
+    progress.note(class_line(texts.labels, words))
+    prompt = Prompt(options.template, words, options.label_words_reduce, options.max_length, options.chat)
     mode = prompt.modes(options.mode)[0]
     owner = WorkOwner(options.out, ("subspace",))
     settings: Settings = settings_of(options, options.out, owner)
