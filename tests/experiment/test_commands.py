@@ -108,7 +108,7 @@ def test_every_option_has_help_and_fields_have_a_group(name):
 MOST_USED = {
     "run": "model train tasks data text_column label_column template label_words k out",
     "diagnose": "model train tasks data text_column label_column template label_words k out",
-    "kernel": "model train eval text_column label_column template label_words out formulas text_b_column",
+    "kernel": "model train evaluate text_column label_column template label_words out formulas text_b_column",
     "fit": "model text_column label_column template label_words out mode text_b_column memory device",
     "check": "task data texts text_column label_column template label_words mode text_b_column",
     "predict": "model text_column target text_b_column memory device",

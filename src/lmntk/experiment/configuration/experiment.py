@@ -17,6 +17,7 @@ from lmntk.experiment.configuration.parts import (
     LABEL_WORDS_REDUCE,
     MAX_LENGTH,
     TEMPLATE,
+    Classes,
     ClassWords,
     Computation,
     Parameters,
@@ -161,7 +162,7 @@ class Output(Part):
     save_models: bool = Field(default=False, description="keep each solution as a model for lmntk predict")
 
 
-class Experiment(Output, Training, Solving, Prompt, Texts, Computation):
+class Experiment(Output, Training, Solving, Classes, Prompt, Texts, Computation):
     """Any number of tasks x k x seeds x modes x formulas on one model; a TOML file has the same fields."""
 
     @model_validator(mode="after")
