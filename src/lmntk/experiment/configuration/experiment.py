@@ -109,7 +109,9 @@ class Prompt(Part):
     label_words_reduce: Literal["first", "mean"] | None = Field(
         default=None, description=LABEL_WORDS_REDUCE, json_schema_extra={"unset": "an error"}
     )
-    max_length: int | None = Field(default=None, gt=0, description=MAX_LENGTH)
+    max_length: int | None = Field(
+        default=None, gt=0, description=MAX_LENGTH, json_schema_extra={"unset": "the task's, or 128"}
+    )
     features: Literal["read", "mean"] = Field(
         default="read", description="head mode: read (first token, or a decoder's last), mean"
     )
