@@ -299,6 +299,9 @@ MISTAKES: dict[str, tuple[dict[str, Any], Any, Any, str]] = {
     "a word of no class": ({"label_words": {"god": "great", "bad": "terrible"}}, TEXTS, LABELS, "god=great"),
     "words without a template": ({"template": None}, TEXTS, LABELS, "template"),
     "a template without words": ({"label_words": None}, TEXTS, LABELS, "label_words"),
+    "a formula that is not built": ({"formula": "signgd"}, TEXTS, LABELS, "formula 'signgd'"),
+    "no mode": ({"mode": "both"}, TEXTS, LABELS, "mode 'both'"),
+    "no way of sharing": ({"classes": "some"}, TEXTS, LABELS, "classes 'some'"),
     "a negative ridge": ({"regularization": -1.0}, TEXTS, LABELS, "regularization"),
 }
 

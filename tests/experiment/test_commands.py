@@ -102,10 +102,43 @@ def test_every_option_has_help_and_fields_have_a_group(name):
         assert all(group in GROUPS for flag, group in groups.items() if flag not in own)
 
 
+ALIKE = ("fit", "run", "kernel", "check", "predict", "diagnose", "solve")
+OF_THEIR_OWN = {  # options whose default a command has a reason to choose for itself
+    "--out": "a folder, or of predict the answers",
+    "--text-column": "predict goes by the columns that its classifier was made from",
+    "--text-b-column": "likewise",
+    "--formulas": "solve takes what is there",
+    "--metric": "solve knows that of the 14 tasks",
+    "--task": "the doctor may have none, solve needs it for files that do not say",
+    "--max-length": "a task of the 14 has its own",
+    "--mode": "fit compares both, the doctor looks at one",
+    "--classes": "run does as published, fit what is cheap",
+}
+
+
+def test_the_same_option_has_the_same_name_everywhere():
+    flags: dict[str, set[str]] = {}
+    names: dict[str, set[str]] = {}
+    defaults: dict[str, set[str]] = {}
+    for command in ALIKE:
+        for flag, parameter in options_in(command).items():
+            if flag.startswith("--"):
+                names.setdefault(flag, set()).add(parameter.name)
+                flags.setdefault(parameter.name, set()).add(flag)
+                flags.setdefault(f"that is said to be: {parameter.help}", set()).add(flag)
+                shown = (
+                    parameter.show_default if isinstance(parameter.show_default, str) else parameter.default
+                )
+                defaults.setdefault(flag, set()).add(str(shown))
+    assert not {name: each for name, each in flags.items() if len(each) > 1}
+    assert {flag: each for flag, each in names.items() if len(each) > 1} == {"--out": {"out", "target"}}
+    assert {flag for flag, each in defaults.items() if len(each) > 1} <= set(OF_THEIR_OWN)
+
+
 MOST_USED = {
     "run": "model train tasks data text_column label_column template label_words k out",
     "diagnose": "model train tasks data text_column label_column template label_words k out",
-    "kernel": "model train eval text_column label_column template label_words out formulas text_b_column",
+    "kernel": "model train evaluate text_column label_column template label_words out formulas text_b_column",
     "fit": "model text_column label_column template label_words out mode text_b_column memory device",
     "check": "task data texts text_column label_column template label_words mode text_b_column",
     "predict": "model text_column target text_b_column memory device",

@@ -31,8 +31,8 @@ from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.run import run
 from lmntk.prediction.files import load_predictor
 from lmntk.prediction.predictor import Predictor
-from lmntk.solvers.calibration import fit_sharpness
 from lmntk.prompts.encoding import EncodedText
+from lmntk.solvers.calibration import fit_sharpness
 from lmntk.tasks import read_jsonl
 
 Lines = list[dict[str, Any]]

@@ -27,8 +27,19 @@ GROUPS = (MOST_USED, "Data", "Prompt", "Model", "Kernels", "Fine-tuning", "Machi
 LIST = "A,B,..."
 # What most people need, the first first: a command's first ten of them head its help, in this order.
 OFTEN = (
-    *("model", "train", "eval", "tasks", "task", "data", "texts", "text_column", "label_column"),
-    *("template", "label_words", "k", "out", "target", "mode", "formulas", "text_b_column", "memory", "device"),
+    *("model", "train", "evaluate", "tasks", "task", "data", "texts", "text_column", "label_column"),
+    *(
+        "template",
+        "label_words",
+        "k",
+        "out",
+        "target",
+        "mode",
+        "formulas",
+        "text_b_column",
+        "memory",
+        "device",
+    ),
 )
 MOST_OPTIONS = 10
 
@@ -179,7 +190,7 @@ def _as_typer_does(fields: Iterable[FieldOption]) -> list[Any]:
 
 
 def _place(parameter: Any) -> tuple[int, int]:
-    """Return what sorts parameters: those without a group first, the most used by their rank, and last in its group what every command has."""
+    """Return what sorts parameters: those without a group first, the most used by rank, and last in its group what every command has."""
     group = getattr(parameter, "rich_help_panel", None)
     within = OFTEN.index(parameter.name) if group == MOST_USED else int(parameter.name == "as_json")
     return GROUPS.index(group) if group in GROUPS else -1, within

@@ -263,7 +263,9 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         choice, out = self.choice_, Path(folder)
         names = self.texts_.labels
         words = self._words(names)
-        given: dict[str, Any] = {"template": self.template, "label_words": words, "chat": self.chat} if words else {}
+        given: dict[str, Any] = (
+            {"template": self.template, "label_words": words, "chat": self.chat} if words else {}
+        )
         options = from_flags(
             Fit,
             {"file": "", "model": self.model, "dtype": self.dtype, "mode": self.mode, "out": out, **given},

@@ -62,7 +62,13 @@ def encoder_of(pretrained: Pretrained, mode: str, prompt: Prompt) -> TextEncoder
     assert prompt.words is not None
     templates = (with_new_lines(prompt.template),)
     return make_prompt_encoder(
-        pretrained.tokenizer, templates, prompt.words, limits, reduce=prompt.reduce, chat=prompt.chat, **settings
+        pretrained.tokenizer,
+        templates,
+        prompt.words,
+        limits,
+        reduce=prompt.reduce,
+        chat=prompt.chat,
+        **settings,
     )
 
 

@@ -42,7 +42,6 @@ def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
         UserError: a mistake in the prompt or the model.
     """
     texts, words = given.texts, given.words
-    progress.note(class_line(texts.labels, words))
     prompt = Prompt(options.template, words, options.label_words_reduce, options.max_length, options.chat)
     modes = prompt.modes(options.mode)
     owner = WorkOwner(options.out, ("fit",))
@@ -56,6 +55,7 @@ def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
         )
         for mode in modes
     ]
+    progress.note(class_line(texts.labels, words))  # after all that can be wrong: a mistake is one line
     _say_remarks(texts, ways)
     with alone_in(options.out):
         measured = [_measured(way, texts, settings, options, progress) for way in ways]

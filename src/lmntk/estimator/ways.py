@@ -27,13 +27,11 @@ from lmntk.models.logit_model import LogitModel, combined
 from lmntk.models.vocabulary import is_tied
 from lmntk.prompts.encoding import EncodedText, TextEncoder, encode_whole
 from lmntk.solvers.inputs import Array
-from lmntk.solvers.shared import contrasts, sign_combinations
+from lmntk.solvers.shared import SIGNS, contrasts, is_shared, sign_combinations
 from lmntk.system.hashing import Key, versions
 from lmntk.system.kept import is_whole, load_arrays, or_none, save_tensors
 from lmntk.tasks.example import Example, digest_examples
 
-MOST_FULL = 6  # classes: with more they share a kernel, since a full one costs C^2 products
-SIGNS = 2  # combinations of the logits that stand for a shared kernel
 Classes = Literal["auto", "full", "contrasts", "shared"]
 # Deviation of the head's first weights. A head that was fitted to the labels would have seen those that are held out.
 HEAD_DEVIATION = 0.1
@@ -140,7 +138,8 @@ def way_of(
 ) -> Way:
     """Return the way of a mode; two classes are folded into one logit, their difference.
 
-    More than six classes share a kernel, unless ``sharing`` says otherwise; it is that of two random sign combinations of the logits.
+    More than six classes share a kernel, unless ``sharing`` says otherwise (two never do); it is that of two random sign combinations of
+    the logits.
     Contrasts are C - 1 orthonormal combinations of the logits that leave out what all have in common; of two classes the difference.
 
     In head mode a checkpoint's own head is kept; another network gets a head of normal numbers, by the seed.
@@ -167,9 +166,8 @@ def way_of(
     if sharing == "contrasts" and classes > 2:
         basis = contrasts(classes)
         model, key = combined(model, torch.from_numpy(basis)), key.also(contrasts=True)
-    if sharing == "shared" or (sharing == "auto" and classes > MOST_FULL):
+    if is_shared(sharing, classes):
         combinations = sign_combinations(classes, SIGNS, seed)
-        model = logit_model(pretrained, encoder, False, labels=labels, head=head) if classes == 2 else model
         key = key.also(shared={"signs": SIGNS, "seed": seed})
     return Way(mode, encoder, model, chosen, pretrained.pad_id, key, combinations, basis)
 

@@ -55,7 +55,7 @@ def _plan(shared: SharedModel, splits: Sequence[Split]) -> Estimate:
     sides = SIDES[:2] if in_one_pass else SIDES
     texts, pairs, _ = groups_and_pairs(shared, splits, sides)
     trainable = session.chosen.select(shared.model)
-    work = KernelWork(shared.model, texts, pairs, formulas, trainable, session.pretrained.pad_id)
+    work = KernelWork(shared.kernel_model, texts, pairs, formulas, trainable, session.pretrained.pad_id)
     estimate = plan_kernels(work, settings)
     solutions = [(method[0], most_directions(*method, shared.model.outputs)) for method in session.methods]
     solutions = [(formula, count) for formula, count in solutions if count]

@@ -11,6 +11,7 @@ from lmntk.errors import UserError
 from lmntk.experiment.configuration import Experiment, OwnTask
 from lmntk.models.hub import looks_local
 from lmntk.runs.split import Split
+from lmntk.solvers.shared import is_shared
 from lmntk.system.notices import kept
 from lmntk.tasks import Columns, Example, Task, TaskData, get_task, k_shot_split, read_data
 from lmntk.tasks.class_words import words_by_class
@@ -62,6 +63,7 @@ def read_tasks(experiment: Experiment) -> list[ReadTask]:
     read = [_catalog_task(experiment, get_task(name), *given) for name in experiment.tasks]
     read += [_own_task(experiment, task) for task in experiment.own_tasks]
     for task in read:
+        check_sharing(experiment, task.name, len(task.labels))
         if task.metric == "f1" and len(task.labels) != 2:
             raise UserError(
                 f"{task.name}: f1 is that of the second class of two, and here are {len(task.labels)} classes; use accuracy"
@@ -82,6 +84,29 @@ def check_files(experiment: Experiment) -> None:
         )
     if experiment.finetuned is not None:
         check_checkpoint(experiment.finetuned)
+
+
+def check_sharing(experiment: Experiment, task: str, classes: int) -> None:
+    """Refuse what a kernel that classes share cannot do.
+
+    Raises:
+        UserError: another formula than ``sgd``, another solver than ridge, a diagnosis, or models to be saved.
+    """
+    if not is_shared(experiment.classes, classes):
+        return
+    others = [name for name in experiment.formulas if name != "sgd"]
+    solvers = [name for name in experiment.solvers or () if name != "ridge"]
+    asked = {
+        f"formula {', '.join(others)}": (bool(others), "use --formulas sgd"),
+        f"solver {', '.join(solvers)}": (bool(solvers), "use --solvers ridge"),
+        "a diagnosis": (experiment.diagnose, "leave --diagnose out"),
+        "--save-models": (experiment.save_models, "leave it out; `lmntk fit` saves such a model"),
+    }
+    for name, (is_asked, instead) in asked.items():
+        if is_asked:
+            raise UserError(
+                f"classes: {task} has {classes}, which share a kernel, and that does without {name}; {instead}, or use --classes full"
+            )
 
 
 def check_checkpoint(path: Path) -> None:

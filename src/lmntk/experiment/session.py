@@ -19,6 +19,7 @@ from lmntk.runs.keys import SplitKeys
 from lmntk.runs.records import FORMAT
 from lmntk.runs.split import Split
 from lmntk.runs.store import Store
+from lmntk.solvers.shared import SIGNS, is_shared
 from lmntk.system.hashing import Key
 from lmntk.system.progress import Progress
 from lmntk.tasks.example import Example, digest_examples
@@ -132,6 +133,10 @@ class Session:
         """Return whether the task's two logits are folded into their difference."""
         return task.classes == 2 and not self.experiment.all_logits
 
+    def shares(self, task: PreparedTask) -> bool:
+        """Return whether the task's classes share a kernel."""
+        return is_shared(self.experiment.classes, task.classes)
+
     def keys(self, task: PreparedTask, split: Split) -> SplitKeys:
         """Return the keys of a split: of its content, its kernels, its results and their means."""
         if split.name not in self._keys:
@@ -154,4 +159,6 @@ class Session:
             examples=examples,
         )
         settings = Key(groups=e.groups, keep_noise=e.keep_noise, precision=e.precision)
+        if self.shares(task):
+            settings = settings.also(shared=SIGNS)
         return SplitKeys(content, settings, task.metric, e.test_limit)

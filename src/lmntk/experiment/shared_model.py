@@ -6,16 +6,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
+
 from lmntk.engine.batches import Capturer
 from lmntk.engine.kernel_work import groups_of
 from lmntk.engine.phases import result_bytes
 from lmntk.experiment.preparation import PreparedTask
 from lmntk.experiment.session import Session
 from lmntk.models.build import Probe, logit_model
-from lmntk.models.logit_model import LogitModel
+from lmntk.models.logit_model import LogitModel, combined
 from lmntk.prediction.direction_memory import DirectionMemory
 from lmntk.prompts.encoding import EncodedText
 from lmntk.runs.split import Split
+from lmntk.solvers.shared import SIGNS, sign_combinations
 
 Sides = dict[str, list[EncodedText]]
 
@@ -73,6 +76,13 @@ class SharedModel:
             features=session.experiment.features,
             head=probe,
         )
+
+    @property
+    def kernel_model(self) -> LogitModel:
+        """The model whose kernels are computed; of classes that share one, two random sign combinations of the logits."""
+        if not self.session.shares(self.task):
+            return self.model
+        return combined(self.model, torch.from_numpy(sign_combinations(self.task.classes, SIGNS)))
 
     def release(self) -> None:
         """Let go of the model and of what is known of its memory; they are made anew when they are asked for."""

@@ -51,6 +51,10 @@ class SplitKeys:
             more: what the results depend on beside the content.
         """
         if of == "kernel":
-            more |= {name: self.settings[name] for name in ("keep_noise", "precision")}
+            more |= {
+                name: self.settings[name]
+                for name in ("keep_noise", "precision", "shared")
+                if name in self.settings
+            }
         key = self.content.but("examples").also(of=of, metric=self.metric, test_limit=self.test_limit, **more)
         return key.digest[:SETUP]

@@ -94,6 +94,10 @@ def solve_grid(
             f"solver {solver!r} takes {' or '.join(chosen.formulas)} kernels, not {inputs.formula}; "
             f"for {inputs.formula} use {', '.join(other)}"
         )
+    if inputs.classes is not None and solver != "ridge":
+        raise UserError(
+            f"solver {solver!r} takes no kernel that classes share; use ridge, or the full kernel"
+        )
     values = default_grid(solver, with_f0=bool(inputs.f0))
     for name, choices in (grid or {}).items():
         if name not in values:
@@ -126,7 +130,7 @@ def _settings(grid: Grid) -> Iterator[dict[str, float]]:
 
 def _offsets(inputs: SolverInputs, scale: float) -> dict[str, Array]:
     """f0 / s for train and every eval set, each [M, C]."""
-    c = inputs.train.shape[1]
+    c = inputs.outputs
     sizes = {"train": len(inputs.labels)} | {name: kernel.shape[2] for name, kernel in inputs.evals.items()}
     return {
         name: offset(inputs.f0.get(name), scale, (size, c), f"f0 of {name}") for name, size in sizes.items()
@@ -136,21 +140,32 @@ def _offsets(inputs: SolverInputs, scale: float) -> dict[str, Array]:
 def _joint(inputs: SolverInputs, coefficients: Array, scale: float) -> LinearForm | None:
     """Return the linear form of coefficients [N, C]; None for signgd.
 
-    That formula takes the sign of the text's own gradient too.
+    That formula takes the sign of the text's own gradient too. Nor is there one for a kernel that classes share.
     """
-    return None if inputs.formula == "signgd" else LinearForm(coefficients, f0_scale=scale)
+    return (
+        None
+        if inputs.formula == "signgd" or inputs.classes is not None
+        else LinearForm(coefficients, f0_scale=scale)
+    )
 
 
 def _predict(
     inputs: SolverInputs, coefficients: list[Array], offsets: list[dict[str, Array]]
 ) -> list[dict[str, Array]]:
-    """K^T alpha + f0 / s for all settings by one matrix product an eval set; coefficients are [N, C] each."""
-    stacked = np.stack([each.reshape(-1) for each in coefficients], axis=1)  # (n c, settings)
+    """K^T alpha + f0 / s for all settings by one matrix product an eval set; coefficients are [N, C] each.
+
+    Of a kernel that classes share each class is a column.
+    """
+    n, d = inputs.train.shape[:2]
+    stacked = np.concatenate(
+        [each.reshape(n * d, -1) for each in coefficients], axis=1
+    )  # (n d, settings columns)
     decisions: list[dict[str, Array]] = [{} for _ in coefficients]
     for name, kernel in inputs.evals.items():
-        products = (flatten(kernel).T @ stacked).reshape(*kernel.shape[2:], -1)  # (m, d, settings)
+        m = kernel.shape[2]
+        products = (flatten(kernel).T @ stacked).reshape(m, d, len(coefficients), -1)
         for k, each in enumerate(decisions):
-            each[name] = products[:, :, k] + offsets[k][name]
+            each[name] = products[:, :, k].reshape(m, -1) + offsets[k][name]
     return decisions
 
 

@@ -79,7 +79,7 @@ class RidgeCandidates:
         offsets = self.offsets[groups]  # (groups, g, k, s)
         by_ridge = [self.path.leave_out(self._rows, ridge, groups) for ridge in self.regularizations]
         decisions = np.concatenate([each.reshape(offsets.shape) + offsets for each in by_ridge], axis=-1)
-        return np.einsum("Ggks,ck->Ggcs", decisions, self.basis, optimize=True)
+        return np.asarray(np.einsum("Ggks,ck->Ggcs", decisions, self.basis, optimize=True))
 
     def solution(self, setting: Setting) -> Array:
         """Return the coefficients [N, k] of all texts with a setting."""
@@ -91,7 +91,7 @@ class RidgeCandidates:
     def _rows(self) -> Array:
         """The targets as the kernel's matrix takes them: of a shared one every class is a column."""
         n, outputs = self.path.examples, self.path.outputs
-        return self.targets.reshape(n, outputs, -1)
+        return np.asarray(self.targets.reshape(n, outputs, -1))
 
 
 class CentredCandidate:
@@ -181,7 +181,9 @@ def held_out(
         moved = np.zeros_like(of_round)
         if len(candidates.settings) > 1 or calibrate:
             beside = _beside(candidates, folds)
-            right = [sum(_right(values, labels[other]) for other, values in each) for each in beside]
+            right = [
+                np.sum([_right(values, labels[other]) for other, values in each], axis=0) for each in beside
+            ]
             numbers = [order[int(np.argmax(row[order]))] for row in right]
             if calibrate:
                 for fold, each, number in zip(folds, beside, numbers, strict=True):

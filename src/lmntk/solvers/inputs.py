@@ -214,7 +214,8 @@ class SolverInputs:
     Shapes: train [N, C, N, C]; evals[name] and evals_flipped[name] [N, C, M, C]; labels [N] (class numbers);
     f0["train"] [N, C] and f0[name] [M, C]. For asigngd `train` and `evals` have the sign on the train side
     and `evals_flipped` on the eval side; the flipped train kernel is the transpose and is not asked for.
-    Arrays are converted and checked once, here.
+    Arrays are converted and checked once, here. Of a kernel that C classes share, ``classes`` is C: train is [N, 1, N, 1] and evals
+    are [N, 1, M, 1]; f0 and decisions are of all classes.
     """
 
     train: Array
@@ -223,12 +224,13 @@ class SolverInputs:
     formula: str = "sgd"
     evals_flipped: Mapping[str, Array] = field(default_factory=dict)
     f0: Mapping[str, Array] = field(default_factory=dict)
+    classes: int | None = None
 
     def __post_init__(self) -> None:
         if self.formula not in FORMULAS:
             raise UserError(f"unknown kernel formula {self.formula!r}; choose one of {', '.join(FORMULAS)}")
         train = as_train_kernel(self.train)
-        n, c = train.shape[:2]
+        n, c = len(train), self.classes or train.shape[1]
         labels = encode_labels(self.labels, c)
         if len(labels) != n:
             raise UserError(
@@ -274,4 +276,9 @@ class SolverInputs:
     @property
     def targets(self) -> Array:
         """Regression targets [N, C]."""
-        return target_matrix(self.labels, self.train.shape[1])
+        return target_matrix(self.labels, self.outputs)
+
+    @property
+    def outputs(self) -> int:
+        """The number of decisions on a text: of a kernel that classes share one a class, else one a logit."""
+        return self.classes or self.train.shape[1]

@@ -105,6 +105,7 @@ def solve_split(
         solver: which solver.
     """
     evals = {side: kernels[side, formula] for side in ("dev", "test") if (side, formula) in kernels}
+    shared = kernels["train", formula].provenance.get("shared")
     inputs = SolverInputs(
         train=kernels["train", formula].values,
         evals={side: kernel.values for side, kernel in evals.items()},
@@ -112,6 +113,7 @@ def solve_split(
         formula=formula,
         evals_flipped={side: kernel.flipped for side, kernel in evals.items() if kernel.flipped is not None},
         f0={side: logits[side] for side in ("train", *evals)} if logits else {},
+        classes=None if shared is None else shared["classes"],
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", KernelWarning)
@@ -121,7 +123,7 @@ def solve_split(
             lambda truth, predicted: score(metric, list(truth), list(predicted)),
         )
     outcome = Outcome(
-        method=f"{formula} {solver}",
+        method=f"{formula} {solver}" if shared is None else f"{formula} shared {solver}",
         formula=formula,
         solver=solver,
         metric=metric,

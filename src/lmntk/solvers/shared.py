@@ -8,10 +8,21 @@ of single outputs: over C - 1 orthonormal contrasts exactly, over S random sign 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from lmntk.errors import UserError
 from lmntk.solvers.inputs import Array
+
+MOST_FULL = 6  # classes: with more they share a kernel, since a full one costs C^2 products
+SIGNS = 2  # combinations of the logits that stand for a shared kernel
+Sharing = Literal["auto", "full", "shared"]
+
+
+def is_shared(sharing: str, classes: int) -> bool:
+    """Return whether so many classes share a kernel; two have a single logit, their difference."""
+    return classes > (2 if sharing == "shared" else MOST_FULL if sharing == "auto" else classes)
 
 
 def contrasts(classes: int) -> Array:
@@ -41,6 +52,11 @@ def shared_kernel(full: Array) -> Array:
     within = np.einsum("ncmc->nm", full)
     common = full.mean(axis=(1, 3)) * classes
     return np.asarray((within - common) / (classes - 1))
+
+
+def single_kernel(combined: Array, classes: int) -> Array:
+    """Return the shared kernel [N, 1, M, 1] of one between combinations of C logits, [N, S, M, S]."""
+    return np.asarray(np.einsum("nsms->nm", combined)[:, None, :, None] / (classes - 1))
 
 
 def _check(classes: int) -> None:

@@ -21,7 +21,16 @@ from lmntk.cli.printing import print_verdicts, print_written
 from lmntk.cli.running import run_experiment
 from lmntk.errors import UserError
 
-OF_RUNS = ("formulas", "solvers", "keep_kernels", "keep_factors", "save_models", "finetune", "diagnose")
+OF_RUNS = (
+    "formulas",
+    "solvers",
+    "classes",
+    "keep_kernels",
+    "keep_factors",
+    "save_models",
+    "finetune",
+    "diagnose",
+)
 OPTIONS = partial(experiment_options, without=OF_RUNS)
 
 

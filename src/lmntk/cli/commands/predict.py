@@ -50,7 +50,9 @@ def predict(
             show_default="the one DIR was made from, else text_b, if it is there",
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="texts in one pass", min=1, rich_help_panel="Machine")] = 32,
+    batch_size: Annotated[
+        int, typer.Option(help="texts in one forward pass", min=1, rich_help_panel="Machine")
+    ] = 32,
     as_json: JsonOption = False,
 ) -> None:
     """Classify any number of texts with a solved model.

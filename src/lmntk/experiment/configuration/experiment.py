@@ -17,6 +17,7 @@ from lmntk.experiment.configuration.parts import (
     LABEL_WORDS_REDUCE,
     MAX_LENGTH,
     TEMPLATE,
+    Classes,
     ClassWords,
     Computation,
     Parameters,
@@ -108,7 +109,9 @@ class Prompt(Part):
     label_words_reduce: Literal["first", "mean"] | None = Field(
         default=None, description=LABEL_WORDS_REDUCE, json_schema_extra={"unset": "an error"}
     )
-    max_length: int | None = Field(default=None, gt=0, description=MAX_LENGTH)
+    max_length: int | None = Field(
+        default=None, gt=0, description=MAX_LENGTH, json_schema_extra={"unset": "the task's, or 128"}
+    )
     features: Literal["read", "mean"] = Field(
         default="read", description="head mode: read (first token, or a decoder's last), mean"
     )
@@ -161,7 +164,7 @@ class Output(Part):
     save_models: bool = Field(default=False, description="keep each solution as a model for lmntk predict")
 
 
-class Experiment(Output, Training, Solving, Prompt, Texts, Computation):
+class Experiment(Output, Training, Solving, Classes, Prompt, Texts, Computation):
     """Any number of tasks x k x seeds x modes x formulas on one model; a TOML file has the same fields."""
 
     @model_validator(mode="after")

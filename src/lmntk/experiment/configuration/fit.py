@@ -13,6 +13,7 @@ from lmntk.experiment.configuration.parts import (
     LABEL_WORDS_REDUCE,
     MAX_LENGTH,
     TEMPLATE,
+    Classes,
     ClassWords,
     FileColumns,
     OnMachine,
@@ -55,12 +56,10 @@ class FitPrompt(Part):
     )
 
 
-class ClassesOfFit(Part):
-    """A choice between a kernel for each class and one that all share."""
+class ClassesOfFit(Classes):
+    """The same choice, by default the cheaper for many classes; and the contrasts, which only decisions by softmax allow."""
 
-    GROUP: ClassVar[str] = "Kernels"
-
-    classes: Literal["auto", "full", "contrasts", "shared"] = Field(
+    classes: Literal["auto", "full", "contrasts", "shared"] = Field(  # type: ignore[assignment]
         default="auto",
         description="full, contrasts: one logit less, shared: one kernel for all, or auto: shared by more than 6",
     )

@@ -166,6 +166,16 @@ class Kernels(Part):
     )
 
 
+class Classes(Part):
+    """A choice between a kernel for each pair of classes and one that all share."""
+
+    GROUP: ClassVar[str] = "Kernels"
+
+    classes: Literal["auto", "full", "shared"] = Field(
+        default="full", description="full, shared: one kernel for all classes, or auto: shared by more than 6"
+    )
+
+
 class Machine(Part):
     """The machine that the kernels are computed on; none of it changes them beyond rounding."""
 

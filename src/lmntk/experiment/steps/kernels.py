@@ -20,10 +20,12 @@ from lmntk.engine.work_folder import WorkFolder
 from lmntk.experiment.session import Session
 from lmntk.experiment.shared_model import SharedModel
 from lmntk.experiment.steps.scratch import scratch_folder
+from lmntk.finetuning.logits import logits_of
 from lmntk.kernels.formulas import FORMULAS, kernel_names
 from lmntk.kernels.kernel import Kernel
 from lmntk.prompts.encoding import EncodedText
 from lmntk.runs.split import SIDES, Split
+from lmntk.solvers.shared import SIGNS, single_kernel
 from lmntk.system.hashing import content_key, versions
 
 Kernels = dict[tuple[str, str], Kernel]  # by side and formula
@@ -189,7 +191,8 @@ def _computed(shared: SharedModel, piece: Piece, sides: Sequence[str]) -> dict[s
     """Compute and keep the kernels of a piece; return them with the logits."""
     session, splits = shared.session, _splits_of(shared, piece)
     groups, pairs, group_of = groups_and_pairs(shared, splits, sides)
-    c = shared.model.outputs
+    model = shared.kernel_model
+    c = model.outputs
     tokens = float(np.mean([text.length for part in groups.values() for text in part]))
     # operations a parameter: six a token and logit to capture, two a pair of logits and kernel to contract
     capture_cost = 6 * tokens * c
@@ -208,7 +211,7 @@ def _computed(shared: SharedModel, piece: Piece, sides: Sequence[str]) -> dict[s
         note=lambda line: session.progress.note(f"{shared.title}: {line}"),
     )
     streamed = stream_kernels(
-        KernelWork(shared.model, groups, pairs, piece.formulas, trainable, pad_id),
+        KernelWork(model, groups, pairs, piece.formulas, trainable, pad_id),
         replace(session.settings, owner=_owner(session, piece.splits)),
         listener,
         key=piece.work,
@@ -217,8 +220,14 @@ def _computed(shared: SharedModel, piece: Piece, sides: Sequence[str]) -> dict[s
     if streamed.precision_loss is not None:
         session.progress.note(f"{shared.title}: {streamed.precision_loss.describe()}")
     results: dict[str, tuple[Kernels, Logits]] = {}
+    before = streamed.logits
+    if session.shares(shared.task):  # what was streamed are combinations
+        before = {
+            name: logits_of(shared.model, part, pad_id, session.settings.batch_size)
+            for name, part in groups.items()
+        }
     for split in splits:
-        logits = {side: streamed.logits[group_of[split.name, side]].numpy() for side in sides}
+        logits = {side: before[group_of[split.name, side]].numpy() for side in sides}
         kernels = _split_kernels(shared, split, streamed, piece.formulas, group_of)
         if session.experiment.keep_kernels:
             key = session.keys(shared.task, split).kernels
@@ -249,11 +258,16 @@ def _split_kernels(
         "parameters": session.chosen.as_dict(),
         "dtype": session.experiment.dtype,
         "precision": session.settings.precision,
+        **({"shared": {"classes": task.classes, "signs": SIGNS}} if session.shares(task) else {}),
         **({} if streamed.precision_loss is None else {"precision_loss": streamed.precision_loss.as_dict()}),
         "noise_coordinates_left_out": streamed.noise.get(f"{split.name}/train", 0),
         "versions": versions(),
     }
     kernels: Kernels = {}
+
+    def kept_of(values: np.ndarray) -> np.ndarray:
+        return single_kernel(values, task.classes) if session.shares(task) else values
+
     for (name, side), group in group_of.items():
         if name != split.name:
             continue
@@ -263,9 +277,9 @@ def _split_kernels(
             groups = values[formula].items() if session.settings.grouping else ()
             kernels[side, formula] = Kernel(
                 formula,
-                whole(values[formula]).numpy(),
+                kept_of(whole(values[formula]).numpy()),
                 None if flipped is None else whole(flipped).numpy(),
-                {group: part.numpy() for group, part in groups},
+                {group: kept_of(part.numpy()) for group, part in groups},
                 provenance,
             )
     return kernels

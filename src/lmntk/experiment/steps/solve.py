@@ -24,8 +24,8 @@ from lmntk.prediction.limits import limits_of
 from lmntk.prediction.predictor import DecisionRule, Predictor
 from lmntk.runs.records import Row, SplitResults
 from lmntk.runs.split import SIDES, Split
-from lmntk.solvers.calibration import fit_sharpness
 from lmntk.solvers.baselines import baselines, names_of
+from lmntk.solvers.calibration import fit_sharpness
 from lmntk.solvers.outcome import Outcome, solve_split
 from lmntk.system.hashing import versions
 from lmntk.system.memory import return_freed
@@ -105,7 +105,11 @@ def one_pass_is_cheaper(shared: SharedModel) -> bool:
     finished ones too, so that a run that goes on decides as it began.
     """
     session, c = shared.session, shared.model.outputs
-    if session.experiment.keep_kernels or not all(is_linear(*method, c) for method in session.methods):
+    if (
+        session.experiment.keep_kernels
+        or session.shares(shared.task)
+        or not all(is_linear(*method, c) for method in session.methods)
+    ):
         return False
     lengths = [text.length for split in shared.splits for text in shared.texts(split)["test"]]
     tokens = sum(lengths) / len(lengths)

@@ -1,0 +1,135 @@
+"""Runs whose classes share a kernel: against ridge on the kernel of every class, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import write_model
+
+from lmntk.errors import UserError
+from lmntk.experiment.configuration import make_experiment
+from lmntk.experiment.reading import read_tasks
+from lmntk.experiment.run import run
+from lmntk.kernels.kernel import Kernel
+from lmntk.solvers.grid import solve_grid
+from lmntk.solvers.inputs import SolverInputs
+from lmntk.solvers.shared import SIGNS, sign_combinations
+from lmntk.system.kept import load_arrays
+
+CLASSES = {"bad": "dull", "so-so": "long", "good": "fine"}
+
+
+def values_of(tmp_path: Path, model: Path, **more: Any) -> dict[str, Any]:
+    """Return a small run of three classes in float64."""
+    for name, count in (("train", 6), ("test", 4)):
+        rows = [
+            {"text": f"a {word} film {number}", "label": label}
+            for number in range(count)
+            for label, word in CLASSES.items()
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = {"name": "own", "train": str(tmp_path / "train.jsonl"), "test": str(tmp_path / "test.jsonl")}
+    prompt = {"template": "{a} it was {mask}.", "label_words": ["bad=terrible", "so-so=maybe", "good=great"]}
+    return {
+        "model": str(model), "own_tasks": [task], "k": [2], "seeds": [13], "formulas": ["sgd"], "dtype": "float64",
+        "out": tmp_path / "out", **prompt, **more,
+    }  # fmt: skip
+
+
+def kernels_at(out: Path, side: str) -> dict[int, Kernel]:
+    """Return a run's kept kernels against a side by the number of their outputs."""
+    kernels = [Kernel.load(path) for path in out.glob(f"kernels/*/{side}-sgd.safetensors")]
+    return {kernel.values.shape[1]: kernel for kernel in kernels}
+
+
+def test_a_shared_kernel_beside_the_full_one(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    full, shared = (
+        run(make_experiment(values_of(tmp_path, model, classes=name))) for name in ("full", "shared")
+    )
+    out = tmp_path / "out"
+    assert [row["method"] for row in shared if row["formula"]] == ["sgd shared ridge"]
+    assert {row["method"] for row in full if row["formula"]} == {"sgd ridge"}
+    weights = sign_combinations(3, SIGNS)
+    for side in ("train", "dev", "test"):
+        both = kernels_at(out, side)
+        singles = np.einsum("ncmd,cs,ds->nm", both[3].values, weights, weights) / 2
+        np.testing.assert_allclose(both[1].values[:, 0, :, 0], singles, rtol=1e-8)
+        assert both[1].provenance["shared"] == {"classes": 3, "signs": SIGNS}
+        assert "shared" not in both[3].provenance
+    # the twin: every class has a kernel of its own, and nothing lies between them
+    twins = {
+        side: np.einsum("nimj,cd->ncmd", kernels_at(out, side)[1].values, np.eye(3))
+        for side in ("train", "dev", "test")
+    }
+    (record,) = [
+        content
+        for path in (out / "splits").glob("*.json")
+        if "sgd shared ridge" in (content := json.loads(path.read_text()))["predictions"]
+    ]
+    folder = next(
+        path.parent
+        for path in out.glob("kernels/*/train-sgd.safetensors")
+        if Kernel.load(path).values.shape[1] == 1
+    )
+    logits, _ = load_arrays(folder / "logits.safetensors")
+    inputs = SolverInputs(
+        twins["train"], {s: twins[s] for s in ("dev", "test")}, np.asarray(record["train_labels"]), f0=logits
+    )
+    (row,) = [row for row in record["rows"] if row["formula"]]
+    setting = {name: [float(value)] for name, value in row["setting"].items()}
+    (expected,) = solve_grid("ridge", inputs, setting)
+    assert expected.decisions["test"].argmax(1).tolist() == record["predictions"]["sgd shared ridge"]
+    table = [
+        line.split("\t") for line in (out / "predictions").glob("*.tsv").__next__().read_text().splitlines()
+    ]
+    assert {row[1] for row in table[1:]} <= set(CLASSES)
+    assert (
+        run(make_experiment(values_of(tmp_path, model, classes="shared"))) == shared
+    )  # and nothing is mixed up
+
+
+@pytest.mark.parametrize(
+    "setting", [{"regularization": 0.1, "f0_scale": 10.0}, {"regularization": 0.0, "f0_scale": np.inf}]
+)
+def test_ridge_on_a_shared_kernel_is_that_of_each_class_apart(setting: dict[str, float]) -> None:
+    random = np.random.default_rng(0)
+    features, labels = random.normal(size=(12, 30)), np.arange(8) % 4
+    single = features[:8] @ features.T
+    f0 = {"train": random.normal(size=(8, 4)), "new": random.normal(size=(4, 4))}
+    shared = SolverInputs(
+        single[:, None, :8, None], {"new": single[:, None, 8:, None]}, labels, f0=f0, classes=4
+    )
+    whole = np.einsum("nm,cd->ncmd", single, np.eye(4))
+    full = SolverInputs(whole[:, :, :8], {"new": whole[:, :, 8:]}, labels, f0=f0)
+    grid = {name: [value] for name, value in setting.items()}
+    results = [solve_grid("ridge", inputs, grid, leave_one_out=True)[0] for inputs in (shared, full)]
+    np.testing.assert_allclose(results[0].decisions["new"], results[1].decisions["new"], atol=1e-8)
+    np.testing.assert_allclose(results[0].loo, results[1].loo, atol=1e-8)
+    assert results[0].linear is None
+    with pytest.raises(UserError, match="takes no kernel that classes share"):
+        solve_grid("logistic", shared)
+
+
+REFUSED = {
+    "a sign formula": ({"formulas": ["sgd", "signgd"]}, "formula signgd"),
+    "another solver": ({"solvers": ["ridge", "svc"]}, "solver svc"),
+    "a diagnosis": ({"finetune": ["sgd"], "diagnose": True}, "diagnosis"),
+    "models to predict with": ({"save_models": True}, "--save-models"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_shared_kernel_cannot_do_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, name: str
+) -> None:
+    more, said = REFUSED[name]
+    values = values_of(tmp_path, tmp_path / "no-model", classes="shared", **more)
+    with pytest.raises(UserError, match=said) as raised:
+        read_tasks(make_experiment(values))
+    assert "own has 3" in str(raised.value)
+    read_tasks(make_experiment(values | {"classes": "auto"}))  # three classes do not share by themselves
