@@ -6,6 +6,7 @@ from .engine.compute import PromptedTexts, compute_kernels, kernels_of_prompt, m
 from .engine.kernel_work import KernelWork
 from .engine.progress import Listener
 from .engine.settings import Settings
+from .engine.sketched import sketch_kernels
 from .engine.stream import stream_kernels
 from .errors import UserError
 from .estimator.classifier import TangentClassifier
@@ -14,6 +15,7 @@ from .experiment.run import run
 from .kernels.grid import SubspaceGrid, lora_candidates, part_candidates, plain_candidates
 from .kernels.kernel import Kernel
 from .kernels.lora import LoraStart
+from .kernels.sketches import Sketch
 from .kernels.subspaces import Candidate, Subspaces
 from .models.filters import ParameterFilter
 from .models.loading import load_pretrained
@@ -43,6 +45,7 @@ __all__ = [
     "PromptModel",
     "PromptedTexts",
     "Settings",
+    "Sketch",
     "SubspaceGrid",
     "Subspaces",
     "TangentClassifier",
@@ -60,6 +63,7 @@ __all__ = [
     "read_data",
     "register_rule",
     "run",
+    "sketch_kernels",
     "solve_grid",
     "stream_kernels",
 ]
