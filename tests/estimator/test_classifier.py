@@ -254,7 +254,9 @@ def test_texts_come_in_any_row_of_things(model: str, as_given: Any) -> None:
 
 
 def test_a_table_of_two_columns_is_pairs(model: str) -> None:
-    classifier = TangentClassifier(model).fit(pd.DataFrame({"question": TEXTS, "answer": TEXTS[::-1]}), LABELS)
+    classifier = TangentClassifier(model).fit(
+        pd.DataFrame({"question": TEXTS, "answer": TEXTS[::-1]}), LABELS
+    )
     assert [(each.text_a, each.text_b) for each in classifier.texts_.examples] == list(
         zip(TEXTS, TEXTS[::-1], strict=True)
     )

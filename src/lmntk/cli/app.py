@@ -14,6 +14,7 @@ import typer
 
 from lmntk import __version__
 from lmntk.cli.commands import (
+    audit,
     check,
     demo,
     diagnose,
@@ -57,6 +58,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="print the ver
 app.command(cls=taking(experiment_options))(run.run)
 app.command(cls=taking(experiment_options))(run.plan)
 app.command(cls=taking(fit.fit_options))(fit.fit)
+app.command(cls=taking(audit.audit_options))(audit.audit)
 app.command(cls=taking(subspace.subspace_options))(subspace.subspace)
 app.command(cls=taking(finetune.OPTIONS))(finetune.finetune)
 app.command(cls=taking(diagnose.OPTIONS))(diagnose.diagnose)

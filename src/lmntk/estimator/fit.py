@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from lmntk.engine.batches import Capturer
@@ -17,6 +19,7 @@ from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import Measured, Way, measure, pieces_of, way_of
 from lmntk.experiment.configuration import Fit
 from lmntk.experiment.start import filter_of, load, settings_of
+from lmntk.models.loading import Pretrained
 from lmntk.prediction.direction_memory import DirectionMemory
 from lmntk.prediction.directions import directions_of
 from lmntk.prompts.remarks import TextCounts
@@ -26,6 +29,15 @@ from lmntk.system.progress import Progress
 from lmntk.tasks.class_words import class_line
 
 KERNELS = "kernels"  # the name of the folder in a fit's
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """A model on its device, the settings it computes with, and the way that was chosen by held-out texts."""
+
+    pretrained: Pretrained
+    settings: Settings
+    choice: Choice
 
 
 def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
@@ -41,10 +53,35 @@ def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
     Raises:
         UserError: a mistake in the prompt or the model.
     """
+    with choosing(options, given, progress, "fit") as chosen:
+        choice = chosen.choice
+        return write_fit(
+            options,
+            texts=given.texts,
+            words=given.words,
+            choice=choice,
+            directions=[direction_of(choice, chosen.settings)] if choice.has_direction else [],
+            pretrained=chosen.pretrained,
+        )
+
+
+@contextmanager
+def choosing(options: Fit, given: FitInput, progress: Progress, owner_name: str) -> Iterator[Chosen]:
+    """Yield the chosen way of a labelled file while its folder is this process's alone; what is left of the work goes afterwards.
+
+    Args:
+        options: the configuration.
+        given: what ``read_input`` read.
+        progress: told how far it is.
+        owner_name: of the command, whose unfinished work in the folder is its own.
+
+    Raises:
+        UserError: a mistake in the prompt or the model.
+    """
     texts, words = given.texts, given.words
     prompt = Prompt(options.template, words, options.label_words_reduce, options.max_length, options.chat)
     modes = prompt.modes(options.mode)
-    owner = WorkOwner(options.out, ("fit",))
+    owner = WorkOwner(options.out, (owner_name,))
     settings = settings_of(options, options.out, owner)
     pretrained = load(options, modes)
     encoders = {mode: encoder_of(pretrained, mode, prompt) for mode in dict.fromkeys((*modes, "head"))}
@@ -60,21 +97,11 @@ def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
     with alone_in(options.out):
         measured = [_measured(way, texts, settings, options, progress) for way in ways]
         features = probe_features(pretrained, encoders["head"], texts.examples, settings.batch_size)
-        choice = choose_way(measured, texts, features, seed=options.seed)
-        directions = [direction_of(choice, settings)] if choice.has_direction else []
-        record = write_fit(
-            options,
-            texts=texts,
-            words=words,
-            choice=choice,
-            directions=directions,
-            pretrained=pretrained,
-        )
+        yield Chosen(pretrained, settings, choose_way(measured, texts, features, seed=options.seed))
         for way in ways:
             for piece in pieces_of(way, texts.examples):
                 WorkFolder.finish(settings, piece)
         WorkFolder.sweep(owner, settings.scratch)
-    return record
 
 
 def _say_remarks(texts: LabelledTexts, ways: Sequence[Way]) -> None:

@@ -143,10 +143,14 @@ class HeldOut:
     shifts: Array | None = None
 
     @property
+    def decided(self) -> Array:
+        """The decisions with their shifts [R, N, C], by which classes are told."""
+        return self.decisions if self.shifts is None else np.asarray(self.decisions + self.shifts)
+
+    @property
     def correct(self) -> Array:
         """The share of rounds in which each text is classified as its label says, [N]."""
-        decided = self.decisions if self.shifts is None else self.decisions + self.shifts
-        predicted = [predict_labels(decisions) for decisions in decided]
+        predicted = [predict_labels(decisions) for decisions in self.decided]
         return np.asarray(np.mean([classes == self.labels for classes in predicted], axis=0))
 
     @property

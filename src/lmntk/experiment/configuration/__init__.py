@@ -5,7 +5,7 @@ A field's description, default and group are the command line's too: ``lmntk.cli
 
 from lmntk.experiment.configuration.experiment import Experiment
 from lmntk.experiment.configuration.fine_tuning import FineTuning
-from lmntk.experiment.configuration.fit import Fit
+from lmntk.experiment.configuration.fit import Audit, Fit
 from lmntk.experiment.configuration.own_task import OwnTask
 from lmntk.experiment.configuration.parts import Computation
 from lmntk.experiment.configuration.reading import (
@@ -18,6 +18,7 @@ from lmntk.experiment.configuration.subspace import Subspace
 from lmntk.experiment.configuration.text_kernels import FactorKernels, TextKernels
 
 __all__ = [
+    "Audit",
     "Computation",
     "Experiment",
     "FactorKernels",

@@ -78,3 +78,21 @@ class FitOutput(Part):
 
 class Fit(FitOutput, ClassesOfFit, FitPrompt, FileColumns, LabelledFile, Parameters, OnMachine):
     """A classifier of one labelled file, by the ``sgd`` kernel."""
+
+
+class Discoveries(Part):
+    """The promise of an audit."""
+
+    GROUP: ClassVar[str] = "Output"
+
+    false_discoveries: float = Field(
+        default=0.2,
+        gt=0,
+        lt=1,
+        description="the share of right labels that may be among those named as wrong",
+    )
+    out: Path = Field(default=Path("runs/audit"), description="the folder of audit.json and audit.csv")
+
+
+class Audit(Discoveries, Fit):
+    """A look for wrong labels in one labelled file."""

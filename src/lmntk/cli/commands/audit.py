@@ -1,0 +1,83 @@
+"""``lmntk audit``: which labels are probably wrong."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lmntk.cli.options import FieldOption, JsonOption, options_of
+from lmntk.cli.printing import print_wrapped, with_progress
+from lmntk.errors import UserError
+
+if TYPE_CHECKING:
+    from lmntk.estimator.audit import AuditRecord
+
+SHOWN = 20  # rows; all are in the folder
+
+
+def audit_options() -> list[FieldOption]:
+    """Return the options of an audit."""
+    from lmntk.experiment.configuration import Audit
+
+    return [option for option in options_of(Audit) if option.name != "keep_factors"]
+
+
+def audit(
+    context: typer.Context,
+    file: Annotated[str, typer.Argument(help="labelled texts: CSV, TSV, JSONL, Parquet, or hf:NAME")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say which labels of a file are probably wrong: the other texts speak against them.
+
+    Each text is decided without its own label. Those at the top are named, up to a promised share that is right
+    after all. Five texts of each class or more.
+
+    Example: lmntk audit tickets.csv --model roberta-base --text-column message --label-column category --out audit
+    """
+    given = context.obj
+    if "model" not in given:
+        raise UserError(
+            "audit: --model is missing; give a Hugging Face model folder, a GGUF file, or a hub name"
+        )
+    from lmntk.experiment.configuration import Audit, from_flags
+
+    options = from_flags(Audit, given | {"file": file})
+    from lmntk.estimator.given import read_input
+
+    read = read_input(options)
+    from lmntk.estimator.audit import audit_file
+
+    record = with_progress(partial(audit_file, options, read))
+    if as_json:
+        print(json.dumps(record.model_dump(), indent=1))
+    else:
+        print_audit(record)
+        print(f"All {len(record.rows)} texts, the most suspicious first: {options.out}/audit.csv")
+
+
+def print_audit(record: AuditRecord) -> None:
+    """Print how many labels are named, and the first of them."""
+    texts = len(record.rows)
+    print_wrapped(f"accuracy, held out, if every label is right: {100 * record.accuracy:.1f} %", 2)
+    if record.named:
+        print_wrapped(
+            f"{record.named} of {texts} labels are probably wrong; of these about {100 * (record.expected_false or 0):.0f} % "
+            "are expected to be right after all",
+            2,
+        )
+    else:
+        print_wrapped(
+            f"no label is probably wrong, with at most {100 * record.false_discoveries:.0f} % false ones among those named",
+            2,
+        )
+    for row in record.rows[: min(record.named, SHOWN)]:
+        print_wrapped(
+            f"  row {row['row']}: {row['text'][:70]!r} is labelled {row['label']!r} (probability {100 * row['probability']:.0f} %); "
+            f"the others say {row['proposed']!r}",
+            6,
+        )
+    for line in record.contradictions:
+        print_wrapped(f"  several labels: {line}", 6)

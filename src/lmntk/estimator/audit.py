@@ -1,0 +1,171 @@
+"""From one labelled file to the labels that are probably wrong."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from lmntk.attribution.changes import TrainedTexts
+from lmntk.attribution.ridge_refits import RidgeRefits
+from lmntk.attribution.suspects import Suspicion, suspicion_of
+from lmntk.errors import UserError
+from lmntk.estimator.choice import Choice
+from lmntk.estimator.fit import choosing
+from lmntk.estimator.given import FitInput
+from lmntk.estimator.texts import LabelledTexts
+from lmntk.experiment.configuration import Audit
+from lmntk.system.files import write_text
+from lmntk.system.hashing import versions
+from lmntk.system.kept import write_record
+from lmntk.system.progress import Progress
+
+FORMAT = "lmntk audit 1"
+NAME, TABLE = "audit.json", "audit.csv"
+COLUMNS = (
+    "row",
+    "text",
+    "label",
+    "proposed",
+    "probability",
+    "margin",
+    "self_influence",
+    "flip_gain",
+    "named",
+)
+
+
+class AuditRecord(BaseModel):
+    """The record of an audit.
+
+    Attributes:
+        format: of this file.
+        file: the labelled file.
+        counts: texts of each class.
+        accuracy: held out; the labels as they are count as right.
+        named: how many labels are named as probably wrong: the first rows.
+        expected_false: the share of these that is expected to be right after all; None where none is named.
+        false_discoveries: the share that was promised.
+        rows: of every text with ``COLUMNS``, the most suspicious first; ``row`` counts from 1, texts alone.
+        contradictions: texts that stand in the file with several labels.
+        setting: of the classifier that was chosen.
+        model: its name and fingerprint.
+        versions: of what computed it.
+    """
+
+    format: str
+    file: str
+    counts: dict[str, int]
+    accuracy: float
+    named: int
+    expected_false: float | None
+    false_discoveries: float
+    rows: list[dict[str, Any]]
+    contradictions: list[str]
+    setting: dict[str, Any]
+    model: dict[str, Any]
+    versions: dict[str, str]
+
+
+def audit_file(options: Audit, given: FitInput, progress: Progress) -> AuditRecord:
+    """Return which labels of a file are probably wrong, and write it to a folder as ``audit.json`` and ``audit.csv``.
+
+    Every text is decided by a classifier that has not seen its label, as ``fit`` holds it out. Cost: that of a fit.
+
+    Raises:
+        UserError: a mistake in the prompt or the model, or too few texts to hold any out.
+    """
+    texts = given.texts
+    if texts.are_few or not texts.can_be_held_out:
+        raise UserError(
+            "audit: there are too few texts for others to say anything of a label; give five of each class or more"
+        )
+    with choosing(options, given, progress, "audit") as chosen:
+        choice = chosen.choice
+        assert choice.held_out is not None
+        assert choice.standing is not None
+        suspicion = suspicion_of(
+            choice.held_out.decided,
+            texts.numbers,
+            choice.sharpness,
+            refits_of(choice, texts),
+            options.false_discoveries,
+        )
+        record = AuditRecord(
+            format=FORMAT,
+            file=options.file,
+            counts=texts.counts,
+            accuracy=choice.standing.accuracy,
+            named=suspicion.named,
+            expected_false=suspicion.expected_false,
+            false_discoveries=options.false_discoveries,
+            rows=rows_of(texts, suspicion),
+            contradictions=contradictions_in(texts),
+            setting={name: "inf" if value == math.inf else value for name, value in choice.setting.items()},
+            model={"name": options.model, "fingerprint": chosen.pretrained.fingerprint},
+            versions=versions(),
+        )
+        write_audit(options.out, record)
+    return record
+
+
+def refits_of(choice: Choice, texts: LabelledTexts) -> RidgeRefits | None:
+    """Return ridge regression on the texts, as it was chosen; None of no training, and of a kernel that is not one for each class."""
+    measured = choice.measured
+    if choice.form is None or measured.way.combinations is not None or measured.way.basis is not None:
+        return None
+    kernel, logits = measured.kernel, measured.logits
+    trained = TrainedTexts.of(kernel, kernel, texts.numbers, logits, logits)
+    return RidgeRefits(trained, choice.setting["regularization"], choice.f0_scale)
+
+
+def rows_of(texts: LabelledTexts, suspicion: Suspicion) -> list[dict[str, Any]]:
+    """Return a row for each text, the most suspicious first."""
+    plain, labels = texts.plain, texts.labels
+    rows = []
+    for position, number in enumerate(suspicion.order.tolist()):
+        rows.append(
+            {
+                "row": number + 1,
+                "text": plain[number],
+                "label": labels[texts.numbers[number]],
+                "proposed": labels[suspicion.proposed[number]],
+                "probability": float(suspicion.probability[number]),
+                "margin": float(suspicion.margin[number]),
+                "self_influence": _known(suspicion.self_influence[number]),
+                "flip_gain": _known(suspicion.flip_gain[number]),
+                "named": position < suspicion.named,
+            }
+        )
+    return rows
+
+
+def contradictions_in(texts: LabelledTexts) -> list[str]:
+    """Return the texts that have several labels, each with them."""
+    labels_of: dict[str, set[str]] = {}
+    for text, number in zip(texts.plain, texts.numbers.tolist(), strict=True):
+        labels_of.setdefault(text, set()).add(texts.labels[number])
+    return [f"{text!r}: {', '.join(sorted(labels))}" for text, labels in labels_of.items() if len(labels) > 1]
+
+
+def table_of(record: AuditRecord) -> str:
+    """Return the rows as CSV."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(record.rows)
+    return out.getvalue()
+
+
+def write_audit(folder: Path, record: AuditRecord) -> None:
+    """Write both files."""
+    write_record(folder / NAME, record.model_dump())
+    write_text(folder / TABLE, table_of(record))
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
