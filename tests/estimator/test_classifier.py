@@ -19,8 +19,9 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from lmntk import Example, TangentClassifier, UserError, compute_kernels, load_pretrained
-from lmntk.estimator import seen_texts
+from lmntk.estimator import choice, seen_texts
 from lmntk.estimator.seen_texts import SharedTexts
+from lmntk.solvers.calibration import Calibration
 from lmntk.solvers.shared import shared_kernel
 
 TEMPLATE = "{a} it was {mask}."
@@ -260,6 +261,29 @@ def test_a_table_of_two_columns_is_pairs(model: str) -> None:
     assert [(each.text_a, each.text_b) for each in classifier.texts_.examples] == list(
         zip(TEXTS, TEXTS[::-1], strict=True)
     )
+
+
+@pytest.mark.parametrize("labels", [LABELS, [0, 1, 2] * 3 + [0]], ids=["two", "three"])
+def test_offsets_move_decisions_so_that_the_most_probable_class_is_decided(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list[Any]
+) -> None:
+    settings = {"mode": "head", "dtype": "float64", "regularization": 0.1, "classes": "full"}
+    plain = TangentClassifier(model, **settings).fit(TEXTS, labels)
+    offsets = (0.5,) if len(set(labels)) == 2 else (0.8, -0.2, -0.6)
+    monkeypatch.setattr(choice, "fit_calibration", lambda *_, **__: Calibration(2.0, offsets))
+    moved = TangentClassifier(model, **settings).fit(TEXTS, labels)
+    before, decisions = (each.decision_function(NEW).reshape(3, -1) for each in (plain, moved))
+    np.testing.assert_allclose(decisions, before + np.asarray(offsets) / 2, rtol=1e-9)
+    scores = 2 * before + offsets
+    scores = np.concatenate([np.zeros((3, 1)), scores], axis=1) if len(offsets) == 1 else scores
+    chances = moved.predict_proba(NEW)
+    np.testing.assert_allclose(chances, np.exp(scores) / np.exp(scores).sum(1, keepdims=True), rtol=1e-9)
+    assert moved.predict(NEW).tolist() == moved.classes_[chances.argmax(1)].tolist()
+    moved.save(tmp_path / "fit")
+    again = TangentClassifier.load(tmp_path / "fit")
+    np.testing.assert_allclose(again.predict_proba(NEW), chances, rtol=1e-6)
+    explained = moved.explain(NEW[0])
+    assert explained.label == moved.predict(NEW[:1])[0]
 
 
 def test_a_single_text_of_a_class_is_fitted_without_an_estimate(model: str) -> None:

@@ -14,6 +14,8 @@ import pytest
 import tiny
 
 from lmntk.estimator.record import read_fit
+from lmntk.reports import fit_page
+from lmntk.reports.fit_page import reliability
 
 CommandLine = Callable[..., tuple[int, str, str]]
 COLUMNS = ("--text-column", "message", "--label-column", "category")
@@ -68,6 +70,42 @@ def test_a_file_becomes_a_classifier(
     assert {"chance", "the largest class", "TF-IDF with logistic regression", "the linear probe"} <= names
     assert ("zero-shot, centred" in names) == bool(prompt)
     assert 0 <= record.standing["low"] <= record.standing["accuracy"] <= record.standing["high"] <= 1
+
+
+def test_the_page_says_what_the_terminal_says_and_more(
+    model: Path, tmp_path: Path, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_page, "DOUBTFUL", 100)
+    rows = [*messages(6), ("<script>a fine & lovely film</script>", "bad")]
+    table = write_table(tmp_path / "tickets.csv", rows)
+    code, out, _ = command_line("fit", table, "--model", model, *COLUMNS, *PROMPT, "--out", tmp_path / "fit")
+    assert code == 0
+    assert f"More: {tmp_path / 'fit' / 'report.html'}" in out
+    record, page = read_fit(tmp_path / "fit"), (tmp_path / "fit" / "report.html").read_text(encoding="utf8")
+    assert record.standing["sentence"] in page.replace("\n", " ")
+    for rival in record.standing["rivals"]:
+        assert f">{rival['name']}<" in page
+    # the classes with the words that stand for them, only if the prompt was taken
+    assert (">terrible<" in page) == (record.mode == "prompt")
+    assert ">bad<" in page
+    assert "<script>" not in page
+    assert "&lt;script&gt;a fine &amp; lovely film" in page
+    assert len(record.held_out) == len(rows)
+    for text, (_, label) in zip(record.held_out, rows, strict=True):
+        assert text["label"] == label
+        assert 0 <= text["probability"] <= text["confidence"] <= 1
+    assert sum(row["texts"] for row in reliability(record.held_out)) == len(rows)
+    accuracy = sum(text["right"] for text in record.held_out) / len(rows)
+    assert accuracy == pytest.approx(record.standing["accuracy"])
+
+
+def test_reliability_by_hand() -> None:
+    texts = [{"confidence": number / 10, "right": float(number > 4)} for number in (9, 1, 5, 3, 7)]
+    halves = reliability(texts * 2)
+    assert [row["texts"] for row in halves] == [2] * 5
+    assert [row["confidence"] for row in halves] == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
+    assert [row["right"] for row in halves] == [0, 0, 1, 1, 1]
+    assert reliability([]) == []
 
 
 def test_words_go_to_the_classes_that_they_are_named_for(

@@ -182,3 +182,25 @@ def test_head_mode_beside_a_chat_is_as_ever(folder: Path, tmp_path: Path, lmntk:
     )
     head = json.loads(lmntk.works(*run_flags(folder, "chat", tmp_path, "--modes", "head")))
     assert [row for row in both if row["mode"] == "head"] == head
+
+
+def test_a_chat_is_fitted_and_predicts(folder: Path, tmp_path: Path, lmntk: Command) -> None:
+    common = (
+        "fit",
+        folder / "train.jsonl",
+        "--model",
+        folder / "chat",
+        *PROMPT,
+        "--mode",
+        "prompt",
+        "--text-column",
+        "text_a",
+    )
+    for name, flags in {"chat": ("--chat",), "plain": ()}.items():
+        lmntk.works(*common, *flags, "--out", tmp_path / name)
+        written = json.loads((tmp_path / name / "predictor.json").read_text())
+        assert written["prompt"]["chat"] is bool(flags)
+    kernels = [{path.name for path in (tmp_path / name / "kernels").iterdir()} for name in ("chat", "plain")]
+    assert not kernels[0] & kernels[1]
+    lines = lmntk.works("predict", tmp_path / "chat", folder / "test.jsonl").splitlines()
+    assert len(lines) == len((folder / "test.jsonl").read_text().splitlines())

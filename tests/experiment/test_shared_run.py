@@ -87,7 +87,7 @@ def test_a_shared_kernel_beside_the_full_one(tmp_path: Path) -> None:
     table = [
         line.split("\t") for line in (out / "predictions").glob("*.tsv").__next__().read_text().splitlines()
     ]
-    assert {row[1] for row in table[1:]} <= set(CLASSES)
+    assert {name for row in table[1:] for name in row[1:]} <= set(CLASSES)
     assert (
         run(make_experiment(values_of(tmp_path, model, classes="shared"))) == shared
     )  # and nothing is mixed up

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel
 from torch import Tensor
 
@@ -17,11 +18,15 @@ from lmntk.experiment.configuration import Fit
 from lmntk.models.loading import Pretrained
 from lmntk.prediction.by_kernel import SharedSolution
 from lmntk.prediction.files import save_predictor
+from lmntk.reports.fit_page import write_fit_page
+from lmntk.solvers.calibration import log_probabilities
 from lmntk.system.hashing import versions
 from lmntk.system.kept import read_form, read_record, write_record
+from lmntk.system.notices import say
 
 FORMAT = "lmntk fit 1"
 NAME = "fit.json"
+SHOWN = 160  # letters of a text in the record
 ROUGH = 30  # texts: with less, probabilities are marked as rough
 
 
@@ -40,6 +45,8 @@ class FitRecord(BaseModel):
         setting: what was chosen.
         standing: the estimate, the rivals, the outcome and its sentence; None where nothing could be held out.
         training_accuracy: share of its own texts that the classifier has right.
+        held_out: of each text the beginning, its label, the decided class, the share of rounds that decided it rightly, the probability
+            of its label and that of the decided class; empty where nothing could be held out.
         sharpness: factor of decisions before their softmax.
         rough: whether the probabilities rest on fewer than 30 texts.
         model: its name and fingerprint.
@@ -57,6 +64,7 @@ class FitRecord(BaseModel):
     setting: dict[str, Any]
     standing: dict[str, Any] | None
     training_accuracy: float
+    held_out: list[dict[str, Any]] = []
     sharpness: float
     rough: bool
     model: dict[str, Any]
@@ -121,13 +129,44 @@ def write_fit(
         setting=setting,
         standing=None if standing is None else standing.as_dict(),
         training_accuracy=fitted_share(choice, texts.numbers),
+        held_out=held_out_texts(choice, texts),
         sharpness=sharpness,
         rough=rough,
         model=model,
         versions=versions(),
     )
-    write_record(options.out / NAME, record.model_dump())
+    plain = record.model_dump()
+    write_record(options.out / NAME, plain)
+    missing = write_fit_page(options.out, plain)
+    if missing:
+        say(missing)
     return record
+
+
+def held_out_texts(choice: Choice, texts: LabelledTexts) -> list[dict[str, Any]]:
+    """Return what was decided on each text by solutions without it, over the rounds; see ``FitRecord.held_out``."""
+    held = choice.held_out
+    if held is None:
+        return []
+    moved = held.decisions + (0 if held.shifts is None else held.shifts)
+    by_round = [np.exp(log_probabilities(choice.sharpness * decisions)) for decisions in moved]
+    probabilities = np.mean(by_round, axis=0)  # (n, classes)
+    rows = []
+    for plain, label, right, of_all in zip(
+        texts.plain, texts.numbers, held.correct, probabilities, strict=True
+    ):
+        decided = int(of_all.argmax())
+        rows.append(
+            {
+                "text": plain[:SHOWN],
+                "label": texts.labels[label],
+                "decided": texts.labels[decided],
+                "right": float(right),
+                "probability": float(of_all[label]),
+                "confidence": float(of_all[decided]),
+            }
+        )
+    return rows
 
 
 def shared_solution(choice: Choice) -> SharedSolution | None:

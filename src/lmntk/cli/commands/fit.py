@@ -54,6 +54,9 @@ def fit(
         print(json.dumps(record.model_dump(), indent=1))
     else:
         print_fit(record)
+        page = options.out / "report.html"
+        if page.exists():
+            print(f"More: {page}")
         print(f"Next: lmntk predict {options.out} FILE --out classes.csv")
 
 
