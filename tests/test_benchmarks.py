@@ -52,6 +52,19 @@ def test_pairwise_fails_when_the_results_differ(tmp_path):
     assert "FAILED: the results differ" in done.stderr
 
 
+def test_subspaces_are_timed_beside_plain_kernels(tmp_path):
+    figures, shown = figures_of("subspaces.py", tmp_path, "--formulas", "sgd", "signgd")
+    assert set(figures["machine"]) == MACHINE_FIELDS
+    assert [(way["layers"], way["formula"], way["tokens"]) for way in figures["ways"]] == [
+        ("384 wide", "sgd", 8),
+        ("384 wide", "signgd", 8),
+    ]
+    for way in figures["ways"]:
+        assert way["ranks"] == [1, 2, 4, 8, 16, 64] and way["seeds"] == 5
+        assert 0 < way["ratio_to_sgd_from_texts"] < way["ratio_to_sgd"]
+    assert "30 of LoRA ms" in shown
+
+
 def test_contraction_ways_agree(tmp_path):
     figures, shown = figures_of("contraction.py", tmp_path, "--tiles", "0.01", "1")
     assert set(figures["machine"]) == MACHINE_FIELDS

@@ -44,8 +44,8 @@ class Sketched:
 def sketch_kernels(work: KernelWork, sketch: Sketch, settings: Settings | None = None) -> Sketched:
     """Return IntrinsicDimension's kernels between the named groups of texts.
 
-    Cost: a capture of each text, ``Sketch.features`` of it, and 2 d operations a pair of texts. Memory: the features, one batch's factors, and
-    those of a few texts that are probes.
+    Cost: a capture of each text, ``Sketch.features`` of it, and 2 d operations a pair of texts. Memory: the features, one batch's factors,
+    and those of a few texts that are probes.
 
     Raises:
         UserError: the features alone do not fit into the memory.

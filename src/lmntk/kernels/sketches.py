@@ -89,11 +89,11 @@ class Sketch:
             for logit, gradients in enumerate(factors.output_gradients):
                 total[logit] += ((gradients @ rows).transpose(1, 2) @ inputs).flatten(1)  # (n, l r)
         else:
-            for number, (index, values) in enumerate(_blocks(factors)):
+            for number, (coordinates, values) in enumerate(_blocks(factors)):
                 if self.kind == "fastfood":
                     self._add_fastfood(f"{name}/{number}", values, total)
                 else:
-                    places, signs = self._hashed(name, index)
+                    places, signs = self._hashed(name, coordinates)
                     total.flatten(0, 1).index_add_(1, places, values.double().flatten(0, 1) * signs)
 
     def _add_rows(self, name: str, factors: RowFactors, total: Tensor) -> None:
@@ -153,7 +153,7 @@ def hadamard(values: Tensor) -> Tensor:
     """Return the values [..., q] times Hadamard's matrix of +-1, q a power of two. Cost: q log2 q."""
     width, half = values.shape[-1], 1
     while half < width:
-        pairs = values.unflatten(-1, (-1, 2, half))
+        pairs = values.reshape(*values.shape[:-1], -1, 2, half)
         first, second = pairs[..., 0, :], pairs[..., 1, :]
         values = torch.stack([first + second, first - second], -2).flatten(-3)
         half *= 2
