@@ -56,19 +56,30 @@ def run_task(task: str, options: argparse.Namespace) -> None:
     common = (*common, "--out", out)
     kernels = (*common, "--memory", options.memory)
     lmntk(out, "run", *kernels, "--formulas", "sgd")
-    rates = {}
-    for method, (optimizer, grid, more) in GRIDS.items():
-        training = ("--optimizers", optimizer, *TRAINING, *more)
-        rates[method] = rate = chosen(out, common, training, method, grid)
-        lmntk(out, "finetune", *common, *training, "--learning-rates", rate)
-        if not more:  # the verdicts are of training all parameters
-            lmntk(out, "diagnose", *kernels, *training, "--learning-rates", rate)
+    rates: dict[str, float] = {}
+    whole = [method for method, (_, _, more) in GRIDS.items() if not more]
+    for method in whole:
+        rates[method] = trained(out, common, method)
+    for method in whole:  # the verdicts are of training all parameters
+        training = ("--optimizers", GRIDS[method][0], *TRAINING)
+        lmntk(out, "diagnose", *kernels, *training, "--learning-rates", rates[method])
+    for method in GRIDS.keys() - set(whole):
+        rates[method] = trained(out, common, method)
     write_rates(out, rates)
     if task in LINEARIZED:
         training = ("--optimizers", "sgd", *TRAINING, "--learning-rates", rates["sgd fine-tuning"])
         lmntk(out, "finetune", *common, *training, "--linearized")
     if task in SIGNS:
         lmntk(out, "run", *kernels, "--formulas", "sgd,signgd,asigngd")
+
+
+def trained(out: Path, common: tuple[object, ...], method: str) -> float:
+    """Search a method's rate, train with it on all splits, and return it."""
+    optimizer, grid, more = GRIDS[method]
+    training = ("--optimizers", optimizer, *TRAINING, *more)
+    rate = chosen(out, common, training, method, grid)
+    lmntk(out, "finetune", *common, *training, "--learning-rates", rate)
+    return rate
 
 
 def chosen(
