@@ -53,6 +53,8 @@ def test_a_shared_kernel_beside_the_full_one(tmp_path: Path) -> None:
     )
     out = tmp_path / "out"
     assert [row["method"] for row in shared if row["formula"]] == ["sgd shared ridge"]
+    (centred,) = [row for row in full if row["method"] == "zero-shot, centred"]
+    assert set(centred["setting"]) == {f"offset of {name}" for name in CLASSES}
     assert {row["method"] for row in full if row["formula"]} == {"sgd ridge"}
     weights = sign_combinations(3, SIGNS)
     for side in ("train", "dev", "test"):

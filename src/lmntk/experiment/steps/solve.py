@@ -155,7 +155,13 @@ def keep_results(
 
     def row(outcome: Outcome) -> Row:
         setup = keys.setup("kernel" if outcome.formula else "baseline")
-        return Row(**head, **outcome.as_row(), setup=setup)
+        named = {f"offset_{number}": f"offset of {label}" for number, label in enumerate(task.labels)}
+        if len(outcome.setting) != len(
+            task.labels
+        ):  # one logit of two classes has one offset, of their difference
+            named = {}
+        setting = {named.get(name, name): value for name, value in outcome.setting.items()}
+        return Row(**head, **outcome.as_row() | {"setting": setting}, setup=setup)
 
     before = session.store.record(SplitResults, split.name, keys.results)
     rows, predictions = [*map(row, outcomes)], {o.method: list(o.predictions) for o in outcomes}
