@@ -50,6 +50,11 @@ def build_page(folders: Sequence[Path]) -> str:
 
 def render(runs: Sequence[Run]) -> str:
     """Return the page of runs that were read."""
+    return filled("template.html", contents(runs))
+
+
+def filled(template: str, values: Mapping[str, Any]) -> str:
+    """Return a page of this folder's templates with its values: whatever is text is escaped, and drawn plots are not."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -66,7 +71,7 @@ def render(runs: Sequence[Run]) -> str:
         text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
     )
     environment.filters["drawn"] = Markup  # an svg of drawing.to_svg, which has escaped what it holds
-    return plain(environment.get_template("template.html").render(contents(runs)))
+    return plain(environment.get_template(template).render(values))
 
 
 def contents(runs: Sequence[Run]) -> dict[str, Any]:
