@@ -23,7 +23,8 @@ def row(name: str, target: str, rank: int | None, **change: Any) -> dict[str, An
 def record(**change: Any) -> dict[str, Any]:
     values: dict[str, Any] = {
         "file": "here/<b>.csv", "mode": "prompt", "counts": {"a": 8, "b": 8}, "draws": 3, "model": {"name": "there/tiny"},
-        "candidates": [row("all parameters", "all", None), row("biases", "biases", None), row("mlp r=1", "mlp", 1), row("mlp r=4", "mlp", 4)],
+        "candidates": [row("all parameters", "all", None), row("biases", "biases", None),
+            row("mlp r=1", "mlp", 1), row("mlp r=4", "mlp", 4)],
         "recommendation": {"name": "mlp r=4", "outcome": "smallest", "sentence": SENTENCE},
         "lora_config": "LoraConfig(r=4, target_modules=['<dense>'])", "shares": {"type: mlp": 0.6, "type: head": 0.4, "layer: 0": 1.0},
     }  # fmt: skip
