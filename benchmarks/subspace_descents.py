@@ -1,4 +1,4 @@
-"""Plain gradient descent at a factor of the rate that the kernel predicts: parts b and c of ``subspaces.py``, which says what they are."""
+"""Plain gradient descent at factors of the rate that a kernel predicts: parts b and c, which ``subspace_arms.py`` describes."""
 
 from __future__ import annotations
 

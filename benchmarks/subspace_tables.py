@@ -1,4 +1,4 @@
-"""Tables that grow row by row, and the report of ``subspaces.py``, which says what its numbers are."""
+"""Tables that grow row by row, and the report of ``subspace_arms.py``, which says what its numbers are."""
 
 from __future__ import annotations
 

@@ -46,6 +46,7 @@ NO_OPTIONS = {
     "own_tasks.max_length": "the option of this name is the experiment's field",
     "finetuning.seed": "it is seldom another one, and then the file says so",
     "finetuning.checkpoint_seconds": "it is seldom another one, and then the file says so",
+    "finetuning.rate_factor": "it is of arms that share a grid; alone --learning-rates says it",
     "finetuning.arms": "a table each; on the command line there is one choice",
     "finetuning.export": "finetune --save asks for it together with the weights",
 }

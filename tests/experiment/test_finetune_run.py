@@ -225,15 +225,15 @@ def test_subsets_have_names_of_their_own_and_stand_beside_the_whole(values, chan
     assert set(weights) < names
 
 
-def test_arms_train_side_by_side_at_their_own_rates_on_all_texts(values):
-    arms = [{}, {"lora_rank": 1, "lora_targets": "query", "learning_rates": [0.5]}, {"train_only": "biases"}]
+def test_arms_train_side_by_side_at_rates_of_their_own_on_all_texts(values):
+    arms = [{}, {"lora_rank": 1, "lora_targets": "query", "rate_factor": 50}, {"train_only": "biases"}]
     rows = run(make_experiment(changed(values, arms=arms, batch_sizes="all", dropout=False)))
     methods = ["sgd fine-tuning", "sgd fine-tuning (lora on query)", "sgd fine-tuning (biases)"]
     assert [row["method"] for row in rows] == [*BASELINES, *methods]
     rates = {
         method: [one["learning_rate"] for one in record(values, slug(method))["runs"]] for method in methods
     }
-    assert rates == {methods[0]: [1e-2, 1e-1], methods[1]: [0.5], methods[2]: [1e-2, 1e-1]}
+    assert rates == {methods[0]: [1e-2, 1e-1], methods[1]: [0.5, 5.0], methods[2]: [1e-2, 1e-1]}
     assert {one["batch_size"] for method in methods for one in record(values, slug(method))["runs"]} == {4}
 
 

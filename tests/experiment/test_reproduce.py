@@ -61,7 +61,25 @@ def test_every_experiment_is_the_papers(name):
             and found.finetune == ("sgd", "adamw")
             and len(found.formulas) == 3
         )
+    if name == "subspaces":
+        arms = [(arm.lora_rank, arm.train_only, arm.intrinsic_dimension) for arm in found.finetuning.choices]
+        assert arms == [(None, None, None), (8, None, None), (None, "biases", None), (None, None, 1000)]
     assert len(titles()[name]) > 40
+
+
+def test_subspaces_stand_side_by_side_each_with_its_own_regime_and_forecast(places, tmp_path):
+    words = ["reproduce", "subspaces", *places, "--tasks", "sst-2", "--out", str(tmp_path / "out"), *SMALL]
+    found = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
+    arms = ["", " (lora on query+value)", " (biases)", " (intrinsic dimension 1000)"]
+    assert {one["method"] for one in found["verdicts"]} == {f"sgd fine-tuning{arm}" for arm in arms}
+    for one in found["verdicts"]:
+        assert one["regime"]["error"] is not None and one["forecast"]["kernel"] is not None
+    rates = {
+        row["method"]: row["setting"]["learning_rate"]
+        for row in found["rows"]
+        if "fine-tuning" in row["method"]
+    }
+    assert [rates[f"sgd fine-tuning{arm}"] for arm in arms] == [1e-3, 0.1, 1e-2, 1e-3]
 
 
 def test_one_that_is_cut_to_size_runs_to_its_verdicts(places, tmp_path):

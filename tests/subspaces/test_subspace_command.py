@@ -56,6 +56,8 @@ def test_a_file_becomes_a_recommendation(
             share for name, share in record["shares"].items() if name.startswith(kind)
         ) == pytest.approx(1)
     assert json.loads((tmp_path / "subspace.json").read_text())["candidates"] == record["candidates"]
+    page = (tmp_path / "report.html").read_text(encoding="utf8")
+    assert record["recommendation"]["sentence"] in page and page.count("<svg") == 3
 
 
 def test_the_second_time_kernels_are_read(

@@ -16,6 +16,7 @@ from lmntk.experiment.start import filter_of, load, settings_of
 from lmntk.kernels.lora import LoraStart
 from lmntk.models.parts import parts_of
 from lmntk.models.targets import takes_any
+from lmntk.reports.subspace_page import write_subspace_page
 from lmntk.subspaces.adapter import target_modules
 from lmntk.subspaces.candidates import Grid, contest_of
 from lmntk.subspaces.record import SubspaceRecord, record_of, write_survey
@@ -90,6 +91,9 @@ def compare_file(options: Subspace, given: FitInput, progress: Progress) -> Subs
             },
         )
         write_survey(options.out, record)
+        why_not = write_subspace_page(options.out, record.model_dump())
+        if why_not:
+            progress.note(why_not)
         WorkFolder.finish(settings, survey_key(way, texts, contest, adam=options.adam).digest)
         WorkFolder.sweep(owner, settings.scratch)
     return record

@@ -105,6 +105,8 @@ def row_of(entry: Entry, survey: Survey) -> dict[str, Any]:
     adapted = entry.mean(lambda draw: None if draw.to_adapted is None else draw.to_adapted.distance)
     values = {
         "name": entry.contestant.name,
+        "target": entry.contestant.target,
+        "rank": rank,
         "parameters": entry.contestant.parameters,
         "accuracy": accuracy,
         "accuracy_error": float(entry.correct.std(ddof=1) / math.sqrt(texts)) if texts > 1 else None,

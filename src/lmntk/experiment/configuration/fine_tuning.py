@@ -27,11 +27,6 @@ class Arm(Part):
 
     GROUP: ClassVar[str] = "Fine-tuning"
 
-    learning_rates: Rates = Field(
-        default=None,
-        description="learning rates of the grid: 1e-3,5e-3",
-        json_schema_extra={"unset": "the paper's, by optimizer", "metavar": "A,B,..."},
-    )
     lora_rank: int | None = Field(
         default=None, gt=0, le=MOST_RANK, description="train a fresh LoRA of this rank"
     )
@@ -52,24 +47,12 @@ class Arm(Part):
     intrinsic_dimension: int | None = Field(
         default=None, gt=0, description="train so many coordinates of a random subspace"
     )
-
-    @field_validator("learning_rates", mode="before")
-    @classmethod
-    def _are_listed(cls, value: Any) -> Any:
-        """One value is a list of one; commas separate."""
-        return (value,) if isinstance(value, int | float) else parts_of(value)
-
-    @field_validator("learning_rates")
-    @classmethod
-    def _are_rates(cls, value: Any) -> Any:
-        for rates in [] if value is None else value.values() if isinstance(value, dict) else [value]:
-            if (
-                not rates
-                or len(set(rates)) != len(rates)
-                or any(not 0 < rate < float("inf") for rate in rates)
-            ):
-                raise ValueError("give at least one rate above 0, each once")
-        return value
+    rate_factor: float = Field(
+        default=1.0,
+        gt=0,
+        description="the grid's learning rates are so many times as large here",
+        json_schema_extra={"no_option": "it is of arms that share a grid; alone --learning-rates says it"},
+    )
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> Arm:
@@ -80,20 +63,19 @@ class Arm(Part):
                 raise ValueError(f"{name}: {reason}; give one of the two")
         return self
 
-    def rates_of(self, optimizer: str) -> tuple[float, ...] | None:
-        """Return the learning rates that were given for an optimizer."""
-        if not isinstance(self.learning_rates, dict):
-            return self.learning_rates
-        return next((rates for name, rates in self.learning_rates.items() if name == optimizer), None)
-
 
 class FineTuning(Arm):
     """The fine-tuning of an experiment, in all splits; see ``lmntk.finetuning``.
 
     ``learning_rates`` are for every optimizer, or by optimizer. Batch sizes larger than there are train texts are cut; ``all`` is all of
-    them in each step. With ``arms`` each of them trains, by every optimizer, at its own rates or else at these.
+    them in each step. With ``arms`` each of them trains, by every optimizer, at these rates times its own factor.
     """
 
+    learning_rates: Rates = Field(
+        default=None,
+        description="learning rates of the grid: 1e-3,5e-3",
+        json_schema_extra={"unset": "the paper's, by optimizer", "metavar": "A,B,..."},
+    )
     batch_sizes: tuple[Size, ...] = Field(
         default=(2, 4, 8), description="batch sizes of the grid; all takes every train text in each step"
     )
@@ -142,6 +124,24 @@ class FineTuning(Arm):
         json_schema_extra=dict(SELDOM),
     )
 
+    @field_validator("learning_rates", mode="before")
+    @classmethod
+    def _are_listed(cls, value: Any) -> Any:
+        """One value is a list of one; commas separate."""
+        return (value,) if isinstance(value, int | float) else parts_of(value)
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _are_rates(cls, value: Any) -> Any:
+        for rates in [] if value is None else value.values() if isinstance(value, dict) else [value]:
+            if (
+                not rates
+                or len(set(rates)) != len(rates)
+                or any(not 0 < rate < float("inf") for rate in rates)
+            ):
+                raise ValueError("give at least one rate above 0, each once")
+        return value
+
     @field_validator("batch_sizes", mode="before")
     @classmethod
     def _are_sizes_listed(cls, value: Any) -> Any:
@@ -162,9 +162,7 @@ class FineTuning(Arm):
 
     @model_validator(mode="after")
     def _is_one_choice(self) -> FineTuning:
-        given = [
-            name for name in Arm.model_fields if name in self.model_fields_set and name != "learning_rates"
-        ]
+        given = [name for name in Arm.model_fields if name in self.model_fields_set]
         if self.arms and given:
             raise ValueError(f"{given[0]}: with arms each of them says what trains; give it there")
         return self
@@ -173,3 +171,9 @@ class FineTuning(Arm):
     def choices(self) -> tuple[Arm, ...]:
         """What trains: each arm, or the one choice of this table."""
         return self.arms or (self,)
+
+    def rates_of(self, optimizer: str) -> tuple[float, ...] | None:
+        """Return the learning rates that were given for an optimizer."""
+        if not isinstance(self.learning_rates, dict):
+            return self.learning_rates
+        return next((rates for name, rates in self.learning_rates.items() if name == optimizer), None)

@@ -99,7 +99,10 @@ def methods_of_split(experiment: Experiment, chosen: ParameterFilter, seed: int)
             arm.lora_targets,
             arm.intrinsic_dimension,
         )
-        rates = arm.rates_of(optimizer) or how.rates_of(optimizer) or optimizers.LEARNING_RATES[optimizer]
+        grid = how.rates_of(optimizer) or optimizers.LEARNING_RATES[optimizer]
+        rates = tuple(
+            float(f"{arm.rate_factor * rate:.12g}") for rate in grid
+        )  # 0.005, not 0.005000000000000001
         methods += [
             FineTuningMethod(settings, rates, how.batch_sizes, subset, linearized)
             for linearized in ((False, True) if how.linearized else (False,))

@@ -1,7 +1,7 @@
 """LoRA's kernels against LoRA itself: which targets and ranks, which rate, and where training diverges.
 
-    python benchmarks/subspaces.py --model MODEL --data DATA --out subspaces
-    python benchmarks/subspaces.py --out subspaces --report
+    python benchmarks/subspace_arms.py --model MODEL --data DATA --out subspaces
+    python benchmarks/subspace_arms.py --out subspaces --report
 
 All that is measured was written down here before it was run. Every row goes to a table in --out as soon as it is there, and what is
 there is not computed again; --parts, --tasks and --seeds take less. A split is k = 16 texts a class (``few_shot.py``), its own seed
@@ -17,13 +17,14 @@ to zero linearly, gradients clipped to norm 1, no dropout. Rates: 2e-5, 1e-4, 5e
 best on dev after the last step is taken, of equals the smaller rate. Test accuracy on 200 texts; ``missed`` is ||f_lora - f_full|| /
 ||f_full - f_0|| over the test logits.
 
-descents.csv, parts ``b`` and ``c``: SST-2, seeds 13, 21, 42, every second of the train texts (8 a class); full training and LoRA of rank 4 and 64 on query+value and all-linear, by plain
-gradient descent: 30 steps, all train texts in each, constant rate, no clipping, no dropout. The rate is a factor times the stable rate that
-the kernel predicts, 2 / the largest eigenvalue of K / N times the loss's curvature at f_0. ``b``: factors 2^-5, ..., 2^1; the best rate is
-the one with the least training loss after the last step, and beside it the one with the least dev loss. Predicted: the best rate of LoRA over
-that of full training is the ratio of their stable rates, that is, both are best at the same factor. ``c``: factors 2^(j/2) from 1/8 to 8,
-bisected; diverged means a training loss after the last step that is above its start, or no number. The measured factor is the geometric
-mean of the largest that did not diverge and the smallest that did. Predicted: 1, within a factor of 2.
+descents.csv, parts ``b`` and ``c``: SST-2, seeds 13, 21, 42, every second of the train texts (8 a class); full training and LoRA of
+rank 4 and 64 on query+value and all-linear, by plain gradient descent: 30 steps, all train texts in each, constant rate, no clipping, no
+dropout. The rate is a factor times the stable rate that the kernel predicts, 2 / the largest eigenvalue of K / N times the loss's
+curvature at f_0. ``b``: factors 2^-5, ..., 2^1; the best rate is the one with the least training loss after the last step, and beside it
+the one with the least dev loss. Predicted: the best rate of LoRA over that of full training is the ratio of their stable rates, that is,
+both are best at the same factor. ``c``: factors 2^(j/2) from 1/8 to 8, bisected; diverged means a training loss after the last step that
+is above its start, or no number. The measured factor is the geometric mean of the largest that did not diverge and the smallest that
+did. Predicted: 1, within a factor of 2.
 
 --report: Spearman's rank correlation over the 16 candidates of a task, of means over seeds: distance, held-out error and condition number
 against the real test error and against ``missed``. *Ceiling*: the same of the real quantity of two seeds against that of the other three,
