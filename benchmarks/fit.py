@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from few_shot import FewShot, labels_of
 
-from lmntk.baselines.rivals import probe, word_counts
+from lmntk.baselines.rivals import of_words, probe, word_counts
 from lmntk.engine.settings import Settings
 from lmntk.estimator.choice import choose_way
 from lmntk.estimator.fit import direction_of
@@ -129,7 +129,8 @@ def measured(pretrained: Any, options: Any, name: str, seed: int) -> dict[str, A
     predictor = Predictor(way.model, directions, way.pad_id, rule)
     decisions, _ = predictor.evaluate(way.encoded(tests))
     plain = LabelledTexts(tuple(tests), task.labels).plain
-    words = word_counts().fit(texts.plain, texts.numbers).predict(plain)
+    counts, n = word_counts([*texts.plain, *plain]), len(texts.plain)
+    words = of_words().fit(counts[:n], texts.numbers).predict(counts[n:])
     probed = probe().fit(train_features, texts.numbers).predict(features(tests))
     prompt = next(each for each in ways_measured if each.way.mode == "prompt")
     nothing = Predictor(prompt.way.model, [], prompt.way.pad_id, DecisionRule(f0_scale=1.0))

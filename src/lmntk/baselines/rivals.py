@@ -62,7 +62,7 @@ class Refitted:
 
     Args:
         make: returns a new classifier with ``decision_function``.
-        inputs: what it takes, a row for each text: texts, or an array.
+        inputs: what it takes, an array or a sparse matrix with a row for each text.
         labels: class numbers [N].
         outputs: logits that a decision has: 1 for two classes.
 
@@ -88,21 +88,50 @@ class Refitted:
         if len(classes) == 1:
             values[:, classes] = 0.0
         else:
-            fitted = self.make().fit(_rows(self.inputs, others), self.labels[others])
-            found = np.asarray(fitted.decision_function(_rows(self.inputs, group)), dtype=np.float64)
+            fitted = self.make().fit(self.inputs[others], self.labels[others])
+            found = np.asarray(fitted.decision_function(self.inputs[group]), dtype=np.float64)
             values[:, classes] = np.stack([-found, found], axis=1) / 2 if found.ndim == 1 else found
         return values if self.outputs > 1 else np.clip(values[:, 1:] - values[:, :1], -1e300, 1e300)
 
 
-def word_counts() -> Any:
-    """Return a new logistic regression of TF-IDF's weights of words and pairs of words."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
+def word_counts(texts: Sequence[str]) -> Any:
+    """Return how often each word and each pair of words is in each text, a sparse matrix with a column at least.
+
+    It is counted once for all folds: a text of a megabyte takes a second, and there are hundreds of folds.
+    """
+    from scipy.sparse import csr_matrix
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    # Any run of letters or signs is a word: a text of emoji has some, and one of a single letter too.
+    counter = CountVectorizer(ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]")
+    if not any(text.strip() for text in texts):  # which it refuses
+        return csr_matrix((len(texts), 1))
+    return counter.fit_transform(texts).tocsr()
+
+
+class KnownWords:
+    """A step of a pipeline: the counts of those words alone that the texts it is fitted to have."""
+
+    def fit(self, counts: Any, labels: Any = None) -> KnownWords:
+        """Note the words of these texts; where they have none, one that is not there stands for them."""
+        known = np.flatnonzero(counts.getnnz(axis=0))
+        self.columns_ = known if len(known) else np.zeros(1, dtype=np.int64)
+        return self
+
+    def transform(self, counts: Any) -> Any:
+        """Return the counts of these words."""
+        return counts[:, self.columns_]
+
+
+def of_words() -> Any:
+    """Return a new logistic regression of TF-IDF's weights, to be fitted to counts of ``word_counts``."""
+    from sklearn.feature_extraction.text import TfidfTransformer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    # Any run of letters or signs is a word: a text of emoji has some, and one of a single letter too.
     return make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]"),
+        KnownWords(),
+        TfidfTransformer(sublinear_tf=True),
         LogisticRegression(C=PENALTY_OF_WORDS, max_iter=MOST_ITERATIONS),
     )
 
@@ -113,6 +142,3 @@ def probe() -> Any:
 
     return LogisticRegression(C=PENALTY_OF_FEATURES, max_iter=MOST_ITERATIONS)
 
-
-def _rows(inputs: Any, chosen: Labels) -> Any:
-    return inputs[chosen] if isinstance(inputs, np.ndarray) else [inputs[number] for number in chosen]

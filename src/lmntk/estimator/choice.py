@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lmntk.baselines.rivals import Majority, Refitted, ZeroShot, probe, word_counts
+from lmntk.baselines.rivals import Majority, Refitted, ZeroShot, of_words, probe, word_counts
 from lmntk.estimator.standing import Standing, standing_of
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import Measured
@@ -184,7 +184,8 @@ def rivals_of(
                 ("zero-shot", ZeroShot(way.logits)),
                 ("zero-shot, centred", CentredCandidate(way.logits)),
             ]
-    rivals.append(("TF-IDF with logistic regression", Refitted(word_counts, texts.plain, labels, outputs)))
+    counts = word_counts(texts.plain)
+    rivals.append(("TF-IDF with logistic regression", Refitted(of_words, counts, labels, outputs)))
     if features is not None:
         rivals.append(("the linear probe", Refitted(probe, features, labels, outputs)))
     return rivals
