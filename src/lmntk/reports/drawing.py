@@ -17,8 +17,8 @@ from xml.etree import ElementTree
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
-    from matplotlib.container import Container
     from matplotlib.axes import Axes
+    from matplotlib.container import Container
     from matplotlib.figure import Figure
 
 INK, MUTED, GRID, PAPER = "#010203", "#010204", "#010205", "#010206"
