@@ -121,10 +121,18 @@ def test_words_go_to_the_classes_that_they_are_named_for(
     assert first.standing == second.standing
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        messages(2, ("good", "bad", "so-so")),
+        [("the same", "good"), ("another", "good"), ("the same", "bad"), ("another", "bad")],
+    ],
+    ids=["two of a class", "no text is of one class alone"],
+)
 def test_with_few_texts_nothing_is_chosen_and_no_accuracy_said(
-    model: Path, tmp_path: Path, command_line: CommandLine
+    model: Path, tmp_path: Path, command_line: CommandLine, rows: list[tuple[str, str]]
 ) -> None:
-    table = write_table(tmp_path / "tickets.csv", messages(2, ("good", "bad", "so-so")))
+    table = write_table(tmp_path / "tickets.csv", rows)
     code, out, _ = command_line("fit", table, "--model", model, *COLUMNS, "--out", tmp_path / "fit")
     assert code == 0
     assert "too few texts to estimate the accuracy" in out

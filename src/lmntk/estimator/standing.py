@@ -10,6 +10,7 @@ import numpy as np
 
 from lmntk.solvers.held_out import HeldOut, interval
 
+TOO_FEW = "There are too few texts to estimate the accuracy: give five of each class or more."
 TOLD = 2.0  # errors: a smaller difference cannot be told from none
 
 
@@ -65,7 +66,7 @@ class Standing:
     def sentence(self) -> str:
         """The outcome in words."""
         if self.outcome == "few":
-            return "There are too few texts to estimate the accuracy: give five of each class or more."
+            return TOO_FEW
         best = self.rivals[0]
         figures = (
             f"{100 * self.accuracy:.1f} against {100 * best.accuracy:.1f} % held out, "

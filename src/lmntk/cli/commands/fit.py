@@ -62,10 +62,11 @@ def fit(
 
 def print_fit(record: FitRecord) -> None:
     """Print a fit: the sentence, and the rivals."""
+    from lmntk.estimator.standing import TOO_FEW
+
     standing = record.standing
-    assert standing is not None  # of a file two texts of each class are asked for
-    print_wrapped(standing["sentence"], 2)
-    if standing["outcome"] != "few":
+    print_wrapped(TOO_FEW if standing is None else standing["sentence"], 2)
+    if standing is not None and standing["outcome"] != "few":
         print_wrapped(
             f"accuracy on new texts: {100 * standing['accuracy']:.1f} % "
             f"(90 in 100: {100 * standing['low']:.1f} to {100 * standing['high']:.1f}), "
