@@ -97,14 +97,8 @@ def gram(
         for groups in totals.values():
             if group is not None and group not in groups:
                 groups[group] = _zeros(shape, device)
-        left = list(rows.of(parameter))
-        right = left if rows is columns else list(columns.of(parameter))
-        if not right:  # no column text uses it: zeros
-            continue
-        own_labels = [] if subspaces is None else subspaces.labels_of(parameter)
-        _add(contraction, left, right, totals, [*own_labels, *([] if group is None else [group])])
-        if subspaces is not None:
-            _add_low_rank(contraction, subspaces.low_rank(parameter, left, right), totals)
+        own = [] if group is None else [group]
+        _add_parameter(contraction, parameter, (rows, columns), totals, own, subspaces)
     contraction.finish()
     if not parameters:
         raise ModelError("no parameter has a gradient: nothing to contract")
@@ -142,6 +136,26 @@ def first_not_finite(*panels: Panel) -> str:
 
 def _zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.zeros(shape, dtype=torch.float64, device=device)
+
+
+def _add_parameter(
+    contraction: Contraction,
+    parameter: str,
+    panels: tuple[Panel, Panel],
+    totals: Mapping[str, Mapping[str, Tensor]],
+    own: Sequence[str],
+    subspaces: Subspaces | None,
+) -> None:
+    """Add all kernels of one parameter to the totals [c, n, d, m]; let go of what is read for it."""
+    rows, columns = panels
+    left = list(rows.of(parameter))
+    right = left if rows is columns else list(columns.of(parameter))
+    if not right:  # no column text uses it: zeros
+        return
+    labels = [*([] if subspaces is None else subspaces.labels_of(parameter)), *own]
+    _add(contraction, left, right, totals, labels)
+    if subspaces is not None:
+        _add_low_rank(contraction, subspaces.low_rank(parameter, left, right), totals)
 
 
 def _add_low_rank(
