@@ -14,6 +14,7 @@ from lmntk.bundled.experiments import path_of, titles
 from lmntk.cli.app import app
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import load_experiment
+from lmntk.reports.rerun import as_toml
 from lmntk.tasks import SEEDS, TASKS
 
 SMALL = [
@@ -46,8 +47,10 @@ def places(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", titles())
-def test_every_experiment_is_the_papers(name):
+def test_every_experiment_is_the_papers(name, tmp_path):
     found = load_experiment(path_of(name), {"model": "m", "data": "d"})
+    (tmp_path / "again.toml").write_text(as_toml(found.model_dump(mode="json")), encoding="utf8")
+    assert load_experiment(tmp_path / "again.toml", {}) == found  # as the page has it, to run it again
     assert found.diagnose and found.finetune and found.seeds == SEEDS and found.finetuning.steps == 1000
     assert (
         found.finetuning.batch_sizes == (2, 4, 8)

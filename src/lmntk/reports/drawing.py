@@ -136,7 +136,9 @@ def room_for(labels: Iterable[str]) -> float:
     return 0.14 + 0.07 * max(map(len, labels), default=0)
 
 
-def add_key(figure: Figure, handles: Sequence[Artist | Container], left: float = 0.0, columns: int = 4) -> None:
+def add_key(
+    figure: Figure, handles: Sequence[Artist | Container], left: float = 0.0, columns: int = 4
+) -> None:
     """Write the key of colours and lines along the top of a figure that left room for it."""
     figure.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(left / WIDTH, 1.0), ncols=columns, borderaxespad=0, borderpad=0,

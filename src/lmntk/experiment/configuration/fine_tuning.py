@@ -162,7 +162,7 @@ class FineTuning(Arm):
 
     @model_validator(mode="after")
     def _is_one_choice(self) -> FineTuning:
-        given = [name for name in Arm.model_fields if name in self.model_fields_set]
+        given = [name for name, field in Arm.model_fields.items() if getattr(self, name) != field.default]
         if self.arms and given:
             raise ValueError(f"{given[0]}: with arms each of them says what trains; give it there")
         return self
