@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import tiny
 import torch
+from joblib import parallel_config
 from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from lmntk import Example, TangentClassifier, UserError, compute_kernels, load_pretrained
-from lmntk.estimator import choice, seen_texts
+from lmntk.estimator import choice, record, seen_texts
 from lmntk.estimator.seen_texts import SharedTexts
 from lmntk.solvers.calibration import Calibration
 from lmntk.solvers.shared import shared_kernel
@@ -223,8 +225,9 @@ def test_an_explanation_sums_to_its_decision(model: str, labels: list[Any]) -> N
         ([1, 0] * 5, {}),
         ([0, 1, 2, 0, 1, 2, 0, 1, 2, 0], {"classes": "full"}),
         ([0, 1, 2, 0, 1, 2, 0, 1, 2, 0], {"classes": "shared"}),
+        (LABELS, {"classes": "shared"}),
     ],
-    ids=["prompt", "head", "three", "three that share"],
+    ids=["prompt", "head", "three", "three that share", "two that share"],
 )
 def test_a_folder_brings_it_back(
     model: str, tmp_path: Path, labels: list[Any], settings: dict[str, Any]
@@ -305,6 +308,72 @@ def test_what_takes_too_much_memory_is_forgotten_and_computed_anew(
     assert little.seen_.differentiated > len(TEXTS) + len(NEW)
 
 
+def test_more_texts_than_are_kept_leave_nothing_half_known(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = prompted(model, regularization=0.1).fit(TEXTS, LABELS).decision_function(NEW[:1])
+    seen_texts.forget()
+    monkeypatch.setattr(seen_texts, "MOST_TEXTS", 11)
+    few = prompted(model, regularization=0.1).fit(TEXTS, LABELS)
+    many = [f"{text} again" for text in TEXTS] + TEXTS
+    prompted(model, regularization=0.1).fit(many, LABELS * 2)
+    np.testing.assert_allclose(few.decision_function(NEW[:1]), expected, rtol=1e-8)
+
+
+def test_threads_take_turns(model: str) -> None:
+    # a list: cross_val_predict numbers the classes
+    estimator = prompted(model, regularization=0.1).set_params(label_words=["terrible", "great"])
+    arguments = {"cv": 5, "method": "decision_function"}
+    alone = cross_val_predict(estimator, TEXTS, LABELS, **arguments)
+    seen_texts.forget()
+    with parallel_config("threading", n_jobs=5):
+        np.testing.assert_allclose(cross_val_predict(estimator, TEXTS, LABELS, **arguments), alone, rtol=1e-8)
+
+
+def test_a_model_that_was_trained_again_is_loaded_again(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    tiny.write_model(folder)
+    first = TangentClassifier(str(folder), dtype="float64").fit(TEXTS, LABELS)
+    decisions = first.decision_function(NEW)
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    changed = {name: 1.5 * tensor for name, tensor in weights.items()}
+    safetensors.torch.save_file(changed, folder / "model.safetensors", {"format": "pt"})
+    second = TangentClassifier(str(folder), dtype="float64").fit(TEXTS, LABELS)
+    assert np.abs(second.decision_function(NEW) - decisions).max() > 1e-3
+    np.testing.assert_array_equal(first.decision_function(NEW), decisions)
+    first.save(tmp_path / "fit")
+    with pytest.raises(UserError, match="other weights"):
+        TangentClassifier.load(tmp_path / "fit")
+
+
+def test_parameters_that_are_set_after_a_fit_are_not_saved(model: str, tmp_path: Path) -> None:
+    classifier = TangentClassifier(Path(model), dtype="float64").fit(TEXTS, LABELS)
+    decisions = classifier.decision_function(NEW)
+    classifier.set_params(model="another", dtype="float32").save(tmp_path / "fit")
+    np.testing.assert_allclose(
+        TangentClassifier.load(tmp_path / "fit").decision_function(NEW), decisions, rtol=1e-8
+    )
+
+
+@pytest.mark.parametrize("where", ["file", "file/below"])
+def test_a_folder_that_is_a_file_is_a_line(model: str, tmp_path: Path, where: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="is a file"):
+        TangentClassifier(model).fit(TEXTS, LABELS).save(tmp_path / where)
+
+
+def test_a_fit_that_ends_early_leaves_no_earlier_record(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    TangentClassifier(model).fit(TEXTS, LABELS).save(tmp_path / "fit")
+    other = TangentClassifier(model).fit(TEXTS, ["yes", "no"] * 5)
+    monkeypatch.setattr(record, "write_record", lambda *given: pytest.fail("the power is gone"))
+    with pytest.raises(pytest.fail.Exception):
+        other.save(tmp_path / "fit")
+    with pytest.raises(UserError, match="holds no fit"):
+        TangentClassifier.load(tmp_path / "fit")
+
+
 MISTAKES: dict[str, tuple[dict[str, Any], Any, Any, str]] = {
     "no model": ({"model": ""}, TEXTS, LABELS, "model"),
     "a single string": ({}, "a fine film", ["good"], "[text]"),
@@ -326,8 +395,13 @@ MISTAKES: dict[str, tuple[dict[str, Any], Any, Any, str]] = {
     "words without a template": ({"template": None}, TEXTS, LABELS, "template"),
     "a template without words": ({"label_words": None}, TEXTS, LABELS, "label_words"),
     "a formula that is not built": ({"formula": "signgd"}, TEXTS, LABELS, "formula 'signgd'"),
-    "no mode": ({"mode": "both"}, TEXTS, LABELS, "mode 'both'"),
-    "no way of sharing": ({"classes": "some"}, TEXTS, LABELS, "classes 'some'"),
+    "a ridge in words": ({"regularization": "0.1"}, TEXTS, LABELS, "'0.1'"),
+    "no such mode": ({"mode": "heads"}, TEXTS, LABELS, "auto, prompt, head"),
+    "no such sharing": ({"classes": "all"}, TEXTS, LABELS, "classes"),
+    "no length": ({"max_length": 0}, TEXTS, LABELS, "max-length"),
+    "memory that is no text": ({"memory": [4]}, TEXTS, LABELS, "memory"),
+    "a seed below zero": ({"seed": -1}, TEXTS, LABELS, "seed"),
+    "a seed that is none": ({"seed": None}, TEXTS, LABELS, "seed"),
     "a negative ridge": ({"regularization": -1.0}, TEXTS, LABELS, "regularization"),
 }
 
@@ -340,6 +414,13 @@ def test_a_mistake_is_a_line(model: str, name: str) -> None:
         classifier.fit(texts, labels)
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_two_classes_that_share_a_kernel_have_one_decision(model: str) -> None:
+    classifier = TangentClassifier(model, classes="shared").fit(TEXTS, LABELS)
+    decisions = classifier.decision_function(NEW)
+    assert decisions.shape == (3,)
+    assert classifier.classes_[(decisions > 0).astype(int)].tolist() == classifier.predict(NEW).tolist()
 
 
 @parametrize_with_checks([TangentClassifier()])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -16,10 +18,11 @@ from lmntk.errors import UserError
 from lmntk.estimator.choice import Choice, choose_way
 from lmntk.estimator.encoders import Prompt, encoder_of, probe_features
 from lmntk.estimator.fit import direction_of
+from lmntk.estimator.given import check_folder
 from lmntk.estimator.record import read_fit, shared_solution, write_fit
-from lmntk.estimator.seen_texts import SeenTexts, shared_model, shared_texts
+from lmntk.estimator.seen_texts import SeenTexts, one_at_a_time, shared_model, shared_texts
 from lmntk.estimator.texts import LabelledTexts, classes_of
-from lmntk.estimator.ways import Measured, Way, way_of
+from lmntk.estimator.ways import Measured, way_of
 from lmntk.prediction.by_kernel import KernelPredictor
 from lmntk.prediction.files import LoadedPredictor, load_predictor
 from lmntk.prediction.predictor import DecisionRule, Predictor
@@ -29,6 +32,9 @@ from lmntk.solvers.selection import predict_labels
 from lmntk.system.memory import default_memory, parse_bytes
 from lmntk.tasks.class_words import words_by_class
 from lmntk.tasks.example import Example, examples_of
+
+if TYPE_CHECKING:
+    from lmntk.experiment.configuration import Fit
 
 SHOWN = 3  # texts for and against a prediction
 
@@ -158,19 +164,10 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.one_d_array = True
         return tags
 
+    @one_at_a_time
     def fit(self, X: Any, y: Any) -> TangentClassifier:
         """Choose a setting by held-out texts, and solve for the coefficients of all."""
-        if not self.model:
-            raise UserError(
-                "TangentClassifier: no model; give a Hugging Face model folder, a GGUF file, or a hub name"
-            )
-        for name, value, known in (
-            ("formula", self.formula, ("sgd",)),
-            ("mode", self.mode, ("auto", "prompt", "head")),
-            ("classes", self.classes, ("auto", "full", "contrasts", "shared")),
-        ):
-            if value not in known:
-                raise UserError(f"TangentClassifier: {name} {value!r} is not known; use {' or '.join(known)}")
+        options = self._options()
         examples = examples_of(X)
         self.classes_, numbers = classes_of(y, len(examples))
         names = tuple(str(label) for label in self.classes_)
@@ -182,10 +179,24 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             names,
         )
         self.texts_.check(least=1)
-        prompt = Prompt(self.template, self._words(names), max_length=self.max_length, chat=self.chat)
-        memory = default_memory() if self.memory is None else parse_bytes(self.memory)
+        prompt = Prompt(self.template, self._words(names), max_length=options.max_length, chat=options.chat)
+        memory = default_memory() if options.memory is None else parse_bytes(options.memory)
         settings = Settings(memory=memory)
-        seen = [shared_texts(way, settings) for way in self._ways(names, prompt)]
+        pretrained = shared_model(options.model, options.dtype, options.device)
+        seen = [
+            shared_texts(
+                way_of(
+                    pretrained,
+                    mode,
+                    encoder_of(pretrained, mode, prompt),
+                    names,
+                    seed=options.seed,
+                    sharing=options.classes,
+                ),
+                settings,
+            )
+            for mode in prompt.modes(options.mode)
+        ]
         measured = [
             Measured(
                 each.way,
@@ -195,7 +206,6 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
             for each in seen
         ]
-        pretrained = shared_model(self.model, self.dtype, self.device)
         features = probe_features(
             pretrained, encoder_of(pretrained, "head", prompt), examples, settings.batch_size
         )
@@ -203,9 +213,10 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             measured,
             self.texts_,
             features,
-            seed=self.seed,
+            seed=options.seed,
             regularization=self.regularization,
         )
+        self._fitted = options, prompt.words, pretrained
         self.seen_: SeenTexts = seen[measured.index(self.choice_.measured)]
         standing = self.choice_.standing
         self.standing_ = standing
@@ -217,7 +228,9 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def decision_function(self, X: Any) -> Array:
         """Return decisions: [n] of two classes, positive for the second of ``classes_``; else [n, C]."""
         decisions = self._decisions(examples_of(X))
-        return decisions[:, 0] if decisions.shape[1] == 1 else decisions
+        if len(self.classes_) > 2:
+            return decisions
+        return decisions[:, -1] if decisions.shape[1] == 1 else decisions[:, 1] - decisions[:, 0]
 
     def predict(self, X: Any) -> Any:
         """Return the class of each text."""
@@ -233,6 +246,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         shifted = np.exp(decisions - decisions.max(axis=1, keepdims=True))
         return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
+    @one_at_a_time
     def explain(self, text: str | tuple[str, str]) -> Explanation:
         """Return a prediction as the sum of what each training text adds to it; see ``Explanation``."""
         check_is_fitted(self)
@@ -255,34 +269,26 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             _plain(example), self.classes_[number], total, total - float(values.sum()), tuple(contributions)
         )
 
+    @one_at_a_time
     def save(self, folder: str | Path) -> None:
         """Write the classifier to a folder, for ``load`` and for ``lmntk predict``; labels are words, numbers or truth values."""
-        from lmntk.experiment.configuration import Fit, from_flags
-
         check_is_fitted(self, "choice_")
-        choice, out = self.choice_, Path(folder)
-        names = self.texts_.labels
-        words = self._words(names)
-        given: dict[str, Any] = (
-            {"template": self.template, "label_words": words, "chat": self.chat} if words else {}
-        )
-        options = from_flags(
-            Fit,
-            {"file": "", "model": self.model, "dtype": self.dtype, "mode": self.mode, "out": out, **given},
-        )
+        (options, words, pretrained), choice, out = self._fitted, self.choice_, Path(folder)
+        check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
         directions = [direction_of(choice, self.seen_.settings)] if choice.has_direction else []
         write_fit(
-            options,
+            options.model_copy(update={"out": out}),
             texts=self.texts_,
             words=words,
             choice=choice,
             directions=directions,
-            pretrained=shared_model(self.model, self.dtype, self.device),
+            pretrained=pretrained,
             classes=self.classes_.tolist(),
         )
 
     @classmethod
+    @one_at_a_time
     def load(cls, folder: str | Path, model: str | None = None, device: str = "auto") -> TangentClassifier:
         """Return the classifier that ``save`` or ``lmntk fit`` wrote to a folder; it predicts, and does not explain.
 
@@ -321,20 +327,26 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return words_by_class(entries, names)
         return words_by_class(list(self.label_words), names)
 
-    def _ways(self, names: tuple[str, ...], prompt: Prompt) -> list[Way]:
-        pretrained = shared_model(self.model, self.dtype, self.device)
-        return [
-            way_of(
-                pretrained,
-                mode,
-                encoder_of(pretrained, mode, prompt),
-                names,
-                seed=self.seed,
-                sharing=self.classes,
-            )
-            for mode in prompt.modes(self.mode)
-        ]
+    def _options(self) -> Fit:
+        """Return the parameters as ``lmntk fit`` has them, checked by the same rules."""
+        from lmntk.experiment.configuration import Fit, from_flags
 
+        if not self.model:
+            raise UserError(
+                "TangentClassifier: no model; give a Hugging Face model folder, a GGUF file, or a hub name"
+            )
+        if self.formula != "sgd":
+            raise UserError(f"TangentClassifier: formula {self.formula!r} is not known; use sgd")
+        ridge = self.regularization
+        if ridge is not None and not (isinstance(ridge, Real) and 0 <= float(ridge) < float("inf")):
+            raise UserError(
+                f"regularization: {ridge!r} is no finite number, zero or more; leave it out to have it chosen"
+            )
+        same = ("template", "dtype", "mode", "classes", "max_length", "chat", "device", "memory", "seed")
+        given = {name: getattr(self, name) for name in same}
+        return from_flags(Fit, {"file": "", "model": os.fspath(self.model), **given})
+
+    @one_at_a_time
     def _decisions(self, examples: list[Example]) -> Array:
         check_is_fitted(self)
         if self._loaded is not None:

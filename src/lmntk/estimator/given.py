@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from lmntk.errors import UserError
 from lmntk.estimator.texts import LabelledTexts, read_labelled
@@ -30,12 +31,21 @@ def read_input(options: Fit | Subspace) -> FitInput:
     columns = Columns(options.text_column, options.text_b_column, options.label_column)
     texts = read_labelled(options.file, columns, options.labels)
     words = check_words(options, texts.labels)
-    if options.out.exists() and not options.out.is_dir():
-        raise UserError(f"out: {str(options.out)!r} is a file; name a folder")
-    above = next(folder for folder in (options.out, *options.out.absolute().parents) if folder.exists())
+    check_folder(options.out)
+    return FitInput(texts, words)
+
+
+def check_folder(out: Path) -> None:
+    """Refuse a folder that a fit cannot be written to.
+
+    Raises:
+        UserError: it is a file, lies in one, or may not be written to.
+    """
+    above = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not above.is_dir():
+        raise UserError(f"out: {str(above)!r} is a file; name a folder")
     if not os.access(above, os.W_OK):
         raise UserError(f"out: {str(above)!r} cannot be written to; name another folder")
-    return FitInput(texts, words)
 
 
 def check_words(options: Fit | Subspace, labels: Sequence[str]) -> tuple[str, ...] | None:

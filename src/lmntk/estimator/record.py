@@ -96,7 +96,7 @@ def write_fit(
     model = {
         "name": options.model, "fingerprint": pretrained.fingerprint, "kind": pretrained.kind, "base": options.base,
         "revision": options.revision, "gguf": options.gguf, "dtype": options.dtype, "attention": options.attention,
-        "untied": options.untie_head, "difference": len(texts.labels) == 2, "features": "read",
+        "untied": options.untie_head, "difference": way.model.outputs == 1, "features": "read",
         "centred": way.basis is not None,
     }  # fmt: skip
     prompt = {
@@ -116,6 +116,7 @@ def write_fit(
         "parameters": way.parameters.as_dict(), "solution": solution, "versions": versions(),
         "train_texts": [[example.text_a, example.text_b] for example in texts.examples],
     }  # fmt: skip
+    (options.out / NAME).unlink(missing_ok=True)  # an earlier fit's does not stand beside the new predictor
     save_predictor(options.out, directions, way.model, description, shared_solution(choice))
     record = FitRecord(
         format=FORMAT,

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from threading import RLock
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
@@ -138,7 +142,8 @@ class SeenTexts:
         return self._capturer
 
     def _streamed(self, rows: Sequence[Example], columns: Sequence[Example]) -> Array:
-        way, self._batches = self.way, []
+        way = self.way
+        self._forget()
         texts = {"rows": way.encoded(rows), "columns": way.encoded(columns)}
         work = KernelWork(self.model, texts, [("rows", "columns")], ["sgd"], way.trainable, way.pad_id)
         self.differentiated += len(rows) + len(columns)
@@ -179,13 +184,27 @@ class SharedTexts(SeenTexts):
         return self.singles[0].knows(examples)
 
 
-_MODELS: OrderedDict[tuple[str, str, str], Pretrained] = OrderedDict()
+_MODELS: OrderedDict[tuple[object, ...], Pretrained] = OrderedDict()
 _SEEN: OrderedDict[str, SeenTexts] = OrderedDict()
+_TURN = RLock()
+Given = ParamSpec("Given")
+Got = TypeVar("Got")
+
+
+def one_at_a_time(method: Callable[Given, Got]) -> Callable[Given, Got]:
+    """Return a function that waits until no other of its kind is at work: what threads share is one network and what it has seen."""
+
+    @wraps(method)
+    def alone(*arguments: Given.args, **named: Given.kwargs) -> Got:
+        with _TURN:
+            return method(*arguments, **named)
+
+    return alone
 
 
 def shared_model(name: str, dtype: str = "float32", device: str = "auto") -> Pretrained:
-    """Return a model; of the last two that were asked for the process keeps what it loaded."""
-    key = (name, dtype, device)
+    """Return a model; of the last two that were asked for the process keeps what it loaded, as long as its files are the same."""
+    key = (name, dtype, device, *_files_of(name))
     if key not in _MODELS:
         pretrained = load_pretrained(name, dtype)
         move_to(pretrained, device)
@@ -194,6 +213,14 @@ def shared_model(name: str, dtype: str = "float32", device: str = "auto") -> Pre
             _MODELS.popitem(last=False)
     _MODELS.move_to_end(key)
     return _MODELS[key]
+
+
+def _files_of(name: str) -> list[tuple[str, int, int]]:
+    """Return path, size and time of the files of a local model: of one that was trained again they are others."""
+    path = Path(name).expanduser().resolve()
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    found = [(str(file), file.stat()) for file in files if file.is_file()]
+    return [(file, stat.st_size, stat.st_mtime_ns) for file, stat in found]
 
 
 def shared_texts(way: Way, settings: Settings) -> SeenTexts:
