@@ -152,7 +152,7 @@ def test_what_there_is_and_mistakes():
     said = CliRunner().invoke(app, ["reproduce", "--list"], catch_exceptions=False).stdout
     assert (
         all(line.split()[0] in titles() for line in said.splitlines())
-        and len(said.splitlines()) == len(titles()) == 8
+        and len(said.splitlines()) == len(titles()) == 9
     )
     for words, expected in [
         (["mian", "--model", "m", "--data", "d"], "'mian' is not one of main"),

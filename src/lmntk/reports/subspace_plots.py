@@ -17,7 +17,8 @@ def distance_plot(identity: str, rows: Sequence[Row]) -> Plot | None:
     if not targets:
         return None
     figure, (panel,) = new_figure([2.2], left=0.6, key=True)
-    handles, said = [], []
+    handles: list[Any] = []
+    said: list[str] = []
     for number, target in enumerate(targets):
         own = sorted((row for row in rows if row["target"] == target), key=lambda row: int(row["rank"]))
         ranks, values = [row["rank"] for row in own], [row["distance"] for row in own]
@@ -52,7 +53,8 @@ def accuracy_plot(identity: str, rows: Sequence[Row], taken: str | None) -> Plot
         return None
     targets = _targets(shown)
     figure, (panel,) = new_figure([2.2], left=0.6, key=bool(targets))
-    handles, said = [], []
+    handles: list[Any] = []
+    said: list[str] = []
     for number, target in enumerate([*targets, None]):
         own = [row for row in shown if (row["target"] if row["rank"] is not None else None) == target]
         own.sort(key=lambda row: int(row["parameters"]))
