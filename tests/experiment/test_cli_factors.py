@@ -1,0 +1,130 @@
+"""Kernels once more from kept factors, by the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from unittest import mock
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import write_model, write_rows
+
+from lmntk.cli.app import main
+
+PROMPT = ["--template", "{a} it was {mask}.", "--label-words", "terrible,great"]
+
+
+def lmntk(*arguments):
+    """The command in this process, with what it prints and the code that it ends with."""
+    argv, out, errors = ["lmntk", *map(str, arguments)], io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", argv),
+        mock.patch.dict(os.environ, {"COLUMNS": "200"}),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    return subprocess.CompletedProcess(argv, ended.value.code, out.getvalue(), errors.getvalue())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    base = tmp_path_factory.mktemp("cli")
+    write_model(base / "model")
+    write_model(base / "other", seed=1)
+    write_rows(base / "train.jsonl", 12)
+    write_rows(base / "eval.jsonl", 7, offset=1)
+    (base / "empty.jsonl").write_text("")
+    (base / "broken.jsonl").write_text('{"text_a": "a film", "label": 0}\n{"text_a": \n')
+    return base
+
+
+def kernel_flags(folder, **changes):
+    flags = {"--model": folder / "model", "--train": folder / "train.jsonl", "--eval": folder / "eval.jsonl"}
+    flags |= {"--template": PROMPT[1], "--label-words": PROMPT[3], "--out": folder / "kernels"}
+    flags |= {f"--{name.replace('_', '-')}": value for name, value in changes.items()}
+    return [part for flag, value in flags.items() for part in (flag, value)]
+
+
+def assert_mistake(result, words):
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr and result.stdout == ""
+    # which word stands for which class is said before anything is computed
+    lines = [line for line in result.stderr.splitlines() if line.strip() and not line.startswith("classes: ")]
+    assert len(lines) == 1, lines
+    assert words in lines[0], lines[0]
+
+
+def test_kernels_once_more_from_kept_factors(folder, tmp_path):
+    first = lmntk("kernel", *kernel_flags(folder, out=tmp_path / "a"), "--keep-factors")
+    assert first.returncode == 0, first.stderr
+    scratch = tmp_path / "a" / "scratch"
+    assert "keep-factors" not in first.stderr
+    late = lmntk("kernel", *kernel_flags(folder, out=tmp_path / "a"), "--keep-factors")
+    assert (
+        "keep-factors: none were kept, for the kernels are there already; name a new folder with --out"
+        in " ".join(late.stderr.split())
+    )
+    again = lmntk("kernel", "--factors", scratch, "--out", tmp_path / "b")
+    assert again.returncode == 0, again.stderr
+    for formula in ("sgd", "signgd", "asigngd"):
+        one, other = (load_file(tmp_path / name / f"{formula}.safetensors") for name in "ab")
+        torch.testing.assert_close(one["values"], other["values"], rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        load_file(tmp_path / "a" / "logits.safetensors"), load_file(tmp_path / "b" / "logits.safetensors")
+    )
+    low = lmntk(
+        "kernel",
+        "--factors",
+        scratch,
+        "--formulas",
+        "sgd",
+        "--lora-rank",
+        "4",
+        "--out",
+        tmp_path / "c",
+        "--json",
+    )
+    assert json.loads(low.stdout)["provenance"]["parameters"]["lora_rank"] == 4
+    several = lmntk(
+        "kernel", "--factors", scratch, "--formulas", "sgd", "--lora-rank", "2,4", "--targets", "query+value,all-linear",
+        "--out", tmp_path / "e", "--groups",
+    )  # fmt: skip
+    assert several.returncode == 0, several.stderr
+    for target, rank in (("query+value", 2), ("all-linear", 4)):
+        file = load_file(tmp_path / "e" / f"{target}-r{rank}" / "sgd.safetensors")
+        parts = [values for name, values in file.items() if name.startswith("group.")]
+        torch.testing.assert_close(sum(parts), file["values"], rtol=1e-12, atol=1e-12)
+        assert (tmp_path / "e" / f"{target}-r{rank}" / "logits.safetensors").is_file()
+    for wrong, message in (
+        (["--lora-rank", "2", "--targets", "norms"], "targets: 'norms' takes no linear map for LoRA here"),
+        (["--targets", "queries"], "targets: no 'queries' is known"),
+        (["--lora-rank", "5000"], "rank: 5000 is more than"),
+        (["--lora-rank", "0"], "lora-rank"),
+    ):
+        assert_mistake(lmntk("kernel", "--factors", scratch, *wrong, "--out", tmp_path / "f"), message)
+    kept = ["kernel", "--factors", scratch]
+    assert_mistake(
+        lmntk(*kept, "--model", folder / "model", "--out", tmp_path / "d"),
+        "--model: the factors are as they were taken",
+    )
+    for ignored in (["--without-embeddings"], ["--dtype", "float64"], ["--memory", "1GiB"], ["--all-logits"]):
+        assert_mistake(
+            lmntk(*kept, *ignored, "--out", tmp_path / "d"),
+            f"{ignored[0]}: the factors are as they were taken; leave it out",
+        )
+    assert_mistake(lmntk(*kept, "--out", tmp_path / "b"), "is there already; name another folder")
+    assert_mistake(
+        lmntk(*kept, "--pair", "a,b", "--out", tmp_path / "d"), "is not there; there are train,eval"
+    )
+    assert_mistake(
+        lmntk("kernel", *kernel_flags(folder, out=tmp_path / "d"), "--lora-rank", "2"),
+        "give their folder with --factors",
+    )
