@@ -67,9 +67,6 @@ def as_they_are(texts: list[str]) -> list[str]:
     return list(texts)
 
 
-WORDS_OF_THREE = {0: "terrible", 1: "great", 2: "maybe"}
-
-
 @pytest.mark.parametrize("mode", ["prompt", "head"])
 def test_many_new_texts_are_decided_in_one_pass_as_by_kernels(model: str, mode: str) -> None:
     classifier = prompted(model, mode=mode, regularization=0.1).fit(TEXTS, LABELS)
