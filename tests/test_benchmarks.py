@@ -53,7 +53,7 @@ def test_pairwise_fails_when_the_results_differ(tmp_path):
 
 
 def test_subspaces_are_timed_beside_plain_kernels(tmp_path):
-    figures, shown = figures_of("subspaces.py", tmp_path, "--formulas", "sgd", "signgd")
+    figures, shown = figures_of("subspace_kernels.py", tmp_path, "--formulas", "sgd", "signgd")
     assert set(figures["machine"]) == MACHINE_FIELDS
     assert [(way["layers"], way["formula"], way["tokens"]) for way in figures["ways"]] == [
         ("384 wide", "sgd", 8),

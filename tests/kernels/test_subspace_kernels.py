@@ -315,12 +315,12 @@ def test_the_plan_counts_the_sums_and_the_projected_inputs():
     row = TABLE["bert"]
     model = row.model(2)
     candidates = lora_candidates(parts_of(model), ["attention"], [1, 8], range(5))
-    texts = {"a": random_texts(row, [5] * 40, 0)}
+    texts = {"a": random_texts(row, [5] * 160, 0)}
     work = KernelWork(model, texts, [("a", "a")], ["sgd"], row.parameters.select(model), pad_id(model))
     many = replace(work, subspaces=Subspaces(tuple(candidates)))
     plain, counted = plan_kernels(work), plan_kernels(many)
-    sums = 10 * 2 * 8 * 40 * 40 * 2 * 2
-    assert counted.peak - plain.peak >= sums
+    sums = 10 * 2 * 8 * 160 * 160 * 2 * 2
+    assert counted.peak - plain.peak >= 0.9 * sums  # what the process holds besides is measured twice
     assert counted.contraction_operations > 1.2 * plain.contraction_operations
     with pytest.raises(UserError, match=r"^memory: "):
         plan_kernels(many, Settings(memory=plain.peak // 2))
