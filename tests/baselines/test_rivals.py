@@ -52,7 +52,9 @@ def test_what_is_left_out_is_decided_by_the_others(way: str, labels: np.ndarray)
         np.testing.assert_allclose(values[:, :, 0], expected.reshape(2, outputs), rtol=1e-6)
 
 
-@pytest.mark.parametrize("texts", [[" ", "\t", "  ", ""], ["a", "b", " ", "  "]], ids=["no text", "no other text"])
+@pytest.mark.parametrize(
+    "texts", [[" ", "\t", "  ", ""], ["a", "b", " ", "  "]], ids=["no text", "no other text"]
+)
 def test_texts_without_a_word_are_decided_for(texts: list[str]) -> None:
     rival = Refitted(of_words, word_counts(texts), np.asarray([0, 1, 0, 1]), 1)
     decisions = rival.leave_out(np.asarray([[0, 1]]))
@@ -75,7 +77,9 @@ def test_a_class_that_the_others_lack_is_not_decided_for() -> None:
     labels = np.asarray([0, 0, 1, 1, 2, 2, 0, 1])
     decisions = Refitted(of_words, word_counts(TEXTS), labels, 3).leave_out(np.asarray([[4, 5]]))
     assert set(predict_labels(decisions[0, :, :, 0])) <= {0, 1}
-    alone = Refitted(of_words, word_counts(TEXTS[:4]), np.asarray([0, 0, 1, 1]), 1).leave_out(np.asarray([[2, 3]]))
+    alone = Refitted(of_words, word_counts(TEXTS[:4]), np.asarray([0, 0, 1, 1]), 1).leave_out(
+        np.asarray([[2, 3]])
+    )
     assert predict_labels(alone[0, :, :, 0]).tolist() == [0, 0]
 
 

@@ -226,7 +226,9 @@ def test_texts_come_in_any_row_of_things(model: str, as_given: Any) -> None:
 
 
 def test_a_table_of_two_columns_is_pairs(model: str) -> None:
-    classifier = TangentClassifier(model).fit(pd.DataFrame({"question": TEXTS, "answer": TEXTS[::-1]}), LABELS)
+    classifier = TangentClassifier(model).fit(
+        pd.DataFrame({"question": TEXTS, "answer": TEXTS[::-1]}), LABELS
+    )
     assert [(each.text_a, each.text_b) for each in classifier.texts_.examples] == list(
         zip(TEXTS, TEXTS[::-1], strict=True)
     )
@@ -251,7 +253,21 @@ def test_what_takes_too_much_memory_is_forgotten_and_computed_anew(
     assert little.seen_.differentiated > len(TEXTS) + len(NEW)
 
 
-def test_more_texts_than_are_kept_leave_nothing_half_known(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_counts_as_memory_too(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = TangentClassifier(model, dtype="float64").fit(TEXTS, LABELS)
+    examples, seen = classifier.texts_.examples, classifier.seen_
+    assert seen.knows(examples) == 10
+    gradients = sum(batch.nbytes for batch in seen._batches)
+    for room, known in ((gradients + 800, 10), (gradients + 799, 0)):  # 10 x 10 numbers of 8 bytes
+        monkeypatch.setattr(seen_texts, "SHARE", seen.settings.memory / (room + 0.5))
+        seen._forget()
+        seen.kernel(examples, examples)
+        assert seen.knows(examples) == known
+
+
+def test_more_texts_than_are_kept_leave_nothing_half_known(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = prompted(model, regularization=0.1).fit(TEXTS, LABELS).decision_function(NEW[:1])
     seen_texts.forget()
     monkeypatch.setattr(seen_texts, "MOST_TEXTS", 11)
@@ -268,9 +284,7 @@ def test_threads_take_turns(model: str) -> None:
     alone = cross_val_predict(estimator, TEXTS, LABELS, **arguments)
     seen_texts.forget()
     with parallel_config("threading", n_jobs=5):
-        np.testing.assert_allclose(
-            cross_val_predict(estimator, TEXTS, LABELS, **arguments), alone, rtol=1e-8
-        )
+        np.testing.assert_allclose(cross_val_predict(estimator, TEXTS, LABELS, **arguments), alone, rtol=1e-8)
 
 
 def test_a_model_that_was_trained_again_is_loaded_again(tmp_path: Path) -> None:

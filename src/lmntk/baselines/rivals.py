@@ -141,4 +141,3 @@ def probe() -> Any:
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(C=PENALTY_OF_FEATURES, max_iter=MOST_ITERATIONS)
-

@@ -87,7 +87,8 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Args:
         model: a Hugging Face model folder, a GGUF file, or a hub name.
         template: the prompt, such as ``"{a} It was {mask}."``; without one a linear head is put on the model.
-        label_words: the word of each class, as a dict; or a list in the order of ``classes_``.
+        label_words: the word of each class, as a dict; or a list in the order of ``classes_``, which is what tools that number the
+            classes themselves need (stacking, ``cross_val_predict`` of decisions).
         mode: ``prompt``, ``head``, or ``auto``: with label words the better of both.
         classes: ``full``, ``shared`` for one kernel that all classes share, or ``auto``: shared by more than six.
         regularization: lambda, relative to the kernel's norm; chosen by held-out texts where it is None.
@@ -331,7 +332,9 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         ridge = self.regularization
         if ridge is not None and not (isinstance(ridge, Real) and 0 <= float(ridge) < float("inf")):
-            raise UserError(f"regularization: {ridge!r} is no finite number, zero or more; leave it out to have it chosen")
+            raise UserError(
+                f"regularization: {ridge!r} is no finite number, zero or more; leave it out to have it chosen"
+            )
         same = ("template", "dtype", "mode", "classes", "max_length", "device", "memory", "seed")
         given = {name: getattr(self, name) for name in same}
         return from_flags(Fit, {"file": "", "model": os.fspath(self.model), **given})

@@ -56,7 +56,9 @@ def _items(texts: Any) -> list[Any]:
     Raises:
         UserError: it is none, or one without an order, whose labels would go to other texts.
     """
-    if hasattr(texts, "columns") and hasattr(texts, "to_numpy"):  # which as a list is the names of its columns
+    if hasattr(texts, "columns") and hasattr(
+        texts, "to_numpy"
+    ):  # which as a list is the names of its columns
         texts = texts.to_numpy()
     listed = texts.tolist() if hasattr(texts, "tolist") else texts
     if isinstance(listed, str | bytes | Mapping | Set) or not isinstance(listed, Iterable):
