@@ -216,6 +216,21 @@ def test_what_takes_too_much_memory_is_forgotten_and_computed_anew(
     assert little.seen_.differentiated > len(TEXTS) + len(NEW)
 
 
+<<<<<<< HEAD
+=======
+def test_the_kernel_counts_as_memory_too(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = TangentClassifier(model, dtype="float64").fit(TEXTS, LABELS)
+    examples, seen = classifier.texts_.examples, classifier.seen_
+    assert seen.knows(examples) == 10
+    gradients = sum(batch.nbytes for batch in seen._batches)
+    for room, known in ((gradients + 800, 10), (gradients + 799, 0)):  # 10 x 10 numbers of 8 bytes
+        monkeypatch.setattr(seen_texts, "SHARE", seen.settings.memory / (room + 0.5))
+        seen._forget()
+        seen.kernel(examples, examples)
+        assert seen.knows(examples) == known
+
+
+>>>>>>> h/review
 def test_more_texts_than_are_kept_leave_nothing_half_known(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ from lmntk.system.devices import move_to
 from lmntk.tangents.factors import Tangents
 from lmntk.tasks.example import Example
 
-SHARE = 4  # of the memory that an estimator may take, one part in so many goes to gradients
+SHARE = 4  # of the memory that an estimator may take, one part in so many goes to gradients and the kernel
 MOST_TEXTS = 4096  # whose kernel entries are kept
 MOST_WAYS, MOST_MODELS = 4, 2
 
@@ -36,7 +36,7 @@ Text = tuple[str, str | None]
 class SeenTexts:
     """The ``sgd`` kernel and the pre-trained logits of texts, as they come.
 
-    What is known of a text stays until the gradients of all take more than a quarter of the memory, or there are more than
+    What is known of a text stays until the gradients and the kernel of all take more than a quarter of the memory, or there are more than
     4,096 texts; then all is forgotten, and what is asked for is computed anew.
 
     Args:
@@ -107,6 +107,9 @@ class SeenTexts:
         names, texts = list(missing), self.way.encoded(list(missing.values()))
         capturer = self._capturer_for(texts)
         held, most = sum(batch.nbytes for batch in self._batches), self.settings.memory // SHARE
+        held += (
+            8 * ((len(self._numbers) + len(names)) * self._c) ** 2
+        )  # K, which of many texts or classes is the larger part
         batches: list[Tangents] = []
         order: list[int] = []
         for chosen in capturer.batches(texts):
