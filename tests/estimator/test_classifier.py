@@ -216,8 +216,6 @@ def test_what_takes_too_much_memory_is_forgotten_and_computed_anew(
     assert little.seen_.differentiated > len(TEXTS) + len(NEW)
 
 
-<<<<<<< HEAD
-=======
 def test_the_kernel_counts_as_memory_too(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = TangentClassifier(model, dtype="float64").fit(TEXTS, LABELS)
     examples, seen = classifier.texts_.examples, classifier.seen_
@@ -230,7 +228,6 @@ def test_the_kernel_counts_as_memory_too(model: str, monkeypatch: pytest.MonkeyP
         assert seen.knows(examples) == known
 
 
->>>>>>> h/review
 def test_more_texts_than_are_kept_leave_nothing_half_known(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,7 +108,7 @@ def test_a_two_sided_sketch_is_that_of_the_built_gradient():
 
 @pytest.mark.parametrize(("kind", "widest"), [("sparse", 3.0), ("fastfood", 3.2), ("kronecker", 3.5)])
 def test_error_bars_cover_and_are_no_wider_than_they_must_be(kind, widest):
-    """19 of 20 entries or more, over draws; the median bar is three times the median error, which Fastfood and two-sided maps miss a little."""
+    """19 of 20 entries or more, over draws; the median bar is three times the median error, which two kinds miss a little."""
     batch, dimension = tangents(n=12, c=1), 400
     exact = gram(Panel([batch]), Panel([batch]), ["sgd"])["sgd"]["all"]
     probes, covered, widths, errors = torch.arange(6), [], [], []

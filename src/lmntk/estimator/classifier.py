@@ -87,13 +87,8 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Args:
         model: a Hugging Face model folder, a GGUF file, or a hub name.
         template: the prompt, such as ``"{a} It was {mask}."``; without one a linear head is put on the model.
-<<<<<<< HEAD
         label_words: the word of each class, as a dict; or a list in the order of ``classes_``.
         formula: of the kernel; ``sgd``, and no other yet.
-=======
-        label_words: the word of each class, as a dict; or a list in the order of ``classes_``, which is what tools that number the
-            classes themselves need (stacking, ``cross_val_predict`` of decisions).
->>>>>>> h/review
         mode: ``prompt``, ``head``, or ``auto``: with label words the better of both.
         classes: ``full``; ``contrasts``, the C - 1 that a softmax sees, which are cheaper; ``shared`` for one kernel that all classes
             share; or ``auto``: shared by more than six.
@@ -347,11 +342,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise UserError(
                 f"regularization: {ridge!r} is no finite number, zero or more; leave it out to have it chosen"
             )
-<<<<<<< HEAD
         same = ("template", "dtype", "mode", "classes", "max_length", "chat", "device", "memory", "seed")
-=======
-        same = ("template", "dtype", "mode", "classes", "max_length", "device", "memory", "seed")
->>>>>>> h/review
         given = {name: getattr(self, name) for name in same}
         return from_flags(Fit, {"file": "", "model": os.fspath(self.model), **given})
 

@@ -110,8 +110,9 @@ def part_candidates(parts: Mapping[str, Part]) -> list[Candidate]:
     The layers' kernels sum to the whole one, and so do the types'.
     """
     groups: dict[str, list[str]] = {}
-    for name in parts:
-        groups.setdefault(f"layer: {group_of_layer(name)}", []).append(name)
+    for name, part in parts.items():
+        layer = "embeddings" if part.kind == "table" and part.layer is None else group_of_layer(name)
+        groups.setdefault(f"layer: {layer}", []).append(name)
     for name, part in parts.items():
         groups.setdefault(f"type: {part.type}", []).append(name)
     return [Candidate(group, tuple(names)) for group, names in groups.items()]
