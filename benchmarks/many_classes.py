@@ -20,7 +20,7 @@ from pathlib import Path
 
 from sklearn.metrics import accuracy_score
 
-from lmntk.baselines.rivals import word_counts
+from lmntk.baselines.rivals import of_words, word_counts
 
 K, TESTS = 16, 4
 # Names of the things: two for the labelled texts, two for those to test.
@@ -177,13 +177,14 @@ def main() -> None:
     truth = [label for _, label in test]
     with files["answers"].open(encoding="utf8") as file:
         answers = [row["label"] for row in csv.DictReader(file)]
-    counted = word_counts().fit([text for text, _ in train], [label for _, label in train])
+    counts, known = word_counts([text for text, _ in (*train, *test)]), len(train)
+    words = of_words().fit(counts[:known], [label for _, label in train]).predict(counts[known:])
     row = {
         "classes": options.classes,
         "texts": len(train),
         "test_texts": len(test),
         "test": round(100 * accuracy_score(truth, answers), 1),
-        "test_words": round(100 * accuracy_score(truth, counted.predict([text for text, _ in test])), 1),
+        "test_words": round(100 * accuracy_score(truth, words), 1),
         "chance": round(100 / options.classes, 1),
         "peak_mib": round(peak),
         **seconds,
