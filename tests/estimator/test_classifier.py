@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import tiny
 import torch
+from few_texts import LABELS, NEW, TEMPLATE, TEXTS, WORDS
 from joblib import parallel_config
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
@@ -20,14 +21,6 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from lmntk import Example, TangentClassifier, UserError, compute_kernels, load_pretrained
 from lmntk.estimator import record, seen_texts
-
-TEMPLATE = "{a} it was {mask}."
-WORDS = {"good": "great", "bad": "terrible"}
-TEXTS = [
-    f"{word} film {'.' * (1 + number % 3)} {number}" for number in range(5) for word in ("a great", "a dull")
-]
-LABELS = ["good", "bad"] * 5
-NEW = ["a happy story", "a sad book", "it was"]
 
 
 @pytest.fixture(scope="module")

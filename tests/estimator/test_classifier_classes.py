@@ -10,25 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from few_texts import LABELS, NEW, TEMPLATE, TEXTS
 
 from lmntk import Example, TangentClassifier
 from lmntk.estimator import choice, seen_texts
 from lmntk.estimator.seen_texts import SharedTexts
 from lmntk.solvers.calibration import Calibration
 from lmntk.solvers.shared import shared_kernel
-
-TEMPLATE = "{a} it was {mask}."
-
-
-TEXTS = [
-    f"{word} film {'.' * (1 + number % 3)} {number}" for number in range(5) for word in ("a great", "a dull")
-]
-
-
-LABELS = ["good", "bad"] * 5
-
-
-NEW = ["a happy story", "a sad book", "it was"]
 
 
 @pytest.fixture(scope="module")

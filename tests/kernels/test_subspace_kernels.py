@@ -268,6 +268,7 @@ class Elsewhere:
     """Does jobs as another process does."""
 
     def run(self, make_worker, jobs):
+        # what was pickled a moment ago, as executors hand work to their processes
         return Local().run(pickle.loads(pickle.dumps(make_worker)), jobs)
 
 
@@ -318,9 +319,12 @@ def test_the_plan_counts_the_sums_and_the_projected_inputs():
     texts = {"a": random_texts(row, [5] * 160, 0)}
     work = KernelWork(model, texts, [("a", "a")], ["sgd"], row.parameters.select(model), pad_id(model))
     many = replace(work, subspaces=Subspaces(tuple(candidates)))
-    plain, counted = plan_kernels(work), plan_kernels(many)
+    with patch(
+        "lmntk.engine.batches.resident", lambda: 2**30
+    ):  # what else the process holds would be measured twice
+        plain, counted = plan_kernels(work), plan_kernels(many)
     sums = 10 * 2 * 8 * 160 * 160 * 2 * 2
-    assert counted.peak - plain.peak >= 0.9 * sums  # what the process holds besides is measured twice
+    assert counted.peak - plain.peak >= sums
     assert counted.contraction_operations > 1.2 * plain.contraction_operations
     with pytest.raises(UserError, match=r"^memory: "):
         plan_kernels(many, Settings(memory=plain.peak // 2))

@@ -31,6 +31,7 @@ def test_peft_adapts_what_was_meant(family: str) -> None:
         fresh = TABLE[family].model(2)
         modules = target_modules([name.removesuffix(".weight") for name in adapted], linear)
         text = lora_config(modules, 2, LoraStart("kaiming", "alpha/r", 16.0))
+        # our own text, made a line above: people are to copy it as Python
         wrapped = peft.get_peft_model(fresh.network, eval(text, {"LoraConfig": peft.LoraConfig}))
         trained = {name: each for name, each in wrapped.named_parameters() if each.requires_grad}
         names = {

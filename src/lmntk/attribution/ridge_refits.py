@@ -57,7 +57,7 @@ class RidgeRefits:
 
     @cached_property
     def offset(self) -> Array:
-        """What is predicted without any text, f0 / s [M, C]."""
+        """The decisions without any text, f0 / s [M, C]."""
         return offset(self.texts.cross_f0, self.f0_scale, self.texts.cross_f0.shape)
 
     @cached_property

@@ -16,7 +16,7 @@ FALSE_DISCOVERIES = 0.2  # the promised share of right labels among those that a
 
 @dataclass(frozen=True, eq=False)
 class Suspicion:
-    """What speaks against each of N labels.
+    """The doubts about each of N labels.
 
     Attributes:
         margin: the held-out decision for the label less the best of the other classes' [N]; negative: the others say another class.
@@ -46,7 +46,7 @@ def suspicion_of(
     refits: RidgeRefits | None = None,
     false_discoveries: float = FALSE_DISCOVERIES,
 ) -> Suspicion:
-    """Return what speaks against each label.
+    """Return the doubts about each label.
 
     The named texts are the longest run from the top whose mean probability of being labelled rightly is at most ``false_discoveries``.
     The probabilities are as good as their calibration on labels of which some are wrong: they are rather too small a doubt.

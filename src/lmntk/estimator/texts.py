@@ -84,12 +84,12 @@ class LabelledTexts:
         """
         if len(self.labels) < 2:
             raise UserError(
-                f"fit: every label is {''.join(self.labels)!r}; give texts of two classes or more"
+                f"labels: every label is {''.join(self.labels)!r}; give texts of two classes or more"
             )
         for label, count in zip(self.labels, self.different, strict=True):
             if count < least:
                 raise UserError(
-                    f"fit: class {label!r} has {count} different {'text' if count == 1 else 'texts'}; "
+                    f"labels: class {label!r} has {count} different {'text' if count == 1 else 'texts'}; "
                     "give at least two, or leave the class out"
                 )
         by_text: dict[tuple[str, str | None], set[int]] = {}
@@ -154,7 +154,9 @@ def read_labelled(file: str, columns: Columns, labels: Sequence[str] | None = No
     used = {example.label for example in data.train}
     missing = [label for number, label in enumerate(data.labels) if number not in used]
     if missing:
-        raise UserError(f"fit: no text is labelled {missing[0]!r}; leave it out of --labels, or label some")
+        raise UserError(
+            f"labels: no text is labelled {missing[0]!r}; leave it out of --labels, or label some"
+        )
     texts = LabelledTexts(data.train, data.labels)
     texts.check()
     return texts

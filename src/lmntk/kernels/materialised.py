@@ -162,7 +162,7 @@ def is_wide(device: torch.device) -> bool:
 
 
 class Built(Protocol):
-    """What writes a block of gradients into memory."""
+    """A writer of a block of gradients into memory."""
 
     def materialise(self, block: Block, out: Tensor) -> None:
         """Write a block of the gradients into ``out`` [c, n, coordinates]."""

@@ -129,7 +129,7 @@ class Subspaces:
 
     @cached_property
     def spreads(self) -> tuple[Spread, ...]:
-        """What LoRA adapts, by set, seed and init, with all ranks."""
+        """The sets that LoRA adapts, each with a seed, an init and all ranks."""
         ranks: dict[tuple[frozenset[str], int, Init], set[int]] = {}
         for candidate in self.candidates:
             if candidate.rank is not None:

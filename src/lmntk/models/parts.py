@@ -1,4 +1,4 @@
-"""What each parameter of a network is: a part of attention, an MLP, a norm, a table; query, key or value; in which layer.
+"""The role of each parameter of a network: a part of attention, an MLP, a norm, a table; query, key or value; in which layer.
 
 Families name their layers as they like; the tables here have all names that are known, and are the one place for them. What no
 name tells comes from the modules: a table is an ``nn.Embedding``'s, a norm's class says so, and what the base model lacks is the head.
@@ -44,7 +44,7 @@ MLP = re.compile(
 
 @dataclass(frozen=True)
 class Part:
-    """What a parameter is.
+    """The role of a parameter.
 
     Attributes:
         kind: a table of embeddings, a norm's weight or bias, another bias, or another weight.

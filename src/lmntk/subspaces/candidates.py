@@ -1,4 +1,4 @@
-"""What is compared: LoRA on each target at each rank, and the parameters of some targets themselves."""
+"""The candidates of a comparison: LoRA on each target at each rank, and the parameters of some targets themselves."""
 
 from __future__ import annotations
 

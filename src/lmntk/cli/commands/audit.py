@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from lmntk.cli.options import FieldOption, JsonOption, options_of
+from lmntk.cli.labelled import LabelledFile, labelled_options, read_labelled_file
+from lmntk.cli.options import FieldOption, JsonOption
 from lmntk.cli.printing import print_wrapped, with_progress
-from lmntk.errors import UserError
 
 if TYPE_CHECKING:
     from lmntk.estimator.audit import AuditRecord
@@ -22,12 +22,12 @@ def audit_options() -> list[FieldOption]:
     """Return the options of an audit."""
     from lmntk.experiment.configuration import Audit
 
-    return [option for option in options_of(Audit) if option.name != "keep_factors"]
+    return labelled_options(Audit)
 
 
 def audit(
     context: typer.Context,
-    file: Annotated[str, typer.Argument(help="labelled texts: CSV, TSV, JSONL, Parquet, or hf:NAME")],
+    file: LabelledFile,
     as_json: JsonOption = False,
 ) -> None:
     """Say which labels of a file are probably wrong: the other texts speak against them.
@@ -37,17 +37,9 @@ def audit(
 
     Example: lmntk audit tickets.csv --model roberta-base --text-column message --label-column category --out audit
     """
-    given = context.obj
-    if "model" not in given:
-        raise UserError(
-            "audit: --model is missing; give a Hugging Face model folder, a GGUF file, or a hub name"
-        )
-    from lmntk.experiment.configuration import Audit, from_flags
+    from lmntk.experiment.configuration import Audit
 
-    options = from_flags(Audit, given | {"file": file})
-    from lmntk.estimator.given import read_input
-
-    read = read_input(options)
+    options, read = read_labelled_file(context, file, Audit)
     from lmntk.estimator.audit import audit_file
 
     record = with_progress(partial(audit_file, options, read))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from lmntk.cli.options import FieldOption, JsonOption, options_of
+from lmntk.cli.labelled import LabelledFile, labelled_options, read_labelled_file
+from lmntk.cli.options import FieldOption, JsonOption
 from lmntk.cli.printing import print_wrapped, with_progress
-from lmntk.errors import UserError
 
 if TYPE_CHECKING:
     from lmntk.estimator.record import FitRecord
@@ -20,12 +20,12 @@ def fit_options() -> list[FieldOption]:
     """Return the options of a fit."""
     from lmntk.experiment.configuration import Fit
 
-    return [option for option in options_of(Fit) if option.name != "keep_factors"]
+    return labelled_options(Fit)
 
 
 def fit(
     context: typer.Context,
-    file: Annotated[str, typer.Argument(help="labelled texts: CSV, TSV, JSONL, Parquet, or hf:NAME")],
+    file: LabelledFile,
     as_json: JsonOption = False,
 ) -> None:
     """Make a classifier of one labelled file, and say what it is worth.
@@ -36,17 +36,9 @@ def fit(
     Example: lmntk fit tickets.csv --model roberta-base --text-column message --label-column category
     --template "{a} It is about {mask}." --label-words "Billing=payment,Shipping=delivery" --out tickets
     """
-    given = context.obj
-    if "model" not in given:
-        raise UserError(
-            "fit: --model is missing; give a Hugging Face model folder, a GGUF file, or a hub name"
-        )
-    from lmntk.experiment.configuration import Fit, from_flags
+    from lmntk.experiment.configuration import Fit
 
-    options = from_flags(Fit, given | {"file": file})
-    from lmntk.estimator.given import read_input
-
-    read = read_input(options)
+    options, read = read_labelled_file(context, file, Fit)
     from lmntk.estimator.fit import fit_file
 
     record = with_progress(partial(fit_file, options, read))

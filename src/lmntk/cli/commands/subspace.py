@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lmntk.cli.options import FieldOption, JsonOption, options_of
+from lmntk.cli.labelled import LabelledFile, labelled_options, read_labelled_file
+from lmntk.cli.options import FieldOption, JsonOption
 from lmntk.cli.printing import print_wrapped, with_progress
-from lmntk.errors import UserError
 
 if TYPE_CHECKING:
     from lmntk.subspaces.record import SubspaceRecord
@@ -20,12 +20,12 @@ def subspace_options() -> list[FieldOption]:
     """Return the options of a comparison."""
     from lmntk.experiment.configuration import Subspace
 
-    return [option for option in options_of(Subspace) if option.name != "keep_factors"]
+    return labelled_options(Subspace)
 
 
 def subspace(
     context: typer.Context,
-    file: Annotated[str, typer.Argument(help="labelled texts: CSV, TSV, JSONL, Parquet, or hf:NAME")],
+    file: LabelledFile,
     as_json: JsonOption = False,
 ) -> None:
     """Compare what might train: LoRA's targets and ranks, biases, norms, top layers; and say which to take.
@@ -36,17 +36,9 @@ def subspace(
     Example: lmntk subspace tickets.csv --model roberta-base --text-column message --label-column category
     --targets query+value,all-linear --ranks 1,4,16 --out subspaces
     """
-    given = context.obj
-    if "model" not in given:
-        raise UserError(
-            "subspace: --model is missing; give a Hugging Face model folder, a GGUF file, or a hub name"
-        )
-    from lmntk.experiment.configuration import Subspace, from_flags
+    from lmntk.experiment.configuration import Subspace
 
-    options = from_flags(Subspace, given | {"file": file})
-    from lmntk.estimator.given import read_input
-
-    read = read_input(options)
+    options, read = read_labelled_file(context, file, Subspace)
     from lmntk.subspaces.compare import compare_file
 
     record = with_progress(partial(compare_file, options, read))

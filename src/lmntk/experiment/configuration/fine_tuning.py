@@ -20,7 +20,7 @@ ONE_OF = {  # what LoRA leaves no place for
 
 
 class Arm(Part):
-    """What trains: parameters, a fresh LoRA, or a random subspace; see ``lmntk.finetuning.subsets``.
+    """The choice of what trains: parameters, a fresh LoRA, or a random subspace; see ``lmntk.finetuning.subsets``.
 
     With ``lora_rank`` the experiment chooses no parameters: LoRA trains what it adds, at the scale ``lora_alpha`` / ``lora_rank``.
     """
@@ -169,7 +169,7 @@ class FineTuning(Arm):
 
     @property
     def choices(self) -> tuple[Arm, ...]:
-        """What trains: each arm, or the one choice of this table."""
+        """The choices of what trains: each arm, or the one choice of this table."""
         return self.arms or (self,)
 
     def rates_of(self, optimizer: str) -> tuple[float, ...] | None:
