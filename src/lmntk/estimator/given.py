@@ -58,12 +58,14 @@ def check_words(options: Fit | Subspace, labels: Sequence[str]) -> tuple[str, ..
         raise UserError("mode: prompt needs --label-words, and --template; without them use --mode head")
     if options.label_words is None:
         if options.chat:
-            raise UserError("chat: needs a prompt; give --template and --label-words")
+            raise UserError("chat: --chat needs a prompt; give --template and --label-words")
         if options.template is not None:
-            raise UserError("template: needs --label-words, such as " + ",".join(f"{x}=..." for x in labels))
+            raise UserError(
+                "template: --template needs --label-words, such as " + ",".join(f"{x}=..." for x in labels)
+            )
         return None
     if options.chat and options.mode == "head":
-        raise UserError("chat: is of a prompt, and head mode reads none; leave one of them out")
+        raise UserError("chat: --chat is of a prompt, and head mode reads none; leave one of them out")
     if options.template is None:
-        raise UserError('label-words: they need --template, such as "{a} It was {mask}."')
+        raise UserError('label-words: --label-words need --template, such as "{a} It was {mask}."')
     return words_by_class(options.label_words, labels)
