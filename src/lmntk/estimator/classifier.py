@@ -17,7 +17,7 @@ from lmntk.engine.settings import Settings
 from lmntk.errors import UserError
 from lmntk.estimator.choice import Choice, choose_way
 from lmntk.estimator.encoders import Prompt, encoder_of, probe_features
-from lmntk.estimator.fit import direction_of
+from lmntk.estimator.fit import direction_of, trained_of
 from lmntk.estimator.given import check_folder
 from lmntk.estimator.record import read_fit, shared_solution, write_fit
 from lmntk.estimator.seen_texts import SeenTexts, one_at_a_time, shared_model, shared_texts
@@ -95,6 +95,10 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         regularization: lambda, relative to the kernel's norm; chosen by held-out texts where it is None.
         max_length: of a prompted text, in tokens.
         chat: put the prompt into the tokenizer's chat template.
+        lora_rank: classify as LoRA of this rank would at its random start; without it, and ``train_only``, everything trains.
+        lora_targets: what LoRA adapts, such as ``query+value``; all linear maps where it is None.
+        lora_alpha: LoRA's scale is this over its rank.
+        train_only: the parameters that train: ``biases``, ``norms``, ``attention``, ``top-2``, ...
         dtype: float32 or float64.
         device: where to compute.
         memory: that lmntk may take, such as ``"4GiB"``; by default half of the machine's.
@@ -135,6 +139,10 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         regularization: float | None = None,
         max_length: int | None = None,
         chat: bool = False,
+        lora_rank: int | None = None,
+        lora_targets: str | None = None,
+        lora_alpha: float = 16.0,
+        train_only: str | None = None,
         dtype: str = "float32",
         device: str = "auto",
         memory: str | None = None,
@@ -149,6 +157,10 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.regularization = regularization
         self.max_length = max_length
         self.chat = chat
+        self.lora_rank = lora_rank
+        self.lora_targets = lora_targets
+        self.lora_alpha = lora_alpha
+        self.train_only = train_only
         self.dtype = dtype
         self.device = device
         self.memory = memory
@@ -192,6 +204,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     names,
                     seed=options.seed,
                     sharing=options.classes,
+                    trained=trained_of(options),
                 ),
                 settings,
             )
@@ -342,7 +355,10 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise UserError(
                 f"regularization: {ridge!r} is no finite number, zero or more; leave it out to have it chosen"
             )
-        same = ("template", "dtype", "mode", "classes", "max_length", "chat", "device", "memory", "seed")
+        same = (
+            *("template", "dtype", "mode", "classes", "max_length", "chat", "device", "memory", "seed"),
+            *("lora_rank", "lora_targets", "lora_alpha", "train_only"),
+        )
         given = {name: getattr(self, name) for name in same}
         return from_flags(Fit, {"file": "", "model": os.fspath(self.model), **given})
 

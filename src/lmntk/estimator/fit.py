@@ -14,6 +14,7 @@ from lmntk.engine.work_folder import WorkFolder
 from lmntk.estimator.choice import Choice, choose_way
 from lmntk.estimator.encoders import Prompt, encoder_of, probe_features
 from lmntk.estimator.given import FitInput
+from lmntk.estimator.low_rank import Trained
 from lmntk.estimator.record import FitRecord, write_fit
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import Measured, Way, measure, pieces_of, way_of
@@ -88,7 +89,14 @@ def choosing(options: Fit, given: FitInput, progress: Progress, owner_name: str)
     chosen = filter_of(options)
     ways = [
         way_of(
-            pretrained, mode, encoders[mode], texts.labels, chosen, seed=options.seed, sharing=options.classes
+            pretrained,
+            mode,
+            encoders[mode],
+            texts.labels,
+            chosen,
+            seed=options.seed,
+            sharing=options.classes,
+            trained=trained_of(options),
         )
         for mode in modes
     ]
@@ -142,4 +150,11 @@ def direction_of(choice: Choice, settings: Settings) -> dict[str, Any]:
     cut = DirectionMemory(capturer, settings).cut(1, settings.batch_size, signs=False)
     capturer.batch_size = cut.batch_size
     (direction,) = directions_of(capturer, texts, choice.form, "sgd", at_once=cut.at_once)
-    return direction
+    return dict(way.motion(direction))
+
+
+def trained_of(options: Fit) -> Trained:
+    """Return what trains by the options; of LoRA's A the fit's own seed."""
+    return Trained(
+        options.lora_rank, options.lora_targets, options.lora_alpha, options.train_only, options.seed
+    )

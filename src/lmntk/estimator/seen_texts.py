@@ -12,7 +12,6 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 
 from lmntk.engine.batches import Capturer
-from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.settings import Settings
 from lmntk.engine.stream import stream_kernels
 from lmntk.estimator.ways import Way
@@ -113,7 +112,8 @@ class SeenTexts:
         batches: list[Tangents] = []
         order: list[int] = []
         for chosen in capturer.batches(texts):
-            batches += capturer.of_batch([texts[number] for number in chosen])
+            captured = capturer.of_batch([texts[number] for number in chosen])
+            batches += [self.way.own(tangents) for tangents in captured]
             order += chosen
             self.differentiated += len(chosen)
             if held + sum(batch.nbytes for batch in batches) > most:
@@ -148,10 +148,9 @@ class SeenTexts:
         way = self.way
         self._forget()
         texts = {"rows": way.encoded(rows), "columns": way.encoded(columns)}
-        work = KernelWork(self.model, texts, [("rows", "columns")], ["sgd"], way.trainable, way.pad_id)
         self.differentiated += len(rows) + len(columns)
-        values = stream_kernels(work, self.settings).kernels["rows", "columns"]["sgd"][EVERYTHING]
-        return np.asarray(values.cpu().numpy())
+        pair = ("rows", "columns")
+        return way.kernel_in(stream_kernels(way.work(self.model, texts, pair), self.settings), pair)
 
     def _streamed_logits(self, examples: Sequence[Example]) -> Array:
         encoded = self.way.encoded(examples)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lmntk.engine.estimate import Estimate
 from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.progress import Listener
 from lmntk.engine.settings import Settings
-from lmntk.engine.stream import stream_kernels
+from lmntk.engine.stream import Streamed, stream_kernels
+from lmntk.errors import UserError
+from lmntk.estimator.low_rank import LowRank, Trained
 from lmntk.finetuning.logits import logits_of
 from lmntk.kernels.gram import EVERYTHING
 from lmntk.kernels.kernel import KERNEL_VERSION, Kernel
@@ -30,6 +32,7 @@ from lmntk.solvers.inputs import Array
 from lmntk.solvers.shared import SIGNS, contrasts, is_shared, sign_combinations
 from lmntk.system.hashing import Key, versions
 from lmntk.system.kept import is_whole, load_arrays, or_none, save_tensors
+from lmntk.tangents.factors import Tangents
 from lmntk.tasks.example import Example, digest_examples
 
 Classes = Literal["auto", "full", "contrasts", "shared"]
@@ -50,6 +53,7 @@ class Way:
         key: all that its kernels depend on but the texts.
         combinations: of the logits [C, S], where the classes share a kernel.
         basis: the contrasts [C, C - 1] of the logits, where these are the model's outputs.
+        part: what trains of the parameters that count: names of them, or LoRA on some; None: all of them.
     """
 
     mode: str
@@ -60,6 +64,7 @@ class Way:
     key: Key
     combinations: Array | None = None
     basis: Array | None = None
+    part: tuple[str, ...] | LowRank | None = None
     _encoded: dict[Example, EncodedText] = field(default_factory=dict, repr=False)
 
     @property
@@ -94,8 +99,33 @@ class Way:
 
     @property
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The parameters that count, by name."""
-        return self.parameters.select(self.model)
+        """The parameters whose gradients count, by name."""
+        every = self.parameters.select(self.model)
+        if self.part is None:
+            return every
+        names = self.part.names if isinstance(self.part, LowRank) else self.part
+        return {name: every[name] for name in names}
+
+    def work(
+        self, model: LogitModel, texts: Mapping[str, Sequence[EncodedText]], pair: tuple[str, str]
+    ) -> KernelWork:
+        """Return the engine's work on one pair of groups; the model is one of ``singles``."""
+        subspaces = self.part.subspaces if isinstance(self.part, LowRank) else None
+        return KernelWork(model, texts, [pair], ["sgd"], self.trainable, self.pad_id, subspaces)
+
+    def kernel_in(self, streamed: Streamed, pair: tuple[str, str]) -> Array:
+        """Return the kernel [n, c, m, c] of what trains, from what the engine computed of ``work``."""
+        if isinstance(self.part, LowRank):
+            return np.asarray(self.part.summed(streamed.subspaces[pair]).cpu().numpy())
+        return np.asarray(streamed.kernels[pair]["sgd"][EVERYTHING].cpu().numpy())
+
+    def own(self, tangents: Tangents) -> Tangents:
+        """Return the gradients of what trains, from those of ``trainable``."""
+        return self.part.projected(tangents) if isinstance(self.part, LowRank) else tangents
+
+    def motion(self, direction: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return how the model's own weights move in a direction of a solution, summed over the gradients of ``trainable``."""
+        return self.part.moved(direction, self.model) if isinstance(self.part, LowRank) else direction
 
     def encoded(self, examples: Sequence[Example]) -> list[EncodedText]:
         """Return the tokens of examples; each is encoded once.
@@ -135,6 +165,7 @@ def way_of(
     *,
     seed: int = 0,
     sharing: Classes = "auto",
+    trained: Trained | None = None,
 ) -> Way:
     """Return the way of a mode; two classes are folded into one logit, their difference.
 
@@ -144,8 +175,10 @@ def way_of(
 
     In head mode a checkpoint's own head is kept; another network gets a head of normal numbers, by the seed.
 
+    Where LoRA or a target trains, a head that was drawn trains beside it. Of LoRA classes share no kernel: more than six are contrasts.
+
     Raises:
-        UserError: a checkpoint's head of other classes.
+        UserError: a checkpoint's head of other classes, or a choice of what trains that does not fit the model.
     """
     classes, head, drawn = len(labels), None, None
     if mode == "head" and pretrained.kind != "classifier":
@@ -162,6 +195,17 @@ def way_of(
         parameters=chosen.as_dict(),
         version=KERNEL_VERSION,
     )
+    trained = trained or Trained()
+    part = None
+    if not trained.is_all:
+        part = trained.on(model, tuple(chosen.select(model)), trains_head=drawn is not None)
+        key = key.also(trained=trained.as_dict())
+    if isinstance(part, LowRank) and is_shared(sharing, classes):
+        if sharing == "shared":
+            raise UserError(
+                "classes: no kernel of LoRA is shared; give --classes contrasts, or no --lora-rank"
+            )
+        sharing = "contrasts"
     combinations, basis = None, None
     if sharing == "contrasts" and classes > 2:
         basis = contrasts(classes)
@@ -169,7 +213,7 @@ def way_of(
     if is_shared(sharing, classes):
         combinations = sign_combinations(classes, SIGNS, seed)
         key = key.also(shared={"signs": SIGNS, "seed": seed})
-    return Way(mode, encoder, model, chosen, pretrained.pad_id, key, combinations, basis)
+    return Way(mode, encoder, model, chosen, pretrained.pad_id, key, combinations, basis, part)
 
 
 def drawn_head(pretrained: Pretrained, classes: int, seed: int) -> nn.Linear:
@@ -218,10 +262,11 @@ def measure(
             return Measured(way, texts, *known)
     values, logits = np.zeros(0), np.zeros(0)
     for number, model in enumerate(way.singles):
-        work = KernelWork(model, {"train": texts}, [("train", "train")], ["sgd"], way.trainable, way.pad_id)
+        pair = ("train", "train")
+        work = way.work(model, {"train": texts}, pair)
         piece = key.also(single=number).digest
         streamed = stream_kernels(work, settings, Listener(report, announce if number == 0 else None), piece)
-        part = streamed.kernels["train", "train"]["sgd"][EVERYTHING].cpu().numpy() / way.divisor
+        part = way.kernel_in(streamed, pair) / way.divisor
         values, logits = (
             (values + part if number else part),
             way.of_classes(streamed.logits["train"].cpu().numpy()),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lmntk.experiment.configuration.parts import (
     CHAT,
     LABEL_WORDS,
     LABEL_WORDS_REDUCE,
     MAX_LENGTH,
+    MOST_RANK,
     TEMPLATE,
     Classes,
     ClassWords,
@@ -65,6 +66,38 @@ class ClassesOfFit(Classes):
     )
 
 
+class FitTraining(Part):
+    """The part of the model whose training the classifier stands for; by default all of it."""
+
+    GROUP: ClassVar[str] = "Kernels"
+
+    lora_rank: int | None = Field(
+        default=None,
+        gt=0,
+        le=MOST_RANK,
+        description="what LoRA of this rank would learn, from its random start",
+    )
+    lora_targets: str | None = Field(
+        default=None,
+        description="what LoRA adapts: query+value, attention, mlp, all-linear, attention&top-2, ...",
+        json_schema_extra={"unset": "all-linear", "metavar": "TARGET"},
+    )
+    lora_alpha: float = Field(default=16.0, gt=0, description="LoRA's scale is this over its rank")
+    train_only: str | None = Field(
+        default=None,
+        description="only these train: biases, norms, attention, top-2, ..., joined by +",
+        json_schema_extra={"metavar": "TARGET"},
+    )
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> FitTraining:
+        if self.lora_rank is None and self.lora_targets is not None:
+            raise ValueError("lora_targets: it is of LoRA; say its rank too, with lora_rank")
+        if self.lora_rank is not None and self.train_only is not None:
+            raise ValueError("train_only: LoRA trains what it adds, on lora_targets; give one of the two")
+        return self
+
+
 class FitOutput(Part):
     """The folder of the fitted model, and the seed."""
 
@@ -76,7 +109,7 @@ class FitOutput(Part):
     seed: int = Field(default=0, ge=0, description="of the folds that are held out, and of head mode's head")
 
 
-class Fit(FitOutput, ClassesOfFit, FitPrompt, FileColumns, LabelledFile, Parameters, OnMachine):
+class Fit(FitOutput, FitTraining, ClassesOfFit, FitPrompt, FileColumns, LabelledFile, Parameters, OnMachine):
     """A classifier of one labelled file, by the ``sgd`` kernel."""
 
 
