@@ -14,12 +14,12 @@ from lmntk.engine.work_folder import WorkFolder
 from lmntk.estimator.choice import Choice, choose_way
 from lmntk.estimator.encoders import Prompt, encoder_of, probe_features
 from lmntk.estimator.given import FitInput
-from lmntk.estimator.low_rank import Trained
 from lmntk.estimator.record import FitRecord, write_fit
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import Measured, Way, measure, pieces_of, way_of
 from lmntk.experiment.configuration import Fit
 from lmntk.experiment.start import filter_of, load, settings_of
+from lmntk.kernels.low_rank import Trained
 from lmntk.models.loading import Pretrained
 from lmntk.prediction.direction_memory import DirectionMemory
 from lmntk.prediction.directions import directions_of

@@ -18,10 +18,10 @@ from lmntk.engine.progress import Listener
 from lmntk.engine.settings import Settings
 from lmntk.engine.stream import Streamed, stream_kernels
 from lmntk.errors import UserError
-from lmntk.estimator.low_rank import LowRank, Trained
 from lmntk.finetuning.logits import logits_of
 from lmntk.kernels.gram import EVERYTHING
 from lmntk.kernels.kernel import KERNEL_VERSION, Kernel
+from lmntk.kernels.low_rank import LowRank, Trained
 from lmntk.models.build import logit_model
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import Pretrained

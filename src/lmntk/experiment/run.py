@@ -14,13 +14,18 @@ from lmntk.experiment.steps.base import Job, Step, missing
 from lmntk.experiment.steps.diagnose import Diagnose, check_given
 from lmntk.experiment.steps.finetune import FineTune
 from lmntk.experiment.steps.solve import Solve
+from lmntk.experiment.steps.subspaces import SolveSubspaces, check_parts
 from lmntk.runs.earlier import NOT_CHECKED, is_earlier
 from lmntk.system.files import alone_in
 from lmntk.system.progress import Progress, Silent
 
-SOLVE, FINE_TUNE, DIAGNOSE = Solve(), FineTune(), Diagnose()
-STEPS: tuple[Step, ...] = (SOLVE, FINE_TUNE, DIAGNOSE)
-RESULTS: tuple[Step, ...] = (SOLVE, FINE_TUNE)  # a split is finished when these have no job left on it
+SOLVE, SUBSPACES, FINE_TUNE, DIAGNOSE = Solve(), SolveSubspaces(), FineTune(), Diagnose()
+STEPS: tuple[Step, ...] = (SOLVE, SUBSPACES, FINE_TUNE, DIAGNOSE)
+RESULTS: tuple[Step, ...] = (
+    SOLVE,
+    SUBSPACES,
+    FINE_TUNE,
+)  # a split is finished when these have no job left on it
 
 
 def run(
@@ -56,6 +61,7 @@ def run(
         reporter = Reporter(session)
         reporter.begin()
         models = list(shared_models(session))
+        check_parts(models)
         unfinished = _unfinished(models)
         session.progress.start(len(session.planned), len(session.planned) - len(unfinished))
         for step in STEPS:

@@ -22,6 +22,7 @@ from lmntk.experiment.configuration.parts import (
     Computation,
     Parameters,
     Part,
+    Rank,
     Several,
     parts_of,
 )
@@ -129,6 +130,21 @@ class Solving(Part):
     )
 
 
+class PartsOfModel(Part):
+    """Parts of the model whose kernels are solved beside that of all parameters; see ``lmntk.kernels.low_rank``."""
+
+    GROUP: ClassVar[str] = "Kernels"
+
+    targets: Several[str] = Field(
+        default=(),
+        description="also LoRA on each of these, at each of the ranks: query+value, attention, mlp, all-linear, ...",
+    )
+    ranks: Several[Rank] = Field(default=(), description="LoRA's ranks on the targets: 1,8,64")
+    others: Several[str] = Field(
+        default=(), description="also each of these, trained alone: biases, norms, attention, top-2, ..."
+    )
+
+
 class Training(Part):
     """Fine-tuning beside the kernels, and its diagnosis."""
 
@@ -164,7 +180,7 @@ class Output(Part):
     save_models: bool = Field(default=False, description="keep each solution as a model for lmntk predict")
 
 
-class Experiment(Output, Training, Solving, Classes, Prompt, Texts, Computation):
+class Experiment(Output, Training, PartsOfModel, Solving, Classes, Prompt, Texts, Computation):
     """Any number of tasks x k x seeds x modes x formulas on one model; a TOML file has the same fields."""
 
     @model_validator(mode="after")
@@ -195,6 +211,10 @@ class Experiment(Output, Training, Solving, Classes, Prompt, Texts, Computation)
             )
         if (self.template or self.label_words) and len(self.tasks) + len(self.own_tasks) > 1:
             raise ValueError("template: one prompt for several tasks; set it on one task, or run them apart")
+        if bool(self.targets) != bool(self.ranks):
+            raise ValueError("targets: LoRA has targets and ranks; give both, or neither")
+        if (self.targets or self.others) and not self.formulas:
+            raise ValueError("targets: their kernels have formulas; add one, such as sgd")
         names = [*self.tasks, *(task.name for task in self.own_tasks)]
         if len(set(names)) != len(names):
             raise ValueError("own_tasks: a name is used twice")

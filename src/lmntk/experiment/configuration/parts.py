@@ -23,6 +23,7 @@ from lmntk.tasks.class_words import BY_CLASS, class_entries
 Value = TypeVar("Value")
 MOST_RANK = 65536  # of LoRA: more than any layer is wide
 Kind = Literal["auto", "masked", "causal", "seq2seq", "classifier"]
+Rank = Annotated[int, Field(gt=0, le=MOST_RANK)]
 Formula = Literal["sgd", "signgd", "asigngd"]
 
 TEMPLATE = 'the prompt: "{a} It was {mask}.", for causal models "Review: {a}\\nSentiment:", or LM-BFF\'s; given several times, their mean'

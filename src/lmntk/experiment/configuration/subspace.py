@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from lmntk.experiment.configuration.fit import FitPrompt, LabelledFile
 from lmntk.experiment.configuration.parts import (
-    MOST_RANK,
     FileColumns,
     OnMachine,
     Parameters,
     Part,
+    Rank,
     Several,
 )
-
-Rank = Annotated[int, Field(gt=0, le=MOST_RANK)]
 
 
 class Candidates(Part):

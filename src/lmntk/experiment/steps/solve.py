@@ -67,7 +67,7 @@ class Solve:
         if not session.methods:
             for job in jobs:
                 logits = _logits(shared, job.split)
-                keep_results(shared, job.split, _baselines(shared, job.split, logits), [])
+                keep_results(shared, job.split, baselines_of(shared, job.split, logits), [])
                 yield job
             return
         if not jobs:
@@ -88,7 +88,7 @@ class Solve:
             logits, outcomes, saved = _with_predictors(
                 shared, job.split, logits, outcomes, has_test="test" in sides
             )
-            keep_results(shared, job.split, [*_baselines(shared, job.split, logits), *outcomes], saved)
+            keep_results(shared, job.split, [*baselines_of(shared, job.split, logits), *outcomes], saved)
             yield job
 
     def end(self, shared: SharedModel, was_done: bool) -> None:
@@ -204,7 +204,8 @@ def _logits(shared: SharedModel, split: Split) -> Logits:
     return {side: logits_of(shared.model, texts[side], pad_id, batch_size).numpy() for side in SIDES}
 
 
-def _baselines(shared: SharedModel, split: Split, logits: Logits) -> list[Outcome]:
+def baselines_of(shared: SharedModel, split: Split, logits: Logits) -> list[Outcome]:
+    """Return the outcomes of a split's baselines."""
     return baselines(_baseline_names(shared, split), shared.task.metric, logits, shared.labels(split))
 
 
@@ -220,7 +221,7 @@ def _add_baselines(shared: SharedModel, split: Split) -> None:
         return
     logits = store.logits(split, keys.kernels) or {}
     if set(SIDES) <= logits.keys():
-        keep_results(shared, split, _baselines(shared, split, logits), [])
+        keep_results(shared, split, baselines_of(shared, split, logits), [])
 
 
 def _with_predictors(

@@ -1,4 +1,4 @@
-"""A classifier of what a part of the model learns: a target alone, or LoRA on it, by the kernels of their own parameters."""
+"""A part of the model that trains alone: a target, or LoRA on it; its kernel, and the way back to the weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lmntk.models.targets import parameters_of
 from lmntk.tangents.factors import Tangents
 
 USUAL_TARGETS = "all-linear"
-HEAD = "head"
+LORA, HEAD = "lora", "head"  # the names of a part's candidates
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,11 @@ class LowRank:
     def subspaces(self) -> Subspaces:
         """The candidates whose kernels are added up."""
         head = (Candidate(HEAD, self.head),) if self.head else ()
-        return Subspaces((replace(self.candidate, name="lora"), *head))
+        return Subspaces((replace(self.candidate, name=LORA), *head))
 
     def summed(self, kernels: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
         """Return the kernel [n, c, m, d], of ``Streamed.subspaces`` of a pair of groups."""
-        total = kernels["lora"]["sgd"]
+        total = kernels[LORA]["sgd"]
         return total + kernels[HEAD]["sgd"] if self.head else total
 
     def projected(self, tangents: Tangents) -> Tangents:
