@@ -6,10 +6,11 @@ from .engine.compute import PromptedTexts, compute_kernels, kernels_of_prompt, m
 from .engine.kernel_work import KernelWork
 from .engine.progress import Listener
 from .engine.settings import Settings
-from .engine.sketched import sketch_kernels
+from .engine.sketched import sketch_kernels, sketch_within
 from .engine.stream import stream_kernels
 from .errors import UserError
 from .estimator.classifier import TangentClassifier
+from .estimator.features import TangentFeatures
 from .experiment.configuration import Experiment
 from .experiment.run import run
 from .kernels.grid import SubspaceGrid, lora_candidates, part_candidates, plain_candidates
@@ -49,6 +50,7 @@ __all__ = [
     "SubspaceGrid",
     "Subspaces",
     "TangentClassifier",
+    "TangentFeatures",
     "UserError",
     "__version__",
     "adapter_kernels",
@@ -64,6 +66,7 @@ __all__ = [
     "register_rule",
     "run",
     "sketch_kernels",
+    "sketch_within",
     "solve_grid",
     "stream_kernels",
 ]

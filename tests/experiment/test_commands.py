@@ -114,6 +114,11 @@ OF_THEIR_OWN = {  # options whose default a command has a reason to choose for i
     "--max-length": "a task of the 14 has its own",
     "--mode": "fit compares both, the doctor looks at one",
     "--classes": "run does as published, fit what is cheap",
+    "--targets": "subspace compares the usual ones, run solves those that are asked for",
+    "--ranks": "likewise",
+    "--others": "likewise",
+    "--lora-targets": "fine-tuning goes where peft does, fit on all linear maps",
+    "--lora-rank": "of kept factors there may be several",
 }
 
 

@@ -11,7 +11,7 @@ from model_table import TABLE
 
 from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.settings import Settings
-from lmntk.engine.sketched import sketch_kernels
+from lmntk.engine.sketched import sketch_kernels, sketch_within
 from lmntk.engine.stream import stream_kernels
 from lmntk.errors import UserError
 from lmntk.kernels.gram import Panel, gram
@@ -161,3 +161,34 @@ def test_kernels_of_texts_lie_within_their_bars():
         assert float(found.kernels["a", "a"]["signgd"].diagonal(dim1=0, dim2=2).max()) <= 1024
     with pytest.raises(UserError, match=r"^memory: .* is too little for 9 texts of 1024 features"):
         sketch_kernels(work, Sketch("sparse", 1024), Settings(memory=2**10))
+
+
+def work_of(lengths):
+    """Kernels of random texts on a small model."""
+    row = TABLE["bert"]
+    model, texts = row.model(2), random_texts(row, lengths, 0)
+    return KernelWork(model, {"a": texts}, [("a", "a")], ["sgd"], row.parameters.select(model), pad_id(model))
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("sparse", 0.15), ("kronecker", 0.3)])
+def test_a_tolerance_picks_the_dimension_that_reaches_it(kind, tolerance):
+    work = work_of([5, 4, 6, 7, 3, 8])
+    exact = stream_kernels(work).kernels["a", "a"]["sgd"]["all"]
+    sketch = sketch_within(work, kind, tolerance, seed=100)
+    errors = []
+    for seed in range(4):  # other draws than those that picked it
+        found = sketch_kernels(work, Sketch(kind, sketch.dimension, seed)).kernels["a", "a"]["sgd"]
+        errors.append(float((found - exact).norm() / exact.norm()))
+    assert 0.5 * tolerance < math.sqrt(sum(e**2 for e in errors) / 4) < 1.6 * tolerance
+
+
+def test_a_tolerance_out_of_reach_says_what_is_reached():
+    work = work_of([5, 4, 6])
+    with pytest.raises(
+        UserError, match=r"tolerance: 1e-07 needs .* features of each text.*, which reach .*give that"
+    ):
+        sketch_within(work, "sparse", 1e-7)
+    with pytest.raises(UserError, match="tolerance: 2 is no share"):
+        sketch_within(work, "sparse", 2)
+    with pytest.raises(UserError, match="take sparse or kronecker"):
+        sketch_within(work, "fastfood", 0.1)

@@ -16,13 +16,14 @@ from lmntk.engine.tiles import in_order
 from lmntk.errors import UserError
 from lmntk.kernels.formulas import SIGNS
 from lmntk.kernels.gram import EVERYTHING, Panel, gram
-from lmntk.kernels.sketches import Sketch, bars, entry_sd
+from lmntk.kernels.sketches import Kind, Sketch, bars, entry_sd, needed_dimension, reached_error
 from lmntk.prompts.encoding import EncodedText
 from lmntk.system.memory import shown_bytes
 from lmntk.system.precision import products
 from lmntk.tangents.factors import Tangents
 
 PROBES = 8  # texts a group whose kernels are exact
+PILOT, PILOT_DRAWS = 256, 8  # dimension and number of sketches whose errors tell which dimension is needed
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,54 @@ def sketch_kernels(work: KernelWork, sketch: Sketch, settings: Settings | None =
         exact = gram(row_panel, column_panel, ["sgd"])["sgd"][EVERYTHING].cpu()
         found[row, column] = bars(values, sd, (rows, columns), exact)
     return Sketched(kernels, found, features)
+
+
+def sketch_within(
+    work: KernelWork, kind: Kind, tolerance: float, seed: int = 0, settings: Settings | None = None
+) -> Sketch:
+    """Return the sketch whose kernels of these texts miss by a relative error of about the tolerance, in the Frobenius norm.
+
+    The error is measured on a few texts of each group, by eight sketches of 256 dimensions, and told for others by how it falls with d.
+
+    Cost: a capture of the few texts, their exact kernel, and eight times ``Sketch.features`` of them.
+
+    Raises:
+        UserError: a tolerance that is none, a kind whose error no dimension sets, or features that do not fit into the memory; says what
+            is reached there, and the cost.
+
+    Example:
+        >>> sketch_within(work, "sparse", 0.05).dimension  # doctest: +SKIP
+        1873
+    """
+    if kind == "fastfood":
+        raise UserError(
+            "tolerance: fastfood's error does not fall with the dimension alone, for its blocks share a diagonal; "
+            "take sparse or kronecker, or give a dimension"
+        )
+    if not 0 < tolerance < 1:
+        raise UserError(f"tolerance: {tolerance} is no share; give more than 0 and less than 1, such as 0.05")
+    settings = settings or Settings()
+    capturer = capturer_of(work, settings)
+    every = [text for name in work.groups for text in work.texts[name]]
+    with products(settings.precision):
+        _, panel = _probes(capturer, every)
+        exact = gram(panel, panel, ["sgd"])["sgd"][EVERYTHING].cpu()
+        errors = []
+        for number in range(PILOT_DRAWS):
+            pilot = Sketch(kind, PILOT, seed + number)
+            features = torch.cat([pilot.features(batch).cpu() for batch in panel.batches])
+            errors.append(((_kernel("sgd", features, features) - exact).norm() / exact.norm()).square())
+    error = float(torch.stack(errors).mean().sqrt())
+    needed = needed_dimension(kind, PILOT, error, tolerance)
+    a_feature = 8 * len(every) * int(work.model.outputs)
+    if needed * a_feature > settings.share:
+        most = max(1, int(settings.share // a_feature))
+        reached = reached_error(kind, most, needed, tolerance)
+        raise UserError(
+            f"tolerance: {tolerance:g} needs {needed:,} features of each text, {shown_bytes(needed * a_feature)} for {len(every)}; "
+            f"{shown_bytes(settings.share)} hold {most:,}, which reach {reached:.2g}; give that, more memory, or the exact kernel"
+        )
+    return Sketch(kind, needed, seed)
 
 
 def _features(capturer: Capturer, sketch: Sketch, texts: Sequence[EncodedText]) -> Tensor:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import isqrt, sqrt
+from math import ceil, isqrt, sqrt
 from typing import Literal, get_args
 
 import numpy as np
@@ -190,6 +190,25 @@ def bars(sketched: Tensor, sd: Tensor, probes: tuple[Tensor, Tensor], exact: Ten
     errors = sketched[rows][:, :, columns] - exact
     factor = ((errors / sd[rows][:, :, columns]) ** 2).mean().sqrt()
     return WIDTH * factor * sd
+
+
+def needed_dimension(kind: Kind, dimension: int, error: float, tolerance: float) -> int:
+    """Return the dimension at which a kernel's relative error is the tolerance, from what it is at another dimension.
+
+    The error of independent features falls as 1 / sqrt(d); a two-sided sketch has sqrt(d) on each side, and its error falls as d^(-1/4).
+
+    Args:
+        kind: of the sketch.
+        dimension: at which the error was measured.
+        error: ||sketched - K|| / ||K|| there, Frobenius norms.
+        tolerance: the error that is wanted.
+    """
+    return max(1, ceil(dimension * (error / tolerance) ** (4 if kind == "kronecker" else 2)))
+
+
+def reached_error(kind: Kind, dimension: int, needed: int, tolerance: float) -> float:
+    """Return the relative error at a dimension, where the tolerance needs another one."""
+    return float(tolerance * (needed / dimension) ** (0.25 if kind == "kronecker" else 0.5))
 
 
 def _blocks(factors: Factors) -> Iterator[tuple[Tensor, Tensor]]:
