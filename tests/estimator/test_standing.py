@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from few_texts import numbered
 
 from lmntk import Example, TangentClassifier
 from lmntk.estimator import choice as choosing
@@ -25,8 +26,10 @@ def decided(right: list[list[int]]) -> HeldOut:
 
 
 def texts_of(each: int, classes: int = 2) -> LabelledTexts:
-    """Return so many different texts of each class."""
-    examples = tuple(Example(f"text {n} of {c}", None, c) for n in range(each) for c in range(classes))
+    """Return so many different texts of each class; the tiny tokenizer tells the first six hundred apart."""
+    pairs = [(n, c) for n in range(each) for c in range(classes)]
+    names = (numbered(n * classes + c) if each < 100 else f"text {n} of {c}" for n, c in pairs)
+    examples = tuple(Example(name, None, c) for name, (_, c) in zip(names, pairs, strict=True))
     return LabelledTexts(examples, tuple("abcdefgh"[:classes]))
 
 

@@ -197,6 +197,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
             for mode in prompt.modes(options.mode)
         ]
+        self.texts_ = self.texts_.as_tokens(seen[0].way.encoded(examples))
         measured = [
             Measured(
                 each.way,
