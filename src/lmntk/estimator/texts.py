@@ -117,7 +117,7 @@ class LabelledTexts:
         """
         if len(self.labels) < 2:
             raise UserError(
-                f"labels: every label is {''.join(self.labels)!r}; give texts of two classes or more"
+                f"labels: all texts are of one class, {''.join(self.labels)!r}; give texts of two classes or more"
             )
         for label, count in zip(self.labels, self.different, strict=True):
             if count < least:
