@@ -13,11 +13,7 @@ import tiny
 
 CommandLine = Callable[..., tuple[int, str, str]]
 PROMPT = ("--template", "{a} It was {mask}.", "--label-words", "good=great,bad=terrible")
-WORDS = {
-    "good": ("fine", "lovely", "warm"),
-    "bad": ("dull", "flat", "cold"),
-    "so-so": ("long", "plain", "late"),
-}
+WORDS = {"good": ("great", "fun", "happy"), "bad": ("terrible", "dull", "sad"), "so-so": ("very", "not", "maybe")}
 PLANTED = (5, 14)  # rows, from 1
 
 
@@ -33,7 +29,7 @@ def write_texts(path: Path, texts: int = 24, planted: tuple[int, ...] = PLANTED,
     rows = []
     for n in range(texts):
         label = labels[n % classes]
-        text = f"{' '.join(WORDS[label])} {n}"
+        text = f"{' '.join(WORDS[label])} {tiny.WORDS[n // classes]}"
         rows.append(f"{text},{labels[(n + 1) % classes] if n + 1 in planted else label}")
     path.write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf8")
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from lmntk import Example, TangentClassifier, UserError, compute_kernels, load_pretrained
 from lmntk.estimator import record, seen_texts
@@ -168,6 +168,38 @@ def test_a_folder_brings_it_back(
     assert again.predict(NEW).tolist() == classifier.predict(NEW).tolist()
     with pytest.raises(UserError, match="fit it again"):
         again.explain(NEW[0])
+
+
+EVERY: dict[str, Any] = {
+    "template": TEMPLATE,
+    "label_words": {7: "great", 3: "terrible"},
+    "formula": "sgd",
+    "mode": "prompt",
+    "classes": "full",
+    "regularization": 0.5,
+    "max_length": 40,
+    "chat": False,  # the tiny tokenizer has no chat template
+    "dtype": "float64",
+    "device": "cpu",
+    "memory": "2GiB",
+    "seed": 3,
+}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"mode": "head", "seed": np.int64(4)}, {"label_words": ["terrible", "great"]}, {"regularization": np.float32(0.5)}],
+    ids=["all", "head mode", "words in order", "a number of numpy's"],
+)  # fmt: skip
+def test_a_folder_brings_every_parameter_back(model: str, tmp_path: Path, changed: dict[str, Any]) -> None:
+    classifier = TangentClassifier(Path(model), **EVERY | changed)
+    given = clone(classifier).get_params()
+    assert set(given) == {"model", *EVERY}
+    classifier.fit(TEXTS, [7, 3] * 5).save(tmp_path / "fit")
+    assert TangentClassifier.load(tmp_path / "fit").get_params() == given | {"model": model}
+    moved = shutil.copytree(model, tmp_path / "moved")
+    again = TangentClassifier.load(tmp_path / "fit", str(moved), "auto")
+    assert again.get_params() == given | {"model": str(moved), "device": "auto"}
 
 
 @pytest.mark.parametrize(
@@ -327,12 +359,6 @@ def test_a_mistake_is_a_line(model: str, name: str) -> None:
         classifier.fit(texts, labels)
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
-
-
-@parametrize_with_checks([TangentClassifier()])
-def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
-    # of those that need a table of numbers for texts scikit-learn itself makes none: its tags say so
-    check(estimator)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

@@ -20,11 +20,8 @@ from lmntk.reports.fit_page import reliability
 CommandLine = Callable[..., tuple[int, str, str]]
 COLUMNS = ("--text-column", "message", "--label-column", "category")
 PROMPT = ("--template", "{a} It was {mask}.", "--label-words", "good=great,bad=terrible")
-WORDS = {
-    "good": ("fine", "lovely", "warm"),
-    "bad": ("dull", "flat", "cold"),
-    "so-so": ("long", "plain", "late"),
-}
+WORDS = {"good": ("great", "fun", "happy"), "bad": ("terrible", "dull", "sad"), "so-so": ("very", "not", "maybe")}
+THINGS = ("film", "book", "story")
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +38,9 @@ def write_table(path: Path, rows: list[tuple[str, str]], separator: str = ";", m
 
 
 def messages(each: int, classes: tuple[str, ...] = ("good", "bad")) -> list[tuple[str, str]]:
-    """Return as many different texts of each class."""
+    """Return as many texts of each class, up to nine, that the tiny tokenizer tells apart."""
     return [
-        (f"a {WORDS[label][number % 3]} film number {number}", label)
+        (f"a {WORDS[label][number % 3]} {THINGS[number // 3]}", label)
         for number in range(each)
         for label in classes
     ]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from few_texts import numbered
 
 from lmntk import Example, TangentClassifier
 from lmntk.estimator import choice as choosing
@@ -25,8 +26,10 @@ def decided(right: list[list[int]]) -> HeldOut:
 
 
 def texts_of(each: int, classes: int = 2) -> LabelledTexts:
-    """Return so many different texts of each class."""
-    examples = tuple(Example(f"text {n} of {c}", None, c) for n in range(each) for c in range(classes))
+    """Return so many different texts of each class; the tiny tokenizer tells the first six hundred apart."""
+    pairs = [(n, c) for n in range(each) for c in range(classes)]
+    names = (numbered(n * classes + c) if each < 100 else f"text {n} of {c}" for n, c in pairs)
+    examples = tuple(Example(name, None, c) for name, (_, c) in zip(names, pairs, strict=True))
     return LabelledTexts(examples, tuple("abcdefgh"[:classes]))
 
 
@@ -37,14 +40,26 @@ def test_numbers_by_hand() -> None:
     assert (standing.texts, standing.chance) == (4, 0.5)
     assert [rival.name for rival in standing.rivals] == ["better", "chance", "worse"]
     better, chance, worse = standing.rivals
-    # leads 0, 0, -1/2, -1: mean -3/8; squares about it 9/64 + 9/64 + 1/64 + 25/64 = 44/64, over 3, over 4
-    assert better.lead == pytest.approx(-0.375)
-    assert better.error == pytest.approx((44 / 64 / 3 / 4) ** 0.5)
-    # leads 0, 1, 1/2, 0: mean 3/8; squares 9/64 + 25/64 + 1/64 + 9/64
-    assert worse.lead == pytest.approx(0.375)
-    assert worse.error == pytest.approx((44 / 64 / 3 / 4) ** 0.5)
-    # shares 1, 1, 1/2, 0 about their mean 5/8: 9/64 + 9/64 + 1/64 + 25/64
-    assert (chance.lead, chance.error) == pytest.approx((0.125, (44 / 64 / 3 / 4) ** 0.5))
+    # half a text for each of right-right, right-wrong, wrong-right, wrong-wrong; leads 0, 0, -1/2, -1, and of these +1 and -1
+    spread = ((5 / 4 + 1) / 6 - (3 / 2 / 6) ** 2) ** 0.5
+    assert (better.lead, better.error) == pytest.approx((-0.375, spread / 6**0.5))
+    assert (worse.lead, worse.error) == pytest.approx((0.375, spread / 6**0.5))  # leads 0, 1, 1/2, 0
+    # leads 1/2, 1/2, 0, -1/2
+    assert (chance.lead, chance.error) == pytest.approx((0.125, ((7 / 4) / 6 - (1 / 2 / 6) ** 2) ** 0.5 / 6**0.5))
+
+
+@pytest.mark.parametrize(
+    ("texts", "rival", "outcome"),
+    [(4, 0, "better"), (2, 0, "undecided"), (16, 1, "undecided")],
+    ids=["all against none", "two texts", "all against all"],
+)
+def test_where_all_texts_go_one_way_the_error_is_not_zero(texts: int, rival: int, outcome: str) -> None:
+    standing = standing_of(decided([[1] * texts]), [("the rival", decided([[rival] * texts]))], 2)
+    for each in standing.rivals:
+        assert each.error > 1 / (texts + 2) - 1e-12
+    error = next(each.error for each in standing.rivals if each.name == standing.rivals[0].name)
+    assert f"± {100 * error:.1f} points" in standing.sentence
+    assert standing.outcome == outcome
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import tiny
 CommandLine = Callable[..., tuple[int, str, str]]
 PROMPT = ("--template", "{a} It was {mask}.", "--label-words", "good=great,bad=terrible")
 SMALL = ("--targets", "query+value,all-linear", "--ranks", "1,2", "--draws", "2")
-WORDS = {"good": ("fine", "lovely", "warm"), "bad": ("dull", "flat", "cold")}
+WORDS = {"good": ("great", "fun", "happy"), "bad": ("terrible", "dull", "sad")}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six texts of each of two classes."""
     path = tmp_path_factory.mktemp("table") / "texts.csv"
-    rows = [f"a {WORDS[label][n % 3]} film number {n},{label}" for n in range(6) for label in WORDS]
+    rows = [f"a {WORDS[label][n % 3]} {('film', 'book')[n // 3]},{label}" for n in range(6) for label in WORDS]
     path.write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf8")
     return path
 

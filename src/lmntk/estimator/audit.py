@@ -79,13 +79,9 @@ def audit_file(options: Audit, given: FitInput, progress: Progress) -> AuditReco
     Raises:
         UserError: a mistake in the prompt or the model, or too few texts to hold any out.
     """
-    texts = given.texts
-    if texts.are_few or not texts.can_be_held_out:
-        raise UserError(
-            "audit: there are too few texts for others to say anything of a label; give five of each class or more"
-        )
-    with choosing(options, given, progress, "audit") as chosen:
-        choice = chosen.choice
+    check_number(given.texts)
+    with choosing(options, given, progress, "audit", check_number) as chosen:
+        choice, texts = chosen.choice, chosen.texts
         assert choice.held_out is not None
         assert choice.standing is not None
         suspicion = suspicion_of(
@@ -111,6 +107,18 @@ def audit_file(options: Audit, given: FitInput, progress: Progress) -> AuditReco
         )
         write_audit(options.out, record)
     return record
+
+
+def check_number(texts: LabelledTexts) -> None:
+    """Refuse texts of which none can be held out.
+
+    Raises:
+        UserError: there are too few.
+    """
+    if texts.are_few or not texts.can_be_held_out:
+        raise UserError(
+            "audit: there are too few texts for others to say anything of a label; give five different ones of each class or more"
+        )
 
 
 def refits_of(choice: Choice, texts: LabelledTexts) -> RidgeRefits | None:
@@ -146,10 +154,7 @@ def rows_of(texts: LabelledTexts, suspicion: Suspicion) -> list[dict[str, Any]]:
 
 def contradictions_in(texts: LabelledTexts) -> list[str]:
     """Return the texts that have several labels, each with them."""
-    labels_of: dict[str, set[str]] = {}
-    for text, number in zip(texts.plain, texts.numbers.tolist(), strict=True):
-        labels_of.setdefault(text, set()).add(texts.labels[number])
-    return [f"{text!r}: {', '.join(sorted(labels))}" for text, labels in labels_of.items() if len(labels) > 1]
+    return [f"{' and '.join(map(repr, written))}: {', '.join(labels)}" for written, labels in texts.contradictions]
 
 
 def table_of(record: AuditRecord) -> str:

@@ -19,7 +19,7 @@ from lmntk.estimator.choice import Choice, choose_way
 from lmntk.estimator.encoders import Prompt, encoder_of, probe_features
 from lmntk.estimator.fit import direction_of, trained_of
 from lmntk.estimator.given import check_folder
-from lmntk.estimator.record import read_fit, shared_solution, write_fit
+from lmntk.estimator.record import OF_OPTIONS, EstimatorInput, read_fit, shared_solution, write_fit
 from lmntk.estimator.seen_texts import SeenTexts, one_at_a_time, shared_model, shared_texts
 from lmntk.estimator.texts import LabelledTexts, classes_of
 from lmntk.estimator.ways import Measured, way_of
@@ -210,6 +210,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
             for mode in prompt.modes(options.mode)
         ]
+        self.texts_ = self.texts_.as_tokens(seen[0].way.encoded(examples))
         measured = [
             Measured(
                 each.way,
@@ -227,9 +228,9 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.texts_,
             features,
             seed=options.seed,
-            regularization=self.regularization,
+            regularization=None if self.regularization is None else float(self.regularization),
         )
-        self._fitted = options, prompt.words, pretrained
+        self._fitted = options, prompt.words, pretrained, _as_plain(self.get_params())
         self.seen_: SeenTexts = seen[measured.index(self.choice_.measured)]
         standing = self.choice_.standing
         self.standing_ = standing
@@ -286,7 +287,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def save(self, folder: str | Path) -> None:
         """Write the classifier to a folder, for ``load`` and for ``lmntk predict``; labels are words, numbers or truth values."""
         check_is_fitted(self, "choice_")
-        (options, words, pretrained), choice, out = self._fitted, self.choice_, Path(folder)
+        (options, words, pretrained, parameters), choice, out = self._fitted, self.choice_, Path(folder)
         check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
         directions = [direction_of(choice, self.seen_.settings)] if choice.has_direction else []
@@ -297,29 +298,31 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             choice=choice,
             directions=directions,
             pretrained=pretrained,
-            classes=self.classes_.tolist(),
+            given=EstimatorInput(self.classes_.tolist(), parameters),
         )
 
     @classmethod
     @one_at_a_time
-    def load(cls, folder: str | Path, model: str | None = None, device: str = "auto") -> TangentClassifier:
+    def load(
+        cls, folder: str | Path, model: str | None = None, device: str | None = None
+    ) -> TangentClassifier:
         """Return the classifier that ``save`` or ``lmntk fit`` wrote to a folder; it predicts, and does not explain.
+
+        Its parameters are those that it was fitted with.
 
         Args:
             folder: where it is.
             model: where the pre-trained model is now, if it has moved.
-            device: where to compute.
+            device: where to compute, if it is to be elsewhere.
         """
         record = read_fit(Path(folder))
-        loaded = load_predictor(Path(folder), model, device)
-        classifier = cls(
-            model or record.model["name"],
-            record.template,
-            record.label_words,
-            chat=loaded.description["prompt"]["chat"],
-            dtype=record.model["dtype"],
-            device=device,
-        )
+        parameters = {"model": record.model["name"], **record.parameters}
+        parameters |= {name: given for name, given in (("model", model), ("device", device)) if given}
+        words = parameters.get("label_words")
+        if words and not isinstance(words[0], str):
+            parameters["label_words"] = {label: word for label, word in words}
+        classifier = cls(**parameters)
+        loaded = load_predictor(Path(folder), model, classifier.device)
         classifier.classes_ = np.asarray(record.classes)
         classifier.mode_, classifier.setting_ = record.mode, dict(record.setting)
         standing = record.standing
@@ -355,11 +358,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise UserError(
                 f"regularization: {ridge!r} is no finite number, zero or more; leave it out to have it chosen"
             )
-        same = (
-            *("template", "dtype", "mode", "classes", "max_length", "chat", "device", "memory", "seed"),
-            *("lora_rank", "lora_targets", "lora_alpha", "train_only"),
-        )
-        given = {name: getattr(self, name) for name in same}
+        given = {name: getattr(self, name) for name in OF_OPTIONS}
         return from_flags(Fit, {"file": "", "model": os.fspath(self.model), **given})
 
     @one_at_a_time
@@ -385,6 +384,20 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return KernelPredictor(way.deciding, shared, way.pad_id, rule)
         directions = [direction_of(choice, settings)] if choice.has_direction else []
         return Predictor(way.deciding, directions, way.pad_id, rule)
+
+
+def _as_plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters as JSON has them: numpy's scalars and paths are none of its kinds, and keys of a table are words there."""
+    words = parameters["label_words"]
+    if words is not None:
+        by_class = isinstance(words, Mapping)
+        words = [[_scalar(label), word] for label, word in words.items()] if by_class else list(words)
+    plain = {name: _scalar(value) for name, value in parameters.items() if name != "label_words"}
+    return plain | {"model": os.fspath(parameters["model"]), "label_words": words}
+
+
+def _scalar(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _plain(example: Example) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,9 +34,10 @@ KERNELS = "kernels"  # the name of the folder in a fit's
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """A model on its device, the settings it computes with, and the way that was chosen by held-out texts."""
+    """A model on its device, the settings it computes with, the texts as it sees them, and the way that they chose."""
 
     pretrained: Pretrained
+    texts: LabelledTexts
     settings: Settings
     choice: Choice
 
@@ -58,7 +59,7 @@ def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
         choice = chosen.choice
         return write_fit(
             options,
-            texts=given.texts,
+            texts=chosen.texts,
             words=given.words,
             choice=choice,
             directions=[direction_of(choice, chosen.settings)] if choice.has_direction else [],
@@ -67,7 +68,13 @@ def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
 
 
 @contextmanager
-def choosing(options: Fit, given: FitInput, progress: Progress, owner_name: str) -> Iterator[Chosen]:
+def choosing(
+    options: Fit,
+    given: FitInput,
+    progress: Progress,
+    owner_name: str,
+    check: Callable[[LabelledTexts], None] = lambda texts: None,
+) -> Iterator[Chosen]:
     """Yield the chosen way of a labelled file while its folder is this process's alone; what is left of the work goes afterwards.
 
     Args:
@@ -75,6 +82,7 @@ def choosing(options: Fit, given: FitInput, progress: Progress, owner_name: str)
         given: what ``read_input`` read.
         progress: told how far it is.
         owner_name: of the command, whose unfinished work in the folder is its own.
+        check: called once it is known which texts are one to the model.
 
     Raises:
         UserError: a mistake in the prompt or the model.
@@ -102,10 +110,12 @@ def choosing(options: Fit, given: FitInput, progress: Progress, owner_name: str)
     ]
     progress.note(class_line(texts.labels, words))  # after all that can be wrong: a mistake is one line
     _say_remarks(texts, ways)
+    texts = texts.as_tokens(ways[0].encoded(texts.examples))
+    check(texts)
     with alone_in(options.out):
         measured = [_measured(way, texts, settings, options, progress) for way in ways]
         features = probe_features(pretrained, encoders["head"], texts.examples, settings.batch_size)
-        yield Chosen(pretrained, settings, choose_way(measured, texts, features, seed=options.seed))
+        yield Chosen(pretrained, texts, settings, choose_way(measured, texts, features, seed=options.seed))
         for way in ways:
             for piece in pieces_of(way, texts.examples):
                 WorkFolder.finish(settings, piece)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ from lmntk.system.notices import say
 FORMAT = "lmntk fit 1"
 NAME = "fit.json"
 SHOWN = 160  # letters of a text in the record
+# Parameters of an estimator that are options of a fit under the same name.
+OF_OPTIONS = (
+    *("template", "dtype", "mode", "classes", "max_length", "chat", "device", "memory", "seed"),
+    *("lora_rank", "lora_targets", "lora_alpha", "train_only"),
+)
 ROUGH = 30  # texts: with less, probabilities are marked as rough
 
 
@@ -49,6 +55,7 @@ class FitRecord(BaseModel):
             of its label and that of the decided class; empty where nothing could be held out.
         sharpness: factor of decisions before their softmax.
         rough: whether the probabilities rest on fewer than 30 texts.
+        parameters: those that a ``TangentClassifier`` is made with; ``label_words`` is a list, by class one of pairs.
         model: its name and fingerprint.
         versions: of what computed it.
     """
@@ -67,6 +74,7 @@ class FitRecord(BaseModel):
     held_out: list[dict[str, Any]] = []
     sharpness: float
     rough: bool
+    parameters: dict[str, Any] = {}
     model: dict[str, Any]
     versions: dict[str, str]
 
@@ -74,6 +82,21 @@ class FitRecord(BaseModel):
         """Return what each class is, in order, with the word that stands for it."""
         words = self.label_words or {}
         return [f"{label} = {words[label]!r}" if label in words else label for label in self.counts]
+
+
+@dataclass(frozen=True)
+class EstimatorInput:
+    """The labels that an estimator was given, in the order of the classes, and its parameters, plain."""
+
+    classes: Sequence[Any]
+    parameters: Mapping[str, Any]
+
+
+def parameters_of(options: Fit, labels: Sequence[str], words: Sequence[str] | None) -> dict[str, Any]:
+    """Return the parameters of an estimator that is fitted as a file was."""
+    same = {name: getattr(options, name) for name in OF_OPTIONS}
+    pairs = None if words is None else [list(pair) for pair in zip(labels, words, strict=True)]
+    return same | {"model": options.model, "label_words": pairs}
 
 
 def write_fit(
@@ -84,9 +107,11 @@ def write_fit(
     choice: Choice,
     directions: Sequence[Mapping[str, Tensor]],
     pretrained: Pretrained,
-    classes: Sequence[Any] | None = None,
+    given: EstimatorInput | None = None,
 ) -> FitRecord:
-    """Write a fit's predictor and its record, and return the record."""
+    """Write a fit's predictor and its record, and return the record; of an estimator with what it was ``given``."""
+    if given is None:
+        given = EstimatorInput(texts.labels, parameters_of(options, texts.labels, words))
     way, standing, sharpness = choice.measured.way, choice.standing, choice.sharpness
     is_prompt = way.mode == "prompt"
     setting = {name: "inf" if value == math.inf else value for name, value in choice.setting.items()}
@@ -123,7 +148,7 @@ def write_fit(
         file=options.file,
         columns=columns,
         counts=texts.counts,
-        classes=list(texts.labels if classes is None else classes),
+        classes=list(given.classes),
         mode=way.mode,
         template=options.template if is_prompt else None,
         label_words=dict(zip(texts.labels, words, strict=True)) if is_prompt and words is not None else None,
@@ -133,6 +158,7 @@ def write_fit(
         held_out=held_out_texts(choice, texts),
         sharpness=sharpness,
         rough=rough,
+        parameters=dict(given.parameters),
         model=model,
         versions=versions(),
     )

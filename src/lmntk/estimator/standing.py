@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lmntk.solvers.held_out import HeldOut, interval
+from lmntk.solvers.inputs import Array
 
 TOO_FEW = "There are too few texts to estimate the accuracy: give five of each class or more."
 TOLD = 2.0  # errors: a smaller difference cannot be told from none
@@ -22,7 +23,7 @@ class Rival:
         name: which.
         accuracy: a share; of chance what guessing comes to.
         lead: the classifier's accuracy less the rival's, on the same texts in the same folds.
-        error: the lead's standard error, over texts.
+        error: the lead's standard error, over texts; see ``lead_error``.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Standing:
         if not self.is_estimate:
             return "few"
         best = self.rivals[0]
-        if abs(best.lead) <= TOLD * best.error or best.lead == 0:
+        if abs(best.lead) <= TOLD * best.error:
             return "undecided"
         return "better" if best.lead > 0 else "worse"
 
@@ -89,14 +90,22 @@ def standing_of(
     """Return the standing of held-out decisions beside those of rivals on the same folds."""
     own = held_out.correct
     texts, chance = len(own), 1.0 / classes
-    compared = [Rival("chance", chance, float(own.mean() - chance), _error(own))]
+    compared = [Rival("chance", chance, float(own.mean() - chance), lead_error(own - chance))]
     for name, rival in rivals:
         leads = own - rival.correct
-        compared.append(Rival(name, rival.accuracy, float(leads.mean()), _error(leads)))
+        compared.append(Rival(name, rival.accuracy, float(leads.mean()), lead_error(leads)))
     compared.sort(key=lambda rival: rival.accuracy, reverse=True)
     low, high = interval(held_out.accuracy, texts)
     return Standing(held_out.accuracy, low, high, texts, chance, tuple(compared), is_estimate)
 
 
-def _error(values: Any) -> float:
-    return float(np.std(values, ddof=1) / np.sqrt(len(values)))
+def lead_error(leads: Array) -> float:
+    """Return the standard error of the mean of paired differences [N], each within -1 and 1.
+
+    sqrt(((S + 1) / (N + 2) - (L / (N + 2))^2) / (N + 2)),  S their squares' sum and L their sum
+
+    Half a text is added to each of the four cases of right and wrong (Agresti and Min, 2005): where all texts go one way, as where every
+    prediction is right, the spread is zero, and the uncertainty is not.
+    """
+    texts = len(leads) + 2
+    return float(np.sqrt(((np.sum(leads**2) + 1) / texts - (np.sum(leads) / texts) ** 2) / texts))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from lmntk.system.notices import say
 from lmntk.tasks import Columns, Example, read_data
 
 FEW = 5  # texts of a class: with less nothing is chosen, and no accuracy is estimated
+SHOWN = 40  # letters of a text in a line
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,12 @@ class LabelledTexts:
     Attributes:
         examples: N of them, each with its class number.
         labels: the classes' names, in order.
+        tokens: what each text is to a model, if that is known.
     """
 
     examples: tuple[Example, ...]
     labels: tuple[str, ...]
+    tokens: tuple[Hashable, ...] | None = None
 
     @property
     def numbers(self) -> Labels:
@@ -42,9 +45,25 @@ class LabelledTexts:
         return {label: counts[number] for number, label in enumerate(self.labels)}
 
     @property
-    def names(self) -> list[tuple[str, str | None]]:
+    def names(self) -> Sequence[Hashable]:
         """The names by which texts that are the same are known: they are left out together."""
+        return self._strings if self.tokens is None else self.tokens
+
+    @property
+    def _strings(self) -> list[Hashable]:
         return [(example.text_a, example.text_b) for example in self.examples]
+
+    def as_tokens(self, encoded: Sequence[Hashable]) -> LabelledTexts:
+        """Return the same texts, those that become the same tokens known as one text; what was not known before is said."""
+        known = replace(self, tokens=tuple(encoded))
+        repeated = len(set(self.names)) - len(set(known.names))
+        if repeated:
+            say(
+                f"{repeated} of {len(self.examples)} texts become the same tokens as another, and are one to this model; "
+                "they are left out together"
+            )
+            known._say_contradictions(set(self.contradictions))
+        return known
 
     @property
     def plain(self) -> list[str]:
@@ -56,21 +75,35 @@ class LabelledTexts:
 
     @property
     def are_few(self) -> bool:
-        """Return whether a class has too few texts for anything to be chosen by them."""
-        return min(self.counts.values()) < FEW
+        """Return whether a class has too few different texts for anything to be chosen by them."""
+        return min(self.different) < FEW
 
     @property
     def different(self) -> list[int]:
         """The number of different texts of each class, in the order of the classes."""
-        found: dict[int, set[tuple[str, str | None]]] = {}
+        by_class: dict[int, set[Hashable]] = {}
         for number, name in zip(self.numbers.tolist(), self.names, strict=True):
-            found.setdefault(number, set()).add(name)
-        return [len(found.get(number, ())) for number in range(len(self.labels))]
+            by_class.setdefault(number, set()).add(name)
+        return [len(by_class.get(number, ())) for number in range(len(self.labels))]
+
+    @property
+    def contradictions(self) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """Texts that are one and have several labels: each as it is written, and the labels."""
+        written: dict[Hashable, dict[str, int]] = {}
+        labels: dict[Hashable, set[str]] = {}
+        for name, text, number in zip(self.names, self.plain, self.numbers.tolist(), strict=True):
+            written.setdefault(name, {})[text] = number
+            labels.setdefault(name, set()).add(self.labels[number])
+        return [
+            (tuple(texts), tuple(sorted(labels[name])))
+            for name, texts in written.items()
+            if len(labels[name]) > 1
+        ]
 
     @property
     def can_be_held_out(self) -> bool:
         """Return whether every class has two texts that can leave one after the other."""
-        firsts: dict[tuple[str, str | None], int] = {}
+        firsts: dict[Hashable, int] = {}
         for number, name in zip(self.numbers.tolist(), self.names, strict=True):
             firsts.setdefault(name, number)
         counts = Counter(firsts.values())
@@ -84,7 +117,7 @@ class LabelledTexts:
         """
         if len(self.labels) < 2:
             raise UserError(
-                f"labels: every label is {''.join(self.labels)!r}; give texts of two classes or more"
+                f"labels: all texts are of one class, {''.join(self.labels)!r}; give texts of two classes or more"
             )
         for label, count in zip(self.labels, self.different, strict=True):
             if count < least:
@@ -92,16 +125,18 @@ class LabelledTexts:
                     f"labels: class {label!r} has {count} different {'text' if count == 1 else 'texts'}; "
                     "give at least two, or leave the class out"
                 )
-        by_text: dict[tuple[str, str | None], set[int]] = {}
-        for number, name in zip(self.numbers.tolist(), self.names, strict=True):
-            by_text.setdefault(name, set()).add(number)
-        repeated = len(self.examples) - len(by_text)
+        repeated = len(self.examples) - len(set(self.names))
         if repeated:
             say(f"{repeated} of {len(self.examples)} texts repeat another; they are left out together")
-        for (text, _), numbers in by_text.items():
-            if len(numbers) > 1:
-                said = " and ".join(repr(self.labels[number]) for number in sorted(numbers))
-                say(f"the text {text[:40]!r} is labelled {said}; both are used")
+        self._say_contradictions()
+
+    def _say_contradictions(self, known: Collection[object] = ()) -> None:
+        for written, labels in self.contradictions:
+            if (written, labels) not in known:
+                texts = " and ".join(repr(text[:SHOWN]) for text in written)
+                which, both = ("text", "is") if len(written) == 1 else ("texts", "are")
+                said = " and ".join(map(repr, labels))
+                say(f"the {which} {texts} {both} labelled {said}; both are used")
 
 
 def classes_of(labels: Any, texts: int) -> tuple[Any, Labels]:

@@ -54,6 +54,7 @@ def compare_file(options: Subspace, given: FitInput, progress: Progress) -> Subs
         others = tuple(target for target in others if takes_any(target, parts))
     grid = Grid(options.targets, options.ranks, options.draws, others, start)
     contest = contest_of(way.model, tuple(way.trainable), grid, trains_head=not way.has_logits)
+    texts = texts.as_tokens(way.encoded(texts.examples))
     lengths = [text.length for text in way.encoded(texts.examples)]
     per_text, per_pair = 6.0 * way.model.outputs * sum(lengths) / len(lengths), 2.0 * way.model.outputs**2
     progress.work(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmntk.errors import UserError
+from lmntk.estimator.standing import lead_error
 from lmntk.solvers.inputs import Array
 
 TOLERANCE = 0.02  # of accuracy: two points
@@ -103,7 +104,7 @@ def recommend(contenders: Sequence[Contender], tolerance: float = TOLERANCE) -> 
 def _lead(own: Array, other: Array) -> tuple[float, float]:
     """Return the mean difference on the same texts, and its standard error."""
     leads = np.asarray(own, dtype=np.float64) - other
-    return float(leads.mean()), float(leads.std(ddof=1) / np.sqrt(len(leads))) if len(leads) > 1 else 0.0
+    return float(leads.mean()), lead_error(leads)
 
 
 def _figures(taken: Contender, best: Contender, lead: float, error: float) -> str:
