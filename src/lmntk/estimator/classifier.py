@@ -216,7 +216,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             seed=options.seed,
             regularization=self.regularization,
         )
-        self._fitted = options, prompt.words, pretrained
+        self._fitted = options, prompt, pretrained
         self.seen_: SeenTexts = seen[measured.index(self.choice_.measured)]
         standing = self.choice_.standing
         self.standing_ = standing
@@ -273,14 +273,14 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def save(self, folder: str | Path) -> None:
         """Write the classifier to a folder, for ``load`` and for ``lmntk predict``; labels are words, numbers or truth values."""
         check_is_fitted(self, "choice_")
-        (options, words, pretrained), choice, out = self._fitted, self.choice_, Path(folder)
+        (options, prompt, pretrained), choice, out = self._fitted, self.choice_, Path(folder)
         check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
         directions = [direction_of(choice, self.seen_.settings)] if choice.has_direction else []
         write_fit(
             options.model_copy(update={"out": out}),
             texts=self.texts_,
-            words=words,
+            prompt=prompt,
             choice=choice,
             directions=directions,
             pretrained=pretrained,
@@ -337,6 +337,10 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         if self.formula != "sgd":
             raise UserError(f"TangentClassifier: formula {self.formula!r} is not known; use sgd")
+        if not isinstance(self.template, str | None):
+            raise UserError(
+                f"TangentClassifier: template {self.template!r} is no text; give one, or compare several with lmntk fit"
+            )
         ridge = self.regularization
         if ridge is not None and not (isinstance(ridge, Real) and 0 <= float(ridge) < float("inf")):
             raise UserError(

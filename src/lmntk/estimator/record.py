@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lmntk.errors import UserError
 from lmntk.estimator.choice import Choice, fitted_share
+from lmntk.estimator.encoders import Prompt
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.experiment.configuration import Fit
 from lmntk.models.loading import Pretrained
@@ -30,6 +31,19 @@ SHOWN = 160  # letters of a text in the record
 ROUGH = 30  # texts: with less, probabilities are marked as rough
 
 
+class ComparedPrompt(BaseModel):
+    """A prompt that a choice was made from, and the share of folds whose other texts chose it."""
+
+    template: str
+    label_words: list[str]
+    taken: float
+
+    @classmethod
+    def of(cls, prompt: Prompt, share: float) -> ComparedPrompt:
+        """Return the record of a prompt."""
+        return cls(template=prompt.template or "", label_words=list(prompt.words or ()), taken=share)
+
+
 class FitRecord(BaseModel):
     """The record of a fitted classifier.
 
@@ -42,6 +56,7 @@ class FitRecord(BaseModel):
         mode: prompt or head.
         template: the prompt, if there is one.
         label_words: the word of each class, if there is one.
+        prompts: of several that were compared all, in order; the one that was taken is ``template`` with ``label_words``.
         setting: what was chosen.
         standing: the estimate, the rivals, the outcome and its sentence; None where nothing could be held out.
         training_accuracy: share of its own texts that the classifier has right.
@@ -61,6 +76,7 @@ class FitRecord(BaseModel):
     mode: str
     template: str | None
     label_words: dict[str, str] | None
+    prompts: list[ComparedPrompt] = []
     setting: dict[str, Any]
     standing: dict[str, Any] | None
     training_accuracy: float
@@ -80,15 +96,28 @@ def write_fit(
     options: Fit,
     *,
     texts: LabelledTexts,
-    words: Sequence[str] | None,
+    prompt: Prompt | None,
     choice: Choice,
     directions: Sequence[Mapping[str, Tensor]],
     pretrained: Pretrained,
     classes: Sequence[Any] | None = None,
+    compared: Sequence[ComparedPrompt] = (),
 ) -> FitRecord:
-    """Write a fit's predictor and its record, and return the record."""
+    """Write a fit's predictor and its record, and return the record.
+
+    Args:
+        options: the configuration.
+        texts: the labelled ones.
+        prompt: what the chosen way puts around them; it does not matter in head mode.
+        choice: what was chosen.
+        directions: of its solution.
+        pretrained: the model.
+        classes: the labels as they were given.
+        compared: the prompts that were compared.
+    """
     way, standing, sharpness = choice.measured.way, choice.standing, choice.sharpness
     is_prompt = way.mode == "prompt"
+    template, words = (prompt.template, list(prompt.words or ())) if is_prompt and prompt else (None, None)
     setting = {name: "inf" if value == math.inf else value for name, value in choice.setting.items()}
     scale = choice.f0_scale
     columns = {"text": options.text_column, "text_b": options.text_b_column, "label": options.label_column}
@@ -99,9 +128,9 @@ def write_fit(
         "untied": options.untie_head, "difference": way.model.outputs == 1, "features": "read",
         "centred": way.basis is not None,
     }  # fmt: skip
-    prompt = {
-        "templates": [options.template] if is_prompt else None,
-        "label_words": list(words or ()) if is_prompt else None,
+    put_to = {
+        "templates": [template] if is_prompt else None,
+        "label_words": words,
         "reduce": options.label_words_reduce, "max_length": way.encoder.max_length, "text_a_limit": None,
         "chat": options.chat and is_prompt,
     }  # fmt: skip
@@ -112,7 +141,7 @@ def write_fit(
     }  # fmt: skip
     description = {
         "split": "fit", "dev": 0.0 if standing is None else standing.accuracy, "metric": "accuracy", "mode": way.mode,
-        "labels": list(texts.labels), "columns": columns, "model": model, "prompt": prompt,
+        "labels": list(texts.labels), "columns": columns, "model": model, "prompt": put_to,
         "parameters": way.parameters.as_dict(), "solution": solution, "versions": versions(),
         "train_texts": [[example.text_a, example.text_b] for example in texts.examples],
     }  # fmt: skip
@@ -125,8 +154,9 @@ def write_fit(
         counts=texts.counts,
         classes=list(texts.labels if classes is None else classes),
         mode=way.mode,
-        template=options.template if is_prompt else None,
-        label_words=dict(zip(texts.labels, words, strict=True)) if is_prompt and words is not None else None,
+        template=template,
+        label_words=dict(zip(texts.labels, words, strict=True)) if words is not None else None,
+        prompts=list(compared),
         setting=setting,
         standing=None if standing is None else standing.as_dict(),
         training_accuracy=fitted_share(choice, texts.numbers),

@@ -17,6 +17,7 @@ from lmntk.engine.kernel_work import KernelWork
 from lmntk.engine.progress import Listener
 from lmntk.engine.settings import Settings
 from lmntk.engine.stream import stream_kernels
+from lmntk.estimator.encoders import Prompt
 from lmntk.finetuning.logits import logits_of
 from lmntk.kernels.gram import EVERYTHING
 from lmntk.kernels.kernel import KERNEL_VERSION, Kernel
@@ -50,6 +51,7 @@ class Way:
         key: all that its kernels depend on but the texts.
         combinations: of the logits [C, S], where the classes share a kernel.
         basis: the contrasts [C, C - 1] of the logits, where these are the model's outputs.
+        prompt: what is put around the texts, in prompt mode.
     """
 
     mode: str
@@ -60,6 +62,7 @@ class Way:
     key: Key
     combinations: Array | None = None
     basis: Array | None = None
+    prompt: Prompt | None = None
     _encoded: dict[Example, EncodedText] = field(default_factory=dict, repr=False)
 
     @property
