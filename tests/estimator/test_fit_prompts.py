@@ -54,7 +54,9 @@ def test_of_several_prompts_one_is_taken_and_named(
     assert record.template in TEMPLATES
     words = list((record.label_words or {}).values())
     (number,) = [
-        n for n, each in enumerate(record.prompts) if (each.template, each.label_words) == (record.template, words)
+        n
+        for n, each in enumerate(record.prompts)
+        if (each.template, each.label_words) == (record.template, words)
     ]
     assert f"prompt {number + 1} of 4" in out.replace("\n  ", " ")
     assert [rival["name"] for rival in record.standing["rivals"]].count("zero-shot") == 1
@@ -122,7 +124,9 @@ def test_mistakes_are_one_line(
     assert len(err.splitlines()) == 1
 
 
-def test_a_file_without_a_template_is_a_mistake(table: Path, tmp_path: Path, command_line: CommandLine) -> None:
+def test_a_file_without_a_template_is_a_mistake(
+    table: Path, tmp_path: Path, command_line: CommandLine
+) -> None:
     (tmp_path / "empty.txt").write_text("\n \n", encoding="utf8")
     call = ("fit", table, "--model", "none", "--templates", tmp_path / "empty.txt", "--label-words", SETS[0])
     code, _, err = command_line(*call, "--out", tmp_path / "out")

@@ -67,7 +67,11 @@ class FileWork:
     def measure(self, way: Way, title: str = "") -> Measured:
         """Return a way's kernel and logits, read from the folder where an earlier call left them."""
         name, examples = title or way.mode, self.texts.examples
-        n, c, length = len(examples), way.singles[0].outputs, sum(text.length for text in way.encoded(examples))
+        n, c, length = (
+            len(examples),
+            way.singles[0].outputs,
+            sum(text.length for text in way.encoded(examples)),
+        )
         # in operations of a parameter: passes of a text, and the product of a pair
         per_text, per_pair = 6.0 * c * length / n, 2.0 * c * c
         self.progress.work(f"{name}: {n} texts", len(way.singles) * (per_text * n + per_pair * n * n))

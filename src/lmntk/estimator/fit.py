@@ -101,8 +101,12 @@ def choosing(options: Fit, given: FitInput, progress: Progress, owner_name: str)
         say(f"too few texts to choose among {len(asked)} prompts by: the first is taken")
         ways = [way for way in ways if way not in asked[1:]]
     with alone_with(work, owner):
-        titles = [f"prompt {number + 1} of {len(asked)}" if len(asked) > 1 and way.mode == "prompt" else "" for number, way in enumerate(ways)]  # fmt: skip
-        measured = [work.measure(way, title) for way, title in zip(ways, titles, strict=True)]
+        measured = [
+            work.measure(
+                way, f"prompt {number + 1} of {len(asked)}" if way in asked and len(asked) > 1 else ""
+            )
+            for number, way in enumerate(ways)
+        ]
         encoder = encoder_of(work.pretrained, "head", work.prompt(None))
         features = probe_features(work.pretrained, encoder, texts.examples, work.settings.batch_size)
         choice = choose_way(measured, texts, features, seed=options.seed)

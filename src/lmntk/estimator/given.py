@@ -116,8 +116,11 @@ def check_words(
     Raises:
         UserError: words that do not fit the classes, or a template without words and the other way round.
     """
-    given = options.label_words
-    sets = () if given is None else (given,) if isinstance(options, Subspace) else given
+    sets: tuple[tuple[str, ...], ...] = ()
+    if isinstance(options, Subspace):
+        sets = () if options.label_words is None else (options.label_words,)
+    elif options.label_words is not None:
+        sets = options.label_words
     proposes = isinstance(options, Prompts) and options.propose > 0
     if proposes and not templates:
         raise UserError('propose: --propose needs --template, such as "{a} It was {mask}."')

@@ -89,14 +89,15 @@ def standing_of(
     """Return the standing of held-out decisions beside those of rivals on the same folds."""
     own = held_out.correct
     texts, chance = len(own), 1.0 / classes
-    compared = [Rival("chance", chance, float(own.mean() - chance), _error(own))]
+    compared = [Rival("chance", chance, float(own.mean() - chance), standard_error(own))]
     for name, rival in rivals:
         leads = own - rival.correct
-        compared.append(Rival(name, rival.accuracy, float(leads.mean()), _error(leads)))
+        compared.append(Rival(name, rival.accuracy, float(leads.mean()), standard_error(leads)))
     compared.sort(key=lambda rival: rival.accuracy, reverse=True)
     low, high = interval(held_out.accuracy, texts)
     return Standing(held_out.accuracy, low, high, texts, chance, tuple(compared), is_estimate)
 
 
-def _error(values: Any) -> float:
+def standard_error(values: Any) -> float:
+    """Return the standard error of the mean of one number a text."""
     return float(np.std(values, ddof=1) / np.sqrt(len(values)))

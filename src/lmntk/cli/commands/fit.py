@@ -72,7 +72,9 @@ def print_fit(record: FitRecord) -> None:
     print_wrapped(f"chosen: mode {record.mode}, {chosen}", 2)
     for number, prompt in enumerate(record.prompts):
         words = ",".join(prompt.label_words)
-        if prompt.template == record.template and prompt.label_words == [*(record.label_words or {}).values()]:
+        if prompt.template == record.template and prompt.label_words == [
+            *(record.label_words or {}).values()
+        ]:
             print_wrapped(
                 f"prompt {number + 1} of {len(record.prompts)} was taken, {prompt.template!r} with {words}; it is chosen anew in "
                 f"each fold, in {100 * prompt.taken:.0f} % of them this one",

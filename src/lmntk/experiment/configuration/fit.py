@@ -22,7 +22,6 @@ from lmntk.experiment.configuration.parts import (
     WordSets,
 )
 
-
 MEAN = "; given several times, their mean"  # as run has it
 
 
