@@ -4,33 +4,38 @@
     python benchmarks/prompts_study.py --model SMOLLM2 --data DATA --out prompts --sets sst-2-causal
     python benchmarks/prompts_study.py --out prompts --report
 
-All that is measured was written down here, and the prompts in prompts_study.toml, before any of it was run. Every row goes to a table in
---out as soon as it is there, and what is there is not computed again. A split is k = 16 texts a class (``few_shot.py``): train, as many dev
-texts, and 200 test texts; seeds 13 and 21. A row of prompts.csv is a prompt on a split:
+All that is measured was written down here, and the prompts in prompts_study.toml, before any of it was run. Every row goes to a
+table in --out as soon as it is there, and what is there is not computed again. A split is k = 16 texts a class (``few_shot.py``):
+train, as many dev texts, and 200 test texts; seeds 13 and 21. A row of prompts.csv is a prompt on a split:
 
-* before training, of the train texts alone, held out as ``lmntk prompts`` holds them out (``estimator/prompt_ranking.py``): ``kernel``, the
-  accuracy of ridge regression with its setting chosen inside each fold; ``zero_shot``, ``centred``, ``threshold``: without training. Of more than
-  two classes the kernel is the shared one (two sign combinations), else it would take 36 times the products;
+* before training, of the train texts alone, held out as ``lmntk prompts`` holds them out (``estimator/prompt_ranking.py``):
+  ``kernel``, the accuracy of ridge regression with its setting chosen inside each fold; ``zero_shot``, ``centred``,
+  ``threshold``: without training. Of more than two classes the kernel is the shared one (two sign combinations), else it would
+  take 36 times the products;
 * ``chi``: the mean of |chi| over the test texts' logits and classes, before training;
-* real fine-tuning by SGD (rate 5e-3) and AdamW (rate 1e-4), 64 steps of 8 texts, rate down to zero linearly, gradients clipped to norm 1, no
-  dropout, order of the texts by the seed, the weights after the last step; no grid, the same for all prompts: dev texts take no part.
-  ``sgd`` and ``adamw`` are test accuracies, ``..._diverged`` whether there were none. The causal model: rates 1e-3 and 2e-5;
-* after it, of each optimizer: ``..._distance``, the mean relative change of the kernel's entries (``kernel_distance``) on the first 8 train
-  texts a class, of more than two classes 2; ``..._logit_error``, the share of the move of the first 100 test texts' logits that the model
-  linearized at the reached weights misses; ``sgd_e``, of two classes, the share of the same move that SGD's emulation by the kernel misses: the
-  regime's e. Of AdamW and of more classes the linearization stands in its place (``diagnosis/regime.py``).
+* real fine-tuning by SGD (rate 5e-3) and AdamW (rate 1e-4), 64 steps of 8 texts, rate down to zero linearly, gradients clipped to
+  norm 1, no dropout, order of the texts by the seed, the weights after the last step; no grid, the same for all prompts: dev
+  texts take no part. ``sgd`` and ``adamw`` are test accuracies, ``..._diverged`` whether there were none. The causal model: rates
+  1e-3 and 2e-5;
+* after it, of each optimizer: ``..._distance``, the mean relative change of the kernel's entries (``kernel_distance``) on the
+  first 8 train texts a class, of more than two classes 2; ``..._logit_error``, the share of the move of the first 100 test texts'
+  logits that the model linearized at the reached weights misses; ``sgd_e``, of two classes, the share of the same move that SGD's
+  emulation by the kernel misses: the regime's e. Of AdamW and of more classes the linearization stands in its place
+  (``diagnosis/regime.py``);
+* ``seconds`` of the processor for all of it.
 
 --report says, for each set and optimizer, over its prompts, of means over seeds:
 
-* the rank correlation (Spearman's) with the test accuracy of fine-tuning, of the ranking by ``kernel``, by ``threshold`` (the rival), by
-  ``zero_shot`` and by small ``chi``; *ceiling*: that of one seed's test accuracy with the other's;
-* the regret: the test accuracy of the best prompt less that of the prompt which a ranking puts first (of equals their mean), and of a prompt
-  taken at random; mean over splits;
+* the rank correlation (Spearman's) with the test accuracy of fine-tuning, of the ranking by ``kernel``, by ``threshold`` (the
+  rival), by ``zero_shot`` and by small ``chi``; *ceiling*: that of one seed's test accuracy with the other's;
+* the regret: the test accuracy of the best prompt less that of the prompt which a ranking puts first (of equals their mean), and
+  of a prompt taken at random; mean over splits;
 * the lead of ``kernel`` over ``threshold`` in both;
-* the theory: the rank correlation of ``chi`` with ``..._distance``, ``..._logit_error`` and ``sgd_e``. Small |chi|, more of a kernel, means above 0.
+* the theory: the rank correlation of ``chi`` with ``..._distance``, ``..._logit_error`` and ``sgd_e``. Small |chi|, more of a
+  kernel, means above 0.
 
-Intervals are the middle 95 of 100 of 2,000 bootstraps over the prompts. The claim that is tested: the kernel's rank correlation is
-above 0, its interval too, and above the rival's; the outcome is told either way.
+Intervals are the middle 95 of 100 of 2,000 bootstraps over the prompts. The claim that is tested: the kernel's rank correlation
+is above 0, its interval too, and above the rival's; the outcome is told either way.
 """
 
 from __future__ import annotations
@@ -46,7 +51,8 @@ from typing import Any
 import numpy as np
 from few_shot import FewShot, labels_of
 from measuring import print_table
-from subspace_tables import Row, Table, rank_correlation
+from scipy.stats import rankdata
+from subspace_tables import Row, Table
 
 from lmntk.baselines.rivals import ZeroShot
 from lmntk.diagnosis.examples import Examples
@@ -93,7 +99,12 @@ class StudyPrompt:
 def prompts_of(name: str) -> list[StudyPrompt]:
     """Return the prompts of a set, in the order in which they were written."""
     entries = tomllib.loads(PROMPTS.read_text(encoding="utf8"))["prompts"]
-    pairs = [(text, tuple(entry["words"])) for entry in entries if entry["set"] == name for text in entry["templates"]]
+    pairs = [
+        (text, tuple(entry["words"]))
+        for entry in entries
+        if entry["set"] == name
+        for text in entry["templates"]
+    ]
     return [StudyPrompt(number, *pair) for number, pair in enumerate(pairs)]
 
 
@@ -200,16 +211,18 @@ def measure_all(options: argparse.Namespace, table: Table) -> None:
             for prompt in prompts_of(name)[: options.first]:
                 if table.has(name, seed, str(prompt.number)):
                     continue
-                began = time.time()
+                began = time.process_time()
                 on_split = PromptOnSplit(pretrained, split, prompt, seed)
                 values: dict[str, Any] = {"chi": mean_chi(on_split.before, on_split.labels["test"].tolist())}
                 values |= on_split.ranked_by()
                 for optimizer, rate in rates.items():
                     values |= on_split.trained(optimizer, rate)
-                table.add(name, seed, str(prompt.number), **values, seconds=time.time() - began)
+                table.add(name, seed, str(prompt.number), **values, seconds=time.process_time() - began)
 
 
-Values = dict[str, np.ndarray]  # by name, a mean over seeds of each prompt; of test accuracies by seed [seeds, prompts]
+Values = dict[
+    str, np.ndarray
+]  # by name, a mean over seeds of each prompt; of test accuracies by seed [seeds, prompts]
 Statistic = Callable[[np.ndarray], float]  # of the prompts that take part, by their numbers
 
 
@@ -239,12 +252,12 @@ def lines_of(optimizer: str, by_seed: Sequence[Sequence[Row]]) -> list[list[str]
         return np.asarray([[float(row[field] or missing) for row in rows] for rows in by_seed])
 
     real = 100 * column(optimizer, 0.0)  # (seeds, prompts)
-    scores = {name: column(name) for name in ("kernel", "threshold", "zero_shot")} | {"small |chi|": -column("chi")}
+    scores = {name: column(name) for name in ("kernel", "threshold", "zero_shot")} | {
+        "small |chi|": -column("chi")
+    }
 
     def correlation(score: np.ndarray) -> Statistic:
-        return lambda chosen: rank_correlation(
-            score[:, chosen].mean(0).tolist(), real[:, chosen].mean(0).tolist()
-        )
+        return lambda chosen: rank_correlation(score[:, chosen].mean(0), real[:, chosen].mean(0))
 
     def regret(score: np.ndarray | None) -> Statistic:
         def of(chosen: np.ndarray) -> float:
@@ -276,9 +289,11 @@ def lines_of(optimizer: str, by_seed: Sequence[Sequence[Row]]) -> list[list[str]
         values = column(field)
         if np.isfinite(values).any():
             told[f"rank correlation of |chi| with {field}"] = theory(column("chi"), values)
-    lines = [[f"{optimizer}: {name}", *interval(statistic, real.shape[1])] for name, statistic in told.items()]
+    lines = [
+        [f"{optimizer}: {name}", *interval(statistic, real.shape[1])] for name, statistic in told.items()
+    ]
     if len(real) > 1:
-        ceiling = rank_correlation(real[0].tolist(), real[1:].mean(0).tolist())
+        ceiling = rank_correlation(real[0], real[1:].mean(0))
         lines.append([f"{optimizer}: ceiling, one seed with the others", f"{ceiling:.2f}", ""])
     return lines
 
@@ -288,9 +303,16 @@ def theory(chi: np.ndarray, values: np.ndarray) -> Statistic:
 
     def of(chosen: np.ndarray) -> float:
         ended = chosen[np.isfinite(values[:, chosen]).all(axis=0)]
-        return rank_correlation(chi[:, ended].mean(0).tolist(), values[:, ended].mean(0).tolist())
+        return rank_correlation(chi[:, ended].mean(0), values[:, ended].mean(0))
 
     return of
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Return Spearman's; nan where one side is all equal. It is called some 100,000 times."""
+    if len(np.unique(first)) < 2 or len(np.unique(second)) < 2:
+        return float("nan")
+    return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
 
 
 def interval(statistic: Statistic, prompts: int) -> list[str]:

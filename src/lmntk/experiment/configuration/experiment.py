@@ -16,6 +16,7 @@ from lmntk.experiment.configuration.parts import (
     LABEL_WORDS,
     LABEL_WORDS_REDUCE,
     MAX_LENGTH,
+    MEAN,
     TEMPLATE,
     Classes,
     ClassWords,
@@ -102,8 +103,11 @@ class Prompt(Part):
 
     modes: Several[Mode] = Field(default=("prompt",), description="prompt, head, or both")
     template: str | tuple[str, ...] | None = Field(
-        default=None, description=TEMPLATE, json_schema_extra={"metavar": "TEMPLATE"}
+        default=None,
+        description=TEMPLATE.replace(MEAN, f"{MEAN} with --ensemble"),
+        json_schema_extra={"metavar": "TEMPLATE"},
     )
+    ensemble: bool = Field(default=False, description="of several templates take the mean of their logits")
     chat: bool = Field(default=False, description=CHAT)
     label_words: ClassWords | None = Field(default=None, description=LABEL_WORDS)
     label_words_reduce: Literal["first", "mean"] | None = Field(
@@ -195,7 +199,15 @@ class Experiment(Output, Training, Solving, Classes, Prompt, Texts, Computation)
             )
         if (self.template or self.label_words) and len(self.tasks) + len(self.own_tasks) > 1:
             raise ValueError("template: one prompt for several tasks; set it on one task, or run them apart")
+        if self.ensemble and not any(
+            isinstance(given, tuple) and len(given) > 1 for given in self._templates()
+        ):
+            raise ValueError("ensemble: it is of several templates; give --template twice or more")
         names = [*self.tasks, *(task.name for task in self.own_tasks)]
         if len(set(names)) != len(names):
             raise ValueError("own_tasks: a name is used twice")
         return self
+
+    def _templates(self) -> list[str | tuple[str, ...] | None]:
+        """Return what is given as templates, of all tasks and of each."""
+        return [self.template, *(task.template for task in self.own_tasks)]

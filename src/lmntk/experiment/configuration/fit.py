@@ -12,6 +12,7 @@ from lmntk.experiment.configuration.parts import (
     LABEL_WORDS,
     LABEL_WORDS_REDUCE,
     MAX_LENGTH,
+    MEAN,
     TEMPLATE,
     Classes,
     ClassWords,
@@ -21,8 +22,6 @@ from lmntk.experiment.configuration.parts import (
     Part,
     WordSets,
 )
-
-MEAN = "; given several times, their mean"  # as run has it
 
 
 class LabelledFile(Part):

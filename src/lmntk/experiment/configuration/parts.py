@@ -26,7 +26,10 @@ MOST_RANK = 65536  # of LoRA: more than any layer is wide
 Kind = Literal["auto", "masked", "causal", "seq2seq", "classifier"]
 Formula = Literal["sgd", "signgd", "asigngd"]
 
-TEMPLATE = 'the prompt: "{a} It was {mask}.", for causal models "Review: {a}\\nSentiment:", or LM-BFF\'s; given several times, their mean'
+MEAN = "; given several times, their mean"
+TEMPLATE = (
+    'the prompt: "{a} It was {mask}.", for causal models "Review: {a}\\nSentiment:", or LM-BFF\'s' + MEAN
+)
 LABEL_WORDS = f"{BY_CLASS}; several of one class as bad|awful"
 TEXT_COLUMN = "column of the text; where it is not there, text_a and text_b are read"
 TEXT_B_COLUMN = "column of the second text"
