@@ -16,7 +16,7 @@ from lmntk.estimator.choice import candidates_of, folds_of
 from lmntk.estimator.file_work import FileWork, alone_with, say_remarks, start_work
 from lmntk.estimator.given import FitInput, PromptText
 from lmntk.estimator.prompt_ranking import KERNEL, Contender, Ranking, rank
-from lmntk.estimator.proposals import Proposer, proposing_folds
+from lmntk.estimator.proposals import Proposer, proposing_folds, vocabulary_of
 from lmntk.estimator.standing import TOLD, standard_error
 from lmntk.estimator.ways import Measured
 from lmntk.experiment.configuration import Prompts
@@ -95,9 +95,11 @@ def prompts_file(options: Prompts, given: FitInput, progress: Progress) -> Promp
         raise UserError("prompts: there are too few texts to compare any by; give five of each class or more")
     work, owner = start_work(options, given, progress, "prompts", ["prompt"])
     ways = [work.way("prompt", prompt) for prompt in given.prompts]
+    vocabulary = vocabulary_of(work, options.propose) if options.propose else {}
     proposers = [
-        Proposer.of(work, template) for template in (given.templates if options.propose else ())
-    ]  # what can be wrong with a prompt is said before anything is computed
+        Proposer.of(work, template, vocabulary, options.propose)
+        for template in (given.templates if options.propose else ())
+    ]  # what can be wrong with a prompt is said before any kernel is computed
     for words in given.word_sets:
         progress.note(class_line(texts.labels, words))
     say_remarks(texts, ways)
@@ -144,6 +146,9 @@ def proposed_by(
     """Return so many proposals of a template, the words of each proposed anew for every fold that is held out."""
     labels = work.texts.numbers
     needed = proposer.words_for(rounds, count)
+    work.progress.note(
+        f"{proposer.template!r}: the texts of all folds propose {len(needed)} different sets of words, each a kernel"
+    )
     contenders: dict[tuple[str, ...], Contender] = {}
     for number, words in enumerate(needed):
         way = work.way("prompt", PromptText(proposer.template, words))
@@ -152,11 +157,7 @@ def proposed_by(
     compared = []
     for place in range(count):
         words = proposer.words(place)
-
-        def by_words(words: tuple[str, ...], method: str) -> Candidates:
-            return contenders[words].by_method[method]
-
-        by_method = {name: proposer.candidates(place, _of_method(by_words, name)) for name in METHODS}
+        by_method = {name: proposer.candidates(place, _of_method(contenders, name)) for name in METHODS}
         compared.append(
             Compared(
                 PromptText(proposer.template, words),
@@ -168,9 +169,9 @@ def proposed_by(
 
 
 def _of_method(
-    by_words: Callable[[tuple[str, ...], str], Candidates], method: str
+    contenders: Mapping[tuple[str, ...], Contender], method: str
 ) -> Callable[[tuple[str, ...]], Candidates]:
-    return lambda words: by_words(words, method)
+    return lambda words: contenders[words].by_method[method]
 
 
 def outcome_of(ranking: Ranking, compared: Sequence[Compared]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -15,6 +15,7 @@ from lmntk.estimator.given import PromptText
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.finetuning.logits import logits_of
 from lmntk.models.logit_model import PromptModel
+from lmntk.models.vocabulary import head_weight
 from lmntk.prompts.label_words import space_before
 from lmntk.prompts.tokenization import PieceEncoder, Space
 from lmntk.solvers.folds import deal_folds
@@ -51,6 +52,24 @@ def real_words(tokenizer: Any, space: Space, rows: int) -> dict[int, str]:
         if is_word and pieces.encode(word, space) == [number]:
             found[number] = word
     return found
+
+
+def vocabulary_of(work: FileWork, count: int) -> dict[int, str]:
+    """Return the words that a model can propose so many sets of.
+
+    Raises:
+        UserError: it has too few.
+    """
+    tokenizer, head = work.pretrained.tokenizer, head_weight(work.pretrained.network)
+    rows = len(tokenizer) if head is None else len(head)
+    words, classes = real_words(tokenizer, space_before(work.options.chat), rows), len(work.texts.labels)
+    # of a class's likeliest words all but its own may be another's already
+    if count * classes > min(len(words), LIKELIEST):
+        raise UserError(
+            f"propose: {count} sets of {classes} words are too many; the vocabulary has {len(words)} whole words, and the likeliest "
+            f"{LIKELIEST} of each class are looked at"
+        )
+    return words
 
 
 def propose(logs: Array, labels: Labels, left_out: Labels, count: int) -> list[tuple[int, ...]]:
@@ -106,33 +125,21 @@ class Proposer:
     _known: dict[bytes, list[tuple[int, ...]]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, work: FileWork, template: str) -> Proposer:
+    def of(cls, work: FileWork, template: str, vocabulary: Mapping[int, str], count: int) -> Proposer:
         """Return what a model says, from one forward pass a text.
 
         Raises:
-            UserError: the template does not fit the model, or its vocabulary has too few words.
+            UserError: the template does not fit the model.
         """
-        options, pretrained = work.options, work.pretrained
-        count, classes = int(getattr(options, "propose", 0)), len(work.texts.labels)
-        network: Any = pretrained.network
-        words = real_words(
-            pretrained.tokenizer, space_before(options.chat), network.get_output_embeddings().weight.shape[0]
-        )
-        # of a class's likeliest words all but its own may be another's already
-        if len(words) < count * classes or count * classes > LIKELIEST:
-            raise UserError(
-                f"propose: {count} sets of {classes} words are too many; the vocabulary has {len(words)} whole words, and the likeliest "
-                f"{LIKELIEST} of each class are looked at"
-            )
-        stand_ins = tuple(words.values())[:classes]  # any words, for the encoder wants some
-        way = work.way("prompt", PromptText(template, stand_ins))
-        model = PromptModel(network, tuple(words))
+        stand_ins = tuple(vocabulary.values())[
+            : len(work.texts.labels)
+        ]  # any words, for the encoder wants some
+        texts = work.way("prompt", PromptText(template, stand_ins)).encoded(work.texts.examples)
+        model = PromptModel(work.pretrained.network, tuple(vocabulary))
         work.progress.phase(f"words at the mask of {template!r}")
-        logits = logits_of(
-            model, way.encoded(work.texts.examples), pretrained.pad_id, work.settings.batch_size
-        ).numpy()
+        logits = logits_of(model, texts, work.pretrained.pad_id, work.settings.batch_size).numpy()
         logs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-        return cls(template, tuple(words.values()), logs, work.texts.numbers, count)
+        return cls(template, tuple(vocabulary.values()), logs, work.texts.numbers, count)
 
     def words(self, place: int, left_out: Labels | None = None) -> tuple[str, ...]:
         """Return the words of one proposal by all texts but those left out, a class each."""
