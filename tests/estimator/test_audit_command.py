@@ -13,7 +13,11 @@ import tiny
 
 CommandLine = Callable[..., tuple[int, str, str]]
 PROMPT = ("--template", "{a} It was {mask}.", "--label-words", "good=great,bad=terrible")
-WORDS = {"good": ("great", "fun", "happy"), "bad": ("terrible", "dull", "sad"), "so-so": ("very", "not", "maybe")}
+WORDS = {
+    "good": ("great", "fun", "happy"),
+    "bad": ("terrible", "dull", "sad"),
+    "so-so": ("very", "not", "maybe"),
+}
 PLANTED = (5, 14)  # rows, from 1
 
 

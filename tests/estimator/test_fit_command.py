@@ -20,7 +20,11 @@ from lmntk.reports.fit_page import reliability
 CommandLine = Callable[..., tuple[int, str, str]]
 COLUMNS = ("--text-column", "message", "--label-column", "category")
 PROMPT = ("--template", "{a} It was {mask}.", "--label-words", "good=great,bad=terrible")
-WORDS = {"good": ("great", "fun", "happy"), "bad": ("terrible", "dull", "sad"), "so-so": ("very", "not", "maybe")}
+WORDS = {
+    "good": ("great", "fun", "happy"),
+    "bad": ("terrible", "dull", "sad"),
+    "so-so": ("very", "not", "maybe"),
+}
 THINGS = ("film", "book", "story")
 
 

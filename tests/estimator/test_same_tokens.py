@@ -73,14 +73,22 @@ def test_they_leave_together(
 def test_opposite_labels_are_allowed_and_named(model: Path) -> None:
     with notices.kept() as lines:
         classifier = TangentClassifier(model).fit([*TEXTS, TEXTS[0].upper()], [*LABELS, "bad"])
-    assert f"the texts {TEXTS[0]!r} and {TEXTS[0].upper()!r} are labelled 'bad' and 'good'; both are used" in lines
+    assert (
+        f"the texts {TEXTS[0]!r} and {TEXTS[0].upper()!r} are labelled 'bad' and 'good'; both are used"
+        in lines
+    )
     assert len(classifier.texts_.examples) == 11
 
 
-def test_what_is_one_text_to_the_model_counts_once(model: Path, tmp_path: Path, command_line: CommandLine) -> None:
+def test_what_is_one_text_to_the_model_counts_once(
+    model: Path, tmp_path: Path, command_line: CommandLine
+) -> None:
     texts = [f"{text} {emoji}" for text in TEXTS[:8] for emoji in ("\U0001f600", "\U0001f601")]
     classifier = TangentClassifier(model).fit(texts, [label for label in LABELS[:8] for _ in range(2)])
-    assert classifier.setting_ == {"regularization": 0.1, "f0_scale": float("inf")}  # four of a class, not eight
+    assert classifier.setting_ == {
+        "regularization": 0.1,
+        "f0_scale": float("inf"),
+    }  # four of a class, not eight
     table = write_table(tmp_path / "texts.csv", texts, [label for label in LABELS[:8] for _ in range(2)])
     code, _, err = command_line("audit", table, "--model", model, "--out", tmp_path / "out")
     assert code == 2

@@ -21,7 +21,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from lmntk import TangentClassifier
 from lmntk.estimator import choice, seen_texts
 
-MODEL: list[str] = []  # the folder; its name is no parameter here, since scikit-learn makes the estimator before any fixture
+MODEL: list[
+    str
+] = []  # the folder; its name is no parameter here, since scikit-learn makes the estimator before any fixture
 WEAK = "of a random network of two layers that reads rounded numbers: it is right less often than scikit-learn's 83 %"
 EXPECTED_TO_FAIL = {
     "check_classifiers_train": WEAK,
@@ -86,7 +88,10 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 OF_NUMBERS = OfNumbers(mode="head", regularization=0.1)
-EXPECTED: dict[str, Any] = {"expected_failed_checks": lambda estimator: EXPECTED_TO_FAIL, "xfail_strict": True}
+EXPECTED: dict[str, Any] = {
+    "expected_failed_checks": lambda estimator: EXPECTED_TO_FAIL,
+    "xfail_strict": True,
+}
 
 
 @parametrize_with_checks([OF_NUMBERS], legacy=False, **EXPECTED)

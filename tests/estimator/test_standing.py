@@ -45,7 +45,9 @@ def test_numbers_by_hand() -> None:
     assert (better.lead, better.error) == pytest.approx((-0.375, spread / 6**0.5))
     assert (worse.lead, worse.error) == pytest.approx((0.375, spread / 6**0.5))  # leads 0, 1, 1/2, 0
     # leads 1/2, 1/2, 0, -1/2
-    assert (chance.lead, chance.error) == pytest.approx((0.125, ((7 / 4) / 6 - (1 / 2 / 6) ** 2) ** 0.5 / 6**0.5))
+    assert (chance.lead, chance.error) == pytest.approx(
+        (0.125, ((7 / 4) / 6 - (1 / 2 / 6) ** 2) ** 0.5 / 6**0.5)
+    )
 
 
 @pytest.mark.parametrize(

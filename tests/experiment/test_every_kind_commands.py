@@ -130,6 +130,12 @@ WRONG_RUNS = {
     "no label words": ("gpt2", [*PROMPT[:3], ""], "needs a template and label words"),
     "an empty label word": ("gpt2", [*PROMPT[:3], "terrible,"], "1 label words for 2 classes"),
     "a template twice": ("gpt2", [*PROMPT, "--template", "{a} it was"], "is given twice"),
+    "templates that are not said to be averaged": (
+        "gpt2",
+        [*PROMPT, "--template", "{a} is"],
+        "2 templates are given; --ensemble takes the mean",
+    ),
+    "an ensemble of one": ("gpt2", [*PROMPT, "--ensemble"], "ensemble: it is of several templates"),
     "an empty template": ("gpt2", ["--template", "", *PROMPT[2:]], "has no text"),
     "a text after the mask": (
         "gpt2",
@@ -152,15 +158,15 @@ def test_mistakes_of_a_run_are_one_line(
 CHANGES: dict[str, tuple[list[str], list[str]]] = {
     "a further template": (
         ["--template", "{a} it was {mask}"],
-        ["--template", "{a} it was {mask}", "--template", "{a} is {mask}"],
+        ["--template", "{a} it was {mask}", "--template", "{a} is {mask}", "--ensemble"],
     ),
     "another order of templates": (
-        ["--template", "{a} it was {mask}", "--template", "{a} is {mask}"],
-        ["--template", "{a} is {mask}", "--template", "{a} it was {mask}"],
+        ["--template", "{a} it was {mask}", "--template", "{a} is {mask}", "--ensemble"],
+        ["--template", "{a} is {mask}", "--template", "{a} it was {mask}", "--ensemble"],
     ),
     "another of several templates": (
-        ["--template", "{a} it was {mask}", "--template", "{a} is {mask}"],
-        ["--template", "{a} it was {mask}", "--template", "{a} was {mask}"],
+        ["--template", "{a} it was {mask}", "--template", "{a} is {mask}", "--ensemble"],
+        ["--template", "{a} it was {mask}", "--template", "{a} was {mask}", "--ensemble"],
     ),
     "another reduction": (
         [
@@ -185,6 +191,23 @@ CHANGES: dict[str, tuple[list[str], list[str]]] = {
         ["--template", "{a} it was {mask}", "--label-words", "terrible,great|good"],
     ),
 }
+
+
+def test_several_templates_are_averaged_when_asked_which_is_said(
+    folder: Path, tmp_path: Path, lmntk: Command
+) -> None:
+    """A file of an earlier version has a list of templates alone, and means the same."""
+    pair, words = ["{a} it was {mask}", "{a} is {mask}"], ("--label-words", "terrible,great")
+    flags = [part for template in pair for part in ("--template", template)]
+    asked = lmntk(*run_flags(folder, "bert", tmp_path / "a", *words, *flags, "--ensemble"))
+    file = tmp_path / "earlier.toml"
+    file.write_text(f"template = {json.dumps(pair)}\n", encoding="utf8")
+    command, *rest = run_flags(folder, "bert", tmp_path / "b", *words)
+    earlier = lmntk(command, file, *rest)
+    assert asked[:2] == earlier[:2]
+    for code, _, errors in (asked, earlier):
+        assert code == 0, errors
+        assert "2 templates, of which the mean of the logits is taken" in errors
 
 
 @pytest.mark.one_in(2)

@@ -25,7 +25,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six texts of each of two classes."""
     path = tmp_path_factory.mktemp("table") / "texts.csv"
-    rows = [f"a {WORDS[label][n % 3]} {('film', 'book')[n // 3]},{label}" for n in range(6) for label in WORDS]
+    rows = [
+        f"a {WORDS[label][n % 3]} {('film', 'book')[n // 3]},{label}" for n in range(6) for label in WORDS
+    ]
     path.write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf8")
     return path
 

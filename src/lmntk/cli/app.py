@@ -22,6 +22,7 @@ from lmntk.cli.commands import (
     fit,
     kernel,
     predict,
+    prompts,
     report,
     reproduce,
     run,
@@ -59,6 +60,7 @@ app.command(cls=taking(experiment_options))(run.run)
 app.command(cls=taking(experiment_options))(run.plan)
 app.command(cls=taking(fit.fit_options))(fit.fit)
 app.command(cls=taking(audit.audit_options))(audit.audit)
+app.command(cls=taking(prompts.prompts_options))(prompts.prompts)
 app.command(cls=taking(subspace.subspace_options))(subspace.subspace)
 app.command(cls=taking(finetune.OPTIONS))(finetune.finetune)
 app.command(cls=taking(diagnose.OPTIONS))(diagnose.diagnose)

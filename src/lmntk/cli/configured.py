@@ -87,12 +87,20 @@ def experiment_of(
         fields["finetuning"] = training
     if configuration is None and "model" not in fields:
         raise UserError("run: give --model and texts, or a TOML file: lmntk run experiment.toml")
+    asked = fields.get("template") or ()
+    several = [] if isinstance(asked, str) else list(dict.fromkeys(asked))
     under = dict(under or {})
     experiment = (
         make_experiment(under | fields)
         if configuration is None
         else load_experiment(configuration, fields, under)
     )
+    if (
+        len(several) > 1 and not experiment.ensemble
+    ):  # in a file a list of templates has always been their mean
+        raise UserError(
+            f"template: {len(several)} templates are given; --ensemble takes the mean of their logits, and lmntk prompts says which is best"
+        )
     if training and not experiment.finetune:
         name = next(iter(training)).replace("_", "-")
         raise UserError(

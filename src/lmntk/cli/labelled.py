@@ -11,14 +11,14 @@ from lmntk.errors import UserError
 
 if TYPE_CHECKING:
     from lmntk.estimator.given import FitInput
-    from lmntk.experiment.configuration import Fit, Subspace
+    from lmntk.experiment.configuration import Fit, Prompts, Subspace
 
-    Kind = TypeVar("Kind", bound=Fit | Subspace)
+    Kind = TypeVar("Kind", bound=Fit | Subspace | Prompts)
 
 LabelledFile = Annotated[str, typer.Argument(help="labelled texts: CSV, TSV, JSONL, Parquet, or hf:NAME")]
 
 
-def labelled_options(kind: type[Fit] | type[Subspace]) -> list[FieldOption]:
+def labelled_options(kind: type[Fit] | type[Subspace] | type[Prompts]) -> list[FieldOption]:
     """Return the options of a configuration; factors are kept by other commands."""
     return [option for option in options_of(kind) if option.name != "keep_factors"]
 

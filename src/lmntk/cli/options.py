@@ -91,7 +91,7 @@ class FieldOption:
         takes_list = tuple in kinds and str not in kinds
         if self.is_switch:
             annotation: Any = bool
-        elif kinds == {str, tuple}:
+        elif kinds == {str, tuple} or self.extra.get("repeated"):
             annotation = list[str] | None  # given once or several times
         else:
             # the configuration makes the path: an empty one must not become the folder that one is in

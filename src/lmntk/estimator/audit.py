@@ -154,7 +154,9 @@ def rows_of(texts: LabelledTexts, suspicion: Suspicion) -> list[dict[str, Any]]:
 
 def contradictions_in(texts: LabelledTexts) -> list[str]:
     """Return the texts that have several labels, each with them."""
-    return [f"{' and '.join(map(repr, written))}: {', '.join(labels)}" for written, labels in texts.contradictions]
+    return [
+        f"{' and '.join(map(repr, written))}: {', '.join(labels)}" for written, labels in texts.contradictions
+    ]
 
 
 def table_of(record: AuditRecord) -> str:

@@ -46,6 +46,7 @@ class Choice:
         held_out: decisions of the choice made inside each fold; None where nothing can be held out.
         calibration: from these to probabilities.
         standing: what they come to.
+        taken: of each way, in order, the share of folds whose other texts chose it; none where nothing is held out.
     """
 
     measured: Measured
@@ -55,6 +56,7 @@ class Choice:
     held_out: HeldOut | None
     calibration: Calibration
     standing: Standing | None
+    taken: tuple[float, ...] = ()
 
     @property
     def has_direction(self) -> bool:
@@ -129,17 +131,11 @@ def choose_way(
         regularization: lambda, if it is not to be chosen.
     """
     labels, few = texts.numbers, texts.are_few
-    given = REGULARIZATIONS if regularization is None else (regularization,)
-    parts: list[tuple[Measured, Candidates]] = []
-    for way in ways[:1] if few else ways:
-        f0 = way.logits if way.way.has_logits and not few else None
-        ridges = LAMBDA_OF_FEW if few and regularization is None else given
-        classes = None if way.way.combinations is None else way.logits.shape[1]
-        parts.append(
-            (way, RidgeCandidates(way.kernel, labels, f0, ridges, classes=classes, basis=way.way.basis))
-        )
-        if f0 is not None and regularization is None:
-            parts.append((way, CentredCandidate(f0)))
+    parts = [
+        (way, candidates)
+        for way in (ways[:1] if few else ways)
+        for candidates in candidates_of(way, labels, few=few, regularization=regularization)
+    ]
     pool = Pool([_OfMode(way.way.mode, candidates) for way, candidates in parts])
     estimate, standing, number, calibration = None, None, 0, Calibration()
     if texts.can_be_held_out:
@@ -151,10 +147,42 @@ def choose_way(
     owners = [(part, k) for part, (_, each) in enumerate(parts) for k in range(len(each.settings))]
     part, k = owners[number]
     way, candidates = parts[part]
+    of_way = [ways.index(parts[part][0]) for part, _ in owners]
     setting = candidates.settings[k]
     form, intercepts = _solution(way, candidates, setting)
     moved = tuple((np.asarray(intercepts) + calibration.shift).tolist())
-    return Choice(way, setting, form, moved, estimate, calibration, standing)
+    taken = () if estimate is None else shares_taken(estimate, of_way, len(ways))
+    return Choice(way, setting, form, moved, estimate, calibration, standing, taken)
+
+
+def shares_taken(estimate: HeldOut, owners: Sequence[int], count: int) -> tuple[float, ...]:
+    """Return of each of so many owners the share of folds in which a setting of its own was chosen.
+
+    Args:
+        estimate: with the numbers of the chosen settings.
+        owners: of each setting, the number of whose it is.
+        count: of the owners.
+    """
+    chosen = [owners[number] for of_round in estimate.chosen for number in of_round]
+    return tuple((np.bincount(chosen, minlength=count) / len(chosen)).tolist())
+
+
+def candidates_of(
+    way: Measured, labels: Labels, *, few: bool = False, regularization: float | None = None
+) -> list[Candidates]:
+    """Return what a way is trained as: ridge regression in every setting, and where its logits mean something no training.
+
+    Args:
+        way: measured.
+        labels: class numbers [N].
+        few: there are too few texts to choose by.
+        regularization: lambda, if it is not to be chosen.
+    """
+    f0 = way.logits if way.way.has_logits and not few else None
+    given = (LAMBDA_OF_FEW if few else REGULARIZATIONS) if regularization is None else (regularization,)
+    classes = None if way.way.combinations is None else way.logits.shape[1]
+    ridge = RidgeCandidates(way.kernel, labels, f0, given, classes=classes, basis=way.way.basis)
+    return [ridge] if f0 is None or regularization is not None else [ridge, CentredCandidate(f0)]
 
 
 def _calibration(estimate: HeldOut, *, with_offsets: bool) -> Calibration:
@@ -178,12 +206,12 @@ def rivals_of(
     """Return the classifiers that the kernel is compared with, by name."""
     labels, outputs = texts.numbers, ways[0].logits.shape[1]
     rivals: list[tuple[str, Candidates]] = [("the largest class", Majority(labels, outputs))]
-    for way in ways:
-        if way.way.has_logits:
-            rivals += [
-                ("zero-shot", ZeroShot(way.logits)),
-                ("zero-shot, centred", CentredCandidate(way.logits)),
-            ]
+    asked = [way.logits for way in ways if way.way.has_logits]
+    if asked:  # of several prompts each rival takes its own, inside each fold
+        rivals += [
+            ("zero-shot", Pool([ZeroShot(logits) for logits in asked])),
+            ("zero-shot, centred", Pool([CentredCandidate(logits) for logits in asked])),
+        ]
     counts = word_counts(texts.plain)
     rivals.append(("TF-IDF with logistic regression", Refitted(of_words, counts, labels, outputs)))
     if features is not None:

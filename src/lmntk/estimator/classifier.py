@@ -17,7 +17,8 @@ from lmntk.engine.settings import Settings
 from lmntk.errors import UserError
 from lmntk.estimator.choice import Choice, choose_way
 from lmntk.estimator.encoders import Prompt, encoder_of, probe_features
-from lmntk.estimator.fit import direction_of, trained_of
+from lmntk.estimator.file_work import trained_of
+from lmntk.estimator.fit import direction_of
 from lmntk.estimator.given import check_folder
 from lmntk.estimator.record import OF_OPTIONS, EstimatorInput, read_fit, shared_solution, write_fit
 from lmntk.estimator.seen_texts import SeenTexts, one_at_a_time, shared_model, shared_texts
@@ -230,7 +231,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             seed=options.seed,
             regularization=None if self.regularization is None else float(self.regularization),
         )
-        self._fitted = options, prompt.words, pretrained, _as_plain(self.get_params())
+        self._fitted = options, prompt, pretrained, _as_plain(self.get_params())
         self.seen_: SeenTexts = seen[measured.index(self.choice_.measured)]
         standing = self.choice_.standing
         self.standing_ = standing
@@ -287,14 +288,14 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def save(self, folder: str | Path) -> None:
         """Write the classifier to a folder, for ``load`` and for ``lmntk predict``; labels are words, numbers or truth values."""
         check_is_fitted(self, "choice_")
-        (options, words, pretrained, parameters), choice, out = self._fitted, self.choice_, Path(folder)
+        (options, prompt, pretrained, parameters), choice, out = self._fitted, self.choice_, Path(folder)
         check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
         directions = [direction_of(choice, self.seen_.settings)] if choice.has_direction else []
         write_fit(
             options.model_copy(update={"out": out}),
             texts=self.texts_,
-            words=words,
+            prompt=prompt,
             choice=choice,
             directions=directions,
             pretrained=pretrained,
@@ -353,6 +354,10 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         if self.formula != "sgd":
             raise UserError(f"TangentClassifier: formula {self.formula!r} is not known; use sgd")
+        if not isinstance(self.template, str | None):
+            raise UserError(
+                f"TangentClassifier: template {self.template!r} is no text; give one, or compare several with lmntk fit"
+            )
         ridge = self.regularization
         if ridge is not None and not (isinstance(ridge, Real) and 0 <= float(ridge) < float("inf")):
             raise UserError(

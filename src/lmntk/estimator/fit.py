@@ -2,50 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from lmntk.engine.batches import Capturer
 from lmntk.engine.settings import Settings
-from lmntk.engine.work import WorkOwner
-from lmntk.engine.work_folder import WorkFolder
 from lmntk.estimator.choice import Choice, choose_way
-from lmntk.estimator.encoders import Prompt, encoder_of, probe_features
+from lmntk.estimator.encoders import encoder_of, probe_features
+from lmntk.estimator.file_work import alone_with, say_remarks, start_work
 from lmntk.estimator.given import FitInput
-from lmntk.estimator.record import FitRecord, write_fit
-from lmntk.estimator.texts import LabelledTexts
-from lmntk.estimator.ways import Measured, Way, measure, pieces_of, way_of
+from lmntk.estimator.record import ComparedPrompt, FitRecord, write_fit
+from lmntk.estimator.ways import Way
 from lmntk.experiment.configuration import Fit
-from lmntk.experiment.start import filter_of, load, settings_of
-from lmntk.kernels.low_rank import Trained
 from lmntk.models.loading import Pretrained
 from lmntk.prediction.direction_memory import DirectionMemory
 from lmntk.prediction.directions import directions_of
-from lmntk.prompts.remarks import TextCounts
-from lmntk.system.files import alone_in
 from lmntk.system.notices import say
 from lmntk.system.progress import Progress
 from lmntk.tasks.class_words import class_line
 
-KERNELS = "kernels"  # the name of the folder in a fit's
-
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """A model on its device, the settings it computes with, the texts as it sees them, and the way that they chose."""
+    """A model on its device, the settings it computes with, the texts as it sees them, and the way that they chose.
+
+    Attributes:
+        pretrained: the model.
+        texts: the labelled ones, by their tokens.
+        settings: of the engine.
+        choice: what was chosen.
+        ways: all that it was chosen from, in order.
+    """
 
     pretrained: Pretrained
     texts: LabelledTexts
     settings: Settings
     choice: Choice
+    ways: tuple[Way, ...]
+
+    @property
+    def compared(self) -> list[ComparedPrompt]:
+        """The prompts that it was chosen from, where there were several, each with the share of folds that chose it."""
+        taken = self.choice.taken or (0.0,) * len(self.ways)
+        prompts = [(way.prompt, share) for way, share in zip(self.ways, taken, strict=True)]
+        found = [ComparedPrompt.of(prompt, share) for prompt, share in prompts if prompt is not None]
+        return found if len(found) > 1 else []
 
 
 def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
     """Write a classifier of one labelled file to a folder, and return what is known of it.
 
-    With label words the prompt and head mode are compared, without them head mode is taken.
+    With label words the prompts and head mode are compared, without them head mode is taken.
 
     Args:
         options: the configuration.
@@ -60,10 +69,11 @@ def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
         return write_fit(
             options,
             texts=chosen.texts,
-            words=given.words,
+            prompt=choice.measured.way.prompt,
             choice=choice,
             directions=[direction_of(choice, chosen.settings)] if choice.has_direction else [],
             pretrained=chosen.pretrained,
+            compared=chosen.compared,
         )
 
 
@@ -87,69 +97,31 @@ def choosing(
     Raises:
         UserError: a mistake in the prompt or the model.
     """
-    texts, words = given.texts, given.words
-    prompt = Prompt(options.template, words, options.label_words_reduce, options.max_length, options.chat)
-    modes = prompt.modes(options.mode)
-    owner = WorkOwner(options.out, (owner_name,))
-    settings = settings_of(options, options.out, owner)
-    pretrained = load(options, modes)
-    encoders = {mode: encoder_of(pretrained, mode, prompt) for mode in dict.fromkeys((*modes, "head"))}
-    chosen = filter_of(options)
-    ways = [
-        way_of(
-            pretrained,
-            mode,
-            encoders[mode],
-            texts.labels,
-            chosen,
-            seed=options.seed,
-            sharing=options.classes,
-            trained=trained_of(options),
-        )
-        for mode in modes
-    ]
-    progress.note(class_line(texts.labels, words))  # after all that can be wrong: a mistake is one line
-    _say_remarks(texts, ways)
+    texts, prompts = given.texts, given.prompts
+    has_prompt, has_head = bool(prompts) and options.mode != "head", options.mode != "prompt"
+    modes = ["prompt"] * has_prompt + ["head"] * has_head
+    work, owner = start_work(options, given, progress, owner_name, modes)
+    asked = [work.way("prompt", prompt) for prompt in prompts] if has_prompt else []
+    ways = asked + ([work.way("head")] if has_head else [])
+    for words in dict.fromkeys(prompt.words for prompt in prompts if has_prompt) or (given.words,):
+        progress.note(class_line(texts.labels, words))  # after all that can be wrong: a mistake is one line
+    say_remarks(texts, ways)
+    if texts.are_few and len(asked) > 1:
+        say(f"too few texts to choose among {len(asked)} prompts by: the first is taken")
+        ways = [way for way in ways if way not in asked[1:]]
     texts = texts.as_tokens(ways[0].encoded(texts.examples))
     check(texts)
-    with alone_in(options.out):
-        measured = [_measured(way, texts, settings, options, progress) for way in ways]
-        features = probe_features(pretrained, encoders["head"], texts.examples, settings.batch_size)
-        yield Chosen(pretrained, texts, settings, choose_way(measured, texts, features, seed=options.seed))
-        for way in ways:
-            for piece in pieces_of(way, texts.examples):
-                WorkFolder.finish(settings, piece)
-        WorkFolder.sweep(owner, settings.scratch)
-
-
-def _say_remarks(texts: LabelledTexts, ways: Sequence[Way]) -> None:
-    for way in ways:
-        counts = TextCounts()
-        for example, encoded in zip(texts.examples, way.encoded(texts.examples), strict=True):
-            counts.add(example, encoded)
-        for line in counts.remarks(way.encoder):
-            say(f"{way.mode}: {line}")
-
-
-def _measured(
-    way: Way, texts: LabelledTexts, settings: Settings, options: Fit, progress: Progress
-) -> Measured:
-    n, c, lengths = (
-        len(texts.examples),
-        way.singles[0].outputs,
-        [text.length for text in way.encoded(texts.examples)],
-    )
-    # in operations of a parameter: passes of a text, and the product of a pair
-    per_text, per_pair = 6.0 * c * sum(lengths) / n, 2.0 * c * c
-    progress.work(f"{way.mode}: {n} texts", len(way.singles) * (per_text * n + per_pair * n * n))
-    return measure(
-        way,
-        texts.examples,
-        settings,
-        options.out / KERNELS,
-        lambda estimate: progress.note(f"{way.mode}: {estimate.describe()}"),
-        lambda captured, contracted: progress.advance(per_text * captured + per_pair * contracted),
-    )
+    with alone_with(work, owner):
+        measured = [
+            work.measure(
+                way, f"prompt {number + 1} of {len(asked)}" if way in asked and len(asked) > 1 else ""
+            )
+            for number, way in enumerate(ways)
+        ]
+        encoder = encoder_of(work.pretrained, "head", work.prompt(None))
+        features = probe_features(work.pretrained, encoder, texts.examples, work.settings.batch_size)
+        choice = choose_way(measured, texts, features, seed=options.seed)
+        yield Chosen(work.pretrained, texts, work.settings, choice, tuple(ways))
 
 
 def direction_of(choice: Choice, settings: Settings) -> dict[str, Any]:
@@ -161,10 +133,3 @@ def direction_of(choice: Choice, settings: Settings) -> dict[str, Any]:
     capturer.batch_size = cut.batch_size
     (direction,) = directions_of(capturer, texts, choice.form, "sgd", at_once=cut.at_once)
     return dict(way.motion(direction))
-
-
-def trained_of(options: Fit) -> Trained:
-    """Return what trains by the options; of LoRA's A the fit's own seed."""
-    return Trained(
-        options.lora_rank, options.lora_targets, options.lora_alpha, options.train_only, options.seed
-    )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lmntk.errors import UserError
 from lmntk.estimator.choice import Choice, fitted_share
+from lmntk.estimator.encoders import Prompt
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.experiment.configuration import Fit
 from lmntk.models.loading import Pretrained
@@ -36,6 +37,19 @@ OF_OPTIONS = (
 ROUGH = 30  # texts: with less, probabilities are marked as rough
 
 
+class ComparedPrompt(BaseModel):
+    """A prompt that a choice was made from, and the share of folds whose other texts chose it."""
+
+    template: str
+    label_words: list[str]
+    taken: float
+
+    @classmethod
+    def of(cls, prompt: Prompt, share: float) -> ComparedPrompt:
+        """Return the record of a prompt."""
+        return cls(template=prompt.template or "", label_words=list(prompt.words or ()), taken=share)
+
+
 class FitRecord(BaseModel):
     """The record of a fitted classifier.
 
@@ -48,6 +62,7 @@ class FitRecord(BaseModel):
         mode: prompt or head.
         template: the prompt, if there is one.
         label_words: the word of each class, if there is one.
+        prompts: of several that were compared all, in order; the one that was taken is ``template`` with ``label_words``.
         setting: what was chosen.
         standing: the estimate, the rivals, the outcome and its sentence; None where nothing could be held out.
         training_accuracy: share of its own texts that the classifier has right.
@@ -68,6 +83,7 @@ class FitRecord(BaseModel):
     mode: str
     template: str | None
     label_words: dict[str, str] | None
+    prompts: list[ComparedPrompt] = []
     setting: dict[str, Any]
     standing: dict[str, Any] | None
     training_accuracy: float
@@ -92,28 +108,42 @@ class EstimatorInput:
     parameters: Mapping[str, Any]
 
 
-def parameters_of(options: Fit, labels: Sequence[str], words: Sequence[str] | None) -> dict[str, Any]:
-    """Return the parameters of an estimator that is fitted as a file was."""
-    same = {name: getattr(options, name) for name in OF_OPTIONS}
+def parameters_of(options: Fit, labels: Sequence[str], prompt: Prompt | None) -> dict[str, Any]:
+    """Return the parameters of an estimator that is fitted as a file was, with the prompt that was taken, if one was."""
+    same = {name: getattr(options, name) for name in OF_OPTIONS if name != "template"}
+    template, words = (None, None) if prompt is None else (prompt.template, prompt.words)
     pairs = None if words is None else [list(pair) for pair in zip(labels, words, strict=True)]
-    return same | {"model": options.model, "label_words": pairs}
+    return same | {"model": options.model, "template": template, "label_words": pairs}
 
 
 def write_fit(
     options: Fit,
     *,
     texts: LabelledTexts,
-    words: Sequence[str] | None,
+    prompt: Prompt | None,
     choice: Choice,
     directions: Sequence[Mapping[str, Tensor]],
     pretrained: Pretrained,
     given: EstimatorInput | None = None,
+    compared: Sequence[ComparedPrompt] = (),
 ) -> FitRecord:
-    """Write a fit's predictor and its record, and return the record; of an estimator with what it was ``given``."""
+    """Write a fit's predictor and its record, and return the record.
+
+    Args:
+        options: the configuration.
+        texts: the labelled ones.
+        prompt: what the chosen way puts around them; it does not matter in head mode.
+        choice: what was chosen.
+        directions: of its solution.
+        pretrained: the model.
+        given: what an estimator was given; of a file it is made of the options.
+        compared: the prompts that were compared.
+    """
     if given is None:
-        given = EstimatorInput(texts.labels, parameters_of(options, texts.labels, words))
+        given = EstimatorInput(texts.labels, parameters_of(options, texts.labels, prompt))
     way, standing, sharpness = choice.measured.way, choice.standing, choice.sharpness
     is_prompt = way.mode == "prompt"
+    template, words = (prompt.template, list(prompt.words or ())) if is_prompt and prompt else (None, None)
     setting = {name: "inf" if value == math.inf else value for name, value in choice.setting.items()}
     scale = choice.f0_scale
     columns = {"text": options.text_column, "text_b": options.text_b_column, "label": options.label_column}
@@ -124,9 +154,9 @@ def write_fit(
         "untied": options.untie_head, "difference": way.model.outputs == 1, "features": "read",
         "centred": way.basis is not None,
     }  # fmt: skip
-    prompt = {
-        "templates": [options.template] if is_prompt else None,
-        "label_words": list(words or ()) if is_prompt else None,
+    put_to = {
+        "templates": [template] if is_prompt else None,
+        "label_words": words,
         "reduce": options.label_words_reduce, "max_length": way.encoder.max_length, "text_a_limit": None,
         "chat": options.chat and is_prompt,
     }  # fmt: skip
@@ -137,7 +167,7 @@ def write_fit(
     }  # fmt: skip
     description = {
         "split": "fit", "dev": 0.0 if standing is None else standing.accuracy, "metric": "accuracy", "mode": way.mode,
-        "labels": list(texts.labels), "columns": columns, "model": model, "prompt": prompt,
+        "labels": list(texts.labels), "columns": columns, "model": model, "prompt": put_to,
         "parameters": way.parameters.as_dict(), "solution": solution, "versions": versions(),
         "train_texts": [[example.text_a, example.text_b] for example in texts.examples],
     }  # fmt: skip
@@ -150,8 +180,9 @@ def write_fit(
         counts=texts.counts,
         classes=list(given.classes),
         mode=way.mode,
-        template=options.template if is_prompt else None,
-        label_words=dict(zip(texts.labels, words, strict=True)) if is_prompt and words is not None else None,
+        template=template,
+        label_words=dict(zip(texts.labels, words, strict=True)) if words is not None else None,
+        prompts=list(compared),
         setting=setting,
         standing=None if standing is None else standing.as_dict(),
         training_accuracy=fitted_share(choice, texts.numbers),

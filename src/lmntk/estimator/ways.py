@@ -18,6 +18,7 @@ from lmntk.engine.progress import Listener
 from lmntk.engine.settings import Settings
 from lmntk.engine.stream import Streamed, stream_kernels
 from lmntk.errors import UserError
+from lmntk.estimator.encoders import Prompt
 from lmntk.finetuning.logits import logits_of
 from lmntk.kernels.gram import EVERYTHING
 from lmntk.kernels.kernel import KERNEL_VERSION, Kernel
@@ -54,6 +55,7 @@ class Way:
         combinations: of the logits [C, S], where the classes share a kernel.
         basis: the contrasts [C, C - 1] of the logits, where these are the model's outputs.
         part: what trains of the parameters that count: names of them, or LoRA on some; None: all of them.
+        prompt: what is put around the texts, in prompt mode.
     """
 
     mode: str
@@ -65,6 +67,7 @@ class Way:
     combinations: Array | None = None
     basis: Array | None = None
     part: tuple[str, ...] | LowRank | None = None
+    prompt: Prompt | None = None
     _encoded: dict[Example, EncodedText] = field(default_factory=dict, repr=False)
 
     @property

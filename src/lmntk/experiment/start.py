@@ -83,6 +83,10 @@ def open_session(
         check_finetuning(session, model)
     note_classes(experiment, tasks, progress)  # after all that can be wrong: a mistake is one line
     for task in tasks:
+        if "prompt" in experiment.modes and len(task.templates) > 1:
+            say(
+                f"{task.name}: {len(task.templates)} templates, of which the mean of the logits is taken (ensemble)"
+            )
         for line in session.remarks(task):
             say(line)
     return session

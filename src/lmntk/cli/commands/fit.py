@@ -70,3 +70,13 @@ def print_fit(record: FitRecord) -> None:
             print(f"  {rival['name']:<32}{100 * rival['accuracy']:6.1f}   this one {lead}")
     chosen = ", ".join(f"{name} {value}" for name, value in record.setting.items())
     print_wrapped(f"chosen: mode {record.mode}, {chosen}", 2)
+    for number, prompt in enumerate(record.prompts):
+        words = ",".join(prompt.label_words)
+        if prompt.template == record.template and prompt.label_words == [
+            *(record.label_words or {}).values()
+        ]:
+            print_wrapped(
+                f"prompt {number + 1} of {len(record.prompts)} was taken, {prompt.template!r} with {words}; it is chosen anew in "
+                f"each fold, in {100 * prompt.taken:.0f} % of them this one",
+                2,
+            )

@@ -8,6 +8,7 @@ from lmntk.experiment.configuration.fine_tuning import FineTuning
 from lmntk.experiment.configuration.fit import Audit, Fit
 from lmntk.experiment.configuration.own_task import OwnTask
 from lmntk.experiment.configuration.parts import Computation
+from lmntk.experiment.configuration.prompts import Prompts
 from lmntk.experiment.configuration.reading import (
     from_flags,
     load_experiment,
@@ -25,6 +26,7 @@ __all__ = [
     "FineTuning",
     "Fit",
     "OwnTask",
+    "Prompts",
     "Subspace",
     "TextKernels",
     "from_flags",

@@ -16,6 +16,7 @@ from lmntk.experiment.configuration.parts import (
     LABEL_WORDS,
     LABEL_WORDS_REDUCE,
     MAX_LENGTH,
+    MEAN,
     TEMPLATE,
     Classes,
     ClassWords,
@@ -103,8 +104,11 @@ class Prompt(Part):
 
     modes: Several[Mode] = Field(default=("prompt",), description="prompt, head, or both")
     template: str | tuple[str, ...] | None = Field(
-        default=None, description=TEMPLATE, json_schema_extra={"metavar": "TEMPLATE"}
+        default=None,
+        description=TEMPLATE.replace(MEAN, f"{MEAN} with --ensemble"),
+        json_schema_extra={"metavar": "TEMPLATE"},
     )
+    ensemble: bool = Field(default=False, description="of several templates take the mean of their logits")
     chat: bool = Field(default=False, description=CHAT)
     label_words: ClassWords | None = Field(default=None, description=LABEL_WORDS)
     label_words_reduce: Literal["first", "mean"] | None = Field(
@@ -215,7 +219,15 @@ class Experiment(Output, Training, PartsOfModel, Solving, Classes, Prompt, Texts
             raise ValueError("targets: LoRA has targets and ranks; give both, or neither")
         if (self.targets or self.others) and not self.formulas:
             raise ValueError("targets: their kernels have formulas; add one, such as sgd")
+        if self.ensemble and not any(
+            isinstance(given, tuple) and len(given) > 1 for given in self._templates()
+        ):
+            raise ValueError("ensemble: it is of several templates; give --template twice or more")
         names = [*self.tasks, *(task.name for task in self.own_tasks)]
         if len(set(names)) != len(names):
             raise ValueError("own_tasks: a name is used twice")
         return self
+
+    def _templates(self) -> list[str | tuple[str, ...] | None]:
+        """Return what is given as templates, of all tasks and of each."""
+        return [self.template, *(task.template for task in self.own_tasks)]

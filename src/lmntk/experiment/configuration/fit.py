@@ -12,6 +12,7 @@ from lmntk.experiment.configuration.parts import (
     LABEL_WORDS,
     LABEL_WORDS_REDUCE,
     MAX_LENGTH,
+    MEAN,
     MOST_RANK,
     TEMPLATE,
     Classes,
@@ -20,6 +21,7 @@ from lmntk.experiment.configuration.parts import (
     OnMachine,
     Parameters,
     Part,
+    WordSets,
 )
 
 
@@ -41,7 +43,7 @@ class FitPrompt(Part):
 
     template: str | None = Field(
         default=None,
-        description=TEMPLATE.removesuffix("; given several times, their mean"),
+        description=TEMPLATE.removesuffix(MEAN),
         json_schema_extra={"metavar": "TEMPLATE"},
     )
     chat: bool = Field(default=False, description=CHAT)
@@ -55,6 +57,19 @@ class FitPrompt(Part):
     max_length: int | None = Field(
         default=None, gt=0, description=MAX_LENGTH, json_schema_extra={"unset": "128"}
     )
+
+
+class SeveralPrompts(FitPrompt):
+    """The same with several templates and several sets of label words: each template is put together with each set."""
+
+    template: str | tuple[str, ...] | None = Field(  # type: ignore[assignment]
+        default=None, description=f"{TEMPLATE.removesuffix(MEAN)}; given several times, the best held out",
+        json_schema_extra={"metavar": "TEMPLATE"},
+    )  # fmt: skip
+    templates: Path | None = Field(default=None, description="a file of further templates, one a line")
+    label_words: WordSets | None = Field(  # type: ignore[assignment]
+        default=None, description=f"{LABEL_WORDS}; given several times, the best held out", json_schema_extra={"repeated": True}
+    )  # fmt: skip
 
 
 class ClassesOfFit(Classes):
@@ -109,7 +124,9 @@ class FitOutput(Part):
     seed: int = Field(default=0, ge=0, description="of the folds that are held out, and of head mode's head")
 
 
-class Fit(FitOutput, FitTraining, ClassesOfFit, FitPrompt, FileColumns, LabelledFile, Parameters, OnMachine):
+class Fit(
+    FitOutput, FitTraining, ClassesOfFit, SeveralPrompts, FileColumns, LabelledFile, Parameters, OnMachine
+):
     """A classifier of one labelled file, by the ``sgd`` kernel."""
 
 

@@ -6,6 +6,7 @@ Beside pydantic's own, a field says in ``json_schema_extra`` how the command lin
     metavar    the name of its value
     flag, help the flag and its help, where they are not the field's name and description
     no_option  why it has none
+    repeated   True where it may be given several times
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ Kind = Literal["auto", "masked", "causal", "seq2seq", "classifier"]
 Rank = Annotated[int, Field(gt=0, le=MOST_RANK)]
 Formula = Literal["sgd", "signgd", "asigngd"]
 
-TEMPLATE = 'the prompt: "{a} It was {mask}.", for causal models "Review: {a}\\nSentiment:", or LM-BFF\'s; given several times, their mean'
+MEAN = "; given several times, their mean"
+TEMPLATE = (
+    'the prompt: "{a} It was {mask}.", for causal models "Review: {a}\\nSentiment:", or LM-BFF\'s' + MEAN
+)
 LABEL_WORDS = f"{BY_CLASS}; several of one class as bad|awful"
 TEXT_COLUMN = "column of the text; where it is not there, text_a and text_b are read"
 TEXT_B_COLUMN = "column of the second text"
@@ -60,6 +64,19 @@ Several = Annotated[tuple[Value, ...], BeforeValidator(several)]
 Words = Annotated[tuple[str, ...], BeforeValidator(parts_of)]
 ClassWords = Annotated[tuple[str, ...], BeforeValidator(_entries)]
 """Label words as ``lmntk.tasks.class_words`` takes them: by class or in order; a text, a list or a table."""
+
+
+def _sets_of_entries(value: Any) -> Any:
+    """Return several sets of label words; texts without a comma are the words of a single one."""
+    if isinstance(value, str | dict):
+        return (_entries(value),)
+    if isinstance(value, list | tuple) and all(isinstance(each, str) and "," not in each for each in value):
+        return (tuple(value),)
+    return tuple(map(_entries, value)) if isinstance(value, list | tuple) else value
+
+
+WordSets = Annotated[tuple[tuple[str, ...], ...], BeforeValidator(_sets_of_entries)]
+"""Label words once, or several times beside each other: ``great,terrible`` and ``good=fine,bad=poor``."""
 
 
 def _types_in(annotation: Any) -> set[Any]:
