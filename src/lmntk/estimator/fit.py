@@ -14,6 +14,7 @@ from lmntk.estimator.encoders import encoder_of, probe_features
 from lmntk.estimator.file_work import alone_with, say_remarks, start_work
 from lmntk.estimator.given import FitInput
 from lmntk.estimator.record import ComparedPrompt, FitRecord, write_fit
+from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import Way
 from lmntk.experiment.configuration import Fit
 from lmntk.models.loading import Pretrained
