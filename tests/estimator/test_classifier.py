@@ -179,6 +179,10 @@ EVERY: dict[str, Any] = {
     "regularization": 0.5,
     "max_length": 40,
     "chat": False,  # the tiny tokenizer has no chat template
+    "lora_rank": 2,
+    "lora_targets": "mlp",
+    "lora_alpha": 8.0,
+    "train_only": None,  # LoRA trains what it adds
     "dtype": "float64",
     "device": "cpu",
     "memory": "2GiB",
