@@ -35,7 +35,13 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "split": ("split", "--task", "sst-2", "--k", "2", "--data", "PATH"),
 }
 # What the line says: that the path is empty, or its name.
-PATHS = {"": "empty|give the file", " ": "empty", ".": "", "empty-folder": "empty-folder", "missing.csv": "missing.csv"}
+PATHS = {
+    "": "empty|give the file",
+    " ": "empty",
+    ".": "",
+    "empty-folder": "empty-folder",
+    "missing.csv": "missing.csv",
+}
 UNREADABLE = "unreadable.csv"
 
 
@@ -49,7 +55,9 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_folder")
-@pytest.mark.parametrize("path", [*PATHS, UNREADABLE], ids=["empty", "blank", "here", "folder", "missing", "unreadable"])
+@pytest.mark.parametrize(
+    "path", [*PATHS, UNREADABLE], ids=["empty", "blank", "here", "folder", "missing", "unreadable"]
+)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_it_is_one_line(command_line: CommandLine, command: str, path: str) -> None:
     code, out, err = command_line(*(path if word == "PATH" else word for word in COMMANDS[command]))

@@ -12,7 +12,10 @@ import tiny
 from lmntk.prediction.shares import compare_shares
 
 CommandLine = Callable[..., tuple[int, str, str]]
-TEXTS = {"good": ("great", "fun", "happy", "great fun", "fun and happy"), "bad": ("terrible", "dull", "sad", "bad and sad", "very dull")}
+TEXTS = {
+    "good": ("great", "fun", "happy", "great fun", "fun and happy"),
+    "bad": ("terrible", "dull", "sad", "bad and sad", "very dull"),
+}
 
 
 @pytest.mark.parametrize(
@@ -41,10 +44,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_model(tmp_path_factory.mktemp("model"))
 
 
-def test_a_shifted_file_is_named_and_one_that_is_not_is_not(model: Path, tmp_path: Path, command_line: CommandLine) -> None:
+def test_a_shifted_file_is_named_and_one_that_is_not_is_not(
+    model: Path, tmp_path: Path, command_line: CommandLine
+) -> None:
     rows = [f"{text},{label}" for label, texts in TEXTS.items() for text in texts]
     (tmp_path / "labelled.csv").write_text("\n".join(["text,label", *rows]) + "\n")
-    code, out, err = command_line("fit", tmp_path / "labelled.csv", "--model", model, "--out", tmp_path / "fit")
+    code, out, err = command_line(
+        "fit", tmp_path / "labelled.csv", "--model", model, "--out", tmp_path / "fit"
+    )
     assert code == 0, err
     assert "classes are equally frequent" in out.replace("\n  ", " ")
     assert "classes are equally frequent" in (tmp_path / "fit/report.html").read_text()
@@ -52,7 +59,9 @@ def test_a_shifted_file_is_named_and_one_that_is_not_is_not(model: Path, tmp_pat
     for name, labels in {"alike": ("good", "bad"), "shifted": ("good", "good")}.items():
         file = tmp_path / f"{name}.csv"
         file.write_text("\n".join(["text", *(text for label in labels for text in TEXTS[label] * 3)]) + "\n")
-        code, out, err = command_line("predict", tmp_path / "fit", file, "--out", tmp_path / "out.csv", "--json")
+        code, out, err = command_line(
+            "predict", tmp_path / "fit", file, "--out", tmp_path / "out.csv", "--json"
+        )
         assert code == 0, err
         said[name] = json.loads(out)["shares"], err
     shares, err = said["alike"]

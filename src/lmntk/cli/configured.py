@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from lmntk.experiment.configuration import Experiment
 
 ConfigurationArgument = Annotated[
-    Path | None, typer.Argument(parser=given_path, help="a TOML file with the fields below; flags override it")
+    Path | None,
+    typer.Argument(parser=given_path, help="a TOML file with the fields below; flags override it"),
 ]
 DEFAULT_OPTIMIZERS = "sgd,adamw"
 OptimizersOption = Annotated[

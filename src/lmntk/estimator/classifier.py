@@ -307,7 +307,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         parameters |= {name: given for name, given in (("model", model), ("device", device)) if given}
         words = parameters.get("label_words")
         if words and not isinstance(words[0], str):
-            parameters["label_words"] = {label: word for label, word in words}
+            parameters["label_words"] = dict(words)
         classifier = cls(**parameters)
         loaded = load_predictor(Path(folder), model, classifier.device)
         classifier.classes_ = np.asarray(record.classes)

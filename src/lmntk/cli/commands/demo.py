@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(parser=given_path, metavar="PATH", help="the output folder; a rerun resumes it")] = Path("runs/demo"),
+    out: Annotated[
+        Path, typer.Option(parser=given_path, metavar="PATH", help="the output folder; a rerun resumes it")
+    ] = Path("runs/demo"),
     seeds: Annotated[str, typer.Option(help="of the splits")] = "13,21",
     as_json: JsonOption = False,
 ) -> None:

@@ -11,11 +11,17 @@ from lmntk.cli.options import JsonOption, given_path
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(parser=given_path, metavar="RUN...", help="folders that lmntk run wrote")],
+    runs: Annotated[
+        list[Path], typer.Argument(parser=given_path, metavar="RUN...", help="folders that lmntk run wrote")
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", parser=given_path, metavar="PATH", help="the page", show_default="RUN/report.html; of several runs, report.html here"
+            "--out",
+            parser=given_path,
+            metavar="PATH",
+            help="the page",
+            show_default="RUN/report.html; of several runs, report.html here",
         ),
     ] = None,
     as_json: JsonOption = False,
