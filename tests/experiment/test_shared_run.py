@@ -42,8 +42,11 @@ def values_of(tmp_path: Path, model: Path, **more: Any) -> dict[str, Any]:
 
 def kernels_at(out: Path, side: str) -> dict[int, Kernel]:
     """Return a run's kept kernels against a side by the number of their outputs."""
-    kernels = [Kernel.load(path) for path in out.glob(f"kernels/*/{side}-sgd.safetensors")]
-    return {kernel.values.shape[1]: kernel for kernel in kernels}
+    kernels = {path.stem: Kernel.load(path) for path in out.glob(f"kernels/*/{side}-sgd*.safetensors")}
+    assert set(kernels) == {f"{side}-sgd", f"{side}-sgd-shared"}
+    by_outputs = {kernel.values.shape[1]: kernel for kernel in kernels.values()}
+    assert by_outputs[1] is kernels[f"{side}-sgd-shared"]
+    return by_outputs
 
 
 def test_a_shared_kernel_beside_the_full_one(tmp_path: Path) -> None:
@@ -75,7 +78,7 @@ def test_a_shared_kernel_beside_the_full_one(tmp_path: Path) -> None:
     ]
     folder = next(
         path.parent
-        for path in out.glob("kernels/*/train-sgd.safetensors")
+        for path in out.glob("kernels/*/train-sgd-shared.safetensors")
         if Kernel.load(path).values.shape[1] == 1
     )
     logits, _ = load_arrays(folder / "logits.safetensors")
@@ -93,6 +96,14 @@ def test_a_shared_kernel_beside_the_full_one(tmp_path: Path) -> None:
     assert (
         run(make_experiment(values_of(tmp_path, model, classes="shared"))) == shared
     )  # and nothing is mixed up
+    # as earlier versions named them
+    times = {}
+    for path in out.glob("kernels/*/*-sgd-shared.safetensors"):
+        earlier = path.rename(path.with_name(path.name.replace("-shared", "")))
+        times[earlier] = earlier.stat().st_mtime_ns
+    assert run(make_experiment(values_of(tmp_path, model, classes="shared"))) == shared
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert not list(out.glob("kernels/*/*-shared.safetensors"))
 
 
 @pytest.mark.parametrize(

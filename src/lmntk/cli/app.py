@@ -32,7 +32,7 @@ from lmntk.cli.commands import (
     tasks,
 )
 from lmntk.cli.configured import experiment_options, kernel_options
-from lmntk.cli.options import taking
+from lmntk.cli.options import EmptyPathError, taking
 from lmntk.cli.printing import notices_on_stderr
 from lmntk.errors import ModelError, UserError
 from lmntk.system.files import FULL_DISK
@@ -91,7 +91,7 @@ def main() -> None:
     try:
         with notices_on_stderr():
             code = app(standalone_mode=False)
-    except UserError as error:
+    except (UserError, EmptyPathError) as error:
         print(f"lmntk: {error}", file=sys.stderr)
         sys.exit(2)
     except ModelError as error:

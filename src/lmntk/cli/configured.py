@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lmntk.cli.options import LIST, FieldOption, options_of
+from lmntk.cli.options import LIST, FieldOption, given_path, options_of
 from lmntk.errors import UserError
 
 if TYPE_CHECKING:
     from lmntk.experiment.configuration import Experiment
 
 ConfigurationArgument = Annotated[
-    Path | None, typer.Argument(help="a TOML file with the fields below; flags override it")
+    Path | None,
+    typer.Argument(parser=given_path, help="a TOML file with the fields below; flags override it"),
 ]
 DEFAULT_OPTIMIZERS = "sgd,adamw"
 OptimizersOption = Annotated[

@@ -48,6 +48,21 @@ JsonOption = Annotated[
 ]
 
 
+class EmptyPathError(Exception):
+    """A path that is empty. It is no ``UserError``: the command line's parser would make several lines of a ``ValueError``."""
+
+
+def given_path(text: str) -> Path:
+    """Return the path that was given; an empty one must not become the folder that one is in.
+
+    Raises:
+        EmptyPathError: it is.
+    """
+    if not str(text).strip():
+        raise EmptyPathError("path: it is empty; name a file or a folder")
+    return Path(text)
+
+
 @dataclass(frozen=True)
 class FieldOption:
     """A field of a configuration as an option.

@@ -167,7 +167,8 @@ def write_fit(
     }  # fmt: skip
     description = {
         "split": "fit", "dev": 0.0 if standing is None else standing.accuracy, "metric": "accuracy", "mode": way.mode,
-        "labels": list(texts.labels), "columns": columns, "model": model, "prompt": put_to,
+        "labels": list(texts.labels), "counts": list(texts.counts.values()), "columns": columns, "model": model,
+        "prompt": put_to,
         "parameters": way.parameters.as_dict(), "solution": solution, "versions": versions(),
         "train_texts": [[example.text_a, example.text_b] for example in texts.examples],
     }  # fmt: skip

@@ -42,6 +42,7 @@ class Standing:
         texts: labelled ones.
         chance: what guessing comes to.
         rivals: by accuracy, the best first.
+        shares: of each class among the labelled texts.
         is_estimate: False where there are too few texts to estimate anything.
     """
 
@@ -51,6 +52,7 @@ class Standing:
     texts: int
     chance: float
     rivals: tuple[Rival, ...]
+    shares: tuple[float, ...]
     is_estimate: bool = True
 
     @property
@@ -79,9 +81,18 @@ class Standing:
             "undecided": f"This cannot be told from {best.name}: {figures}.",
         }[self.outcome]
 
+    @property
+    def condition(self) -> str:
+        """The texts that the estimate holds for, in words."""
+        if len(set(self.shares)) == 1:
+            return "It holds for texts whose classes are equally frequent, as in the labelled ones."
+        least, most = 100 * min(self.shares), 100 * max(self.shares)
+        return f"It holds for texts with the labelled texts' shares of classes, {least:.0f} to {most:.0f} %."
+
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data, the outcome and the sentence too."""
-        return asdict(self) | {"outcome": self.outcome, "sentence": self.sentence}
+        """Return plain data, the outcome and the sentences too."""
+        words = {"outcome": self.outcome, "sentence": self.sentence, "condition": self.condition}
+        return asdict(self) | words
 
 
 def standing_of(
@@ -96,7 +107,8 @@ def standing_of(
         compared.append(Rival(name, rival.accuracy, float(leads.mean()), lead_error(leads)))
     compared.sort(key=lambda rival: rival.accuracy, reverse=True)
     low, high = interval(held_out.accuracy, texts)
-    return Standing(held_out.accuracy, low, high, texts, chance, tuple(compared), is_estimate)
+    shares = tuple((np.bincount(held_out.labels, minlength=classes) / texts).tolist())
+    return Standing(held_out.accuracy, low, high, texts, chance, tuple(compared), shares, is_estimate)
 
 
 def lead_error(leads: Array) -> float:

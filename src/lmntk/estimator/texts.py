@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -183,8 +182,7 @@ def read_labelled(file: str, columns: Columns, labels: Sequence[str] | None = No
     Raises:
         UserError: the file or a column is missing, a text or a label is none, or nothing can be learnt from it.
     """
-    source = file if file.startswith("hf:") else Path(file)
-    data = read_data(source, None, labels=labels, columns=columns)
+    data = read_data(file, None, labels=labels, columns=columns)
     assert data.labels is not None  # a table's labels are found with it
     used = {example.label for example in data.train}
     missing = [label for number, label in enumerate(data.labels) if number not in used]

@@ -14,7 +14,7 @@ from lmntk.kernels.kernel import Kernel
 from lmntk.runs.earlier import is_earlier, kernel_folders_of, reading, records_of
 from lmntk.runs.records import FINE_TUNING, SplitResults
 from lmntk.runs.split import SIDES
-from lmntk.runs.store import LOGITS, Store
+from lmntk.runs.store import LOGITS, Store, kernel_file
 from lmntk.solvers.baselines import OWN_HEAD, baselines, names_of
 from lmntk.solvers.outcome import methods_of, solve_split
 from lmntk.system.hashing import short
@@ -125,9 +125,7 @@ def _solvable(store: Store, record: SplitResults, name: str, formulas: Sequence[
         UserError: no kernels, or kernels, logits and results that are not of one run.
     """
     folder, where = _kernel_folder(store, record), f"{record.name} in {str(store.folder)!r}"
-    paths = {
-        (side, formula): folder / f"{side}-{formula}.safetensors" for formula in FORMULAS for side in SIDES
-    }
+    paths = {(side, formula): kernel_file(folder, side, formula) for formula in FORMULAS for side in SIDES}
     split_name = "cell" if is_earlier(store.folder) else "split"
     missing = {pair: path for pair, path in paths.items() if not path.is_file()}
     if len(missing) == len(paths):

@@ -90,6 +90,7 @@ class Description(_Part):
     prompt: _PromptFacts
     solution: _SolutionFacts
     columns: _Columns | None = None
+    counts: list[Annotated[int, Field(ge=1)]] | None = None  # labelled texts of each class, of a fit
 
 
 def read_description(folder: Path) -> dict[str, Any]:

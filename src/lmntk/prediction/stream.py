@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from lmntk.errors import UserError
 from lmntk.prediction.description import WantedPredictor, find_predictor, read_description
 from lmntk.prediction.limits import PassLimits
+from lmntk.prediction.shares import compare_shares, sentence_of
 from lmntk.prediction.table_out import writer_for
 from lmntk.prediction.texts import STANDARD, TextSource
 from lmntk.system.files import replacing
@@ -83,7 +84,7 @@ def predict_file(
         from lmntk.prompts.remarks import TextCounts
 
         loaded, started = load_predictor(predictor, wanted.model, device, limits), time.monotonic()
-        counts, looks = TextCounts(), 0
+        counts, looks, predicted = TextCounts(), 0, [0] * len(loaded.labels)
         for window in windows:
             encoded = _encoded(loaded, window)
             answers = _answers(loaded, window, encoded)
@@ -93,15 +94,22 @@ def predict_file(
             for (_, example), text in zip(window, encoded, strict=True):
                 counts.add(example, text)
             looks += sum(answer.look for answer in answers)
+            for answer in answers:
+                predicted[answer.index] += 1
             report(len(window))
+    seconds = time.monotonic() - started
     for line in (*counts.remarks(loaded.encoder, option=""), *writer.remarks(), *_remarks(loaded)):
         note(line)
-    seconds = time.monotonic() - started
+    labelled = loaded.description["counts"]
+    shares = None if labelled is None else compare_shares(loaded.labels, predicted, labelled)
+    if shares is not None and shares["differ"]:
+        note(sentence_of(shares))
     return {
         "predictor": str(predictor),
         "texts": counts.total,
         "look": looks,
         "output": target,
+        "shares": shares,
         "seconds": seconds,
         "texts_per_second": counts.total / seconds,
     }

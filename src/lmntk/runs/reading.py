@@ -20,7 +20,7 @@ from lmntk.runs.earlier import (
 )
 from lmntk.runs.records import DiagnosisRecord, FineTuningRecord, Record, SplitResults
 from lmntk.runs.setups import of_one_setup
-from lmntk.runs.store import Store
+from lmntk.runs.store import Store, kernel_file
 from lmntk.system.kept import or_none
 from lmntk.tasks import TASKS
 
@@ -73,7 +73,7 @@ class Run:
         digest = self.splits.get(split, {}).get("kernels")
         expected = None if digest is None else {"key": digest}
         for folder in self.kernel_folders(split):
-            path = folder / f"train-{formula}.safetensors"
+            path = kernel_file(folder, "train", formula)
             try:
                 with reading(self.folder):
                     kernel = or_none(lambda path=path: Kernel.load(path, expected))  # type: ignore[misc]

@@ -35,6 +35,18 @@ LOGITS = "logits.safetensors"
 CONFIGURATION = "configuration.json"
 
 
+def kernel_file(folder: Path, side: str, formula: str, *, shared: bool | None = None) -> Path:
+    """Return the file of a kernel in a split's folder: ``train-sgd.safetensors``, of one that all classes share ``train-sgd-shared``.
+
+    Where it is not known whether they share it, the file that is there says so. Earlier versions called both the same, and theirs is
+    taken where it is there.
+    """
+    plain, named = (folder / f"{side}-{formula}{ending}.safetensors" for ending in ("", "-shared"))
+    if shared is None:
+        shared = named.is_file()
+    return named if shared and not (plain.is_file() and not named.is_file()) else plain
+
+
 class Store:
     """The output folder; every write is atomic.
 
@@ -113,8 +125,8 @@ class Store:
         return sorted((self.folder / "kernels").glob(f"{split}-{'?' * SHORT}"))
 
     def kernel_path(self, split: Split, side: str, formula: str, key: Key) -> Path:
-        """Return where the kernel of a split's train texts against a side is kept."""
-        return self.kernel_folder(split.name, key.digest) / f"{side}-{formula}.safetensors"
+        """Return where the kernel of a split's train texts against a side is kept; see ``kernel_file``."""
+        return kernel_file(self.kernel_folder(split.name, key.digest), side, formula, shared="shared" in key)
 
     def has_kernel(self, split: Split, side: str, formula: str, key: Key) -> bool:
         """Return whether a kernel with this key is kept, and whole."""

@@ -62,6 +62,8 @@ def read_data(
     Raises:
         UserError: Nothing at ``source`` can be read; says what is there.
     """
+    if not str(source).strip():  # which as a path would be the folder that one is in
+        raise UserError("texts: the path is empty; name a file, a folder, or hf:NAME")
     known = get_task(task) if isinstance(task, str) else task
     data = _read(source, known, test, k, seed, columns, labels)
     say_remarks(data, str(source) if known is None else known.name)

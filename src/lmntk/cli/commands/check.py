@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lmntk.cli.configured import some_options
-from lmntk.cli.options import JsonOption
+from lmntk.cli.options import JsonOption, given_path
 from lmntk.cli.printing import print_wrapped, with_progress
 from lmntk.errors import UserError
 
@@ -47,6 +47,8 @@ def check(
     texts: Annotated[
         Path | None,
         typer.Option(
+            parser=given_path,
+            metavar="PATH",
             help="your own texts: CSV, TSV, JSONL, Parquet; labels are optional",
             rich_help_panel="Data",
             show_default="bundled reviews",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lmntk.bundled import EXAMPLES, MODEL, PROMPTS, SHOTS
-from lmntk.cli.options import JsonOption
+from lmntk.cli.options import JsonOption, given_path
 from lmntk.cli.printing import print_summary, print_written
 from lmntk.cli.running import run_experiment
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="the output folder; a rerun resumes it")] = Path("runs/demo"),
+    out: Annotated[
+        Path, typer.Option(parser=given_path, metavar="PATH", help="the output folder; a rerun resumes it")
+    ] = Path("runs/demo"),
     seeds: Annotated[str, typer.Option(help="of the splits")] = "13,21",
     as_json: JsonOption = False,
 ) -> None:

@@ -16,7 +16,7 @@ from lmntk.cli.configured import (
     experiment_of,
     experiment_options,
 )
-from lmntk.cli.options import JsonOption
+from lmntk.cli.options import JsonOption, given_path
 from lmntk.cli.printing import print_verdicts, print_written
 from lmntk.cli.running import run_experiment
 from lmntk.errors import UserError
@@ -41,6 +41,8 @@ def diagnose(
     finetuned: Annotated[
         Path | None,
         typer.Option(
+            parser=given_path,
+            metavar="PATH",
             help="a checkpoint that you fine-tuned: its folder, a LoRA adapter's, or a file of weights; no training",
             rich_help_panel="Fine-tuning",
         ),

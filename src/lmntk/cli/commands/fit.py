@@ -62,7 +62,7 @@ def print_fit(record: FitRecord) -> None:
         print_wrapped(
             f"accuracy on new texts: {100 * standing['accuracy']:.1f} % "
             f"(90 in 100: {100 * standing['low']:.1f} to {100 * standing['high']:.1f}), "
-            f"estimated from {standing['texts']} texts that were held out in turn",
+            f"estimated from {standing['texts']} texts that were held out in turn. {standing['condition']}",
             2,
         )
         for rival in standing["rivals"]:

@@ -70,7 +70,7 @@ def predict(
     from lmntk.system.memory import default_memory, parse_bytes
 
     for value, name in ((folder, "DIR"), (source, "FILE"), (target, "--out")):
-        if not value:  # which as a path would be the folder that one is in
+        if not value.strip():  # which as a path would be the folder that one is in
             raise UserError(f"predict: {name} is empty; name a path")
     given = context.obj
     memory, device_memory = given.get("memory"), given.get("device_memory")

@@ -7,15 +7,21 @@ from typing import Annotated
 
 import typer
 
-from lmntk.cli.options import JsonOption
+from lmntk.cli.options import JsonOption, given_path
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders that lmntk run wrote")],
+    runs: Annotated[
+        list[Path], typer.Argument(parser=given_path, metavar="RUN...", help="folders that lmntk run wrote")
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="the page", show_default="RUN/report.html; of several runs, report.html here"
+            "--out",
+            parser=given_path,
+            metavar="PATH",
+            help="the page",
+            show_default="RUN/report.html; of several runs, report.html here",
         ),
     ] = None,
     as_json: JsonOption = False,

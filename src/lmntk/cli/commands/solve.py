@@ -9,15 +9,17 @@ from typing import Annotated
 
 import typer
 
-from lmntk.cli.options import JsonOption
+from lmntk.cli.options import JsonOption, given_path
 
 
 def solve(
     kernels: Annotated[
         Path,
         typer.Option(
+            parser=given_path,
+            metavar="PATH",
             help="a run's folder, one with {train,dev,test}_kernels_TASK.pt, as the paper's code saves them, or one with "
-            "train, dev and test, which lmntk kernel wrote, of files with labels"
+            "train, dev and test, which lmntk kernel wrote, of files with labels",
         ),
     ],
     task: Annotated[

@@ -51,6 +51,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"configuration: no file {str(path)!r}; give a TOML file, or flags")
     try:
         return tomllib.loads(path.read_text(encoding="utf8"))
+    except OSError as error:
+        raise UserError(
+            f"configuration: cannot read {str(path)!r} ({error.strerror}); name another file"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"configuration: {path} is not valid TOML: {error}") from None
 
