@@ -60,12 +60,15 @@ from lmntk.attribution.descent_refits import DescentRefits
 from lmntk.diagnosis.stability import stable_rates
 from lmntk.models.loading import load_pretrained
 from lmntk.solvers.emulator import logit_error
+from lmntk.solvers.selection import predict_labels
 from lmntk.system.files import write_text
 
 TASKS = ("sst-2", "subj", "trec")
 STEPS, FRACTIONS, HOLDS, BEYOND = 24, (0.25, 0.4, 0.63, 1.0), 0.1, 3.0
 ADAMW_RATES = (2e-5, 5e-5, 1e-4)
 PARTS, FEW = 100, 32
+LEAST = 10  # parts of a table
+FIRST = 8  # parts of each kind before anything that only a score needs
 
 
 def jobs(tasks: list[str], parts: int, few: int) -> Iterator[tuple[int, str, str, str]]:
@@ -83,98 +86,98 @@ def path_of(out: Path, number: int, protocol: str, training: str, task: str) -> 
     return out / f"{task}-{training}-{protocol}" / f"{number:04d}.npz"
 
 
-def trained_on_all(
-    split: Split, texts: TrainedTexts, training: Training, weights: Any = None
-) -> dict[str, Any]:
-    """Return what a real training on all texts comes to, beside its emulation where there is one."""
-    everything = range(texts.texts)
-    real = split.retrain(everything, training, with_train=True, weights=weights)
-    emulated = DescentRefits(texts, np.full(training.steps, training.rate))
-    error = logit_error(texts.cross_f0, real.test, emulated.outcomes(Changes(np.ones((1, texts.texts))))[0])
-    labels = texts.labels.tolist()
-    assert real.train is not None
-    return {
-        "rate": training.rate,
-        "error": None if training.optimizer != "sgd" else error,
-        "loss_ratio": loss(real.train, labels) / loss(texts.f0, labels),
-        "accuracy": accuracy(real.test, split.labels["test"]),
-        "seconds": real.seconds,
-    }
+def on_all(split: Split, training: Training) -> dict[str, Any]:
+    """Return what a real training on all texts comes to, beside its emulation where there is one; kept by training."""
+    path, name = split.out / f"{split.task}-on-all.json", f"{training.optimizer} {training.rate:.6g}"
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf8")) if path.exists() else {}
+    if name not in known:
+        texts = split.trained_texts
+        real = split.retrain(range(texts.texts), training, with_train=True)
+        assert real.train is not None
+        emulated = DescentRefits(texts, np.full(training.steps, training.rate))
+        whole = emulated.outcomes(Changes(np.ones((1, texts.texts))))[0]
+        labels, of_test = texts.labels.tolist(), split.labels["test"]
+        known[name] = {
+            "rate": training.rate,
+            "error": logit_error(texts.cross_f0, real.test, whole) if training.optimizer == "sgd" else None,
+            "loss_ratio": loss(real.train, labels) / loss(texts.f0, labels),
+            "accuracy": float(np.mean(predict_labels(real.test) == of_test)),
+            "seconds": real.seconds,
+        }
+        write_text(path, json.dumps(known, indent=1))
+        print(split.task, name, known[name], flush=True)
+    return dict(known[name])
 
 
-def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of texts whose class is the decided one."""
-    decided = (logits[:, 0] > 0).astype(int) if logits.shape[1] == 1 else logits.argmax(axis=1)
-    return float(np.mean(decided == labels))
-
-
-def set_up(split: Split) -> dict[str, Any]:
-    """Return a task's trainings, chosen as the docstring says, and keep them with the scores that need the model."""
-    path = split.out / f"{split.task}.json"
-    if path.exists():
-        return dict(json.loads(path.read_text(encoding="utf8")))
+def rates_of(split: Split) -> dict[str, Any]:
+    """Return the rates that were tried and the one that is taken, as the docstring says."""
     texts = split.trained_texts
     stable = stable_rates(texts.kernel, texts.f0, "cross-entropy").full_batch
-    tried = []
-    for fraction in FRACTIONS:
-        tried.append(trained_on_all(split, texts, Training("sgd", fraction * stable, STEPS)))
-        print(split.task, "sgd", tried[-1], flush=True)
+    tried = [on_all(split, Training("sgd", fraction * stable, STEPS)) for fraction in FRACTIONS]
     halving = [each for each in tried if each["loss_ratio"] <= 0.5]
     good = [each for each in halving if each["error"] <= HOLDS]
     chosen = good[-1] if good else min(halving or tried, key=lambda each: each["error"])
-    beyond = trained_on_all(split, texts, Training("sgd", BEYOND * chosen["rate"], STEPS))
-    adamw = []
+    return {"tried": tried, "qualifies": bool(good), "sgd": chosen}
+
+
+def beside(split: Split, name: str, taken: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``beyond`` or ``adamw`` come to on all texts."""
+    if name == "beyond":
+        return on_all(split, Training("sgd", BEYOND * taken["sgd"]["rate"], STEPS))
     for rate in ADAMW_RATES:
-        adamw.append(trained_on_all(split, texts, Training("adamw", rate, STEPS)))
-        if adamw[-1]["loss_ratio"] <= 0.5:
+        found = on_all(split, Training("adamw", rate, STEPS))
+        if found["loss_ratio"] <= 0.5:
             break
-    weights: dict[str, Any] = {}
-    split.retrain(range(texts.texts), Training("sgd", chosen["rate"], STEPS), weights=weights)
-    before, after = split.kernels("before"), split.kernels("after", weights)
-    began = time.time()
-    features = split.features()
-    embedding_seconds, began = time.time() - began, time.time()
-    plain = {side: split.plain(side) for side in ("train", "test")}
-    words = bm25(plain["train"], plain["test"])
-    made = {
-        "train_labels": split.labels["train"],
-        "test_labels": split.labels["test"],
-        "embeddings": signed(cosine(features["train"], features["test"]), split.labels, split.classes),
-        "BM25": signed(words, split.labels, split.classes),
-        "label count": label_count(split.labels),
-    }
-    for when, kernels in (("before", before), ("after", after)):
-        made |= {f"{name}, {when}": s for name, s in gradient_scores(kernels, split.labels).items()}
-    save(split.out / f"{split.task}-scores.npz", **made)
-    found = {
-        "stable_rate": stable,
-        "tried": tried,
-        "qualifies": bool(good),
-        "sgd": chosen,
-        "beyond": beyond,
-        "adamw": adamw[-1],
-        "seconds": {
-            "kernel before": float(before["seconds"]),
-            "kernel after": float(after["seconds"]),
-            "embeddings": embedding_seconds,
-            "BM25": time.time() - began,
-        },
-    }
-    write_text(path, json.dumps(found, indent=1))
-    print(split.task, found, flush=True)
     return found
 
 
-def training_of(name: str, found: dict[str, Any]) -> Training:
-    """Return the training of a name."""
-    return Training("adamw" if name == "adamw" else "sgd", found[name]["rate"], STEPS)
+def keep_scores(split: Split) -> None:
+    """Keep the additive scores that need the model but not its training."""
+    path = split.out / f"{split.task}-scores-before.npz"
+    if path.exists():
+        return
+    began = time.time()
+    features = split.features()
+    seconds, began = time.time() - began, time.time()
+    words = bm25(split.plain("train"), split.plain("test"))
+    seconds_of_words = time.time() - began
+    scores = gradient_scores(split.kernels("before"), split.labels)
+    save(
+        path,
+        **{f"{name}, before": each for name, each in scores.items()},
+        **{
+            "train_labels": split.labels["train"],
+            "test_labels": split.labels["test"],
+            "embeddings": signed(cosine(features["train"], features["test"]), split.labels, split.classes),
+            "BM25": signed(words, split.labels, split.classes),
+            "label count": label_count(split.labels),
+            "seconds": np.array([seconds, seconds_of_words]),
+        },
+    )
+
+
+def keep_scores_after(split: Split, taken: dict[str, Any]) -> None:
+    """Keep the gradients' scores at the weights that training on all texts leaves."""
+    path = split.out / f"{split.task}-scores-after.npz"
+    if path.exists():
+        return
+    weights: dict[str, Any] = {}
+    split.retrain(
+        range(split.trained_texts.texts), Training("sgd", taken["sgd"]["rate"], STEPS), weights=weights
+    )
+    scores = gradient_scores(split.kernels("after", weights), split.labels)
+    save(path, **{f"{name}, after": each for name, each in scores.items()})
 
 
 def run(options: argparse.Namespace) -> None:
     """Do the retrainings that are missing."""
     pretrained = load_pretrained(options.model)
     splits = {task: Split(pretrained, options.data, task, options.out) for task in options.tasks}
-    found = {task: set_up(split) for task, split in splits.items()}
+    taken: dict[str, dict[str, Any]] = {}
+    for task, split in splits.items():
+        taken[task] = rates_of(split)
+        keep_scores(split)
+        write_text(options.out / f"{task}.json", json.dumps(taken[task], indent=1))
     todo = [
         job
         for job in jobs(options.tasks, options.parts, options.few)
@@ -183,8 +186,14 @@ def run(options: argparse.Namespace) -> None:
     began = time.time()
     for done, (number, protocol, name, task) in enumerate(todo, 1):
         split = splits[task]
+        if number >= FIRST or name != "sgd":
+            keep_scores_after(split, taken[task])
+        if name not in taken[task]:
+            taken[task][name] = beside(split, name, taken[task])
+            write_text(options.out / f"{task}.json", json.dumps(taken[task], indent=1))
+        optimizer = "adamw" if name == "adamw" else "sgd"
         part = part_of(split.labels["train"], protocol, number)
-        real = split.retrain(part, training_of(name, found[task]))
+        real = split.retrain(part, Training(optimizer, taken[task][name]["rate"], STEPS))
         save(
             path_of(options.out, number, protocol, name, task),
             part=part,
@@ -199,58 +208,67 @@ def report(options: argparse.Namespace) -> None:
     """Print a table for each task, protocol and training, of the parts that are there."""
     for task in options.tasks:
         if not (options.out / f"{task}.json").exists():
+            print(f"### {task}\n\nNothing is there yet.\n")
             continue
-        found = json.loads((options.out / f"{task}.json").read_text(encoding="utf8"))
-        with np.load(options.out / f"{task}-scores.npz") as kept:
-            fixed = dict(kept)
-        with np.load(options.out / f"{task}-kernels-before.npz") as kept:
-            before = dict(kept)
+        taken = json.loads((options.out / f"{task}.json").read_text(encoding="utf8"))
+        fixed, before = (
+            arrays(options.out / f"{task}-{name}.npz") for name in ("scores-before", "kernels-before")
+        )
         labels = {side: fixed.pop(f"{side}_labels") for side in ("train", "test")}
+        embeddings, words = fixed.pop("seconds")
+        seconds = {"kernel": float(before["seconds"]), "embeddings": embeddings, "BM25": words}
+        if (options.out / f"{task}-scores-after.npz").exists():
+            fixed |= arrays(options.out / f"{task}-scores-after.npz")
+            seconds["kernel after training"] = float(
+                arrays(options.out / f"{task}-kernels-after.npz")["seconds"]
+            )
         texts = TrainedTexts.of(
             before["train"], before["cross"], labels["train"], before["f0"], before["cross_f0"]
         )
         described = "; ".join(
             f"{each['rate']:.3g}: e {each['error']:.3f}, loss x {each['loss_ratio']:.2f}"
-            for each in found["tried"]
+            for each in taken["tried"]
         )
-        which = (
-            "meets the conditions" if found["qualifies"] else "is the nearest; **none meets both conditions**"
+        meets = (
+            "meets both conditions" if taken["qualifies"] else "is the nearest: none meets both conditions"
         )
-        print(
-            f"### {task}\n\nRates tried on all texts: {described}. Taken: {found['sgd']['rate']:.3g}, which {which}."
-        )
-        print(
-            "Seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in found["seconds"].items()) + "\n"
-        )
+        print(f"### {task}\n\nRates tried on all texts: {described}.")
+        print(f"Taken: {taken['sgd']['rate']:.3g}, which {meets}.")
+        print("Seconds, once: " + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()) + ".\n")
         for name in ("sgd", "beyond", "adamw"):
             for protocol in PROTOCOLS:
-                print_lds(options.out, (task, name, protocol), texts, fixed, labels, found)
+                print_lds(options.out, (task, name, protocol), texts, fixed, labels, taken)
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a file."""
+    with np.load(path) as kept:
+        return dict(kept)
 
 
 def print_lds(
-    out: Path, which: tuple[str, str, str], texts: TrainedTexts, fixed: Any, labels: Any, found: Any
+    out: Path, which: tuple[str, str, str], texts: TrainedTexts, fixed: Any, labels: Any, taken: Any
 ) -> None:
     """Print the table of one task, training and protocol."""
     task, name, protocol = which
-    rows = []
-    for path in sorted((out / f"{task}-{name}-{protocol}").glob("*.npz")):
-        with np.load(path) as kept:
-            rows.append((kept["part"], kept["test"].astype(np.float64), float(kept["seconds"])))
+    kept = [arrays(path) for path in sorted((out / f"{task}-{name}-{protocol}").glob("*.npz"))]
+    rows = [(each["part"], each["test"].astype(np.float64), float(each["seconds"])) for each in kept]
     finite = [row for row in rows if np.isfinite(row[1]).all()]
-    if len(finite) < 3:
+    if len(finite) < LEAST:
+        print(f"**{task}, {name}, {protocol}**: {len(rows)} parts yet; no table.\n")
         return
     parts = np.zeros((len(finite), texts.texts))
     for weights, (part, _, _) in zip(parts, finite, strict=True):
         weights[part] = 1.0
     logits = np.stack([row[1] for row in finite])
-    rate = found["beyond" if name == "beyond" else "sgd"]["rate"]
+    rate = taken["beyond" if name == "beyond" else "sgd"]["rate"]
     emulated = DescentRefits(texts, np.full(STEPS, rate)).outcomes(Changes(parts))
     errors = [logit_error(texts.cross_f0, real, each) for real, each in zip(logits, emulated, strict=True)]
     seconds = float(np.median([row[2] for row in rows]))
-    on_all = found[name]
+    whole = taken[name]
     print(
-        f"**{task}, {name}, {protocol}**: {len(finite)} parts{lost(rows, finite)}, rate {on_all['rate']:.3g}, "
-        f"{seconds:.1f} s a retraining; on all texts loss x {on_all['loss_ratio']:.2f}; the emulator misses "
+        f"**{task}, {name}, {protocol}**: {len(finite)} parts{lost(rows, finite)}, rate {whole['rate']:.3g}, "
+        f"{seconds:.1f} s a retraining; on all texts loss x {whole['loss_ratio']:.2f}; the emulator misses "
         f"{np.median(errors):.3f} of a part's move (median)\n"
     )
     print("| score | LDS | error | ms a part |\n|---|---|---|---|")

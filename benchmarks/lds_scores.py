@@ -61,10 +61,14 @@ def by_text(real: Array, predicted: Array) -> Array:
 
 
 def lds(real: Array, predicted: Array) -> tuple[float, float]:
-    """Return the mean correlation over test texts, and its error by resampling the texts; nan where it has no meaning."""
+    """Return the mean correlation over test texts, and its error by resampling the texts.
+
+    A text of which a score says the same of all parts counts 0; nan where that is so of every text.
+    """
     each = by_text(real, predicted)
-    if np.isnan(each).any():
+    if np.isnan(each).all():
         return math.nan, math.nan
+    each = np.nan_to_num(each)
     drawn = np.random.default_rng(SEED).integers(len(each), size=(RESAMPLES, len(each)))
     return float(each.mean()), float(each[drawn].mean(axis=1).std())
 
