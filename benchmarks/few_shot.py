@@ -25,14 +25,14 @@ class FewShot:
     test: list[Example]
 
     @classmethod
-    def read(cls, data: Any, name: str, seed: int, test_limit: int) -> FewShot:
-        """Return the split of a task with k = 16."""
+    def read(cls, data: Any, name: str, seed: int, test_limit: int, k: int = K) -> FewShot:
+        """Return the split of a task with k texts a class."""
         task = get_task(name)
-        texts = read_data(data, task, k=K, seed=seed)
+        texts = read_data(data, task, k=k, seed=seed)
         split = k_shot_split(
             [example.label for example in texts.train],
             len(texts.test),
-            K,
+            k,
             seed,
             test_limit,
             task.csv_style,
