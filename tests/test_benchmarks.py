@@ -122,7 +122,14 @@ def test_models_fails_when_the_results_differ():
 
 
 SCRIPTS = ["pairwise.py", "contraction.py", "models.py", "include.py", "peers.py"]
-SCRIPTS += ["prompts_study.py", "subspace_arms.py", "fit.py", "heads.py", "shared_kernel.py", "smollm2_run.py"]
+SCRIPTS += [
+    "prompts_study.py",
+    "subspace_arms.py",
+    "fit.py",
+    "heads.py",
+    "shared_kernel.py",
+    "smollm2_run.py",
+]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
