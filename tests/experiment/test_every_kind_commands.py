@@ -129,7 +129,7 @@ WRONG_RUNS = {
     ),
     "no label words": ("gpt2", [*PROMPT[:3], ""], "needs a template and label words"),
     "an empty label word": ("gpt2", [*PROMPT[:3], "terrible,"], "1 label words for 2 classes"),
-    "a template twice": ("gpt2", [*PROMPT, "--template", "{a} it was"], "is given twice"),
+    "a template twice": ("gpt2", [*PROMPT, "--template", "{a} it was", "--ensemble"], "is given twice"),
     "templates that are not said to be averaged": (
         "gpt2",
         [*PROMPT, "--template", "{a} is"],
