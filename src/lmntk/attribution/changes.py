@@ -62,6 +62,15 @@ class TrainedTexts:
         logits = as_logits(f0, (n, c), "f0"), as_logits(cross_f0, (other.shape[2], c), "f0 of the others")
         return cls(train, other, numbers, *logits)
 
+    def without(self, group: Sequence[int]) -> TrainedTexts:
+        """Return training on all but a group, whose own outcomes are asked for: they are held out."""
+        out = _checked(group, self.texts)
+        left = [number for number in range(self.texts) if number not in set(out)]
+        kernel = self.kernel[left]
+        return TrainedTexts(
+            kernel[:, :, left], kernel[:, :, out], self.labels[left], self.f0[left], self.f0[out]
+        )
+
     @property
     def texts(self) -> int:
         """The number of training texts N."""

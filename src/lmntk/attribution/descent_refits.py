@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,6 +40,10 @@ class DescentRefits:
     loss: Loss = "cross-entropy"
     clip: float | None = None
     batches: Batches | None = None
+
+    def holding_out(self, group: Sequence[int]) -> DescentRefits:
+        """Return the same training on all other texts, whose outcomes are those of the group."""
+        return replace(self, texts=self.texts.without(group))
 
     @property
     def offset(self) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -25,6 +25,7 @@ class RidgeRefits:
         texts: which.
         regularization: lambda, above 0.
         f0_scale: s; inf leaves the pre-trained logits out.
+        fixed_ridge: rho, of texts that were a part of others; by default lambda ||K||_op of these.
 
     Raises:
         UserError: lambda is not above 0, or K is not symmetric.
@@ -37,6 +38,7 @@ class RidgeRefits:
     texts: TrainedTexts
     regularization: float
     f0_scale: float = float("inf")
+    fixed_ridge: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse a ridge of nothing: without one an outcome is not unique."""
@@ -53,6 +55,8 @@ class RidgeRefits:
     @cached_property
     def ridge(self) -> float:
         """The number rho."""
+        if self.fixed_ridge is not None:
+            return self.fixed_ridge
         return float(self.regularization * np.abs(np.linalg.eigvalsh(self.matrix)).max())
 
     @cached_property
@@ -76,6 +80,10 @@ class RidgeRefits:
     def _reach(self) -> Array:
         """K(x)^T (K + rho I)^-1 [M C, N C]: how a target moves an outcome."""
         return np.asarray(flatten(self.texts.cross).T @ self.inverse)
+
+    def holding_out(self, group: Sequence[int]) -> RidgeRefits:
+        """Return the training on all other texts, by the same ridge, whose outcomes are those of the group."""
+        return replace(self, texts=self.texts.without(group), fixed_ridge=self.ridge)
 
     def targets(self, labels: Labels | None = None) -> Array:
         """Return y - f0 / s [N, C]."""
