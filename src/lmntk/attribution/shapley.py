@@ -102,13 +102,16 @@ def _along(outcomes: Array, direction: Array | None) -> Array:
 
 
 def _of_ridge(refits: RidgeRefits, order: Array) -> Array:
-    n, c = refits.texts.f0.shape
+    n, c = refits.texts.texts, refits.texts.outputs
     rows = (order[:, None] * c + np.arange(c)).ravel()
     matrix = refits.matrix[np.ix_(rows, rows)] + refits.ridge * np.eye(n * c)
     factor = cholesky(matrix, lower=True)
-    right = np.column_stack([refits.targets().ravel()[rows], flatten(refits.texts.cross)[rows]])
-    solved = solve_triangular(factor, right, lower=True)
-    steps = (solved[:, :1] * solved[:, 1:]).reshape(n, c, *refits.offset.shape).sum(axis=1)
+    targets = refits.rows_of(refits.targets())[rows]
+    solved = solve_triangular(
+        factor, np.column_stack([targets, flatten(refits.texts.cross)[rows]]), lower=True
+    )
+    of_targets, of_cross = (part.reshape(n, c, -1) for part in np.split(solved, [targets.shape[1]], axis=1))
+    steps = (of_cross.transpose(0, 2, 1) @ of_targets).reshape(n, *refits.offset.shape)
     credit = np.empty_like(steps)
     credit[order] = steps
     return np.asarray(credit)
