@@ -125,7 +125,9 @@ def test_classes_that_share_a_kernel_are_those_of_its_product_with_the_identity(
         f0,
         cross_f0,
     )
-    changes = Changes(np.array([[1.0] * 8, [2, 0, 1, 1, 0, 1, 1, 1], [0.0] * 8]), np.tile(labels[::-1], (3, 1)))
+    changes = Changes(
+        np.array([[1.0] * 8, [2, 0, 1, 1, 0, 1, 1, 1], [0.0] * 8]), np.tile(labels[::-1], (3, 1))
+    )
     pair = [RidgeRefits(texts, 0.1, 3.0) for texts in (shared, full)]
     for asked in (
         lambda refits: refits.outcomes(changes),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -66,6 +67,22 @@ class Parts:
     influence: Array
     without: Labels
 
+    @classmethod
+    def of(cls, offset: Array, contributions: Array, influence: Array | float = 0.0) -> Parts:
+        """Return decisions as the sum of an offset [M, C] and contributions [N, M, C]; without a text the class stays."""
+        decisions = offset + contributions.sum(axis=0)
+        margins = Margins.of(decisions)
+        shape = contributions.shape[:2]
+        return cls(
+            decisions=decisions,
+            margins=margins,
+            margin=margins.along(decisions),
+            offset=margins.along(offset),
+            contributions=margins.along(contributions),
+            influence=np.broadcast_to(influence, shape),
+            without=np.broadcast_to(margins.predicted, shape),
+        )
+
 
 def parts_of(refits: Refits, intercept: Array) -> Parts:
     """Return the decisions f = offset + sum of contributions, taken apart.
@@ -74,25 +91,22 @@ def parts_of(refits: Refits, intercept: Array) -> Parts:
         refits: the training, and whose decisions are asked for.
         intercept: what is added to each decision whatever the training texts are [C]; it is part of the offset.
     """
-    contributions = refits.contributions()  # (n, m, c)
-    offset = refits.offset + intercept
-    decisions = offset + contributions.sum(axis=0)
-    margins = Margins.of(decisions)
+    parts = Parts.of(refits.offset + intercept, refits.contributions())
     without = without_each(refits) + intercept
-    return Parts(
-        decisions=decisions,
-        margins=margins,
-        margin=margins.along(decisions),
-        offset=margins.along(offset),
-        contributions=margins.along(contributions),
-        influence=margins.along(decisions[None] - without),
+    return replace(
+        parts,
+        influence=parts.margins.along(parts.decisions[None] - without),
         without=np.stack([predict_labels(each) for each in without]),
     )
 
 
 def without_each(refits: Refits) -> Array:
     """Return decisions [N, M, C] after training without each text."""
-    each = [[number] for number in range(refits.texts.texts)]
+    return without_groups(refits, [[number] for number in range(refits.texts.texts)])
+
+
+def without_groups(refits: Refits, groups: Sequence[Sequence[int]]) -> Array:
+    """Return decisions [G, M, C] after training without each group: in closed form where there is one."""
     if isinstance(refits, RidgeRefits):
-        return refits.without(each)
-    return refits.outcomes(Changes.without(each, refits.texts.texts))
+        return refits.without(groups)
+    return refits.outcomes(Changes.without(groups, refits.texts.texts))

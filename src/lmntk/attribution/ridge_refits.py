@@ -136,11 +136,16 @@ class RidgeRefits:
             decisions[row] = whole + (self._reach[:, at] @ (new - old).reshape(c, -1)).reshape(shape)
         return decisions
 
-    def contributions(self) -> Array:
-        """Return what each training text adds [N, M, C]; with the offset they sum to the decisions of all texts."""
+    def contributions(self, cross: Array | None = None) -> Array:
+        """Return what each training text adds [N, M, C]; with the offset they sum to the decisions of all texts.
+
+        Args:
+            cross: a part of the kernel with the others, such as a layer's [N, C, M, C], whose part of them is wanted.
+        """
         n, c = self.texts.texts, self.texts.outputs
-        cross, alpha = flatten(self.texts.cross).reshape(n, c, -1), self.coefficients.reshape(n, c, -1)
-        return np.asarray((cross.transpose(0, 2, 1) @ alpha).reshape(n, *self.offset.shape))
+        towards = flatten(self.texts.cross if cross is None else cross).reshape(n, c, -1)
+        moved = towards.transpose(0, 2, 1) @ self.coefficients.reshape(n, c, -1)
+        return np.asarray(moved.reshape(n, *self.offset.shape))
 
     @property
     def decisions(self) -> Array:

@@ -18,6 +18,7 @@ from lmntk.cli.commands import (
     check,
     demo,
     diagnose,
+    explain,
     finetune,
     fit,
     kernel,
@@ -59,6 +60,7 @@ app.command(cls=taking(experiment_options))(run.run)
 app.command(cls=taking(experiment_options))(run.plan)
 app.command(cls=taking(fit.fit_options))(fit.fit)
 app.command(cls=taking(audit.audit_options))(audit.audit)
+app.command(cls=taking(explain.OPTIONS))(explain.explain)
 app.command(cls=taking(subspace.subspace_options))(subspace.subspace)
 app.command(cls=taking(finetune.OPTIONS))(finetune.finetune)
 app.command(cls=taking(diagnose.OPTIONS))(diagnose.diagnose)

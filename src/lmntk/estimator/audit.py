@@ -80,21 +80,11 @@ def audit_file(options: Audit, given: FitInput, progress: Progress) -> AuditReco
         UserError: a mistake in the prompt or the model, or too few texts to hold any out.
     """
     texts = given.texts
-    if texts.are_few or not texts.can_be_held_out:
-        raise UserError(
-            "audit: there are too few texts for others to say anything of a label; give five of each class or more"
-        )
+    check_number(texts)
     with choosing(options, given, progress, "audit") as chosen:
         choice = chosen.choice
-        assert choice.held_out is not None
+        suspicion = doubts_of(choice, texts, options.false_discoveries)
         assert choice.standing is not None
-        suspicion = suspicion_of(
-            choice.held_out.decided,
-            texts.numbers,
-            choice.sharpness,
-            refits_of(choice, texts),
-            options.false_discoveries,
-        )
         record = AuditRecord(
             format=FORMAT,
             file=options.file,
@@ -111,6 +101,30 @@ def audit_file(options: Audit, given: FitInput, progress: Progress) -> AuditReco
         )
         write_audit(options.out, record)
     return record
+
+
+def check_number(texts: LabelledTexts) -> None:
+    """Refuse texts of which none can be held out.
+
+    Raises:
+        UserError: there are too few.
+    """
+    if texts.are_few or not texts.can_be_held_out:
+        raise UserError(
+            "audit: there are too few texts for others to say anything of a label; give five of each class or more"
+        )
+
+
+def doubts_of(choice: Choice, texts: LabelledTexts, false_discoveries: float) -> Suspicion:
+    """Return the doubts about each label, by the held-out decisions of the chosen way.
+
+    Raises:
+        UserError: there are too few texts, or the share is none.
+    """
+    check_number(texts)
+    assert choice.held_out is not None
+    refits = refits_of(choice, texts)
+    return suspicion_of(choice.held_out.decided, texts.numbers, choice.sharpness, refits, false_discoveries)
 
 
 def refits_of(choice: Choice, texts: LabelledTexts) -> RidgeRefits | None:

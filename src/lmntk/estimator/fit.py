@@ -15,6 +15,7 @@ from lmntk.estimator.choice import Choice, choose_way
 from lmntk.estimator.encoders import Prompt, encoder_of, probe_features
 from lmntk.estimator.given import FitInput
 from lmntk.estimator.record import FitRecord, write_fit
+from lmntk.estimator.solved import KERNELS
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import Measured, Way, measure, pieces_of, way_of
 from lmntk.experiment.configuration import Fit
@@ -27,8 +28,6 @@ from lmntk.system.files import alone_in
 from lmntk.system.notices import say
 from lmntk.system.progress import Progress
 from lmntk.tasks.class_words import class_line
-
-KERNELS = "kernels"  # the name of the folder in a fit's
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lmntk.errors import UserError
 from lmntk.estimator.choice import Choice, fitted_share
+from lmntk.estimator.solved import Solved
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.experiment.configuration import Fit
 from lmntk.models.loading import Pretrained
@@ -86,7 +87,7 @@ def write_fit(
     pretrained: Pretrained,
     classes: Sequence[Any] | None = None,
 ) -> FitRecord:
-    """Write a fit's predictor and its record, and return the record."""
+    """Write a fit's predictor, what it was trained on, and its record, which is returned."""
     way, standing, sharpness = choice.measured.way, choice.standing, choice.sharpness
     is_prompt = way.mode == "prompt"
     setting = {name: "inf" if value == math.inf else value for name, value in choice.setting.items()}
@@ -118,6 +119,7 @@ def write_fit(
     }  # fmt: skip
     (options.out / NAME).unlink(missing_ok=True)  # an earlier fit's does not stand beside the new predictor
     save_predictor(options.out, directions, way.model, description, shared_solution(choice))
+    Solved.of(choice, texts).write(options.out)
     record = FitRecord(
         format=FORMAT,
         file=options.file,
