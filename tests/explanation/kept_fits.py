@@ -11,18 +11,17 @@ import numpy as np
 from lmntk.kernels.kernel import Kernel
 from lmntk.solvers.inputs import target_matrix
 
-WORDS = {
-    "good": ("fine", "lovely", "warm"),
-    "bad": ("dull", "flat", "cold"),
-    "so-so": ("long", "plain", "late"),
-}
-NEW = ["a fine film", "flat and cold", "a plain warm book"]
+WORDS = {"good": ("great", "fun", "happy"), "bad": ("dull", "terrible", "sad"), "so-so": ("maybe", "not", "no")}
+NOUNS = ("film", "book", "story")
+NEW = ["a great story", "dull and sad", "it is not a film ?"]
 
 
 def messages(each: int, classes: int = 2) -> list[tuple[str, str]]:
-    """Return as many texts of each class, whose words tell it."""
+    """Return as many texts of each class, whose words tell it; to the tiny model no two are the same."""
     labels = list(WORDS)[:classes]
-    return [(f"a {WORDS[label][n % 3]} film number {n}", label) for n in range(each) for label in labels]
+    return [
+        (f"a {WORDS[label][n % 3]} {NOUNS[n // 3]}{' .' * (n % 2)}", label) for n in range(each) for label in labels
+    ]
 
 
 def write_table(path: Path, rows: list[tuple[str, str]]) -> Path:
@@ -59,7 +58,7 @@ class Oracle:
         rows = len(part) * c
         matrix = self.kernel[np.ix_(part, range(c), part, range(c))].reshape(rows, rows)
         alpha = np.linalg.solve(
-            (matrix + matrix.T) / 2 + self.ridge * np.eye(rows), targets.reshape(rows, -1)
+            (matrix + matrix.T) / 2 + self.ridge * np.eye(rows), targets.reshape(rows, -1 if rows else 1)
         )
-        moved = self.cross[part].reshape(rows, -1).T @ alpha
+        moved = self.cross[part].reshape(rows, self.f0.shape[0] * c).T @ alpha
         return moved.reshape(self.f0.shape) + self.f0 / self.scale + np.array(self.record["intercepts"])

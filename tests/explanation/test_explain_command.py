@@ -287,11 +287,11 @@ def test_people_read_texts(fits: Callable[[str], Path], tmp_path: Path, command_
     assert code == 0
     assert f"{NEW[0]!r} is " in out
     assert "the kernel regime was not measured" in out
-    assert re.search(r"^  for +\+\d\.\d{3}  (good|bad), row \d+: 'a \w+ film number \d'", out, re.MULTILINE)
+    assert re.search(r"^  for +\+\d\.\d{3}  (good|bad), row \d+: 'a \w+ \w+( \.)?'", out, re.MULTILINE)
     assert out.splitlines()[-1] == f"More: {tmp_path / 'explain.html'}"
     code, out, _ = command_line("explain", folder, "--without-rows", "1", "--out", tmp_path)
     assert code == 0
-    assert out.startswith("without row 1, good: 'a fine film number 0'")
+    assert out.startswith("without row 1, good: 'a great film'")
     assert re.search(r"\d of 11 training texts, each decided by the others get another class", out)
 
 
@@ -316,7 +316,7 @@ def test_texts_on_the_page_are_text(
 
 
 MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
-    "a text that is not there": (("--without", "a fine film numbr 0"), r"not in the training set of .*row 1, 'a fine film number 0'"),
+    "a text that is not there": (("--without", "a great flm"), r"not in the training set of .*row 1, 'a great film'"),
     "a row that is not there": (("--without-rows", "99"), r"row 99 is not in the training set of .*1 to 8"),
     "no row": (("--without-rows", "two"), r"'two' is no row; give numbers from 1"),
     "no rows": (("--without-rows", ""), r"is no row"),
