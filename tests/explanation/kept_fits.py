@@ -11,7 +11,11 @@ import numpy as np
 from lmntk.kernels.kernel import Kernel
 from lmntk.solvers.inputs import target_matrix
 
-WORDS = {"good": ("great", "fun", "happy"), "bad": ("dull", "terrible", "sad"), "so-so": ("maybe", "not", "no")}
+WORDS = {
+    "good": ("great", "fun", "happy"),
+    "bad": ("dull", "terrible", "sad"),
+    "so-so": ("maybe", "not", "no"),
+}
 NOUNS = ("film", "book", "story")
 NEW = ["a great story", "dull and sad", "it is not a film ?"]
 
@@ -20,7 +24,9 @@ def messages(each: int, classes: int = 2) -> list[tuple[str, str]]:
     """Return as many texts of each class, whose words tell it; to the tiny model no two are the same."""
     labels = list(WORDS)[:classes]
     return [
-        (f"a {WORDS[label][n % 3]} {NOUNS[n // 3]}{' .' * (n % 2)}", label) for n in range(each) for label in labels
+        (f"a {WORDS[label][n % 3]} {NOUNS[n // 3]}{' .' * (n % 2)}", label)
+        for n in range(each)
+        for label in labels
     ]
 
 

@@ -43,10 +43,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def fits(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A fit's folder by its name; each is made once."""
-    from lmntk.cli.labelled import read_labelled_file
     from lmntk.estimator.fit import fit_file
-    from lmntk.experiment.configuration import Fit, from_flags
     from lmntk.estimator.given import read_input
+    from lmntk.experiment.configuration import Fit, from_flags
     from lmntk.system.progress import Silent
 
     root = tmp_path_factory.mktemp("fits")
@@ -58,7 +57,9 @@ def fits(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
             table = write_table(root / f"{name}.tsv", messages(each, classes))
             given = dict(zip((o[2:].replace("-", "_") for o in options[::2]), options[1::2], strict=True))
             fields = {"text_column": "message", "label_column": "category", "dtype": "float64"}
-            fit = from_flags(Fit, {"model": str(model), "file": str(table), "out": str(folder), **fields, **given})
+            fit = from_flags(
+                Fit, {"model": str(model), "file": str(table), "out": str(folder), **fields, **given}
+            )
             fit_file(fit, read_input(fit), Silent())
         return folder
 
@@ -104,10 +105,14 @@ def test_new_texts_are_an_offset_and_contributions(
         assert text["margin"] == pytest.approx(margin, abs=1e-8)
         assert margin >= 0
         assert text["offset"] + sum(text["contributions"]) == pytest.approx(margin, abs=1e-8)
-        assert text["offset"] == pytest.approx(margin_of((oracle.f0 / oracle.scale + oracle.record["intercepts"])[m], record, text), abs=1e-8)
+        assert text["offset"] == pytest.approx(
+            margin_of((oracle.f0 / oracle.scale + oracle.record["intercepts"])[m], record, text), abs=1e-8
+        )
         for number in everything:
             others = oracle.decisions([each for each in everything if each != number])[m]
-            assert text["influence"][number] == pytest.approx(margin - margin_of(others, record, text), abs=1e-8)
+            assert text["influence"][number] == pytest.approx(
+                margin - margin_of(others, record, text), abs=1e-8
+            )
         assert sum(text["layers"].values()) == pytest.approx(sum(text["contributions"]), abs=1e-8)
         assert {"embeddings", "layer 0", "layer 1"} <= set(text["layers"])
     assert json.loads((tmp_path / "explain.json").read_text())["texts"] == record["texts"]
@@ -122,7 +127,7 @@ def test_predictions_are_those_of_predict(
         file = write_lines(tmp_path / "new.jsonl", NEW)
         code, out, _ = command_line("explain", fits(name), file, "--out", tmp_path / name, "--json")
         explained = json.loads(out)["texts"]
-        code, out, _ = command_line("predict", fits(name), file, "--text-column", "message")
+        _, out, _ = command_line("predict", fits(name), file, "--text-column", "message")
         predicted = [json.loads(line) for line in out.splitlines()]
         assert [text["predicted"] for text in explained] == [text["label"] for text in predicted]
         assert [text["margin"] for text in explained] == pytest.approx(
@@ -157,7 +162,9 @@ def test_without_a_file_training_texts_are_decided_by_the_others(
         assert text["offset"] + sum(known(text["contributions"])) == pytest.approx(margin, abs=1e-8)
         for other in left:
             decided = oracle.decisions([each for each in left if each != other])[number]
-            assert text["influence"][other] == pytest.approx(margin - margin_of(decided, record, text), abs=1e-8)
+            assert text["influence"][other] == pytest.approx(
+                margin - margin_of(decided, record, text), abs=1e-8
+            )
         assert text["label"] == record["training"][number]["label"]
     assert any("--texts explains more" in note for note in record["notes"])
 
@@ -295,9 +302,7 @@ def test_people_read_texts(fits: Callable[[str], Path], tmp_path: Path, command_
     assert re.search(r"\d of 11 training texts, each decided by the others get another class", out)
 
 
-def test_texts_on_the_page_are_text(
-    model: Path, tmp_path: Path, command_line: CommandLine
-) -> None:
+def test_texts_on_the_page_are_text(model: Path, tmp_path: Path, command_line: CommandLine) -> None:
     script = "<script>alert(1)</script> & a fine film"
     table = write_table(tmp_path / "texts.tsv", [*messages(3), (script, "good"), ("<b>flat</b>", "bad")])
     code, _, _ = command_line("fit", table, "--model", model, *COLUMNS[:4], "--out", tmp_path / "fit")
@@ -310,7 +315,9 @@ def test_texts_on_the_page_are_text(
     for tag in ("<script", "<b>flat", "<img"):
         assert tag not in page
     # what is read are sentences and texts: numbers are folded away
-    shown = re.sub(r"<details>.*?</details>|<style>.*?</style>", "", page, flags=re.DOTALL).split("<h2>Settings")[0]
+    shown = re.sub(r"<details>.*?</details>|<style>.*?</style>", "", page, flags=re.DOTALL).split(
+        "<h2>Settings"
+    )[0]
     assert not re.search(r"[+-]0\.\d", shown)
     assert "the kernel regime was not measured" in shown.lower()
 

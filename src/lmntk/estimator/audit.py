@@ -13,11 +13,23 @@ from pydantic import BaseModel
 from lmntk.attribution.changes import TrainedTexts
 from lmntk.attribution.ridge_refits import RidgeRefits
 from lmntk.attribution.suspects import Suspicion, suspicion_of
+from lmntk.diagnosis.regime import Regime
 from lmntk.errors import UserError
 from lmntk.estimator.choice import Choice
 from lmntk.estimator.fit import choosing
 from lmntk.estimator.given import FitInput
+from lmntk.estimator.solved import in_classes
 from lmntk.estimator.texts import LabelledTexts
+from lmntk.estimator.trust import (
+    STEPS,
+    ShortTraining,
+    kept_regime,
+    measured_regime,
+    refuse_shared,
+    regime_entry,
+    trust_key,
+)
+from lmntk.estimator.ways import key_of
 from lmntk.experiment.configuration import Audit
 from lmntk.system.files import write_text
 from lmntk.system.hashing import versions
@@ -54,6 +66,7 @@ class AuditRecord(BaseModel):
         contradictions: texts that stand in the file with several labels.
         setting: of the classifier that was chosen.
         model: its name and fingerprint.
+        regime: whether the kernel regime holds, and how that is known.
         versions: of what computed it.
     """
 
@@ -68,6 +81,7 @@ class AuditRecord(BaseModel):
     contradictions: list[str]
     setting: dict[str, Any]
     model: dict[str, Any]
+    regime: dict[str, Any]
     versions: dict[str, str]
 
 
@@ -97,10 +111,32 @@ def audit_file(options: Audit, given: FitInput, progress: Progress) -> AuditReco
             contradictions=contradictions_in(texts),
             setting={name: "inf" if value == math.inf else value for name, value in choice.setting.items()},
             model={"name": options.model, "fingerprint": chosen.pretrained.fingerprint},
+            regime=regime_entry(regime_of(options, choice, texts, progress)),
             versions=versions(),
         )
         write_audit(options.out, record)
     return record
+
+
+def regime_of(options: Audit, choice: Choice, texts: LabelledTexts, progress: Progress) -> Regime:
+    """Return whether the kernel regime holds in training on the texts: measured earlier, or now where that is asked for.
+
+    Raises:
+        UserError: it is asked for, and the classes share a kernel.
+    """
+    measured = choice.measured
+    way, numbers = measured.way, texts.numbers.tolist()
+    key = trust_key(key_of(way, texts.examples).digest, numbers)
+    known = kept_regime(options.out, key)
+    if known is not None or options.trust is None:
+        return known or Regime()
+    refuse_shared(way.combinations is not None)
+    kernel = in_classes(measured.kernel, way.basis)
+    training = ShortTraining(
+        way.deciding, way.trainable, way.pad_id, measured.texts, numbers, kernel, measured.logits
+    )
+    progress.work("a short training, for real", STEPS)
+    return measured_regime(options.out, key, training, lambda: progress.advance(1))
 
 
 def check_number(texts: LabelledTexts) -> None:

@@ -11,6 +11,7 @@ from lmntk.attribution.changes import Changes
 from lmntk.attribution.parts import Margins, without_groups
 from lmntk.diagnosis.regime import Regime
 from lmntk.errors import UserError
+from lmntk.estimator.trust import regime_entry
 from lmntk.explanation.blocks import NewTexts
 from lmntk.explanation.explain import training_text
 from lmntk.explanation.records import ChangedText, ChangeRecord
@@ -169,7 +170,7 @@ def change_record(
         held_out=any(row is not None for row in outcomes.rows),
         texts=texts,
         flips=sum(text.before != text.after for text in texts),
-        regime=regime.as_dict() | {"sentence": regime.sentence},
+        regime=regime_entry(regime),
         notes=[*notes, *change.remarks(trained)],
         versions=versions(),
     )

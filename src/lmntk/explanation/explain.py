@@ -11,6 +11,7 @@ import numpy as np
 from lmntk.attribution.shapley import MOST_ENUMERATED, by_orders, enumerated
 from lmntk.diagnosis.regime import Regime
 from lmntk.errors import UserError
+from lmntk.estimator.trust import regime_entry
 from lmntk.explanation.blocks import Block
 from lmntk.explanation.records import ExplainedText, ExplanationRecord, TrainingText
 from lmntk.explanation.trained import Trained
@@ -44,7 +45,7 @@ def explanation_record(
         training=[training_text(trained, number) for number in range(len(trained.plain))],
         held_out=any(row is not None for block in blocks for row in block.rows),
         texts=[text for block in blocks for text in _texts_of(trained, block, orders)],
-        regime=regime.as_dict() | {"sentence": regime.sentence},
+        regime=regime_entry(regime),
         notes=[*notes, *([] if has_layers else [NO_LAYERS])],
         versions=versions(),
     )

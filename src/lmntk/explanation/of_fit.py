@@ -10,14 +10,23 @@ from lmntk.diagnosis.regime import Regime
 from lmntk.diagnosis.spectrum import readable_groups
 from lmntk.engine.settings import Settings
 from lmntk.errors import UserError
-from lmntk.estimator.new_texts import with_training_texts
+from lmntk.estimator.new_texts import Differentiable, with_training_texts
 from lmntk.estimator.record import read_fit
 from lmntk.estimator.solved import Solved, in_classes, plain_text
+from lmntk.estimator.trust import (
+    STEPS,
+    ShortTraining,
+    kept_regime,
+    measured_regime,
+    refuse_shared,
+    trust_key,
+)
 from lmntk.explanation.asked import Question
 from lmntk.explanation.blocks import NewTexts
 from lmntk.explanation.trained import Trained
 from lmntk.kernels.gram import Grouping
 from lmntk.prediction.files import LoadedPredictor, load_predictor
+from lmntk.prompts.encoding import encode_whole
 from lmntk.system.memory import default_memory
 from lmntk.system.progress import Progress
 
@@ -78,8 +87,29 @@ class FitSource:
         return NewTexts(plain, computed.cross, computed.logits, groups), total
 
     def regime(self) -> Regime:
-        """Return whether the kernel regime holds."""
-        return Regime()
+        """Return whether the kernel regime holds: measured earlier, or now where that is asked for.
+
+        Raises:
+            UserError: it is asked for, and the classes share a kernel.
+        """
+        record = self.solved.record
+        key = trust_key(record.key, record.numbers)
+        known = kept_regime(self.question.folder, key)
+        if known is not None or not self.question.trust:
+            return known or Regime()
+        refuse_shared(self.solved.is_shared)
+        loaded = self.loaded
+        training = ShortTraining(
+            loaded.predictor.model,
+            Differentiable.of(loaded, self.solved).trainable,
+            loaded.predictor.pad_id,
+            [encode_whole(loaded.encoder, example) for example in self.solved.examples],
+            record.numbers,
+            in_classes(self.solved.kernel, self.solved.basis),
+            self.solved.logits,
+        )
+        self.progress.work("a short training, for real", STEPS)
+        return measured_regime(self.question.folder, key, training, lambda: self.progress.advance(1))
 
     @cached_property
     def loaded(self) -> LoadedPredictor:
