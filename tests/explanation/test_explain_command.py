@@ -125,7 +125,7 @@ def test_predictions_are_those_of_predict(
 ) -> None:
     for name in ("three", "contrasts", "shared"):
         file = write_lines(tmp_path / "new.jsonl", NEW)
-        code, out, _ = command_line("explain", fits(name), file, "--out", tmp_path / name, "--json")
+        _, out, _ = command_line("explain", fits(name), file, "--out", tmp_path / name, "--json")
         explained = json.loads(out)["texts"]
         _, out, _ = command_line("predict", fits(name), file, "--text-column", "message")
         predicted = [json.loads(line) for line in out.splitlines()]

@@ -178,6 +178,10 @@ class Solved:
         """
         if self.record.regularization:
             return parts_of(self.refits(cross, cross_f0), self.intercept)
+        return self.parts_alone(cross, cross_f0)
+
+    def parts_alone(self, cross: Array, cross_f0: Array) -> Parts:
+        """Return the same by the coefficients that are kept, and without influences; of no training these are 0."""
         offset = cross_f0 / self.f0_scale + self.intercept
         contributions = np.zeros((len(self.kernel), *offset.shape))
         if self.record.coefficients is not None:

@@ -70,13 +70,12 @@ class FitSource:
                 raise UserError(f"{option}: a fit has a single solution; --{option} is of a run's folder")
         self.question, self.progress = question, progress
         self.trained = trained_by_fit(question.folder)
+        self.columns = read_fit(question.folder).columns
         self.solved: Solved = self.trained.solution  # type: ignore[assignment]
 
     def new_texts(self) -> tuple[NewTexts | None, int]:
         """Return the texts that are asked about; none where it is the training texts."""
-        question = self.question
-        columns = read_fit(question.folder).columns
-        examples, total = question.examples(columns)
+        examples, total = self.question.examples(self.columns)
         if not examples:
             return None, 0
         computed = with_training_texts(
