@@ -33,7 +33,8 @@ def answer(question: Question, progress: Progress) -> ExplanationRecord | Change
         blocks, total = held_out_blocks(trained, question.most), len(trained.plain)
         which = "those that the others decide least well of"
     else:
-        blocks, which = [block_of(trained, new)], "the first of"
+        blocks = [block_of(trained, new)]
+        which = "the first of" if new.labels is None else "those that are decided least well of"
     shown = sum(len(block.plain) for block in blocks)
     notes = [f"{shown} texts, {which} {total}; --texts explains more"] if shown < total else []
     return explanation_record(trained, blocks, source.regime(), question.shapley, notes)

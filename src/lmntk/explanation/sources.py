@@ -10,6 +10,7 @@ from lmntk.estimator.record import NAME as FIT
 from lmntk.explanation.asked import Question
 from lmntk.explanation.blocks import NewTexts
 from lmntk.explanation.trained import Trained
+from lmntk.runs.records import SplitResults
 from lmntk.system.progress import Progress
 
 
@@ -40,6 +41,10 @@ def open_source(question: Question, progress: Progress) -> Source:
 
     if (question.folder / FIT).is_file():
         return FitSource(question, progress)
+    if (question.folder / SplitResults.FOLDER).is_dir():
+        from lmntk.explanation.of_run import RunSource
+
+        return RunSource(question, progress)
     raise UserError(
         f"explain: {str(question.folder)!r} holds no fit and no run; make one with `lmntk fit FILE --out {question.folder}`"
     )
