@@ -122,7 +122,15 @@ def test_models_fails_when_the_results_differ():
 
 
 SCRIPTS = ["pairwise.py", "contraction.py", "models.py", "include.py", "peers.py"]
-SCRIPTS += ["prompts_study.py", "subspace_arms.py", "fit.py", "heads.py", "shared_kernel.py", "smollm2_run.py", "lds.py"]
+SCRIPTS += [
+    "prompts_study.py",
+    "subspace_arms.py",
+    "fit.py",
+    "heads.py",
+    "shared_kernel.py",
+    "smollm2_run.py",
+    "lds.py",
+]
 SCRIPTS += ["suspects.py"]
 
 

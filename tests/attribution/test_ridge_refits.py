@@ -8,6 +8,7 @@ from problems import part_of, problem
 
 from lmntk.attribution.changes import Changes, TrainedTexts
 from lmntk.attribution.ridge_refits import RidgeRefits
+from lmntk.attribution.shapley import by_orders, enumerated
 from lmntk.errors import UserError
 from lmntk.solvers.inputs import target_matrix
 from lmntk.solvers.ridge import KernelRidge
@@ -110,3 +111,31 @@ def test_changes_that_are_none() -> None:
         TrainedTexts.of(texts.kernel, texts.cross, texts.labels[:-1], texts.f0, texts.cross_f0)
     with pytest.raises(UserError, match="does not begin with the 8 texts"):
         TrainedTexts.of(texts.kernel, texts.cross[:-1], texts.labels, texts.f0, texts.cross_f0)
+
+
+def test_classes_that_share_a_kernel_are_those_of_its_product_with_the_identity() -> None:
+    alone, classes = problem(1, 8, 3), 4
+    generator = np.random.default_rng(1)
+    labels, f0, cross_f0 = np.arange(8) % classes, generator.normal(size=(8, classes)), np.ones((3, classes))
+    shared = TrainedTexts.of(alone.kernel, alone.cross, labels, f0, cross_f0, classes)
+    full = TrainedTexts.of(
+        alone.kernel * np.eye(classes)[None, :, None],
+        alone.cross * np.eye(classes)[None, :, None],
+        labels,
+        f0,
+        cross_f0,
+    )
+    changes = Changes(
+        np.array([[1.0] * 8, [2, 0, 1, 1, 0, 1, 1, 1], [0.0] * 8]), np.tile(labels[::-1], (3, 1))
+    )
+    pair = [RidgeRefits(texts, 0.1, 3.0) for texts in (shared, full)]
+    for asked in (
+        lambda refits: refits.outcomes(changes),
+        lambda refits: refits.without([[0], [2, 5]]),
+        lambda refits: refits.relabelled([1, 7], [3, 0]),
+        lambda refits: refits.contributions(),
+        lambda refits: refits.holding_out([2, 3]).decisions,
+        lambda refits: enumerated(refits).values,
+        lambda refits: by_orders(refits, 3).values,
+    ):
+        np.testing.assert_allclose(asked(pair[0]), asked(pair[1]), atol=1e-10)

@@ -126,9 +126,16 @@ def test_labels_come_back_as_they_were_given(model: str, labels: list[Any]) -> N
     assert classifier.classes_[probabilities.argmax(axis=1)].tolist() == predicted.tolist()
 
 
-@pytest.mark.parametrize("labels", [LABELS, [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]], ids=["two", "three"])
-def test_an_explanation_sums_to_its_decision(model: str, labels: list[Any]) -> None:
-    classifier = TangentClassifier(model, dtype="float64").fit(TEXTS, labels)
+THREE = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "sharing"),
+    [(LABELS, "auto"), (THREE, "full"), (THREE, "contrasts"), (THREE, "shared")],
+    ids=["two", "three", "contrasts", "shared"],
+)
+def test_an_explanation_sums_to_its_decision(model: str, labels: list[Any], sharing: Any) -> None:
+    classifier = TangentClassifier(model, dtype="float64", classes=sharing).fit(TEXTS, labels)
     for text in NEW:
         explained = classifier.explain(text)
         assert explained.label == classifier.predict([text])[0]
@@ -137,9 +144,42 @@ def test_an_explanation_sums_to_its_decision(model: str, labels: list[Any]) -> N
         values = [each.value for each in explained.contributions]
         assert values == sorted(values, reverse=True)
         assert len(values) == len(TEXTS)
-        decisions = np.atleast_2d(classifier.decision_function([text]))
-        own = abs(decisions[0, 0]) if decisions.shape[1] == 1 else decisions.max()
-        assert explained.decision == pytest.approx(own, abs=1e-8)
+        assert [*explained.helpful, *explained.harmful[::-1]] == [
+            each for each in explained.contributions if each.value
+        ]
+        decisions = np.sort(np.atleast_2d(classifier.decision_function([text])), axis=-1)[0]
+        margin = abs(decisions[0]) if len(decisions) == 1 else decisions[-1] - decisions[-2]
+        assert explained.decision == pytest.approx(margin, abs=1e-8)
+        assert explained.runner_up not in (explained.label, None)
+
+
+@pytest.mark.parametrize(("setting", "influence"), [({"regularization": 0.0}, None), ({}, 0.0)])
+def test_where_nothing_is_refitted_no_influence_is_made_up(
+    model: str, monkeypatch: pytest.MonkeyPatch, setting: dict[str, float], influence: float | None
+) -> None:
+    if not setting:  # no training is the only candidate
+        monkeypatch.setattr(
+            "lmntk.solvers.held_out.RidgeCandidates.leave_out",
+            lambda self, groups: np.zeros((*groups.shape, 1, 24)),
+        )
+    classifier = prompted(model, **setting).fit(TEXTS, LABELS)
+    assert ("no_training" in classifier.setting_) == (not setting)
+    explained = classifier.explain(NEW[0])
+    assert {each.influence for each in explained.contributions} == {influence}
+    decided = abs(classifier.decision_function(NEW[:1])[0])
+    assert explained.decision == pytest.approx(decided, abs=1e-6)
+
+
+def test_suspects_are_the_audits_rows(model: str) -> None:
+    texts, wrong = [*TEXTS, "a dull book"], [*LABELS, "good"]
+    rows = TangentClassifier(model, dtype="float64").fit(texts, wrong).suspects(0.3)
+    assert sorted(row["row"] for row in rows) == list(range(len(texts)))
+    assert [row["probability"] for row in rows] == sorted(row["probability"] for row in rows)
+    for row in rows:
+        assert (texts[row["row"]], wrong[row["row"]]) == (row["text"], row["label"])
+        assert {row["label"], row["proposed"]} == {"good", "bad"}
+    with pytest.raises(UserError, match="five"):
+        TangentClassifier(model).fit(TEXTS[:6], LABELS[:6]).suspects()
 
 
 @pytest.mark.parametrize(
@@ -147,11 +187,12 @@ def test_an_explanation_sums_to_its_decision(model: str, labels: list[Any]) -> N
     [
         (LABELS, {"template": TEMPLATE, "label_words": WORDS, "mode": "prompt"}),
         ([1, 0] * 5, {}),
-        ([0, 1, 2, 0, 1, 2, 0, 1, 2, 0], {"classes": "full"}),
-        ([0, 1, 2, 0, 1, 2, 0, 1, 2, 0], {"classes": "shared"}),
+        (THREE, {"classes": "full"}),
+        (THREE, {"classes": "contrasts"}),
+        (THREE, {"classes": "shared"}),
         (LABELS, {"classes": "shared"}),
     ],
-    ids=["prompt", "head", "three", "three that share", "two that share"],
+    ids=["prompt", "head", "three", "contrasts", "three that share", "two that share"],
 )
 def test_a_folder_brings_it_back(
     model: str, tmp_path: Path, labels: list[Any], settings: dict[str, Any]
@@ -166,8 +207,14 @@ def test_a_folder_brings_it_back(
     )
     np.testing.assert_allclose(again.predict_proba(NEW), classifier.predict_proba(NEW), rtol=1e-6)
     assert again.predict(NEW).tolist() == classifier.predict(NEW).tolist()
-    with pytest.raises(UserError, match="fit it again"):
-        again.explain(NEW[0])
+    explained, expected = again.explain(NEW[0]), classifier.explain(NEW[0])
+    assert (explained.label, explained.runner_up) == (expected.label, expected.runner_up)
+    assert explained.decision == pytest.approx(expected.decision, rel=1e-6, abs=1e-9)
+    assert {each.row: pytest.approx(each.value, rel=1e-6, abs=1e-9) for each in expected.contributions} == {
+        each.row: each.value for each in explained.contributions
+    }
+    with pytest.raises(UserError, match="lmntk audit"):
+        again.suspects()
 
 
 EVERY: dict[str, Any] = {

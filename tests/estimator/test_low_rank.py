@@ -145,9 +145,16 @@ def test_the_command_fits_lora_and_predicts_by_the_weights_alone(
     classifier = TangentClassifier(str(folder), lora_rank=2, lora_targets="query+value", dtype="float64").fit(
         list(texts), list(labels)
     )
+    loaded = TangentClassifier.load(out)
     np.testing.assert_allclose(
-        TangentClassifier.load(out).decision_function(list(texts)),
-        classifier.decision_function(list(texts)),
-        atol=1e-9,
+        loaded.decision_function(list(texts)), classifier.decision_function(list(texts)), atol=1e-9
     )
+    for text in NEW:
+        again, before = loaded.explain(text), classifier.explain(text)
+        assert [each.text for each in again.contributions] == [each.text for each in before.contributions]
+        np.testing.assert_allclose(
+            [each.value for each in again.contributions],
+            [each.value for each in before.contributions],
+            atol=1e-9,
+        )
     assert said

@@ -30,8 +30,8 @@ class TrainedTexts:
     Texts of a pool stand among the N, with weight 0 where they are not used.
 
     Attributes:
-        kernel: K [N, C, N, C] of the training texts.
-        cross: K [N, C, M, C] of the training texts with the others.
+        kernel: K [N, C, N, C] of the training texts; [N, 1, N, 1] where C classes share it.
+        cross: K [N, C, M, C] of the training texts with the others; likewise.
         labels: class numbers [N].
         f0: pre-trained logits [N, C].
         cross_f0: those of the others [M, C].
@@ -44,8 +44,18 @@ class TrainedTexts:
     cross_f0: Array
 
     @classmethod
-    def of(cls, kernel: Any, cross: Any, labels: Any, f0: Any, cross_f0: Any) -> TrainedTexts:
+    def of(
+        cls, kernel: Any, cross: Any, labels: Any, f0: Any, cross_f0: Any, classes: int | None = None
+    ) -> TrainedTexts:
         """Return the texts, after a look at their shapes.
+
+        Args:
+            kernel: see the class, as for the others.
+            cross: K of the training texts with the others.
+            labels: class numbers.
+            f0: pre-trained logits.
+            cross_f0: those of the others.
+            classes: how many share the kernel; None where each logit has its own.
 
         Raises:
             UserError: shapes that do not fit, or numbers that are not finite.
@@ -56,11 +66,22 @@ class TrainedTexts:
             raise UserError(
                 f"attribution: a kernel {list(other.shape)} does not begin with the {n} texts and {c} logits of {list(train.shape)}"
             )
+        shares = classes is not None and c == 1
+        c = (classes or c) if shares else c
         numbers = encode_labels(labels, c, what="attributed")
         if len(numbers) != n:
             raise UserError(f"attribution: {len(numbers)} labels for {n} texts; give one for each")
         logits = as_logits(f0, (n, c), "f0"), as_logits(cross_f0, (other.shape[2], c), "f0 of the others")
         return cls(train, other, numbers, *logits)
+
+    def without(self, group: Sequence[int]) -> TrainedTexts:
+        """Return training on all but a group, whose own outcomes are asked for: they are held out."""
+        out = _checked(group, self.texts)
+        left = [number for number in range(self.texts) if number not in set(out)]
+        kernel = self.kernel[left]
+        return TrainedTexts(
+            kernel[:, :, left], kernel[:, :, out], self.labels[left], self.f0[left], self.f0[out]
+        )
 
     @property
     def texts(self) -> int:
@@ -69,8 +90,18 @@ class TrainedTexts:
 
     @property
     def outputs(self) -> int:
-        """The number of logits C."""
+        """The number of rows that a text has in the kernel: C, or 1 where the classes share it."""
         return int(self.kernel.shape[1])
+
+    @property
+    def classes(self) -> int:
+        """The number of logits C."""
+        return int(self.f0.shape[1])
+
+    @property
+    def is_shared(self) -> bool:
+        """Return whether the classes share the kernel: each is decided by itself then."""
+        return self.classes != self.outputs
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,6 +40,10 @@ class DescentRefits:
     loss: Loss = "cross-entropy"
     clip: float | None = None
     batches: Batches | None = None
+
+    def holding_out(self, group: Sequence[int]) -> DescentRefits:
+        """Return the same training on all other texts, whose outcomes are those of the group."""
+        return replace(self, texts=self.texts.without(group))
 
     @property
     def offset(self) -> Array:
@@ -99,7 +103,12 @@ class DescentRefits:
             )[-1]
         return coefficients
 
-    def contributions(self) -> Array:
-        """Return what each training text adds [N, M, C] in training on all; with f0 they sum to the logits."""
+    def contributions(self, cross: Array | None = None) -> Array:
+        """Return what each training text adds [N, M, C] in training on all; with f0 they sum to the logits.
+
+        Args:
+            cross: a part of the kernel with the others, such as a layer's [N, C, M, C], whose part of them is wanted.
+        """
         everything = Changes(np.ones((1, self.texts.texts)))
-        return np.asarray(-np.einsum("nc,ncmd->nmd", self.coefficients(everything)[0], self.texts.cross))
+        towards = self.texts.cross if cross is None else cross
+        return np.asarray(-np.einsum("nc,ncmd->nmd", self.coefficients(everything)[0], towards))

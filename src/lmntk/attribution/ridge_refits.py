@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,12 +19,13 @@ class RidgeRefits:
     """Outcomes of alpha = (K_SS + rho I)^-1 (y - f0 / s)_S on any part S, f(x) = K_S(x)^T alpha + f0(x) / s.
 
     Weights w make it (K + rho W^-1) alpha = y - f0 / s: text i counts w_i times in the squared loss.
-    rho = lambda ||K||_op, of all texts' K.
+    rho = lambda ||K||_op, of all texts' K. Of a kernel that C classes share each class has its own alpha, by the same matrix.
 
     Attributes:
         texts: which.
         regularization: lambda, above 0.
         f0_scale: s; inf leaves the pre-trained logits out.
+        fixed_ridge: rho, of texts that were a part of others; by default lambda ||K||_op of these.
 
     Raises:
         UserError: lambda is not above 0, or K is not symmetric.
@@ -37,6 +38,7 @@ class RidgeRefits:
     texts: TrainedTexts
     regularization: float
     f0_scale: float = float("inf")
+    fixed_ridge: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse a ridge of nothing: without one an outcome is not unique."""
@@ -53,6 +55,8 @@ class RidgeRefits:
     @cached_property
     def ridge(self) -> float:
         """The number rho."""
+        if self.fixed_ridge is not None:
+            return self.fixed_ridge
         return float(self.regularization * np.abs(np.linalg.eigvalsh(self.matrix)).max())
 
     @cached_property
@@ -70,17 +74,25 @@ class RidgeRefits:
     @cached_property
     def coefficients(self) -> Array:
         """Those of all texts, alpha [N, C]."""
-        return np.asarray((self.inverse @ self.targets().ravel()).reshape(self.texts.f0.shape))
+        return np.asarray((self.inverse @ self.rows_of(self.targets())).reshape(self.texts.f0.shape))
+
+    def rows_of(self, targets: Array) -> Array:
+        """Return targets [N, C] as K's matrix takes them: [N C, 1]; of a shared kernel [N, C], every class a column."""
+        return targets.reshape(len(self.matrix), -1)
 
     @cached_property
     def _reach(self) -> Array:
         """K(x)^T (K + rho I)^-1 [M C, N C]: how a target moves an outcome."""
         return np.asarray(flatten(self.texts.cross).T @ self.inverse)
 
+    def holding_out(self, group: Sequence[int]) -> RidgeRefits:
+        """Return the training on all other texts, by the same ridge, whose outcomes are those of the group."""
+        return replace(self, texts=self.texts.without(group), fixed_ridge=self.ridge)
+
     def targets(self, labels: Labels | None = None) -> Array:
         """Return y - f0 / s [N, C]."""
         numbers = self.texts.labels if labels is None else labels
-        return target_matrix(numbers, self.texts.outputs) - offset(
+        return target_matrix(numbers, self.texts.classes) - offset(
             self.texts.f0, self.f0_scale, self.texts.f0.shape
         )
 
@@ -94,7 +106,7 @@ class RidgeRefits:
                 decisions[number] = self.offset
                 continue
             ridges = self.ridge / np.repeat(weights, self.texts.outputs)[rows]
-            targets = self.targets(changes.labels_of(number, self.texts.labels)).ravel()[rows]
+            targets = self.rows_of(self.targets(changes.labels_of(number, self.texts.labels)))[rows]
             factor = cho_factor(self.matrix[np.ix_(rows, rows)] + np.diag(ridges), lower=True)
             decisions[number] = self.offset + (cross[rows].T @ cho_solve(factor, targets)).reshape(shape)
         return decisions
@@ -105,10 +117,7 @@ class RidgeRefits:
         With B = (K + rho I)^-1 and alpha = B t, what is left of alpha without S is alpha - B_S (B_SS)^-1 alpha_S.
         Cost: once O((N C)^3), then O(M C g C) a group of g texts.
         """
-        whole = self.offset + (flatten(self.texts.cross).T @ self.coefficients.ravel()).reshape(
-            self.offset.shape
-        )
-        c, alpha = self.texts.outputs, self.coefficients.ravel()
+        c, alpha, whole = self.texts.outputs, self.rows_of(self.coefficients), self.decisions
         decisions = np.empty((len(groups), *whole.shape))
         for number, group in enumerate(groups):
             rows = (np.asarray(group, dtype=np.int64)[:, None] * c + np.arange(c)).ravel()
@@ -118,16 +127,28 @@ class RidgeRefits:
 
     def relabelled(self, numbers: Sequence[int], classes: Sequence[int]) -> Array:
         """Return decisions [S, M, C] with the label of one text changed, in closed form: O(M C C) each."""
-        c, shape = self.texts.outputs, self.offset.shape
-        whole = self.offset + (flatten(self.texts.cross).T @ self.coefficients.ravel()).reshape(shape)
+        c, shape, whole = self.texts.outputs, self.offset.shape, self.decisions
         decisions = np.empty((len(numbers), *shape))
         for row, (number, label) in enumerate(zip(numbers, classes, strict=True)):
             labels = np.array([label, self.texts.labels[number]])
-            new, old = target_matrix(labels, c)
+            new, old = target_matrix(labels, self.texts.classes)
             at = slice(number * c, (number + 1) * c)
-            decisions[row] = whole + (self._reach[:, at] @ (new - old)).reshape(shape)
+            decisions[row] = whole + (self._reach[:, at] @ (new - old).reshape(c, -1)).reshape(shape)
         return decisions
 
-    def contributions(self) -> Array:
-        """Return what each training text adds [N, M, C]; with the offset they sum to the decisions of all texts."""
-        return np.asarray(np.einsum("nc,ncmd->nmd", self.coefficients, self.texts.cross))
+    def contributions(self, cross: Array | None = None) -> Array:
+        """Return what each training text adds [N, M, C]; with the offset they sum to the decisions of all texts.
+
+        Args:
+            cross: a part of the kernel with the others, such as a layer's [N, C, M, C], whose part of them is wanted.
+        """
+        n, c = self.texts.texts, self.texts.outputs
+        towards = flatten(self.texts.cross if cross is None else cross).reshape(n, c, -1)
+        moved = towards.transpose(0, 2, 1) @ self.coefficients.reshape(n, c, -1)
+        return np.asarray(moved.reshape(n, *self.offset.shape))
+
+    @property
+    def decisions(self) -> Array:
+        """Those of training on all texts [M, C]."""
+        moved = flatten(self.texts.cross).T @ self.rows_of(self.coefficients)
+        return np.asarray(self.offset + moved.reshape(self.offset.shape))

@@ -18,9 +18,11 @@ from lmntk.cli.commands import (
     check,
     demo,
     diagnose,
+    explain,
     finetune,
     fit,
     kernel,
+    next_texts,
     predict,
     prompts,
     report,
@@ -61,6 +63,8 @@ app.command(cls=taking(experiment_options))(run.plan)
 app.command(cls=taking(fit.fit_options))(fit.fit)
 app.command(cls=taking(audit.audit_options))(audit.audit)
 app.command(cls=taking(prompts.prompts_options))(prompts.prompts)
+app.command(cls=taking(explain.OPTIONS))(explain.explain)
+app.command("next", cls=taking(next_texts.OPTIONS))(next_texts.next_texts)
 app.command(cls=taking(subspace.subspace_options))(subspace.subspace)
 app.command(cls=taking(finetune.OPTIONS))(finetune.finetune)
 app.command(cls=taking(diagnose.OPTIONS))(diagnose.diagnose)

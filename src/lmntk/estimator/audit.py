@@ -13,11 +13,23 @@ from pydantic import BaseModel
 from lmntk.attribution.changes import TrainedTexts
 from lmntk.attribution.ridge_refits import RidgeRefits
 from lmntk.attribution.suspects import Suspicion, suspicion_of
+from lmntk.diagnosis.regime import Regime
 from lmntk.errors import UserError
 from lmntk.estimator.choice import Choice
 from lmntk.estimator.fit import choosing
 from lmntk.estimator.given import FitInput
+from lmntk.estimator.solved import in_classes
 from lmntk.estimator.texts import LabelledTexts
+from lmntk.estimator.trust import (
+    STEPS,
+    ShortTraining,
+    kept_regime,
+    measured_regime,
+    refuse_unmeasured,
+    regime_entry,
+    trust_key,
+)
+from lmntk.estimator.ways import key_of
 from lmntk.experiment.configuration import Audit
 from lmntk.system.files import write_text
 from lmntk.system.hashing import versions
@@ -54,6 +66,7 @@ class AuditRecord(BaseModel):
         contradictions: texts that stand in the file with several labels.
         setting: of the classifier that was chosen.
         model: its name and fingerprint.
+        regime: whether the kernel regime holds, and how that is known.
         versions: of what computed it.
     """
 
@@ -68,6 +81,7 @@ class AuditRecord(BaseModel):
     contradictions: list[str]
     setting: dict[str, Any]
     model: dict[str, Any]
+    regime: dict[str, Any]
     versions: dict[str, str]
 
 
@@ -82,15 +96,8 @@ def audit_file(options: Audit, given: FitInput, progress: Progress) -> AuditReco
     check_number(given.texts)
     with choosing(options, given, progress, "audit", check_number) as chosen:
         choice, texts = chosen.choice, chosen.texts
-        assert choice.held_out is not None
+        suspicion = doubts_of(choice, texts, options.false_discoveries)
         assert choice.standing is not None
-        suspicion = suspicion_of(
-            choice.held_out.decided,
-            texts.numbers,
-            choice.sharpness,
-            refits_of(choice, texts),
-            options.false_discoveries,
-        )
         record = AuditRecord(
             format=FORMAT,
             file=options.file,
@@ -103,10 +110,32 @@ def audit_file(options: Audit, given: FitInput, progress: Progress) -> AuditReco
             contradictions=contradictions_in(texts),
             setting={name: "inf" if value == math.inf else value for name, value in choice.setting.items()},
             model={"name": options.model, "fingerprint": chosen.pretrained.fingerprint},
+            regime=regime_entry(regime_of(options, choice, texts, progress)),
             versions=versions(),
         )
         write_audit(options.out, record)
     return record
+
+
+def regime_of(options: Audit, choice: Choice, texts: LabelledTexts, progress: Progress) -> Regime:
+    """Return whether the kernel regime holds in training on the texts: measured earlier, or now where that is asked for.
+
+    Raises:
+        UserError: it is asked for, and the kernel is LoRA's, or one that classes share.
+    """
+    measured = choice.measured
+    way, numbers = measured.way, texts.numbers.tolist()
+    key = trust_key(key_of(way, texts.examples).digest, numbers)
+    known = kept_regime(options.out, key)
+    if known is not None or options.trust is None:
+        return known or Regime()
+    refuse_unmeasured(way.combinations is not None, way.trained)
+    kernel = in_classes(measured.kernel, way.basis)
+    training = ShortTraining(
+        way.deciding, way.trainable, way.pad_id, measured.texts, numbers, kernel, measured.logits
+    )
+    progress.work("a short training, for real", STEPS)
+    return measured_regime(options.out, key, training, lambda: progress.advance(1))
 
 
 def check_number(texts: LabelledTexts) -> None:
@@ -119,6 +148,18 @@ def check_number(texts: LabelledTexts) -> None:
         raise UserError(
             "audit: there are too few texts for others to say anything of a label; give five different ones of each class or more"
         )
+
+
+def doubts_of(choice: Choice, texts: LabelledTexts, false_discoveries: float) -> Suspicion:
+    """Return the doubts about each label, by the held-out decisions of the chosen way.
+
+    Raises:
+        UserError: there are too few texts, or the share is none.
+    """
+    check_number(texts)
+    assert choice.held_out is not None
+    refits = refits_of(choice, texts)
+    return suspicion_of(choice.held_out.decided, texts.numbers, choice.sharpness, refits, false_discoveries)
 
 
 def refits_of(choice: Choice, texts: LabelledTexts) -> RidgeRefits | None:

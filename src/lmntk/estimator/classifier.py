@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,15 +12,20 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from lmntk.attribution.suspects import FALSE_DISCOVERIES
 from lmntk.engine.settings import Settings
 from lmntk.errors import UserError
+from lmntk.estimator.audit import doubts_of, rows_of
 from lmntk.estimator.choice import Choice, choose_way
 from lmntk.estimator.encoders import Prompt, encoder_of, probe_features
+from lmntk.estimator.explanation import Explanation, explanation_of
 from lmntk.estimator.file_work import trained_of
 from lmntk.estimator.fit import direction_of
 from lmntk.estimator.given import check_folder
+from lmntk.estimator.new_texts import with_training_texts
 from lmntk.estimator.record import OF_OPTIONS, EstimatorInput, read_fit, shared_solution, write_fit
 from lmntk.estimator.seen_texts import SeenTexts, one_at_a_time, shared_model, shared_texts
+from lmntk.estimator.solved import Solved, plain_text
 from lmntk.estimator.texts import LabelledTexts, classes_of
 from lmntk.estimator.ways import Measured, way_of
 from lmntk.prediction.by_kernel import KernelPredictor
@@ -37,46 +41,6 @@ from lmntk.tasks.example import Example, examples_of
 if TYPE_CHECKING:
     from lmntk.experiment.configuration import Fit
 
-SHOWN = 3  # texts for and against a prediction
-
-
-@dataclass(frozen=True)
-class Contribution:
-    """A training text's part of a decision, in favour of the predicted class where it is positive."""
-
-    text: str
-    label: Any
-    value: float
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """A prediction as a sum: the offset, and what each training text adds.
-
-    Attributes:
-        text: what was classified.
-        label: the predicted class.
-        decision: for this class, of two classes the difference between them.
-        offset: what the pre-trained logits add.
-        contributions: of all training texts, the most helpful first; with the offset they sum to the decision.
-    """
-
-    text: str
-    label: Any
-    decision: float
-    offset: float
-    contributions: tuple[Contribution, ...]
-
-    def __str__(self) -> str:
-        """Return the texts that speak most for and against the class, in lines."""
-        lines = [f"{self.text!r} is {self.label}: {self.decision:+.3f} (offset {self.offset:+.3f})"]
-        helpful = [each for each in self.contributions[:SHOWN] if each.value > 0]
-        harmful = [each for each in self.contributions[: -SHOWN - 1 : -1] if each.value < 0]
-        lines += [
-            f"  {each.value:+.3f}  {each.label}: {each.text[:80]!r}" for each in (*helpful, *harmful[::-1])
-        ]
-        return "\n".join(lines)
-
 
 class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A scikit-learn classifier: what training a language model to the end in the kernel regime would reach.
@@ -91,8 +55,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         label_words: the word of each class, as a dict; or a list in the order of ``classes_``.
         formula: of the kernel; ``sgd``, and no other yet.
         mode: ``prompt``, ``head``, or ``auto``: with label words the better of both.
-        classes: ``full``; ``contrasts``, the C - 1 that a softmax sees, which are cheaper; ``shared`` for one kernel that all classes
-            share; or ``auto``: shared by more than six.
+        classes: ``full``; ``contrasts``, the C - 1 that a softmax sees; ``shared``, one kernel for all; ``auto``: shared by more than six.
         regularization: lambda, relative to the kernel's norm; chosen by held-out texts where it is None.
         max_length: of a prompted text, in tokens.
         chat: put the prompt into the tokenizer's chat template.
@@ -169,6 +132,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     _predictor: Predictor | None = None  # made when it is first needed
     _loaded: LoadedPredictor | None = None
+    _folder: Path  # of a loaded one
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -263,26 +227,56 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     @one_at_a_time
     def explain(self, text: str | tuple[str, str]) -> Explanation:
-        """Return a prediction as the sum of what each training text adds to it; see ``Explanation``."""
+        """Return a prediction as the sum of what each training text adds to it; see ``Explanation``.
+
+        Example:
+            >>> print(classifier.explain("a fine film"))  # doctest: +SKIP
+            'a fine film' is good, +0.42 over bad (offset +0.10)
+              +0.31  good: 'a great film'
+        """
+        check_is_fitted(self)
+        (example,) = examples_of([text])
+        if self._loaded is not None:
+            solved = Solved.read(self._folder)
+            new = with_training_texts(self._loaded, solved, [example], Settings())
+            kernel, logits = new.cross, new.logits
+        else:
+            solved = Solved.of(self.choice_, self.texts_)
+            kernel, logits = self.seen_.kernel(solved.examples, [example]), self.seen_.logits([example])
+        parts = solved.parts(kernel, logits)
+        return explanation_of(
+            parts, plain_text(example), solved.plain, solved.record.numbers, self.classes_.tolist()
+        )
+
+    @one_at_a_time
+    def suspects(self, false_discoveries: float = FALSE_DISCOVERIES) -> list[dict[str, Any]]:
+        """Return the training labels, the most suspicious first, as ``lmntk audit`` ranks them: a row for each text.
+
+        A row has ``row`` (the text's number, from 0), ``text``, ``label``, ``proposed``, ``probability``, ``margin``, ``self_influence``,
+        ``flip_gain``, and ``named``: the label is among those that are probably wrong.
+
+        Args:
+            false_discoveries: the share of right labels that may be among those that are named.
+
+        Raises:
+            UserError: a class has too few texts for others to say anything of a label, or the classifier was read from a folder.
+
+        Example:
+            >>> [row["text"] for row in classifier.suspects() if row["named"]]  # doctest: +SKIP
+            ['a dull film']
+        """
         check_is_fitted(self)
         if self._loaded is not None:
-            raise UserError("explain: a classifier of a folder knows no training texts; fit it again")
-        (example,) = examples_of([text])
-        choice, train = self.choice_, self.texts_.examples
-        kernel, logits = self.seen_.kernel(train, [example]), self.seen_.logits([example])
-        decision = choice.decisions(kernel, logits)
-        number = int(predict_labels(decision)[0])
-        column, sign = (0, 1.0 if number == 1 else -1.0) if decision.shape[1] == 1 else (number, 1.0)
-        values = sign * choice.parts(kernel)[:, 0, column]
-        contributions = [
-            Contribution(_plain(each), self.classes_[each.label], float(value))
-            for each, value in zip(train, values, strict=True)
+            raise UserError(
+                "suspects: a folder keeps no held-out decisions; fit the classifier again, or use `lmntk audit FILE`"
+            )
+        texts, classes = self.texts_, dict(zip(self.texts_.labels, self.classes_.tolist(), strict=True))
+        rows = rows_of(texts, doubts_of(self.choice_, texts, false_discoveries))
+        return [
+            row
+            | {"row": row["row"] - 1, "label": classes[row["label"]], "proposed": classes[row["proposed"]]}
+            for row in rows
         ]
-        contributions.sort(key=lambda each: each.value, reverse=True)
-        total = sign * float(decision[0, column])
-        return Explanation(
-            _plain(example), self.classes_[number], total, total - float(values.sum()), tuple(contributions)
-        )
 
     @one_at_a_time
     def save(self, folder: str | Path) -> None:
@@ -307,7 +301,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def load(
         cls, folder: str | Path, model: str | None = None, device: str | None = None
     ) -> TangentClassifier:
-        """Return the classifier that ``save`` or ``lmntk fit`` wrote to a folder; it predicts, and does not explain.
+        """Return the classifier that ``save`` or ``lmntk fit`` wrote to a folder; it predicts and explains.
 
         Its parameters are those that it was fitted with.
 
@@ -330,6 +324,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         is_estimate = standing is not None and standing["is_estimate"]
         classifier.held_out_score_ = standing["accuracy"] if standing and is_estimate else np.nan
         classifier._loaded, classifier._sharpness = loaded, record.sharpness
+        classifier._folder = Path(folder)
         return classifier
 
     def _words(self, names: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -403,7 +398,3 @@ def _as_plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _scalar(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _plain(example: Example) -> str:
-    return example.text_a if example.text_b is None else f"{example.text_a} / {example.text_b}"

@@ -16,7 +16,7 @@ from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import Measured, Way, measure, pieces_of, way_of
 from lmntk.experiment.configuration import Fit, Prompts
 from lmntk.experiment.start import filter_of, load, settings_of
-from lmntk.kernels.low_rank import Trained
+from lmntk.kernels.low_rank import TrainedPart
 from lmntk.models.loading import Pretrained
 from lmntk.prompts.remarks import TextCounts
 from lmntk.system.files import alone_in
@@ -129,10 +129,10 @@ def say_remarks(texts: LabelledTexts, ways: Sequence[Way]) -> None:
                 say(f"{way.mode}: {line}")
 
 
-def trained_of(options: Fit | Prompts) -> Trained:
+def trained_of(options: Fit | Prompts) -> TrainedPart:
     """Return what trains by the options; of LoRA's A the fit's own seed. Prompts are compared with all parameters."""
     if not isinstance(options, Fit):
-        return Trained()
-    return Trained(
+        return TrainedPart()
+    return TrainedPart(
         options.lora_rank, options.lora_targets, options.lora_alpha, options.train_only, options.seed
     )

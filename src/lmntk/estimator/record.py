@@ -15,6 +15,7 @@ from torch import Tensor
 from lmntk.errors import UserError
 from lmntk.estimator.choice import Choice, fitted_share
 from lmntk.estimator.encoders import Prompt
+from lmntk.estimator.solved import Solved
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.experiment.configuration import Fit
 from lmntk.models.loading import Pretrained
@@ -127,7 +128,7 @@ def write_fit(
     given: EstimatorInput | None = None,
     compared: Sequence[ComparedPrompt] = (),
 ) -> FitRecord:
-    """Write a fit's predictor and its record, and return the record.
+    """Write a fit's predictor, what it was trained on, and its record, which is returned.
 
     Args:
         options: the configuration.
@@ -169,11 +170,12 @@ def write_fit(
         "split": "fit", "dev": 0.0 if standing is None else standing.accuracy, "metric": "accuracy", "mode": way.mode,
         "labels": list(texts.labels), "counts": list(texts.counts.values()), "columns": columns, "model": model,
         "prompt": put_to,
-        "parameters": way.parameters.as_dict(), "solution": solution, "versions": versions(),
+        "parameters": way.parameters.as_dict(), "trained": way.trained.as_dict(), "solution": solution, "versions": versions(),
         "train_texts": [[example.text_a, example.text_b] for example in texts.examples],
     }  # fmt: skip
     (options.out / NAME).unlink(missing_ok=True)  # an earlier fit's does not stand beside the new predictor
     save_predictor(options.out, directions, way.model, description, shared_solution(choice))
+    Solved.of(choice, texts).write(options.out)
     record = FitRecord(
         format=FORMAT,
         file=options.file,

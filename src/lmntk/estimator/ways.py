@@ -22,7 +22,7 @@ from lmntk.estimator.encoders import Prompt
 from lmntk.finetuning.logits import logits_of
 from lmntk.kernels.gram import EVERYTHING
 from lmntk.kernels.kernel import KERNEL_VERSION, Kernel
-from lmntk.kernels.low_rank import LowRank, Trained
+from lmntk.kernels.low_rank import LowRank, Part, TrainedPart, names_in, subspaces_of
 from lmntk.models.build import logit_model
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import Pretrained
@@ -54,7 +54,8 @@ class Way:
         key: all that its kernels depend on but the texts.
         combinations: of the logits [C, S], where the classes share a kernel.
         basis: the contrasts [C, C - 1] of the logits, where these are the model's outputs.
-        part: what trains of the parameters that count: names of them, or LoRA on some; None: all of them.
+        trained: what trains, by its options.
+        part: the same on the model: names of the parameters that count, or LoRA on some; None: all of them.
         prompt: what is put around the texts, in prompt mode.
     """
 
@@ -66,7 +67,8 @@ class Way:
     key: Key
     combinations: Array | None = None
     basis: Array | None = None
-    part: tuple[str, ...] | LowRank | None = None
+    trained: TrainedPart = field(default_factory=TrainedPart)
+    part: Part = None
     prompt: Prompt | None = None
     _encoded: dict[Example, EncodedText] = field(default_factory=dict, repr=False)
 
@@ -103,18 +105,13 @@ class Way:
     @property
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters whose gradients count, by name."""
-        every = self.parameters.select(self.model)
-        if self.part is None:
-            return every
-        names = self.part.names if isinstance(self.part, LowRank) else self.part
-        return {name: every[name] for name in names}
+        return names_in(self.part, self.parameters.select(self.model))
 
     def work(
         self, model: LogitModel, texts: Mapping[str, Sequence[EncodedText]], pair: tuple[str, str]
     ) -> KernelWork:
         """Return the engine's work on one pair of groups; the model is one of ``singles``."""
-        subspaces = self.part.subspaces if isinstance(self.part, LowRank) else None
-        return KernelWork(model, texts, [pair], ["sgd"], self.trainable, self.pad_id, subspaces)
+        return KernelWork(model, texts, [pair], ["sgd"], self.trainable, self.pad_id, subspaces_of(self.part))
 
     def kernel_in(self, streamed: Streamed, pair: tuple[str, str]) -> Array:
         """Return the kernel [n, c, m, c] of what trains, from what the engine computed of ``work``."""
@@ -168,7 +165,7 @@ def way_of(
     *,
     seed: int = 0,
     sharing: Classes = "auto",
-    trained: Trained | None = None,
+    trained: TrainedPart | None = None,
 ) -> Way:
     """Return the way of a mode; two classes are folded into one logit, their difference.
 
@@ -198,8 +195,8 @@ def way_of(
         parameters=chosen.as_dict(),
         version=KERNEL_VERSION,
     )
-    trained = trained or Trained()
-    part = None
+    trained = trained or TrainedPart()
+    part: Part = None
     if not trained.is_all:
         part = trained.on(model, tuple(chosen.select(model)), trains_head=drawn is not None)
         key = key.also(trained=trained.as_dict())
@@ -216,7 +213,7 @@ def way_of(
     if is_shared(sharing, classes):
         combinations = sign_combinations(classes, SIGNS, seed)
         key = key.also(shared={"signs": SIGNS, "seed": seed})
-    return Way(mode, encoder, model, chosen, pretrained.pad_id, key, combinations, basis, part)
+    return Way(mode, encoder, model, chosen, pretrained.pad_id, key, combinations, basis, trained, part)
 
 
 def drawn_head(pretrained: Pretrained, classes: int, seed: int) -> nn.Linear:

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmntk.kernels.grid import lora_candidates, parts_for_lora
 from lmntk.kernels.lora import Draw, Draws, LoraStart
 from lmntk.kernels.subspaces import Candidate, Subspaces
 from lmntk.models.logit_model import LogitModel
-from lmntk.models.parts import Part, parts_of
+from lmntk.models.parts import Part as Role
+from lmntk.models.parts import parts_of
 from lmntk.models.targets import parameters_of
 from lmntk.tangents.factors import Tangents
 
@@ -22,7 +22,7 @@ LORA, HEAD = "lora", "head"  # the names of a part's candidates
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedPart:
     """A choice of what trains, as the options have it.
 
     Attributes:
@@ -38,6 +38,11 @@ class Trained:
     lora_alpha: float = 16.0
     train_only: str | None = None
     seed: int = 0
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> TrainedPart:
+        """Return the choice that ``as_dict`` described."""
+        return cls(**plain)
 
     @property
     def is_all(self) -> bool:
@@ -149,12 +154,27 @@ class LowRank:
         return self.candidate.start.scale(self._rank) * self.candidate.start.size(self._rank)
 
 
-def _head_of(parts: Mapping[str, Part], trains_head: bool) -> tuple[str, ...]:
+Part = tuple[str, ...] | LowRank | None  # names of what trains, or LoRA; None: all that counts
+
+
+def names_in(part: Part, every: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Return the parameters whose gradients a part needs, of all that count."""
+    if part is None:
+        return dict(every)
+    return {name: every[name] for name in (part.names if isinstance(part, LowRank) else part)}
+
+
+def subspaces_of(part: Part) -> Subspaces | None:
+    """Return the candidates that the engine is asked for; None where the kernel of the parameters themselves is wanted."""
+    return part.subspaces if isinstance(part, LowRank) else None
+
+
+def _head_of(parts: Mapping[str, Role], trains_head: bool) -> tuple[str, ...]:
     return tuple(name for name, part in parts.items() if part.place == "head") if trains_head else ()
 
 
 def _is_transposed(model: LogitModel, name: str) -> bool:
     from transformers.pytorch_utils import Conv1D
 
-    module: torch.nn.Module = model.get_submodule(name.rpartition(".")[0])
+    module: nn.Module = model.get_submodule(name.rpartition(".")[0])
     return isinstance(module, Conv1D)

@@ -30,6 +30,7 @@ class TextSource:
         text_column: the column of the text; by default ``text``, else ``text_a``.
         text_b_column: the column of the second text; by default ``text_b`` where there is one.
         takes_text_b: take this column by default.
+        command: whose mistakes they are.
 
     Raises:
         UserError: there is no such file, or its ending is of no table.
@@ -39,16 +40,17 @@ class TextSource:
     text_column: str | None = None
     text_b_column: str | None = None
     takes_text_b: bool = True
+    command: str = "predict"
 
     def __post_init__(self) -> None:
         path = Path(self.name)
         if self.name == STANDARD or is_saved(path, SAVED_SPLIT):
             return
         if not path.exists() or path.is_dir():  # a pipe exists
-            raise UserError(f"predict: {missing(path)}")
+            raise UserError(f"{self.command}: {missing(path)}")
         if path.is_file() and ending_of(path) not in FORMATS:
             raise UserError(
-                f"predict: cannot tell the format of {self.name!r} from its ending; use one of {', '.join(FORMATS)}"
+                f"{self.command}: cannot tell the format of {self.name!r} from its ending; use one of {', '.join(FORMATS)}"
             )
 
     def with_columns(self, columns: Mapping[str, Any] | None) -> TextSource:

@@ -71,5 +71,6 @@ def print_audit(record: AuditRecord) -> None:
             f"the others say {row['proposed']!r}",
             6,
         )
+    print_wrapped(record.regime["sentence"], 2)
     for line in record.contradictions:
         print_wrapped(f"  several labels: {line}", 6)

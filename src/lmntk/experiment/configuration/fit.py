@@ -141,6 +141,11 @@ class Discoveries(Part):
         lt=1,
         description="the share of right labels that may be among those named as wrong",
     )
+    trust: Literal["check"] | None = Field(
+        default=None,
+        description="check: hold one short real training against its emulation",
+        json_schema_extra={"metavar": "check", "unset": "the regime is not measured"},
+    )
     out: Path = Field(default=Path("runs/audit"), description="the folder of audit.json and audit.csv")
 
 

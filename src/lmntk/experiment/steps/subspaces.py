@@ -22,7 +22,7 @@ from lmntk.experiment.steps.solve import baselines_of, keep_results, results_of
 from lmntk.finetuning.trained import own_head
 from lmntk.kernels.formulas import kernel_names
 from lmntk.kernels.kernel import Kernel
-from lmntk.kernels.low_rank import HEAD, LORA, LowRank, Trained
+from lmntk.kernels.low_rank import HEAD, LORA, LowRank, TrainedPart
 from lmntk.kernels.subspaces import Candidate, Subspaces
 from lmntk.models.logit_model import LogitModel
 from lmntk.runs.records import SplitResults
@@ -89,15 +89,15 @@ def check_parts(models: Sequence[SharedModel]) -> None:
             )
 
 
-def _parts(session: Session) -> dict[str, Trained]:
+def _parts(session: Session) -> dict[str, TrainedPart]:
     """Return the parts that are asked for, by name, with no seed yet."""
     e = session.experiment
     low_rank = {
-        f"{target} r={rank}": Trained(rank, target, e.finetuning.lora_alpha)
+        f"{target} r={rank}": TrainedPart(rank, target, e.finetuning.lora_alpha)
         for target in e.targets
         for rank in e.ranks
     }
-    return low_rank | {target: Trained(train_only=target) for target in e.others}
+    return low_rank | {target: TrainedPart(train_only=target) for target in e.others}
 
 
 def _owner(session: Session, split: Split) -> WorkOwner:
@@ -143,7 +143,7 @@ def _kernels(shared: SharedModel, split: Split) -> tuple[dict[str, Kernels], Log
 
 
 def _members(
-    model: LogitModel, names: tuple[str, ...], parts: dict[str, Trained], seed: int
+    model: LogitModel, names: tuple[str, ...], parts: dict[str, TrainedPart], seed: int
 ) -> dict[str, tuple[Candidate, ...]]:
     """Return the candidates whose kernels are added up, for each part."""
     members: dict[str, tuple[Candidate, ...]] = {}

@@ -1,0 +1,91 @@
+"""Answers in a folder: JSON for programs, a page for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lmntk.explanation.records import CHANGE_NAME, NAME, ChangeRecord, ExplainedText, ExplanationRecord
+from lmntk.reports.explain_page import PAGE, write_explain_page
+from lmntk.system.kept import write_record
+from lmntk.system.notices import say
+
+SHOWN = 5  # texts for and against a prediction on the page
+
+
+def write(record: ExplanationRecord | ChangeRecord, folder: Path) -> Path:
+    """Write an answer to a folder, and return the file that is best read: the page, where there is one."""
+    if isinstance(record, ChangeRecord):
+        write_record(folder / CHANGE_NAME, record.model_dump())
+        return folder / CHANGE_NAME
+    write_record(folder / NAME, record.model_dump())
+    missing = write_explain_page(folder, contents_of(record))
+    if missing:
+        say(missing)
+        return folder / NAME
+    return folder / PAGE
+
+
+def strongest(explained: ExplainedText, count: int) -> tuple[list[int], list[int]]:
+    """Return the numbers of the training texts that speak most for a prediction, and of those that speak most against it."""
+    known = [(value, number) for number, value in enumerate(explained.contributions) if value is not None]
+    ordered = sorted(known, key=lambda pair: (-pair[0], pair[1]))
+    return (
+        [number for value, number in ordered[:count] if value > 0],
+        [number for value, number in ordered[: -count - 1 : -1] if value < 0],
+    )
+
+
+def contents_of(record: ExplanationRecord) -> dict[str, Any]:
+    """Return what the page shows, as plain data: of each prediction its texts for and against it."""
+    return {
+        "name": record.name.strip("'\""),
+        "settings": record.settings,
+        "held_out": record.held_out,
+        "trained": len(record.training),
+        "regime": record.regime,
+        "notes": record.notes,
+        "texts": [_shown(record, explained) for explained in record.texts],
+        "version": record.versions.get("lmntk", ""),
+    }
+
+
+def _shown(record: ExplanationRecord, explained: ExplainedText) -> dict[str, Any]:
+    sides = strongest(explained, SHOWN)
+    largest = max((abs(value) for value in explained.contributions if value is not None), default=0.0) or 1.0
+    rest = sum(value for value in explained.contributions if value is not None) - sum(
+        explained.contributions[number] or 0.0 for numbers in sides for number in numbers
+    )
+    return {
+        **explained.model_dump(
+            include={"text", "row", "label", "predicted", "runner_up", "margin", "offset"}
+        ),
+        "sides": [
+            (name, [_line(record, explained, number, largest) for number in numbers])
+            for name, numbers in zip(("for it", "against it"), sides, strict=True)
+            if numbers
+        ],
+        "rest": rest,
+        "layers": sorted((explained.layers or {}).items(), key=lambda pair: -abs(pair[1]))[:SHOWN],
+    }
+
+
+def _line(record: ExplanationRecord, explained: ExplainedText, number: int, largest: float) -> dict[str, Any]:
+    value, text = explained.contributions[number] or 0.0, record.training[number]
+    other = explained.without[number]
+    return {
+        "text": text.text,
+        "label": text.label,
+        "row": text.row,
+        "value": value,
+        "weight": weight_of(abs(value) / largest),
+        "without": other,
+        "influence": explained.influence[number],
+    }
+
+
+def weight_of(share: float) -> str:
+    """Return a word for a contribution beside the largest one."""
+    steps: Sequence[tuple[float, str]] = ((0.67, "strongly"), (0.33, "clearly"), (0.0, "a little"))
+    return next(word for least, word in steps if share >= least)
