@@ -29,7 +29,7 @@ from lmntk.solvers.emulator import learning_rates
 from lmntk.solvers.inputs import Array
 from lmntk.system.notices import kept
 from lmntk.system.progress import Progress
-from lmntk.tasks.example import Example
+from lmntk.tasks.example import Example, digest_examples
 
 RIDGES = ("sgd ridge", "signgd ridge")  # the solvers whose part of each text is exact, on a symmetric kernel
 SGD = "sgd fine-tuning"  # of all parameters that the kernel counts
@@ -186,14 +186,18 @@ class RunSource:
                 texts = {"train": data.train, "test": data.test}
                 if all(max(numbers[side], default=0) < len(texts[side]) for side in texts):
                     chosen = {side: [texts[side][number] for number in numbers[side]] for side in texts}
-                    if all(
-                        [each.label for each in chosen[side]] == list(self.solvable.labels[side])
-                        for side in texts
-                    ):
+                    if all(self._are_known(side, chosen[side]) for side in texts):
                         return chosen
         raise UserError(
             f"explain: the texts of {self.split} have changed since the run; run it again, or put them back"
         )
+
+    def _are_known(self, side: str, examples: Sequence[Example]) -> bool:
+        """Return whether texts are those whose kernel was kept; one of an earlier version says only their labels."""
+        digests = self.kernels["train"].provenance.get("examples")
+        if digests is not None:
+            return bool(digest_examples(examples) == digests[side])
+        return [each.label for each in examples] == list(self.solvable.labels[side])
 
     def _trained(self) -> Trained:
         made, setting = self._making()

@@ -199,9 +199,9 @@ def check_target(out: Path) -> None:
 
 def print_explanation(record: ExplanationRecord) -> None:
     """Print each prediction with the texts that speak most for and against it."""
-    texts = "training texts, each decided by the others" if record.held_out else "texts"
     print_wrapped(
-        f"{len(record.texts)} {texts}; {len(record.training)} were trained on; {record.regime['sentence']}", 2
+        f"{_counted(len(record.texts), record.held_out)}; {len(record.training)} were trained on; {record.regime['sentence']}",
+        2,
     )
     for explained in record.texts:
         known = "" if explained.label is None else f", labelled {explained.label}"
@@ -250,10 +250,9 @@ def print_changes(record: ChangeRecord) -> None:
         print_wrapped(f"without row {text.row}, {text.label}: {text.text[:LETTERS]!r}", 2)
     for text in record.relabelled:
         print_wrapped(f"row {text.row} is {text.label}: {text.text[:LETTERS]!r}", 2)
-    texts = "training texts, each decided by the others" if record.held_out else "texts"
-    print_wrapped(
-        f"{record.flips} of {len(record.texts)} {texts} get another class; {record.regime['sentence']}", 2
-    )
+    counted = _counted(len(record.texts), record.held_out)
+    print_wrapped(f"another class is predicted of {record.flips} of {counted}; {record.regime['sentence']}", 2)
+    print("  margin change  class")
     for changed in record.texts[: max(SHOWN, min(record.flips, MOST_CHANGES))]:
         row = "" if changed.row is None else f"row {changed.row}: "
         classes = (
@@ -264,3 +263,8 @@ def print_changes(record: ChangeRecord) -> None:
         )
     for note in record.notes:
         print_wrapped(note, 2)
+
+
+def _counted(texts: int, held_out: bool) -> str:
+    kind = "training text" if held_out else "text"
+    return f"{texts} {kind}{'' if texts == 1 else 's'}" + (", each decided by the others" if held_out else "")

@@ -245,8 +245,10 @@ def _split_kernels(
 ) -> Kernels:
     """Return one split's kernels with their provenance."""
     session, task = shared.session, shared.task
+    keys = session.keys(task, split)
     provenance = {
-        "key": session.keys(task, split).kernels.digest,
+        "key": keys.kernels.digest,
+        "examples": keys.content["examples"],  # by side, so that a reader knows the texts again
         "model": session.pretrained.fingerprint,
         "model_name": session.pretrained.name,
         **({} if session.pretrained.gguf is None else {"gguf": session.pretrained.gguf.as_dict()}),
