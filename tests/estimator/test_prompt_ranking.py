@@ -42,7 +42,7 @@ def ranking_of(seed: int, signal: float = 0.0, leaks: bool = False, proposals: i
     for place in range(proposals):
         candidates = of_words(proposer.words(place)) if leaks else proposer.candidates(place, of_words)
         contenders.append(Contender({KERNEL: candidates}, 10.0))
-    return rank(contenders, labels, deal_folds(labels, rounds=ROUNDS, most=FOLDS), 2)
+    return rank(contenders, labels, deal_folds(labels, rounds=ROUNDS, most=FOLDS))
 
 
 @pytest.mark.parametrize("proposals", [0, 2], ids=["given", "proposed"])
@@ -57,6 +57,15 @@ def test_of_permuted_labels_nothing_is_better_than_chance(proposals: int) -> Non
     assert abs(estimates.mean() - 0.5) < 3 * estimates.std() / np.sqrt(len(estimates))
     # the rows' highest is not chance, which is why it is no estimate
     assert np.mean([ranking.prompts[0].accuracy for ranking in rankings]) > 0.55
+
+
+def test_saying_the_largest_class_is_no_better_than_chance() -> None:
+    labels = np.asarray([0] * 30 + [1] * 10)
+    always = Contender({KERNEL: ZeroShot(np.full((40, 1), -1.0))}, 9.0)
+    ranking = rank([always, always], labels, deal_folds(labels, rounds=1, most=5))
+    assert (ranking.chance, ranking.prompts[0].accuracy) == (0.75, 0.75)
+    assert not ranking.prompts[0].above_chance
+    assert ranking.recommended is None
 
 
 def test_words_that_the_texts_left_out_helped_to_choose_would_be_found_out() -> None:
@@ -83,7 +92,7 @@ def test_of_prompts_that_cannot_be_told_apart_the_shortest_is_recommended() -> N
     long, short, bad = (
         Contender({KERNEL: ZeroShot(f0)}, tokens) for f0, tokens in ((right, 20.0), (worse, 8.0), (far, 4.0))
     )
-    ranking = rank([long, short, bad], labels, deal_folds(labels, rounds=1, most=5), 2)
+    ranking = rank([long, short, bad], labels, deal_folds(labels, rounds=1, most=5))
     assert [each.number for each in ranking.prompts] == [0, 1, 2]
     assert (ranking.alike, ranking.recommended) == ((0, 1), 1)
 

@@ -62,7 +62,7 @@ class Ranking:
     Attributes:
         prompts: the best held out first; of equals the shorter.
         best: by method the share of rounds in which the best prompt, chosen anew in each fold, decides each text rightly, [N].
-        chance: what guessing comes to.
+        chance: what always saying the largest class comes to.
         alike: numbers of the prompts that cannot be told from the first, it among them, in the prompts' order.
         recommended: the number of the shortest among these; None where the best is not better than chance.
     """
@@ -88,9 +88,7 @@ class _Remembered:
         return self._known[key]
 
 
-def rank(
-    contenders: Sequence[Contender], labels: Labels, rounds: Sequence[Sequence[Labels]], classes: int
-) -> Ranking:
+def rank(contenders: Sequence[Contender], labels: Labels, rounds: Sequence[Sequence[Labels]]) -> Ranking:
     """Return the prompts by their held-out accuracy, on the same folds.
 
     A prompt's own accuracy has its setting chosen inside each fold. The highest of several such accuracies is too high, by chance; so
@@ -100,7 +98,6 @@ def rank(
         contenders: the prompts, in order, with the same methods.
         labels: class numbers [N].
         rounds: of folds.
-        classes: how many there are.
 
     Cost: that of ``held_out`` of each prompt, and the decisions of one round in memory.
     """
@@ -121,7 +118,8 @@ def rank(
             if name == KERNEL:
                 taken.append(shares_taken(nested, owners, len(contenders)))
     correct = [{name: np.mean(right[name][n], axis=0) for name in methods} for n in range(len(contenders))]
-    chance, errors = 1.0 / classes, at_once(len(contenders), len(labels))
+    # what always saying the largest class comes to, which of a balanced file is chance
+    chance, errors = float(np.bincount(labels).max()) / len(labels), at_once(len(contenders), len(labels))
     ranked = []
     for number, (contender, of_prompt) in enumerate(zip(contenders, correct, strict=True)):
         leads = of_prompt[KERNEL] - chance

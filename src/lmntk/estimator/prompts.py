@@ -41,7 +41,7 @@ class PromptsRecord(BaseModel):
         format: of this file.
         file: the labelled file.
         counts: texts of each class, in the order of the classes.
-        chance: what guessing comes to.
+        chance: what always saying the largest class comes to.
         rounds, folds: how often texts were held out, and in how many parts.
         prompts: a row each as ``row_of`` has it, the best held out first.
         best: by method the accuracy of the best prompt, chosen anew in each fold, its error and its lead over chance.
@@ -115,7 +115,7 @@ def prompts_file(options: Prompts, given: FitInput, progress: Progress) -> Promp
         for proposer in proposers:
             compared += proposed_by(proposer, work, rounds, options.propose)
         progress.phase("texts held out")
-        ranking = rank([each.contender for each in compared], labels, rounds, len(texts.labels))
+        ranking = rank([each.contender for each in compared], labels, rounds)
         record = PromptsRecord(
             format=FORMAT,
             file=options.file,
