@@ -26,7 +26,7 @@ from lmntk.experiment.configuration import (
 from lmntk.experiment.configuration.parts import Machine
 
 COMMANDS = {
-    command.callback.__name__: command.callback
+    command.name or command.callback.__name__: command.callback
     for command in app.registered_commands
     if command.callback is not None
 }

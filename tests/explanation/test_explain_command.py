@@ -299,7 +299,9 @@ def test_people_read_texts(fits: Callable[[str], Path], tmp_path: Path, command_
     code, out, _ = command_line("explain", folder, "--without-rows", "1", "--out", tmp_path)
     assert code == 0
     assert out.startswith("without row 1, good: 'a great film'")
-    assert re.search(r"another class is predicted of \d of 11 training texts, each decided by the others;", out)
+    assert re.search(
+        r"another class is predicted of \d of 11 training texts, each decided by the others;", out
+    )
 
 
 def test_texts_on_the_page_are_text(model: Path, tmp_path: Path, command_line: CommandLine) -> None:

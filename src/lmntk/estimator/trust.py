@@ -120,7 +120,8 @@ def refuse_unmeasured(is_shared: bool, trained: TrainedPart) -> None:
         )
     if trained.lora_rank is not None:
         raise UserError(
-            f"trust: a short training of LoRA is not built in here; lmntk diagnose --lora-rank {trained.lora_rank} trains it, and measures its regime"
+            "trust: no short training of LoRA is made here; "
+            f"lmntk diagnose --lora-rank {trained.lora_rank} trains it, and measures its regime"
         )
 
 
