@@ -9,7 +9,7 @@ SITE := build/docs
 SITE_STAMP := $(SITE)/venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo smollm2 test test-slow mutants lint format docs docs-venv clean clean-venv
+.PHONY: help venv demo smollm2 test test-slow mutants lint format docs docs-venv dist clean clean-venv
 
 help:  ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3]"
@@ -65,6 +65,14 @@ docs-venv: $(SITE_STAMP)
 docs: $(SITE_STAMP)  ## build the site into build/docs/site: warnings are errors, links are checked
 	PYTHONPATH=tools/site $(SITE)/venv/bin/zensical build --strict --clean
 	$(SITE)/venv/bin/python tools/site/links.py $(SITE)/site
+
+# The wheel is tried as a user has it: in a fresh environment, away from this folder. pip fetches torch there, which takes minutes.
+dist: $(STAMP)  ## build wheel and sdist into dist/, install the wheel into a fresh environment and run its demo
+	rm -rf dist build/dist
+	$(BIN)/python tools/distribution.py dist
+	$(PYTHON) -m venv build/dist/venv
+	build/dist/venv/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt "$$(echo dist/*.whl)[report]"
+	cd build/dist && venv/bin/lmntk demo --out demo
 
 clean:  ## remove caches and packaging leftovers, keep .venv and build/
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
