@@ -52,6 +52,8 @@ def test_a_shown_command_has_options_that_exist(commands: dict, words: list[str]
         ("a\nb", "a", True, False),
         ("a\nb", "a\n...", True, True),
         ("a", "a\nb", True, False),
+        ("a (1.2 a second); 3", "a (… a second); 3", True, True),
+        ("a (1.2 a second); 4", "a (… a second); 3", True, False),
     ],
 )
 def test_outputs_are_compared(printed: str, said: str, figures: bool, agree: bool) -> None:
