@@ -5,9 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SITE := build/docs
+SITE_STAMP := $(SITE)/venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo smollm2 test test-slow mutants lint format clean clean-venv
+.PHONY: help venv demo smollm2 test test-slow mutants lint format docs docs-venv dist clean clean-venv
 
 help:  ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3]"
@@ -50,6 +52,27 @@ lint: $(STAMP)  ## check style, formatting, types and who imports whom
 format: $(STAMP)  ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The site has an environment of its own: what builds it is no business of the tests'.
+$(SITE_STAMP): tools/site/requirements.txt
+	@rm -f $@
+	$(PYTHON) -m venv $(SITE)/venv
+	$(SITE)/venv/bin/python -m pip --disable-pip-version-check install --quiet -r $<
+	@touch $@
+
+docs-venv: $(SITE_STAMP)
+
+docs: $(SITE_STAMP)  ## build the site into build/docs/site: warnings are errors, links are checked
+	PYTHONPATH=tools/site $(SITE)/venv/bin/zensical build --strict --clean
+	$(SITE)/venv/bin/python tools/site/links.py $(SITE)/site
+
+# The wheel is tried as a user has it: in a fresh environment, away from this folder. pip fetches torch there, which takes minutes.
+dist: $(STAMP)  ## build wheel and sdist into dist/, install the wheel into a fresh environment and run its demo
+	rm -rf dist build/dist
+	$(BIN)/python tools/distribution.py dist
+	$(PYTHON) -m venv build/dist/venv
+	build/dist/venv/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt "$$(echo dist/*.whl)[report]"
+	cd build/dist && venv/bin/lmntk demo --out demo
 
 clean:  ## remove caches and packaging leftovers, keep .venv and build/
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

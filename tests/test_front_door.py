@@ -107,3 +107,12 @@ def test_mypy_knows_the_types_of_public_names(installed, tmp_path):
     assert len(types) == 1 + len(HOMES), shown
     assert types[0].startswith("def (pretrained: lmntk.models.loading.")
     assert "Any" not in types
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_its_demonstration(installed, tmp_path):
+    said = done(
+        installed, "-m", "lmntk", "demo", "--seeds", "13", "--out", "demo", cwd=tmp_path, env=outside()
+    )
+    assert "reviews: without training the prompt alone gets" in said
+    assert (tmp_path / "demo" / "report.html").is_file()

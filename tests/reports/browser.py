@@ -101,6 +101,12 @@ class Browser:
 
     def open(self, path: Path, width: int, height: int = 900, dark: bool = False, scale: float = 1.0) -> None:
         """Opens a file at a width in CSS pixels, below 600 as on a phone, and waits until it has loaded."""
+        self.open_address(path.resolve().as_uri(), width, height, dark, scale)
+
+    def open_address(
+        self, address: str, width: int, height: int = 900, dark: bool = False, scale: float = 1.0
+    ) -> None:
+        """Opens what stands at an address, in the same way."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -113,7 +119,7 @@ class Browser:
             features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
         )
         self.events.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=address)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
 

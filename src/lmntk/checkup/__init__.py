@@ -1,1 +1,1 @@
-"""checkup/: is a model fit to have its kernels taken? The checks of ``lmntk check``, and their findings."""
+"""checkup/: does lmntk read a model correctly? The checks of ``lmntk check``, and their findings."""

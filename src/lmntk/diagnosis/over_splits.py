@@ -262,7 +262,7 @@ def _recovers(told: Sequence[Record]) -> Test:
         return Test(name, None, RECOVERS, None, why)
     if gain.mean() < SURE * error:
         why = f"fine-tuning gained {100 * gain.mean():.1f} points over {len(told)} splits, {of}, "
-        why += f"within twice the error of {100 * error:.1f} points, so a share of it would mean nothing"
+        why += f"within twice the error of {100 * error:.1f} points: too small a gain to take a share of"
         return Test(name, None, RECOVERS, None, why)
     margins = linearized - zero_shot - RECOVERS * gain
     error = _whole_error(

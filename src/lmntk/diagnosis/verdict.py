@@ -163,7 +163,7 @@ def _recovers(e: Evidence) -> Test:
     if gain < SURE * error:
         why = (
             f"fine-tuning went {of}, a gain of {_points(gain)}, within twice the error of {_points(error)} "
-            f"that {len(e.labels)} test texts leave, so a share of it would mean nothing"
+            f"that {len(e.labels)} test texts leave: too small a gain to take a share of"
         )
         return Test(name, None, RECOVERS, None, why)
     share = recovered_share(zero_shot, fine_tuned, linearized)

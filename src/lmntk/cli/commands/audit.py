@@ -30,7 +30,7 @@ def audit(
     file: LabelledFile,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which labels of a file are probably wrong: the other texts speak against them.
+    """Find the labels of a file that are probably wrong.
 
     Each text is decided without its own label. Those at the top are named, up to a promised share that is right
     after all. Five texts of each class or more.

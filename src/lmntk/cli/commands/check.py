@@ -56,7 +56,7 @@ def check(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether a model is fit to have its kernels taken.
+    """Say whether lmntk reads a model correctly.
 
     The doctor. Exit code 0 when all is well, 1 when something is not. Looks at every parameter's gradient
     beside plain autograd, tied parameters, batch composition, rounding noise, the label words' ranks, and

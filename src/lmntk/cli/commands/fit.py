@@ -28,7 +28,7 @@ def fit(
     file: LabelledFile,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a classifier of one labelled file, and say what it is worth.
+    """Make a classifier from one labelled file, and rate it.
 
     Two texts of a class or more. The accuracy is held out, and stands beside simple rivals on the same
     texts: "do not fine-tune this" is a result. `lmntk predict` classifies with the folder.

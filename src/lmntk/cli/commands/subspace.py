@@ -28,10 +28,11 @@ def subspace(
     file: LabelledFile,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare what might train: LoRA's targets and ranks, biases, norms, top layers; and say which to take.
+    """Compare what might train, and say which part to take.
 
-    By kernels alone, without training: how far each candidate's kernel is from that of all parameters, its held-out
-    accuracy, its stable rate beside full training's, and the smallest that keeps up, as a configuration of peft.
+    LoRA's targets and ranks, biases, norms, top layers. By kernels alone, without training: how far each candidate's
+    kernel is from that of all parameters, its held-out accuracy, its stable rate beside full training's, and the
+    smallest that keeps up, as a configuration of peft.
 
     Example: lmntk subspace tickets.csv --model roberta-base --text-column message --label-column category
     --targets query+value,all-linear --ranks 1,4,16 --out subspaces

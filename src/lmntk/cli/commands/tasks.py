@@ -46,9 +46,10 @@ def tasks(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the 14 tasks: classes, metric, longest text, and the prompt for each kind of model.
+    """List the 14 tasks and their prompts.
 
-    A template is written as --template takes it, "\\n" for a new line; label words are in the order of the classes.
+    Each with its classes, metric, longest text, and a prompt for each kind of model. A template is written as --template
+    takes it, "\\n" for a new line; label words are in the order of the classes.
     With --data also how many texts there are. With --model also whether each word is a single token of that model's tokenizer,
     after a space and at the beginning of a chat's answer; no weights are read.
 

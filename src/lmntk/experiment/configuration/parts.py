@@ -180,7 +180,7 @@ class Kernels(Part):
     )
     groups: bool = Field(default=False, description="also keep each layer's part of the kernels")
     keep_noise: bool = Field(
-        default=False, description="let coordinates that are rounding noise vote in the sign kernels"
+        default=False, description="keep coordinates that are rounding noise in the sign kernels"
     )
 
 
