@@ -251,7 +251,9 @@ def print_changes(record: ChangeRecord) -> None:
     for text in record.relabelled:
         print_wrapped(f"row {text.row} is {text.label}: {text.text[:LETTERS]!r}", 2)
     counted = _counted(len(record.texts), record.held_out)
-    print_wrapped(f"another class is predicted of {record.flips} of {counted}; {record.regime['sentence']}", 2)
+    print_wrapped(
+        f"another class is predicted of {record.flips} of {counted}; {record.regime['sentence']}", 2
+    )
     print("  margin change  class")
     for changed in record.texts[: max(SHOWN, min(record.flips, MOST_CHANGES))]:
         row = "" if changed.row is None else f"row {changed.row}: "
