@@ -73,6 +73,7 @@ def test_contradictions_are_named_and_people_read_sentences(
     assert code == 0
     assert "several labels: 'both': bad, good" in out
     assert out.splitlines()[-1].endswith("out/audit.csv")
+    assert "the kernel regime was not measured (--trust check" in out
 
 
 @pytest.mark.parametrize(

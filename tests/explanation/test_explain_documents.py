@@ -15,7 +15,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 COMMANDS = [
     (document.name, line)
     for document in (PROJECT / "docs/explain.md", PROJECT / "README.md")
-    for line in re.findall(r"^(?:\$ )?(lmntk (?:explain|next|audit|fit) .+(?:\\\n.+)*)", document.read_text(encoding="utf8"), re.MULTILINE)
+    for line in re.findall(r"^(?:\$ )?(lmntk (?:explain|next|audit|fit) (?:.*\\\n)*.+)", document.read_text(encoding="utf8"), re.MULTILINE)
 ]  # fmt: skip
 
 
