@@ -9,7 +9,9 @@ drawings of a split as make 6 wrong labels or more. Everything then is as ``lmnt
 by held-out texts made on the labels as they are. AUC: the share of pairs of a wrong and a right label in which the score doubts the
 wrong one more; mean over the drawings of a split, then over splits, with the standard error over splits. The control goes first:
 labels permuted over the texts before any is planted, so that nothing can be known; no score should be above .5 by more than its
-error there (of six scores about one is, by chance; none should be by three errors).
+error there (of six scores about one is, by chance; none should be by three errors). A drawing costs a minute, so there is a second
+control with many: ridge regression of the prompt's kernel at lambda .1, without the pre-trained logits, on 20 permutations of a split;
+with wrong labels drawn as above, and as many of each class (`balanced`).
 
 The ceiling is what a decision of that held-out accuracy (by the true labels) can reach if it is normal with one spread,
 Phi(sqrt 2 Phi^-1(accuracy)), for two classes; of more it is a guide. The named ones are those that the cut-off names with its
@@ -36,6 +38,8 @@ from measuring import print_table
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
+from lmntk.attribution.changes import TrainedTexts
+from lmntk.attribution.ridge_refits import RidgeRefits
 from lmntk.attribution.suspects import FALSE_DISCOVERIES, suspicion_of
 from lmntk.baselines.rivals import Refitted, of_words, probe, word_counts
 from lmntk.engine.settings import Settings
@@ -46,7 +50,8 @@ from lmntk.estimator.ways import measure, way_of
 from lmntk.models.build import text_features
 from lmntk.models.loading import load_pretrained
 from lmntk.solvers.calibration import log_probabilities
-from lmntk.solvers.held_out import held_out
+from lmntk.solvers.folds import deal_folds
+from lmntk.solvers.held_out import RidgeCandidates, held_out
 from lmntk.solvers.selection import predict_labels
 
 TASKS, SEEDS = ("sst-2", "trec"), (13, 21, 42, 87, 100)
@@ -58,11 +63,13 @@ FIELDS = (
     *(*KEY, "texts", "wrong", "accuracy", "mode", *SCORES),
     *("named", "named_right", "expected_false", "seconds"),
 )
-PEER_FIELDS = (*KEY, "probabilities", "method", "auc", "named", "named_right")
+CONTROL = ("margin", "self-influence", "gain of flipping")
+CONTROL_FIELDS = ("model", "k", "task", "seed", "balanced", "draw", *CONTROL)
+PERMUTATIONS, CONTROL_RIDGE = 20, 0.1
 
 
 def planted(
-    labels: np.ndarray, classes: int, seed: Sequence[int], kind: str
+    labels: np.ndarray, classes: int, seed: Sequence[int], kind: str, *, balanced: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return true labels [N], those with wrong ones among them [N], and which are wrong [N].
 
@@ -71,8 +78,15 @@ def planted(
     random = np.random.default_rng(seed)
     truth = random.permutation(labels) if kind == "control" else labels
     wrong = np.zeros(len(labels), dtype=bool)
-    wrong[random.permutation(len(labels))[: round(SHARE * len(labels))]] = True
-    others = (truth + random.integers(1, classes, size=len(labels))) % classes
+    count = round(SHARE * len(labels))
+    if balanced:
+        for label in range(classes):
+            wrong[random.permutation(np.flatnonzero(truth == label))[: math.ceil(count / classes)]] = True
+    else:
+        wrong[random.permutation(len(labels))[:count]] = True
+    # one step for all where the classes are to keep their sizes
+    step = random.integers(1, classes) if balanced else random.integers(1, classes, size=len(labels))
+    others = (truth + step) % classes
     return truth, np.where(wrong, others, truth), wrong
 
 
@@ -145,6 +159,28 @@ class Subject:
             "probabilities": {name: values.tolist() for name, values in by_name.items()},
         }
 
+    def control(self, seed: int, balanced: bool) -> list[dict[str, Any]]:
+        """Return the AUCs of plain ridge regression on permuted labels."""
+        kernel, rows = self.ways[0].kernel, []
+        labels = np.array([example.label for example in self.examples])
+        nothing = np.zeros(kernel.shape[:2])
+        for draw in range(PERMUTATIONS):
+            _, noisy, wrong = planted(labels, len(self.labels), [seed, draw, 2], "control", balanced=balanced)
+            candidates = RidgeCandidates(kernel, noisy, None, (CONTROL_RIDGE,))
+            decided = held_out(candidates, noisy, deal_folds(noisy, rounds=3)).decided
+            refits = RidgeRefits(TrainedTexts.of(kernel, kernel, noisy, nothing, nothing), CONTROL_RIDGE)
+            found = suspicion_of(decided, noisy, 1.0, refits)
+            doubts = {
+                "margin": -found.margin,
+                "self-influence": found.self_influence,
+                "gain of flipping": found.flip_gain,
+            }
+            rows.append(
+                {"balanced": int(balanced), "draw": draw}
+                | {name: auc(wrong, each) for name, each in doubts.items()}
+            )
+        return rows
+
 
 def auc(wrong: np.ndarray, doubt: np.ndarray) -> float:
     """Return the share of pairs of a wrong and a right label in which the wrong one is doubted more."""
@@ -158,12 +194,22 @@ def run(options: argparse.Namespace) -> None:
     if not table.exists():
         table.write_text(",".join(FIELDS) + "\n", encoding="utf8")
     done = {tuple(row[name] for name in KEY) for row in read_rows(table)}
+    controls = options.out / "control.csv"
+    if not controls.exists():
+        controls.write_text(",".join(CONTROL_FIELDS) + "\n", encoding="utf8")
+    controlled = {(row["model"], row["k"], row["task"], row["seed"]) for row in read_rows(controls)}
     pretrained, model = load_pretrained(options.model), Path(options.model).name
     for seed in options.seeds:
         for task in options.tasks:
-            subject = None
+            subject = Subject(pretrained, options, task, seed)
+            split = model, str(options.k), task, str(seed)
+            if split not in controlled:
+                rows = [row for balanced in (False, True) for row in subject.control(seed, balanced)]
+                with controls.open("a", encoding="utf8") as file:
+                    csv.DictWriter(file, CONTROL_FIELDS).writerows(
+                        dict(zip(("model", "k", "task", "seed"), split, strict=True)) | row for row in rows
+                    )
             for kind in KINDS:
-                subject = subject or Subject(pretrained, options, task, seed)
                 for draw in range(drawings(len(subject.examples))):
                     key = model, str(options.k), kind, task, str(seed), str(draw)
                     if key in done:
@@ -214,7 +260,9 @@ def false_share(rows: Sequence[dict[str, str]]) -> str:
 
 def report(options: argparse.Namespace) -> None:
     """Print AUCs, the control, the cut-off and, where ``peers_cleanlab.py`` has been, cleanlab's."""
-    rows, peers = (read_rows(options.out / name) for name in ("rows.csv", "cleanlab.csv"))
+    rows, peers, controls = (
+        read_rows(options.out / name) for name in ("rows.csv", "cleanlab.csv", "control.csv")
+    )
     groups = dict.fromkeys((row["model"], row["k"], row["task"]) for row in rows)
     for model, k, task in groups:
         mine = [row for row in rows if (row["model"], row["k"], row["task"]) == (model, k, task)]
@@ -235,6 +283,14 @@ def report(options: argparse.Namespace) -> None:
             if any(cell != "none" for cell in cells):
                 lines.append([f"cleanlab, {method[1]}, {method[0]}", *cells])
         print_table(["AUC", "control", "planted"], lines)
+        many = [row for row in controls if (row["model"], row["k"], row["task"]) == (model, k, task)]
+        for balanced in ("0", "1"):
+            some = [row for row in many if row["balanced"] == balanced]
+            if some:
+                told = ", ".join(f"{name} {shown(some, name)}" for name in CONTROL)
+                print(
+                    f"control of plain ridge, {'balanced' if int(balanced) else 'as drawn'}, {len(some)}: {told}"
+                )
         promised = over_splits(kinds["planted"], "expected_false")[0]
         wrong = sum(int(row["wrong"]) for row in kinds["planted"])
         print(

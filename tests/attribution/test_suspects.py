@@ -8,7 +8,7 @@ from problems import problem
 
 from lmntk.attribution.changes import Changes, TrainedTexts
 from lmntk.attribution.ridge_refits import RidgeRefits
-from lmntk.attribution.suspects import suspicion_of
+from lmntk.attribution.suspects import right_probability, suspicion_of
 from lmntk.errors import UserError
 from lmntk.solvers.inputs import target_matrix
 from lmntk.solvers.ridge import KernelRidge
@@ -65,7 +65,7 @@ def test_planted_wrong_labels_come_first(outputs: int) -> None:
     labels = truth.copy()
     labels[wrong] = (labels[wrong] + 1) % classes
     texts = TrainedTexts.of(kernel, kernel, labels, np.zeros((60, outputs)), np.zeros((60, outputs)))
-    found = suspicion_of(held_out_one_by_one(texts, 0.01), labels, 3.0, RidgeRefits(texts, 0.01))
+    found = suspicion_of(held_out_one_by_one(texts, 0.01), labels, 8.0, RidgeRefits(texts, 0.01))
     assert set(found.order[:4]) == set(wrong)
     np.testing.assert_array_equal(found.proposed[wrong], truth[wrong])
     assert (found.margin[wrong] < 0).all()
@@ -83,7 +83,37 @@ def test_probabilities_of_rounds_are_averaged() -> None:
     assert np.isnan(found.flip_gain).all()
 
 
-@pytest.mark.parametrize(("share", "named"), [(0.05, 1), (0.15, 2), (0.5, 4)])
+@pytest.mark.parametrize("classes", [2, 6])
+@pytest.mark.parametrize("wrong_share", [0.05, 0.2])
+def test_a_label_is_right_as_often_as_is_said(classes: int, wrong_share: float) -> None:
+    generator = np.random.default_rng(0)
+    n = 100_000
+    of_class = generator.dirichlet(np.full(classes, 0.3), size=n)
+    truth = (of_class.cumsum(axis=1) > generator.random((n, 1))).argmax(axis=1)
+    wrong = generator.random(n) < wrong_share
+    given = np.where(wrong, (truth + generator.integers(1, classes, size=n)) % classes, truth)
+    of_given = (1 - wrong_share) * of_class + wrong_share / (classes - 1) * (1 - of_class)
+    said = right_probability(of_given[np.arange(n), given], classes, wrong_share)
+    for low in np.arange(0, 1, 0.2):
+        bin_of = (said >= low) & (said <= low + 0.2)
+        error = 0.5 / np.sqrt(bin_of.sum())
+        assert said[bin_of].mean() == pytest.approx(np.mean(~wrong[bin_of]), abs=4 * error)
+
+
+@pytest.mark.parametrize("classes", [2, 6])
+def test_a_classifier_that_knows_nothing_names_no_label(classes: int) -> None:
+    found = suspicion_of(np.zeros((12, 1 if classes == 2 else classes)), np.arange(12) % classes)
+    assert found.right == pytest.approx(np.full(12, 0.9))
+    assert (found.named, found.expected_false) == (0, None)
+
+
+@pytest.mark.parametrize("wrong_share", [0.0, 0.5])
+def test_a_share_of_wrong_labels_that_would_leave_nothing_to_learn(wrong_share: float) -> None:
+    with pytest.raises(UserError, match="they would say nothing"):
+        suspicion_of(np.zeros((2, 1)), np.array([0, 1]), wrong_share=wrong_share)
+
+
+@pytest.mark.parametrize(("share", "named"), [(0.05, 1), (0.3, 2), (0.6, 3), (0.7, 4)])
 def test_named_up_to_the_promised_share(share: float, named: int) -> None:
     probability = np.array([0.9, 0.04, 0.2, 0.86])
     decisions = np.log(probability / (1 - probability))[:, None]

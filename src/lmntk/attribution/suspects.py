@@ -12,6 +12,7 @@ from lmntk.errors import UserError
 from lmntk.solvers.inputs import Array, Labels, target_matrix
 
 FALSE_DISCOVERIES = 0.2  # the promised share of right labels among those that are named
+WRONG_SHARE = 0.1  # of all labels, before any is looked at: without such a share no label could be told to be wrong rather than rare
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +22,7 @@ class Suspicion:
     Attributes:
         margin: the held-out decision for the label less the best of the other classes' [N]; negative: the others say another class.
         probability: held-out probability of the label [N].
+        right: probability that the label is right, given that it was given [N].
         proposed: the most probable other class [N].
         self_influence: by how much a text's own presence moves its decision towards its label [N]; large where it had to be memorised.
         flip_gain: by how much the held-out squared loss of all **other** texts falls if the label becomes the proposed one [N].
@@ -31,6 +33,7 @@ class Suspicion:
 
     margin: Array
     probability: Array
+    right: Array
     proposed: Labels
     self_influence: Array
     flip_gain: Array
@@ -45,11 +48,13 @@ def suspicion_of(
     sharpness: float = 1.0,
     refits: RidgeRefits | None = None,
     false_discoveries: float = FALSE_DISCOVERIES,
+    wrong_share: float = WRONG_SHARE,
 ) -> Suspicion:
     """Return the doubts about each label.
 
     The named texts are the longest run from the top whose mean probability of being labelled rightly is at most ``false_discoveries``.
-    The probabilities are as good as their calibration on labels of which some are wrong: they are rather too small a doubt.
+    It is ``right_probability``, not the held-out probability itself: that of a classifier that knows nothing is 1/C, and says nothing
+    against a label. The promise is as good as the calibration, and as ``wrong_share``.
 
     Args:
         decisions: held-out ones [N, C], or of several rounds [R, N, C]; one logit is class 1's.
@@ -57,6 +62,7 @@ def suspicion_of(
         sharpness: the factor of decisions whose probabilities fit.
         refits: ridge regression on the same texts, for the influences; without it they are not-a-number.
         false_discoveries: the promised share.
+        wrong_share: the share of all labels that is taken to be wrong.
 
     Raises:
         UserError: a share that is none.
@@ -74,8 +80,9 @@ def suspicion_of(
     others[np.arange(n), labels] = -np.inf
     proposed = others.argmax(axis=1)
     probability = probabilities[np.arange(n), labels]
+    right = right_probability(probability, of_class.shape[1], wrong_share)
     order = np.argsort(probability, kind="stable")
-    running = np.cumsum(probability[order]) / np.arange(1, n + 1)
+    running = np.cumsum(right[order]) / np.arange(1, n + 1)
     named = int(np.sum(running <= false_discoveries))  # running means of ascending numbers ascend
     influence, gain = (
         (np.full(n, np.nan), np.full(n, np.nan)) if refits is None else _influences(refits, proposed)
@@ -83,6 +90,7 @@ def suspicion_of(
     return Suspicion(
         margin=own - others.max(axis=1),
         probability=probability,
+        right=right,
         proposed=proposed,
         self_influence=influence,
         flip_gain=gain,
@@ -90,6 +98,32 @@ def suspicion_of(
         named=named,
         expected_false=float(running[named - 1]) if named else None,
     )
+
+
+def right_probability(probability: Array, classes: int, wrong_share: float = WRONG_SHARE) -> Array:
+    """Return the probability that each label is right, given that it was given [N].
+
+    A share e of the labels is wrong, each other class as likely. With t the probability that the label's class is the true one, the
+    label is given with q = (1 - e) t + e / (C - 1) (1 - t), which is what a classifier of given labels estimates; so t follows from q,
+    and the label is right with (1 - e) t / q.
+
+    Args:
+        probability: q [N], held out.
+        classes: C.
+        wrong_share: e.
+
+    Raises:
+        UserError: a share of which labels would say nothing.
+    """
+    if not 0 < wrong_share < 1 - 1 / classes:
+        raise UserError(
+            f"audit: if a share of {wrong_share:g} of the labels of {classes} classes were wrong, they would say nothing; "
+            f"give one above 0 and below {1 - 1 / classes:.2g}, such as 0.1"
+        )
+    by_mistake = wrong_share / (classes - 1)
+    true = np.clip((probability - by_mistake) / (1 - wrong_share - by_mistake), 0.0, 1.0)
+    given = (1 - wrong_share) * true + by_mistake * (1 - true)
+    return np.asarray((1 - wrong_share) * true / given)
 
 
 def _influences(refits: RidgeRefits, proposed: Labels) -> tuple[Array, Array]:
