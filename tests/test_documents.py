@@ -60,7 +60,7 @@ def test_examples_import_what_is_there(document):
 @pytest.mark.parametrize("document", DOCUMENTS, ids=named)
 def test_names_of_the_code_are_there(document):
     for name in re.findall(
-        rf"`((?:{'|'.join(FOLDERS)})(?:\.\w+)+)(?<!\.py)`", document.read_text(encoding="utf8")
+        rf"`((?:{'|'.join(FOLDERS)})(?:\.\w+)+)(?<!\.py)(?<!\.json)`", document.read_text(encoding="utf8")
     ):
         resolve(name)
 
