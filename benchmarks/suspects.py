@@ -14,9 +14,10 @@ control with many: ridge regression of the prompt's kernel at lambda .1, without
 with wrong labels drawn as above, and as many of each class (`balanced`).
 
 The ceiling is what a decision of that held-out accuracy (by the true labels) can reach if it is normal with one spread,
-Phi(sqrt 2 Phi^-1(accuracy)), for two classes; of more it is no ceiling (on TREC scores pass it).
-The named ones are those that the cut-off names with its promise of .2 false ones; the report counts them anew, for several shares of labels that are taken to be wrong. Kernels are kept in
---out, and a row that is there is not computed again; each has a file of held-out probabilities for ``peers_cleanlab.py``.
+Phi(sqrt 2 Phi^-1(accuracy)), for two classes; of more it is no ceiling (on TREC scores pass it). The named ones are those that the
+cut-off names with its promise of .2 false ones; the report counts them anew, for several shares of labels that are taken to be
+wrong. Kernels are kept in --out, and a row that is there is not computed again; each has a file of held-out probabilities for
+``peers_cleanlab.py``.
 """
 
 from __future__ import annotations
