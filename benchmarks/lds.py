@@ -2,6 +2,7 @@
 
     python benchmarks/lds.py --model MODEL --data DATA --out lds
     python benchmarks/lds.py --out lds --report
+    python benchmarks/lds.py --model MODEL --data DATA --out lds --dump       # for peers_attribution.py, whose scores the report reads
 
 All that is measured was written down here before any real training was run. Every retraining is kept in --out as soon as it is
 there, and what is there is not done again; a run that is cut short goes on. Tasks and protocols take turns, so that a short run has
@@ -59,6 +60,7 @@ from lmntk.attribution.changes import Changes, TrainedTexts
 from lmntk.attribution.descent_refits import DescentRefits
 from lmntk.diagnosis.stability import stable_rates
 from lmntk.models.loading import load_pretrained
+from lmntk.models.weights import at_weights
 from lmntk.solvers.emulator import logit_error
 from lmntk.solvers.selection import predict_labels
 from lmntk.system.files import write_text
@@ -178,6 +180,10 @@ def run(options: argparse.Namespace) -> None:
         taken[task] = rates_of(split)
         keep_scores(split)
         write_text(options.out / f"{task}.json", json.dumps(taken[task], indent=1))
+    if options.dump:
+        for split in splits.values():
+            dump(split)
+        return
     todo = [
         job
         for job in jobs(options.tasks, options.parts, options.few)
@@ -204,6 +210,27 @@ def run(options: argparse.Namespace) -> None:
         print(f"{task} {name} {protocol} {number}: {real.seconds:.1f} s; {left:.1f} hours to go", flush=True)
 
 
+def dump(split: Split) -> None:
+    """Write the model as training on all texts leaves it, and the texts, for ``peers_attribution.py``."""
+    folder, weights = split.out / f"{split.task}-peers", {}
+    split.retrain(
+        range(split.trained_texts.texts),
+        Training("sgd", rates_of(split)["sgd"]["rate"], STEPS),
+        weights=weights,
+    )
+    with at_weights(split.model, weights):
+        split.model.network.save_pretrained(folder / "model")
+    sides = {
+        side: [
+            {"ids": text.ids, "types": text.token_type_ids, "read": text.read_position, "label": int(label)}
+            for text, label in zip(split.texts[side], split.labels[side], strict=True)
+        ]
+        for side in ("train", "test")
+    }
+    told = {"label_ids": split.model.label_ids.tolist(), "classes": split.classes, "pad_id": split.pad_id}
+    write_text(folder / "texts.json", json.dumps(told | sides))
+
+
 def report(options: argparse.Namespace) -> None:
     """Print a table for each task, protocol and training, of the parts that are there."""
     for task in options.tasks:
@@ -222,6 +249,11 @@ def report(options: argparse.Namespace) -> None:
             seconds["kernel after training"] = float(
                 arrays(options.out / f"{task}-kernels-after.npz")["seconds"]
             )
+        for path in sorted((options.out / f"{task}-peers").glob("*.npz")):
+            peer = arrays(path)
+            fixed[path.stem], seconds[path.stem] = peer["scores"], float(peer["seconds"])
+        for path in sorted((options.out / f"{task}-peers").glob("*.txt")):
+            print(f"{path.stem} does not run: {path.read_text(encoding='utf8').strip()}")
         texts = TrainedTexts.of(
             before["train"], before["cross"], labels["train"], before["f0"], before["cross_f0"]
         )
@@ -298,6 +330,9 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=PARTS, help="of each protocol")
     parser.add_argument("--few", type=int, default=FEW, help="of the trainings beside")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--dump", action="store_true", help="write models and texts for peers_attribution.py, and end"
+    )
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
     report(options) if options.report else run(options)

@@ -14,9 +14,10 @@ control with many: ridge regression of the prompt's kernel at lambda .1, without
 with wrong labels drawn as above, and as many of each class (`balanced`).
 
 The ceiling is what a decision of that held-out accuracy (by the true labels) can reach if it is normal with one spread,
-Phi(sqrt 2 Phi^-1(accuracy)), for two classes; of more it is a guide. The named ones are those that the cut-off names with its
-promise of .2 false ones. Kernels are kept in --out, and a row that is there is not computed again; each has a file of held-out
-probabilities for ``peers_cleanlab.py``.
+Phi(sqrt 2 Phi^-1(accuracy)), for two classes; of more it is no ceiling (on TREC scores pass it). The named ones are those that the
+cut-off names with its promise of .2 false ones; the report counts them anew, for several shares of labels that are taken to be
+wrong. Kernels are kept in --out, and a row that is there is not computed again; each has a file of held-out probabilities for
+``peers_cleanlab.py``.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from sklearn.metrics import roc_auc_score
 
 from lmntk.attribution.changes import TrainedTexts
 from lmntk.attribution.ridge_refits import RidgeRefits
-from lmntk.attribution.suspects import FALSE_DISCOVERIES, suspicion_of
+from lmntk.attribution.suspects import FALSE_DISCOVERIES, right_probability, suspicion_of
 from lmntk.baselines.rivals import Refitted, of_words, probe, word_counts
 from lmntk.engine.settings import Settings
 from lmntk.estimator.audit import refits_of
@@ -57,6 +58,7 @@ from lmntk.solvers.selection import predict_labels
 TASKS, SEEDS = ("sst-2", "trec"), (13, 21, 42, 87, 100)
 SHARE, LEAST = 0.1, 6  # of wrong labels; how many of a split's drawings together
 KINDS = ("control", "planted")
+SHARES = (0.05, 0.1, 0.2)  # of labels that are taken to be wrong; a tenth is the truth
 SCORES = ("probability", "margin", "self-influence", "gain of flipping", "TF-IDF", "probe")
 KEY = ("model", "k", "kind", "task", "seed", "draw")
 FIELDS = (
@@ -258,6 +260,32 @@ def false_share(rows: Sequence[dict[str, str]]) -> str:
     return f"{right} of {named} ({right / named:.2f})" if named else "none named"
 
 
+def print_cut_offs(folder: Path, rows: Sequence[dict[str, str]], kind: str) -> None:
+    """Print how many labels the cut-off names, and how many of these were right, by the share that is taken to be wrong.
+
+    Without a share it counts with the held-out probability of the label itself.
+    """
+    told = []
+    for row in rows:
+        name = "-".join(row[part] for part in KEY)
+        kept = json.loads((folder / "probabilities" / f"{name}.json").read_text(encoding="utf8"))
+        of_class, labels = np.asarray(kept["probabilities"]["ours"]), np.asarray(kept["labels"])
+        told.append((of_class[np.arange(len(labels)), labels], of_class.shape[1], np.asarray(kept["wrong"])))
+    for share in (None, *SHARES):
+        named = right = 0
+        for given, classes, wrong in told:
+            order = np.argsort(given, kind="stable")
+            chances = given if share is None else right_probability(given, classes, share)
+            running = np.cumsum(chances[order]) / np.arange(1, len(given) + 1)
+            first = order[: int(np.sum(running <= FALSE_DISCOVERIES))]
+            named, right = named + len(first), right + int((~wrong[first]).sum())
+        measured = f", {right / named:.2f}" if named else ""
+        print(
+            f"{kind}, {'no share' if share is None else f'share {share}'}: {named} named, {right} of them right"
+            f"{measured} (promised {FALSE_DISCOVERIES}); {sum(int(each[2].sum()) for each in told)} wrong in all"
+        )
+
+
 def report(options: argparse.Namespace) -> None:
     """Print AUCs, the control, the cut-off and, where ``peers_cleanlab.py`` has been, cleanlab's."""
     rows, peers, controls = (
@@ -291,12 +319,8 @@ def report(options: argparse.Namespace) -> None:
                 print(
                     f"control of plain ridge, {'balanced' if int(balanced) else 'as drawn'}, {len(some)}: {told}"
                 )
-        promised = over_splits(kinds["planted"], "expected_false")[0]
-        wrong = sum(int(row["wrong"]) for row in kinds["planted"])
-        print(
-            f"named with a promise of {FALSE_DISCOVERIES}: right after all {false_share(kinds['planted'])}, "
-            f"expected {promised:.2f}; {wrong} wrong ones; control: {false_share(kinds['control'])}"
-        )
+        for kind in KINDS:
+            print_cut_offs(options.out, kinds[kind], kind)
         for source in dict.fromkeys(row["probabilities"] for row in theirs):
             issues = [
                 row
