@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from lmntk.attribution.changes import TrainedTexts
 from lmntk.attribution.ridge_refits import RidgeRefits
-from lmntk.attribution.suspects import Suspicion, suspicion_of
+from lmntk.attribution.suspects import WRONG_SHARE, Suspicion, suspicion_of
 from lmntk.diagnosis.regime import Regime
 from lmntk.errors import UserError
 from lmntk.estimator.choice import Choice
@@ -62,6 +62,7 @@ class AuditRecord(BaseModel):
         named: how many labels are named as probably wrong: the first rows.
         expected_false: the share of these that is expected to be right after all; None where none is named.
         false_discoveries: the share that was promised.
+        wrong_share: the share of labels that was taken to be wrong.
         rows: of every text with ``COLUMNS``, the most suspicious first; ``row`` counts from 1, texts alone.
         contradictions: texts that stand in the file with several labels.
         setting: of the classifier that was chosen.
@@ -77,6 +78,7 @@ class AuditRecord(BaseModel):
     named: int
     expected_false: float | None
     false_discoveries: float
+    wrong_share: float
     rows: list[dict[str, Any]]
     contradictions: list[str]
     setting: dict[str, Any]
@@ -96,7 +98,7 @@ def audit_file(options: Audit, given: FitInput, progress: Progress) -> AuditReco
     check_number(given.texts)
     with choosing(options, given, progress, "audit", check_number) as chosen:
         choice, texts = chosen.choice, chosen.texts
-        suspicion = doubts_of(choice, texts, options.false_discoveries)
+        suspicion = doubts_of(choice, texts, options.false_discoveries, options.wrong_share)
         assert choice.standing is not None
         record = AuditRecord(
             format=FORMAT,
@@ -106,6 +108,7 @@ def audit_file(options: Audit, given: FitInput, progress: Progress) -> AuditReco
             named=suspicion.named,
             expected_false=suspicion.expected_false,
             false_discoveries=options.false_discoveries,
+            wrong_share=options.wrong_share,
             rows=rows_of(texts, suspicion),
             contradictions=contradictions_in(texts),
             setting={name: "inf" if value == math.inf else value for name, value in choice.setting.items()},
@@ -150,7 +153,9 @@ def check_number(texts: LabelledTexts) -> None:
         )
 
 
-def doubts_of(choice: Choice, texts: LabelledTexts, false_discoveries: float) -> Suspicion:
+def doubts_of(
+    choice: Choice, texts: LabelledTexts, false_discoveries: float, wrong_share: float = WRONG_SHARE
+) -> Suspicion:
     """Return the doubts about each label, by the held-out decisions of the chosen way.
 
     Raises:
@@ -159,7 +164,9 @@ def doubts_of(choice: Choice, texts: LabelledTexts, false_discoveries: float) ->
     check_number(texts)
     assert choice.held_out is not None
     refits = refits_of(choice, texts)
-    return suspicion_of(choice.held_out.decided, texts.numbers, choice.sharpness, refits, false_discoveries)
+    return suspicion_of(
+        choice.held_out.decided, texts.numbers, choice.sharpness, refits, false_discoveries, wrong_share
+    )
 
 
 def refits_of(choice: Choice, texts: LabelledTexts) -> RidgeRefits | None:

@@ -57,12 +57,13 @@ def print_audit(record: AuditRecord) -> None:
     if record.named:
         print_wrapped(
             f"{record.named} of {texts} labels are probably wrong; of these about {100 * (record.expected_false or 0):.0f} % "
-            "are expected to be right after all",
+            f"are expected to be right after all, if {100 * record.wrong_share:g} % of all labels are wrong",
             2,
         )
     else:
         print_wrapped(
-            f"no label is probably wrong, with at most {100 * record.false_discoveries:.0f} % false ones among those named",
+            f"no label is probably wrong, with at most {100 * record.false_discoveries:.0f} % false ones among those named, "
+            f"if {100 * record.wrong_share:g} % of all labels are wrong",
             2,
         )
     for row in record.rows[: min(record.named, SHOWN)]:

@@ -141,6 +141,12 @@ class Discoveries(Part):
         lt=1,
         description="the share of right labels that may be among those named as wrong",
     )
+    wrong_share: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="the share of labels that is taken to be wrong before any is looked at; the promise rests on it",
+    )
     trust: Literal["check"] | None = Field(
         default=None,
         description="check: hold one short real training against its emulation",
