@@ -113,9 +113,7 @@ class RunSource:
         return new, len(labels)
 
     def regime(self) -> Regime:
-        """Return whether the kernel regime holds, by the diagnosis of the fine-tuning that the kernel is of: of all parameters, and by its
-        own optimizer.
-        """
+        """Return whether the kernel regime holds, by the diagnosis of the kernel's own fine-tuning: of all parameters."""
         trained = f"{self.method.split()[0]} fine-tuning"
         return regime_of(
             [each for each in self.run.diagnoses if (each["split"], each["method"]) == (self.split, trained)]
