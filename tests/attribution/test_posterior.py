@@ -9,7 +9,9 @@ from scipy.stats import multivariate_normal, norm
 from lmntk.attribution.changes import TrainedTexts
 from lmntk.attribution.posterior import Posterior
 from lmntk.attribution.ridge_refits import RidgeRefits
+from lmntk.estimator.solved import in_classes
 from lmntk.solvers.inputs import target_matrix
+from lmntk.solvers.shared import contrasts
 
 OUTPUTS = pytest.mark.parametrize("outputs", [1, 3])
 
@@ -101,3 +103,20 @@ def test_classes_that_share_a_kernel_are_those_of_its_product_with_the_identity(
     np.testing.assert_allclose(one.mean, other.mean, atol=1e-10)
     np.testing.assert_allclose(one.sureness(), other.sureness(), atol=1e-10)
     assert one.batch(4) == other.batch(4)
+
+
+def test_of_contrasts_the_amplitude_is_that_of_their_own_kernel() -> None:
+    _, trained, among = joint(3)
+    basis = contrasts(3)
+    kernel, cross = (
+        np.einsum("ck,ncmd,dl->nkml", basis, part, basis) for part in (trained.kernel, trained.cross)
+    )
+    centred, centred_cross = (f0 @ basis @ basis.T for f0 in (trained.f0, trained.cross_f0))
+    texts = TrainedTexts.of(
+        in_classes(kernel, basis), in_classes(cross, basis), trained.labels, centred, centred_cross
+    )
+    posterior = Posterior.of(RidgeRefits(texts, 1e-3, 2.0), among, basis=basis)
+    rows = 8 * 2
+    noisy = kernel.reshape(rows, rows) + 1e-3 * np.linalg.norm(kernel.reshape(rows, rows), 2) * np.eye(rows)
+    targets = ((target_matrix(trained.labels, 3) - centred / 2.0) @ basis).ravel()
+    assert posterior.amplitude == pytest.approx(targets @ np.linalg.solve(noisy, targets) / rows)

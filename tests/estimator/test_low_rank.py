@@ -158,3 +158,15 @@ def test_the_command_fits_lora_and_predicts_by_the_weights_alone(
             atol=1e-9,
         )
     assert said
+
+
+@pytest.mark.parametrize("mode", ["prompt", "head"])
+def test_a_shared_kernel_of_a_part_is_the_part_s_in_the_folder_too(tmp_path: Path, mode: str) -> None:
+    folder = str(tiny.write_model(tmp_path / "model"))
+    words, labels = ["good", "bad", "fun"], ["a", "b", "c", "a", "b", "c", "a", "b", "c", "a"]
+    classifier = TangentClassifier(
+        folder, TEMPLATE, words, mode=mode, classes="shared", train_only="norms", regularization=0.1, dtype="float64"
+    ).fit(TEXTS, labels)  # fmt: skip
+    classifier.save(tmp_path / "fit")
+    decisions = TangentClassifier.load(tmp_path / "fit").decision_function(NEW)
+    np.testing.assert_allclose(decisions, classifier.decision_function(NEW), atol=1e-9)

@@ -93,3 +93,14 @@ def test_what_is_one_text_to_the_model_counts_once(
     code, _, err = command_line("audit", table, "--model", model, "--out", tmp_path / "out")
     assert code == 2
     assert "too few texts" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("words", [("--label-words", "great,terrible"), ("--propose", "1")])
+def test_prompts_are_not_compared_by_texts_that_are_one(
+    model: Path, tmp_path: Path, command_line: CommandLine, words: tuple[str, ...]
+) -> None:
+    table = write_table(tmp_path / "texts.csv", [*TEXTS[:8], *map(str.upper, TEXTS[:8])], LABELS[:8] * 2)
+    call = ("prompts", table, "--model", model, "--template", "{a} it was {mask}.", *words)
+    code, _, err = command_line(*call, "--out", tmp_path / "out")
+    assert code == 2  # four of a class, not eight
+    assert "too few texts" in err.splitlines()[-1]

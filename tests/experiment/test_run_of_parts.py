@@ -88,6 +88,20 @@ def test_a_run_has_a_row_for_each_part_and_goes_on_where_it_was(
     }
 
 
+def test_beside_a_head_results_by_another_alpha_are_not_taken_for_this_one_s(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    part: dict[str, Any] = {"targets": ["query+value"], "ranks": [1], "modes": ["head"]}
+
+    def figures(out: str, alpha: float, name: str) -> dict[str, Any]:
+        values = values_of(tmp_path, model, **part, finetuning={"lora_alpha": alpha}, out=tmp_path / out)
+        (row,) = [row for row in run(make_experiment(values)) if row["method"] == f"sgd ridge ({name})"]
+        return {each: row[each] for each in ("dev", "test", "setting")}
+
+    figures("resumed", 16.0, "query+value r=1")
+    name = "query+value r=1 alpha=2000"
+    assert figures("resumed", 2000.0, name) == figures("new", 2000.0, name)
+
+
 def test_a_target_alone_is_a_run_of_its_parameters(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     rows = run(make_experiment(values_of(tmp_path, model, others=["norms"])))

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import tiny
 
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.run import Silent, run
+from lmntk.explanation.asked import Question
+from lmntk.explanation.of_run import RunSource
 from lmntk.finetuning.settings import batch_order
 from lmntk.kernels.kernel import Kernel
 from lmntk.solvers.emulated_training import Training, emulate
@@ -50,6 +53,14 @@ def kernels_of(folder: Path) -> tuple[dict[tuple[str, str], Kernel], dict[str, n
     kernels = {(side, "sgd"): Kernel.load(kept / f"{side}-sgd.safetensors") for side in ("train", "test")}
     (record,) = (folder / "splits").glob("*.json")
     return kernels, load_arrays(kept / "logits.safetensors")[0], json.loads(record.read_text())
+
+
+@pytest.mark.parametrize("method", ["sgd fine-tuning", "sgd fine-tuning (lora)", "sgd fine-tuning (norms)"])
+def test_the_regime_is_that_of_training_what_the_kernel_is_of(folder: Path, method: str) -> None:
+    source = RunSource(Question(folder), Silent())
+    source.run = replace(source.run, diagnoses=[{**each, "method": method} for each in source.run.diagnoses])
+    assert source.run.diagnoses
+    assert (source.regime().error is not None) == (method == "sgd fine-tuning")
 
 
 def test_a_ridge_solution_is_taken_apart(folder: Path, tmp_path: Path, command_line: CommandLine) -> None:

@@ -33,7 +33,13 @@ class Posterior:
     amplitude: float
 
     @classmethod
-    def of(cls, refits: RidgeRefits, among: Array, intercept: Array | float = 0.0) -> Posterior:
+    def of(
+        cls,
+        refits: RidgeRefits,
+        among: Array,
+        intercept: Array | float = 0.0,
+        basis: Array | None = None,
+    ) -> Posterior:
         """Return the posterior on the texts whose outcomes are asked for.
 
         Cost: once O((N C)^3), and O(N C (M C)^2).
@@ -42,11 +48,15 @@ class Posterior:
             refits: the training.
             among: kernel of these texts [M, k, M, k].
             intercept: what is added to the mean [C].
+            basis: of a kernel of contrasts these [C, C - 1]: the likelihood is that of the targets' contrasts, for what all logits have
+                in common has no prior variance, and would count as noise.
         """
         texts = refits.texts
         cross, m = flatten(texts.cross), texts.cross_f0.shape[0]
-        targets = refits.rows_of(refits.targets())
-        amplitude = float(np.sum(targets * (refits.inverse @ targets)) / targets.size)
+        of_logits = refits.targets()
+        seen = of_logits if basis is None else of_logits @ basis
+        targets = refits.rows_of(seen if basis is None else seen @ basis.T)
+        amplitude = float(np.sum(targets * (refits.inverse @ targets)) / seen.size)
         explained = (cross.T @ (refits.inverse @ cross)).reshape(m, texts.outputs, m, texts.outputs)
         covariance = amplitude * ((among + among.transpose(2, 3, 0, 1)) / 2 - explained)
         return cls(refits.decisions + intercept, covariance, amplitude * refits.ridge, amplitude)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +16,9 @@ from lmntk.errors import UserError
 from lmntk.estimator.solved import Solved
 from lmntk.finetuning.logits import logits_of
 from lmntk.kernels.gram import EVERYTHING
-from lmntk.kernels.low_rank import LowRank, Part, TrainedPart, names_in, subspaces_of
-from lmntk.models.filters import ParameterFilter
+from lmntk.kernels.low_rank import LowRank, Part, subspaces_of
 from lmntk.models.logit_model import LogitModel, combined
-from lmntk.prediction.files import LoadedPredictor
+from lmntk.prediction.files import LoadedPredictor, trainable_in
 from lmntk.prompts.encoding import EncodedText, encode_whole
 from lmntk.solvers.inputs import Array
 from lmntk.tasks.example import Example
@@ -66,17 +64,8 @@ class Differentiable:
         Raises:
             UserError: they are not.
         """
-        model, described = loaded.predictor.model, loaded.description
-        chosen: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in described["parameters"].items()
-        }
-        every = ParameterFilter(**chosen).select(model)
-        trained, part = TrainedPart.of(described.get("trained", {})), None
-        if not trained.is_all:
-            has_new_head = described["mode"] == "head" and described["model"]["kind"] != "classifier"
-            part = trained.on(model, tuple(every), has_new_head)
-        trainable = names_in(part, every)
+        model = loaded.predictor.model
+        trainable, part = trainable_in(loaded.description, model)
         singles, divisor = [model], 1.0
         if solved.basis is not None:
             singles = [combined(model, torch.from_numpy(solved.basis))]

@@ -18,6 +18,7 @@ from lmntk.estimator.given import FitInput, PromptText
 from lmntk.estimator.prompt_ranking import KERNEL, Contender, Ranking, rank
 from lmntk.estimator.proposals import Proposer, proposing_folds, vocabulary_of
 from lmntk.estimator.standing import TOLD, lead_error
+from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import Measured
 from lmntk.experiment.configuration import Prompts
 from lmntk.solvers.baselines import CENTRED, FITTED, ZERO_SHOT
@@ -91,8 +92,7 @@ def prompts_file(options: Prompts, given: FitInput, progress: Progress) -> Promp
         UserError: a mistake in a prompt or the model, or too few texts to hold any out.
     """
     texts, labels = given.texts, given.texts.numbers
-    if texts.are_few or not texts.can_be_held_out:
-        raise UserError("prompts: there are too few texts to compare any by; give five of each class or more")
+    check_number(texts)
     work, owner = start_work(options, given, progress, "prompts", ["prompt"])
     ways = [work.way("prompt", prompt) for prompt in given.prompts]
     vocabulary = vocabulary_of(work, options.propose) if options.propose else {}
@@ -103,8 +103,9 @@ def prompts_file(options: Prompts, given: FitInput, progress: Progress) -> Promp
     for words in given.word_sets:
         progress.note(class_line(texts.labels, words))
     say_remarks(texts, ways)
-    if ways:  # what is the same to the model leaves the folds together
-        texts = texts.as_tokens(ways[0].encoded(texts.examples))
+    # what is the same to the model leaves the folds together
+    texts = texts.as_tokens(ways[0].encoded(texts.examples) if ways else proposers[0].encoded)
+    check_number(texts)
     with alone_with(work, owner):
         compared = []
         for number, (way, prompt) in enumerate(zip(ways, given.prompts, strict=True)):
@@ -128,6 +129,18 @@ def prompts_file(options: Prompts, given: FitInput, progress: Progress) -> Promp
         )
         write_record(Path(options.out) / NAME, record.model_dump())
     return record
+
+
+def check_number(texts: LabelledTexts) -> None:
+    """Refuse texts by which nothing can be compared.
+
+    Raises:
+        UserError: there are too few.
+    """
+    if texts.are_few or not texts.can_be_held_out:
+        raise UserError(
+            "prompts: there are too few texts to compare any by; give five different ones of each class or more"
+        )
 
 
 def contender_of(measured: Measured, labels: Labels) -> Contender:

@@ -16,6 +16,7 @@ from lmntk.estimator.texts import LabelledTexts
 from lmntk.finetuning.logits import logits_of
 from lmntk.models.logit_model import PromptModel
 from lmntk.models.vocabulary import head_weight
+from lmntk.prompts.encoding import EncodedText
 from lmntk.prompts.label_words import space_before
 from lmntk.prompts.tokenization import PieceEncoder, Space
 from lmntk.solvers.folds import deal_folds
@@ -115,6 +116,7 @@ class Proposer:
         logs: of their probabilities, of each text [n, v].
         labels: class numbers [n].
         count: sets that are proposed.
+        encoded: the texts as the model sees them.
     """
 
     template: str
@@ -122,6 +124,7 @@ class Proposer:
     logs: Array
     labels: Labels
     count: int
+    encoded: tuple[EncodedText, ...] = ()
     _known: dict[bytes, list[tuple[int, ...]]] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -139,7 +142,7 @@ class Proposer:
         work.progress.phase(f"words at the mask of {template!r}")
         logits = logits_of(model, texts, work.pretrained.pad_id, work.settings.batch_size).numpy()
         logs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-        return cls(template, tuple(vocabulary.values()), logs, work.texts.numbers, count)
+        return cls(template, tuple(vocabulary.values()), logs, work.texts.numbers, count, tuple(texts))
 
     def words(self, place: int, left_out: Labels | None = None) -> tuple[str, ...]:
         """Return the words of one proposal by all texts but those left out, a class each."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +149,10 @@ def write_fit(
     setting = {name: "inf" if value == math.inf else value for name, value in choice.setting.items()}
     scale = choice.f0_scale
     columns = {"text": options.text_column, "text_b": options.text_b_column, "label": options.label_column}
-    rough = len(texts.examples) < ROUGH
+    rough, held_out = len(texts.examples) < ROUGH, held_out_texts(choice, texts)
+    counted = Counter(row["decided"] for row in held_out)
+    is_estimate = standing is not None and standing.is_estimate
+    decided = [counted[label] for label in texts.labels] if is_estimate else None
     model = {
         "name": options.model, "fingerprint": pretrained.fingerprint, "kind": pretrained.kind, "base": options.base,
         "revision": options.revision, "gguf": options.gguf, "dtype": options.dtype, "attention": options.attention,
@@ -168,7 +172,8 @@ def write_fit(
     }  # fmt: skip
     description = {
         "split": "fit", "dev": 0.0 if standing is None else standing.accuracy, "metric": "accuracy", "mode": way.mode,
-        "labels": list(texts.labels), "counts": list(texts.counts.values()), "columns": columns, "model": model,
+        "labels": list(texts.labels), "counts": list(texts.counts.values()),
+        "decided": decided, "columns": columns, "model": model,
         "prompt": put_to,
         "parameters": way.parameters.as_dict(), "trained": way.trained.as_dict(), "solution": solution, "versions": versions(),
         "train_texts": [[example.text_a, example.text_b] for example in texts.examples],
@@ -189,7 +194,7 @@ def write_fit(
         setting=setting,
         standing=None if standing is None else standing.as_dict(),
         training_accuracy=fitted_share(choice, texts.numbers),
-        held_out=held_out_texts(choice, texts),
+        held_out=held_out,
         sharpness=sharpness,
         rough=rough,
         parameters=dict(given.parameters),

@@ -116,7 +116,7 @@ def next_texts(pool: Pool, progress: Progress) -> NextRecord:
     refits = solved.refits(new.cross[:, :, chosen], new.logits[chosen])
     progress.phase(f"kernels of {len(candidates)} of them with each other")
     kernel = in_classes(among(loaded, solved, candidates, settings), solved.basis)
-    posterior = Posterior.of(refits, kernel, solved.intercept)
+    posterior = Posterior.of(refits, kernel, solved.intercept, solved.basis)
     to_label, sureness, margins = posterior.batch(pool.count), posterior.sureness(), posterior.margins
     others = [number for number in np.argsort(sureness, kind="stable").tolist() if number not in to_label]
     along, labels = margins.along(posterior.mean), trained.labels

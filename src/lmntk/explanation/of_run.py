@@ -113,14 +113,11 @@ class RunSource:
         return new, len(labels)
 
     def regime(self) -> Regime:
-        """Return whether the kernel regime holds, by the diagnoses of the split's SGD fine-tunings."""
-        about = [
-            each
-            for each in self.run.diagnoses
-            if each["split"] == self.split and str(each["method"]).startswith("sgd ")
-        ]
-        own = [each for each in about if each["method"] == self.method]
-        return regime_of(own or about)
+        """Return whether the kernel regime holds, by the diagnosis of the kernel's own fine-tuning: of all parameters."""
+        trained = f"{self.method.split()[0]} fine-tuning"
+        return regime_of(
+            [each for each in self.run.diagnoses if (each["split"], each["method"]) == (self.split, trained)]
+        )
 
     def _chosen(self, progress: Progress) -> tuple[str, str]:
         """Return the split and the method that are asked for, by default the ridge solution that is best on dev."""

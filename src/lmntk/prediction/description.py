@@ -91,6 +91,9 @@ class Description(_Part):
     solution: _SolutionFacts
     columns: _Columns | None = None
     counts: list[Annotated[int, Field(ge=1)]] | None = None  # labelled texts of each class, of a fit
+    decided: list[Annotated[int, Field(ge=0)]] | None = (
+        None  # of these, held out, how many were decided to be of each
+    )
 
 
 def read_description(folder: Path) -> dict[str, Any]:

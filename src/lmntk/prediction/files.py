@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lmntk.errors import UserError
+from lmntk.kernels.low_rank import Part, TrainedPart, names_in
 from lmntk.models.build import logit_model, untie
 from lmntk.models.filters import ParameterFilter
 from lmntk.models.loading import load_pretrained
@@ -142,7 +143,9 @@ def load_predictor(
         head=_head(tensors, chosen),
     )
     if facts["centred"]:
-        model_of_logits = combined(model_of_logits, torch.eye(len(labels)) - 1 / len(labels))
+        model_of_logits = combined(
+            model_of_logits, torch.eye(len(labels), dtype=torch.float64) - 1 / len(labels)
+        )
     directions = _directions(folder / DIRECTION, tensors, model_of_logits)
     intercept = solution["intercept"]
     rule = DecisionRule(
@@ -184,15 +187,29 @@ def _shared(
     if f"{_SHARED}coefficients" not in tensors:
         return None
     texts = [encoder.encode(Example(*parts)) for parts in description["train_texts"]]
+    coefficients, combinations = (
+        tensors[f"{_SHARED}{name}"].numpy() for name in ("coefficients", "combinations")
+    )
+    return SharedSolution(texts, coefficients, combinations, trainable_in(description, model)[0])
+
+
+def trainable_in(description: Mapping[str, Any], model: LogitModel) -> tuple[dict[str, nn.Parameter], Part]:
+    """Return the parameters whose gradients a predictor's kernel is made of, by name, and what trains of them.
+
+    Raises:
+        UserError: the model does not have what trained.
+    """
     chosen: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in description["parameters"].items()
     }
-    parameters = ParameterFilter(**chosen)
-    coefficients, combinations = (
-        tensors[f"{_SHARED}{name}"].numpy() for name in ("coefficients", "combinations")
-    )
-    return SharedSolution(texts, coefficients, combinations, parameters.select(model))
+    every = ParameterFilter(**chosen).select(model)
+    trained = TrainedPart.of(description.get("trained", {}))
+    part: Part = None
+    if not trained.is_all:
+        has_new_head = description["mode"] == "head" and description["model"]["kind"] != "classifier"
+        part = trained.on(model, tuple(every), has_new_head)
+    return names_in(part, every), part
 
 
 def _head(tensors: Mapping[str, Tensor], device: torch.device) -> nn.Linear | None:

@@ -101,7 +101,11 @@ def predict_file(
     for line in (*counts.remarks(loaded.encoder, option=""), *writer.remarks(), *_remarks(loaded)):
         note(line)
     labelled = loaded.description["counts"]
-    shares = None if labelled is None else compare_shares(loaded.labels, predicted, labelled)
+    shares = (
+        None
+        if labelled is None
+        else compare_shares(loaded.labels, predicted, labelled, loaded.description["decided"])
+    )
     if shares is not None and shares["differ"]:
         note(sentence_of(shares))
     return {

@@ -92,8 +92,11 @@ def check_parts(models: Sequence[SharedModel]) -> None:
 def _parts(session: Session) -> dict[str, TrainedPart]:
     """Return the parts that are asked for, by name, with no seed yet."""
     e = session.experiment
+    alpha = e.finetuning.lora_alpha
+    # beside a head the scale counts: results by another one have another name, so that none is taken for the other
+    ending = "" if alpha == TrainedPart.lora_alpha else f" alpha={alpha:g}"
     low_rank = {
-        f"{target} r={rank}": TrainedPart(rank, target, e.finetuning.lora_alpha)
+        f"{target} r={rank}{ending}": TrainedPart(rank, target, alpha)
         for target in e.targets
         for rank in e.ranks
     }
