@@ -175,7 +175,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
             for mode in prompt.modes(options.mode)
         ]
-        self.texts_ = self.texts_.as_tokens(seen[0].way.encoded(examples))
+        self.texts_ = self.texts_.as_tokens(*(each.way.encoded(examples) for each in seen))
         measured = [
             Measured(
                 each.way,

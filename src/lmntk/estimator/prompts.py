@@ -104,7 +104,9 @@ def prompts_file(options: Prompts, given: FitInput, progress: Progress) -> Promp
         progress.note(class_line(texts.labels, words))
     say_remarks(texts, ways)
     # what is the same to the model leaves the folds together
-    texts = texts.as_tokens(ways[0].encoded(texts.examples) if ways else proposers[0].encoded)
+    texts = texts.as_tokens(
+        *(way.encoded(texts.examples) for way in ways), *(proposer.encoded for proposer in proposers)
+    )
     check_number(texts)
     with alone_with(work, owner):
         compared = []
