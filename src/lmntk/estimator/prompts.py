@@ -141,7 +141,7 @@ def check_number(texts: LabelledTexts) -> None:
     """
     if texts.are_few or not texts.can_be_held_out:
         raise UserError(
-            "prompts: there are too few texts to compare any by; give five different ones of each class or more"
+            "prompts: there are too few texts to compare any by; give five of each class or more, all different"
         )
 
 
