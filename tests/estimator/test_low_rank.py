@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lmntk import Example, KernelWork, TangentClassifier, UserError, stream_kern
 from lmntk.estimator import seen_texts
 from lmntk.finetuning.subsets import Subset
 from lmntk.kernels.gram import EVERYTHING
+from lmntk.system import notices
 
 CAUSAL = "{a} it was"
 MODELS: dict[str, tuple[Callable[[Path], Path], str]] = {
@@ -139,6 +141,10 @@ def test_the_command_fits_lora_and_predicts_by_the_weights_alone(
     options = ("--lora-rank", 2, "--lora-targets", "query+value", "--dtype", "float64")
     code, _, _ = command_line("fit", table, "--model", folder, *COLUMNS, *options, "--out", out)
     assert code == 0
+    what = "LoRA of rank 2 on query+value, alpha 16"
+    assert what in (out / "report.html").read_text()
+    code, said, _ = command_line("explain", out, "--texts", 1, "--json")
+    assert json.loads(said)["settings"]["what trains"] == what
     code, said, _ = command_line("predict", out, table, "--text-column", "message", "--json")
     assert code == 0
     texts, labels = zip(*messages(6), strict=True)
@@ -170,3 +176,15 @@ def test_a_shared_kernel_of_a_part_is_the_part_s_in_the_folder_too(tmp_path: Pat
     classifier.save(tmp_path / "fit")
     decisions = TangentClassifier.load(tmp_path / "fit").decision_function(NEW)
     np.testing.assert_allclose(decisions, classifier.decision_function(NEW), atol=1e-9)
+
+
+def test_a_folder_says_what_it_was_fitted_with_that_an_estimator_does_not_have(
+    tmp_path: Path, command_line: Callable[..., tuple[int, str, str]]
+) -> None:
+    folder, table = tiny.write_model(tmp_path / "model"), write_table(tmp_path / "tickets.csv", messages(3))
+    for name, options in {"plain": (), "biases": ("--biases-only",)}.items():
+        out = tmp_path / name
+        assert command_line("fit", table, "--model", folder, *COLUMNS, *options, "--out", out)[0] == 0
+        with notices.kept() as lines:
+            TangentClassifier.load(out)
+        assert [("fitted with biases_only" in line) for line in lines] == [True] * (name == "biases")

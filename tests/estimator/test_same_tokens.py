@@ -104,3 +104,22 @@ def test_prompts_are_not_compared_by_texts_that_are_one(
     code, _, err = command_line(*call, "--out", tmp_path / "out")
     assert code == 2  # four of a class, not eight
     assert "too few texts" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["fit", "prompts"])
+def test_what_a_later_template_cuts_to_the_same_tokens_leaves_together(
+    model: Path, tmp_path: Path, command_line: CommandLine, command: str
+) -> None:
+    texts = [
+        f"a {word} {thing} {end}"
+        for thing in tiny.WORDS[:3]
+        for word in ("good", "bad")
+        for end in (". no", ". yes")
+    ]
+    table = write_table(tmp_path / "texts.csv", texts, ["good", "good", "bad", "bad"] * 3)
+    templates = ("--template", "{a} {mask}", "--template", "{a} it {mask}", "--max-length", "8")
+    words = ("--label-words", "good=great,bad=terrible")
+    call = (command, table, "--model", model, *templates, *words, "--out", tmp_path / "out")
+    code, _, err = command_line(*call, *(("--mode", "prompt") if command == "fit" else ()))
+    assert "6 of 12 texts become the same tokens as another" in err
+    assert code == (0 if command == "fit" else 2)  # three of a class are too few to compare prompts by

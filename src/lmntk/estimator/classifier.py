@@ -35,6 +35,7 @@ from lmntk.prompts.encoding import encode_whole
 from lmntk.solvers.inputs import Array
 from lmntk.solvers.selection import predict_labels
 from lmntk.system.memory import default_memory, parse_bytes
+from lmntk.system.notices import say
 from lmntk.tasks.class_words import words_by_class
 from lmntk.tasks.example import Example, examples_of
 
@@ -175,7 +176,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
             for mode in prompt.modes(options.mode)
         ]
-        self.texts_ = self.texts_.as_tokens(seen[0].way.encoded(examples))
+        self.texts_ = self.texts_.as_tokens(*(each.way.encoded(examples) for each in seen))
         measured = [
             Measured(
                 each.way,
@@ -325,6 +326,11 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classifier.held_out_score_ = standing["accuracy"] if standing and is_estimate else np.nan
         classifier._loaded, classifier._sharpness = loaded, record.sharpness
         classifier._folder = Path(folder)
+        if lacking := _lacking(loaded.description):
+            say(
+                f"{str(folder)!r} was fitted with {', '.join(lacking)}, which TangentClassifier does not have: "
+                "it predicts and explains with them, and goes without them if it is fitted again"
+            )
         return classifier
 
     def _words(self, names: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -384,6 +390,20 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return KernelPredictor(way.deciding, shared, way.pad_id, rule)
         directions = [direction_of(choice, settings)] if choice.has_direction else []
         return Predictor(way.deciding, directions, way.pad_id, rule)
+
+
+def _lacking(description: Mapping[str, Any]) -> list[str]:
+    """Return the options of a fit in a folder that are no parameters of an estimator, and are not as it has them."""
+    model, chosen = description["model"], description["parameters"]
+    found = {
+        **{name: model[name] is not None for name in ("base", "revision", "gguf", "attention")},
+        "untie_head": model["untied"],
+        "label_words_reduce": description["prompt"]["reduce"] is not None,
+        "without_embeddings": not chosen.get("embeddings", True),
+        "without_head": not chosen.get("head", True),
+        **{name: bool(chosen.get(name)) for name in ("biases_only", "include", "exclude")},
+    }
+    return [name for name, is_there in found.items() if is_there]
 
 
 def _as_plain(parameters: Mapping[str, Any]) -> dict[str, Any]:

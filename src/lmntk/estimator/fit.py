@@ -110,7 +110,7 @@ def choosing(
     if texts.are_few and len(asked) > 1:
         say(f"too few texts to choose among {len(asked)} prompts by: the first is taken")
         ways = [way for way in ways if way not in asked[1:]]
-    texts = texts.as_tokens(ways[0].encoded(texts.examples))
+    texts = texts.as_tokens(*(way.encoded(texts.examples) for way in ways))
     check(texts)
     with alone_with(work, owner):
         measured = [

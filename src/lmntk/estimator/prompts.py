@@ -104,7 +104,9 @@ def prompts_file(options: Prompts, given: FitInput, progress: Progress) -> Promp
         progress.note(class_line(texts.labels, words))
     say_remarks(texts, ways)
     # what is the same to the model leaves the folds together
-    texts = texts.as_tokens(ways[0].encoded(texts.examples) if ways else proposers[0].encoded)
+    texts = texts.as_tokens(
+        *(way.encoded(texts.examples) for way in ways), *(proposer.encoded for proposer in proposers)
+    )
     check_number(texts)
     with alone_with(work, owner):
         compared = []
@@ -139,7 +141,7 @@ def check_number(texts: LabelledTexts) -> None:
     """
     if texts.are_few or not texts.can_be_held_out:
         raise UserError(
-            "prompts: there are too few texts to compare any by; give five different ones of each class or more"
+            "prompts: there are too few texts to compare any by; give five of each class or more, all different"
         )
 
 

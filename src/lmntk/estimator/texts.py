@@ -52,9 +52,13 @@ class LabelledTexts:
     def _strings(self) -> list[Hashable]:
         return [(example.text_a, example.text_b) for example in self.examples]
 
-    def as_tokens(self, encoded: Sequence[Hashable]) -> LabelledTexts:
-        """Return the same texts, those that become the same tokens known as one text; what was not known before is said."""
-        known = replace(self, tokens=tuple(encoded))
+    def as_tokens(self, *encodings: Sequence[Hashable]) -> LabelledTexts:
+        """Return the same texts, those that become the same tokens known as one text; what was not known before is said.
+
+        Args:
+            encodings: the texts as each of the ways encodes them, that are compared: texts that one way cannot tell apart are one.
+        """
+        known = replace(self, tokens=_joined(encodings))
         repeated = len(set(self.names)) - len(set(known.names))
         if repeated:
             say(
@@ -136,6 +140,18 @@ class LabelledTexts:
                 which, both = ("text", "is") if len(written) == 1 else ("texts", "are")
                 said = " and ".join(map(repr, labels))
                 say(f"the {which} {texts} {both} labelled {said}; both are used")
+
+
+def _joined(encodings: Sequence[Sequence[Hashable]]) -> tuple[Hashable, ...]:
+    """Return names that texts share which have the same name in any of the sequences."""
+    names = list(encodings[0])
+    for encoding in encodings[1:]:
+        first: dict[Hashable, int] = {}
+        for number, name in enumerate(encoding):
+            own, other = names[number], names[first.setdefault(name, number)]
+            if own != other:
+                names = [other if each == own else each for each in names]
+    return tuple(names)
 
 
 def classes_of(labels: Any, texts: int) -> tuple[Any, Labels]:

@@ -28,6 +28,7 @@ from lmntk.kernels.gram import Grouping
 from lmntk.kernels.low_rank import TrainedPart
 from lmntk.prediction.files import LoadedPredictor, load_predictor
 from lmntk.prompts.encoding import encode_whole
+from lmntk.reports.fit_page import trained_words
 from lmntk.system.memory import default_memory
 from lmntk.system.progress import Progress
 
@@ -39,7 +40,12 @@ def trained_by_fit(folder: Path) -> Trained:
         UserError: there is no fit, or one that does not hold what it was trained on.
     """
     record, solved = read_fit(folder), Solved.read(folder)
-    settings: dict[str, Any] = {"model": record.model["name"], "mode": record.mode, **record.setting}
+    settings: dict[str, Any] = {
+        "model": record.model["name"],
+        "mode": record.mode,
+        "what trains": trained_words(record.parameters),
+        **record.setting,
+    }
     return Trained(
         folder=folder,
         name=repr(str(folder)),

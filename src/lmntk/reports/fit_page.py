@@ -36,6 +36,7 @@ def contents_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "texts": record["file"] or "given from Python",
         "mode": record["mode"],
         "prompt": record["template"] or "none",
+        "what trains": trained_words(record["parameters"]),
         **{name.replace("_", " "): value for name, value in record["setting"].items() if name != "mode"},
         "right of its own texts": f"{100 * record['training_accuracy']:.1f} %",
         "lmntk": record["versions"].get("lmntk", __version__),
@@ -51,6 +52,14 @@ def contents_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "settings": settings,
         "version": __version__,
     }
+
+
+def trained_words(parameters: Mapping[str, Any]) -> str:
+    """Return the part of the model that a fit stands for, in words, from the parameters of its estimator."""
+    rank, target = parameters.get("lora_rank"), parameters.get("train_only")
+    if rank is not None:
+        return f"LoRA of rank {rank} on {parameters.get('lora_targets') or 'all-linear'}, alpha {parameters.get('lora_alpha', 16.0):g}"
+    return "all parameters that count" if target is None else f"{target} alone"
 
 
 def reliability(texts: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
