@@ -23,7 +23,14 @@ from lmntk.estimator.file_work import trained_of
 from lmntk.estimator.fit import direction_of
 from lmntk.estimator.given import check_folder
 from lmntk.estimator.new_texts import with_training_texts
-from lmntk.estimator.record import OF_OPTIONS, EstimatorInput, read_fit, shared_solution, write_fit
+from lmntk.estimator.record import (
+    OF_OPTIONS,
+    EstimatorInput,
+    lacking_options,
+    read_fit,
+    shared_solution,
+    write_fit,
+)
 from lmntk.estimator.seen_texts import SeenTexts, one_at_a_time, shared_model, shared_texts
 from lmntk.estimator.solved import Solved, plain_text
 from lmntk.estimator.texts import LabelledTexts, classes_of
@@ -326,7 +333,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classifier.held_out_score_ = standing["accuracy"] if standing and is_estimate else np.nan
         classifier._loaded, classifier._sharpness = loaded, record.sharpness
         classifier._folder = Path(folder)
-        if lacking := _lacking(loaded.description):
+        if lacking := lacking_options(loaded.description):
             say(
                 f"{str(folder)!r} was fitted with {', '.join(lacking)}, which TangentClassifier does not have: "
                 "it predicts and explains with them, and goes without them if it is fitted again"
@@ -390,20 +397,6 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return KernelPredictor(way.deciding, shared, way.pad_id, rule)
         directions = [direction_of(choice, settings)] if choice.has_direction else []
         return Predictor(way.deciding, directions, way.pad_id, rule)
-
-
-def _lacking(description: Mapping[str, Any]) -> list[str]:
-    """Return the options of a fit in a folder that are no parameters of an estimator, and are not as it has them."""
-    model, chosen = description["model"], description["parameters"]
-    found = {
-        **{name: model[name] is not None for name in ("base", "revision", "gguf", "attention")},
-        "untie_head": model["untied"],
-        "label_words_reduce": description["prompt"]["reduce"] is not None,
-        "without_embeddings": not chosen.get("embeddings", True),
-        "without_head": not chosen.get("head", True),
-        **{name: bool(chosen.get(name)) for name in ("biases_only", "include", "exclude")},
-    }
-    return [name for name, is_there in found.items() if is_there]
 
 
 def _as_plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
