@@ -22,15 +22,8 @@ from lmntk.estimator.explanation import Explanation, explanation_of
 from lmntk.estimator.file_work import trained_of
 from lmntk.estimator.fit import direction_of
 from lmntk.estimator.given import check_folder
-from lmntk.estimator.new_texts import with_training_texts
-from lmntk.estimator.record import (
-    OF_OPTIONS,
-    EstimatorInput,
-    lacking_options,
-    read_fit,
-    shared_solution,
-    write_fit,
-)
+from lmntk.estimator.new_texts import say_lacking, with_training_texts
+from lmntk.estimator.record import OF_OPTIONS, EstimatorInput, read_fit, shared_solution, write_fit
 from lmntk.estimator.seen_texts import SeenTexts, one_at_a_time, shared_model, shared_texts
 from lmntk.estimator.solved import Solved, plain_text
 from lmntk.estimator.texts import LabelledTexts, classes_of
@@ -42,7 +35,6 @@ from lmntk.prompts.encoding import encode_whole
 from lmntk.solvers.inputs import Array
 from lmntk.solvers.selection import predict_labels
 from lmntk.system.memory import default_memory, parse_bytes
-from lmntk.system.notices import say
 from lmntk.tasks.class_words import words_by_class
 from lmntk.tasks.example import Example, examples_of
 
@@ -331,13 +323,8 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         standing = record.standing
         is_estimate = standing is not None and standing["is_estimate"]
         classifier.held_out_score_ = standing["accuracy"] if standing and is_estimate else np.nan
-        classifier._loaded, classifier._sharpness = loaded, record.sharpness
-        classifier._folder = Path(folder)
-        if lacking := lacking_options(loaded.description):
-            say(
-                f"{str(folder)!r} was fitted with {', '.join(lacking)}, which TangentClassifier does not have: "
-                "it predicts and explains with them, and goes without them if it is fitted again"
-            )
+        classifier._loaded, classifier._sharpness, classifier._folder = loaded, record.sharpness, Path(folder)
+        say_lacking(Path(folder), loaded.description)
         return classifier
 
     def _words(self, names: tuple[str, ...]) -> tuple[str, ...] | None:

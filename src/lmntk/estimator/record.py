@@ -118,20 +118,6 @@ def parameters_of(options: Fit, labels: Sequence[str], prompt: Prompt | None) ->
     return same | {"model": options.model, "template": template, "label_words": pairs}
 
 
-def lacking_options(description: Mapping[str, Any]) -> list[str]:
-    """Return the options of a fit in a folder that are no parameters of an estimator, and are not as it has them."""
-    model, chosen = description["model"], description["parameters"]
-    found = {
-        **{name: model[name] is not None for name in ("base", "revision", "gguf", "attention")},
-        "untie_head": model["untied"],
-        "label_words_reduce": description["prompt"]["reduce"] is not None,
-        "without_embeddings": not chosen.get("embeddings", True),
-        "without_head": not chosen.get("head", True),
-        **{name: bool(chosen.get(name)) for name in ("biases_only", "include", "exclude")},
-    }
-    return [name for name, is_there in found.items() if is_there]
-
-
 def write_fit(
     options: Fit,
     *,
