@@ -22,7 +22,7 @@ from lmntk.estimator.explanation import Explanation, explanation_of
 from lmntk.estimator.file_work import trained_of
 from lmntk.estimator.fit import direction_of
 from lmntk.estimator.given import check_folder
-from lmntk.estimator.new_texts import with_training_texts
+from lmntk.estimator.new_texts import say_lacking, with_training_texts
 from lmntk.estimator.record import OF_OPTIONS, EstimatorInput, read_fit, shared_solution, write_fit
 from lmntk.estimator.seen_texts import SeenTexts, one_at_a_time, shared_model, shared_texts
 from lmntk.estimator.solved import Solved, plain_text
@@ -35,7 +35,6 @@ from lmntk.prompts.encoding import encode_whole
 from lmntk.solvers.inputs import Array
 from lmntk.solvers.selection import predict_labels
 from lmntk.system.memory import default_memory, parse_bytes
-from lmntk.system.notices import say
 from lmntk.tasks.class_words import words_by_class
 from lmntk.tasks.example import Example, examples_of
 
@@ -324,13 +323,8 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         standing = record.standing
         is_estimate = standing is not None and standing["is_estimate"]
         classifier.held_out_score_ = standing["accuracy"] if standing and is_estimate else np.nan
-        classifier._loaded, classifier._sharpness = loaded, record.sharpness
-        classifier._folder = Path(folder)
-        if lacking := _lacking(loaded.description):
-            say(
-                f"{str(folder)!r} was fitted with {', '.join(lacking)}, which TangentClassifier does not have: "
-                "it predicts and explains with them, and goes without them if it is fitted again"
-            )
+        classifier._loaded, classifier._sharpness, classifier._folder = loaded, record.sharpness, Path(folder)
+        say_lacking(Path(folder), loaded.description)
         return classifier
 
     def _words(self, names: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -390,20 +384,6 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return KernelPredictor(way.deciding, shared, way.pad_id, rule)
         directions = [direction_of(choice, settings)] if choice.has_direction else []
         return Predictor(way.deciding, directions, way.pad_id, rule)
-
-
-def _lacking(description: Mapping[str, Any]) -> list[str]:
-    """Return the options of a fit in a folder that are no parameters of an estimator, and are not as it has them."""
-    model, chosen = description["model"], description["parameters"]
-    found = {
-        **{name: model[name] is not None for name in ("base", "revision", "gguf", "attention")},
-        "untie_head": model["untied"],
-        "label_words_reduce": description["prompt"]["reduce"] is not None,
-        "without_embeddings": not chosen.get("embeddings", True),
-        "without_head": not chosen.get("head", True),
-        **{name: bool(chosen.get(name)) for name in ("biases_only", "include", "exclude")},
-    }
-    return [name for name, is_there in found.items() if is_there]
 
 
 def _as_plain(parameters: Mapping[str, Any]) -> dict[str, Any]:

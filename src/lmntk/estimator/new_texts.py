@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from lmntk.models.logit_model import LogitModel, combined
 from lmntk.prediction.files import LoadedPredictor, trainable_in
 from lmntk.prompts.encoding import EncodedText, encode_whole
 from lmntk.solvers.inputs import Array
+from lmntk.system.notices import say
 from lmntk.tasks.example import Example
 
 
@@ -132,3 +135,21 @@ def among(loaded: LoadedPredictor, solved: Solved, examples: Sequence[Example], 
     network = Differentiable.of(loaded, solved)
     texts = {"new": [encode_whole(loaded.encoder, example) for example in examples]}
     return np.asarray(sum(network.kernel(texts, ("new", "new"), settings).values()))
+
+
+def say_lacking(folder: Path, description: Mapping[str, Any]) -> None:
+    """Say which options of a fit in a folder are no parameters of an estimator, and are not as it has them."""
+    model, chosen = description["model"], description["parameters"]
+    found = {
+        **{name: model[name] is not None for name in ("base", "revision", "gguf", "attention")},
+        "untie_head": model["untied"],
+        "label_words_reduce": description["prompt"]["reduce"] is not None,
+        "without_embeddings": not chosen.get("embeddings", True),
+        "without_head": not chosen.get("head", True),
+        **{name: bool(chosen.get(name)) for name in ("biases_only", "include", "exclude")},
+    }
+    if lacking := [name for name, is_there in found.items() if is_there]:
+        say(
+            f"{str(folder)!r} was fitted with {', '.join(lacking)}, which TangentClassifier does not have: "
+            "it predicts and explains with them, and goes without them if it is fitted again"
+        )
