@@ -212,6 +212,7 @@ def test_a_run_of_a_prompt_starts_at_zero_shot_and_is_found_again(
     folder: Path, tmp_path: Path, lmntk: Command, case: Case
 ) -> None:
     prompts = [part for template in case.templates for part in ("--template", template)]
+    prompts += ["--ensemble"] * (len(case.templates) > 1)
     flags = run_flags(folder, case.model, tmp_path, *prompts, "--label-words", case.words, *case.flags)
     rows = json.loads(lmntk.works(*flags))
     assert [row["method"] for row in rows] == [*BASELINES, "sgd ridge"]
