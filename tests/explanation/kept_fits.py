@@ -17,6 +17,15 @@ WORDS = {
     "so-so": ("maybe", "not", "no"),
 }
 NOUNS = ("film", "book", "story")
+PROMPT = ("--template", "{a} It was {mask}.", "--label-words", "good=great,bad=terrible", "--mode", "prompt")
+# name: texts of a class, classes, options
+FITS: dict[str, tuple[int, int, tuple[str, ...]]] = {
+    "prompt": (4, 2, PROMPT),
+    "head": (6, 2, ()),
+    "three": (3, 3, ()),
+    "contrasts": (3, 3, ("--classes", "contrasts")),
+    "shared": (3, 3, ("--classes", "shared")),
+}
 NEW = ["a great story", "dull and sad", "it is not a film ?"]
 
 

@@ -6,14 +6,12 @@ import itertools
 import json
 import math
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 from kept_fits import NEW, Oracle, messages, write_lines, write_table
 
 from lmntk.estimator.new_texts import with_training_texts
@@ -22,48 +20,6 @@ from lmntk.prediction.files import load_predictor
 from lmntk.tasks.example import Example
 
 CommandLine = Callable[..., tuple[int, str, str]]
-COLUMNS = ("--text-column", "message", "--label-column", "category", "--dtype", "float64")
-PROMPT = ("--template", "{a} It was {mask}.", "--label-words", "good=great,bad=terrible", "--mode", "prompt")
-# name: texts of a class, classes, options
-FITS: dict[str, tuple[int, int, tuple[str, ...]]] = {
-    "prompt": (4, 2, PROMPT),
-    "head": (6, 2, ()),
-    "three": (3, 3, ()),
-    "contrasts": (3, 3, ("--classes", "contrasts")),
-    "shared": (3, 3, ("--classes", "shared")),
-}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny masked model."""
-    return tiny.write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def fits(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A fit's folder by its name; each is made once."""
-    from lmntk.estimator.fit import fit_file
-    from lmntk.estimator.given import read_input
-    from lmntk.experiment.configuration import Fit, from_flags
-    from lmntk.system.progress import Silent
-
-    root = tmp_path_factory.mktemp("fits")
-
-    def made(name: str) -> Path:
-        folder = root / name
-        if not folder.is_dir():
-            each, classes, options = FITS[name]
-            table = write_table(root / f"{name}.tsv", messages(each, classes))
-            given = dict(zip((o[2:].replace("-", "_") for o in options[::2]), options[1::2], strict=True))
-            fields = {"text_column": "message", "label_column": "category", "dtype": "float64"}
-            fit = from_flags(
-                Fit, {"model": str(model), "file": str(table), "out": str(folder), **fields, **given}
-            )
-            fit_file(fit, read_input(fit), Silent())
-        return folder
-
-    return made
 
 
 def oracle_of(folder: Path, texts: list[str] | None = None) -> Oracle:
@@ -314,7 +270,18 @@ def test_people_read_texts(fits: Callable[[str], Path], tmp_path: Path, command_
 def test_texts_on_the_page_are_text(model: Path, tmp_path: Path, command_line: CommandLine) -> None:
     script = "<script>alert(1)</script> & a fine film"
     table = write_table(tmp_path / "texts.tsv", [*messages(3), (script, "good"), ("<b>flat</b>", "bad")])
-    code, _, _ = command_line("fit", table, "--model", model, *COLUMNS[:4], "--out", tmp_path / "fit")
+    code, _, _ = command_line(
+        "fit",
+        table,
+        "--model",
+        model,
+        "--text-column",
+        "message",
+        "--label-column",
+        "category",
+        "--out",
+        tmp_path / "fit",
+    )
     assert code == 0
     code, _, _ = command_line("explain", tmp_path / "fit", "--text", "<img src=x>", "--texts", "30")
     assert code == 0
@@ -329,84 +296,3 @@ def test_texts_on_the_page_are_text(model: Path, tmp_path: Path, command_line: C
     )[0]
     assert not re.search(r"[+-]0\.\d", shown)
     assert "the kernel regime was not measured" in shown.lower()
-
-
-MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
-    "a text that is not there": (("--without", "a great flm"), r"not in the training set of .*row 1, 'a great film'"),
-    "a row that is not there": (("--without-rows", "99"), r"row 99 is not in the training set of .*1 to 8"),
-    "no row": (("--without-rows", "two"), r"'two' is no row; give numbers from 1"),
-    "no rows": (("--without-rows", ""), r"is no row"),
-    "no class": (("--relabel", "1=ugly"), r"'ugly' is no class of .*bad, good"),
-    "the same class": (("--relabel", "1=good"), r"row 1 is labelled 'good' already"),
-    "no label": (("--relabel", "1"), r"'1' is not ROW=CLASS"),
-    "two labels": (("--relabel", "1=bad,1=good"), r"row 1 is given two labels"),
-    "left out and relabelled": (("--relabel", "1=bad", "--without-rows", "1"), r"row 1 is left out by the same command"),
-    "no orders": (("--shapley", "some"), r"'some' is none of auto, exact"),
-    "one order": (("--shapley", "1"), r"'1' is none of auto, exact"),
-    "Shapley values of a change": (("--shapley", "auto", "--without-rows", "1"), r"explains predictions, and not a change"),
-    "a fit has no splits": (("--split", "x"), r"split: a fit has a single solution"),
-    "no such trust": (("--trust", "me"), r"'me' is not known; use --trust check"),
-    "an empty text": (("--text", " "), r"--text is empty"),
-    "no such file": (("nowhere.csv",), r"explain: .*nowhere\.csv"),
-    "another model": (("--text", "a film", "--model", "OTHER"), r"has other weights than the model"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_one_line(
-    fits: Callable[[str], Path], tmp_path: Path, command_line: CommandLine, mistake: str
-) -> None:
-    options, message = MISTAKES[mistake]
-    if "OTHER" in options:
-        other = tiny.write_model(tmp_path / "other", seed=1)
-        options = tuple(str(other) if option == "OTHER" else option for option in options)
-    code, out, err = command_line("explain", fits("prompt"), *options, "--out", tmp_path / "out")
-    assert (code, out) == (2, "")
-    assert re.search(message, err.splitlines()[-1])
-    assert len([line for line in err.splitlines() if line.startswith("lmntk:")]) == 1
-
-
-def test_too_many_texts_to_enumerate_are_a_line(
-    fits: Callable[[str], Path], tmp_path: Path, command_line: CommandLine
-) -> None:
-    code, out, err = command_line(
-        "explain", fits("head"), "--text", NEW[0], "--shapley", "exact", "--out", tmp_path
-    )
-    assert (code, out) == (2, "")
-    assert "12 training texts have 2^12 parts" in err
-    assert "--shapley auto" in err
-
-
-@pytest.mark.parametrize(
-    ("harm", "message"),
-    [
-        ("no training", r"does not hold what it was trained on .*lmntk fit FILE --out"),
-        ("no kernel", r"the kernel of .* is gone .*lmntk fit FILE --out"),
-        ("another kernel", r"is of another key"),
-        ("a flipped digit", r"is damaged \(its checksum differs\)"),
-        ("nothing", r"holds no fit and no run; make one with `lmntk fit FILE"),
-    ],
-)
-def test_a_folder_without_what_is_asked_says_which_command_keeps_it(
-    fits: Callable[[str], Path], tmp_path: Path, command_line: CommandLine, harm: str, message: str
-) -> None:
-    folder = tmp_path / "fit"
-    shutil.copytree(fits("prompt"), folder)
-    record = json.loads((folder / "training.json").read_text())
-    if harm == "no training":
-        (folder / "training.json").unlink()
-    elif harm == "no kernel":
-        (folder / record["kernel"]).unlink()
-    elif harm == "another kernel":
-        other = fits("head")
-        kernel = json.loads((other / "training.json").read_text())["kernel"]
-        shutil.copy(other / kernel, folder / record["kernel"])
-    elif harm == "a flipped digit":
-        text = (folder / "training.json").read_text()
-        (folder / "training.json").write_text(text.replace('"numbers": [\n  1', '"numbers": [\n  0', 1))
-    else:
-        shutil.rmtree(folder)
-        folder.mkdir()
-    code, out, err = command_line("explain", folder)
-    assert (code, out) == (2, "")
-    assert re.search(message, err.splitlines()[-1])

@@ -48,6 +48,14 @@ JsonOption = Annotated[
 ]
 
 
+TextColumnOfFit = Annotated[
+    str | None, typer.Option(help="column of the text", show_default="the one DIR was made from")
+]
+TextBColumnOfFit = Annotated[
+    str | None, typer.Option(help="column of the second text", show_default="the one DIR was made from")
+]
+
+
 class EmptyPathError(Exception):
     """A path that is empty. It is no ``UserError``: the command line's parser would make several lines of a ``ValueError``."""
 

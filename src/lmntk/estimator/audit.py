@@ -20,15 +20,7 @@ from lmntk.estimator.fit import choosing
 from lmntk.estimator.given import FitInput
 from lmntk.estimator.solved import in_classes
 from lmntk.estimator.texts import LabelledTexts
-from lmntk.estimator.trust import (
-    STEPS,
-    ShortTraining,
-    kept_regime,
-    measured_regime,
-    refuse_unmeasured,
-    regime_entry,
-    trust_key,
-)
+from lmntk.estimator.trust import ShortTraining, refuse_unmeasured, regime_entry, regime_in, trust_key
 from lmntk.estimator.ways import key_of
 from lmntk.experiment.configuration import Audit
 from lmntk.system.files import write_text
@@ -129,16 +121,15 @@ def regime_of(options: Audit, choice: Choice, texts: LabelledTexts, progress: Pr
     measured = choice.measured
     way, numbers = measured.way, texts.numbers.tolist()
     key = trust_key(key_of(way, texts.examples).digest, numbers)
-    known = kept_regime(options.out, key)
-    if known is not None or options.trust is None:
-        return known or Regime()
-    refuse_unmeasured(way.combinations is not None, way.trained)
-    kernel = in_classes(measured.kernel, way.basis)
-    training = ShortTraining(
-        way.deciding, way.trainable, way.pad_id, measured.texts, numbers, kernel, measured.logits
-    )
-    progress.work("a short training, for real", STEPS)
-    return measured_regime(options.out, key, training, lambda: progress.advance(1))
+
+    def training() -> ShortTraining:
+        refuse_unmeasured(way.combinations is not None, way.trained)
+        kernel = in_classes(measured.kernel, way.basis)
+        return ShortTraining(
+            way.deciding, way.trainable, way.pad_id, measured.texts, numbers, kernel, measured.logits
+        )
+
+    return regime_in(options.out, key, None if options.trust is None else training, progress)
 
 
 def check_number(texts: LabelledTexts) -> None:

@@ -23,6 +23,7 @@ from lmntk.estimator.file_work import trained_of
 from lmntk.estimator.fit import direction_of
 from lmntk.estimator.given import check_folder
 from lmntk.estimator.new_texts import say_lacking, with_training_texts
+from lmntk.estimator.of_texts import OfTexts, words_of
 from lmntk.estimator.record import OF_OPTIONS, EstimatorInput, read_fit, shared_solution, write_fit
 from lmntk.estimator.seen_texts import SeenTexts, one_at_a_time, shared_model, shared_texts
 from lmntk.estimator.solved import Solved, plain_text
@@ -35,14 +36,13 @@ from lmntk.prompts.encoding import encode_whole
 from lmntk.solvers.inputs import Array
 from lmntk.solvers.selection import predict_labels
 from lmntk.system.memory import default_memory, parse_bytes
-from lmntk.tasks.class_words import words_by_class
 from lmntk.tasks.example import Example, examples_of
 
 if TYPE_CHECKING:
     from lmntk.experiment.configuration import Fit
 
 
-class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class TangentClassifier(OfTexts, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A scikit-learn classifier: what training a language model to the end in the kernel regime would reach.
 
     Kernel ridge regression with K(x, x') = <grad f(x), grad f(x')>, f being the logits of a prompt's label words, or of a linear head
@@ -133,13 +133,6 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     _predictor: Predictor | None = None  # made when it is first needed
     _loaded: LoadedPredictor | None = None
     _folder: Path  # of a loaded one
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.two_d_array = False
-        tags.input_tags.one_d_array = True
-        return tags
 
     @one_at_a_time
     def fit(self, X: Any, y: Any) -> TangentClassifier:
@@ -332,12 +325,7 @@ class TangentClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if self.mode == "prompt" or (self.template is not None and self.mode != "head"):
                 raise UserError("TangentClassifier: a prompt needs label_words, the word of each class")
             return None
-        if self.template is None:
-            raise UserError('TangentClassifier: label_words need a template, such as "{a} It was {mask}."')
-        if isinstance(self.label_words, Mapping):
-            entries = [f"{label}={word}" for label, word in self.label_words.items()]
-            return words_by_class(entries, names)
-        return words_by_class(list(self.label_words), names)
+        return words_of("TangentClassifier", self.template, self.label_words, names)
 
     def _options(self) -> Fit:
         """Return the parameters as ``lmntk fit`` has them, checked by the same rules."""

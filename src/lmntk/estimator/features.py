@@ -16,6 +16,7 @@ from lmntk.engine.settings import Settings
 from lmntk.engine.sketched import sketch_within
 from lmntk.errors import UserError
 from lmntk.estimator.encoders import Prompt, encoder_of
+from lmntk.estimator.of_texts import OfTexts, words_of
 from lmntk.estimator.seen_texts import one_at_a_time, shared_model
 from lmntk.estimator.texts import classes_of
 from lmntk.estimator.ways import Way, way_of
@@ -23,14 +24,13 @@ from lmntk.kernels.sketches import Sketch
 from lmntk.prompts.encoding import EncodedText
 from lmntk.system.memory import default_memory, parse_bytes, shown_bytes
 from lmntk.system.notices import say
-from lmntk.tasks.class_words import words_by_class
 from lmntk.tasks.example import examples_of
 
 FEW = 2000  # texts below which the exact kernel is cheaper
 SAMPLE = 64  # texts among which the probes of a tolerance are taken
 
 
-class TangentFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class TangentFeatures(OfTexts, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """A transformer for scikit-learn: d numbers a text and output, a random map of its gradients.
 
     phi(x) = Pi grad f(x) with E<phi(x), phi(x')> = <grad f(x), grad f(x')>. Of two classes f is the difference of the logits; of C classes
@@ -95,13 +95,6 @@ class TangentFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.memory = memory
         self.seed = seed
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.two_d_array = False
-        tags.input_tags.one_d_array = True
-        return tags
-
     @one_at_a_time
     def fit(self, X: Any, y: Any = None) -> TangentFeatures:
         """Choose the random map; of the texts only a few are looked at, and of the labels which classes there are."""
@@ -111,7 +104,9 @@ class TangentFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             )
         examples = examples_of(X)
         names = self._names(y, len(examples))
-        words = None if self.label_words is None else self._words(names)
+        words = None
+        if self.label_words is not None:
+            words = words_of("TangentFeatures", self.template, self.label_words, names)
         prompt = Prompt(self.template, words, max_length=self.max_length)
         memory = default_memory() if self.memory is None else parse_bytes(self.memory)
         self._settings = Settings(memory=memory)
@@ -181,10 +176,3 @@ class TangentFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         else:
             raise UserError("TangentFeatures: give label_words, or labels, so that the classes are known")
         return tuple(str(label) for label in self.classes_)
-
-    def _words(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        if self.template is None:
-            raise UserError('TangentFeatures: label_words need a template, such as "{a} It was {mask}."')
-        if isinstance(self.label_words, Mapping):
-            return words_by_class([f"{label}={word}" for label, word in self.label_words.items()], names)
-        return words_by_class(list(self.label_words or ()), names)

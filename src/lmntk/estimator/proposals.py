@@ -108,7 +108,7 @@ def propose(logs: Array, labels: Labels, left_out: Labels, count: int) -> list[t
 
 @dataclass(frozen=True, eq=False)
 class Proposer:
-    """What a model says at the mask of one template.
+    """A model at the mask of one template: the words that it says there.
 
     Attributes:
         template: the prompt.

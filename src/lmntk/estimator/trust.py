@@ -24,6 +24,7 @@ from lmntk.solvers.emulator import descend, emulated_logits, learning_rates, log
 from lmntk.solvers.inputs import Array
 from lmntk.system.hashing import Key, short
 from lmntk.system.kept import or_none, read_form, write_record
+from lmntk.system.progress import Progress
 
 FORMAT = "lmntk trust 1"
 STEPS = 12  # of the short training
@@ -136,11 +137,23 @@ def kept_regime(folder: Path, key: Key) -> Regime | None:
     return record.regime if record is not None and record.key == key.digest else None
 
 
-def measured_regime(
-    folder: Path, key: Key, training: ShortTraining, on_step: Callable[[], None] | None = None
+def regime_in(
+    folder: Path, key: Key, training: Callable[[], ShortTraining] | None, progress: Progress
 ) -> Regime:
-    """Return the regime, measured now, and keep it in the folder."""
-    error, rate = training.measure(on_step)
+    """Return the regime of a fit: measured earlier, else measured now and kept in the folder, else not known.
+
+    Args:
+        folder: where it is kept.
+        key: all that it depends on.
+        training: makes the short training, or refuses; None where none is asked for.
+        progress: told of each step.
+    """
+    known = kept_regime(folder, key)
+    if known is not None or training is None:
+        return known or Regime()
+    short_training = training()
+    progress.work("a short training, for real", STEPS)
+    error, rate = short_training.measure(lambda: progress.advance(1))
     finite = error if np.isfinite(error) else None
     record = TrustRecord(format=FORMAT, key=key.digest, error=finite, rate=rate, steps=STEPS)
     write_record(path_of(folder, key), record.model_dump())

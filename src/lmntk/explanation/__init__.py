@@ -1,1 +1,1 @@
-"""What a kept training is asked afterwards: whom a prediction is owed to, what would have happened, what to label next."""
+"""Questions to a kept training: whom a prediction is owed to, what would have happened, what to label next."""

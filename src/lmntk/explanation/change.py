@@ -1,4 +1,4 @@
-"""What would have happened: predictions after training without some texts, or with other labels, by exact refits."""
+"""Predictions after training without some texts, or with other labels, by exact refits."""
 
 from __future__ import annotations
 

@@ -11,16 +11,9 @@ from lmntk.diagnosis.spectrum import readable_groups
 from lmntk.engine.settings import Settings
 from lmntk.errors import UserError
 from lmntk.estimator.new_texts import Differentiable, with_training_texts
-from lmntk.estimator.record import read_fit
+from lmntk.estimator.record import FitRecord, read_fit
 from lmntk.estimator.solved import Solved, in_classes, plain_text
-from lmntk.estimator.trust import (
-    STEPS,
-    ShortTraining,
-    kept_regime,
-    measured_regime,
-    refuse_unmeasured,
-    trust_key,
-)
+from lmntk.estimator.trust import ShortTraining, refuse_unmeasured, regime_in, trust_key
 from lmntk.explanation.asked import Question
 from lmntk.explanation.blocks import NewTexts
 from lmntk.explanation.trained import Trained
@@ -33,13 +26,8 @@ from lmntk.system.memory import default_memory
 from lmntk.system.progress import Progress
 
 
-def trained_by_fit(folder: Path) -> Trained:
-    """Return the training of a fit.
-
-    Raises:
-        UserError: there is no fit, or one that does not hold what it was trained on.
-    """
-    record, solved = read_fit(folder), Solved.read(folder)
+def trained_by_fit(folder: Path, record: FitRecord, solved: Solved) -> Trained:
+    """Return the training of a fit, by its record and its solution."""
     settings: dict[str, Any] = {
         "model": record.model["name"],
         "mode": record.mode,
@@ -68,7 +56,7 @@ class FitSource:
         progress: told how far it is.
 
     Raises:
-        UserError: see ``trained_by_fit``.
+        UserError: there is no fit, or one that does not hold what it was trained on.
     """
 
     def __init__(self, question: Question, progress: Progress) -> None:
@@ -76,9 +64,9 @@ class FitSource:
             if value is not None:
                 raise UserError(f"{option}: a fit has a single solution; --{option} is of a run's folder")
         self.question, self.progress = question, progress
-        self.trained = trained_by_fit(question.folder)
-        self.columns = read_fit(question.folder).columns
-        self.solved: Solved = self.trained.solution  # type: ignore[assignment]
+        record = read_fit(question.folder)
+        self.solved, self.columns = Solved.read(question.folder), record.columns
+        self.trained = trained_by_fit(question.folder, record, self.solved)
 
     def new_texts(self) -> tuple[NewTexts | None, int]:
         """Return the texts that are asked about; none where it is the training texts."""
@@ -100,13 +88,14 @@ class FitSource:
         """
         record = self.solved.record
         key = trust_key(record.key, record.numbers)
-        known = kept_regime(self.question.folder, key)
-        if known is not None or not self.question.trust:
-            return known or Regime()
-        trained = TrainedPart.of(self.loaded.description.get("trained", {}))
-        refuse_unmeasured(self.solved.is_shared, trained)
-        loaded = self.loaded
-        training = ShortTraining(
+        return regime_in(
+            self.question.folder, key, self._training if self.question.trust else None, self.progress
+        )
+
+    def _training(self) -> ShortTraining:
+        loaded, record = self.loaded, self.solved.record
+        refuse_unmeasured(self.solved.is_shared, TrainedPart.of(loaded.description.get("trained", {})))
+        return ShortTraining(
             loaded.predictor.model,
             Differentiable.of(loaded, self.solved).trainable,
             loaded.predictor.pad_id,
@@ -115,8 +104,6 @@ class FitSource:
             in_classes(self.solved.kernel, self.solved.basis),
             self.solved.logits,
         )
-        self.progress.work("a short training, for real", STEPS)
-        return measured_regime(self.question.folder, key, training, lambda: self.progress.advance(1))
 
     @cached_property
     def loaded(self) -> LoadedPredictor:

@@ -53,32 +53,40 @@ class ExplainedText(BaseModel):
     layers: dict[str, float] | None = None
 
 
-class ExplanationRecord(BaseModel):
-    """The record of an explanation.
+class AnswerRecord(BaseModel):
+    """The record of an answer.
 
     Attributes:
-        format: of this file.
-        name: what was explained.
+        name: of the training that was asked.
         settings: how it was trained.
         labels: the classes' names.
-        training: the training texts.
-        held_out: whether the explained texts are training texts, each decided by the others.
-        texts: the predictions.
+        held_out: whether the texts are training texts, each decided by the others.
         regime: whether the kernel regime holds, and how that is known.
         notes: what was cut or left out.
         versions: of what computed it.
     """
 
-    format: str = FORMAT
     name: str
     settings: dict[str, Any]
     labels: list[str]
-    training: list[TrainingText]
     held_out: bool
-    texts: list[ExplainedText]
     regime: dict[str, Any]
     notes: list[str]
     versions: dict[str, str]
+
+
+class ExplanationRecord(AnswerRecord):
+    """The record of an explanation.
+
+    Attributes:
+        format: of this file.
+        training: the training texts.
+        texts: the predictions.
+    """
+
+    format: str = FORMAT
+    training: list[TrainingText]
+    texts: list[ExplainedText]
 
 
 class ChangedText(BaseModel):
@@ -105,35 +113,21 @@ class ChangedText(BaseModel):
     decisions: list[float]
 
 
-class ChangeRecord(BaseModel):
+class ChangeRecord(AnswerRecord):
     """The record of a change.
 
     Attributes:
         format: of this file.
-        name: whose training was changed.
-        settings: how it was trained.
-        labels: the classes' names.
         without: the training texts that were left out.
         relabelled: the training texts with another label, ``label`` being the new one.
         left: training texts of each class after the change.
-        held_out: whether the texts are training texts, each decided by the others.
         texts: the predictions, those of another class first, then by how far they moved.
         flips: how many have another class.
-        regime: whether the kernel regime holds, and how that is known.
-        notes: what was cut or left out.
-        versions: of what computed it.
     """
 
     format: str = CHANGE_FORMAT
-    name: str
-    settings: dict[str, Any]
-    labels: list[str]
     without: list[TrainingText]
     relabelled: list[TrainingText]
     left: dict[str, int]
-    held_out: bool
     texts: list[ChangedText]
     flips: int
-    regime: dict[str, Any]
-    notes: list[str]
-    versions: dict[str, str]

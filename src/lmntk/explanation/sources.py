@@ -1,4 +1,4 @@
-"""What a folder holds that can be asked about: a fit, or a run's split."""
+"""The folders that can be asked about: of a fit, or of a run."""
 
 from __future__ import annotations
 

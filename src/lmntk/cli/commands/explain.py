@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lmntk.cli.configured import some_options
-from lmntk.cli.options import LIST, JsonOption
+from lmntk.cli.options import LIST, JsonOption, TextBColumnOfFit, TextColumnOfFit
 from lmntk.cli.printing import print_wrapped, with_progress
 from lmntk.errors import UserError
 
@@ -34,12 +34,8 @@ def explain(
     text: Annotated[
         list[str] | None, typer.Option(help="a text to explain; given once or several times")
     ] = None,
-    text_column: Annotated[
-        str | None, typer.Option(help="column of the text", show_default="the one DIR was made from")
-    ] = None,
-    text_b_column: Annotated[
-        str | None, typer.Option(help="column of the second text", show_default="the one DIR was made from")
-    ] = None,
+    text_column: TextColumnOfFit = None,
+    text_b_column: TextBColumnOfFit = None,
     texts: Annotated[int, typer.Option(help="most texts that are explained", min=1)] = 20,
     shapley: Annotated[
         str | None,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lmntk.cli.configured import some_options
-from lmntk.cli.options import JsonOption
+from lmntk.cli.options import JsonOption, TextBColumnOfFit, TextColumnOfFit
 from lmntk.cli.printing import print_wrapped, with_progress
 from lmntk.errors import UserError
 
@@ -23,12 +23,8 @@ def next_texts(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="the folder of a fit")],
     file: Annotated[str, typer.Argument(metavar="UNLABELLED", help="texts without labels")],
     count: Annotated[int, typer.Option(help="texts to label", min=1)] = 10,
-    text_column: Annotated[
-        str | None, typer.Option(help="column of the text", show_default="the one DIR was made from")
-    ] = None,
-    text_b_column: Annotated[
-        str | None, typer.Option(help="column of the second text", show_default="the one DIR was made from")
-    ] = None,
+    text_column: TextColumnOfFit = None,
+    text_b_column: TextBColumnOfFit = None,
     out: Annotated[
         str | None,
         typer.Option(metavar="PATH", help="folder of next.json and next.csv", show_default="DIR"),
