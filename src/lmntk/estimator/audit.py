@@ -138,7 +138,7 @@ def check_number(texts: LabelledTexts) -> None:
     Raises:
         UserError: there are too few.
     """
-    if texts.are_few or not texts.can_be_held_out:
+    if not texts.are_enough:
         raise UserError(
             "audit: there are too few texts for others to say anything of a label; give five different ones of each class or more"
         )

@@ -139,7 +139,7 @@ def check_number(texts: LabelledTexts) -> None:
     Raises:
         UserError: there are too few.
     """
-    if texts.are_few or not texts.can_be_held_out:
+    if not texts.are_enough:
         raise UserError(
             "prompts: there are too few texts to compare any by; give five of each class or more, all different"
         )

@@ -77,6 +77,11 @@ class LabelledTexts:
         ]
 
     @property
+    def are_enough(self) -> bool:
+        """Return whether anything can be said of them by holding some out: five of each class or more, not all the same."""
+        return self.can_be_held_out and not self.are_few
+
+    @property
     def are_few(self) -> bool:
         """Return whether a class has too few different texts for anything to be chosen by them."""
         return min(self.different) < FEW

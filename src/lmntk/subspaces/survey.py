@@ -125,7 +125,7 @@ def survey(way: Way, texts: LabelledTexts, contest: Contest, kernels: Kernels, s
     In head mode the head trains beside LoRA: its kernel is added to each candidate's.
     """
     rounds: Sequence[Sequence[Labels]] = ()
-    if texts.can_be_held_out and not texts.are_few:
+    if texts.are_enough:
         rounds = folds_of(texts, kernels.logits.shape[1], seed)
     question = Question(texts.numbers, kernels.logits, kernels.logits if way.has_logits else None, rounds)
     values = kernels.values
