@@ -13,7 +13,6 @@ from lmntk.engine.stream import stream_kernels, whole
 from lmntk.errors import ModelError
 from lmntk.prompts.encoding import EncodedText
 from lmntk.tangents.factors import sum_over_uses
-from lmntk.tangents.rules import RULES
 
 
 class Scale(nn.Module):
@@ -92,17 +91,11 @@ def test_a_module_of_the_users_own():
 
 
 def test_with_a_rule_of_the_users_own():
-    before = dict(RULES)
-    try:
+    @register_rule(Scale)
+    def scale(use):
+        yield use.module.gain, sum_over_uses(use.output_gradients * use.inputs)
 
-        @register_rule(Scale)
-        def scale(use):
-            yield use.module.gain, sum_over_uses(use.output_gradients * use.inputs)
-
-        check(Network(), ())
-    finally:
-        RULES.clear()
-        RULES.update(before)
+    check(Network(), ())
 
 
 def test_the_first_batch_may_be_of_one():

@@ -13,18 +13,9 @@ from torch import nn
 from lmntk.prompts.batching import collate
 from lmntk.tangents.coverage import check_coverage
 from lmntk.tangents.factors import sum_over_uses
-from lmntk.tangents.rules import RULES, register_rule
+from lmntk.tangents.rules import register_rule
 
 
-@pytest.fixture
-def rules():
-    before = dict(RULES)
-    yield RULES
-    RULES.clear()
-    RULES.update(before)
-
-
-@pytest.mark.usefixtures("rules")
 def test_a_rule_that_is_registered_is_used_and_runs_in_batches():
     @register_rule(Scale)
     def scale(use):
@@ -33,7 +24,6 @@ def test_a_rule_that_is_registered_is_used_and_runs_in_batches():
     assert_right(Toy(Scale()), batched=True)
 
 
-@pytest.mark.usefixtures("rules")
 @pytest.mark.parametrize(
     "fault", [lambda use: 1.001 * use.inputs, lambda use: -use.inputs, lambda use: use.inputs.flip(1)]
 )
@@ -49,7 +39,6 @@ def test_a_wrong_rule_is_found_and_passed_over(fault):
 HALF = [torch.bfloat16, torch.float16]
 
 
-@pytest.mark.usefixtures("rules")
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize(
     "fault", [lambda use: 2 * use.inputs, lambda use: -use.inputs, lambda use: use.inputs.flip(1)]
@@ -64,7 +53,6 @@ def test_a_wrong_rule_is_found_in_half_precision_too(fault, dtype):
     assert (coverage.batched, coverage.fallback, coverage.wrong) == (True, ("middle.gain",), ("middle.gain",))
 
 
-@pytest.mark.usefixtures("rules")
 @pytest.mark.parametrize("dtype", HALF)
 def test_what_is_too_faint_to_compare_is_said(dtype):
     """A wrong rule passes where its gradients lie below the noise; that it was not looked at is no secret."""
@@ -95,7 +83,6 @@ def test_every_rule_passes_the_check_in_half_precision(name, dtype):
     assert set(coverage.fallback) == {name for name in trainable if row.goes_by_autograd(name)}
 
 
-@pytest.mark.usefixtures("rules")
 def test_a_subclass_takes_its_nearest_rule():
     @register_rule(Twice)
     def nothing(use):
@@ -120,7 +107,6 @@ class OneEach(nn.Module):
         return torch.stack([self.first(x).sum(-1), self.second(x).sum(-1)], 1)
 
 
-@pytest.mark.usefixtures("rules")
 @pytest.mark.parametrize("right", [True, False])
 def test_a_logit_that_does_not_depend_on_a_parameter_has_no_gradient_there(right):
     @register_rule(Scale)
