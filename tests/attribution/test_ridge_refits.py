@@ -93,10 +93,20 @@ def test_contributions_and_offset_sum_to_the_decision(outputs: int, f0_scale: fl
     np.testing.assert_allclose(total, refits.outcomes(Changes(np.ones((1, 8))))[0], atol=1e-8)
 
 
-@pytest.mark.parametrize("regularization", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_refit_needs_a_ridge(regularization: float) -> None:
-    with pytest.raises(UserError, match="needs one above 0"):
+@pytest.mark.parametrize("regularization", [-1.0, float("nan"), float("inf")])
+def test_a_ridge_is_a_number(regularization: float) -> None:
+    with pytest.raises(UserError, match="give a number from 0 on"):
         RidgeRefits(problem(1), regularization)
+
+
+@OUTPUTS
+def test_without_a_ridge_the_kernel_must_not_be_singular(outputs: int) -> None:
+    texts = problem(outputs)
+    outcome = RidgeRefits(texts, 0.0).outcomes(Changes.parts([[0, 3, 6]], texts.texts))[0]
+    expected = by_algebra(part_of(texts, [0, 3, 6]), texts, 0.0, float("inf"))
+    np.testing.assert_allclose(outcome, expected, atol=1e-8)
+    with pytest.raises(UserError, match="is 0 and the kernel is singular; a refit needs one above 0"):
+        RidgeRefits(part_of(texts, [0, 1, 1]), 0.0)
 
 
 def test_changes_that_are_none() -> None:

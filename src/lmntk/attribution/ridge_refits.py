@@ -13,6 +13,8 @@ from lmntk.attribution.changes import Changes, TrainedTexts
 from lmntk.errors import UserError
 from lmntk.solvers.inputs import Array, Labels, flatten, offset, symmetric_matrix, target_matrix
 
+SINGULAR = 1e-12  # smallest over largest eigenvalue, where float64 leaves nothing of a solution
+
 
 @dataclass(frozen=True, eq=False)
 class RidgeRefits:
@@ -23,12 +25,12 @@ class RidgeRefits:
 
     Attributes:
         texts: which.
-        regularization: lambda, above 0.
+        regularization: lambda, above 0; 0 too where K is not singular.
         f0_scale: s; inf leaves the pre-trained logits out.
         fixed_ridge: rho, of texts that were a part of others; by default lambda ||K||_op of these.
 
     Raises:
-        UserError: lambda is not above 0, or K is not symmetric.
+        UserError: lambda is negative, it is 0 and K is singular, or K is not symmetric.
 
     Example:
         refits = RidgeRefits(TrainedTexts.of(kernel, cross, labels, f0, cross_f0), 0.01)
@@ -41,11 +43,15 @@ class RidgeRefits:
     fixed_ridge: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a ridge of nothing: without one an outcome is not unique."""
-        if not (np.isfinite(self.regularization) and self.regularization > 0):
-            raise UserError(
-                f"attribution: regularization is {self.regularization}; a refit needs one above 0"
-            )
+        """Refuse a ridge of nothing where the kernel is singular: an outcome is not unique there."""
+        if not (np.isfinite(self.regularization) and self.regularization >= 0):
+            raise UserError(f"attribution: regularization is {self.regularization}; give a number from 0 on")
+        if self.ridge == 0:
+            smallest, *_, largest = np.linalg.eigvalsh(self.matrix)
+            if smallest <= SINGULAR * largest:  # that of a part of the texts is no smaller
+                raise UserError(
+                    f"attribution: regularization is {self.regularization:g} and the kernel is singular; a refit needs one above 0"
+                )
 
     @cached_property
     def matrix(self) -> Array:

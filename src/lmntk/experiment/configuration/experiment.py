@@ -195,7 +195,8 @@ class Experiment(Output, Training, PartsOfModel, Solving, Classes, Prompt, Texts
             raise ValueError("data: tasks need the folder that holds <task>/train.jsonl.gz")
         for name in ("k", "seeds", "modes", "formulas", "solvers"):
             values = getattr(self, name)
-            is_optional = name == "formulas" and bool(self.finetune or self.finetuned)
+            has_rows = bool(self.finetune or self.finetuned) or "head" in self.modes  # the linear probe's
+            is_optional = name == "formulas" and has_rows
             if values is not None and (not (values or is_optional) or len(set(values)) != len(values)):
                 raise ValueError(f"{name}: give at least one value, each once")
         if (self.chat or any(task.chat for task in self.own_tasks)) and "prompt" not in self.modes:
