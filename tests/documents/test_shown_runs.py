@@ -20,7 +20,10 @@ from shown import DOCUMENTS, PROJECT, Block, blocks_of, differences
 from lmntk.bundled import MODEL
 
 WITH_CODE = [page for page in DOCUMENTS if blocks_of(page)]
-NOT_READERS = {"CHANGELOG.md", "CONTRIBUTING.md"}  # their commands' options are checked, in test_shown_commands.py
+NOT_READERS = {
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+}  # their commands' options are checked, in test_shown_commands.py
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HUB_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -141,4 +144,11 @@ def test_what_is_not_run_says_why() -> None:
 def test_the_first_pages_the_tutorials_and_the_examples_on_the_bundled_model_are_run() -> None:
     run = {str(case.values[0].relative_to(PROJECT)) for case in (*cases("python"), *cases("bash"))}
     tutorials = {str(page.relative_to(PROJECT)) for page in (PROJECT / "docs" / "tutorials").glob("*.md")}
-    assert {"README.md", "docs/index.md", "docs/explain.md", "docs/prompts.md", "docs/diagnosis.md", *tutorials} <= run
+    assert {
+        "README.md",
+        "docs/index.md",
+        "docs/explain.md",
+        "docs/prompts.md",
+        "docs/diagnosis.md",
+        *tutorials,
+    } <= run

@@ -22,7 +22,7 @@ DEFAULT_OPTIMIZERS = "sgd,adamw"
 OptimizersOption = Annotated[
     str | None,
     typer.Option(
-        help="of sgd, adamw, signgd",
+        help="optimizers: sgd, adamw, signgd",
         rich_help_panel="Fine-tuning",
         metavar=LIST,
         show_default=DEFAULT_OPTIMIZERS,

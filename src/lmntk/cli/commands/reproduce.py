@@ -28,14 +28,14 @@ def reproduce(
     experiment: Annotated[
         str | None, typer.Argument(metavar="NAME", help="which experiment; --list shows them")
     ] = None,
-    show: Annotated[bool, typer.Option("--list", help="what there is to reproduce")] = False,
+    show: Annotated[bool, typer.Option("--list", help="list the experiments")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Reproduce a table or figure of the paper.
 
-    Kernels, fine-tuning, diagnosis and report, from one of lmntk's own configurations. Options make it
-    smaller, or say where: other tasks, k, seeds, fewer test texts, a smaller grid. Run again, it resumes,
-    and experiments of one --out share what they have in common.
+    Runs kernels, fine-tuning, diagnosis and report, from one of lmntk's own configurations. Options make it
+    smaller: other tasks, k, seeds, fewer test texts, a smaller grid. Started again, it resumes. Experiments with
+    one --out share what they have in common.
 
     Example: lmntk reproduce main --model roberta-base --data data --out runs/main
 
