@@ -60,7 +60,7 @@ MISTAKES: dict[str, tuple[dict[str, str | None], str, tuple[str, ...]]] = {
     "no evaluation texts": ({"--eval": "no.csv"}, "no.csv does not exist", ("kernel",)),
     "a word for no class of a task": (
         {"texts": None, "--task": "sst-2", "--data": ".", "--label-words": "good=great,bad=terrible"},
-        "'good=great' is of no class; the classes are negative, positive",
+        "'good=great' does not belong to a class; the classes are negative, positive",
         ("check",),
     ),
     "a prompt in head mode": ({"--mode": "head"}, "head mode reads no prompt", ("check",)),

@@ -125,7 +125,7 @@ def test_mistakes(finished, tmp_path, capsys):
         words = f"no file {side}_logits_sst-2.pt in .*, and other sides have one; give all three or none"
         refused(words, lambda folder, side=side: (folder / f"{side}_logits_SST-2.pt").unlink())
     refused("holds more than tensors", saved("dev_kernels_SST-2.pt", (kernel, Strange())))
-    refused("is no tuple of two", saved("dev_kernels_SST-2.pt", kernel))
+    refused("is not a tuple of two", saved("dev_kernels_SST-2.pt", kernel))
     refused("shape .* is no kernel", saved("dev_kernels_SST-2.pt", (kernel[0], labels)))
     refused("does not fit", saved("dev_kernels_SST-2.pt", (kernel[1:], labels)))
     refused("labels in .* are no class numbers", saved("dev_kernels_SST-2.pt", (kernel, labels[1:])))

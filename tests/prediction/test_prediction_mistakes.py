@@ -60,7 +60,7 @@ CASES = {
     "a format": (["run", "table.xlsx"], "the format of 'table.xlsx' from its ending; use one of .jsonl"),
     "a folder as table": (["run", "run"], "run is a folder, not a file; it has models"),
     "no such folder": (["nowhere", "lines.jsonl"], "predict: nowhere does not exist; its folder has"),
-    "the other order": (["lines.jsonl", "lines.jsonl"], "'lines.jsonl' is no folder of a predictor; the order is `lmntk predict DIR FILE`"),
+    "the other order": (["lines.jsonl", "lines.jsonl"], "'lines.jsonl' is not the folder of a predictor; the order is `lmntk predict"),
     "a folder without predictors": (["empty", "lines.jsonl"], "'empty' holds no predictor; make one with"),
     "another split": (["run", "lines.jsonl", "--split", "x"], "'run' has no predictor of split 'x'; it has films-k4"),
     "another method": (["remembers", "lines.jsonl", "--method", "x"], "'remembers' has no predictor of method 'x'; it has films-k4"),

@@ -105,6 +105,6 @@ def experiment_of(
     if training and not experiment.finetune:
         name = next(iter(training)).replace("_", "-")
         raise UserError(
-            f"run: --{name} is of fine-tuning, and nothing is trained; add --finetune sgd (of diagnose: --optimizers sgd)"
+            f"run: --{name} belongs to fine-tuning, and nothing is trained; add --finetune sgd (for diagnose: --optimizers sgd)"
         )
     return experiment

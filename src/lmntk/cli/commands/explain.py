@@ -145,7 +145,7 @@ def orders_of(shapley: str | None) -> int | None:
         return ORDERS if shapley == "auto" else 0
     if not shapley.isdecimal() or int(shapley) < 2:
         raise UserError(
-            f"shapley: {shapley!r} is none of auto, exact, or a number of orders from 2; use --shapley auto"
+            f"shapley: {shapley!r} is not auto, exact, or a number of orders from 2; use --shapley auto"
         )
     return int(shapley)
 
@@ -160,7 +160,7 @@ def rows_of(rows: str | None) -> tuple[int, ...]:
     wrong = [part for part in found if not part.isdecimal()]
     if wrong or (rows is not None and not found):
         raise UserError(
-            f"without-rows: {(wrong or [rows or ''])[0]!r} is no row; give numbers from 1, such as 3,5"
+            f"without-rows: {(wrong or [rows or ''])[0]!r} is not a row; give numbers from 1, such as 3,5"
         )
     return tuple(map(int, found))
 

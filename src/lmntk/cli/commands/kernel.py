@@ -43,9 +43,9 @@ def kernel(context: typer.Context, as_json: JsonOption = False) -> None:
     unwanted = [option.flag for option in options if option.name in given.keys() - wanted.model_fields.keys()]
     if unwanted:
         reason = (
-            ": the factors are as they were taken; leave it out"
+            ": kept factors have their own setting; leave it out"
             if from_factors
-            else " is of kept factors; give their folder with --factors"
+            else " needs kept factors; give their folder with --factors"
         )
         raise UserError(f"kernel: {unwanted[0]}{reason}")
     required = {name for name, field in wanted.model_fields.items() if field.is_required()}

@@ -61,7 +61,7 @@ def tasks(
     from lmntk.tasks import TASKS, get_task
 
     if model is None and (revision or gguf):
-        raise UserError(f"{'revision' if revision else 'gguf'}: it is of a model; give that with --model")
+        raise UserError(f"{'revision' if revision else 'gguf'}: it needs a model; give --model")
     listed = [get_task(name) for name in names] if names else list(TASKS.values())
     described = [_described(task) for task in listed]
     if model is not None:

@@ -168,7 +168,7 @@ class Training(Part):
     finetuned: Path | None = Field(
         default=None,
         description="a checkpoint that you fine-tuned, in place of training: its folder, a LoRA adapter's, or a file of weights",
-        json_schema_extra={"no_option": "a checkpoint is there to be diagnosed: lmntk diagnose has it"},
+        json_schema_extra={"no_option": "a checkpoint can only be diagnosed: lmntk diagnose has the option"},
     )
 
 
@@ -205,10 +205,10 @@ class Experiment(Output, Training, PartsOfModel, Solving, Classes, Prompt, Texts
         if len(set(self.finetune)) != len(self.finetune):
             raise ValueError("finetune: give each optimizer once")
         if self.diagnose and not (self.finetune or self.finetuned):
-            raise ValueError("diagnose: it is fine-tuning that is diagnosed; add finetune, such as sgd")
+            raise ValueError("diagnose: it diagnoses fine-tuning; add finetune, such as sgd")
         if self.finetuned is not None and not self.diagnose:
             raise ValueError(
-                "finetuned: a checkpoint is there to be diagnosed; add diagnose, or use lmntk diagnose"
+                "finetuned: a checkpoint can only be diagnosed; add diagnose, or use lmntk diagnose"
             )
         filters = [name for name in Parameters.model_fields if getattr(self, name)]
         if self.finetune and filters and any(arm.lora_rank is not None for arm in self.finetuning.choices):
@@ -224,7 +224,7 @@ class Experiment(Output, Training, PartsOfModel, Solving, Classes, Prompt, Texts
         if self.ensemble and not any(
             isinstance(given, tuple) and len(given) > 1 for given in self._templates()
         ):
-            raise ValueError("ensemble: it is of several templates; give --template twice or more")
+            raise ValueError("ensemble: it needs several templates; give --template twice or more")
         names = [*self.tasks, *(task.name for task in self.own_tasks)]
         if len(set(names)) != len(names):
             raise ValueError("own_tasks: a name is used twice")

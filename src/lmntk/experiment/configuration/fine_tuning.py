@@ -53,13 +53,15 @@ class Arm(Part):
         default=1.0,
         gt=0,
         description="multiply the grid's learning rates by this",
-        json_schema_extra={"no_option": "it is of arms that share a grid; alone --learning-rates says it"},
+        json_schema_extra={
+            "no_option": "it belongs to arms that share a grid; a single choice uses --learning-rates"
+        },
     )
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> Arm:
         if self.lora_rank is None and self.lora_targets is not None:
-            raise ValueError("lora_targets: it is of LoRA; say its rank too, with lora_rank")
+            raise ValueError("lora_targets: it belongs to LoRA; give the rank too, with lora_rank")
         for name, reason in ONE_OF.items():
             if self.lora_rank is not None and getattr(self, name):
                 raise ValueError(f"{name}: {reason}; give one of the two")

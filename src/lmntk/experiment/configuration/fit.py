@@ -110,7 +110,7 @@ class FitTraining(Part):
     @model_validator(mode="after")
     def _is_one_thing(self) -> FitTraining:
         if self.lora_rank is None and self.lora_targets is not None:
-            raise ValueError("lora_targets: it is of LoRA; say its rank too, with lora_rank")
+            raise ValueError("lora_targets: it belongs to LoRA; give the rank too, with lora_rank")
         if self.lora_rank is not None and self.train_only is not None:
             raise ValueError("train_only: LoRA trains what it adds, on lora_targets; give one of the two")
         return self
