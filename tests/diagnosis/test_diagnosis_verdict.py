@@ -171,7 +171,8 @@ def test_comparison_of_signgd_and_adam():
     far = compare(signgd, result("adamw fine-tuning", right(0.8), LABELS), LABELS)
     assert (
         far.differs
-        and "signgd fine-tuning has 90.0 % and adamw fine-tuning 80.0 %, more than" in far.sentence
+        and "signgd fine-tuning has 90.0 % and adamw fine-tuning 80.0 %, a difference of 10.0 points, more than"
+        in far.sentence
     )
     with pytest.raises(UserError, match="'a' and 'b' are not the same"):
         compare(signgd, adam | {"split": "b"}, LABELS)

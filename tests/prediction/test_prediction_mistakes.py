@@ -70,7 +70,7 @@ CASES = {
     "Parquet out": (["run", "lines.jsonl", "--out", "c.parquet"], "of 'c.parquet' from its ending; use one of .csv, .tsv, .jsonl"),
     "a folder as output": (["run", "lines.jsonl", "--out", "run"], "'run'"),
     "out under a file": (["run", "lines.jsonl", "--out", "table.csv/classes.csv"],
-                         "out: 'table.csv/classes.csv' is in 'table.csv', which is no folder"),
+                         "out: 'table.csv/classes.csv' is in 'table.csv', which is not a folder"),
     "a device of no use": (["run", "lines.jsonl", "--out", "/proc/classes.csv"], "out: cannot write '/proc/classes.csv'"),
     "out is the input": (["run", "lines.jsonl", "--out", "./lines.jsonl"], "out: './lines.jsonl' is the input; name another"),
     "out links to the input": (["run", "lines.jsonl", "--out", "link.jsonl"], "out: 'link.jsonl' is the input"),

@@ -159,7 +159,7 @@ def task_comparison(comparisons: Sequence[Comparison], names: tuple[str, str]) -
     sentence = (
         f"{names[0]} has {100 * first:.1f} % and {names[1]} {100 * second:.1f} % over {len(comparisons)} "
         f"splits, a difference of {100 * abs(first - second):.1f} points, {'more than' if differs else 'within'} twice the error of "
-        f"{100 * error:.1f}; "
+        f"{100 * error:.1f} points; "
         f"they agree on {100 * agreement:.1f} % of the test texts"
     )
     return Comparison(first, second, error, agreement, differs, sentence)
