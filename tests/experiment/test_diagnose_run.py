@@ -96,9 +96,7 @@ def test_the_page_leaves_out_a_diagnosis_of_another_training_or_prompt(values):
     assert "paper's three tests" not in page.read_text() and "1 of diagnoses have other" in page.read_text()
     own = [values["own_tasks"][0] | {"template": "{a} a {mask} film."}]
     run(make_experiment(values | {"own_tasks": own, "diagnose": False, "finetune": [], "formulas": ["sgd"]}))
-    assert (
-        "paper's three tests" not in page.read_text() and "2 of finetunings are of other" in page.read_text()
-    )
+    assert "paper's three tests" not in page.read_text() and "2 of finetunings have other" in page.read_text()
     run(make_experiment(values | {"diagnose": False}))
     assert "paper's three tests" in page.read_text()
     assert kept_at(values["out"] / "diagnoses" / f"{CELL}-sgd-fine-tuning.json").read_bytes() == kept
