@@ -68,5 +68,5 @@ def test_orders_come_close_to_enumeration_within_their_error(kind: str) -> None:
 def test_refused() -> None:
     with pytest.raises(UserError, match="11 texts have 2,048 parts"):
         enumerated(RidgeRefits(problem(1, 11), 0.1))
-    with pytest.raises(UserError, match="two at least"):
+    with pytest.raises(UserError, match="at least two"):
         by_orders(RidgeRefits(problem(1), 0.1), 1)

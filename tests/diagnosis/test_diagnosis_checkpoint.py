@@ -113,7 +113,7 @@ def test_a_file_of_weights_with_a_head(base, tmp_path):
     found = load_finetuned(tmp_path / "weights.safetensors", pretrained, model)
     assert set(found) == set(weights)
     assert all(torch.equal(found[name], value) for name, value in weights.items())
-    with pytest.raises(UserError, match=r"brings no 'head\.weight'.*head mode"):
+    with pytest.raises(UserError, match=r"has no 'head\.weight'.*head mode"):
         load_finetuned(tuned(tmp_path / "tuned", base), pretrained, model)
 
 

@@ -204,7 +204,7 @@ def test_two_fine_tunings_over_splits():
     assert 0 < texts < 0.01 and found.error == pytest.approx(
         np.hypot(np.std([0.1, 0.2, 0.1], ddof=1) / 3**0.5, texts)
     )
-    assert found.differs and "3 splits, more than" in found.sentence
+    assert found.differs and "3 splits, a difference of 13.3 points, more than" in found.sentence
     assert not task_comparison([splits[0], splits[0], compared(0.5, 0.7)], ("one", "other")).differs
     turned = task_comparison([compared(one.second, one.first) for one in splits[:2]], ("one", "other"))
     assert turned.first < turned.second and turned.differs and "more than twice the error" in turned.sentence

@@ -73,7 +73,7 @@ def test_one_that_fails_is_enough(changes, failing, named):
         (
             {"kernel": right(0.81)},
             0,
-            "1000 test texts leave an error of 0.9 points, too much to tell it from the 90 % asked for",
+            "1000 test texts leave an error of 0.9 points, too large to tell it from the 90 % asked for",
         ),
         ({"linearized": right(0.75)}, 1, "recovers 50.0 % of fine-tuning's gain"),
         ({"zero_shot": right(0.9)}, 1, "gained nothing, from 90.0 % to 90.0 %"),
@@ -171,7 +171,8 @@ def test_comparison_of_signgd_and_adam():
     far = compare(signgd, result("adamw fine-tuning", right(0.8), LABELS), LABELS)
     assert (
         far.differs
-        and "signgd fine-tuning has 90.0 % and adamw fine-tuning 80.0 %, more than" in far.sentence
+        and "signgd fine-tuning has 90.0 % and adamw fine-tuning 80.0 %, a difference of 10.0 points, more than"
+        in far.sentence
     )
     with pytest.raises(UserError, match="'a' and 'b' are not the same"):
         compare(signgd, adam | {"split": "b"}, LABELS)

@@ -12,12 +12,12 @@ from lmntk.solvers.grid import SOLVER_VERSION
 
 README, DOCS = PROJECT / "README.md", PROJECT / "docs"
 COMPUTED = re.compile(
-    r"[Cc]omputed at (?:or before )?commit ([0-9a-f]{7}), kernel version (\d+), solver version (\d+)"
+    r"[Cc]omputed\s+at\s+(?:or\s+before\s+)?commit\s+([0-9a-f]{7}),\s+kernel\s+version\s+(\d+),\s+solver\s+version\s+(\d+)"
 )
 # (page, what it says), (page, where that comes from): the groups of both are the same numbers, digit by digit or rounded
 TWICE = [
     (README, r"GPU: \*\*(\d+) seconds\*\*", DOCS / "performance.md", r"\| 32 x 1000 \| `sgd`, now, one run \| ([\d.]+) \|"),
-    (README, r"on (\d+) of (\d+) splits", DOCS / "results" / "fit.md", r'"cannot be told" on (\d+) of (\d+) splits'),
+    (README, r"on (\d+) of (\d+) splits", DOCS / "results" / "fit.md", r'"cannot be told"\s+on\s+(\d+)\s+of\s+(\d+)\s+splits'),
     (
         DOCS / "from-lm-kernel-ft.md", r"shape (\d+) times, for 32 training and 1000",
         DOCS / "performance.md", r"\| lmntk, one call \| 137 \| 4.3 \| \*\*(\d+)\*\* \|",

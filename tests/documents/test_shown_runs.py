@@ -1,4 +1,4 @@
-"""What README, the first pages and the tutorials show is run as a reader would, and prints what they say.
+"""What the pages show is run as a reader would, and prints what they say; a page says of each block that is not run why it is not.
 
 Progress and notices go to stderr, which pages leave out. A model of the hub is a stand-in: a local server has a tiny one of that name.
 """
@@ -20,10 +20,10 @@ from shown import DOCUMENTS, PROJECT, Block, blocks_of, differences
 from lmntk.bundled import MODEL
 
 WITH_CODE = [page for page in DOCUMENTS if blocks_of(page)]
-RUN_ELSEWHERE = {  # of these the commands' options are checked, in test_shown_commands.py; their figures are of models nobody can get
-    "CHANGELOG.md", "CONTRIBUTING.md", "fit.md", "models.md", "cluster.md", "subspaces.md",
-}  # fmt: skip
-DIAGNOSIS = "diagnosis.md"  # tests/diagnosis/test_diagnosis_page.py runs it
+NOT_READERS = {
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+}  # their commands' options are checked, in test_shown_commands.py
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HUB_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -33,7 +33,7 @@ QUICK = {"README.md", "any-module.md", "files.md"}  # the others load the model 
 
 def cases(language: str) -> list:
     """Return the pages that have blocks of a language to be run; commands are slow, and most of Python."""
-    pages = [page for page in WITH_CODE if page.name not in {*RUN_ELSEWHERE, DIAGNOSIS}]
+    pages = [page for page in WITH_CODE if page.name not in NOT_READERS]
     return [
         pytest.param(
             page,
@@ -141,7 +141,8 @@ def test_what_is_not_run_says_why() -> None:
                 assert len(block.mark.removeprefix("not run:").strip()) > 10, (page, block.text)
 
 
-def test_the_first_pages_and_the_tutorials_are_run() -> None:
+def test_the_first_pages_the_tutorials_and_the_examples_on_the_bundled_model_are_run() -> None:
     run = {str(case.values[0].relative_to(PROJECT)) for case in (*cases("python"), *cases("bash"))}
     tutorials = {str(page.relative_to(PROJECT)) for page in (PROJECT / "docs" / "tutorials").glob("*.md")}
-    assert {"README.md", "docs/index.md", *tutorials} <= run
+    pages = ("index", "fit", "models", "subspaces", "explain", "prompts", "diagnosis")
+    assert {"README.md", *(f"docs/{name}.md" for name in pages), *tutorials} <= run

@@ -79,7 +79,7 @@ def test_contradictions_are_named_and_people_read_sentences(
 @pytest.mark.parametrize(
     ("texts", "options", "message"),
     [
-        (8, (), "too few texts for others to say anything"),
+        (8, (), "too few texts to judge a label"),
         (12, ("--false-discoveries", "1"), "false_discoveries|false-discoveries"),
         (12, ("--text-column", "message"), "message"),
     ],

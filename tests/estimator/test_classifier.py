@@ -282,7 +282,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], Any, Any, str]] = {
     "a text without a label": ({}, TEXTS, [*LABELS[:9], None], "number 9"),
     "a label that is no number": ({}, TEXTS, [1.0, 2.0] * 4 + [1.0, float("nan")], "number 9"),
     "a label that pandas has not": ({}, TEXTS, pd.array([True, pd.NA] * 5, dtype="boolean"), "number 1"),
-    "words among numbers": ({}, TEXTS, ["1", 1] * 5, "'1' is a word and 1 is none"),
+    "words among numbers": ({}, TEXTS, ["1", 1] * 5, "'1' is a word and 1 is not"),
     "labels without an order": ({}, TEXTS, np.asarray([1, 1j, b"1", (1,), 2] * 2, dtype=object), "sorted"),
     "a dict of texts": ({}, {"text": TEXTS}, LABELS, "dict"),
     "a set of texts": ({}, set(TEXTS), LABELS, "set"),

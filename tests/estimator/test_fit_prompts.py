@@ -89,7 +89,7 @@ def test_of_few_texts_the_first_prompt_is_taken_which_is_said(
         "fit", table, "--model", model, *options("--mode", "prompt"), "--out", tmp_path / "fit"
     )
     assert code == 0, err
-    assert "too few texts to choose among 4 prompts by: the first is taken" in err
+    assert "too few texts to choose among 4 prompts: the first is taken" in err
     assert read_fit(tmp_path / "fit").template == TEMPLATES[0]
 
 

@@ -115,7 +115,7 @@ def test_ranks_are_a_grid_like_any_other(model: tuple[str, str]) -> None:
     [
         ({"lora_rank": 1, "lora_targets": "nothing"}, "'nothing'"),
         ({"lora_rank": 4000}, "rank: 4000 is more than"),
-        ({"lora_targets": "mlp"}, "say its rank too"),
+        ({"lora_targets": "mlp"}, "give the rank too"),
         ({"lora_rank": 1, "train_only": "biases"}, "give one of the two"),
         ({"train_only": "nothing"}, "'nothing'"),
     ],

@@ -44,7 +44,11 @@ MISTAKES: dict[str, tuple[dict[str, str | None], str, tuple[str, ...]]] = {
     "no such text column": ({"--text-column": "body"}, "there is no column 'body'", ()),
     "no such label column": ({"--label-column": "kind"}, "there is no column 'kind'", ()),
     "no such second column": ({"--text-b-column": "b"}, "there is no column 'b'", ()),
-    "a word for no class": ({"--label-words": "god=great,bad=terrible"}, "'god=great' is of no class", ()),
+    "a word for no class": (
+        {"--label-words": "god=great,bad=terrible"},
+        "'god=great' does not belong to a class",
+        (),
+    ),
     "a class without a word": ({"--label-words": "bad=terrible"}, "class 'good' has no word", ()),
     "too few words": ({"--label-words": "great"}, "1 label words for 2 classes (bad, good)", ()),
     "several labels": ({"texts": "several.jsonl"}, "several labels are not supported", ()),
@@ -60,7 +64,7 @@ MISTAKES: dict[str, tuple[dict[str, str | None], str, tuple[str, ...]]] = {
     "no evaluation texts": ({"--eval": "no.csv"}, "no.csv does not exist", ("kernel",)),
     "a word for no class of a task": (
         {"texts": None, "--task": "sst-2", "--data": ".", "--label-words": "good=great,bad=terrible"},
-        "'good=great' is of no class; the classes are negative, positive",
+        "'good=great' does not belong to a class; the classes are negative, positive",
         ("check",),
     ),
     "a prompt in head mode": ({"--mode": "head"}, "head mode reads no prompt", ("check",)),

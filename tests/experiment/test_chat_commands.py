@@ -133,8 +133,8 @@ def test_training_takes_the_chat(folder: Path, tmp_path: Path, lmntk: Command, c
 
 
 WRONG = {
-    "a masked model": ("bert", (*PROMPT, "--chat"), "chat is read by a causal model, and this model is not"),
-    "an encoder-decoder": ("t5", (*PROMPT, "--chat"), "chat is read by a causal model, and this model is not"),
+    "a masked model": ("bert", (*PROMPT, "--chat"), "a chat needs a causal model, and this model is not causal"),
+    "an encoder-decoder": ("t5", (*PROMPT, "--chat"), "a chat needs a causal model, and this model is not causal"),
     "no chat template": ("gpt2", (*PROMPT, "--chat"), "gpt2' has no chat template; leave chat out"),
     "head mode": ("chat", (*PROMPT, "--chat", "--modes", "head"), "chat: head mode reads no prompt"),
     "a separator": ("chat", ("--template", "{a}{sep}", *PROMPT[2:], "--chat"), "has {sep}, and a chat's message"),
@@ -151,9 +151,9 @@ def test_mistakes_of_a_run_are_one_line(
 
 
 WRONG_CHECKS = {
-    "a masked model, no words given": ("bert", ("--chat",), "chat is read by a causal model"),
+    "a masked model, no words given": ("bert", ("--chat",), "a chat needs a causal model"),
     "no chat template, no words given": ("gpt2", ("--chat",), "has no chat template"),
-    "a masked model": ("bert", (*PROMPT, "--chat"), "chat is read by a causal model"),
+    "a masked model": ("bert", (*PROMPT, "--chat"), "a chat needs a causal model"),
     "no chat template": ("gpt2", (*PROMPT, "--chat"), "has no chat template"),
     "head mode": (
         "chat",

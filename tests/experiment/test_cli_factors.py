@@ -22,7 +22,7 @@ def test_kernels_once_more_from_kept_factors(folder, tmp_path):
     assert "keep-factors" not in first.stderr
     late = lmntk("kernel", *kernel_flags(folder, out=tmp_path / "a"), "--keep-factors")
     assert (
-        "keep-factors: none were kept, for the kernels are there already; name a new folder with --out"
+        "keep-factors: none were kept, because the kernels are there already; name a new folder with --out"
         in " ".join(late.stderr.split())
     )
     again = lmntk("kernel", "--factors", scratch, "--out", tmp_path / "b")
@@ -66,12 +66,12 @@ def test_kernels_once_more_from_kept_factors(folder, tmp_path):
     kept = ["kernel", "--factors", scratch]
     assert_mistake(
         lmntk(*kept, "--model", folder / "model", "--out", tmp_path / "d"),
-        "--model: the factors are as they were taken",
+        "--model: kept factors have their own setting",
     )
     for ignored in (["--without-embeddings"], ["--dtype", "float64"], ["--memory", "1GiB"], ["--all-logits"]):
         assert_mistake(
             lmntk(*kept, *ignored, "--out", tmp_path / "d"),
-            f"{ignored[0]}: the factors are as they were taken; leave it out",
+            f"{ignored[0]}: kept factors have their own setting; leave it out",
         )
     assert_mistake(lmntk(*kept, "--out", tmp_path / "b"), "is there already; name another folder")
     assert_mistake(

@@ -37,7 +37,7 @@ HEAVY = {"torch", "transformers", "numpy", "scipy", "pandas", "sklearn"}
 NO_OPTIONS = {
     "own_tasks": "a task's fields are options of their own",
     "finetuning": "its fields are options of their own",
-    "finetuned": "a checkpoint is there to be diagnosed: lmntk diagnose has it",
+    "finetuned": "a checkpoint can only be diagnosed: lmntk diagnose has the option",
     "own_tasks.texts_of": "prompts of one task are compared in a file, where there are several tasks",
     "own_tasks.text_a_limit": "prompts of one task are compared in a file, where there are several tasks",
     "own_tasks.template": "the option of this name is the experiment's field",
@@ -46,7 +46,7 @@ NO_OPTIONS = {
     "own_tasks.max_length": "the option of this name is the experiment's field",
     "finetuning.seed": "it is seldom another one, and then the file says so",
     "finetuning.checkpoint_seconds": "it is seldom another one, and then the file says so",
-    "finetuning.rate_factor": "it is of arms that share a grid; alone --learning-rates says it",
+    "finetuning.rate_factor": "it belongs to arms that share a grid; a single choice uses --learning-rates",
     "finetuning.arms": "a table each; on the command line there is one choice",
     "finetuning.export": "finetune --save asks for it together with the weights",
 }

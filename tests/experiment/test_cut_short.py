@@ -202,7 +202,7 @@ def test_another_batch_size_leaves_nothing_of_the_old(values, tmp_path, monkeypa
     assert killed_at(monkeypatch, EVERYTHING["kernels"], 0, lambda: run(first))
     notes = Notes()
     run(make_experiment(values | {"out": tmp_path / "out", "batch_size": 2}), notes)
-    assert [line for line in notes.lines if "another batch size left unfinished is dropped" in line]
+    assert [line for line in notes.lines if "unfinished work of another batch size is dropped" in line]
     assert not (tmp_path / "out" / "scratch").exists()
 
 

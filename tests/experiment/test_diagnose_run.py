@@ -93,12 +93,10 @@ def test_the_page_leaves_out_a_diagnosis_of_another_training_or_prompt(values):
     assert "paper's three tests" in page.read_text()
     kept = kept_at(values["out"] / "diagnoses" / f"{CELL}-sgd-fine-tuning.json").read_bytes()
     run(make_experiment(changed(values, steps=2) | {"diagnose": False}))
-    assert "paper's three tests" not in page.read_text() and "1 of diagnoses are of other" in page.read_text()
+    assert "paper's three tests" not in page.read_text() and "1 of diagnoses have other" in page.read_text()
     own = [values["own_tasks"][0] | {"template": "{a} a {mask} film."}]
     run(make_experiment(values | {"own_tasks": own, "diagnose": False, "finetune": [], "formulas": ["sgd"]}))
-    assert (
-        "paper's three tests" not in page.read_text() and "2 of finetunings are of other" in page.read_text()
-    )
+    assert "paper's three tests" not in page.read_text() and "2 of finetunings have other" in page.read_text()
     run(make_experiment(values | {"diagnose": False}))
     assert "paper's three tests" in page.read_text()
     assert kept_at(values["out"] / "diagnoses" / f"{CELL}-sgd-fine-tuning.json").read_bytes() == kept
@@ -284,9 +282,9 @@ def test_points_along_a_training():
 
 
 def test_mistakes(values):
-    with pytest.raises(UserError, match="diagnose: it is fine-tuning that is diagnosed; add finetune"):
+    with pytest.raises(UserError, match="diagnose: it diagnoses fine-tuning; add finetune"):
         make_experiment(values | {"finetune": [], "formulas": ["sgd"]})
-    with pytest.raises(UserError, match="finetuned: a checkpoint is there to be diagnosed"):
+    with pytest.raises(UserError, match="finetuned: a checkpoint can only be diagnosed"):
         make_experiment(values | {"finetuned": "x", "diagnose": False})
     with pytest.raises(UserError, match="verdicts: there are none in"):
         verdicts_of(values["out"])

@@ -117,7 +117,7 @@ def test_a_run_computes_anew_beside_it_and_says_so(archive, facts, folder):
     progress, before = Noting(), content_of(folder / "reviews")
     rows = run(experiment_of(WHOLE["reviews"], "reviews"), progress)
     said = [note for note in progress.notes if "format" in note]
-    assert said == [f"'reviews' {NOT_CHECKED}: it stays, and is computed anew beside it"]
+    assert said == [f"'reviews' {NOT_CHECKED}: it stays, and its results are computed anew beside it"]
     assert known_then(json.loads(json.dumps(rows))) == facts["rows"]["reviews"]
     after = content_of(folder / "reviews")
     assert {name: after[name] for name in before} == before and set(after) > set(before)

@@ -135,7 +135,7 @@ WRONG_RUNS = {
         [*PROMPT, "--template", "{a} is"],
         "2 templates are given; --ensemble takes the mean",
     ),
-    "an ensemble of one": ("gpt2", [*PROMPT, "--ensemble"], "ensemble: it is of several templates"),
+    "an ensemble of one": ("gpt2", [*PROMPT, "--ensemble"], "ensemble: it needs several templates"),
     "an empty template": ("gpt2", ["--template", "", *PROMPT[2:]], "has no text"),
     "a text after the mask": (
         "gpt2",
@@ -207,7 +207,7 @@ def test_several_templates_are_averaged_when_asked_which_is_said(
     assert asked[:2] == earlier[:2]
     for code, _, errors in (asked, earlier):
         assert code == 0, errors
-        assert "2 templates, of which the mean of the logits is taken" in errors
+        assert "the mean of the logits of 2 templates is taken" in errors
 
 
 @pytest.mark.one_in(2)

@@ -129,7 +129,7 @@ def test_the_page_is_of_the_model_that_was_run_last_though_nothing_was_computed(
     assert (
         csv_text == first[0]
         and "over the splits 21" not in page_text
-        and "1 splits in out are of other weights" in page_text
+        and "1 splits in out have other weights" in page_text
     )
 
 

@@ -53,7 +53,7 @@ def test_the_command_prints_a_table(values):
     )
     assert [row["method"] for row in rows] == [*BASELINES, "sgd ridge", "signgd fine-tuning"]
     with pytest.raises(
-        UserError, match="--steps is of fine-tuning, and nothing is trained; add --finetune sgd"
+        UserError, match="--steps belongs to fine-tuning, and nothing is trained; add --finetune sgd"
     ):
         CliRunner().invoke(
             app,

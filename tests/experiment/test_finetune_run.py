@@ -281,7 +281,7 @@ def test_mistakes_are_found_before_anything_is_trained(values, model, tmp_path, 
         ({"finetuning": {"learning_rates": [0.0]}}, "rate above 0"),
         ({"finetuning": {"batch_sizes": [0]}}, "size from 1 up"),
         ({"finetuning": {"batch_sizes": "some"}}, "batch_sizes: .*'some' is neither a number nor all"),
-        ({"finetuning": {"lora_targets": "mlp"}}, "say its rank too, with lora_rank"),
+        ({"finetuning": {"lora_targets": "mlp"}}, "give the rank too, with lora_rank"),
         ({"finetuning": {"lora_rank": 2, "train_only": "mlp"}}, "train_only: LoRA trains what it adds"),
         (
             {"finetuning": {"lora_rank": 2, "intrinsic_dimension": 5}},

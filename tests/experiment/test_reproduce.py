@@ -159,7 +159,7 @@ def test_what_there_is_and_mistakes():
         (["main", "--data", "d"], "give --model"),
         (["main", "--model", "m"], "give --data"),
         (["prompt-choice", "--model", "m", "--data", "d", "--tasks", "mr"], "--tasks does not fit"),
-        ([], "say what: main"),
+        ([], "name an experiment: main"),
     ]:
         with pytest.raises(UserError, match=expected):
             CliRunner().invoke(app, ["reproduce", *words], catch_exceptions=False)

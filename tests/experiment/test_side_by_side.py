@@ -76,7 +76,7 @@ def test_the_page_names_what_lies_beside_and_solve_has_both(values):
     run(make_experiment(values))
     run(make_experiment(values | {"template": "the film was {mask}. {a}"}))
     reading = read_run(values["out"])
-    assert any("results are of other settings" in note for note in reading.notes)
+    assert any("results have other settings" in note for note in reading.notes)
     assert list(reading.splits) == [SPLIT]
     names = {row["split"] for row in solve_folder(values["out"], "films")}
     assert len(names) == 2 and all(name.startswith(f"{SPLIT}-") for name in names)

@@ -125,8 +125,8 @@ def test_mistakes(finished, tmp_path, capsys):
         words = f"no file {side}_logits_sst-2.pt in .*, and other sides have one; give all three or none"
         refused(words, lambda folder, side=side: (folder / f"{side}_logits_SST-2.pt").unlink())
     refused("holds more than tensors", saved("dev_kernels_SST-2.pt", (kernel, Strange())))
-    refused("is no tuple of two", saved("dev_kernels_SST-2.pt", kernel))
-    refused("shape .* is no kernel", saved("dev_kernels_SST-2.pt", (kernel[0], labels)))
+    refused("is not a tuple of two", saved("dev_kernels_SST-2.pt", kernel))
+    refused("shape .* is not a kernel", saved("dev_kernels_SST-2.pt", (kernel[0], labels)))
     refused("does not fit", saved("dev_kernels_SST-2.pt", (kernel[1:], labels)))
     refused("labels in .* are no class numbers", saved("dev_kernels_SST-2.pt", (kernel, labels[1:])))
     refused("and .* asks for", saved("dev_logits_SST-2.pt", (labels.expand(-1, 3), labels)))
@@ -146,7 +146,7 @@ def test_mistakes(finished, tmp_path, capsys):
             (tmp_path / "whole" / f"{side}_{kind}_SST-2.pt").rename(
                 tmp_path / "whole" / f"{side}_{kind}_mine.pt"
             )
-    with pytest.raises(UserError, match="none of the 14"):
+    with pytest.raises(UserError, match="not one of the 14"):
         solve_folder(tmp_path / "whole", "mine")
     assert solve_folder(tmp_path / "whole", "mine", metric="f1")[0]["metric"] == "f1"
     assert "this must never be seen" not in capsys.readouterr().out
@@ -160,7 +160,7 @@ def test_kernels_of_other_texts_than_the_results_are_refused(finished, tmp_path)
     path = kept_at(out / "splits" / f"{CELL}.json")
     write_record(path, read_record(path) | {"kernels": "of other texts"})
     with pytest.raises(
-        UserError, match=f"those of {CELL} in .* are of other texts, weights or settings than its results"
+        UserError, match=f"those of {CELL} in .* come from other texts, weights or settings than its results"
     ):
         solve_folder(out, "films")
 

@@ -93,7 +93,7 @@ def test_words_of_a_models_tokenizer(folder, lmntk, tmp_path):
 WRONG = {
     "no model": (("--model", "no/such/model"), "no/such/model"),
     "no tokenizer's folder": (("--model", "."), "has no config.json"),
-    "a name without a model": (("--gguf", "a.gguf"), "gguf: it is of a model; give that with --model"),
+    "a name without a model": (("--gguf", "a.gguf"), "gguf: it needs a model; give --model"),
     "no data": (("sst-2", "--data", "no/such/folder"), "no/such/folder"),
 }
 

@@ -121,11 +121,11 @@ def test_an_emulated_fine_tuning_has_the_pretrained_logits_as_its_offset(
 
 
 MISTAKES = {
-    "new texts": (("--text", "a film"), r"of a run its own test texts .*lmntk fit FILE"),
+    "new texts": (("--text", "a film"), r"a run explains its own test texts.*lmntk fit FILE"),
     "a short training": (("--trust", "check"), r"--finetune sgd --diagnose"),
     "no such split": (("--split", "films"), r"nothing of split 'films' .*films-k4-seed13-prompt sgd ridge"),
     "no such method": (("--method", "sgd svc"), r"nothing of method 'sgd svc'"),
-    "no kernels": ((), r"kernels: none of films-k4-seed13-prompt .*without --no-kernels"),
+    "no kernels": ((), r"kernels: there are none of films-k4-seed13-prompt .*without --no-kernels"),
     "other texts": ((), r"texts of films-k4-seed13-prompt have changed since the run"),
 }
 

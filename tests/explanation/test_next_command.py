@@ -91,7 +91,7 @@ def test_the_least_sure_texts_come_first(
 @pytest.mark.parametrize(
     ("texts", "options", "message"),
     [
-        (["a great film"], (), "holds no text that is new"),
+        (["a great film"], (), "holds no new text"),
         (POOL, ("--text-column", "body"), "body"),
         (POOL, ("--count", "0"), "count"),
     ],

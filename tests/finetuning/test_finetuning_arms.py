@@ -200,7 +200,7 @@ def test_a_grid_of_an_arm_finds_the_logits_of_its_own_weights(subset, tmp_path):
 @pytest.mark.parametrize(
     ("subset", "words"),
     [
-        (Subset(lora_targets="mlp"), "say its rank too"),
+        (Subset(lora_targets="mlp"), "give the rank too"),
         (Subset(lora_rank=2, train_only="mlp"), "give one of train-only and lora-rank"),
         (Subset(lora_rank=2, dimension=9), "give one of intrinsic-dimension and lora-rank"),
         (Subset(lora_rank=2, lora_targets="norms"), "no linear map for LoRA"),

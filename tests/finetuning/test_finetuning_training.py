@@ -262,7 +262,7 @@ def test_a_training_that_diverges_late_keeps_the_best_from_before():
                 next(iter(trainable.values())).fill_(float("nan"))
 
     found = fine_tune(model, data, trainable, SETTINGS, on_evaluation=spoil)
-    assert found.status == "diverged" and found.reason == "the loss is no number at step 7"
+    assert found.status == "diverged" and found.reason == "the loss is not a number at step 7"
     assert (
         found.best_step in (3, 6)
         and found.dev is not None

@@ -98,7 +98,7 @@ def test_a_kernel_leaves_nothing_of_what_was_begun_with_another_batch_size(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--precision", "tf32"), "precision: tf32 is a GPU's, and this is cpu"),
+        (("--precision", "tf32"), "precision: tf32 needs a GPU, and this is cpu"),
         (("--precision", "half"), "precision: 'half' is not one of float32, tf32, bfloat16"),
         (
             ("--precision", "bfloat16", "--dtype", "float64"),

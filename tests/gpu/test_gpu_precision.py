@@ -138,7 +138,7 @@ def test_the_start_up_check_and_the_key_know_no_low_precision(tmp_path):
     assert kept.precision == "bfloat16"
     assert set(kept.kernels(("a", "c"), ["sgd"])[0]) == {"sgd"}
     assert "signgd" in kept.kernels(("a", "c"), ["signgd"], drop_noise=False)[0]
-    with pytest.raises(UserError, match="taken in bfloat16, in which noise cannot be told"):
+    with pytest.raises(UserError, match="taken in bfloat16, which hides noise"):
         kept.kernels(("a", "c"), ["signgd"])
 
 
@@ -227,7 +227,7 @@ def test_threads_wait_for_another_precision_and_share_one():
 @pytest.mark.parametrize(
     ("precision", "dtype", "message"),
     [
-        ("tf32", "float32", "tf32 is a GPU's, and this is cpu; use float32, or bfloat16"),
+        ("tf32", "float32", "tf32 needs a GPU, and this is cpu; use float32, or bfloat16"),
         ("bfloat16", "float64", "bfloat16 would spoil --dtype float64"),
         ("half", "float32", "'half' is not one of float32, tf32, bfloat16"),
     ],

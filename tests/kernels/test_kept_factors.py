@@ -62,7 +62,7 @@ def test_a_choice_of_parameters_of_kept_factors(tmp_path):
             ("a", "c"), ["sgd"], Choice(chosen.include, chosen.exclude, chosen.biases_only)
         )
         torch.testing.assert_close(found["sgd"]["all"], expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(UserError, match="nothing is left"):
+    with pytest.raises(UserError, match="the choice leaves nothing"):
         kept.kernels(("a", "c"), ["sgd"], Choice(include=("nobody",)))
 
 

@@ -152,7 +152,7 @@ def test_a_disk_that_gives_back_something_else_is_one_line(tmp_path):
     with (
         patch.object(WorkFolder, "save_factors", damaging),
         pytest.raises(
-            UserError, match=r"the disk does not give back what was written .*; name another with --scratch"
+            UserError, match=r"the disk does not return what was written .*; name another with --scratch"
         ),
     ):
         work(tmp_path)

@@ -188,7 +188,7 @@ def test_a_tolerance_out_of_reach_says_what_is_reached():
         UserError, match=r"tolerance: 1e-07 needs .* features of each text.*, which reach .*give that"
     ):
         sketch_within(work, "sparse", 1e-7)
-    with pytest.raises(UserError, match="tolerance: 2 is no share"):
+    with pytest.raises(UserError, match="tolerance: 2 is not a share"):
         sketch_within(work, "sparse", 2)
     with pytest.raises(UserError, match="take sparse or kronecker"):
         sketch_within(work, "fastfood", 0.1)

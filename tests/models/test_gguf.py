@@ -186,7 +186,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
 def test_mistakes(file, tmp_path, monkeypatch):
     refused("there is no GGUF file .*its folder has none", tmp_path / "nothing.gguf")
     refused("its folder has small.Q8_0.gguf", file.parent, gguf="other.gguf")
-    refused("is no name of a GGUF file", file.parent, gguf="../small.Q8_0.gguf")
+    refused("is not the name of a GGUF file", file.parent, gguf="../small.Q8_0.gguf")
     (tmp_path / "text.gguf").write_text("not a model")
     refused("is no GGUF file, whatever its name", tmp_path / "text.gguf")
     refused("is a whole model, not an adapter", file, base="other")

@@ -116,7 +116,7 @@ def test_a_table_comes_back_with_the_answers_beside_it(
     looks = sum(row["look"] == "yes" for row in found)
     assert 0 < looks < len(found)
     assert f"{len(found)} texts classified into {target}" in out and f"; {looks} to look at" in out
-    assert "the input has a column 'label'; the answers' is 'label_predicted'" in errors
+    assert "the input already has a column 'label'; the answers go into 'label_predicted'" in errors
     assert errors.count("the probabilities are rough") == 1 and "1 of 17 texts is empty" in errors
 
 

@@ -106,8 +106,9 @@ def test_columns_that_the_input_has_keep_their_names(
     assert line == [*(f"my {name}" for name in columns), "good", "0.9", "2.5", ""]
     assert len(writer.remarks()) == remarks
     if remarks:
-        assert "classes.csv: the input has a column 'label'; the answers' is 'label_predicted" in "".join(
-            writer.remarks()
+        assert (
+            "classes.csv: the input already has a column 'label'; the answers go into 'label_predicted"
+            in "".join(writer.remarks())
         )
 
 

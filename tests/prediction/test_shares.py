@@ -83,9 +83,9 @@ def test_a_shifted_file_is_named_and_one_that_is_not_is_not(
         said[name] = json.loads(out)["shares"], err
     shares, err = said["alike"]
     assert not shares["differ"]
-    assert "more than chance allows" not in err
+    assert "a difference beyond chance" not in err
     shares, err = said["shifted"]
     assert shares["differ"]
     assert shares["labelled"] == {"bad": 0.5, "good": 0.5}
     assert shares["predicted"]["good"] > 0.9
-    assert "labelled texts held out, more than chance allows" in err
+    assert "labelled texts held out, a difference beyond chance" in err

@@ -286,8 +286,8 @@ def test_several_templates_are_several_chats() -> None:
 
 WRONG = {
     "no chat template": (None, {}, "has no chat template; leave chat out"),
-    "another reading": (CHATML, {"reading": "mask"}, "chat is read by a causal model"),
-    "a decoder": (CHATML, {"reading": "decoder", "decoder_start": 0}, "chat is read by a causal model"),
+    "another reading": (CHATML, {"reading": "mask"}, "a chat needs a causal model"),
+    "a decoder": (CHATML, {"reading": "decoder", "decoder_start": 0}, "a chat needs a causal model"),
     "a template that fails": (
         "{{ raise_exception('no user') }}",
         {},

@@ -46,5 +46,5 @@ def test_splits_of_other_settings_are_named(tmp_path, others, named):
     write(tmp_path / "configuration.json", {"setups": ["last", "other"], "versions": VERSIONS})
     run = read_run(tmp_path)
     assert [one["seed"] for one in run.rows] == [seed for seed in (13, 21, 42) if seed not in others]
-    said = f"results, films, sgd ridge: {named} had other settings than the last run and would not make one mean with it; left out."
+    said = f"results, films, sgd ridge: {named} had other settings than the last run, so they do not enter its mean; left out."
     assert run.notes == ([said] if others else [])

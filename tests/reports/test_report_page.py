@@ -292,7 +292,7 @@ def test_cells_of_other_weights_in_the_folder_are_left_out(tmp_path):
     os.utime(old, (1, 1))
     text = build_page([folder])
     assert (
-        "1 splits in run are of other weights" in text
+        "1 splits in run have other weights" in text
         and "over the splits 21" not in text
         and "Medians" not in text
     )

@@ -33,8 +33,8 @@ def test_words_go_to_their_classes(given: list[str], classes: list[str], expecte
         (["x", "y", "z"], r"3 label words for 2 classes \(a, b\)"),
         (["a=x"], "class 'b' has no word"),
         (["a=x", "a=y", "b=z"], "class 'a' has two words"),
-        (["a=x", "c=y"], "'c=y' is of no class"),
-        (["a=x", "y"], "'y' is of no class"),
+        (["a=x", "c=y"], "'c=y' does not belong to a class"),
+        (["a=x", "y"], "'y' does not belong to a class"),
     ],
 )
 def test_words_that_do_not_fit_name_the_classes(given: list[str], said: str) -> None:

@@ -75,12 +75,12 @@ def test_cells_beyond_the_limit_of_the_csv_module(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("text,label,,\nx,0,,\ny,1,z,\n", r"line 3: 4 cells where the columns are 2 \(text, label\)"),
+        ("text,label,,\nx,0,,\ny,1,z,\n", r"line 3: 4 cells for 2 columns \(text, label\)"),
         (
             "text;label\nx;0\ny;1;2\n",
-            r"line 3: 3 cells where the columns are 2",
+            r"line 3: 3 cells for 2 columns",
         ),
-        ("text,label\nx,0\ny\n", "line 3: 1 cells where the columns are 2"),
+        ("text,label\nx,0\ny\n", "line 3: 1 cells for 2 columns"),
         ("sep=;\ntext,label\nx,0\n", "no column 'label'; the columns are text,label"),
     ],
 )

@@ -122,7 +122,7 @@ def test_texts_and_labels_come_back(tmp_path: Path, writer: str, rows: Rows) -> 
         assume(not any("\r" in cell for row in rows for cell in row))
     path = write(tmp_path / f"train.{ending}", rows)
     if _has_a_missing_number(labels):
-        with pytest.raises(UserError, match="among numbers is a missing one"):
+        with pytest.raises(UserError, match="among numbers means a missing label"):
             _read(path)
         return
     data = _read(path)

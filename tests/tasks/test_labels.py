@@ -94,14 +94,16 @@ def test_json_keeps_what_float64_does_not(tmp_path):
 def test_missing_ones_among_numbers_are_errors(tmp_path, ending, labels):
     path = WRITERS[ending](tmp_path / f"train.{ending}", labels)
     missing = next(label for label in labels if str(label).lower() in ("nan", "na", "none", "null"))
-    with pytest.raises(UserError, match=f"train.* (line|row) .*{missing!r} among numbers is a missing one"):
+    with pytest.raises(
+        UserError, match=f"train.* (line|row) .*{missing!r} among numbers means a missing label"
+    ):
         read_data(path)
 
 
 def test_missing_ones_among_words_are_a_class_and_said(tmp_path):
     data, lines = heard(lambda: read_data(write_csv(tmp_path / "a.csv", ["some", "None", "all"])))
     assert data.labels == ("None", "all", "some")
-    assert any("'None' among the labels is a class" in line for line in lines)
+    assert any("'None' among the labels counts as a class" in line for line in lines)
 
 
 @pytest.mark.parametrize("blank", ["", "  ", None, float("nan")])
@@ -236,7 +238,7 @@ def test_found_labels_match_to_the_letter(tmp_path, value):
 def test_labels_that_look_alike_are_said(tmp_path, twins):
     data, lines = heard(lambda: read_data(write_jsonl(tmp_path / "a.jsonl", [*twins, "other"])))
     assert sorted(data.labels) == sorted([*twins, "other"])
-    (line,) = [line for line in lines if "alone; they are 2 classes" in line]
+    (line,) = [line for line in lines if "sign; they are 2 classes" in line]
     assert all(ascii(name) in line for name in twins)
     _, lines = heard(lambda: read_data(write_jsonl(tmp_path / "b.jsonl", ["A", "A-", "ab"])))
     assert lines == []

@@ -77,7 +77,7 @@ def by_orders(
         UserError: fewer than two orders, of which there is no error.
     """
     if orders < 2:
-        raise UserError(f"shapley: {orders} orders have no error; try two at least")
+        raise UserError(f"shapley: {orders} orders have no error; try at least two")
     random = np.random.default_rng(seed)
     added = _of_ridge if isinstance(refits, RidgeRefits) else _of_descent
     total = _along(np.zeros((refits.texts.texts, *refits.offset.shape)), direction)

@@ -69,7 +69,7 @@ def suspicion_of(
     """
     if not 0 < false_discoveries < 1:
         raise UserError(
-            f"audit: a share of {false_discoveries:g} false discoveries is none; give one between 0 and 1, such as 0.2"
+            f"audit: a share of {false_discoveries:g} false discoveries is not possible; give one between 0 and 1, such as 0.2"
         )
     rounds = decisions[None] if decisions.ndim == 2 else decisions
     probabilities = np.exp(_log_probabilities(sharpness * rounds)).mean(axis=0)
@@ -118,7 +118,7 @@ def right_probability(probability: Array, classes: int, wrong_share: float = WRO
     if not 0 < wrong_share < 1 - 1 / classes:
         raise UserError(
             f"audit: if a share of {wrong_share:g} of the labels of {classes} classes were wrong, they would say nothing; "
-            f"give one above 0 and below {1 - 1 / classes:.2g}, such as 0.1"
+            f"give a share above 0 and below {1 - 1 / classes:.2g}, such as 0.1"
         )
     by_mistake = wrong_share / (classes - 1)
     true = np.clip((probability - by_mistake) / (1 - wrong_share - by_mistake), 0.0, 1.0)

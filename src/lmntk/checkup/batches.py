@@ -178,7 +178,7 @@ def _first_difference(model: nn.Module, together: Batch, alone: Batch, index: in
         ):
             if _agree(inputs, own_inputs, count, index) and not _agree(outputs, own_outputs, count, index):
                 return _shown(names[module], module)
-    return "a module that could not be told"
+    return "a module that could not be found"
 
 
 def _agree(batch: Sequence[Tensor], single: Sequence[Tensor], count: int, index: int) -> bool:

@@ -92,14 +92,16 @@ class TextChoice:
 
     def __post_init__(self) -> None:
         if self.data is not None and self.task is None:
-            raise UserError("data: it is a task's; give --task too, or your own texts with --texts")
+            raise UserError("data: it belongs to a task; give --task too, or your own texts with --texts")
         if self.task is not None and self.file is not None:
             raise UserError("texts: a task has texts of its own; give --task or --texts")
         if self.known is not None and self.data is None:
             name = self.known.name
             raise UserError(f"data: {name} needs the folder that holds {name}/test.jsonl.gz; give --data")
         if self.file is None and (self.columns != PLAIN_COLUMNS or self.labels is not None):
-            raise UserError("texts: columns and labels are of your own texts; give these with --texts FILE")
+            raise UserError(
+                "texts: columns and labels belong to your own texts; give these with --texts FILE"
+            )
 
     @property
     def known(self) -> Task | None:

@@ -285,7 +285,7 @@ def _asked(reader: Pretrained | TokenizerAlone, prompt: PromptChoice, texts: Tex
             reason = str(error).split(": choose")[0].removeprefix("label word ")
             line = (
                 f"{whose} {', '.join(words)} do not suit this model: {reason}; give --label-words; "
-                "looked at in head mode instead"
+                "head mode is checked instead"
             )
             findings.append(Finding(WORDS.name, level, line, {"words": list(words)}))
             mode = "head"

@@ -130,14 +130,19 @@ def _by_autograd(model: nn.Module, coverage: Coverage, cost: float) -> list[Find
     past = [name for name in used if name not in none and name not in wrong]
     long = f"which takes {cost:.1f} times as long"
     cases: list[tuple[list[str], Level, str, str]] = [
-        (none, "fault", "no rule covers", f"right by plain autograd, {long}; register a rule for the module"),
+        (
+            none,
+            "fault",
+            "no rule covers",
+            f"computed by plain autograd, {long}; register a rule for the module",
+        ),
         (
             wrong,
             "fault",
             "the rule is wrong for",
-            f"passed over for plain autograd, {long}; register a right rule for the module",
+            f"replaced by plain autograd, {long}; register a right rule for the module",
         ),
-        (past, "note", "not used by a call of its module:", f"right by plain autograd, {long}"),
+        (past, "note", "not used by a call of its module:", f"computed by plain autograd, {long}"),
     ]
     findings = []
     for names, level, begin, end in cases:

@@ -67,7 +67,7 @@ def check_label_words(
     )
     level: Level = "note" if max(medians) > max(vocabulary // LATE, LIKELIEST) else "fine"
     if level == "note":
-        line += "; a word that is not expected there carries little of what the model knows: try others"
+        line += "; the model does not expect this word there: try others"
     details = {"words": words, "vocabulary": vocabulary, "likeliest": top}
     if in_chat:
         details["spellings"] = found = spellings(tokenizer, labels.words)
@@ -89,7 +89,7 @@ def check_accuracy(model: LogitModel, batches: Sequence[Batch], labels: Sequence
     commonest = max(truth.count(label) for label in set(truth)) / len(truth)
     details: dict[str, Any] = {"accuracy": accuracy, "commonest_class": commonest, "texts": len(truth)}
     line = (
-        f"{name} gets {100 * accuracy:.1f} % of {counted(len(truth), 'text')} right (the commonest class "
+        f"{name} gets {100 * accuracy:.1f} % of {counted(len(truth), 'text')} right (the largest class "
         f"alone {100 * commonest:.1f} %)"
     )
     if model.outputs == 1:

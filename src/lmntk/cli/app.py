@@ -114,7 +114,7 @@ def main() -> None:
         if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
             raise
         print(
-            "lmntk: there is not so much memory; ask for less, or for a smaller --batch-size", file=sys.stderr
+            "lmntk: there is not enough memory; ask for less, or take a smaller --batch-size", file=sys.stderr
         )
         sys.exit(2)
     except Exception as error:

@@ -22,7 +22,7 @@ DEFAULT_OPTIMIZERS = "sgd,adamw"
 OptimizersOption = Annotated[
     str | None,
     typer.Option(
-        help="of sgd, adamw, signgd",
+        help="optimizers: sgd, adamw, signgd",
         rich_help_panel="Fine-tuning",
         metavar=LIST,
         show_default=DEFAULT_OPTIMIZERS,
@@ -105,6 +105,6 @@ def experiment_of(
     if training and not experiment.finetune:
         name = next(iter(training)).replace("_", "-")
         raise UserError(
-            f"run: --{name} is of fine-tuning, and nothing is trained; add --finetune sgd (of diagnose: --optimizers sgd)"
+            f"run: --{name} belongs to fine-tuning, and nothing is trained; add --finetune sgd (for diagnose: --optimizers sgd)"
         )
     return experiment

@@ -75,7 +75,7 @@ def load_finetuned(path: Path, pretrained: Pretrained, model: LogitModel) -> dic
     own = [name for name, _ in model.named_parameters() if not name.startswith("network.")]
     if own:
         raise UserError(
-            f"finetuned: {str(path)!r} brings no {own[0]!r}, the head that {pretrained.name!r} gets in head "
+            f"finetuned: {str(path)!r} has no {own[0]!r}, the head that {pretrained.name!r} gets in head "
             "mode; give a safetensors file of all weights, or use prompt mode"
         )
     tensors = dict(network.named_parameters(remove_duplicate=False))

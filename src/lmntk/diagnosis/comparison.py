@@ -84,8 +84,8 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any], labels: Sequenc
     agreement = float(np.mean(np.asarray(first["predictions"]) == np.asarray(second["predictions"])))
     differs = abs(scores[0] - scores[1]) > SURE * error
     sentence = (
-        f"{first['method']} has {100 * scores[0]:.1f} % and {second['method']} {100 * scores[1]:.1f} %, "
-        f"{'more than' if differs else 'within'} twice the error of {100 * error:.1f} points apart; "
-        f"they agree on {100 * agreement:.1f} % of the test texts"
+        f"{first['method']} has {100 * scores[0]:.1f} % and {second['method']} {100 * scores[1]:.1f} %, a difference of "
+        f"{100 * abs(scores[0] - scores[1]):.1f} points, {'more than' if differs else 'within'} twice the error of "
+        f"{100 * error:.1f} points; they agree on {100 * agreement:.1f} % of the test texts"
     )
     return Comparison(*scores, error, agreement, differs, sentence, seen)

@@ -74,8 +74,7 @@ def kernel_distance(before: Array, after: Array) -> KernelDistance:
     counted = np.abs(first) > SIZE_ZERO * np.outer(sizes, sizes)
     if not counted.any():
         raise UserError(
-            "the kernel before fine-tuning is zero, so nothing can be said of how it moved; "
-            "look at `lmntk check`"
+            "the kernel before fine-tuning is zero, so its move cannot be measured; look at `lmntk check`"
         )
     ratios = np.abs(second - first)[counted] / np.abs(first)[counted]
     norms = float(np.linalg.norm(first)), float(np.linalg.norm(second))

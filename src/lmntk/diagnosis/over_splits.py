@@ -158,7 +158,8 @@ def task_comparison(comparisons: Sequence[Comparison], names: tuple[str, str]) -
     differs = bool(abs(differences.mean()) > SURE * error)
     sentence = (
         f"{names[0]} has {100 * first:.1f} % and {names[1]} {100 * second:.1f} % over {len(comparisons)} "
-        f"splits, {'more than' if differs else 'within'} twice the error of {100 * error:.1f} points apart; "
+        f"splits, a difference of {100 * abs(first - second):.1f} points, {'more than' if differs else 'within'} twice the error of "
+        f"{100 * error:.1f} points; "
         f"they agree on {100 * agreement:.1f} % of the test texts"
     )
     return Comparison(first, second, error, agreement, differs, sentence)
@@ -187,7 +188,9 @@ def task_verdict(diagnoses: Sequence[Record]) -> Verdict:
             )
     told = ended(diagnoses)
     lost = len(diagnoses) - len(told)
-    note = f"; {lost} of {len(diagnoses)} splits are left out, for their training diverged" if lost else ""
+    note = (
+        f"; {lost} of {len(diagnoses)} splits are left out, because their training diverged" if lost else ""
+    )
     if len(told) < 2:
         (single,) = told or diagnoses[:1]
         tests = tuple(Test(**test) for test in single["tests"])
@@ -221,7 +224,7 @@ def _answer(margins: Array, error: float) -> bool | None:
 def _words(passed: bool | None, error: float, threshold: str) -> str:
     if passed is None:
         return (
-            f", and the error of {100 * error:.1f} points over splits and texts is too much to tell it from "
+            f", and the error of {100 * error:.1f} points over splits and texts is too large to tell it from "
             f"the {threshold} asked for"
         )
     return f", {'at least' if passed else 'less than'} {threshold}"
@@ -230,7 +233,7 @@ def _words(passed: bool | None, error: float, threshold: str) -> str:
 def _solves(told: Sequence[Record]) -> Test:
     formulas = sorted({str(each["formula"]) for each in told})
     if len(formulas) > 1:
-        why = f"some splits have the {' and some the '.join(formulas)} kernel; keep the same kernels of all"
+        why = f"some splits have the {' and some the '.join(formulas)} kernel; keep the same kernels for all"
         return Test("solves", None, SOLVES, None, why)
     kernel, fine_tuned = _numbers(told, "kernel"), _numbers(told, "fine_tuned")
     if kernel is None or fine_tuned is None or fine_tuned.mean() == 0:
@@ -262,7 +265,7 @@ def _recovers(told: Sequence[Record]) -> Test:
         return Test(name, None, RECOVERS, None, why)
     if gain.mean() < SURE * error:
         why = f"fine-tuning gained {100 * gain.mean():.1f} points over {len(told)} splits, {of}, "
-        why += f"within twice the error of {100 * error:.1f} points: too small a gain to take a share of"
+        why += f"within twice the error of {100 * error:.1f} points: too small a gain for a share"
         return Test(name, None, RECOVERS, None, why)
     margins = linearized - zero_shot - RECOVERS * gain
     error = _whole_error(

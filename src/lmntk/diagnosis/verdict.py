@@ -133,7 +133,7 @@ def concluded(tests: tuple[Test, ...], note: str = "") -> Verdict:
 def _solves(e: Evidence) -> Test:
     fine_tuned, kernel = e.score(e.fine_tuned), e.score(e.kernel)
     if fine_tuned is None or e.fine_tuned is None:
-        why = "there is no fine-tuned model whose metric the kernel's could be held against"
+        why = "there is no fine-tuned model to compare the kernel's metric with"
         return Test("solves", None, SOLVES, None, why)
     if kernel is None or e.kernel is None:
         why = "the kernel was not solved" + (f": {e.unsolved}" if e.unsolved else "")
@@ -158,12 +158,12 @@ def _recovers(e: Evidence) -> Test:
     error = e.error((1.0, e.fine_tuned), (-1.0, e.zero_shot))
     of = f"from {_percent(zero_shot)} to {_percent(fine_tuned)}"
     if gain <= 0:
-        why = f"fine-tuning gained nothing, {of}, so there is no gain to recover a share of"
+        why = f"fine-tuning gained nothing, {of}, so there is no gain to recover"
         return Test(name, None, RECOVERS, None, why)
     if gain < SURE * error:
         why = (
             f"fine-tuning went {of}, a gain of {_points(gain)}, within twice the error of {_points(error)} "
-            f"that {len(e.labels)} test texts leave: too small a gain to take a share of"
+            f"that {len(e.labels)} test texts leave: too small a gain for a share"
         )
         return Test(name, None, RECOVERS, None, why)
     share = recovered_share(zero_shot, fine_tuned, linearized)
@@ -181,7 +181,7 @@ def _held_against(
     """Return the test of a share whose metrics have a margin over the threshold, with this standard error."""
     if abs(margin) < NEAR * error:
         sentence += (
-            f", and {len(e.labels)} test texts leave an error of {_points(error)}, too much to tell it from "
+            f", and {len(e.labels)} test texts leave an error of {_points(error)}, too large to tell it from "
             f"the {_percent(threshold, 0)} asked for"
         )
         return Test(name, share, threshold, None, sentence)

@@ -227,7 +227,7 @@ def module_kernels(
     )
     if settings.precision != FULL:
         raise UserError(
-            f"precision: {settings.precision} is of encoded texts; for batches of your own leave it at {FULL}"
+            f"precision: {settings.precision} needs encoded texts; with batches of your own leave it at {FULL}"
         )
     if not chosen:
         raise UserError(

@@ -71,7 +71,7 @@ def open_tangents(path: Path, device: torch.device | None = None, verify: bool =
         kept.verify(path)
     with kept.opened(path) as file:
         if file.metadata.get("format") != FORMAT:
-            raise kept.DamagedError(path, "it is no file of factors")
+            raise kept.DamagedError(path, "it is not a file of factors")
         forms = json.loads(file.metadata["description"])
         return Tangents(file.tensor(LOGITS).to(device).clone(), FactorsInFile(path, forms, device))
 

@@ -74,7 +74,7 @@ def begun_or_new_schedule(
         if (reason := _unfit(earlier, capturer, settings)) is None:
             scratch.write_down(settings.owner)  # who goes on with it is not always who began it
             return earlier
-        listener.note(f"what is begun was cut for {reason}: it begins anew")
+        listener.note(f"unfinished work was cut for {reason}: it begins anew")
     if scratch is not None:
         scratch.remove()  # factors of another cut, or of one that nobody knows any more, are of other texts
     if settings.keep_factors and scratch is None:

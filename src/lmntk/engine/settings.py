@@ -17,7 +17,7 @@ from lmntk.tangents.rules import RULES
 
 MACHINE = "machine.json"  # the name of the file with this machine's speed
 SCRATCH = "scratch"  # the name of the folder for scratch files in an output folder
-NOT_KEPT = "keep-factors: none were kept, for the kernels are there already; name a new folder with --out"
+NOT_KEPT = "keep-factors: none were kept, because the kernels are there already; name a new folder with --out"
 
 
 @dataclass(frozen=True)

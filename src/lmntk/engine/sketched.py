@@ -95,11 +95,13 @@ def sketch_within(
     """
     if kind == "fastfood":
         raise UserError(
-            "tolerance: fastfood's error does not fall with the dimension alone, for its blocks share a diagonal; "
+            "tolerance: fastfood's error does not fall with the dimension alone, because its blocks share a diagonal; "
             "take sparse or kronecker, or give a dimension"
         )
     if not 0 < tolerance < 1:
-        raise UserError(f"tolerance: {tolerance} is no share; give more than 0 and less than 1, such as 0.05")
+        raise UserError(
+            f"tolerance: {tolerance} is not a share; give more than 0 and less than 1, such as 0.05"
+        )
     settings = settings or Settings()
     capturer = capturer_of(work, settings)
     every = [text for name in work.groups for text in work.texts[name]]

@@ -143,7 +143,7 @@ class StoredFactors:
             raise UserError(f"pair: {','.join(pair)!r} is not there; there are {kept}")
         if self.precision != FULL and drop_noise and set(formulas) != {"sgd"}:
             raise UserError(
-                f"factors: taken in {self.precision}, in which noise cannot be told; ask for sgd alone, or add --keep-noise"
+                f"factors: they were taken in {self.precision}, which hides noise; ask for sgd alone, or add --keep-noise"
             )
         sides = [self._batches(group, takes) for group in pair]
         (rows, row_order), (columns, column_order) = sides
@@ -192,7 +192,7 @@ class StoredFactors:
             chosen = _Chosen(batch.factors, takes)
             if not chosen and batch.factors:
                 raise UserError(
-                    f"parameters: nothing is left of the choice; names look like {next(iter(batch.factors))!r}"
+                    f"parameters: the choice leaves nothing; names look like {next(iter(batch.factors))!r}"
                 )
             batches.append(replace(batch, factors=chosen))
         if sum(map(len, batches)) != len(order):

@@ -145,7 +145,7 @@ class TileWorker:
                 tile = self.tile(job.rows, job.column, job.start, job.stop)
             except (DamagedError, FileNotFoundError) as error:
                 raise UserError(
-                    f"scratch: the disk does not give back what was written ({error}); name another with --scratch"
+                    f"scratch: the disk does not return what was written ({error}); name another with --scratch"
                 ) from error
         if not self.maker.is_roomy:
             trim()

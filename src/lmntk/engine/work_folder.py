@@ -169,7 +169,7 @@ class WorkFolder:
             except (KeyError, ValueError, RuntimeError) as error:
                 if isinstance(error, kept.DamagedError):
                     raise
-            raise kept.DamagedError(path, "it is no tile of these texts")
+            raise kept.DamagedError(path, "it is not a tile of these texts")
 
         return kept.or_none(read)
 

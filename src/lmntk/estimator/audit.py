@@ -140,7 +140,7 @@ def check_number(texts: LabelledTexts) -> None:
     """
     if not texts.are_enough:
         raise UserError(
-            "audit: there are too few texts for others to say anything of a label; give five different ones of each class or more"
+            "audit: there are too few texts to judge a label by the others; give five different ones of each class or more"
         )
 
 

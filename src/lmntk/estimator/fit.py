@@ -108,7 +108,7 @@ def choosing(
         progress.note(class_line(texts.labels, words))  # after all that can be wrong: a mistake is one line
     say_remarks(texts, ways)
     if texts.are_few and len(asked) > 1:
-        say(f"too few texts to choose among {len(asked)} prompts by: the first is taken")
+        say(f"there are too few texts to choose among {len(asked)} prompts: the first is taken")
         ways = [way for way in ways if way not in asked[1:]]
     texts = texts.as_tokens(*(way.encoded(texts.examples) for way in ways))
     check(texts)

@@ -136,7 +136,7 @@ def check_words(
                 "template: --template needs --label-words, such as " + ",".join(f"{x}=..." for x in labels)
             )
     if options.chat and options.mode == "head":
-        raise UserError("chat: --chat is of a prompt, and head mode reads none; leave one of them out")
+        raise UserError("chat: --chat needs a prompt, and head mode reads none; leave one of them out")
     if sets and not templates:
         raise UserError('label-words: --label-words need --template, such as "{a} It was {mask}."')
     ordered = tuple(words_by_class(entries, labels) for entries in sets)

@@ -141,7 +141,7 @@ def check_number(texts: LabelledTexts) -> None:
     """
     if not texts.are_enough:
         raise UserError(
-            "prompts: there are too few texts to compare any by; give five of each class or more, all different"
+            "prompts: there are too few texts to compare prompts; give five of each class or more, all different"
         )
 
 
@@ -235,7 +235,7 @@ def sentences_of(outcome: Mapping[str, Any], texts: int, ranking: Ranking) -> li
     what = f"the best of {len(rows)} prompts, chosen anew in each fold" if several else "the prompt"
     found = [
         f"Held out, {what}: {_shown(kernel)} % (chance {100 * chance:.1f} %, {texts} texts)"
-        + ("; its own row's figure is too high, for the rows were looked at." if several else ".")
+        + ("; the figure in its own row is too high, because the rows were compared." if several else ".")
     ]
     untrained = max((name for name in best if name != KERNEL), key=lambda name: best[name]["accuracy"])
     leads = ranking.best[KERNEL] - ranking.best[untrained]
@@ -248,8 +248,8 @@ def sentences_of(outcome: Mapping[str, Any], texts: int, ranking: Ranking) -> li
         else "is worse than"
     )
     found.append(
-        f"Chosen likewise, the kernel {told} the best without training, {untrained}: "
-        f"{_shown(best[untrained])} %, a difference of {lead:+.1f} ± {error:.1f} points."
+        f"The best without training, chosen in the same way, is {untrained}: "
+        f"{_shown(best[untrained])} %. The kernel {told} it, a difference of {lead:+.1f} ± {error:.1f} points."
     )
     alike = outcome["alike"]
     if len(alike) > 1:
@@ -266,14 +266,14 @@ def sentences_of(outcome: Mapping[str, Any], texts: int, ranking: Ranking) -> li
     why = (
         f"the shortest of these ({row['tokens']:.1f} tokens a text)"
         if len(alike) > 1
-        else "no other can be told to be as good"
+        else "no other prompt is as good"
         if several
         else "there is no other"
     )
     found.append(f"recommended: {number}, {why}.")
     if row["proposed"]:
         found.append(
-            "Its words were proposed by these labels: what lmntk fit says of them on the same file is too high; the first line is not."
+            "These labels chose its words: the accuracy that lmntk fit says on the same file is too high; the first line is not."
         )
     return found
 

@@ -207,8 +207,8 @@ class Solved:
         ridge, c = self.record.regularization, len(self.record.labels)
         if ridge is None:
             raise UserError(
-                "explain: this fit trained nothing (its setting is no training): the pre-trained logits decide, "
-                "and no training text has a part in that"
+                "explain: this fit trained nothing (its setting is no training); the pre-trained logits decide, "
+                "and no training text takes part"
             )
         if ridge == 0:
             raise UserError(

@@ -62,7 +62,7 @@ class LabelledTexts:
         repeated = len(set(self.names)) - len(set(known.names))
         if repeated:
             say(
-                f"{repeated} of {len(self.examples)} texts become the same tokens as another, and are one to this model; "
+                f"{repeated} of {len(self.examples)} texts become the same tokens as another; "
                 "they are left out together"
             )
             known._say_contradictions(set(self.contradictions))
@@ -125,7 +125,7 @@ class LabelledTexts:
         """
         if len(self.labels) < 2:
             raise UserError(
-                f"labels: all texts are of one class, {''.join(self.labels)!r}; give texts of two classes or more"
+                f"labels: all texts have one class, {''.join(self.labels)!r}; give texts of two classes or more"
             )
         for label, count in zip(self.labels, self.different, strict=True):
             if count < least:
@@ -173,12 +173,13 @@ def classes_of(labels: Any, texts: int) -> tuple[Any, Labels]:
     missing = [number for number, value in enumerate(values) if _is_missing(value)]
     if missing:
         raise UserError(
-            f"y: text number {missing[0]} has the label {values[missing[0]]}, which is none; give every text a label, or leave it out"
+            f"y: text number {missing[0]} has the label {values[missing[0]]}, which is not a label; "
+            "give every text a label, or leave it out"
         )
     words = {isinstance(value, str): value for value in values}
     if len(words) > 1:
         raise UserError(
-            f"y: {words[True]!r} is a word and {words[False]!r} is none; give labels of one kind, such as str(label)"
+            f"y: {words[True]!r} is a word and {words[False]!r} is not; give labels of one kind, such as str(label)"
         )
     try:
         classes, numbers = np.unique(given, return_inverse=True)
@@ -209,7 +210,7 @@ def read_labelled(file: str, columns: Columns, labels: Sequence[str] | None = No
     missing = [label for number, label in enumerate(data.labels) if number not in used]
     if missing:
         raise UserError(
-            f"labels: no text is labelled {missing[0]!r}; leave it out of --labels, or label some"
+            f"labels: no text has the label {missing[0]!r}; leave it out of --labels, or label some"
         )
     texts = LabelledTexts(data.train, data.labels)
     texts.check()

@@ -30,7 +30,7 @@ FORMAT = "lmntk trust 1"
 STEPS = 12  # of the short training
 SHARE = 0.5  # of the largest stable rate
 OVER = "the training texts' logits"
-UNMEASURED = "--trust check holds one short real training against its emulation"
+UNMEASURED = "--trust check compares a short real training with its emulation"
 
 
 class TrustRecord(BaseModel):
@@ -117,11 +117,11 @@ def refuse_unmeasured(is_shared: bool, trained: TrainedPart) -> None:
     """
     if is_shared:
         raise UserError(
-            "trust: the classes share a kernel, which is no training's own; fit with --classes full to measure it"
+            "trust: the classes share a kernel, and no training has this kernel; fit with --classes full to measure it"
         )
     if trained.lora_rank is not None:
         raise UserError(
-            "trust: no short training of LoRA is made here; "
+            "trust: LoRA has no short training here; "
             f"lmntk diagnose --lora-rank {trained.lora_rank} trains it, and measures its regime"
         )
 
@@ -152,7 +152,7 @@ def regime_in(
     if known is not None or training is None:
         return known or Regime()
     short_training = training()
-    progress.work("a short training, for real", STEPS)
+    progress.work("a short real training", STEPS)
     error, rate = short_training.measure(lambda: progress.advance(1))
     finite = error if np.isfinite(error) else None
     record = TrustRecord(format=FORMAT, key=key.digest, error=finite, rate=rate, steps=STEPS)

@@ -203,7 +203,7 @@ def way_of(
     if isinstance(part, LowRank) and is_shared(sharing, classes):
         if sharing == "shared":
             raise UserError(
-                "classes: no kernel of LoRA is shared; give --classes contrasts, or no --lora-rank"
+                "classes: LoRA's kernels are not shared; give --classes contrasts, or no --lora-rank"
             )
         sharing = "contrasts"
     combinations, basis = None, None

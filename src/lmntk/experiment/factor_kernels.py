@@ -144,7 +144,7 @@ def _pair(wanted: FactorKernels, kept: StoredFactors) -> tuple[str, str]:
     """Return the names of the row texts and the column texts whose kernels are wanted."""
     if not wanted.pair and len(kept.pairs) > 1:
         choice = "; ".join(",".join(pair) for pair in kept.pairs)
-        raise UserError(f"pair: the factors are of several; choose one of {choice}")
+        raise UserError(f"pair: there are factors of several pairs; choose one of {choice}")
     pair = wanted.pair or kept.pairs[0]
     if len(pair) != 2:
         raise UserError(f"pair: {','.join(pair)!r} is not ROWS,COLUMNS")

@@ -34,7 +34,7 @@ def plan(
     """
     if not experiment.formulas:
         raise UserError(
-            "plan: it is of kernels, and formulas is none; fine-tuning takes learning rates x batch sizes x steps in each cell"
+            "plan: it plans kernels, and there are no formulas; fine-tuning takes learning rates x batch sizes x steps in each cell"
         )
     session = open_session(experiment, progress or Silent(), read)
     estimates: dict[str, Estimate] = {}

@@ -100,7 +100,7 @@ def _metric(task: str) -> str:
         return get_task(task).metric
     except UserError:
         raise UserError(
-            f"task: {task!r} is none of the 14, so it is not known what counts; say --metric accuracy or f1"
+            f"task: {task!r} is not one of the 14, so its metric is not known; give --metric accuracy or f1"
         ) from None
 
 
@@ -139,7 +139,7 @@ def _pair(path: Path) -> tuple[Tensor, Tensor]:
         or not all(isinstance(part, Tensor) for part in content)
     ):
         raise UserError(
-            f"kernels: {path} is no tuple of two tensors, values and labels; give a file of the paper's code"
+            f"kernels: {path} is not a tuple of two tensors, values and labels; give a file of the paper's code"
         )
     return _numbers(path, content[0]), _numbers(path, content[1])
 
@@ -172,7 +172,7 @@ def _kernel(path: Path, values: Tensor, formulas: Sequence[str] | None) -> Kerne
     sides = values if values.ndim == 5 else values[None]
     if values.ndim not in (4, 5) or (values.ndim == 5 and shape[0] != 2) or sides.shape[2] != sides.shape[4]:
         raise UserError(
-            f"kernels: {path} has the shape {shape}, which is no kernel: [N, C, M, C], or [2, N, C, M, C] of A-SignGD"
+            f"kernels: {path} has the shape {shape}, which is not a kernel: [N, C, M, C], or [2, N, C, M, C] of A-SignGD"
         )
     arrays = sides.double().numpy()
     symmetric = [formula for formula in formulas or () if formula != "asigngd"] or ["sgd"]

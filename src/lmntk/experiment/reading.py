@@ -66,7 +66,7 @@ def read_tasks(experiment: Experiment) -> list[ReadTask]:
         check_sharing(experiment, task.name, len(task.labels))
         if task.metric == "f1" and len(task.labels) != 2:
             raise UserError(
-                f"{task.name}: f1 is that of the second class of two, and here are {len(task.labels)} classes; use accuracy"
+                f"{task.name}: f1 needs two classes, and there are {len(task.labels)}; use accuracy"
             )
     return read
 
@@ -105,7 +105,7 @@ def check_sharing(experiment: Experiment, task: str, classes: int) -> None:
     for name, (is_asked, instead) in asked.items():
         if is_asked:
             raise UserError(
-                f"classes: {task} has {classes}, which share a kernel, and that does without {name}; {instead}, or use --classes full"
+                f"classes: {task} has {classes}, which share a kernel; a shared kernel takes no {name}; {instead}, or use --classes full"
             )
 
 

@@ -56,7 +56,7 @@ def run(
     with alone_in(session.store.folder):
         if is_earlier(session.store.folder):
             session.progress.note(
-                f"{str(experiment.out)!r} {NOT_CHECKED}: it stays, and is computed anew beside it"
+                f"{str(experiment.out)!r} {NOT_CHECKED}: it stays, and its results are computed anew beside it"
             )
         reporter = Reporter(session)
         reporter.begin()

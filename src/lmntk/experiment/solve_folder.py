@@ -129,7 +129,7 @@ def _solvable(store: Store, record: SplitResults, name: str, formulas: Sequence[
     split_name = "cell" if is_earlier(store.folder) else "split"
     missing = {pair: path for pair, path in paths.items() if not path.is_file()}
     if len(missing) == len(paths):
-        raise UserError(f"kernels: none of {where}; run it again without --no-kernels")
+        raise UserError(f"kernels: there are none of {where}; run it again without --no-kernels")
     _check_missing(record, where, [pair for pair in paths if pair not in missing], missing, formulas)
     whole = [formula for formula in FORMULAS if not any((side, formula) in missing for side in SIDES)]
     if not whole:
@@ -140,12 +140,12 @@ def _solvable(store: Store, record: SplitResults, name: str, formulas: Sequence[
     keys = {kernel.provenance.get("key") for kernel in kernels.values()}
     if len(keys) > 1:
         raise UserError(
-            f"kernels: those of {where} are of different runs; run it again, or delete {str(folder)!r}"
+            f"kernels: those of {where} come from different runs; run it again, or delete {str(folder)!r}"
         )
     (key,) = keys
     if record.kernels not in (None, key):  # results of an earlier version do not say
         raise UserError(
-            f"kernels: those of {where} are of other texts, weights or settings than its results; run it again"
+            f"kernels: those of {where} come from other texts, weights or settings than its results; run it again"
         )
     labels = {"train": record.train_labels, "dev": record.dev_labels, "test": record.test_labels}
     unlabelled = [side for side in SIDES if not labels[side]]
@@ -159,7 +159,7 @@ def _solvable(store: Store, record: SplitResults, name: str, formulas: Sequence[
         raise UserError(f"kernels: there are no logits of {where}; run it again") from None
     if metadata.get("key") != key:
         raise UserError(
-            f"kernels: the logits of {record.name} are of another run than its kernels; run it again, or delete {str(folder)!r}"
+            f"kernels: the logits of {record.name} come from another run than its kernels; run it again, or delete {str(folder)!r}"
         )
     row = record.rows[0]
     is_classifier = row.method == OWN_HEAD

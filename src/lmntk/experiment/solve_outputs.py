@@ -70,7 +70,9 @@ def of_outputs(folder: Path, task: str | None, metric: str | None) -> Solvable:
                     "a label column: the kernels are kept"
                 )
             if side == "train" and origin["eval"] != origin["train"]:
-                raise UserError(f"kernels: {str(one)!r} is not of the training texts as --eval too; {NEEDS}")
+                raise UserError(
+                    f"kernels: {str(one)!r} does not have the training texts as --eval too; {NEEDS}"
+                )
             shared = {name: value for name, value in origin.items() if name not in _VARIES}
             first = first or (shared, known.classes)
             if first != (shared, known.classes):

@@ -84,9 +84,7 @@ def open_session(
     note_classes(experiment, tasks, progress)  # after all that can be wrong: a mistake is one line
     for task in tasks:
         if "prompt" in experiment.modes and len(task.templates) > 1:
-            say(
-                f"{task.name}: {len(task.templates)} templates, of which the mean of the logits is taken (ensemble)"
-            )
+            say(f"{task.name}: the mean of the logits of {len(task.templates)} templates is taken (ensemble)")
         for line in session.remarks(task):
             say(line)
     return session

@@ -1,1 +1,1 @@
-"""Questions to a kept training: whom a prediction is owed to, what would have happened, what to label next."""
+"""Questions to a kept training: which texts a prediction comes from, what would have happened, what to label next."""

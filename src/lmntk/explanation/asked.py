@@ -64,7 +64,7 @@ class Question:
             raise UserError(f"explain: {reason}; name the folder that `lmntk fit` or `lmntk run` wrote")
         if self.is_change and self.shapley is not None:
             raise UserError(
-                "shapley: it explains predictions, and not a change of the training texts; leave one of them out"
+                "shapley: it explains predictions, not a change of the training texts; leave one of them out"
             )
 
     @property
@@ -84,7 +84,7 @@ class Question:
         found = [Example(text) for text in self.texts]
         for text in self.texts:
             if not text.strip():
-                raise UserError("text: --text is empty; give the text that is to be explained")
+                raise UserError("text: --text is empty; give the text to explain")
         if self.source is not None:
             read = [example for _, example in self.source.with_columns(columns).examples()]
             if not read or all(is_empty(example) for example in read):

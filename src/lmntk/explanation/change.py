@@ -20,7 +20,7 @@ from lmntk.solvers.inputs import Array, Labels
 from lmntk.solvers.selection import predict_labels
 from lmntk.system.hashing import versions
 
-NONE_LEFT = "no training text is left: what is decided then is the offset alone"
+NONE_LEFT = "no training text is left: the offset alone decides"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Change:
         relabelled = {trained.number_of(row): trained.class_of(label) for row, label in labels.items()}
         for number in without & set(relabelled):
             raise UserError(
-                f"relabel: row {trained.rows[number]} is left out by the same command; take it out of one of the two"
+                f"relabel: row {trained.rows[number]} is also left out by this command; take it out of one of the two"
             )
         for number, label in relabelled.items():
             if trained.numbers[number] == label:
@@ -77,9 +77,7 @@ class Change:
         if not classes:
             return [NONE_LEFT]
         if len(classes) == 1:
-            return [
-                f"all texts that are left are of class {classes[0]!r}; training on them goes like any other"
-            ]
+            return [f"all remaining texts are of class {classes[0]!r}; training on them works as usual"]
         return []
 
 

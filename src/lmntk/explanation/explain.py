@@ -95,7 +95,7 @@ def _texts_of(trained: Trained, block: Block, orders: int | None) -> list[Explai
 def _shapley(block: Block, orders: int) -> tuple[Array, Array]:
     if block.refits is None:
         raise UserError(
-            "shapley: nothing was trained, or without a ridge, so that no text has a share in the outcome"
+            "shapley: nothing was trained, or there was no ridge, so no text has a share in the outcome"
         )
     direction = block.parts.margins.direction
     if orders == 0 or len(block.left) <= MOST_ENUMERATED:

@@ -162,7 +162,7 @@ def unlabelled(
             examples.append(Example(*name))
     if not examples:
         raise UserError(
-            f"next: {pool.source.name!r} holds no text that is new; give texts that are not among the {len(known)} labelled ones"
+            f"next: {pool.source.name!r} holds no new text; give texts that are not among the {len(known)} labelled ones"
         )
     return rows, examples
 

@@ -62,7 +62,9 @@ class FitSource:
     def __init__(self, question: Question, progress: Progress) -> None:
         for option, value in (("split", question.split), ("method", question.method)):
             if value is not None:
-                raise UserError(f"{option}: a fit has a single solution; --{option} is of a run's folder")
+                raise UserError(
+                    f"{option}: a fit has only one solution; --{option} works with the folder of a run"
+                )
         self.question, self.progress = question, progress
         record = read_fit(question.folder)
         self.solved, self.columns = Solved.read(question.folder), record.columns

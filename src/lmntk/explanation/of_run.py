@@ -76,11 +76,11 @@ class RunSource:
     def __init__(self, question: Question, progress: Progress) -> None:
         if question.source is not None or question.texts:
             raise UserError(
-                "explain: of a run its own test texts are explained; for new texts make a classifier with `lmntk fit FILE`"
+                "explain: a run explains its own test texts; for new texts make a classifier with `lmntk fit FILE`"
             )
         if question.trust:
             raise UserError(
-                "trust: of a run the regime comes from its diagnosis; make one with `lmntk run ... --finetune sgd --diagnose`"
+                "trust: the regime of a run comes from its diagnosis; make one with `lmntk run ... --finetune sgd --diagnose`"
             )
         self.question, self.run = question, read_run(question.folder)
         self.split, self.method = self._chosen(progress)

@@ -54,7 +54,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     try:
         return weights, dict(json.loads(metadata["facts"]))
     except (KeyError, ValueError, TypeError) as error:
-        raise kept.DamagedError(path, "it does not say what it is of") from error
+        raise kept.DamagedError(path, "it does not say what it belongs to") from error
 
 
 def export(folder: Path, model: LogitModel, pretrained: Pretrained, weights: Mapping[str, Tensor]) -> None:
@@ -69,8 +69,8 @@ def export(folder: Path, model: LogitModel, pretrained: Pretrained, weights: Map
     """
     if has_adapter(model):
         raise UserError(
-            "export: the model has an adapter, which transformers cannot save in place; "
-            "its trained weights are kept alone"
+            "export: transformers cannot save a model with an adapter in place; "
+            "only its trained weights are kept"
         )
     with replacing_folder(folder) as temporary, at_weights(model, weights), reporting_disk():
         with without_bars():

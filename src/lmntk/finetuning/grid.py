@@ -198,7 +198,7 @@ def _load_best(folder: Path | None, runs: Sequence[Mapping[str, Any]]) -> _Best 
             facts = json.loads(metadata["facts"])
             return _Best(int(facts["index"]), float(facts["dev"]), weights, weights.pop(_LOGITS))
         except (KeyError, ValueError, TypeError) as error:
-            raise kept.DamagedError(path, "it does not say which training it is of") from error
+            raise kept.DamagedError(path, "it does not say which training it belongs to") from error
 
     best = kept.or_none(read)
     return best if best is not None and best.index in (best_of(runs), len(runs)) else None

@@ -144,7 +144,7 @@ def intrinsic(model: LogitModel, chosen: Mapping[str, nn.Parameter], dimension: 
     count = sum(chosen[name].numel() for name in names)
     if not 1 <= dimension <= count:
         raise UserError(
-            f"intrinsic-dimension: {dimension} of {count} parameters; give at least 1 and at most so many as there are"
+            f"intrinsic-dimension: {dimension} of {count} parameters; give at least 1 and at most as many as there are"
         )
     subspace = SubspaceModel(model, names, dimension, seed)
     beside = {f"model.{name}": parameter for name, parameter in head.items() if name in chosen}

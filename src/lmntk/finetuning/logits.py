@@ -52,5 +52,5 @@ def _may_share_batches(
     with frozen(asked):
         is_apart = known.holds(asked, texts, device)
     if not is_apart:
-        say(f"{MIXES}; batches that are trained on stay padded")
+        say(f"{MIXES}; training batches stay padded")
     return is_apart

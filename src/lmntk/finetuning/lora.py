@@ -42,7 +42,7 @@ def lora(model: LogitModel, rank: int, alpha: float, targets: str | None, seed: 
     """
     if has_adapter(model):
         raise UserError(
-            "lora-rank: the model is an adapter already; leave it out, and the adapter's own parameters train"
+            "lora-rank: the model is an adapter already; leave lora-rank out, and the adapter's own parameters train"
         )
     try:
         peft = importlib.import_module("peft")

@@ -96,7 +96,7 @@ class Subset:
             return
         if self.lora_targets is not None:
             raise UserError(
-                f"lora-targets: {self.lora_targets!r} asks for LoRA; say its rank too, with lora-rank"
+                f"lora-targets: {self.lora_targets!r} asks for LoRA; give the rank too, with lora-rank"
             )
         selected = self.parameters.select(model)
         if self.train_only is not None:

@@ -131,7 +131,7 @@ class Loop(Trainer):  # type: ignore[misc]
         if self.state.global_step % self.looks_every == 0 and not bool(
             torch.isfinite(logits).all() & torch.isfinite(loss)
         ):
-            raise DivergedError(f"the loss is no number at step {self.state.global_step + 1}")
+            raise DivergedError(f"the loss is not a number at step {self.state.global_step + 1}")
         loss.backward()  # type: ignore[no-untyped-call]
         detached = loss.detach()
         self.loss_sum += detached
@@ -156,7 +156,7 @@ class Loop(Trainer):  # type: ignore[misc]
             dev_texts = self.data.dev
             logits = logits_of(self.model, dev_texts.texts, self.data.pad_id)
             if not bool(torch.isfinite(logits).all()):
-                raise DivergedError(f"the logits are no numbers after step {step}")
+                raise DivergedError(f"the logits are not numbers after step {step}")
             dev = score(self.data.metric, dev_texts.labels, predict_labels(logits).tolist())
             loss = float(self.loss_sum) / self.loss_steps if self.loss_steps else None
             self.loss_sum.zero_()

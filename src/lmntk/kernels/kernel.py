@@ -98,7 +98,7 @@ def _provenance(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     except (ValueError, RecursionError):
         provenance = None
     if not isinstance(provenance, dict):
-        raise DamagedError(path, "it does not say what it is of")
+        raise DamagedError(path, "it does not say what it belongs to")
     return provenance
 
 

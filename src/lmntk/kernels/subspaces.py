@@ -93,7 +93,9 @@ class Subspaces:
         names = set()
         for candidate in self.candidates:
             if candidate.name in names:
-                raise UserError(f"subspaces: two candidates are called {candidate.name!r}; name each its own")
+                raise UserError(
+                    f"subspaces: two candidates are called {candidate.name!r}; give each its own name"
+                )
             names.add(candidate.name)
             if not candidate.parameters:
                 raise UserError(f"subspaces: {candidate.name!r} has no parameters; give it at least one")

@@ -114,7 +114,7 @@ INFLUENCE = Invariant(
 )
 TIES = Invariant(
     "ties",
-    "a weight that should be one is not two",
+    "a tied weight is one weight, not two",
     "said",
     "check",
     "none",

@@ -62,7 +62,7 @@ def shards(name: str, location: Location) -> list[Path]:
     for shard in dict.fromkeys(map(str, weights.values())):
         if Path(shard).name != shard or "\\" in shard or not shard.endswith(".safetensors"):
             raise UserError(
-                f"model: {name!r}: its {INDEX} names {shard!r}, which is no safetensors file in its folder and is not read; "
+                f"model: {name!r}: its {INDEX} names {shard!r}, which is not a safetensors file in its folder and is not read; "
                 "save the model again with transformers"
             )
         if not location.has(shard):
@@ -105,17 +105,17 @@ def _is_parameter(key: str, parameters: Mapping[str, Any]) -> bool:
 def _check_entry(shown: str, folder: Path, key: str, value: Any) -> None:
     if key in MODULES and value:
         raise UserError(
-            f"model: {shown} has {key!r}, which names what is no file of the model; take it out, or use another model"
+            f"model: {shown} has {key!r}, which does not name a file of the model; take it out, or use another model"
         )
     if key in IMPLEMENTATIONS and any(mark in str(value) for mark in "/:\\"):
         raise UserError(
-            f"model: {shown} names {str(value)!r} as {key!r}, code of somebody's that is never fetched or run; take it out"
+            f"model: {shown} names {str(value)!r} as {key!r}, which is foreign code and is never fetched or run; take it out"
         )
     if key.endswith(PATHS) and not key.endswith("name_or_path"):  # a model, which is loaded as this one is
         for path in value if isinstance(value, list) else [value]:
             if isinstance(path, str) and path and _is_elsewhere(folder, path):
                 raise UserError(
-                    f"model: {shown} names {path!r} as {key!r}, a file outside of its folder, which is not read; take it out"
+                    f"model: {shown} names {path!r} as {key!r}, a file outside its folder, which is not read; take it out"
                 )
 
 

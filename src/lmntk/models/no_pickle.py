@@ -18,7 +18,7 @@ _load: Callable[..., Any] = torch.load
 
 def _refuse(file: Any, *_: Any, **__: Any) -> Any:
     raise UserError(
-        f"model: a pickle is reached, {str(file)[:200]!r}, and is not read; take out what names it, or save it as safetensors"
+        f"model: {str(file)[:200]!r} is a pickle, and is not read; take out what names it, or save it as safetensors"
     )
 
 

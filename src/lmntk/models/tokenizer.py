@@ -81,7 +81,7 @@ def _with_configuration(name: str, revision: str | None) -> tuple[Any, Any]:
     location = locate(name, revision, weights=False)
     if not location.has("config.json"):
         raise UserError(
-            f"model: {name!r} has no config.json; give a Hugging Face model folder, of an adapter that of its base"
+            f"model: {name!r} has no config.json; give a Hugging Face model folder, or for an adapter the folder of its base"
         )
     tokenizer = read_tokenizer(name, location)
     with loading(f"model: cannot load the configuration of {name!r}"):
@@ -115,7 +115,9 @@ def gguf_file(name: str, file: str | None, revision: str | None) -> tuple[GgufFi
     if file is None:
         return read_gguf(Path(name).expanduser()), None
     if Path(file).name != file or not file.endswith(ENDING):
-        raise UserError(f"gguf: {file!r} is no name of a GGUF file in {name!r}; give one such as model.gguf")
+        raise UserError(
+            f"gguf: {file!r} is not the name of a GGUF file in {name!r}; give one such as model.gguf"
+        )
     location = locate(name, revision, also=file)
     return read_gguf(location.folder / file), location.revision
 

@@ -122,7 +122,7 @@ def find_predictor(folder: Path, wanted: WantedPredictor) -> tuple[Path, list[st
     if not folder.is_dir():
         if folder.exists():
             raise UserError(
-                f"predict: {str(folder)!r} is no folder of a predictor; the order is `lmntk predict DIR FILE`"
+                f"predict: {str(folder)!r} is not the folder of a predictor; the order is `lmntk predict DIR FILE`"
             )
         raise UserError(f"predict: {missing(folder)}")
     candidates: Mapping[Path, dict[str, Any]]

@@ -173,7 +173,7 @@ def _directions(path: Path, tensors: Mapping[str, Tensor], model: LogitModel) ->
         if not name.startswith((_HEAD, _SHARED)):
             index, _, parameter = name.partition(":")
             if shapes.get(parameter) != values.shape:
-                raise DamagedError(path, f"{name!r} {list(values.shape)} is no direction of a parameter")
+                raise DamagedError(path, f"{name!r} {list(values.shape)} is not the direction of a parameter")
             directions.setdefault(index, {})[parameter] = values
     if {str(index) for index in range(len(directions))} != set(directions):
         raise DamagedError(path, "directions are missing")

@@ -51,5 +51,5 @@ def sentence_of(shares: dict[str, Any]) -> str:
     most = max(predicted, key=lambda label: abs(predicted[label] - held_out[label]))
     return (
         f"{most!r} is {100 * predicted[most]:.0f} % of the predicted classes and {100 * held_out[most]:.0f} % of those decided for the "
-        f"labelled texts held out, more than chance allows (p < {LEVEL:g}): the accuracy that fit estimated does not hold for this file"
+        f"labelled texts held out, a difference beyond chance (p < {LEVEL:g}): the accuracy that fit estimated does not hold for this file"
     )

@@ -134,7 +134,7 @@ def _check_target(target: str, source: str) -> None:
         raise UserError(f"out: {target!r} is the input; name another file")
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not above.is_dir():
-        raise UserError(f"out: {target!r} is in {above.name!r}, which is no folder; name another file")
+        raise UserError(f"out: {target!r} is in {above.name!r}, which is not a folder; name another file")
 
 
 def _windows(texts: TextSource, size: int) -> Iterator[Window]:

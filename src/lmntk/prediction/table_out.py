@@ -97,7 +97,7 @@ class TableWriter(AnswerWriter):
     def remarks(self) -> list[str]:
         """Return which columns have other names than usual, and which were left out."""
         lines = [
-            f"{self.target}: the input has a column {usual!r}; the answers' is {name!r}"
+            f"{self.target}: the input already has a column {usual!r}; the answers go into {name!r}"
             for usual, name in self.names.items()
             if usual != name
         ]

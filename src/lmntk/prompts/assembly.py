@@ -120,7 +120,7 @@ class Assembly:
             token_types.extend([slot.token_type] * (len(ids) - len(token_types)))
         if not ids:
             raise UserError(
-                f"example {example.text_a[:40]!r} has no token, and neither has the prompt around it: "
+                f"example {example.text_a[:40]!r} has no token, and the prompt has none either: "
                 "take the example out, or use a prompt with words of its own"
             )
         self._pieces.check_rows(ids)

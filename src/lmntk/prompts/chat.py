@@ -31,10 +31,7 @@ def check_chats(tokenizer: PreTrainedTokenizerBase, reading: Reading) -> None:
         UserError: it is not read from left to right, or its tokenizer has no chat template.
     """
     if reading != "last":
-        raise UserError(
-            "chat: an answer comes after its question, so a chat is read by a causal model, and this model is not; "
-            "leave chat out"
-        )
+        raise UserError("chat: a chat needs a causal model, and this model is not causal; leave chat out")
     chat_template_of(tokenizer)
 
 

@@ -92,7 +92,7 @@ def _read(path: Path, kind: type[Kind]) -> Kind:
             _take_predictions(path, content)
         return kind.model_validate(content)
     except (ValidationError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedError(path, f"it is no record of its kind: {error}") from error
+        raise DamagedError(path, f"it is not a record of its kind: {error}") from error
 
 
 def _take_predictions(path: Path, content: dict[str, Any]) -> None:

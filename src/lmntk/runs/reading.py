@@ -186,8 +186,8 @@ def _of_one_setup(
     for task, method in dict.fromkeys((one["task"], one["method"]) for one in others):
         seeds = sorted({str(one["seed"]) for one in others if (one["task"], one["method"]) == (task, method)})
         notes.append(
-            f"{what}, {task}, {method}: split{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} had other settings than the last run and "
-            "would not make one mean with it; left out."
+            f"{what}, {task}, {method}: split{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} had other settings than the last run, so "
+            "they do not enter its mean; left out."
         )
     return kept
 
@@ -218,7 +218,7 @@ def _named_files(store: Store, kind: type[Kind], notes: list[str]) -> dict[str, 
     for name, record in records_of(store, kind).items():
         if record is None:
             notes.append(
-                f"{name} is not a file of this version of lmntk, or is damaged, and was left out; run again, it is made anew."
+                f"{name} is not a file of this version of lmntk, or is damaged, and was left out; run again to make it anew."
             )
         else:
             named[name] = record
@@ -243,7 +243,7 @@ def _current(
     of_weights = {name: record for name, record in results.items() if record.model == results[newest].model}
     if len(of_weights) < len(results):
         left_out = len(results) - len(of_weights)
-        notes.append(f"{left_out} splits in {store.folder.name} are of other weights and were left out.")
+        notes.append(f"{left_out} splits in {store.folder.name} have other weights and were left out.")
 
     def rank(item: tuple[str, SplitResults]) -> tuple[list[bool], float]:
         name, record = item
@@ -255,7 +255,7 @@ def _current(
         current.setdefault(record.name, record)
     if len(current) < len(of_weights):
         left_out = len(of_weights) - len(current)
-        notes.append(f"{left_out} results are of other settings than the last run's, and left out.")
+        notes.append(f"{left_out} results have other settings than the last run, and are left out.")
     return {name: current[name] for name in dict.fromkeys(record.name for record in of_weights.values())}
 
 
@@ -275,8 +275,8 @@ def _belonging(
             fitting[name] = record
     if len(fitting) < len(named):
         notes.append(
-            f"{len(named) - len(fitting)} of {kind.FOLDER} are of other weights, prompts, texts or trainings "
-            "than the splits now, and left out."
+            f"{len(named) - len(fitting)} of {kind.FOLDER} have other weights, prompts, texts or trainings "
+            "than the splits now, and are left out."
         )
     return [record.as_dict() | {WRITTEN: store.written_at(name)} for name, record in fitting.items()]
 
@@ -293,8 +293,8 @@ def _about_these(
             fitting.append(record)
     if len(fitting) < len(diagnoses):
         notes.append(
-            f"{len(diagnoses) - len(fitting)} of diagnoses are of other weights, prompts, texts or trainings "
-            "than the splits now, and left out."
+            f"{len(diagnoses) - len(fitting)} of diagnoses have other weights, prompts, texts or trainings "
+            "than the splits now, and are left out."
         )
     return fitting
 

@@ -228,7 +228,7 @@ def preference(settings: Sequence[Setting]) -> list[int]:
 def interval(accuracy: float, texts: int) -> tuple[float, float]:
     """Return Wilson's interval, 90 in 100, of an accuracy that was measured on so many texts."""
     if texts < 1:
-        raise UserError("interval: no texts; an accuracy needs one at least")
+        raise UserError("interval: no texts; an accuracy needs at least one")
     spread = INTERVAL**2 / texts
     centre = (accuracy + spread / 2) / (1 + spread)
     half = INTERVAL * np.sqrt(accuracy * (1 - accuracy) / texts + spread / (4 * texts)) / (1 + spread)

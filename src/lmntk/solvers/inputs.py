@@ -42,7 +42,7 @@ def as_array(values: Any, name: str) -> npt.NDArray[Any]:
     try:
         return np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{name}: no array of numbers ({' '.join(str(error).split())[:120]})") from error
+        raise UserError(f"{name}: not an array of numbers ({' '.join(str(error).split())[:120]})") from error
 
 
 def as_numbers(values: Any, name: str) -> Array:
@@ -53,7 +53,7 @@ def as_numbers(values: Any, name: str) -> Array:
     """
     found = as_array(values, name)
     if found.dtype.kind not in "iufb":
-        raise UserError(f"{name}: type {found.dtype} is not of real numbers; pass a float64 array")
+        raise UserError(f"{name}: type {found.dtype} does not hold real numbers; pass a float64 array")
     return np.asarray(found, dtype=np.float64)
 
 
@@ -81,7 +81,7 @@ def as_kernel(values: Any, name: str, outputs: int | None = None) -> Array:
         kernel = np.ascontiguousarray(kernel.T)[:, None, :, None]  # (n, 1, m, 1)
     if kernel.ndim != 4 or kernel.shape[1] != kernel.shape[3]:
         raise UserError(
-            f"{name} has shape {np.shape(values)}, which is no kernel; "
+            f"{name} has shape {np.shape(values)}, which is not a kernel; "
             "pass [N, C, M, C] (train, logit, eval, logit), or [M, N] for one output a text"
         )
     if outputs is not None and kernel.shape[1] != outputs:

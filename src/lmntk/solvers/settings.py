@@ -86,7 +86,9 @@ def check_texts(chosen: Sequence[int] | npt.NDArray[np.int64], count: int, name:
     """
     numbers = np.asarray(chosen)
     if numbers.ndim != 1 or numbers.size == 0 or numbers.dtype.kind not in "iu":
-        raise UserError(f"{name}: {str(chosen)[:60]} is no list of training texts; give their numbers from 0")
+        raise UserError(
+            f"{name}: {str(chosen)[:60]} is not a list of training texts; give their numbers from 0"
+        )
     wrong = numbers[(numbers < 0) | (numbers >= count)]
     if wrong.size:
-        raise UserError(f"{name}: {int(wrong[0])} is no training text; there are 0 to {count - 1}")
+        raise UserError(f"{name}: {int(wrong[0])} is not a training text; there are 0 to {count - 1}")

@@ -40,7 +40,7 @@ def sign_combinations(classes: int, count: int, seed: int = 0) -> Array:
     """
     _check(classes)
     if count < 1:
-        raise UserError(f"shared kernel: {count} sign combinations; take one at least")
+        raise UserError(f"shared kernel: {count} sign combinations; take at least one")
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], (classes, count))
     return np.asarray((signs - signs.mean(axis=0)) / np.sqrt(count))
 

@@ -35,7 +35,7 @@ class SupportVectorProblem:
         self._trace = float(np.trace(matrix))
         if self._trace <= 0:
             raise UserError(
-                f"the train kernel has trace {self._trace:g}, so it is no kernel of {kind}; "
+                f"the train kernel has trace {self._trace:g}, so it is not a kernel of {kind}; "
                 "check how it was computed"
             )
         self.scale = self._trace / len(matrix)

@@ -75,7 +75,7 @@ def name_damage(error: DamagedError) -> None:
     if str(error.path) not in _named:
         _named.add(str(error.path))
         _log.warning(
-            "lmntk: %r is damaged (%s): it is left out, and a run makes it anew",
+            "lmntk: %r is damaged (%s): it is left out; a run makes it anew",
             str(error.path), error.reason,
         )  # fmt: skip
 
@@ -122,7 +122,7 @@ def read_form(path: Path, form: Any) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise DamagedError(path, f"it is no record of its kind: {where} {first['msg'].lower()}") from error
+        raise DamagedError(path, f"it is not a record of its kind: {where} {first['msg'].lower()}") from error
 
 
 def _check_lack(path: Path) -> None:
@@ -306,7 +306,7 @@ def _damage(path: Path) -> Iterator[None]:
         if path.is_dir():
             raise DamagedError(path, "it is a folder") from error
         raise UserError(
-            f"cannot read {str(path)!r} ({error.strerror or error}); mend what keeps it from being read, and run again"
+            f"cannot read {str(path)!r} ({error.strerror or error}); make it readable, and run again"
         ) from error
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(path, f"{type(error).__name__}: {error}") from error

@@ -34,7 +34,7 @@ def check_precision(precision: str, dtype: str, devices: Sequence[torch.device])
     for device in devices:
         if precision == "tf32" and device.type != "cuda":
             raise UserError(
-                f"precision: tf32 is a GPU's, and this is {device.type}; use float32, or bfloat16"
+                f"precision: tf32 needs a GPU, and this is {device.type}; use float32, or bfloat16"
             )
         if (
             precision != FULL
@@ -42,7 +42,7 @@ def check_precision(precision: str, dtype: str, devices: Sequence[torch.device])
             and torch.cuda.get_device_capability(device)[0] < AMPERE
         ):
             name = torch.cuda.get_device_name(device)
-            raise UserError(f"precision: {name} has no {precision}, which came with Ampere; use float32")
+            raise UserError(f"precision: {name} has no {precision}, which needs Ampere or newer; use float32")
     return cast(Precision, precision)
 
 

@@ -37,7 +37,7 @@ def words_by_class(given: Sequence[str], classes: Sequence[str]) -> tuple[str, .
         if any("=" in entry for entry in given):
             wrong = next(entry for entry in given if "=" in entry)
             raise UserError(
-                f"label-words: {wrong!r} is of no class; the classes are {listed(classes)}: write {example}"
+                f"label-words: {wrong!r} does not belong to a class; the classes are {listed(classes)}: write {example}"
             )
         if len(given) != len(classes):
             raise UserError(
@@ -48,7 +48,7 @@ def words_by_class(given: Sequence[str], classes: Sequence[str]) -> tuple[str, .
     for entry, owner in zip(given, owners, strict=True):
         if owner is None:
             raise UserError(
-                f"label-words: {entry!r} is of no class; the classes are {listed(classes)}: write {example}"
+                f"label-words: {entry!r} does not belong to a class; the classes are {listed(classes)}: write {example}"
             )
         if owner in words:
             raise UserError(f"label-words: class {owner!r} has two words; join them with |, or leave one out")

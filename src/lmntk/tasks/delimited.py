@@ -49,7 +49,7 @@ def delimited_rows(
     announced = _SEPARATOR_LINE.fullmatch(lines[0].rstrip("\r\n")) if lines else None
     if announced:
         first, lines, candidates = 2, lines[1:], [announced[1]]
-        say(f"{path}: line 1 says that cells end at {announced[1]!r}; it is no row")
+        say(f"{path}: line 1 says that cells end at {announced[1]!r}; it is not a row")
     texts = [_Text(path, lines, first, each, _is_quoted(lines, each, is_tsv, quoted)) for each in candidates]
     # where none fits, the first mistake is said of the first that makes columns of the header
     chosen = next((text for text in texts if _fits(text)), None) or max(
@@ -61,7 +61,7 @@ def delimited_rows(
         if chosen.quoted:
             say(f"{path}: cells in double quotes are read without them")
         elif _LOOKS_QUOTED.search("".join(lines)):
-            say(f"{path}: double quotes are kept as text, for not all cells that would need them have them")
+            say(f"{path}: double quotes are kept as text, because some cells that need them lack them")
     records = list(_records(chosen))
     if not records:
         return []
@@ -170,7 +170,7 @@ def _rows(
                 else "a text may not hold a tab"
             )
             raise UserError(
-                f"{where}: {len(cells)} cells where the columns are {len(header)} ({listed(header)}); {hint}"
+                f"{where}: {len(cells)} cells for {len(header)} columns ({listed(header)}); {hint}"
             )
         rows.append(Row(where, dict(zip(header, cells, strict=False))))
     if short:

@@ -205,10 +205,10 @@ def check_missing(texts: Sequence[tuple[str, str]], source: str) -> None:
     text, where = missing[0]
     others = [other for other, _ in texts if other not in dict(missing)]
     if all(_NUMBER.fullmatch(other) for other in others):
-        raise UserError(f"{where}: label {text!r} among numbers is a missing one; give every row a label")
-    say(
-        f"{source}: {' and '.join(repr(name) for name, _ in missing)} among the labels is a class like the others"
-    )
+        raise UserError(
+            f"{where}: label {text!r} among numbers means a missing label; give every row a label"
+        )
+    say(f"{source}: {' and '.join(repr(name) for name, _ in missing)} among the labels counts as a class")
 
 
 def say_lookalikes(names: Sequence[str], source: str) -> None:
@@ -219,8 +219,8 @@ def say_lookalikes(names: Sequence[str], source: str) -> None:
     for group in groups.values():
         if len(group) > 1:
             say(
-                f"{source}: labels {' and '.join(map(ascii_if_odd, group))} differ by case, form of accent or an "
-                f"invisible sign alone; they are {len(group)} classes"
+                f"{source}: labels {' and '.join(map(ascii_if_odd, group))} differ only by case, form of accent or an "
+                f"invisible sign; they are {len(group)} classes"
             )
 
 

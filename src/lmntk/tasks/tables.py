@@ -200,7 +200,7 @@ def examples_of(part: Labelled, columns: Columns, index: LabelIndex) -> tuple[Ex
     if columns.text_b is None and any(
         "text_b" in row.cells and not columns.are_lmntks(row.cells) for row in part.rows[:1]
     ):
-        say(f"{part.source}: column 'text_b' is not read; name it as the second text's to have it read")
+        say(f"{part.source}: column 'text_b' is not read; to read it, name it as the second text's column")
     examples = []
     for row, value in zip(part.rows, part.values, strict=True):
         label = None if value is None else index.index(value, row.where)

@@ -32,8 +32,8 @@ def audit(
 ) -> None:
     """Find the labels of a file that are probably wrong.
 
-    Each text is decided without its own label. Those at the top are named, up to a promised share that is right
-    after all. Five texts of each class or more.
+    Each text is decided without its own label. The most doubtful labels are named, as many as a promised share of
+    right ones allows. Needs five texts of each class or more.
 
     Example: lmntk audit tickets.csv --model roberta-base --text-column message --label-column category --out audit
     """

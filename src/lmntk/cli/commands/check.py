@@ -58,11 +58,10 @@ def check(
 ) -> None:
     """Say whether lmntk reads a model correctly.
 
-    The doctor. Exit code 0 when all is well, 1 when something is not. Looks at every parameter's gradient
-    beside plain autograd, tied parameters, batch composition, rounding noise, the label words' ranks, and
-    the accuracy before training where there are labels. Label words that are several tokens of this model
-    are a mistake when given (exit code 2), a fault when they are a task's, a note when they are the
-    default ones.
+    The exit code is 0 if all is well, else 1. It compares every parameter's gradient with plain autograd. It also
+    looks at tied parameters, batch composition, rounding noise and the ranks of the label words, and at the
+    accuracy before training if there are labels. Label words of several tokens are a mistake if you gave them
+    (exit code 2), a fault if they are a task's, and a note if they are the default ones.
 
     Example: lmntk check roberta-base --template "{a} It was {mask}." --label-words terrible,great
     """

@@ -43,7 +43,7 @@ def diagnose(
         typer.Option(
             parser=given_path,
             metavar="PATH",
-            help="a checkpoint that you fine-tuned: its folder, a LoRA adapter's, or a file of weights; no training",
+            help="a checkpoint that you fine-tuned, in place of training: its folder, a LoRA adapter's, or a file of weights",
             rich_help_panel="Fine-tuning",
         ),
     ] = None,
@@ -51,11 +51,10 @@ def diagnose(
 ) -> None:
     """Say whether fine-tuning behaves like its kernel.
 
-    The regime (it holds, is rough, or training leaves the kernel), by how many points the kernel missed
-    fine-tuning, and the paper's three tests: does the kernel solve the task, does the linearized model
-    recover fine-tuning's gain, do the features stay? Trains what is not trained
-    yet and computes the kernels that are missing; of a run's --out, it takes what is there. Writes
-    diagnoses/ and report.html. Run again, it resumes.
+    The answer has three parts. The regime: it holds, is rough, or training leaves the kernel. The miss: by how
+    many points the kernel missed fine-tuning. And the paper's three tests: does the kernel solve the task, does
+    the linearized model recover fine-tuning's gain, do the features stay? Missing trainings and kernels are
+    computed; what is in --out is used. Writes diagnoses/ and report.html. Started again, it resumes.
 
     Example: lmntk diagnose --model roberta-base --data data --tasks sst-2 --k 16 --optimizers sgd --out
     runs/sst-2

@@ -1,4 +1,4 @@
-"""``lmntk explain``: whom a prediction is owed to, and what would have happened with other training texts."""
+"""``lmntk explain``: which training texts a prediction comes from, and what would have happened with other training texts."""
 
 from __future__ import annotations
 
@@ -29,14 +29,16 @@ def explain(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="the folder of a fit or a run")],
     file: Annotated[
         str | None,
-        typer.Argument(help="texts to explain; without one the training texts, each decided by the others"),
+        typer.Argument(
+            help="texts to explain; the default is the training texts, each decided by the others"
+        ),
     ] = None,
     text: Annotated[
         list[str] | None, typer.Option(help="a text to explain; given once or several times")
     ] = None,
     text_column: TextColumnOfFit = None,
     text_b_column: TextBColumnOfFit = None,
-    texts: Annotated[int, typer.Option(help="most texts that are explained", min=1)] = 20,
+    texts: Annotated[int, typer.Option(help="texts to explain at most", min=1)] = 20,
     shapley: Annotated[
         str | None,
         typer.Option(
@@ -46,7 +48,7 @@ def explain(
     ] = None,
     without: Annotated[
         list[str] | None,
-        typer.Option(help="leave out a training text, in its words", rich_help_panel=CHANGES),
+        typer.Option(help="leave out a training text: give its words", rich_help_panel=CHANGES),
     ] = None,
     without_rows: Annotated[
         str | None,
@@ -64,22 +66,22 @@ def explain(
     ] = None,
     trust: Annotated[
         str | None,
-        typer.Option(metavar="check", help="check: hold one short real training against its emulation"),
+        typer.Option(metavar="check", help="check: compare a short real training with its emulation"),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="of a run's folder", show_default="the best on dev")
+        str | None, typer.Option(help="split of the run", show_default="the best on dev")
     ] = None,
-    method: Annotated[str | None, typer.Option(help='of a run\'s folder, such as "sgd ridge"')] = None,
+    method: Annotated[str | None, typer.Option(help='method of the run, such as "sgd ridge"')] = None,
     out: Annotated[
         str | None,
         typer.Option(metavar="PATH", help="folder of explain.json and explain.html", show_default="DIR"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which training texts a prediction is owed to, or what other training texts would have changed.
+    """Say which training texts a prediction comes from, or what other training texts would have changed.
 
-    A prediction is an offset plus what each training text adds, exactly. With --without, --without-rows or
-    --relabel predictions are compared with those of training on the changed texts.
+    A prediction is an offset plus what each training text adds; the sum is exact. With --without, --without-rows or
+    --relabel, predictions are compared with those of training on the changed texts.
 
     Example: lmntk explain tickets --text "my parcel never came"
     """
@@ -143,7 +145,7 @@ def orders_of(shapley: str | None) -> int | None:
         return ORDERS if shapley == "auto" else 0
     if not shapley.isdecimal() or int(shapley) < 2:
         raise UserError(
-            f"shapley: {shapley!r} is none of auto, exact, or a number of orders from 2; use --shapley auto"
+            f"shapley: {shapley!r} is not auto, exact, or a number of orders from 2; use --shapley auto"
         )
     return int(shapley)
 
@@ -158,7 +160,7 @@ def rows_of(rows: str | None) -> tuple[int, ...]:
     wrong = [part for part in found if not part.isdecimal()]
     if wrong or (rows is not None and not found):
         raise UserError(
-            f"without-rows: {(wrong or [rows or ''])[0]!r} is no row; give numbers from 1, such as 3,5"
+            f"without-rows: {(wrong or [rows or ''])[0]!r} is not a row; give numbers from 1, such as 3,5"
         )
     return tuple(map(int, found))
 

@@ -51,11 +51,11 @@ def finetune(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fine-tune for real, on the same splits as the kernels.
+    """Fine-tune on the same splits as the kernels.
 
-    A grid of trainings a split, the best on dev, its test metric, beside zero-shot and a linear probe. Of
-    a run's --out, its rows stand beside the kernels'. Run again, it resumes, a training that was
-    interrupted too.
+    Trains a grid for each split, takes the best on dev, and says its test metric, beside zero-shot and a linear
+    probe. If --out is that of a run, the rows stand beside the kernels'. Started again, it resumes, also within a
+    training.
 
     Example: lmntk finetune --model roberta-base --data data --tasks sst-2 --k 16 --optimizers sgd
     --learning-rates 1e-3,5e-3 --out runs/sst-2

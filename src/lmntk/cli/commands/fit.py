@@ -1,4 +1,4 @@
-"""``lmntk fit``: from one labelled file to a classifier, and what it is worth."""
+"""``lmntk fit``: from one labelled file to a classifier, and how good it is."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def fit(
 ) -> None:
     """Make a classifier from one labelled file, and rate it.
 
-    Two texts of a class or more. The accuracy is held out, and stands beside simple rivals on the same
-    texts: "do not fine-tune this" is a result. `lmntk predict` classifies with the folder.
+    Needs two texts of each class or more. The accuracy is held out, and simple rivals stand beside it, on the same
+    texts. "Do not fine-tune this" is a result. `lmntk predict` classifies with the folder.
 
     Example: lmntk fit tickets.csv --model roberta-base --text-column message --label-column category
     --template "{a} It is about {mask}." --label-words "Billing=payment,Shipping=delivery" --out tickets

@@ -18,17 +18,16 @@ if TYPE_CHECKING:
 
 
 def kernel(context: typer.Context, as_json: JsonOption = False) -> None:
-    """Compute kernels alone, of texts in files or of kept factors.
+    """Compute kernels, and solve nothing: of texts in files, or of kept factors.
 
     Writes OUT/<formula>.safetensors with ``values`` [N, C, M, C] in float64, OUT/logits.safetensors, and
     OUT/labels.json, which lmntk solve needs.
-    Of asigngd, ``values`` has the sign on the training side and ``values_flipped`` on the evaluation
-    side.
+    For asigngd, ``values`` has the sign on the training side, and ``values_flipped`` on the evaluation side.
 
     Example: lmntk kernel --model roberta-base --train train.jsonl --eval test.jsonl --template "{a} It
     was {mask}." --label-words terrible,great --formulas sgd --out kernels
 
-    Once more, from factors that --keep-factors left, without the model: lmntk kernel --factors
+    From factors that --keep-factors left, without the model: lmntk kernel --factors
     kernels/scratch --lora-rank 1,8,64 --targets query+value --out lora
     """
     from lmntk.experiment.configuration import (
@@ -44,9 +43,9 @@ def kernel(context: typer.Context, as_json: JsonOption = False) -> None:
     unwanted = [option.flag for option in options if option.name in given.keys() - wanted.model_fields.keys()]
     if unwanted:
         reason = (
-            ": the factors are as they were taken; leave it out"
+            ": kept factors have their own setting; leave it out"
             if from_factors
-            else " is of kept factors; give their folder with --factors"
+            else " needs kept factors; give their folder with --factors"
         )
         raise UserError(f"kernel: {unwanted[0]}{reason}")
     required = {name for name, field in wanted.model_fields.items() if field.is_required()}

@@ -31,9 +31,9 @@ def next_texts(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which texts to label next: those that the classifier is least sure of, and no two that are alike.
+    """Say which texts to label next: those that the classifier is least sure of, and no two alike.
 
-    Each is the least sure one once those before it are labelled. Below 75 % sureness no class should be said.
+    Each is the text that is least sure once the texts before it are labelled. Below 75 % sureness no class should be said.
 
     Example: lmntk next tickets new-tickets.csv --count 10
     """

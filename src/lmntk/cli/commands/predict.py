@@ -19,7 +19,9 @@ OPTIONS = partial(some_options, ("model", "memory", "device", "device_memory"))
 
 def predict(
     context: typer.Context,
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="a run's folder, or one of its models/*")],
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="the folder of a fit or a run, or one of its models/*")
+    ],
     source: Annotated[
         str,
         typer.Argument(
@@ -34,9 +36,9 @@ def predict(
         ),
     ] = "-",
     split: Annotated[
-        str | None, typer.Option(help="of a run's folder", show_default="the best on dev")
+        str | None, typer.Option(help="split of the run", show_default="the best on dev")
     ] = None,
-    method: Annotated[str | None, typer.Option(help='of a run\'s folder, such as "sgd ridge"')] = None,
+    method: Annotated[str | None, typer.Option(help='method of the run, such as "sgd ridge"')] = None,
     text_column: Annotated[
         str | None,
         typer.Option(
@@ -57,9 +59,9 @@ def predict(
 ) -> None:
     """Classify any number of texts with a solved model.
 
-    One pass each, without training texts or kernels. Of runs with --save-models. A table has the columns of FILE, and label,
-    probability, margin (to the runner-up) and look: yes where a person should look. JSON lines have the decisions too.
-    --model says where the pre-trained model is now, if it has moved.
+    DIR is what lmntk fit or run --save-models wrote. Each text takes one pass, without training texts or kernels. A table
+    has the columns of FILE, and four more: label, probability, margin (to the runner-up), and look, which is yes if a
+    person should look. JSON lines also have the decisions. If the pre-trained model has moved, --model says where it is.
 
     Example: lmntk predict runs/tickets new.csv --text-column message --out classes.csv
     """

@@ -28,10 +28,11 @@ def prompts(
     file: LabelledFile,
     as_json: JsonOption = False,
 ) -> None:
-    """Rank prompts, each template with each set of label words, by what training on them would reach, held out.
+    """Rank prompts by the held-out accuracy that training on them would reach.
 
-    By kernels alone, without training; zero-shot stands beside it, as it is, centred, and with a fitted threshold. What the best of
-    several is worth is estimated with the choice made anew in each fold. Five texts of each class or more.
+    Each template is tried with each set of label words, by its kernel and without training. Zero-shot stands beside it: as it
+    is, centred, and with a fitted threshold. The accuracy of the best is estimated with the choice made anew in each fold.
+    Needs five texts of each class or more.
 
     Example: lmntk prompts tickets.csv --model roberta-base --text-column message --label-column category
     --template "{a} It is about {mask}." --template "{mask}: {a}" --label-words "Billing=payment,Shipping=delivery" --out prompts

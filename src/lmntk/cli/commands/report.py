@@ -21,15 +21,15 @@ def report(
             parser=given_path,
             metavar="PATH",
             help="the page",
-            show_default="RUN/report.html; of several runs, report.html here",
+            show_default="RUN/report.html; report.html here for several runs",
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Build the page of a run anew, or one page of several runs.
 
-    RUN/report.html, or report.html with the runs side by side. Verdicts, tables, plots, settings and how
-    to run it again, in one file that needs nothing but a browser.
+    Writes RUN/report.html, or report.html here with the runs side by side. The page has verdicts, tables, plots,
+    settings and how to run it again. It is one file that needs only a browser.
 
     Example: lmntk report runs/sst-2
     """

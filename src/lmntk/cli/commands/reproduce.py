@@ -28,14 +28,14 @@ def reproduce(
     experiment: Annotated[
         str | None, typer.Argument(metavar="NAME", help="which experiment; --list shows them")
     ] = None,
-    show: Annotated[bool, typer.Option("--list", help="what there is to reproduce")] = False,
+    show: Annotated[bool, typer.Option("--list", help="list the experiments")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Reproduce a table or figure of the paper.
 
-    Kernels, fine-tuning, diagnosis and report, from one of lmntk's own configurations. Options make it
-    smaller, or say where: other tasks, k, seeds, fewer test texts, a smaller grid. Run again, it resumes,
-    and experiments of one --out share what they have in common.
+    Runs kernels, fine-tuning, diagnosis and report, from one of lmntk's own configurations. Options make it
+    smaller: other tasks, k, seeds, fewer test texts, a smaller grid. Started again, it resumes. Experiments with
+    one --out share what they have in common.
 
     Example: lmntk reproduce main --model roberta-base --data data --out runs/main
 
@@ -50,14 +50,14 @@ def reproduce(
         print(json.dumps(by_name, indent=1) if as_json else lines)
         return
     if experiment is None:
-        raise UserError(f"reproduce: say what: {', '.join(titles())}")
+        raise UserError(f"reproduce: name an experiment: {', '.join(titles())}")
     path, given = path_of(experiment), context.obj
     absent = [name for name in ("model", "data") if name not in given]
     if absent:
         raise UserError(f"reproduce: give --{absent[0]}; see lmntk reproduce --help for an example")
     if "tasks" in given and "texts_of" in path.read_text(encoding="utf8"):
         raise UserError(
-            f"reproduce: {experiment} is of one task's prompts, so --tasks does not fit; leave it out"
+            f"reproduce: {experiment} compares prompts of one task, so --tasks does not fit; leave it out"
         )
     chosen = experiment_of({"out": Path("runs") / experiment} | given, path)
     rows = run_experiment(chosen)

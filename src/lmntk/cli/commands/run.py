@@ -17,8 +17,8 @@ def run(
 ) -> None:
     """Compute kernels of texts and solve them.
 
-    Tasks x k x seeds x modes x formulas, beside zero-shot and a linear probe. Writes report.html,
-    results.csv, summary.md, kernels, logits and predictions to --out. Run again, it resumes.
+    It solves every task, k, seed, mode and formula, beside zero-shot and a linear probe. Writes report.html,
+    results.csv, summary.md, kernels, logits and predictions to --out. Started again, it resumes.
 
     Example: lmntk run --model roberta-base --data data --tasks sst-2 --k 16 --modes prompt,head --out
     runs/sst-2
@@ -42,8 +42,8 @@ def plan(
 ) -> None:
     """Say what a run would take, in memory, disk and time.
 
-    Operations, memory, disk, time here and on one large GPU. Takes what run takes. A few batches are
-    computed and this machine's speed is measured; nothing else is written to --out.
+    Says operations, memory, disk, and time here and on one large GPU. Takes the options of run. A few batches are
+    computed to measure this machine's speed; nothing else is written to --out.
 
     Example: lmntk plan --model roberta-base --data data --tasks sst-2 --k 16 --memory 4GiB
     """

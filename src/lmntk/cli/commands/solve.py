@@ -18,44 +18,44 @@ def solve(
         typer.Option(
             parser=given_path,
             metavar="PATH",
-            help="a run's folder, one with {train,dev,test}_kernels_TASK.pt, as the paper's code saves them, or one with "
-            "train, dev and test, which lmntk kernel wrote, of files with labels",
+            help="a run's folder, a folder of the paper's code with {train,dev,test}_kernels_TASK.pt, or a folder with train, "
+            "dev and test that lmntk kernel wrote from files with labels",
         ),
     ],
     task: Annotated[
         str | None,
         typer.Option(
             help="the task as in the files' names, or one split of a run",
-            show_default="needed, but of lmntk kernel's folders",
+            show_default="needed, except for folders of lmntk kernel",
         ),
     ] = None,
     formulas: Annotated[
         str | None,
         typer.Option(
-            help="of sgd, signgd, asigngd", show_default="what is there; sgd, where the file does not say"
+            help="formulas: sgd, signgd, asigngd", show_default="what is there; sgd if the file does not say"
         ),
     ] = None,
     solvers: Annotated[
         str | None,
         typer.Option(
-            help="of ridge, asym, logistic, row-logistic, svc, svr",
+            help="solvers: ridge, asym, logistic, row-logistic, svc, svr",
             show_default="ridge; asym for asigngd",
         ),
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="accuracy or f1, of a task that is none of the 14")
+        str | None, typer.Option(help="accuracy or f1, for a task that is none of the 14")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Solve kernels that are there already.
 
-    By the grids of a run, with a table of dev and test. Each setting is chosen on dev. Files of the
-    paper's code are read as tensors alone: no code in them runs.
+    Uses the grids of a run, and prints a table of dev and test. Each setting is chosen on dev. Files of the paper's
+    code are read as tensors alone: no code in them runs.
 
     Example: lmntk solve --kernels downloads/sst-2-16-13 --task sst-2 --solvers ridge,logistic,svc
 
-    What lmntk kernel wrote is solved from three folders of the same --train and --label-words: DIR/train with the training texts
-    as --eval too, DIR/dev and DIR/test, all of files with labels: lmntk solve --kernels DIR
+    To solve what lmntk kernel wrote, make three folders, DIR/train, DIR/dev and DIR/test, with the same --train and
+    --label-words, from files with labels; for DIR/train the training texts are --eval too: lmntk solve --kernels DIR
     """
     from lmntk.errors import UserError
     from lmntk.experiment.configuration.parts import parts_of

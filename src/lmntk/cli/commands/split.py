@@ -13,14 +13,14 @@ from lmntk.errors import UserError
 def split(
     task: Annotated[str, typer.Option(help="one of the 14 tasks")],
     data: Annotated[str, typer.Option(help="folder of the tasks' texts")],
-    k: Annotated[int, typer.Option("--k", help="texts a class")],
+    k: Annotated[int, typer.Option("--k", help="texts of each class")],
     seed: Annotated[int, typer.Option(help="the split's seed")] = 13,
-    test_limit: Annotated[int, typer.Option(help="most test texts")] = 1000,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON is what it prints anyway")] = True,
+    test_limit: Annotated[int, typer.Option(help="test texts at most")] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="no effect: it always prints JSON")] = True,
 ) -> None:
     """Print the row numbers of a k-shot split as JSON.
 
-    From 0 in file order: train, dev, test.
+    Rows count from 0, in file order. The keys are train, dev and test.
 
     Example: lmntk split --task sst-2 --data data --k 16 --seed 13
     """

@@ -24,12 +24,12 @@ def tasks(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="folder of the tasks' texts: how many there are", rich_help_panel="Data"),
+        typer.Option(help="folder of the tasks' texts, to count them", rich_help_panel="Data"),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="a model folder, a GGUF file, or a hub name: what its tokenizer makes of the words",
+            help="a model folder, a GGUF file, or a hub name, to see how its tokenizer cuts the words",
             rich_help_panel="Model",
         ),
     ] = None,
@@ -48,10 +48,10 @@ def tasks(
 ) -> None:
     """List the 14 tasks and their prompts.
 
-    Each with its classes, metric, longest text, and a prompt for each kind of model. A template is written as --template
-    takes it, "\\n" for a new line; label words are in the order of the classes.
-    With --data also how many texts there are. With --model also whether each word is a single token of that model's tokenizer,
-    after a space and at the beginning of a chat's answer; no weights are read.
+    Prints classes, metric, longest text, and a prompt for each kind of model. A template is written as --template takes it,
+    with "\\n" for a new line. Label words are in the order of the classes. With --data it also counts the texts. With --model
+    it also says whether each word is a single token of that model's tokenizer, after a space and at the beginning of a chat's
+    answer; no weights are read.
 
     Example: lmntk tasks sst-2 mnli
 
@@ -61,7 +61,7 @@ def tasks(
     from lmntk.tasks import TASKS, get_task
 
     if model is None and (revision or gguf):
-        raise UserError(f"{'revision' if revision else 'gguf'}: it is of a model; give that with --model")
+        raise UserError(f"{'revision' if revision else 'gguf'}: it needs a model; give --model")
     listed = [get_task(name) for name in names] if names else list(TASKS.values())
     described = [_described(task) for task in listed]
     if model is not None:

@@ -58,17 +58,19 @@ class Texts(Part):
         default=None,
         description="folder of the tasks' texts, <task>/train.jsonl.gz, LM-BFF's or GLUE's layout",
     )
-    tasks: Several[str] = Field(default=(), description="of the 14: sst-2,mr,...")
+    tasks: Several[str] = Field(default=(), description="tasks, of the 14: sst-2,mr,...")
     own_tasks: tuple[OwnTask, ...] = Field(
         default=(),
         description="tasks of your own",
         json_schema_extra={"no_option": "a task's fields are options of their own"},
     )
     k: Annotated[tuple[int, ...], _numbers("16,64")] = Field(
-        default=(16,), description="texts a class to train on, and as many to validate: 16,64"
+        default=(16,), description="texts of each class to train on, and as many for dev: 16,64"
     )
-    seeds: Annotated[tuple[int, ...], _numbers("13,21")] = Field(default=SEEDS, description="of the splits")
-    test_limit: int = Field(default=1000, gt=0, description="most test texts")
+    seeds: Annotated[tuple[int, ...], _numbers("13,21")] = Field(
+        default=SEEDS, description="seeds of the splits"
+    )
+    test_limit: int = Field(default=1000, gt=0, description="test texts at most")
 
     @field_validator("seeds")
     @classmethod
@@ -108,7 +110,7 @@ class Prompt(Part):
         description=TEMPLATE.replace(MEAN, f"{MEAN} with --ensemble"),
         json_schema_extra={"metavar": "TEMPLATE"},
     )
-    ensemble: bool = Field(default=False, description="of several templates take the mean of their logits")
+    ensemble: bool = Field(default=False, description="take the mean of the logits of several templates")
     chat: bool = Field(default=False, description=CHAT)
     label_words: ClassWords | None = Field(default=None, description=LABEL_WORDS)
     label_words_reduce: Literal["first", "mean"] | None = Field(
@@ -129,7 +131,7 @@ class Solving(Part):
 
     solvers: Several[Solver] | None = Field(
         default=None,
-        description="of ridge, asym, logistic, row-logistic, svc, svr",
+        description="solvers: ridge, asym, logistic, row-logistic, svc, svr",
         json_schema_extra={"unset": "ridge; asym for asigngd"},
     )
 
@@ -155,7 +157,7 @@ class Training(Part):
     GROUP: ClassVar[str] = "Fine-tuning"
 
     finetune: Several[Optimizer] = Field(
-        default=(), description="fine-tune for real as well: of sgd, adamw, signgd"
+        default=(), description="also fine-tune, with these optimizers: sgd, adamw, signgd"
     )
     finetuning: FineTuning = Field(
         default_factory=FineTuning,
@@ -165,8 +167,8 @@ class Training(Part):
     diagnose: bool = Field(default=False, description="say whether fine-tuning behaves like its kernel")
     finetuned: Path | None = Field(
         default=None,
-        description="a checkpoint that you fine-tuned: its folder, a LoRA adapter's, or a file of weights; no training",
-        json_schema_extra={"no_option": "a checkpoint is there to be diagnosed: lmntk diagnose has it"},
+        description="a checkpoint that you fine-tuned, in place of training: its folder, a LoRA adapter's, or a file of weights",
+        json_schema_extra={"no_option": "a checkpoint can only be diagnosed: lmntk diagnose has the option"},
     )
 
 
@@ -204,10 +206,10 @@ class Experiment(Output, Training, PartsOfModel, Solving, Classes, Prompt, Texts
         if len(set(self.finetune)) != len(self.finetune):
             raise ValueError("finetune: give each optimizer once")
         if self.diagnose and not (self.finetune or self.finetuned):
-            raise ValueError("diagnose: it is fine-tuning that is diagnosed; add finetune, such as sgd")
+            raise ValueError("diagnose: it diagnoses fine-tuning; add finetune, such as sgd")
         if self.finetuned is not None and not self.diagnose:
             raise ValueError(
-                "finetuned: a checkpoint is there to be diagnosed; add diagnose, or use lmntk diagnose"
+                "finetuned: a checkpoint can only be diagnosed; add diagnose, or use lmntk diagnose"
             )
         filters = [name for name in Parameters.model_fields if getattr(self, name)]
         if self.finetune and filters and any(arm.lora_rank is not None for arm in self.finetuning.choices):
@@ -223,7 +225,7 @@ class Experiment(Output, Training, PartsOfModel, Solving, Classes, Prompt, Texts
         if self.ensemble and not any(
             isinstance(given, tuple) and len(given) > 1 for given in self._templates()
         ):
-            raise ValueError("ensemble: it is of several templates; give --template twice or more")
+            raise ValueError("ensemble: it needs several templates; give --template twice or more")
         names = [*self.tasks, *(task.name for task in self.own_tasks)]
         if len(set(names)) != len(names):
             raise ValueError("own_tasks: a name is used twice")

@@ -35,29 +35,33 @@ class Arm(Part):
         description="what LoRA adapts: query+value, attention, mlp, all-linear, attention&top-2, ...",
         json_schema_extra={"unset": "where peft puts it", "metavar": "TARGET"},
     )
-    lora_alpha: float = Field(default=16.0, gt=0, description="LoRA's scale is this over its rank")
+    lora_alpha: float = Field(
+        default=16.0, gt=0, description="alpha of LoRA; its scale is alpha over the rank"
+    )
     train_only: str | None = Field(
         default=None,
-        description="only these train: biases, norms, attention, top-2, ..., joined by +",
+        description="train only these: biases, norms, attention, top-2, ..., joined by +",
         json_schema_extra={"metavar": "TARGET"},
     )
     freeze_layers: int = Field(
-        default=0, ge=0, description="so many bottom layers and the embeddings do not train"
+        default=0, ge=0, description="freeze this many bottom layers, and the embeddings"
     )
     intrinsic_dimension: int | None = Field(
-        default=None, gt=0, description="train so many coordinates of a random subspace"
+        default=None, gt=0, description="train this many coordinates of a random subspace"
     )
     rate_factor: float = Field(
         default=1.0,
         gt=0,
-        description="the grid's learning rates are so many times as large here",
-        json_schema_extra={"no_option": "it is of arms that share a grid; alone --learning-rates says it"},
+        description="multiply the grid's learning rates by this",
+        json_schema_extra={
+            "no_option": "it belongs to arms that share a grid; a single choice uses --learning-rates"
+        },
     )
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> Arm:
         if self.lora_rank is None and self.lora_targets is not None:
-            raise ValueError("lora_targets: it is of LoRA; say its rank too, with lora_rank")
+            raise ValueError("lora_targets: it belongs to LoRA; give the rank too, with lora_rank")
         for name, reason in ONE_OF.items():
             if self.lora_rank is not None and getattr(self, name):
                 raise ValueError(f"{name}: {reason}; give one of the two")
@@ -77,7 +81,7 @@ class FineTuning(Arm):
         json_schema_extra={"unset": "the paper's, by optimizer", "metavar": "A,B,..."},
     )
     batch_sizes: tuple[Size, ...] = Field(
-        default=(2, 4, 8), description="batch sizes of the grid; all takes every train text in each step"
+        default=(2, 4, 8), description="batch sizes of the grid; all is every training text in each step"
     )
     steps: int = Field(default=1000, gt=0, description="steps of each training")
     eval_every: int = Field(default=100, gt=0, description="steps between two looks at dev")
@@ -86,16 +90,16 @@ class FineTuning(Arm):
     )
     schedule: Literal["linear", "constant"] = Field(
         default="linear",
-        description="of the learning rate: linear, down to zero, or constant",
+        description="schedule of the learning rate: linear (down to zero) or constant",
     )
     max_grad_norm: float = Field(
         default=1.0,
         ge=0,
-        description="gradients are scaled down to this norm; 0 leaves them",
+        description="scale gradients down to this norm; 0 does not",
     )
     dropout: bool = Field(
         default=True,
-        description="as the checkpoint has it; false trains without",
+        description="use the checkpoint's dropout; false trains without",
         json_schema_extra={"flag": "--no-dropout", "help": "train without dropout"},
     )
     linearized: bool = Field(default=False, description="train the linearized model as well")
@@ -108,7 +112,7 @@ class FineTuning(Arm):
         default=None,
         ge=0,
         lt=2**32,
-        description="of the texts' order, dropout, LoRA and random subspaces; without, the split's",
+        description="seed of the texts' order, dropout, LoRA and random subspaces; the default is the split's",
         json_schema_extra=dict(SELDOM),
     )
     save_weights: bool = Field(default=False, description="keep the best weights")

@@ -52,7 +52,8 @@ class FitPrompt(Part):
         default=None, description=LABEL_WORDS_REDUCE, json_schema_extra={"unset": "an error"}
     )
     mode: Literal["auto", "prompt", "head"] = Field(
-        default="auto", description="prompt, head, or auto: with label words the better of both, else head"
+        default="auto",
+        description="prompt, head, or auto: the better of both if there are label words, else head",
     )
     max_length: int | None = Field(
         default=None, gt=0, description=MAX_LENGTH, json_schema_extra={"unset": "128"}
@@ -63,12 +64,12 @@ class SeveralPrompts(FitPrompt):
     """The same with several templates and several sets of label words: each template is put together with each set."""
 
     template: str | tuple[str, ...] | None = Field(  # type: ignore[assignment]
-        default=None, description=f"{TEMPLATE.removesuffix(MEAN)}; given several times, the best held out",
+        default=None, description=f"{TEMPLATE.removesuffix(MEAN)}; given several times, the best is chosen",
         json_schema_extra={"metavar": "TEMPLATE"},
     )  # fmt: skip
     templates: Path | None = Field(default=None, description="a file of further templates, one a line")
     label_words: WordSets | None = Field(  # type: ignore[assignment]
-        default=None, description=f"{LABEL_WORDS}; given several times, the best held out", json_schema_extra={"repeated": True}
+        default=None, description=f"{LABEL_WORDS}; given several times, the best is chosen", json_schema_extra={"repeated": True}
     )  # fmt: skip
 
 
@@ -77,7 +78,7 @@ class ClassesOfFit(Classes):
 
     classes: Literal["auto", "full", "contrasts", "shared"] = Field(  # type: ignore[assignment]
         default="auto",
-        description="full, contrasts: one logit less, shared: one kernel for all, or auto: shared by more than 6",
+        description="full, contrasts (one logit less), shared (one kernel for all classes), or auto (shared for more than 6)",
     )
 
 
@@ -90,24 +91,26 @@ class FitTraining(Part):
         default=None,
         gt=0,
         le=MOST_RANK,
-        description="what LoRA of this rank would learn, from its random start",
+        description="use the kernel of LoRA of this rank, at its random start",
     )
     lora_targets: str | None = Field(
         default=None,
         description="what LoRA adapts: query+value, attention, mlp, all-linear, attention&top-2, ...",
         json_schema_extra={"unset": "all-linear", "metavar": "TARGET"},
     )
-    lora_alpha: float = Field(default=16.0, gt=0, description="LoRA's scale is this over its rank")
+    lora_alpha: float = Field(
+        default=16.0, gt=0, description="alpha of LoRA; its scale is alpha over the rank"
+    )
     train_only: str | None = Field(
         default=None,
-        description="only these train: biases, norms, attention, top-2, ..., joined by +",
+        description="train only these: biases, norms, attention, top-2, ..., joined by +",
         json_schema_extra={"metavar": "TARGET"},
     )
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> FitTraining:
         if self.lora_rank is None and self.lora_targets is not None:
-            raise ValueError("lora_targets: it is of LoRA; say its rank too, with lora_rank")
+            raise ValueError("lora_targets: it belongs to LoRA; give the rank too, with lora_rank")
         if self.lora_rank is not None and self.train_only is not None:
             raise ValueError("train_only: LoRA trains what it adds, on lora_targets; give one of the two")
         return self
@@ -121,7 +124,7 @@ class FitOutput(Part):
     out: Path = Field(
         default=Path("runs/fit"), description="the folder of the fitted model, for lmntk predict"
     )
-    seed: int = Field(default=0, ge=0, description="of the folds that are held out, and of head mode's head")
+    seed: int = Field(default=0, ge=0, description="seed of the folds, and of the head in head mode")
 
 
 class Fit(
@@ -145,11 +148,11 @@ class Discoveries(Part):
         default=0.1,
         gt=0,
         lt=1,
-        description="the share of labels that is taken to be wrong before any is looked at; the promise rests on it",
+        description="the share of labels assumed wrong beforehand; the promise rests on it",
     )
     trust: Literal["check"] | None = Field(
         default=None,
-        description="check: hold one short real training against its emulation",
+        description="check: compare a short real training with its emulation",
         json_schema_extra={"metavar": "check", "unset": "the regime is not measured"},
     )
     out: Path = Field(default=Path("runs/audit"), description="the folder of audit.json and audit.csv")

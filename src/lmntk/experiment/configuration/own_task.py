@@ -42,7 +42,9 @@ class OwnTask(Part):
     train: str = Field(default="", description="your own texts: CSV, TSV, JSONL, Parquet, or hf:NAME")
     test: str | None = Field(default=None, description="your own test texts")
     texts_of: str | None = Field(
-        default=None, description="one of the 14 tasks, for its texts", json_schema_extra=dict(OF_PROMPTS)
+        default=None,
+        description="take the texts of this task, one of the 14",
+        json_schema_extra=dict(OF_PROMPTS),
     )
     text_column: str = Field(default="text", description=TEXT_COLUMN)
     text_b_column: str | None = Field(default=None, description=TEXT_B_COLUMN)
@@ -56,7 +58,7 @@ class OwnTask(Part):
         default=None, description=LABEL_WORDS, json_schema_extra=dict(OF_RUN)
     )
     metric: Literal["accuracy", "f1"] = Field(
-        default="accuracy", description="accuracy or f1, of your own task"
+        default="accuracy", description="metric of your own task: accuracy or f1"
     )
     max_length: int | None = Field(default=None, gt=0, description=MAX_LENGTH, json_schema_extra=dict(OF_RUN))
     text_a_limit: int | None = Field(

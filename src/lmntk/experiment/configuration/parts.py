@@ -31,13 +31,13 @@ MEAN = "; given several times, their mean"
 TEMPLATE = (
     'the prompt: "{a} It was {mask}.", for causal models "Review: {a}\\nSentiment:", or LM-BFF\'s' + MEAN
 )
-LABEL_WORDS = f"{BY_CLASS}; several of one class as bad|awful"
-TEXT_COLUMN = "column of the text; where it is not there, text_a and text_b are read"
+LABEL_WORDS = f"{BY_CLASS}; several words for a class as bad|awful"
+TEXT_COLUMN = "column of the text; if it is missing, text_a and text_b are read"
 TEXT_B_COLUMN = "column of the second text"
 LABEL_COLUMN = "column of the label"
 LABELS = "label values in the order of the label words"
 CHAT = "put the prompt into the tokenizer's chat template; the label word begins the answer"
-LABEL_WORDS_REDUCE = "label words of several tokens: first token, or mean"
+LABEL_WORDS_REDUCE = "what to do with label words of several tokens: first (token), or mean"
 MAX_LENGTH = "longest prompted text in tokens"
 
 
@@ -136,7 +136,7 @@ class Source(Part):
     model: str = Field(description="a Hugging Face model folder, a GGUF file, or a hub name")
     kind: Kind = Field(
         default="auto",
-        description="masked, causal, seq2seq or classifier",
+        description="kind of model: masked, causal, seq2seq or classifier",
         json_schema_extra={"unset": "by the checkpoint"},
     )
     revision: str | None = Field(default=None, description="branch, tag or commit of a hub name")
@@ -156,18 +156,18 @@ class NamedParameters(Part):
 
     GROUP: ClassVar[str] = "Model"
 
-    biases_only: bool = Field(default=False, description="biases alone (BitFit)")
+    biases_only: bool = Field(default=False, description="only biases (BitFit)")
     include: Several[str] = Field(
         default=(), description='only parameters that match, such as "*.layer.11.*"'
     )
-    exclude: Several[str] = Field(default=(), description="not parameters that match")
+    exclude: Several[str] = Field(default=(), description="leave out parameters that match")
 
 
 class Parameters(NamedParameters):
     """A choice of parameters; ``lmntk.models.filters`` applies it."""
 
     without_embeddings: bool = Field(default=False, description="leave the lookup tables out")
-    without_head: bool = Field(default=False, description="leave out what is not the base model's")
+    without_head: bool = Field(default=False, description="leave out what is not part of the base model")
 
 
 class Kernels(Part):
@@ -176,7 +176,7 @@ class Kernels(Part):
     GROUP: ClassVar[str] = "Kernels"
 
     formulas: Several[Formula] = Field(
-        default=("sgd", "signgd", "asigngd"), description="of sgd, signgd, asigngd, or none"
+        default=("sgd", "signgd", "asigngd"), description="kernel formulas: sgd, signgd, asigngd, or none"
     )
     groups: bool = Field(default=False, description="also keep each layer's part of the kernels")
     keep_noise: bool = Field(
@@ -190,7 +190,8 @@ class Classes(Part):
     GROUP: ClassVar[str] = "Kernels"
 
     classes: Literal["auto", "full", "shared"] = Field(
-        default="full", description="full, shared: one kernel for all classes, or auto: shared by more than 6"
+        default="full",
+        description="full, shared (one kernel for all classes), or auto (shared for more than 6)",
     )
 
 
@@ -199,12 +200,14 @@ class Machine(Part):
 
     GROUP: ClassVar[str] = "Machine"
 
-    dtype: Literal["float32", "float64"] = Field(default="float32", description="float32 or float64")
+    dtype: Literal["float32", "float64"] = Field(
+        default="float32", description="type of the weights: float32 or float64"
+    )
     attention: str | None = Field(default=None, description="attention implementation: sdpa, eager")
     batch_size: int = Field(default=32, gt=0, description="texts in one forward pass")
     memory: str | None = Field(
         default=None,
-        description="of the process, or a Ray machine's: 4GiB",
+        description="memory of the process, or of a Ray machine: 4GiB",
         json_schema_extra={"unset": "half of the machine's", "metavar": "SIZE"},
     )
     scratch: Path | None = Field(
@@ -215,22 +218,24 @@ class Machine(Part):
     keep_factors: bool = Field(default=False, description="leave all texts' factors in the scratch folder")
     device: str = Field(
         default="auto",
-        description="cpu, cuda:1, cuda for all GPUs, cuda:0,cuda:2",
+        description="where to compute: cpu, cuda:1, cuda for all GPUs, cuda:0,cuda:2",
         json_schema_extra={"unset": "a GPU if there is one"},
     )
     device_memory: str | None = Field(
         default=None,
-        description="of each GPU, such as 60GiB",
+        description="memory of each GPU, such as 60GiB",
         json_schema_extra={"unset": "nine tenths of what is free", "metavar": "SIZE"},
     )
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
         default="float32",
-        description="of passes and products: float32, tf32, bfloat16, whose error is measured",
+        description="precision of passes and products: float32, tf32, bfloat16; its error is measured",
     )
-    engine: Literal["local", "ray"] = Field(default="local", description="local, or ray for a cluster")
+    engine: Literal["local", "ray"] = Field(
+        default="local", description="where the work runs: local, or ray for a cluster"
+    )
     address: str | None = Field(
         default=None,
-        description="of a running Ray cluster, such as auto",
+        description="address of a running Ray cluster, such as auto",
         json_schema_extra={"unset": "one on this machine"},
     )
     workers: int | None = Field(

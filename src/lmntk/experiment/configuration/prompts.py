@@ -23,7 +23,7 @@ class ComparedPrompts(SeveralPrompts):
         default=0,
         ge=0,
         le=MOST_PROPOSED,
-        description="sets of label words that the model itself proposes for each template",
+        description="sets of label words that the model proposes for each template",
     )
 
 
@@ -33,7 +33,7 @@ class PromptsOutput(Part):
     GROUP: ClassVar[str] = "Output"
 
     out: Path = Field(default=Path("runs/prompts"), description="the folder of prompts.json and the kernels")
-    seed: int = Field(default=0, ge=0, description="of the folds that are held out")
+    seed: int = Field(default=0, ge=0, description="seed of the folds")
 
 
 class Prompts(PromptsOutput, ClassesOfFit, ComparedPrompts, FileColumns, LabelledFile, Parameters, OnMachine):

@@ -30,19 +30,21 @@ class Candidates(Part):
     ranks: Several[Rank] = Field(default=(1, 4, 16, 64), description="LoRA's ranks")
     others: Several[str] = Field(
         default=("biases", "norms"),
-        description="what trains itself, without LoRA: biases, norms, top-2, ..., or none",
+        description="what trains without LoRA: biases, norms, top-2, ..., or none",
     )
     draws: int = Field(default=3, gt=0, le=1000, description="random starts of each rank")
-    init: Literal["kaiming", "gaussian"] = Field(default="kaiming", description="of LoRA's A, as peft has it")
+    init: Literal["kaiming", "gaussian"] = Field(
+        default="kaiming", description="distribution of LoRA's A; kaiming is peft's"
+    )
     scaling: Literal["alpha/r", "alpha/sqrt(r)"] = Field(
-        default="alpha/r", description="of LoRA; alpha/sqrt(r) is rsLoRA's"
+        default="alpha/r", description="scale of LoRA; alpha/sqrt(r) is rsLoRA's"
     )
     alpha: float = Field(default=16.0, gt=0, description="LoRA's alpha")
     adam: bool = Field(
         default=False, description="also say how Adam's first steps scale (twice the products)"
     )
     tolerance: float = Field(
-        default=0.02, ge=0, lt=1, description="of held-out accuracy that the smallest candidate may miss"
+        default=0.02, ge=0, lt=1, description="held-out accuracy that the smallest candidate may lose"
     )
 
 
@@ -52,7 +54,7 @@ class SubspaceOutput(Part):
     GROUP: ClassVar[str] = "Output"
 
     out: Path = Field(default=Path("runs/subspace"), description="the folder of the results")
-    seed: int = Field(default=0, ge=0, description="of the folds that are held out, and of head mode's head")
+    seed: int = Field(default=0, ge=0, description="seed of the folds, and of the head in head mode")
 
 
 class Subspace(SubspaceOutput, Candidates, FitPrompt, FileColumns, LabelledFile, Parameters, OnMachine):

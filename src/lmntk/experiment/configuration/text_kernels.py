@@ -79,14 +79,14 @@ class FactorKernels(KernelFolder, Kernels, NamedParameters):
     )
     pair: Annotated[tuple[str, ...], BeforeValidator(parts_of)] = Field(
         default=(),
-        description="of the factors of a run: ROWS,COLUMNS",
+        description="which factors of a run: ROWS,COLUMNS",
         json_schema_extra={"metavar": "ROWS,COLUMNS"},
     )
     lora_rank: Several[Annotated[int, Field(gt=0, le=MOST_RANK)]] = Field(
-        default=(), description="of the factors: LoRA's kernels at its start, B = 0, at these ranks"
+        default=(), description="with factors: ranks of LoRA's kernels at its start, B = 0"
     )
     targets: Several[str] = Field(
         default=(),
-        description="of the factors: what trains, or LoRA adapts: query+value, attention, mlp, all-linear, biases, norms, top-2",
+        description="with factors: what trains, or LoRA adapts: query+value, attention, mlp, all-linear, biases, norms, top-2",
     )
-    seed: int = Field(default=0, description="of LoRA's random A")
+    seed: int = Field(default=0, description="seed of LoRA's random A")

@@ -319,7 +319,7 @@ def _replayed(
     )
     texts, labels = shared.texts(split), shared.labels(split)
     train, dev = (Labelled(texts[side], labels[side]) for side in ("train", "dev"))
-    session.progress.work(f"{split.name}: {method.method}, the way it went", settings.steps)
+    session.progress.work(f"{split.name}: {method.method}, its path", settings.steps)
     key = diagnosis_key(shared, job)
     scratch = claimed_folder(session, SCRATCH_KIND, key, _owner_of(job))
     data = TrainingData(train, dev, session.pretrained.pad_id, shared.task.metric)
@@ -334,7 +334,7 @@ def _replayed(
     )
     if (replayed.best_step, replayed.dev) != (chosen["best_step"], chosen["dev"]):
         session.progress.note(
-            f"{split.name}, {method.method}: trained once more it took another way; on this device training is not exact"
+            f"{split.name}, {method.method}: trained once more, it went another way; on this device training is not exact"
         )
     weights: Mapping[str, Any] | None = replayed.best
     if record.checkpoint is not None and not method.subset.is_random:

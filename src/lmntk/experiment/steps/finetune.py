@@ -240,7 +240,7 @@ def _notes(
     if missing:
         notes.append(f"no train text has the label {', '.join(task.labels[label] for label in missing)}")
     if len(set(dev.labels)) == 1:
-        notes.append("dev has texts of one class only, so that the choice on it says little")
+        notes.append("dev has texts of one class only, so the choice on it says little")
     return notes
 
 

@@ -148,7 +148,7 @@ def _unfinished(
             WorkFolder.finish(settings, piece.work)
         elif piece.work != _work_key(shared, piece.splits, piece.formulas, sides):
             WorkFolder.finish(replace(settings, keep_factors=False), piece.work)
-            line = f"{shared.title}: what another batch size left unfinished is dropped"
+            line = f"{shared.title}: unfinished work of another batch size is dropped"
             shared.session.progress.note(line)
         else:
             pieces.append(piece)

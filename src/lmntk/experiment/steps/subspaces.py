@@ -85,7 +85,7 @@ def check_parts(models: Sequence[SharedModel]) -> None:
     for shared in models:
         if _parts(shared.session) and shared.session.shares(shared.task):
             raise UserError(
-                "targets: kernels that classes share are of all parameters; give --classes full, or leave targets out"
+                "targets: a shared kernel is one of all parameters; give --classes full, or leave targets out"
             )
 
 
