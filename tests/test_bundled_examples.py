@@ -70,3 +70,28 @@ def test_texts_are_plain_single_lines(task: str) -> None:
 def test_openings_are_varied(task: str) -> None:
     openings = Counter(" ".join(text.casefold().split()[:3]) for text in texts(task))
     assert max(openings.values()) <= 0.04 * openings.total()
+
+
+def test_no_sentence_to_test_is_among_the_labelled_ones() -> None:
+    from lmntk.bundled import PRODUCTS
+
+    rows = {part: read("products", part) for part in ("train", "test")}
+    assert [len(part) for part in rows.values()] == [128, 200]
+    sentences = {
+        part: {str(row["text_a"]).replace(str(row["label"]), "{}") for row in rows[part]} for part in rows
+    }
+    assert all("{}" in sentence for part in sentences.values() for sentence in part)
+    assert not sentences["train"] & sentences["test"]
+    assert all(
+        Counter(row["label"] for row in part) == dict.fromkeys(PRODUCTS, len(part) // 4)
+        for part in rows.values()
+    )
+
+
+def test_one_label_is_planted() -> None:
+    from lmntk.cli.demonstration import planted_row
+
+    planted, right = read("products", "planted"), read("products", "train")[:64]
+    wrong = [number for number, rows in enumerate(zip(planted, right, strict=True), 1) if rows[0] != rows[1]]
+    assert wrong == [planted_row()]
+    assert planted[wrong[0] - 1]["text_a"] == right[wrong[0] - 1]["text_a"]

@@ -111,8 +111,9 @@ def test_mypy_knows_the_types_of_public_names(installed, tmp_path):
 
 @pytest.mark.slow
 def test_the_wheel_runs_its_demonstration(installed, tmp_path):
-    said = done(
-        installed, "-m", "lmntk", "demo", "--seeds", "13", "--out", "demo", cwd=tmp_path, env=outside()
-    )
-    assert "reviews: without training the prompt alone gets" in said
+    said = done(installed, "-m", "lmntk", "demo", "--out", "demo", cwd=tmp_path, env=outside())
+    lines = [line.split(":")[0] for line in said.splitlines()]
+    assert lines == ["Asked", "Forecast", "Really trained", "Leave it alone", "A wrong label", "Next"]
+    for line in said.splitlines()[:-1]:
+        assert f"\n{line}\n" in (PROJECT / "docs" / "index.md").read_text(encoding="utf8")
     assert (tmp_path / "demo" / "report.html").is_file()

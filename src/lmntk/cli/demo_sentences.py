@@ -17,14 +17,14 @@ def lines_of(shown: Shown) -> dict[str, str]:
     """Return the five lines, by what each is about."""
     accuracy = {row["method"]: row["test"] for row in shown.rows}
     first = shown.rows[0]
+    classes = len(PRODUCTS)
     return {
-        "Asked": f"which of {len(PRODUCTS)} products is a message about? {first['train_texts'] // len(PRODUCTS)} labelled messages of each to learn from, "
-        f"{first['test_texts']} others to test; chance is {100 / len(PRODUCTS):.0f} %",
-        "Forecast": f"{_percent(accuracy['sgd ridge'], first)} for fine-tuning to the end, by the kernel, without training; "
+        "Asked": f"which of {classes} products is a message about? {first['train_texts'] // classes} labelled messages of each "
+        f"are there to learn from, and {first['test_texts']} others to test; chance is {100 / classes:.0f} %",
+        "Forecast": f"training to the end in the kernel regime would reach {_percent(accuracy['sgd ridge'], first)}; "
         f"the prompt alone has {_percent(accuracy['zero-shot'])}, a linear probe {_percent(accuracy['linear probe'])}",
         "Really trained": ". ".join(_trained(verdict) for verdict in shown.verdicts["verdicts"]),
-        "Leave it alone": f"for the same sentences about {_things(shown)}, sorted by room, `lmntk fit` says: "
-        f'"{_standing(shown)}"',
+        "Leave it alone": f"sort such sentences by room, and `lmntk fit` answers: {_sentence(shown)}",
         "A wrong label": _label(shown),
     }
 
@@ -38,25 +38,49 @@ def _percent(share: float, row: Any = None) -> str:
     return f"{100 * share:.0f} ± {100 * sqrt(smoothed * (1 - smoothed) / (texts + 4)):.0f} %"
 
 
+def bars_of(shown: Shown) -> list[tuple[str, float]]:
+    """Return the accuracies on the test texts, in percent, by what has them: the forecast, the trainings, and what needs neither."""
+    accuracy = {row["method"]: 100 * row["test"] for row in shown.rows}
+    really = [
+        (
+            f"{NAMES.get(verdict['method'], verdict['method'])}, really trained",
+            100 * verdict["numbers"]["fine_tuned"],
+        )
+        for verdict in shown.verdicts["verdicts"]
+    ]
+    emulated = [
+        (
+            f"{NAMES.get(verdict['method'], verdict['method'])}, emulated by the kernel",
+            100 * verdict["numbers"]["emulated"],
+        )
+        for verdict in shown.verdicts["verdicts"]
+        if verdict["forecast"]["emulator"] is not None
+    ]
+    rivals = [(name.capitalize(), accuracy[name]) for name in ("linear probe", "zero-shot")]
+    return [
+        ("Forecast, to the end", accuracy["sgd ridge"]),
+        *really,
+        *emulated,
+        *rivals,
+        ("Chance", 100 / len(PRODUCTS)),
+    ]
+
+
 def _trained(verdict: dict[str, Any]) -> str:
-    """Return what a real training reached, and by how much each forecast of it missed."""
+    """Return what a real training reached, by how much its forecasts missed, and whether the kernel regime holds."""
     numbers, forecast = verdict["numbers"], verdict["forecast"]
-    name = NAMES.get(verdict["method"], verdict["method"])
-    reached = f"{name} reached {_percent(numbers['fine_tuned'])}"
+    reached = f"{NAMES.get(verdict['method'], verdict['method'])} reached {_percent(numbers['fine_tuned'])}"
     if forecast["overshoots"]:
-        reached += f", for it had not converged: the forecast to the end is {forecast['kernel']['figure']} points off"
+        reached += " and had not converged"
     else:
         reached += f"; the forecast missed it by {forecast['kernel']['figure']} points"
     if forecast["emulator"] is not None:
-        reached += f", and that of these same steps, {_percent(numbers['emulated'])}, by {forecast['emulator']['figure']}"
-    return f"{reached}; {verdict['regime']['phrase']}"
+        reached += f"; the kernel's emulation of the same steps has {_percent(numbers['emulated'])}"
+    return f"{reached} ({verdict['regime']['phrase']})"
 
 
-def _things(shown: Shown) -> str:
-    return f"things for {len(shown.rooms.counts)} rooms"
-
-
-def _standing(shown: Shown) -> str:
+def _sentence(shown: Shown) -> str:
+    """Return the first sentence of the fit that says no."""
     standing = shown.rooms.standing
     assert standing is not None  # every room has texts to hold out
     return str(standing["sentence"])
@@ -66,6 +90,9 @@ def _label(shown: Shown) -> str:
     """Return whether the planted label was found, and where it stands."""
     from lmntk.cli.demonstration import rank_of
 
-    rank, texts = rank_of(shown), len(shown.audit.rows)
-    found = "it was found" if rank <= shown.audit.named else "it was not found"
-    return f"one label of {texts} was made wrong on purpose; by suspicion it is number {rank}, `lmntk audit` names the first {shown.audit.named}, so {found}"
+    rank, named = rank_of(shown), shown.audit.named
+    found = "it was found" if rank <= named else "it was not found"
+    return (
+        f"one label of {len(shown.audit.rows)} was made wrong on purpose; by suspicion it is number {rank}, "
+        f"and `lmntk audit` names {named} as wrong: {found}"
+    )

@@ -1,4 +1,4 @@
-"""The page of the demonstration: its five lines, the real and the emulated training, three predictions taken apart, and the way to each part."""
+"""The page of the demonstration: its lines, the real and the emulated training, three predictions taken apart, and links."""
 
 from __future__ import annotations
 
@@ -16,18 +16,25 @@ from lmntk.system.files import write_text
 SHOWN = ("Learning curves", "Real and emulated training")
 
 
-def write_demo_page(folder: Path, lines: Mapping[str, str], predictions: Sequence[Mapping[str, Any]]) -> str:
+def write_demo_page(
+    folder: Path,
+    lines: Mapping[str, str],
+    bars: Sequence[tuple[str, float]],
+    predictions: Sequence[Mapping[str, Any]],
+) -> str:
     """Write the page into the demonstration's folder; returns why not where a library is missing, else nothing.
 
     Args:
         folder: with a folder of each part.
         lines: what is said, by what it is about.
+        bars: accuracies in percent, by what has them.
         predictions: each with its text, the class, and the texts for and against it.
     """
     missing = missing_libraries()
     if not missing:
         contents = {
             "lines": lines,
+            "bars": bars,
             "predictions": predictions,
             "plots": curves(folder / "products"),
             "version": __version__,

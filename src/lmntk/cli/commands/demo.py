@@ -36,7 +36,8 @@ def demo(
         raise UserError(
             f"real: {str(REAL)!r} is not there; run `make smollm2` in lmntk's folder, and start from there"
         )
-    from lmntk.cli.demonstration import Scale, as_json as in_json, show
+    from lmntk.cli.demonstration import Scale, show
+    from lmntk.cli.demonstration import as_json as in_json
 
     large = Scale(REAL, "{a}\nThis message is about the", {"sgd": 1e-3, "adamw": 1e-5}, 8, 40, 80)
     small = Scale(MODEL, "{a} It is about the {mask}.", {"sgd": 4e-3, "adamw": 5e-5}, 16, 100, 200)
@@ -44,12 +45,13 @@ def demo(
     if as_json:
         print(in_json(shown))
         return
-    from lmntk.cli.demo_sentences import lines_of
+    from lmntk.cli.demo_sentences import bars_of, lines_of
     from lmntk.explanation.written import contents_of
     from lmntk.reports.demo_page import write_demo_page
 
     lines = lines_of(shown)
     for name, line in lines.items():
         print_wrapped(f"{name}: {line}", 2)
-    missing = write_demo_page(out, lines, contents_of(shown.explanation)["texts"])
-    print(missing or f"All of it: {out / 'report.html'}")
+    missing = write_demo_page(out, lines, bars_of(shown), contents_of(shown.explanation)["texts"])
+    page = missing or f"open {out / 'report.html'}"
+    print_wrapped(f"Next: {page}; then `lmntk fit FILE --model MODEL --out DIR` on texts of your own", 2)
