@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, computed_field
 
 from lmntk.estimator.choice import parts_of, pool_of
 from lmntk.estimator.standing import TOLD, lead_error
@@ -58,6 +58,7 @@ class LearningCurve(BaseModel):
     error: float | None
     chance: float
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def answer(self) -> str:
         """Return ``yes``, ``no`` or ``unclear``: whether more labels would probably help."""
@@ -67,6 +68,7 @@ class LearningCurve(BaseModel):
             return "yes"
         return "no" if self.gain + self.error <= WORTH else "unclear"
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def sentence(self) -> str:
         """The answer in words, with the figures that it rests on."""
