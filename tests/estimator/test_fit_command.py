@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import tiny
 
+from lmntk.estimator import page_texts
 from lmntk.estimator.record import read_fit
-from lmntk.reports import fit_page
 from lmntk.reports.fit_page import reliability
 
 CommandLine = Callable[..., tuple[int, str, str]]
@@ -76,7 +76,7 @@ def test_a_file_becomes_a_classifier(
 def test_the_page_says_what_the_terminal_says_and_more(
     model: Path, tmp_path: Path, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit_page, "DOUBTFUL", 100)
+    monkeypatch.setattr(page_texts, "HARDEST", 100)
     rows = [*messages(6), ("<script>a fine & lovely film</script>", "bad")]
     table = write_table(tmp_path / "tickets.csv", rows)
     code, out, _ = command_line("fit", table, "--model", model, *COLUMNS, *PROMPT, "--out", tmp_path / "fit")

@@ -267,6 +267,36 @@ def test_people_read_texts(fits: Callable[[str], Path], tmp_path: Path, command_
     )
 
 
+@pytest.mark.parametrize(
+    "name", ["prompt", "three", "shared", pytest.param("contrasts", marks=pytest.mark.slow)]
+)
+def test_a_fit_has_the_same_sums_on_its_page(
+    fits: Callable[[str], Path], tmp_path: Path, command_line: CommandLine, name: str
+) -> None:
+    folder = fits(name)
+    doubtful = json.loads((folder / "fit.json").read_text())["doubtful"]
+    assert [each["kind"] for each in doubtful] == ["hardest"] * 5 + ["doubtful"] * (len(doubtful) - 5)
+    assert len({each["row"] for each in doubtful}) == len(doubtful) > 5
+    _, out, _ = command_line("explain", folder, "--out", tmp_path, "--json", "--texts", "30")
+    explained, compared = {text["row"]: text for text in json.loads(out)["texts"]}, 0
+    for each in doubtful:
+        text = explained[each["row"]]
+        pair = (text["predicted"], text["runner_up"])
+        if set(pair) != {each["label"], each["rival"]}:
+            continue  # the other way of holding out has another second class
+        sign = 1 if pair[0] == each["label"] else -1
+        values = [sign * value for value in known(text["contributions"])]
+        wanted = sorted(value for value in values if value > 0)[::-1][:3]
+        assert [spoken["value"] for spoken in each["speak_for"]] == pytest.approx(wanted, abs=1e-8)
+        wanted = sorted(value for value in values if value < 0)[:3]
+        assert [spoken["value"] for spoken in each["speak_against"]] == pytest.approx(wanted, abs=1e-8)
+        for spoken in (*each["speak_for"], *each["speak_against"]):
+            value = sign * text["contributions"][spoken["row"] - 1]
+            assert spoken["value"] == pytest.approx(value, abs=1e-8)
+        compared += 1
+    assert compared > len(doubtful) / 2
+
+
 def test_texts_on_the_page_are_text(model: Path, tmp_path: Path, command_line: CommandLine) -> None:
     script = "<script>alert(1)</script> & a fine film"
     table = write_table(tmp_path / "texts.tsv", [*messages(3), (script, "good"), ("<b>flat</b>", "bad")])
