@@ -27,7 +27,9 @@ def texts_of(labels: np.ndarray, same: int = 1) -> LabelledTexts:
 def measured(labels: np.ndarray, signal: float, seed: int, classes: int = 2) -> Measured:
     """Return a way whose features have a part along each class, and noise of norm 1 along 200 others."""
     random = np.random.default_rng(seed)
-    features = np.concatenate([signal * np.eye(classes)[labels], random.normal(size=(len(labels), 200)) / 200**0.5], axis=1)
+    features = np.concatenate(
+        [signal * np.eye(classes)[labels], random.normal(size=(len(labels), 200)) / 200**0.5], axis=1
+    )
     outputs = 1 if classes == 2 else classes
     kernel = np.einsum("nm,cd->ncmd", features @ features.T, np.eye(outputs))
     way = SimpleNamespace(mode="head", has_logits=False, combinations=None, basis=None)
@@ -87,7 +89,9 @@ def test_where_all_is_right_more_would_not_help() -> None:
     [(8, 1, [0.25, 0.5, 0.75, 1]), (7, 1, [0.5, 0.75, 1]), (10, 2, [0.5, 0.75, 1])],
     ids=["eight of a class", "seven", "ten, two of them the same"],
 )
-def test_a_part_of_which_nothing_can_be_held_out_has_no_point(each: int, same: int, shares: list[float]) -> None:
+def test_a_part_of_which_nothing_can_be_held_out_has_no_point(
+    each: int, same: int, shares: list[float]
+) -> None:
     labels = np.repeat([0, 1], each)
     curve, _ = curve_of(measured(labels, 1.0, 0), texts_of(labels, same))
     assert [point.labels / len(labels) for point in curve.points] == pytest.approx(shares, abs=0.01)
@@ -106,7 +110,13 @@ def test_a_large_kernel_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("gain", "error", "answer"),
-    [(0.05, 0.02, "yes"), (0.04, 0.02, "unclear"), (0.01, 0.01, "no"), (-0.1, 0.03, "no"), (None, None, "unclear")],
+    [
+        (0.05, 0.02, "yes"),
+        (0.04, 0.02, "unclear"),
+        (0.01, 0.01, "no"),
+        (-0.1, 0.03, "no"),
+        (None, None, "unclear"),
+    ],
 )
 def test_the_answer_by_hand(gain: float | None, error: float | None, answer: str) -> None:
     point = CurvePoint(labels=10, trained=9, draws=1, accuracy=0.5, error=0.1)

@@ -283,15 +283,15 @@ def test_a_fit_has_the_same_sums_on_its_page(fits: Callable[[str], Path], name: 
         parts = np.insert(parts, row, 0.0, axis=0)  # training went without the text itself
         own, rival = labels.index(each["label"]), labels.index(each["rival"])
         assert each["decided"] in (each["label"], each["rival"])
-        if parts.shape[1] == 1:
-            values = parts[:, 0] * (1 if own == 1 else -1)
-        else:
-            values = parts[:, own] - parts[:, rival]
+        of_class = np.hstack([-parts, parts]) / 2 if parts.shape[1] == 1 else parts
+        values = of_class[:, own] - of_class[:, rival]
         for side, ordered in (("speak_for", np.argsort(-values)), ("speak_against", np.argsort(values))):
             expected = [n for n in ordered[:3] if (values[n] > 0) == (side == "speak_for") and values[n] != 0]
             assert [spoken["row"] - 1 for spoken in each[side]] == expected
             assert [spoken["value"] for spoken in each[side]] == pytest.approx(values[expected], abs=1e-8)
-            assert [spoken["label"] for spoken in each[side]] == [labels[refits.texts.labels[n]] for n in expected]
+            assert [spoken["label"] for spoken in each[side]] == [
+                labels[refits.texts.labels[n]] for n in expected
+            ]
 
 
 def test_texts_on_the_page_are_text(model: Path, tmp_path: Path, command_line: CommandLine) -> None:

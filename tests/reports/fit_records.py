@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 
-def fit_record(labels: tuple[str, ...] = ("bad", "good"), each: int = 20, text: str = "text") -> dict[str, Any]:
+def fit_record(
+    labels: tuple[str, ...] = ("bad", "good"), each: int = 20, text: str = "text"
+) -> dict[str, Any]:
     """Return a record of so many texts of each class; every fourth is decided as the next class."""
     count, classes = each * len(labels), len(labels)
     held = [
@@ -29,7 +31,13 @@ def fit_record(labels: tuple[str, ...] = ("bad", "good"), each: int = 20, text: 
     chance = {"name": "chance", "accuracy": 1 / classes, "lead": 0.25, "error": 0.0625}
     rivals = [{"name": "the linear probe", "accuracy": 0.7, "lead": 0.05, "error": 0.04}, chance]
     points = [
-        {"labels": count * part / 4, "trained": count * part / 5, "draws": 4, "accuracy": 0.5 + 0.06 * part, "error": 0.05}
+        {
+            "labels": count * part / 4,
+            "trained": count * part / 5,
+            "draws": 4,
+            "accuracy": 0.5 + 0.06 * part,
+            "error": 0.05,
+        }
         for part in (1, 2, 3, 4)
     ]
     return {

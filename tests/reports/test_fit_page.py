@@ -92,8 +92,17 @@ def test_confusion_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("spent", "said"), [(99.94, "99.9 s"), (600.0, "10 min"), (7200.0, "2.0 h")], ids=["seconds", "minutes", "hours"]
+    ("spent", "said"),
+    [(99.94, "99.9 s"), (600.0, "10 min"), (7200.0, "2.0 h")],
+    ids=["seconds", "minutes", "hours"],
 )
 def test_a_cost_in_words(spent, said):
-    cost = {"texts": 9, "forward": 0, "backward": 0, "kernel_seconds": spent, "choice_seconds": 1.0, "curve_seconds": 0.0}
+    cost = {
+        "texts": 9,
+        "forward": 0,
+        "backward": 0,
+        "kernel_seconds": spent,
+        "choice_seconds": 1.0,
+        "curve_seconds": 0.0,
+    }
     assert dict(cost_words(cost))["kernels"] == f"{said}: read from an earlier fit"

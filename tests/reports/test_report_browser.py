@@ -46,7 +46,15 @@ def pages(page, tmp_path_factory):
 
 def explained(text):
     """What the page of an explanation shows, made up."""
-    line = {"weight": "strongly", "label": text, "row": 3, "text": text, "without": "bad", "value": 0.5, "influence": None}
+    line = {
+        "weight": "strongly",
+        "label": text,
+        "row": 3,
+        "text": text,
+        "without": "bad",
+        "value": 0.5,
+        "influence": None,
+    }
     said = {
         "row": 2, "label": "good", "predicted": "bad", "runner_up": text, "text": text, "sides": [("for it", [line, line])], "offset": 0.1,
         "rest": -0.2, "margin": 0.9, "layers": [(text, 0.4)],
@@ -88,9 +96,12 @@ def test_a_table_that_is_wider_than_the_phone_can_be_seen_to_scroll(browser, pag
     assert browser.evaluate(f"{wide}.every(one => {{ one.scrollLeft = 1e6; return one.scrollLeft > 0 }})")
     assert browser.evaluate(f"{wide}.every(one => one.tabIndex === 0 && one.getAttribute('aria-label'))")
     # a shadow at either edge, and paper that covers it where the table ends
-    assert browser.evaluate(f"{wide}.every(one => getComputedStyle(one).backgroundImage.split('linear').length === 5)")
     assert browser.evaluate(
-        "[...document.querySelectorAll('.wide:has(> .results)')].every(one => { one.scrollLeft = 80; const edge = one.getBoundingClientRect().left;"
+        f"{wide}.every(one => getComputedStyle(one).backgroundImage.split('linear').length === 5)"
+    )
+    assert browser.evaluate(
+        "[...document.querySelectorAll('.wide:has(> .results)')].every(one => {"
+        " one.scrollLeft = 80; const edge = one.getBoundingClientRect().left;"
         " return [...one.querySelectorAll('th:first-child:not(.group)')].every(cell => cell.getBoundingClientRect().left >= edge - 1) })"
     )
 
@@ -107,6 +118,16 @@ def test_each_plot_has_a_name_and_a_description_in_the_accessibility_tree(browse
     for image in images:
         assert len(image["name"]["value"]) > 10
         assert any(letter.isdigit() for letter in image["description"]["value"])
+
+
+def test_a_verdicts_sentences_take_three_lines_at_most(browser, page):
+    browser.open(page, 1280)
+    lines = browser.evaluate(
+        "[...document.querySelectorAll('.verdicts.told p:not(.quiet)')]"
+        ".map(p => p.getBoundingClientRect().height / parseFloat(getComputedStyle(p).lineHeight))"
+    )
+    assert lines
+    assert max(lines) < 3.1
 
 
 def test_what_is_folded_away_is_printed(browser, page, tmp_path):

@@ -122,7 +122,11 @@ def learning_curve(
         labels = float(np.mean([len(rows_of_draw) for _, rows_of_draw in draws]))
         points.append(
             CurvePoint(
-                labels=labels, trained=float(np.mean(trained)), draws=len(draws), accuracy=accuracy, error=spread
+                labels=labels,
+                trained=float(np.mean(trained)),
+                draws=len(draws),
+                accuracy=accuracy,
+                error=spread,
             )
         )
         if 2 * together == parts:
@@ -160,7 +164,9 @@ def _of_part(
 ) -> tuple[HeldOut, float]:
     """Return the held-out decisions of a part of the texts by the others of it, and the share of it that these were trained on."""
     part = texts.part(rows)
-    measured = [replace(way, texts=[], kernel=_rows_of(way.kernel, rows), logits=way.logits[rows]) for way in ways]
+    measured = [
+        replace(way, texts=[], kernel=_rows_of(way.kernel, rows), logits=way.logits[rows]) for way in ways
+    ]
     pool = pool_of(parts_of(measured, part.numbers, few=part.are_few))
     folds = deal_folds(part.numbers, part.names, rounds=1, most=FOLDS, seed=seed)
     share = 1 - sum(len(fold) ** 2 for fold in folds[0]) / len(rows) ** 2

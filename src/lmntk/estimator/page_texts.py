@@ -146,9 +146,7 @@ def suspects_of(choice: Choice, texts: LabelledTexts) -> list[dict[str, Any]] | 
     """Return the labels that are probably wrong, the most suspicious first, as ``lmntk audit`` names them; None: too few texts."""
     if choice.held_out is None or not texts.are_enough:
         return None
-    doubts = suspicion_of(
-        choice.held_out.decided, texts.numbers, choice.sharpness, None, FALSE_DISCOVERIES
-    )
+    doubts = suspicion_of(choice.held_out.decided, texts.numbers, choice.sharpness, None, FALSE_DISCOVERIES)
     return [
         {
             "row": row + 1,

@@ -16,9 +16,7 @@ from lmntk.system.files import write_text
 BINS = 5
 
 
-def write_fit_page(
-    folder: Path, record: Mapping[str, Any], picture: Mapping[str, Any] | None = None
-) -> str:
+def write_fit_page(folder: Path, record: Mapping[str, Any], picture: Mapping[str, Any] | None = None) -> str:
     """Write the page of a fit into its folder; returns why not where a library is missing, else nothing.
 
     Args:

@@ -34,7 +34,8 @@ def reliability_plot(identity: str, rows: Sequence[Mapping[str, float]]) -> Plot
     panel.set_xlabel("how sure the decision is (%)")
     panel.set_ylabel("right (%)")
     groups = "; ".join(
-        f"{row['texts']:g} texts {100 * row['confidence']:.0f} % sure, {100 * row['right']:.0f} % right" for row in rows
+        f"{row['texts']:g} texts {100 * row['confidence']:.0f} % sure, {100 * row['right']:.0f} % right"
+        for row in rows
     )
     caption = (
         "Each point is a group of held-out texts, the bar 90 in 100 of what so many texts allow. On the dashed line probabilities hold; "
@@ -61,7 +62,15 @@ def labels_plot(identity: str, curve: Mapping[str, Any]) -> Plot:
         color=SERIES[0], markersize=5, mew=0,
     )  # fmt: skip
     panel.axhline(chance, color=INK, linewidth=0.8, linestyle=DASHED, zorder=0.9)
-    panel.annotate("chance", (1, chance), (-2, 3), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", color=MUTED)
+    panel.annotate(
+        "chance",
+        (1, chance),
+        (-2, 3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        color=MUTED,
+    )
     lowest = min(100 * (point["accuracy"] - point["error"]) for point in points)
     panel.set_ylim(max(-2, min(chance, lowest) - 6), 102)
     panel.set_xlim(0, 1.06 * points[-1]["trained"])
@@ -72,6 +81,9 @@ def labels_plot(identity: str, curve: Mapping[str, Any]) -> Plot:
         f"{sum(point['draws'] for point in points[:-1])} parts of the texts were drawn, each fitted as a file of its own."
     )
     numbers = "; ".join(
-        f"{point['labels']:.0f} labels: {100 * point['accuracy']:.1f} ± {100 * point['error']:.1f} %" for point in points
+        f"{point['labels']:.0f} labels: {100 * point['accuracy']:.1f} ± {100 * point['error']:.1f} %"
+        for point in points
     )
-    return Plot(title, to_svg(figure, identity, title, f"{caption} {numbers}; chance {chance:.1f} %."), caption)
+    return Plot(
+        title, to_svg(figure, identity, title, f"{caption} {numbers}; chance {chance:.1f} %."), caption
+    )

@@ -38,7 +38,6 @@ def matrix_plot(identity: str, kernels: Mapping[str, Any]) -> Plot:
     labels = list(kernels.get("labels") or ())
     off_diagonal = ~np.eye(len(next(iter(sides.values()))), dtype=bool)
     largest = max((float(np.abs(side[off_diagonal]).max(initial=0.0)) for side in sides.values())) or 1.0
-    scale = {"cmap": "PuOr", "vmin": -largest, "vmax": largest}  # reads the same to colour-blind eyes
     runs = [(label, len(list(run))) for label, run in groupby(labels)]
     edges = np.cumsum([0, *(size for _, size in runs)])
     middles, names = (edges[1:] + edges[:-1] - 1) / 2, [short(label, 10) for label, _ in runs]
@@ -56,7 +55,9 @@ def matrix_plot(identity: str, kernels: Mapping[str, Any]) -> Plot:
             side_length / height,
         )
         panel = figure.add_axes(place)
-        picture = panel.imshow(side, interpolation="none", **scale)
+        picture = panel.imshow(
+            side, interpolation="none", cmap="PuOr", vmin=-largest, vmax=largest
+        )  # reads the same to colour-blind eyes
         if len(sides) > 1:
             panel.set_title("before fine-tuning" if name == "before" else "after")
         panel.grid(visible=False)
@@ -109,9 +110,7 @@ def _matrix_caption(
         if relative.size:
             sentences.append(f"an entry moves by {relative.mean():.2f} of itself on average before centring")
     sees = "In a kernel that sees the task the blocks on the diagonal stand out."
-    return (
-        f"The sgd kernel of {n} training texts, class logits summed, less what all have in common: {'; '.join(sentences)}. {sees}"
-    )
+    return f"The sgd kernel of {n} training texts, class logits summed, less what all have in common: {'; '.join(sentences)}. {sees}"
 
 
 def spectrum_plot(identity: str, spectrum: Mapping[str, Any]) -> Plot:

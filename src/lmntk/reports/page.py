@@ -97,7 +97,9 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
     judged = verdicts(_named(runs, "diagnoses"), titles, more_notes)
     diagnosed = {(one.run, one.title, one.mode) for one in judged}
     measured = yardsticks(rows, _splits(runs))
-    undiagnosed = [one for one in reached(rows, titles, measured) if (one.run, one.title, one.mode) not in diagnosed]
+    undiagnosed = [
+        one for one in reached(rows, titles, measured) if (one.run, one.title, one.mode) not in diagnosed
+    ]
     tables = result_tables(every_row, titles, measured)
     with style():
         pairs = list(dict.fromkeys((row.get("run", ""), row["task"]) for row in rows))

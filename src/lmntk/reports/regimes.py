@@ -34,9 +34,7 @@ class RegimeMatrix:
     rows: tuple[RegimeRow, ...]
 
 
-def regime_matrix(
-    judged: Sequence[Verdict], measured: Mapping[tuple[str, str], Yardstick]
-) -> RegimeMatrix:
+def regime_matrix(judged: Sequence[Verdict], measured: Mapping[tuple[str, str], Yardstick]) -> RegimeMatrix:
     """Return the matrix of verdicts, in their order.
 
     Args:

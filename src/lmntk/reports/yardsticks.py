@@ -35,7 +35,9 @@ class Yardstick:
     def parts(self) -> list[str]:
         """Chance, and the test texts with their error, in print."""
         texts = f"{self.texts} test texts" + ("" if self.error is None else f", ± {self.error:.1f}")
-        return ([] if self.chance is None else [f"chance {self.chance:.1f}"]) + ([texts] if self.texts else [])
+        return ([] if self.chance is None else [f"chance {self.chance:.1f}"]) + (
+            [texts] if self.texts else []
+        )
 
     @property
     def phrase(self) -> str:
