@@ -63,3 +63,20 @@ def picture(labels: tuple[str, ...], each: int = 4) -> dict[str, Any]:
     numbers = np.repeat(np.arange(len(labels)), each)
     kernel = 5.0 + 1.0 * (numbers[:, None] == numbers) + 3.0 * np.eye(len(numbers))
     return {"before": kernel.tolist(), "labels": [labels[number] for number in numbers]}
+
+
+def audit_record(text: str = "text", named: int = 3, count: int = 60) -> dict[str, Any]:
+    """Return the record of an audit of so many texts, the first of them named."""
+    rows = [
+        {
+            "row": number + 1, "text": f"{text} {number}", "label": f"bad {text}", "proposed": "good", "probability": number / count,
+            "named": number < named,
+        }
+        for number in range(count)
+    ]  # fmt: skip
+    return {
+        "file": f"data/{text}.csv", "counts": {f"bad {text}": 30, "good": 30}, "accuracy": 0.8, "named": named, "expected_false": 0.1,
+        "false_discoveries": 0.2, "wrong_share": 0.1, "rows": rows, "contradictions": [text], "setting": {"mode": text},
+        "model": {"name": f"models/{text}"}, "regime": {"sentence": f"the regime was not measured of {text}"},
+        "versions": {"lmntk": "0"},
+    }  # fmt: skip

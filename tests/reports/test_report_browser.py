@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from browser import CHROMIUM, Browser
-from fit_records import fit_record, picture
+from fit_records import audit_record, fit_record, picture
 from report_runs import write_run
 
+from lmntk.reports.audit_page import write_audit_page
 from lmntk.reports.explain_page import write_explain_page
 from lmntk.reports.fit_page import write_fit_page
 from lmntk.reports.page import write_page
@@ -36,12 +37,14 @@ def page(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pages(page, tmp_path_factory):
-    """The pages of a run, of a fit and of an explanation."""
+    """The pages of a run, of a fit, of an audit and of an explanation."""
     folder = tmp_path_factory.mktemp("pages")
     labels = (*(f"class number {n}" for n in range(8)), LONG)
     assert write_fit_page(folder, fit_record(labels, text=LONG), picture(labels)) == ""
     assert write_explain_page(folder, explained(LONG)) == ""
-    return {"run": page, "fit": folder / "report.html", "explain": folder / "explain.html"}
+    assert write_audit_page(folder, audit_record(LONG), LONG) == ""
+    names = {"fit": "report.html", "audit": "audit.html", "explain": "explain.html"}
+    return {"run": page} | {name: folder / file for name, file in names.items()}
 
 
 def explained(text):
@@ -67,7 +70,7 @@ def explained(text):
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("name", ["run", "fit", "explain"])
+@pytest.mark.parametrize("name", ["run", "fit", "audit", "explain"])
 def test_the_page_opens_without_errors_requests_or_overflow(browser, pages, name, width, dark):
     page = pages[name]
     browser.open(page, width, dark=dark)
@@ -78,7 +81,7 @@ def test_the_page_opens_without_errors_requests_or_overflow(browser, pages, name
     assert browser.named("Runtime.consoleAPICalled") == [] and browser.named("Runtime.exceptionThrown") == []
     requested = {one["request"]["url"] for one in browser.named("Network.requestWillBeSent")}
     assert {url for url in requested if not url.startswith("data:image/png")} == {page.resolve().as_uri()}
-    if name != "explain":  # the drawings follow the theme
+    if name in ("run", "fit"):  # the drawings follow the theme
         ink = browser.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
         assert (ink == "rgb(229, 232, 235)") == dark
     assert browser.evaluate(

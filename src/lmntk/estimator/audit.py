@@ -20,9 +20,11 @@ from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.trust import ShortTraining, refuse_unmeasured, regime_entry, regime_in, trust_key
 from lmntk.estimator.ways import key_of
 from lmntk.experiment.configuration import Audit
+from lmntk.reports.audit_page import write_audit_page
 from lmntk.system.files import write_text
 from lmntk.system.hashing import versions
 from lmntk.system.kept import write_record
+from lmntk.system.notices import say
 from lmntk.system.progress import Progress
 
 FORMAT = "lmntk audit 1"
@@ -75,9 +77,20 @@ class AuditRecord(BaseModel):
     regime: dict[str, Any]
     versions: dict[str, str]
 
+    @property
+    def sentence(self) -> str:
+        """The number of labels that are named, and how far to believe it."""
+        share = f"if {100 * self.wrong_share:g} % of all labels are wrong"
+        if not self.named:
+            return f"no label is probably wrong, with at most {100 * self.false_discoveries:.0f} % false ones among those named, {share}"
+        return (
+            f"{self.named} of {len(self.rows)} labels are probably wrong; of these about {100 * (self.expected_false or 0):.0f} % "
+            f"are expected to be right after all, {share}"
+        )
+
 
 def audit_file(options: Audit, given: FitInput, progress: Progress) -> AuditRecord:
-    """Return which labels of a file are probably wrong, and write it to a folder as ``audit.json`` and ``audit.csv``.
+    """Return which labels of a file are probably wrong, and write it to a folder as ``audit.json``, ``audit.csv`` and a page.
 
     Every text is decided by a classifier that has not seen its label, as ``fit`` holds it out. Cost: that of a fit.
 
@@ -146,6 +159,9 @@ def table_of(record: AuditRecord) -> str:
 
 
 def write_audit(folder: Path, record: AuditRecord) -> None:
-    """Write both files."""
+    """Write both files, and the page."""
     write_record(folder / NAME, record.model_dump())
     write_text(folder / TABLE, table_of(record))
+    missing = write_audit_page(folder, record.model_dump(), record.sentence)
+    if missing:
+        say(missing)

@@ -133,10 +133,8 @@ class _Speaking:
             return np.zeros(len(self.texts.examples))
         kernel = self.refits.texts.kernel[:, :, row]
         alpha = self.refits.coefficients_without(self.solved.same_as(row))
-        if kernel.shape[1] == alpha.shape[1]:
-            parts = np.einsum("ncd,nc->nd", kernel, alpha)
-        else:
-            parts = kernel[:, 0] * alpha  # a kernel that the classes share
+        is_shared = kernel.shape[1] < alpha.shape[1]
+        parts = kernel[:, 0] * alpha if is_shared else np.einsum("ncd,nc->nd", kernel, alpha)
         if parts.shape[1] == 1:  # one logit is the second class's over the first
             return np.asarray(parts[:, 0] if label == 1 else -parts[:, 0])
         return np.asarray(parts[:, label] - parts[:, rival])

@@ -62,7 +62,7 @@ def contents_of(record: Mapping[str, Any], picture: Mapping[str, Any] | None = N
         "model": Path(model["name"]).name,
         "standing": standing,
         "is_estimate": is_estimate,
-        "error": error_of(standing) if is_estimate else None,
+        "figures_shown": figures_of(standing) if is_estimate else [],
         "classes": [(label, words.get(label, ""), count) for label, count in record["counts"].items()],
         "has_words": bool(words),
         "confusion": confusion(list(record["counts"]), texts) if is_estimate else [],
@@ -80,6 +80,16 @@ def contents_of(record: Mapping[str, Any], picture: Mapping[str, Any] | None = N
         "settings": settings,
         "version": __version__,
     }
+
+
+def figures_of(standing: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the accuracy and what it is read beside, each with its name."""
+    return [
+        (f"{100 * standing['accuracy']:.1f} %", "accuracy on new texts"),
+        (f"± {100 * error_of(standing):.1f}", "points, its standard error"),
+        (f"{100 * standing['chance']:.1f} %", "by guessing"),
+        (str(standing["texts"]), "texts, held out in turn"),
+    ]
 
 
 def error_of(standing: Mapping[str, Any]) -> float:

@@ -37,7 +37,7 @@ def matrix_plot(identity: str, kernels: Mapping[str, Any]) -> Plot:
     sides = {name: centred(side) for name, side in plain.items()}
     labels = list(kernels.get("labels") or ())
     off_diagonal = ~np.eye(len(next(iter(sides.values()))), dtype=bool)
-    largest = max((float(np.abs(side[off_diagonal]).max(initial=0.0)) for side in sides.values())) or 1.0
+    largest = max(float(np.abs(side[off_diagonal]).max(initial=0.0)) for side in sides.values()) or 1.0
     runs = [(label, len(list(run))) for label, run in groupby(labels)]
     edges = np.cumsum([0, *(size for _, size in runs)])
     middles, names = (edges[1:] + edges[:-1] - 1) / 2, [short(label, 10) for label, _ in runs]
