@@ -41,7 +41,7 @@ def matrix_plot(identity: str, kernels: Mapping[str, Any]) -> Plot:
     runs = [(label, len(list(run))) for label, run in groupby(labels)]
     edges = np.cumsum([0, *(size for _, size in runs)])
     middles, names = (edges[1:] + edges[:-1] - 1) / 2, [short(label, 10) for label, _ in runs]
-    left, right, top, below = room_for(names) + 0.1, 0.62, 0.24, 0.42
+    left, right, top, below = room_for(names) + 0.1, 0.72, 0.24, 0.42
     side_length = (WIDTH - left - right - 0.15 * (len(sides) - 1)) / len(sides)
     side_length = min(side_length, 2.6)
     height = top + side_length + below

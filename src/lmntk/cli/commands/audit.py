@@ -55,7 +55,6 @@ def audit(
 
 def print_audit(record: AuditRecord) -> None:
     """Print how many labels are named, and the first of them."""
-    texts = len(record.rows)
     print_wrapped(f"accuracy, held out, if every label is right: {100 * record.accuracy:.1f} %", 2)
     print_wrapped(record.sentence, 2)
     for row in record.rows[: min(record.named, SHOWN)]:
