@@ -15,8 +15,8 @@ import tiny
 
 from lmntk.estimator import page_texts
 from lmntk.estimator.record import read_fit
-from lmntk.system.kept import write_record
 from lmntk.reports.fit_page import reliability
+from lmntk.system.kept import write_record
 
 CommandLine = Callable[..., tuple[int, str, str]]
 COLUMNS = ("--text-column", "message", "--label-column", "category")
