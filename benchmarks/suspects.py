@@ -44,8 +44,8 @@ from lmntk.attribution.ridge_refits import RidgeRefits
 from lmntk.attribution.suspects import FALSE_DISCOVERIES, right_probability, suspicion_of
 from lmntk.baselines.rivals import Refitted, of_words, probe, word_counts
 from lmntk.engine.settings import Settings
-from lmntk.estimator.audit import refits_of
 from lmntk.estimator.choice import choose_way, folds_of
+from lmntk.estimator.doubts import refits_of
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import measure, way_of
 from lmntk.models.build import text_features

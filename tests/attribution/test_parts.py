@@ -91,3 +91,13 @@ def test_the_runner_up_of_equal_decisions_is_another_class() -> None:
     margins = Margins.of(np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
     assert margins.predicted.tolist() == [0, 0]
     assert margins.runner_up.tolist() == [1, 1]
+
+
+@OUTPUTS
+@pytest.mark.parametrize("group", [[2], [0, 5]])
+def test_coefficients_without_a_group_are_those_of_the_others(outputs: int, group: list[int]) -> None:
+    refits = RidgeRefits(problem(outputs, 8, 3), 0.1, 4.0)
+    left = [number for number in range(8) if number not in group]
+    alpha = refits.coefficients_without(group)
+    np.testing.assert_allclose(alpha[left], refits.holding_out(group).coefficients, atol=1e-10)
+    assert (alpha[group] == 0).all()

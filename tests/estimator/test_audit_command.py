@@ -72,7 +72,8 @@ def test_contradictions_are_named_and_people_read_sentences(
     code, out, _ = command_line("audit", table, "--model", model, "--out", tmp_path / "out")
     assert code == 0
     assert "several labels: 'both': bad, good" in out
-    assert out.splitlines()[-1].endswith("out/audit.csv")
+    assert out.splitlines()[-2].endswith("out/audit.csv")
+    assert out.splitlines()[-1] == f"More: {tmp_path / 'out/audit.html'}"
     assert "the kernel regime was not measured (--trust check" in out
 
 

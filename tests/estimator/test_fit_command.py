@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import tiny
 
+from lmntk.estimator import page_texts
 from lmntk.estimator.record import read_fit
-from lmntk.reports import fit_page
 from lmntk.reports.fit_page import reliability
+from lmntk.system.kept import write_record
 
 CommandLine = Callable[..., tuple[int, str, str]]
 COLUMNS = ("--text-column", "message", "--label-column", "category")
@@ -76,7 +77,7 @@ def test_a_file_becomes_a_classifier(
 def test_the_page_says_what_the_terminal_says_and_more(
     model: Path, tmp_path: Path, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit_page, "DOUBTFUL", 100)
+    monkeypatch.setattr(page_texts, "HARDEST", 100)
     rows = [*messages(6), ("<script>a fine & lovely film</script>", "bad")]
     table = write_table(tmp_path / "tickets.csv", rows)
     code, out, _ = command_line("fit", table, "--model", model, *COLUMNS, *PROMPT, "--out", tmp_path / "fit")
@@ -146,9 +147,32 @@ def test_a_second_fit_computes_no_kernel(model: Path, tmp_path: Path, command_li
     command = ("fit", table, "--model", model, *COLUMNS, *PROMPT, "--out", tmp_path / "fit")
     _, first, errors = command_line(*command)
     assert "operations" in errors
+    cost = read_fit(tmp_path / "fit").cost
+    assert cost is not None
+    assert (cost.texts, cost.forward, cost.backward) == (10, 20, 20)  # two ways, of two classes one logit
     code, second, errors = command_line(*command)
     assert (code, second) == (0, first)
     assert "operations" not in errors
+    cost = read_fit(tmp_path / "fit").cost
+    assert cost is not None
+    assert (cost.forward, cost.backward) == (0, 0)
+
+
+def test_a_record_of_an_earlier_version_is_read(
+    model: Path, tmp_path: Path, command_line: CommandLine
+) -> None:
+    table = write_table(tmp_path / "tickets.csv", messages(5))
+    command_line("fit", table, "--model", model, *COLUMNS, "--out", tmp_path / "fit")
+    record = read_fit(tmp_path / "fit")
+    assert record.curve is not None
+    assert record.standing is not None
+    assert record.curve.points[-1].accuracy == record.standing["accuracy"]
+    assert record.suspects is not None
+    plain = record.model_dump(exclude={"curve", "cost", "doubtful", "suspects"})
+    write_record(tmp_path / "fit/fit.json", plain)
+    earlier = read_fit(tmp_path / "fit")
+    assert (earlier.curve, earlier.cost, earlier.doubtful, earlier.suspects) == (None, None, [], None)
+    assert earlier.standing == record.standing
 
 
 @pytest.mark.parametrize(

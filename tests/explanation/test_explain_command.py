@@ -267,6 +267,33 @@ def test_people_read_texts(fits: Callable[[str], Path], tmp_path: Path, command_
     )
 
 
+@pytest.mark.parametrize(
+    "name", ["prompt", "three", "shared", pytest.param("contrasts", marks=pytest.mark.slow)]
+)
+def test_a_fit_has_the_same_sums_on_its_page(fits: Callable[[str], Path], name: str) -> None:
+    folder = fits(name)
+    record, refits = json.loads((folder / "fit.json").read_text()), Solved.read(folder).refits()
+    doubtful, labels = record["doubtful"], list(record["counts"])
+    count = sum(record["counts"].values())
+    assert [each["kind"] for each in doubtful] == ["hardest"] * 5 + ["doubtful"] * (len(doubtful) - 5)
+    assert len({each["row"] for each in doubtful}) == len(doubtful) == min(count, 10)
+    for each in doubtful:
+        row = each["row"] - 1
+        parts = refits.holding_out([row]).contributions()[:, 0]
+        parts = np.insert(parts, row, 0.0, axis=0)  # training went without the text itself
+        own, rival = labels.index(each["label"]), labels.index(each["rival"])
+        assert each["decided"] in (each["label"], each["rival"])
+        of_class = np.hstack([-parts, parts]) / 2 if parts.shape[1] == 1 else parts
+        values = of_class[:, own] - of_class[:, rival]
+        for side, ordered in (("speak_for", np.argsort(-values)), ("speak_against", np.argsort(values))):
+            expected = [n for n in ordered[:3] if (values[n] > 0) == (side == "speak_for") and values[n] != 0]
+            assert [spoken["row"] - 1 for spoken in each[side]] == expected
+            assert [spoken["value"] for spoken in each[side]] == pytest.approx(values[expected], abs=1e-8)
+            assert [spoken["label"] for spoken in each[side]] == [
+                labels[refits.texts.labels[n]] for n in expected
+            ]
+
+
 def test_texts_on_the_page_are_text(model: Path, tmp_path: Path, command_line: CommandLine) -> None:
     script = "<script>alert(1)</script> & a fine film"
     table = write_table(tmp_path / "texts.tsv", [*messages(3), (script, "good"), ("<b>flat</b>", "bad")])
@@ -291,8 +318,8 @@ def test_texts_on_the_page_are_text(model: Path, tmp_path: Path, command_line: C
     for tag in ("<script", "<b>flat", "<img"):
         assert tag not in page
     # what is read are sentences and texts: numbers are folded away
-    shown = re.sub(r"<details>.*?</details>|<style>.*?</style>", "", page, flags=re.DOTALL).split(
-        "<h2>Settings"
-    )[0]
+    shown = re.sub(r"<details>.*?</details>|<style>.*?</style>", "", page, flags=re.DOTALL)
+    assert str(tmp_path) in page
+    assert str(tmp_path) not in shown  # nor is the folder's path
     assert not re.search(r"[+-]0\.\d", shown)
     assert "the kernel regime was not measured" in shown.lower()

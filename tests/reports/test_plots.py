@@ -187,29 +187,31 @@ def test_kernels_before_and_after(drawn):
     assert [panel.get_title(loc="left") for panel in (first, second)] == ["before fine-tuning", "after"]
     for panel, values in ((first, BEFORE), (second, AFTER)):
         (image,) = panel.images
-        np.testing.assert_array_equal(image.get_array(), values)
-        assert (image.get_clim(), image.get_cmap().name) == ((1.0, 8.0), "cividis")  # one scale for both
+        mean = np.eye(3) - 1 / 3
+        np.testing.assert_allclose(image.get_array(), mean @ values @ mean, atol=1e-12)
+        # one scale for both: to the largest entry of two texts, which is the -19/9 of the first or second with the third after
+        assert (image.get_clim(), image.get_cmap().name) == (pytest.approx((-19 / 9, 19 / 9)), "PuOr")
         assert [line.get_data()[0][0] for line in panel.lines[1::2]] == [1.5]  # between the labels
     assert list(first.get_xticks()) == [0.5, 2.0] and [
         text.get_text() for text in first.get_yticklabels()
     ] == ["0", "1"]
     assert plot.caption.startswith(
-        "The sgd kernel of 3 training texts, class logits summed: before fine-tuning two texts of one class share 2 on average, "
-        "of two classes 1; after fine-tuning two texts of one class share 3 on average, of two classes 1; "
-        "an entry moves by 0.22 of itself on average."
+        "The sgd kernel of 3 training texts, class logits summed, less what all have in common: before fine-tuning two texts of one class "
+        "share -0.444 on average, of two classes -1.11; after fine-tuning two texts of one class share 0.556 on average, "
+        "of two classes -2.11; an entry moves by 0.22 of itself on average before centring."
     )  # two of nine entries by a half, one by all of itself
 
 
 @pytest.mark.parametrize(
-    ("low", "limits", "colours"), [(-3.0, (-4, 4), "PuOr"), (-0.1, (-0.1, 4), "cividis")]
+    ("kernel", "limit", "mean"),
+    [([[4.0, -3.0], [-3.0, 4.0]], 3.5, "0.5"), ([[2.0, 2.0], [2.0, 2.0]], 1.0, "2"), ([[5.0]], 1.0, "5")],
+    ids=["of two texts", "of nothing but what all share", "of one text"],
 )
-def test_a_kernel_with_signs_has_a_scale_with_a_middle(drawn, low, limits, colours):
-    plot = kernels.matrix_plot("x", {"before": [[4.0, low], [low, 4.0]], "labels": [0]})
-    image = drawn[0][0].axes[0].images[0]
-    assert (image.get_clim(), image.get_cmap().name) == (pytest.approx(limits), colours)
-    assert (
-        "the mean entry is" in plot.caption and plot.title == "Kernel of the training texts"
-    )  # its labels do not fit
+def test_colours_end_at_the_largest_entry_of_two_texts(drawn, kernel, limit, mean):
+    plot = kernels.matrix_plot("x", {"before": kernel, "labels": [0] * 9})
+    assert drawn[0][0].axes[0].images[0].get_clim() == pytest.approx((-limit, limit))
+    assert f"the mean entry is {mean} before centring" in plot.caption  # its labels do not fit
+    assert plot.title == "Kernel of the training texts"
 
 
 def test_a_spectrum_and_the_labels_share(drawn):

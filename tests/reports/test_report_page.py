@@ -215,7 +215,8 @@ def test_kernels_alone_show_their_matrix_spectrum_and_groups(tmp_path, drawn_plo
     assert "layer.01 40.0 %, layer.00 30.0 %, head 20.0 %" in text
     same = np.repeat(np.arange(3), 8)
     same = (same[:, None] == same) & ~np.eye(24, dtype=bool)
-    assert f"two texts of one class share {summed[same].mean():.3g} on average" in text
+    mean = np.eye(24) - 1 / 24
+    assert f"two texts of one class share {(mean @ summed @ mean)[same].mean():.3g} on average" in text
     one_hot = np.eye(3)[np.repeat(np.arange(3), 8)] - 1 / 3
     shares = (vectors.T @ one_hot.ravel())[::-1] ** 2 / (one_hot**2).sum()
     assert f"The first 7 eigenvectors hold {100 * shares[:7].sum():.0f} % of the centred labels" in text

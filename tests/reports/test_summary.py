@@ -38,3 +38,14 @@ def test_notes_are_listed_once_each_where_there_are_some():
     page = summary_markdown(noted, {}, {})
     listed = "\n".join(f"* mr, sgd ridge: {note}" for note in ("seed 13", "seed 21", "the rate is low"))
     assert f"## Notes\n\n{listed}\n\n## Where" in page
+
+
+def test_what_the_user_wrote_is_text_everywhere():
+    attack = "<script>alert(1)</script> | [a](javascript:b) `c`"
+    rows = [row(attack, seed, 0.5) | {"notes": [attack]} for seed in (13, 21)]
+    facts = {"model": attack, attack: "a template"}
+    page = summary_markdown(rows, {attack: attack}, facts, [f"{attack} is kernel-like"])
+    assert "<" not in page.replace("<small>", "")
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt; \\| \\[a\\](javascript:b) \\`c\\`") >= 5
+    cells = {len(line.replace("\\|", "").split("|")) for line in page.splitlines() if line.startswith("|")}
+    assert len(cells) == 1  # a stroke in a name makes no further cell

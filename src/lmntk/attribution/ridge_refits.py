@@ -131,6 +131,14 @@ class RidgeRefits:
             decisions[number] = whole - lost.reshape(whole.shape)
         return decisions
 
+    def coefficients_without(self, group: Sequence[int]) -> Array:
+        """Return the coefficients [N, C] of training without a group, whose own are zero, in closed form; see ``without``."""
+        c, alpha = self.texts.outputs, self.rows_of(self.coefficients)
+        rows = (np.asarray(group, dtype=np.int64)[:, None] * c + np.arange(c)).ravel()
+        left = alpha - self.inverse[:, rows] @ np.linalg.solve(self.inverse[np.ix_(rows, rows)], alpha[rows])
+        left[rows] = 0.0
+        return np.asarray(left.reshape(self.texts.f0.shape))
+
     def relabelled(self, numbers: Sequence[int], classes: Sequence[int]) -> Array:
         """Return decisions [S, M, C] with the label of one text changed, in closed form: O(M C C) each."""
         c, shape, whole = self.texts.outputs, self.offset.shape, self.decisions

@@ -10,12 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from lmntk.attribution.changes import TrainedTexts
-from lmntk.attribution.ridge_refits import RidgeRefits
-from lmntk.attribution.suspects import WRONG_SHARE, Suspicion, suspicion_of
 from lmntk.diagnosis.regime import Regime
-from lmntk.errors import UserError
 from lmntk.estimator.choice import Choice
+from lmntk.estimator.doubts import check_number, doubts_of, rows_of
 from lmntk.estimator.fit import choosing
 from lmntk.estimator.given import FitInput
 from lmntk.estimator.solved import in_classes
@@ -23,9 +20,11 @@ from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.trust import ShortTraining, refuse_unmeasured, regime_entry, regime_in, trust_key
 from lmntk.estimator.ways import key_of
 from lmntk.experiment.configuration import Audit
+from lmntk.reports.audit_page import write_audit_page
 from lmntk.system.files import write_text
 from lmntk.system.hashing import versions
 from lmntk.system.kept import write_record
+from lmntk.system.notices import say
 from lmntk.system.progress import Progress
 
 FORMAT = "lmntk audit 1"
@@ -78,9 +77,20 @@ class AuditRecord(BaseModel):
     regime: dict[str, Any]
     versions: dict[str, str]
 
+    @property
+    def sentence(self) -> str:
+        """The number of labels that are named, and how far to believe it."""
+        share = f"if {100 * self.wrong_share:g} % of all labels are wrong"
+        if not self.named:
+            return f"no label is probably wrong, with at most {100 * self.false_discoveries:.0f} % false ones among those named, {share}"
+        return (
+            f"{self.named} of {len(self.rows)} labels are probably wrong; of these about {100 * (self.expected_false or 0):.0f} % "
+            f"are expected to be right after all, {share}"
+        )
+
 
 def audit_file(options: Audit, given: FitInput, progress: Progress) -> AuditRecord:
-    """Return which labels of a file are probably wrong, and write it to a folder as ``audit.json`` and ``audit.csv``.
+    """Return which labels of a file are probably wrong, and write it to a folder as ``audit.json``, ``audit.csv`` and a page.
 
     Every text is decided by a classifier that has not seen its label, as ``fit`` holds it out. Cost: that of a fit.
 
@@ -132,65 +142,6 @@ def regime_of(options: Audit, choice: Choice, texts: LabelledTexts, progress: Pr
     return regime_in(options.out, key, None if options.trust is None else training, progress)
 
 
-def check_number(texts: LabelledTexts) -> None:
-    """Refuse texts of which none can be held out.
-
-    Raises:
-        UserError: there are too few.
-    """
-    if not texts.are_enough:
-        raise UserError(
-            "audit: there are too few texts to judge a label by the others; give five different ones of each class or more"
-        )
-
-
-def doubts_of(
-    choice: Choice, texts: LabelledTexts, false_discoveries: float, wrong_share: float = WRONG_SHARE
-) -> Suspicion:
-    """Return the doubts about each label, by the held-out decisions of the chosen way.
-
-    Raises:
-        UserError: there are too few texts, or the share is none.
-    """
-    check_number(texts)
-    assert choice.held_out is not None
-    refits = refits_of(choice, texts)
-    return suspicion_of(
-        choice.held_out.decided, texts.numbers, choice.sharpness, refits, false_discoveries, wrong_share
-    )
-
-
-def refits_of(choice: Choice, texts: LabelledTexts) -> RidgeRefits | None:
-    """Return ridge regression on the texts, as it was chosen; None of no training, and of a kernel that is not one for each class."""
-    measured = choice.measured
-    if choice.form is None or measured.way.combinations is not None or measured.way.basis is not None:
-        return None
-    kernel, logits = measured.kernel, measured.logits
-    trained = TrainedTexts.of(kernel, kernel, texts.numbers, logits, logits)
-    return RidgeRefits(trained, choice.setting["regularization"], choice.f0_scale)
-
-
-def rows_of(texts: LabelledTexts, suspicion: Suspicion) -> list[dict[str, Any]]:
-    """Return a row for each text, the most suspicious first."""
-    plain, labels = texts.plain, texts.labels
-    rows = []
-    for position, number in enumerate(suspicion.order.tolist()):
-        rows.append(
-            {
-                "row": number + 1,
-                "text": plain[number],
-                "label": labels[texts.numbers[number]],
-                "proposed": labels[suspicion.proposed[number]],
-                "probability": float(suspicion.probability[number]),
-                "margin": float(suspicion.margin[number]),
-                "self_influence": _known(suspicion.self_influence[number]),
-                "flip_gain": _known(suspicion.flip_gain[number]),
-                "named": position < suspicion.named,
-            }
-        )
-    return rows
-
-
 def contradictions_in(texts: LabelledTexts) -> list[str]:
     """Return the texts that have several labels, each with them."""
     return [
@@ -208,10 +159,9 @@ def table_of(record: AuditRecord) -> str:
 
 
 def write_audit(folder: Path, record: AuditRecord) -> None:
-    """Write both files."""
+    """Write both files, and the page."""
     write_record(folder / NAME, record.model_dump())
     write_text(folder / TABLE, table_of(record))
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+    missing = write_audit_page(folder, record.model_dump(), record.sentence)
+    if missing:
+        say(missing)

@@ -131,12 +131,8 @@ def choose_way(
         regularization: lambda, if it is not to be chosen.
     """
     labels, few = texts.numbers, texts.are_few
-    parts = [
-        (way, candidates)
-        for way in (ways[:1] if few else ways)
-        for candidates in candidates_of(way, labels, few=few, regularization=regularization)
-    ]
-    pool = Pool([_OfMode(way.way.mode, candidates) for way, candidates in parts])
+    parts = parts_of(ways, labels, few=few, regularization=regularization)
+    pool = pool_of(parts)
     estimate, standing, number, calibration = None, None, 0, Calibration()
     if texts.can_be_held_out:
         rounds = folds_of(texts, ways[0].kernel.shape[1], seed)
@@ -153,6 +149,22 @@ def choose_way(
     moved = tuple((np.asarray(intercepts) + calibration.shift).tolist())
     taken = () if estimate is None else shares_taken(estimate, of_way, len(ways))
     return Choice(way, setting, form, moved, estimate, calibration, standing, taken)
+
+
+def parts_of(
+    ways: Sequence[Measured], labels: Labels, *, few: bool, regularization: float | None = None
+) -> list[tuple[Measured, Candidates]]:
+    """Return all that is chosen from, each with its way: of few texts the first way's alone; see ``candidates_of``."""
+    return [
+        (way, candidates)
+        for way in (ways[:1] if few else ways)
+        for candidates in candidates_of(way, labels, few=few, regularization=regularization)
+    ]
+
+
+def pool_of(parts: Sequence[tuple[Measured, Candidates]]) -> Pool:
+    """Return what ``parts_of`` returned as one pool, whose settings say their mode."""
+    return Pool([_OfMode(way.way.mode, candidates) for way, candidates in parts])
 
 
 def shares_taken(estimate: HeldOut, owners: Sequence[int], count: int) -> tuple[float, ...]:

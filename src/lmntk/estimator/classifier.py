@@ -15,8 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 from lmntk.attribution.suspects import FALSE_DISCOVERIES
 from lmntk.engine.settings import Settings
 from lmntk.errors import UserError
-from lmntk.estimator.audit import doubts_of, rows_of
 from lmntk.estimator.choice import Choice, choose_way
+from lmntk.estimator.doubts import doubts_of, rows_of
 from lmntk.estimator.encoders import Prompt, encoder_of, probe_features
 from lmntk.estimator.explanation import Explanation, explanation_of
 from lmntk.estimator.file_work import trained_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,7 @@ class FileWork:
         settings: of the engine.
         progress: told how far it is.
         measured: the ways so far.
+        spent: of each way the seconds that its kernel took, and its forward and backward passes of a text; none of one that was read.
     """
 
     options: Fit | Prompts
@@ -45,6 +47,22 @@ class FileWork:
     settings: Settings
     progress: Progress
     measured: list[Way] = field(default_factory=list)
+    spent: list[tuple[float, int, int]] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds of all kernels."""
+        return sum(seconds for seconds, _, _ in self.spent)
+
+    @property
+    def forward(self) -> int:
+        """The forward passes of a text."""
+        return sum(forward for _, forward, _ in self.spent)
+
+    @property
+    def backward(self) -> int:
+        """The backward passes of a text."""
+        return sum(backward for _, _, backward in self.spent)
 
     def prompt(self, given: PromptText | None) -> Prompt:
         """Return a prompt with the options that all share; without a template and words it is head mode's."""
@@ -80,14 +98,23 @@ class FileWork:
         def announce(estimate: Estimate) -> None:
             self.progress.note(f"{name}: {estimate.describe()}")
 
+        captured_texts = 0
+
+        def report(captured: int, contracted: int) -> None:
+            nonlocal captured_texts
+            captured_texts += captured
+            self.progress.advance(per_text * captured + per_pair * contracted)
+
+        began = time.monotonic()
         found = measure(
             way,
             examples,
             self.settings,
             self.options.out / KERNELS,
             None if any(each.mode == way.mode for each in self.measured) else announce,
-            lambda captured, contracted: self.progress.advance(per_text * captured + per_pair * contracted),
+            report,
         )
+        self.spent.append((time.monotonic() - began, captured_texts, c * captured_texts))
         self.measured.append(way)
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from lmntk.engine.batches import Capturer
 from lmntk.engine.settings import Settings
 from lmntk.estimator.choice import Choice, choose_way
 from lmntk.estimator.encoders import encoder_of, probe_features
-from lmntk.estimator.file_work import alone_with, say_remarks, start_work
+from lmntk.estimator.file_work import FileWork, alone_with, say_remarks, start_work
 from lmntk.estimator.given import FitInput
-from lmntk.estimator.record import ComparedPrompt, FitRecord, write_fit
+from lmntk.estimator.learning_curve import learning_curve
+from lmntk.estimator.record import ComparedPrompt, FileFindings, FitCost, FitRecord, write_fit
 from lmntk.estimator.texts import LabelledTexts
-from lmntk.estimator.ways import Way
+from lmntk.estimator.ways import Measured
 from lmntk.experiment.configuration import Fit
 from lmntk.models.loading import Pretrained
 from lmntk.prediction.direction_memory import DirectionMemory
@@ -34,20 +36,24 @@ class Chosen:
         texts: the labelled ones, by their tokens.
         settings: of the engine.
         choice: what was chosen.
-        ways: all that it was chosen from, in order.
+        measured: all ways that it was chosen from, in order.
+        work: what they were measured with.
+        choice_seconds: that the choice took.
     """
 
     pretrained: Pretrained
     texts: LabelledTexts
     settings: Settings
     choice: Choice
-    ways: tuple[Way, ...]
+    measured: tuple[Measured, ...]
+    work: FileWork
+    choice_seconds: float
 
     @property
     def compared(self) -> list[ComparedPrompt]:
         """The prompts that it was chosen from, where there were several, each with the share of folds that chose it."""
-        taken = self.choice.taken or (0.0,) * len(self.ways)
-        prompts = [(way.prompt, share) for way, share in zip(self.ways, taken, strict=True)]
+        taken = self.choice.taken or (0.0,) * len(self.measured)
+        prompts = [(each.way.prompt, share) for each, share in zip(self.measured, taken, strict=True)]
         found = [ComparedPrompt.of(prompt, share) for prompt, share in prompts if prompt is not None]
         return found if len(found) > 1 else []
 
@@ -67,6 +73,17 @@ def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
     """
     with choosing(options, given, progress, "fit") as chosen:
         choice = chosen.choice
+        progress.phase("the learning curve")
+        began = time.monotonic()
+        curve = learning_curve(chosen.measured, chosen.texts, choice.held_out, seed=options.seed)
+        cost = FitCost(
+            texts=len(chosen.texts.examples),
+            forward=chosen.work.forward,
+            backward=chosen.work.backward,
+            kernel_seconds=chosen.work.seconds,
+            choice_seconds=chosen.choice_seconds,
+            curve_seconds=time.monotonic() - began,
+        )
         return write_fit(
             options,
             texts=chosen.texts,
@@ -74,7 +91,7 @@ def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
             choice=choice,
             directions=[direction_of(choice, chosen.settings)] if choice.has_direction else [],
             pretrained=chosen.pretrained,
-            compared=chosen.compared,
+            findings=FileFindings(chosen.compared, curve, cost),
         )
 
 
@@ -121,8 +138,11 @@ def choosing(
         ]
         encoder = encoder_of(work.pretrained, "head", work.prompt(None))
         features = probe_features(work.pretrained, encoder, texts.examples, work.settings.batch_size)
+        began = time.monotonic()
         choice = choose_way(measured, texts, features, seed=options.seed)
-        yield Chosen(work.pretrained, texts, work.settings, choice, tuple(ways))
+        yield Chosen(
+            work.pretrained, texts, work.settings, choice, tuple(measured), work, time.monotonic() - began
+        )
 
 
 def direction_of(choice: Choice, settings: Settings) -> dict[str, Any]:

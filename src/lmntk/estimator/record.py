@@ -16,6 +16,8 @@ from torch import Tensor
 from lmntk.errors import UserError
 from lmntk.estimator.choice import Choice, fitted_share
 from lmntk.estimator.encoders import Prompt
+from lmntk.estimator.learning_curve import LearningCurve
+from lmntk.estimator.page_texts import DoubtfulText, doubtful_texts, suspects_of
 from lmntk.estimator.solved import Solved
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.experiment.configuration import Fit
@@ -23,6 +25,7 @@ from lmntk.models.loading import Pretrained
 from lmntk.prediction.by_kernel import SharedSolution
 from lmntk.prediction.files import save_predictor
 from lmntk.reports.fit_page import write_fit_page
+from lmntk.reports.kernel_facts import class_summed, kernel_picture
 from lmntk.solvers.calibration import log_probabilities
 from lmntk.system.hashing import versions
 from lmntk.system.kept import read_form, read_record, write_record
@@ -52,6 +55,26 @@ class ComparedPrompt(BaseModel):
         return cls(template=prompt.template or "", label_words=list(prompt.words or ()), taken=share)
 
 
+class FitCost(BaseModel):
+    """The work that a fit was.
+
+    Attributes:
+        texts: labelled ones.
+        forward: forward passes of a text; none where the kernels were there from an earlier fit.
+        backward: backward passes of a text.
+        kernel_seconds: of the kernels.
+        choice_seconds: of the choice and the estimate.
+        curve_seconds: of the learning curve.
+    """
+
+    texts: int
+    forward: int
+    backward: int
+    kernel_seconds: float
+    choice_seconds: float
+    curve_seconds: float
+
+
 class FitRecord(BaseModel):
     """The record of a fitted classifier.
 
@@ -72,6 +95,10 @@ class FitRecord(BaseModel):
             of its label and that of the decided class; empty where nothing could be held out.
         sharpness: factor of decisions before their softmax.
         rough: whether the probabilities rest on fewer than 30 texts.
+        doubtful: the hardest and the most doubtful texts, each with the texts that speak for and against its label.
+        suspects: the first labels that are probably wrong; None where the texts are too few to say.
+        curve: the held-out accuracy by the number of labels, of a fit from a file.
+        cost: of a fit from a file.
         parameters: those that a ``TangentClassifier`` is made with; ``label_words`` is a list, by class one of pairs.
         model: its name and fingerprint.
         versions: of what computed it.
@@ -92,6 +119,10 @@ class FitRecord(BaseModel):
     held_out: list[dict[str, Any]] = []
     sharpness: float
     rough: bool
+    doubtful: list[DoubtfulText] = []
+    suspects: list[dict[str, Any]] | None = None
+    curve: LearningCurve | None = None
+    cost: FitCost | None = None
     parameters: dict[str, Any] = {}
     model: dict[str, Any]
     versions: dict[str, str]
@@ -108,6 +139,15 @@ class EstimatorInput:
 
     classes: Sequence[Any]
     parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class FileFindings:
+    """What is known of a fit from a file beside the choice: the prompts that were compared, the learning curve, and the cost."""
+
+    compared: Sequence[ComparedPrompt] = ()
+    curve: LearningCurve | None = None
+    cost: FitCost | None = None
 
 
 def parameters_of(options: Fit, labels: Sequence[str], prompt: Prompt | None) -> dict[str, Any]:
@@ -127,7 +167,7 @@ def write_fit(
     directions: Sequence[Mapping[str, Tensor]],
     pretrained: Pretrained,
     given: EstimatorInput | None = None,
-    compared: Sequence[ComparedPrompt] = (),
+    findings: FileFindings | None = None,
 ) -> FitRecord:
     """Write a fit's predictor, what it was trained on, and its record, which is returned.
 
@@ -139,8 +179,9 @@ def write_fit(
         directions: of its solution.
         pretrained: the model.
         given: what an estimator was given; of a file it is made of the options.
-        compared: the prompts that were compared.
+        findings: what is known beside, of a file.
     """
+    findings = findings or FileFindings()
     if given is None:
         given = EstimatorInput(texts.labels, parameters_of(options, texts.labels, prompt))
     way, standing, sharpness = choice.measured.way, choice.standing, choice.sharpness
@@ -180,7 +221,8 @@ def write_fit(
     }  # fmt: skip
     (options.out / NAME).unlink(missing_ok=True)  # an earlier fit's does not stand beside the new predictor
     save_predictor(options.out, directions, way.model, description, shared_solution(choice))
-    Solved.of(choice, texts).write(options.out)
+    solved = Solved.of(choice, texts)
+    solved.write(options.out)
     record = FitRecord(
         format=FORMAT,
         file=options.file,
@@ -190,23 +232,33 @@ def write_fit(
         mode=way.mode,
         template=template,
         label_words=dict(zip(texts.labels, words, strict=True)) if words is not None else None,
-        prompts=list(compared),
+        prompts=list(findings.compared),
         setting=setting,
         standing=None if standing is None else standing.as_dict(),
         training_accuracy=fitted_share(choice, texts.numbers),
         held_out=held_out,
         sharpness=sharpness,
         rough=rough,
+        doubtful=doubtful_texts(choice, texts, solved, held_out),
+        suspects=suspects_of(choice, texts),
+        curve=findings.curve,
+        cost=findings.cost,
         parameters=dict(given.parameters),
         model=model,
         versions=versions(),
     )
     plain = record.model_dump()
     write_record(options.out / NAME, plain)
-    missing = write_fit_page(options.out, plain)
+    missing = write_fit_page(options.out, plain, picture_of(choice, texts))
     if missing:
         say(missing)
     return record
+
+
+def picture_of(choice: Choice, texts: LabelledTexts) -> dict[str, Any]:
+    """Return the kernel of the chosen way as its picture has it, by the classes' names."""
+    picture = kernel_picture(class_summed(choice.measured.kernel), texts.numbers.tolist())
+    return picture | {"labels": [texts.labels[number] for number in picture["labels"]]}
 
 
 def held_out_texts(choice: Choice, texts: LabelledTexts) -> list[dict[str, Any]]:

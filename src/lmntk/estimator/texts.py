@@ -68,6 +68,11 @@ class LabelledTexts:
             known._say_contradictions(set(self.contradictions))
         return known
 
+    def part(self, rows: Labels) -> LabelledTexts:
+        """Return some of them, of the same classes, by their numbers."""
+        tokens = None if self.tokens is None else tuple(self.tokens[row] for row in rows)
+        return replace(self, examples=tuple(self.examples[row] for row in rows), tokens=tokens)
+
     @property
     def plain(self) -> list[str]:
         """Each example as one string, for classifiers that count words."""

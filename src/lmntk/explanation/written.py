@@ -39,9 +39,10 @@ def strongest(explained: ExplainedText, count: int) -> tuple[list[int], list[int
 
 def contents_of(record: ExplanationRecord) -> dict[str, Any]:
     """Return what the page shows, as plain data: of each prediction its texts for and against it."""
+    whole = record.name.strip("'\"")  # a folder, of a run with the split
     return {
-        "name": record.name.strip("'\""),
-        "settings": record.settings,
+        "name": Path(whole).name or whole,
+        "settings": {"what was trained": whole, **record.settings},
         "held_out": record.held_out,
         "trained": len(record.training),
         "regime": record.regime,

@@ -20,6 +20,15 @@ def class_summed(values: np.ndarray) -> np.ndarray:
     return summed
 
 
+def kernel_picture(matrix: np.ndarray, labels: Sequence[int]) -> dict[str, Any]:
+    """Return what a picture shows of a kernel [n, n]: texts sorted by label, and of many some ``MOST``."""
+    classes = np.asarray(labels)
+    order = np.argsort(classes, kind="stable")
+    if len(order) > MOST:  # evenly over the sorted texts, so that every class keeps its part
+        order = order[np.linspace(0, len(order) - 1, MOST).round().astype(int)]
+    return {"before": matrix[np.ix_(order, order)].tolist(), "labels": classes[order].tolist()}
+
+
 def facts_of_kernel(kernel: Kernel, labels: Sequence[int] | None) -> dict[str, Any]:
     """Return what a diagnosis would hold of a training kernel: ``kernels`` (before alone), ``spectrum`` and, of kept groups, ``groups``.
 
@@ -36,15 +45,9 @@ def facts_of_kernel(kernel: Kernel, labels: Sequence[int] | None) -> dict[str, A
     n = len(matrix)
     known = labels is not None and len(labels) == n
     classes = np.asarray(labels if known else [0] * n)
-    order = np.argsort(classes, kind="stable")
-    if n > MOST:  # evenly over the sorted texts, so that every class keeps its part
-        order = order[np.linspace(0, n - 1, MOST).round().astype(int)]
-    found: dict[str, Any] = {
-        "kernels": {
-            "before": matrix[np.ix_(order, order)].tolist(),
-            "labels": classes[order].tolist() if known else [],
-        }
-    }
+    found: dict[str, Any] = {"kernels": kernel_picture(matrix, classes.tolist())}
+    if not known:
+        found["kernels"]["labels"] = []
     if known and len(set(classes.tolist())) > 1 and n * kernel.values.shape[1] <= MOST_VALUES:
         spread = spectrum(kernel.values, classes.tolist())
         found["spectrum"] = {

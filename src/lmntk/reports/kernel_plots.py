@@ -26,23 +26,22 @@ SMALLEST = 1e-12  # of the largest eigenvalue: what is below is rounding
 
 
 def matrix_plot(identity: str, kernels: Mapping[str, Any]) -> Plot:
-    """Return one heatmap, or two with one colour scale, of kernels [n, n] sorted by label."""
-    sides = {
+    """Return one heatmap, or two with one colour scale, of kernels [n, n] sorted by label, centred so that blocks show.
+
+    What all texts share is most of a kernel, and a text's own entry is its largest: without the mean, and with colours that end at the
+    largest entry of two different texts, the rest can be seen.
+    """
+    plain = {
         name: np.asarray(kernels[name], dtype=float) for name in ("before", "after") if kernels.get(name)
     }
+    sides = {name: centred(side) for name, side in plain.items()}
     labels = list(kernels.get("labels") or ())
-    low, high = min(side.min() for side in sides.values()), max(side.max() for side in sides.values())
-    largest = max(abs(low), abs(high)) or 1.0
-    # both colour maps read the same to colour-blind eyes; the one that has a middle is for kernels that have signs
-    scale = (
-        {"cmap": "PuOr", "vmin": -largest, "vmax": largest}
-        if low < -0.05 * largest
-        else {"cmap": "cividis", "vmin": low, "vmax": high}
-    )
+    off_diagonal = ~np.eye(len(next(iter(sides.values()))), dtype=bool)
+    largest = max(float(np.abs(side[off_diagonal]).max(initial=0.0)) for side in sides.values()) or 1.0
     runs = [(label, len(list(run))) for label, run in groupby(labels)]
     edges = np.cumsum([0, *(size for _, size in runs)])
     middles, names = (edges[1:] + edges[:-1] - 1) / 2, [short(label, 10) for label, _ in runs]
-    left, right, top, below = room_for(names) + 0.1, 0.62, 0.24, 0.42
+    left, right, top, below = room_for(names) + 0.1, 0.72, 0.24, 0.42
     side_length = (WIDTH - left - right - 0.15 * (len(sides) - 1)) / len(sides)
     side_length = min(side_length, 2.6)
     height = top + side_length + below
@@ -56,7 +55,9 @@ def matrix_plot(identity: str, kernels: Mapping[str, Any]) -> Plot:
             side_length / height,
         )
         panel = figure.add_axes(place)
-        picture = panel.imshow(side, interpolation="none", **scale)
+        picture = panel.imshow(
+            side, interpolation="none", cmap="PuOr", vmin=-largest, vmax=largest
+        )  # reads the same to colour-blind eyes
         if len(sides) > 1:
             panel.set_title("before fine-tuning" if name == "before" else "after")
         panel.grid(visible=False)
@@ -74,15 +75,23 @@ def matrix_plot(identity: str, kernels: Mapping[str, Any]) -> Plot:
     bar.outline.set_visible(False)
     bar.ax.set_title("K", color=MUTED)
     bar.ax.locator_params(axis="y", nbins=5)
-    caption = _matrix_caption(sides, labels)
+    caption = _matrix_caption(plain, sides, labels)
     title = "Kernel before and after fine-tuning" if len(sides) > 1 else "Kernel of the training texts"
     return Plot(title, to_svg(figure, identity, title, caption), caption)
 
 
-def _matrix_caption(sides: Mapping[str, np.ndarray], labels: Sequence[Any]) -> str:
+def centred(kernel: np.ndarray) -> np.ndarray:
+    """Return a kernel [n, n] less the means of its rows and columns: that of the gradients less their mean."""
+    rows, columns = kernel.mean(axis=0, keepdims=True), kernel.mean(axis=1, keepdims=True)
+    found: np.ndarray = kernel - rows - columns + kernel.mean()
+    return found
+
+
+def _matrix_caption(
+    plain: Mapping[str, np.ndarray], sides: Mapping[str, np.ndarray], labels: Sequence[Any]
+) -> str:
     sentences = []
-    first = next(iter(sides.values()))
-    n = len(first)
+    n = len(next(iter(sides.values())))
     same = (
         np.equal.outer(np.asarray(labels), np.asarray(labels)) if len(labels) == n else np.ones((n, n), bool)
     )
@@ -94,17 +103,14 @@ def _matrix_caption(sides: Mapping[str, np.ndarray], labels: Sequence[Any]) -> s
                 f"{where}two texts of one class share {figure_text(inside.mean())} on average, of two classes {figure_text(outside.mean())}"
             )
         else:
-            sentences.append(f"{where}the mean entry is {figure_text(side.mean())}")
+            sentences.append(f"{where}the mean entry is {figure_text(plain[name].mean())} before centring")
     if len(sides) > 1:
-        relative = (
-            np.abs(sides["after"] - sides["before"])[sides["before"] != 0]
-            / np.abs(sides["before"])[sides["before"] != 0]
-        )
+        before, after = plain["before"], plain["after"]
+        relative = np.abs(after - before)[before != 0] / np.abs(before)[before != 0]
         if relative.size:
-            sentences.append(f"an entry moves by {relative.mean():.2f} of itself on average")
-    text = "; ".join(sentences)
+            sentences.append(f"an entry moves by {relative.mean():.2f} of itself on average before centring")
     sees = "In a kernel that sees the task the blocks on the diagonal stand out."
-    return f"The sgd kernel of {n} training texts, class logits summed: {text}. {sees}"
+    return f"The sgd kernel of {n} training texts, class logits summed, less what all have in common: {'; '.join(sentences)}. {sees}"
 
 
 def spectrum_plot(identity: str, spectrum: Mapping[str, Any]) -> Plot:

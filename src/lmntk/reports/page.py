@@ -81,9 +81,11 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
     from lmntk.reports.closeups import close_ups
     from lmntk.reports.drawing import style
     from lmntk.reports.reached import reached
+    from lmntk.reports.regimes import regime_matrix
     from lmntk.reports.rerun import as_toml, changes, settings_rows
     from lmntk.reports.tables import Entry, result_tables
     from lmntk.reports.verdicts import at_largest_k, counted, thresholds, verdicts
+    from lmntk.reports.yardsticks import yardsticks
 
     runs = [replace(run, notes=list(run.notes)) for run in runs]
     titles = runs[0].titles()
@@ -94,8 +96,11 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
     more_notes: list[str] = []
     judged = verdicts(_named(runs, "diagnoses"), titles, more_notes)
     diagnosed = {(one.run, one.title, one.mode) for one in judged}
-    undiagnosed = [one for one in reached(rows, titles) if (one.run, one.title, one.mode) not in diagnosed]
-    tables = result_tables(every_row, titles)
+    measured = yardsticks(rows, _splits(runs))
+    undiagnosed = [
+        one for one in reached(rows, titles, measured) if (one.run, one.title, one.mode) not in diagnosed
+    ]
+    tables = result_tables(every_row, titles, measured)
     with style():
         pairs = list(dict.fromkeys((row.get("run", ""), row["task"]) for row in rows))
         accuracy = [
@@ -125,6 +130,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
         "facts": _facts(runs, rows),
         "verdicts": judged,
         "first_verdicts": at_largest_k(judged),
+        "matrix": regime_matrix(at_largest_k(judged), measured),
         "counted": counted(at_largest_k(judged)),
         "thresholds": thresholds(judged),
         "has_emulators": any(one.forecast.emulator is not None for one in judged),
@@ -169,6 +175,11 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
 def _named(runs: Sequence[Run], part: str) -> list[Mapping[str, Any]]:
     """Return a part of all runs in one list, each entry with its run's name where there are several."""
     return [{**one, "run": run.name} if len(runs) > 1 else one for run in runs for one in getattr(run, part)]
+
+
+def _splits(runs: Sequence[Run]) -> list[Mapping[str, Any]]:
+    """Return the records of all splits, each with its run's name where there are several."""
+    return [{**one, "run": run.name} if len(runs) > 1 else one for run in runs for one in run.splits.values()]
 
 
 def _title(runs: Sequence[Run]) -> str:

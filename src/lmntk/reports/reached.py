@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmntk.reports.tables import ordered_methods
+from lmntk.reports.yardsticks import Yardstick
 from lmntk.solvers.baselines import BASELINE_NAMES
 from lmntk.solvers.selection import Summary, aggregate
 
@@ -21,9 +22,14 @@ class Reached:
     mode: str
     sentence: str
     gain: float | None
+    beside: str = ""
 
 
-def reached(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> list[Reached]:
+def reached(
+    rows: Sequence[Mapping[str, Any]],
+    titles: Mapping[str, str],
+    measured: Mapping[tuple[str, str], Yardstick] | None = None,
+) -> list[Reached]:
     """Return for each run, task and mode, at its largest k, what kernels and fine-tuning reach beside the model before training."""
     found = []
     for run, task, mode in dict.fromkeys((row.get("run", ""), row["task"], row["mode"]) for row in rows):
@@ -48,8 +54,10 @@ def reached(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> lis
         sentence = "; ".join(parts)
         best = max((means[method].mean for method in kernels), default=None)
         gain = None if before is None or best is None else best - means[before].mean
+        beside = (measured or {}).get((run, task))
+        said = f"{sentence[:1].upper()}{sentence[1:]}."
         found.append(
-            Reached(run, titles.get(task, task), k, mode, f"{sentence[:1].upper()}{sentence[1:]}.", gain)
+            Reached(run, titles.get(task, task), k, mode, said, gain, "" if beside is None else beside.phrase)
         )
     return found
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmntk.reports.results import METRIC_NAMES
+from lmntk.reports.yardsticks import Yardstick
 from lmntk.solvers.baselines import BASELINE_NAMES
 from lmntk.solvers.selection import Summary, aggregate
 
@@ -63,10 +64,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """All results at one k: columns are tasks with their metric."""
+    """All results at one k: columns are tasks with their metric, and what it is read beside."""
 
     k: int
-    columns: tuple[tuple[str, str], ...]
+    columns: tuple[tuple[str, str, tuple[str, ...]], ...]
     blocks: tuple[Block, ...]
     splits: tuple[int, ...]
 
@@ -81,14 +82,20 @@ def ordered_methods(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted(dict.fromkeys(row["method"] for row in rows), key=method_order)
 
 
-def result_tables(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> list[Table]:
+def result_tables(
+    rows: Sequence[Mapping[str, Any]],
+    titles: Mapping[str, str],
+    measured: Mapping[tuple[str, str], Yardstick] | None = None,
+) -> list[Table]:
     """Return a table for each k, the smallest first.
 
     Args:
         rows: of results.csv; where several runs are shown together each row has its ``run`` as well.
         titles: tasks' names in print.
+        measured: the yardstick of each run and task.
     """
     tables = []
+    by_task = {task: each.parts for (_, task), each in (measured or {}).items()}
     most = len({row["seed"] for row in rows})  # the page's heading names them, for all k
     for k in sorted({row["k"] for row in rows}):
         here = [row for row in rows if row["k"] == k]
@@ -117,7 +124,9 @@ def result_tables(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) 
                 )
                 lines.append(Line(method, tuple(entries)))
             blocks.append(Block(" · ".join(part for part in key if part), tuple(lines)))
-        columns = tuple((titles.get(task, task), metric) for task, metric in metrics.items())
+        columns = tuple(
+            (titles.get(task, task), metric, tuple(by_task.get(task, ()))) for task, metric in metrics.items()
+        )
         tables.append(Table(k, columns, tuple(blocks), seeds))
     return tables
 

@@ -48,24 +48,15 @@ def audit(
     else:
         print_audit(record)
         print(f"All {len(record.rows)} texts, the most suspicious first: {options.out}/audit.csv")
+        page = options.out / "audit.html"
+        if page.exists():
+            print(f"More: {page}")
 
 
 def print_audit(record: AuditRecord) -> None:
     """Print how many labels are named, and the first of them."""
-    texts = len(record.rows)
     print_wrapped(f"accuracy, held out, if every label is right: {100 * record.accuracy:.1f} %", 2)
-    if record.named:
-        print_wrapped(
-            f"{record.named} of {texts} labels are probably wrong; of these about {100 * (record.expected_false or 0):.0f} % "
-            f"are expected to be right after all, if {100 * record.wrong_share:g} % of all labels are wrong",
-            2,
-        )
-    else:
-        print_wrapped(
-            f"no label is probably wrong, with at most {100 * record.false_discoveries:.0f} % false ones among those named, "
-            f"if {100 * record.wrong_share:g} % of all labels are wrong",
-            2,
-        )
+    print_wrapped(record.sentence, 2)
     for row in record.rows[: min(record.named, SHOWN)]:
         print_wrapped(
             f"  row {row['row']}: {row['text'][:70]!r} is labelled {row['label']!r} (probability {100 * row['probability']:.0f} %); "

@@ -155,7 +155,9 @@ class Discoveries(Part):
         description="check: compare a short real training with its emulation",
         json_schema_extra={"metavar": "check", "unset": "the regime is not measured"},
     )
-    out: Path = Field(default=Path("runs/audit"), description="the folder of audit.json and audit.csv")
+    out: Path = Field(
+        default=Path("runs/audit"), description="the folder of audit.json, audit.csv and audit.html"
+    )
 
 
 class Audit(Discoveries, Fit):

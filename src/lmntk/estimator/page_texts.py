@@ -1,0 +1,157 @@
+"""The texts that a fit's page shows: the hardest and the most doubtful with those that speak for and against, and suspects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from lmntk.attribution.suspects import FALSE_DISCOVERIES, suspicion_of
+from lmntk.estimator.choice import Choice
+from lmntk.estimator.solved import Solved
+from lmntk.estimator.texts import LabelledTexts
+from lmntk.solvers.inputs import Array
+
+HARDEST, DOUBTFUL, SPEAKING, SUSPECTS = 5, 5, 3, 5
+
+
+class SpeakingText(BaseModel):
+    """A training text that speaks for the label of another text, or against it.
+
+    Attributes:
+        row: its number, from 1.
+        text: its beginning.
+        label: its own.
+        value: what it adds to the decision for the label over the rival.
+    """
+
+    row: int
+    text: str
+    label: str
+    value: float
+
+
+class DoubtfulText(BaseModel):
+    """A labelled text that is hard, or in doubt, to a classifier that was trained without it.
+
+    Attributes:
+        kind: ``hardest``: its label is least probable; ``doubtful``: it is decided least surely.
+        row: its number, from 1.
+        text: its beginning.
+        label: its own.
+        rival: the class that is decided where it is another one, else the second.
+        decided: the class that is decided.
+        probability: of its label.
+        speak_for: the texts that add most to its label over the rival, by the chosen setting trained on all other texts.
+        speak_against: those that take most from it.
+    """
+
+    kind: str
+    row: int
+    text: str
+    label: str
+    rival: str
+    decided: str
+    probability: float
+    speak_for: list[SpeakingText]
+    speak_against: list[SpeakingText]
+
+
+def doubtful_texts(
+    choice: Choice, texts: LabelledTexts, solved: Solved, held_out: Sequence[Mapping[str, Any]]
+) -> list[DoubtfulText]:
+    """Return the hardest texts, then the most doubtful of the others; none where nothing was held out.
+
+    Nothing speaks where nothing was trained.
+
+    Args:
+        choice: what was chosen.
+        texts: the labelled ones.
+        solved: the solution with its kernel.
+        held_out: of each text what was decided without it; see ``FitRecord``.
+    """
+    by_probability = sorted(range(len(held_out)), key=lambda row: held_out[row]["probability"])
+    hardest = by_probability[:HARDEST]
+    others = sorted(by_probability[HARDEST:], key=lambda row: held_out[row]["confidence"])
+    speaking = _Speaking(choice, texts, solved, held_out)
+    return [
+        speaking.of(row, kind)
+        for kind, rows in (("hardest", hardest), ("doubtful", others[:DOUBTFUL]))
+        for row in rows
+    ]
+
+
+class _Speaking:
+    def __init__(
+        self, choice: Choice, texts: LabelledTexts, solved: Solved, held_out: Sequence[Mapping[str, Any]]
+    ) -> None:
+        self.choice, self.texts, self.solved, self.held_out = choice, texts, solved, held_out
+        self.refits = solved.refits() if solved.record.regularization else None
+
+    def of(self, row: int, kind: str) -> DoubtfulText:
+        """Return one text with those that speak for and against its label."""
+        own, labels = self.held_out[row], self.texts.labels
+        label, rival = int(self.texts.numbers[row]), self._rival(row)
+        values = self._values(row, label, rival)
+        order = np.argsort(values, kind="stable")
+        spoken = [other for other in order[::-1][:SPEAKING].tolist() if values[other] > 0]
+        against = [other for other in order[:SPEAKING].tolist() if values[other] < 0]
+        return DoubtfulText(
+            kind=kind,
+            row=row + 1,
+            text=own["text"],
+            label=labels[label],
+            rival=labels[rival],
+            decided=own["decided"],
+            probability=own["probability"],
+            speak_for=[self._speaker(other, values) for other in spoken],
+            speak_against=[self._speaker(other, values) for other in against],
+        )
+
+    def _speaker(self, row: int, values: Array) -> SpeakingText:
+        own = self.held_out[row]
+        return SpeakingText(row=row + 1, text=own["text"], label=own["label"], value=float(values[row]))
+
+    def _rival(self, row: int) -> int:
+        """Return the decided class where it is not the text's own, else the best of the others."""
+        label, labels = int(self.texts.numbers[row]), self.texts.labels
+        decided = labels.index(self.held_out[row]["decided"])
+        if decided != label:
+            return decided
+        if len(labels) == 2:
+            return 1 - label
+        assert self.choice.held_out is not None
+        mean = self.choice.held_out.decided[:, row].mean(axis=0)
+        mean[label] = -np.inf
+        return int(mean.argmax())
+
+    def _values(self, row: int, label: int, rival: int) -> Array:
+        """Return what each text adds to one class over another in the decision on a text that training went without [N]."""
+        if self.refits is None:
+            return np.zeros(len(self.texts.examples))
+        kernel = self.refits.texts.kernel[:, :, row]
+        alpha = self.refits.coefficients_without(self.solved.same_as(row))
+        is_shared = kernel.shape[1] < alpha.shape[1]
+        parts = kernel[:, 0] * alpha if is_shared else np.einsum("ncd,nc->nd", kernel, alpha)
+        if parts.shape[1] == 1:  # one logit is the second class's over the first
+            return np.asarray(parts[:, 0] if label == 1 else -parts[:, 0])
+        return np.asarray(parts[:, label] - parts[:, rival])
+
+
+def suspects_of(choice: Choice, texts: LabelledTexts) -> list[dict[str, Any]] | None:
+    """Return the labels that are probably wrong, the most suspicious first, as ``lmntk audit`` names them; None: too few texts."""
+    if choice.held_out is None or not texts.are_enough:
+        return None
+    doubts = suspicion_of(choice.held_out.decided, texts.numbers, choice.sharpness, None, FALSE_DISCOVERIES)
+    return [
+        {
+            "row": row + 1,
+            "text": texts.plain[row],
+            "label": texts.labels[texts.numbers[row]],
+            "proposed": texts.labels[doubts.proposed[row]],
+            "probability": float(doubts.probability[row]),
+        }
+        for row in doubts.order[: min(doubts.named, SUSPECTS)].tolist()
+    ]
