@@ -1,0 +1,92 @@
+"""The demonstration's lines and page, from what its parts would come to."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from lmntk.cli.demo_sentences import bars_of, lines_of
+from lmntk.reports import demo_page
+
+SENTENCE = "This is worse than chance: 24.0 against 25.0 % held out, a difference of -1.0 ± 0.2 points. Do not fine-tune this; use that."
+
+
+def verdict(method: str, reached: float, emulated: float | None, overshoots: bool) -> dict[str, object]:
+    emulator = None if emulated is None else {"figure": "+1.0 ± 2.0"}
+    forecast = {"overshoots": overshoots, "kernel": {"figure": "-2.0 ± 1.5"}, "emulator": emulator}
+    return {
+        "method": method,
+        "numbers": {"fine_tuned": reached, "emulated": emulated},
+        "forecast": forecast,
+        "regime": {"phrase": "the kernel regime holds, e = 0.01"},
+    }
+
+
+def shown(rank: int = 3, named: int = 1) -> SimpleNamespace:
+    row = {"train_texts": 32, "test_texts": 100}
+    accuracies = {"zero-shot": 0.3, "sgd ridge": 0.9, "linear probe": 0.5}
+    audited = [{"row": number} for number in range(1, 33)]
+    audited.insert(rank - 1, audited.pop(6))
+    return SimpleNamespace(
+        rows=[{"method": name, "test": share, **row} for name, share in accuracies.items()],
+        verdicts={
+            "verdicts": [
+                verdict("sgd fine-tuning", 0.5, 0.51, True),
+                verdict("adamw fine-tuning", 0.92, None, False),
+            ]
+        },
+        rooms=SimpleNamespace(standing={"sentence": SENTENCE}),
+        audit=SimpleNamespace(rows=audited, named=named),
+        planted=7,
+    )
+
+
+def test_what_was_asked_forecast_and_really_trained() -> None:
+    lines = lines_of(shown())
+    assert lines["Asked"] == (
+        "which of 4 products is a message about? 8 labelled messages of each are there to learn from, "
+        "and 100 others to test; chance is 25 %"
+    )
+    assert "would reach 90 ± 3 %; the prompt alone has 30 %, a linear probe 50 %" in lines["Forecast"]
+    assert lines["Really trained"] == (
+        "SGD reached 50 % and had not converged; the kernel's emulation of the same steps has 51 % (the kernel regime holds, e = 0.01). "
+        "AdamW reached 92 %; the forecast missed it by -2.0 ± 1.5 points (the kernel regime holds, e = 0.01)"
+    )
+    assert SENTENCE in lines["Leave it alone"]
+
+
+@pytest.mark.parametrize(
+    ("rank", "named", "end"), [(1, 1, "it was found"), (3, 1, "it was not found"), (3, 3, "it was found")]
+)
+def test_a_planted_label_is_found_or_not(rank: int, named: int, end: str) -> None:
+    line = lines_of(shown(rank, named))["A wrong label"]
+    assert f"number {rank}, and `lmntk audit` names {named} as wrong: {end}" in line
+    assert "one label of 32" in line
+
+
+def test_the_bars_are_the_accuracies() -> None:
+    assert bars_of(shown()) == [
+        ("Forecast, to the end", 90.0),
+        ("SGD, really trained", 50.0),
+        ("AdamW, really trained", 92.0),
+        ("SGD, emulated by the kernel", 51.0),
+        ("Linear probe", 50.0),
+        ("Zero-shot", 30.0),
+        ("Chance", 25.0),
+    ]
+
+
+def test_the_page_has_them_as_text(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(demo_page, "curves", lambda folder: [])
+    said = {
+        "text": "<b>loud</b>", "predicted": "lamp", "runner_up": "chair", "label": "chair",
+        "sides": [("for it", [{"weight": "strongly", "label": "lamp", "text": "<i>"}])],
+    }  # fmt: skip
+    demo_page.write_demo_page(tmp_path, {"Asked": "<script>"}, bars_of(shown()), [said])
+    page = (tmp_path / "report.html").read_text(encoding="utf8")
+    assert "&lt;script&gt;" in page
+    assert "&lt;b&gt;loud" in page
+    assert "<i>" not in page
+    assert "wrong: chair" in page
+    assert 'style="width: 92.0%"' in page
