@@ -36,7 +36,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,12 @@ LEAST = 10  # parts of a table
 FIRST = 8  # parts of each kind before anything that only a score needs
 
 
-def jobs(tasks: list[str], parts: int, few: int) -> Iterator[tuple[int, str, str, str]]:
+def jobs(
+    tasks: list[str], parts: int, few: int, protocols: Sequence[str] = PROTOCOLS
+) -> Iterator[tuple[int, str, str, str]]:
     """Yield number of part, protocol, training and task, in the order in which they are done."""
     for number in range(parts):
-        yield from ((number, protocol, "sgd", task) for protocol in PROTOCOLS for task in tasks)
+        yield from ((number, protocol, "sgd", task) for protocol in protocols for task in tasks)
     for number in range(few):
         yield from (
             (number, "stratified", training, task) for training in ("beyond", "adamw") for task in tasks
@@ -186,7 +188,7 @@ def run(options: argparse.Namespace) -> None:
         return
     todo = [
         job
-        for job in jobs(options.tasks, options.parts, options.few)
+        for job in jobs(options.tasks, options.parts, options.few, options.protocols)
         if not path_of(options.out, *job).exists()
     ]
     began = time.time()
@@ -329,6 +331,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--parts", type=int, default=PARTS, help="of each protocol")
     parser.add_argument("--few", type=int, default=FEW, help="of the trainings beside")
+    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
         "--dump", action="store_true", help="write models and texts for peers_attribution.py, and end"

@@ -83,7 +83,7 @@ class Pool:
             np.savez(
                 path,
                 kernel=np.asarray(computed.kernels["sgd"].values),
-                f0=np.asarray(computed.logits["evaluate"]),
+                f0=np.asarray(computed.logits["eval"]),
                 labels=labels_of(pool),
                 truth=labels_of(test),
             )
@@ -161,7 +161,7 @@ def report(out: Path) -> None:
             }
             leads = [of[way] - of["random"] for way in WAYS[:2]]
             lines.append(
-                [rows[0]["task"], labels, *(f"{values.mean():.1f}" for values in of.values())]
+                [rows[0]["task"], str(labels), *(f"{values.mean():.1f}" for values in of.values())]
                 + [f"{lead.mean():+.1f} ± {lead.std(ddof=1) / np.sqrt(len(lead)):.1f}" for lead in leads]
             )
     print_table(["task", "labels", *WAYS, "next - random", "margin - random"], lines)
