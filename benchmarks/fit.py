@@ -2,6 +2,7 @@
 
     python benchmarks/fit.py --model MODEL --data DATA --out docs/results/fit-minilm.csv
     python benchmarks/fit.py --out docs/results/fit-minilm.csv --report
+    python benchmarks/fit.py --beside docs/results/fit-setfit.csv docs/results/fit-minilm.csv docs/results/fit-smollm2.csv
     python benchmarks/fit.py --data DATA --texts build/setfit/texts          # for peers_setfit.py
 
 The labelled texts are the 2 k of train and dev of a published split, k = 16; the first 300 test texts that the split takes are classified.
@@ -56,7 +57,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the table of rows")
     parser.add_argument("--texts", type=Path, help="write the splits' texts to this folder, and end")
     parser.add_argument("--report", action="store_true")
+    parser.add_argument(
+        "--beside", type=Path, nargs="+", help="tables of rows; print test accuracies side by side"
+    )
     options = parser.parse_args()
+    if options.beside:
+        beside(options.beside)
+        return
     if options.texts:
         write_texts(options)
         return
@@ -188,6 +195,20 @@ def calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
         sum(abs(confidence[chosen].mean() - right[chosen].mean()) * len(chosen) for chosen in bins)
         / len(truth)
     )
+
+
+def beside(paths: list[Path]) -> None:
+    """Print the mean test accuracy (deviation) of each table, and of TF-IDF, over the splits of a task that all tables have."""
+    tables = {path.stem: {(row["task"], row["seed"]): row for row in read_rows(path)} for path in paths}
+    common = sorted(set.intersection(*(set(table) for table in tables.values())))
+    words = next(table for table in tables.values() if all("test_words" in row for row in table.values()))
+    print(f"| task | splits | {' | '.join(tables)} | TF-IDF |\n|---|---|{'---|' * (len(tables) + 1)}")
+    for task in [each for each in TASKS if each in {name for name, _ in common}]:
+        splits = [key for key in common if key[0] == task]
+        columns = [[100 * float(table[key]["test"]) for key in splits] for table in tables.values()]
+        columns.append([100 * float(words[key]["test_words"]) for key in splits])
+        figures = " | ".join(f"{np.mean(values):.1f} ({np.std(values):.1f})" for values in columns)
+        print(f"| {task} | {len(splits)} | {figures} |")
 
 
 def report(rows: list[dict[str, str]]) -> None:
