@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import re
+from statistics import fmean, pstdev
 
 import pytest
 from shown import PROJECT
@@ -42,6 +44,22 @@ def rows_of(page) -> dict[str, list[str]]:
 def test_the_readmes_table_is_that_of_the_results(row: str) -> None:
     here, there = rows_of(README)[row], rows_of(DOCS / "results" / "smollm2.md")[row]
     assert here == there[: len(here)]
+
+
+@pytest.mark.parametrize(
+    ("row", "table", "column"),
+    [
+        ("TF-IDF with logistic regression", "fit-minilm.csv", "test_words"),
+        ("SetFit 1.2, its own encoder", "fit-setfit.csv", "test"),
+    ],
+)
+def test_the_readmes_rivals_are_those_of_the_rows(row: str, table: str, column: str) -> None:
+    with (DOCS / "results" / table).open(encoding="utf8") as file:
+        rows = list(csv.DictReader(file))
+    for cell, task in zip(rows_of(README)[row], ("sst-2", "subj"), strict=True):
+        values = [100 * float(each[column]) for each in rows if each["task"] == task]
+        assert len(values) == 5
+        assert cell == f"{fmean(values):.1f} ({pstdev(values):.1f})"
 
 
 @pytest.mark.parametrize(("page", "said", "source", "there"), TWICE)
