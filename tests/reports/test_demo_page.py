@@ -12,9 +12,10 @@ from lmntk.reports import demo_page
 SENTENCE = "This is worse than chance: 24.0 against 25.0 % held out, a difference of -1.0 ± 0.2 points. Do not fine-tune this; use that."
 
 
-def verdict(method: str, reached: float, emulated: float | None, overshoots: bool) -> dict[str, object]:
+def verdict(method: str, reached: float | None, emulated: float | None, overshoots: bool) -> dict[str, object]:
     emulator = None if emulated is None else {"figure": "+1.0 ± 2.0"}
-    forecast = {"overshoots": overshoots, "kernel": {"figure": "-2.0 ± 1.5"}, "emulator": emulator}
+    miss = None if reached is None else {"figure": "-2.0 ± 1.5"}
+    forecast = {"overshoots": overshoots, "kernel": miss, "emulator": emulator}
     return {
         "method": method,
         "numbers": {"fine_tuned": reached, "emulated": emulated},
@@ -63,6 +64,16 @@ def test_a_planted_label_is_found_or_not(rank: int, named: int, end: str) -> Non
     line = lines_of(shown(rank, named))["A wrong label"]
     assert f"number {rank}, and `lmntk audit` names {named} as wrong: {end}" in line
     assert "one label of 32" in line
+
+
+def test_a_training_that_diverged_is_said_and_has_no_bar() -> None:
+    diverged = shown()
+    diverged.rows.append({"method": "sgd fine-tuning", "test": None, "train_texts": 32, "test_texts": 100})
+    diverged.verdicts["verdicts"][0] = verdict("sgd fine-tuning", None, None, False)
+    assert lines_of(diverged)["Really trained"].startswith("SGD diverged (the kernel regime holds, e = 0.01). AdamW reached")
+    assert [name for name, _ in bars_of(diverged)] == [
+        "Forecast, to the end", "AdamW, really trained", "Linear probe", "Zero-shot", "Chance"
+    ]  # fmt: skip
 
 
 def test_the_bars_are_the_accuracies() -> None:
