@@ -97,6 +97,21 @@ def test_a_part_of_which_nothing_can_be_held_out_has_no_point(
     assert [point.labels / len(labels) for point in curve.points] == pytest.approx(shares, abs=0.01)
 
 
+@pytest.mark.parametrize("alone", [2, 3, 4, 8])
+def test_texts_with_both_labels_are_of_one_class_where_parts_are_dealt(alone: int) -> None:
+    labels = np.repeat([0, 1], 12)
+    examples = tuple(Example(numbered(n), None, int(label)) for n, label in enumerate(labels))
+    tokens = (
+        *range(12),
+        *range(alone, 12),
+        *range(100, 100 + alone),
+    )  # the others stand in the file with both
+    texts = LabelledTexts(examples, ("a", "b"), tokens)
+    curve, _ = curve_of(measured(labels, 1.0, 0), texts)
+    assert curve.points[-1].labels == 24
+    assert len(curve.points) == (4 if alone >= 8 else 3 if alone >= 4 else 1)
+
+
 def test_a_large_kernel_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = np.arange(20) % 2
     way, texts = measured(labels, 1.0, 0), texts_of(labels)

@@ -150,8 +150,13 @@ def _draws(
     """Yield the number of each deal with each set of rows that is drawn; nothing where any is too small to hold texts of it out."""
     if min(texts.different) < 2 * parts // together:
         return
+    dealt_anew = deal_folds(texts.numbers, texts.names, rounds=deals, most=parts, seed=seed)
+    if (
+        len(dealt_anew[0]) < parts
+    ):  # a text that stands in the file with two labels is dealt as one of the first's
+        return
     drawn = []
-    for deal, dealt in enumerate(deal_folds(texts.numbers, texts.names, rounds=deals, most=parts, seed=seed)):
+    for deal, dealt in enumerate(dealt_anew):
         for first in range(parts):
             chosen = [dealt[(first + number) % parts] for number in range(together)]
             drawn.append((deal, np.sort(np.concatenate(chosen))))
