@@ -71,7 +71,7 @@ dist: $(STAMP)  ## build wheel and sdist into dist/, install the wheel into a fr
 	rm -rf dist build/dist
 	$(BIN)/python tools/distribution.py dist
 	$(PYTHON) -m venv build/dist/venv
-	build/dist/venv/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt "$$(echo dist/*.whl)[report]"
+	build/dist/venv/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt "$$(echo dist/*.whl)[report,finetune]"
 	cd build/dist && venv/bin/lmntk demo --out demo
 
 clean:  ## remove caches and packaging leftovers, keep .venv and build/

@@ -109,6 +109,17 @@ def test_mypy_knows_the_types_of_public_names(installed, tmp_path):
     assert "Any" not in types
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "Makefile"])
+def test_what_is_installed_for_the_demonstration_trains_and_draws(page):
+    before, _, _ = (
+        (PROJECT / page)
+        .read_text(encoding="utf8")
+        .partition("lmntk demo\n" if "." in page else "lmntk demo --out")
+    )
+    installed_parts = re.findall(r"install .*\[([a-z,]+)\]", before)[-1].split(",")
+    assert {"report", "finetune"} <= set(installed_parts)
+
+
 @pytest.mark.slow
 def test_the_wheel_runs_its_demonstration(installed, tmp_path):
     said = done(installed, "-m", "lmntk", "demo", "--out", "demo", cwd=tmp_path, env=outside())

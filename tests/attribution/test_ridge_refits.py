@@ -100,6 +100,22 @@ def test_a_ridge_is_a_number(regularization: float) -> None:
 
 
 @OUTPUTS
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_without_a_ridge_few_texts_are_left(outputs: int, left: int) -> None:
+    texts, group = problem(outputs), list(range(8 - left))
+    own = RidgeRefits(TrainedTexts.of(texts.kernel, texts.kernel, texts.labels, texts.f0, texts.f0), 0.0)
+    outcome = own.holding_out(group).outcomes(Changes(np.ones((1, left))))[0]
+    np.testing.assert_allclose(outcome, own.without([group])[0][group], atol=1e-8)
+
+
+def test_a_kernel_of_zeros_is_said_to_be_one() -> None:
+    texts = problem(1)
+    zero = TrainedTexts.of(0 * texts.kernel, 0 * texts.cross, texts.labels, texts.f0, texts.cross_f0)
+    with pytest.raises(UserError, match="the kernel is zero"):
+        RidgeRefits(zero, 0.1)
+
+
+@OUTPUTS
 def test_without_a_ridge_the_kernel_must_not_be_singular(outputs: int) -> None:
     texts = problem(outputs)
     outcome = RidgeRefits(texts, 0.0).outcomes(Changes.parts([[0, 3, 6]], texts.texts))[0]

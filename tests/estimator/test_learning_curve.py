@@ -85,16 +85,39 @@ def test_where_all_is_right_more_would_not_help() -> None:
 
 
 @pytest.mark.parametrize(
-    ("each", "same", "shares"),
-    [(8, 1, [0.25, 0.5, 0.75, 1]), (7, 1, [0.5, 0.75, 1]), (10, 2, [0.5, 0.75, 1])],
-    ids=["eight of a class", "seven", "ten, two of them the same"],
+    ("each", "same", "shares", "tells"),
+    [
+        (8, 1, [0.25, 0.5, 0.75, 1], False),
+        (7, 1, [0.5, 0.75, 1], False),
+        (10, 2, [0.5, 0.75, 1], False),
+        (10, 1, [0.25, 0.5, 0.75, 1], True),
+    ],
+    ids=["eight of a class", "seven", "ten, two of them the same", "ten"],
 )
 def test_a_part_of_which_nothing_can_be_held_out_has_no_point(
-    each: int, same: int, shares: list[float]
+    each: int, same: int, shares: list[float], tells: bool
 ) -> None:
     labels = np.repeat([0, 1], each)
     curve, _ = curve_of(measured(labels, 1.0, 0), texts_of(labels, same))
     assert [point.labels / len(labels) for point in curve.points] == pytest.approx(shares, abs=0.01)
+    # where half is fitted with a fixed ridge, and all with one that was chosen, the difference is not that of the labels
+    assert (curve.gain is not None) is tells
+    assert tells or "too few to choose a setting by" in curve.sentence
+
+
+@pytest.mark.parametrize("alone", [2, 3, 4, 8])
+def test_texts_with_both_labels_are_of_one_class_where_parts_are_dealt(alone: int) -> None:
+    labels = np.repeat([0, 1], 12)
+    examples = tuple(Example(numbered(n), None, int(label)) for n, label in enumerate(labels))
+    tokens = (
+        *range(12),
+        *range(alone, 12),
+        *range(100, 100 + alone),
+    )  # the others stand in the file with both
+    texts = LabelledTexts(examples, ("a", "b"), tokens)
+    curve, _ = curve_of(measured(labels, 1.0, 0), texts)
+    assert curve.points[-1].labels == 24
+    assert len(curve.points) == (4 if alone >= 8 else 3 if alone >= 4 else 1)
 
 
 def test_a_large_kernel_has_none(monkeypatch: pytest.MonkeyPatch) -> None:

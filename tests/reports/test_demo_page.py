@@ -6,15 +6,23 @@ from types import SimpleNamespace
 
 import pytest
 
+from lmntk.bundled import MODEL
+from lmntk.cli import demonstration
 from lmntk.cli.demo_sentences import bars_of, lines_of
+from lmntk.errors import UserError
+from lmntk.experiment.configuration import Experiment
 from lmntk.reports import demo_page
 
+SCALE = demonstration.Scale(MODEL, "{a} It is {mask}.", {"sgd": 1e-3}, 2, 5, 8)
 SENTENCE = "This is worse than chance: 24.0 against 25.0 % held out, a difference of -1.0 ± 0.2 points. Do not fine-tune this; use that."
 
 
-def verdict(method: str, reached: float, emulated: float | None, overshoots: bool) -> dict[str, object]:
+def verdict(
+    method: str, reached: float | None, emulated: float | None, overshoots: bool
+) -> dict[str, object]:
     emulator = None if emulated is None else {"figure": "+1.0 ± 2.0"}
-    forecast = {"overshoots": overshoots, "kernel": {"figure": "-2.0 ± 1.5"}, "emulator": emulator}
+    miss = None if reached is None else {"figure": "-2.0 ± 1.5"}
+    forecast = {"overshoots": overshoots, "kernel": miss, "emulator": emulator}
     return {
         "method": method,
         "numbers": {"fine_tuned": reached, "emulated": emulated},
@@ -65,6 +73,18 @@ def test_a_planted_label_is_found_or_not(rank: int, named: int, end: str) -> Non
     assert "one label of 32" in line
 
 
+def test_a_training_that_diverged_is_said_and_has_no_bar() -> None:
+    diverged = shown()
+    diverged.rows.append({"method": "sgd fine-tuning", "test": None, "train_texts": 32, "test_texts": 100})
+    diverged.verdicts["verdicts"][0] = verdict("sgd fine-tuning", None, None, False)
+    assert lines_of(diverged)["Really trained"].startswith(
+        "SGD diverged (the kernel regime holds, e = 0.01). AdamW reached"
+    )
+    assert [name for name, _ in bars_of(diverged)] == [
+        "Forecast, to the end", "AdamW, really trained", "Linear probe", "Zero-shot", "Chance"
+    ]  # fmt: skip
+
+
 def test_the_bars_are_the_accuracies() -> None:
     assert bars_of(shown()) == [
         ("Forecast, to the end", 90.0),
@@ -83,10 +103,41 @@ def test_the_page_has_them_as_text(tmp_path, monkeypatch) -> None:
         "text": "<b>loud</b>", "predicted": "lamp", "runner_up": "chair", "label": "chair",
         "sides": [("for it", [{"weight": "strongly", "label": "lamp", "text": "<i>"}])],
     }  # fmt: skip
-    demo_page.write_demo_page(tmp_path, {"Asked": "<script>"}, bars_of(shown()), [said])
+    demo_page.write_demo_page(
+        tmp_path, tmp_path / "products-5", {"Asked": "<script>"}, bars_of(shown()), [said]
+    )
     page = (tmp_path / "report.html").read_text(encoding="utf8")
     assert "&lt;script&gt;" in page
     assert "&lt;b&gt;loud" in page
     assert "<i>" not in page
     assert "wrong: chair" in page
+    assert 'href="products-5/report.html"' in page
     assert 'style="width: 92.0%"' in page
+
+
+@pytest.mark.parametrize("part", ["", "products-13", "predictions", "rooms", "labels"])
+def test_a_file_in_the_way_is_said_before_anything_is_computed(part: str, tmp_path, monkeypatch) -> None:
+    def computed(experiment: object) -> list[object]:
+        raise AssertionError("it computes")
+
+    monkeypatch.setattr(demonstration, "run_experiment", computed)
+    out = tmp_path / "demo"
+    place = out / part
+    place.parent.mkdir(exist_ok=True)
+    place.write_text("")
+    with pytest.raises(UserError, match=f"{place.name}' is a file; name a folder"):
+        demonstration.show(SCALE, out, 13)
+
+
+def test_verdicts_are_of_the_seed_alone(tmp_path, monkeypatch) -> None:
+    runs = []
+
+    def computed(experiment: Experiment) -> list[object]:
+        runs.append(experiment.out)
+        raise UserError("enough")
+
+    monkeypatch.setattr(demonstration, "run_experiment", computed)
+    for seed in (13, 21):
+        with pytest.raises(UserError, match="enough"):
+            demonstration.show(SCALE, tmp_path, seed)
+    assert len(set(runs)) == 2  # a folder's verdicts and its explained split are those of all its runs

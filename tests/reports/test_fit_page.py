@@ -74,14 +74,30 @@ def test_a_record_of_an_earlier_version_has_a_page():
     assert len(page.svgs) == 1
 
 
-def test_nobody_is_suspected_and_nothing_trained():
-    record = fit_record()
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"no_training": "centred"}, "Nothing was trained"),
+        ({"regularization": 0.0}, "Without a ridge"),
+    ],
+    ids=["no training", "no ridge"],
+)
+def test_nobody_is_suspected_and_no_text_speaks(setting, said):
+    record = fit_record() | {"setting": setting}
     record["suspects"] = []
     for text in record["doubtful"]:
         text["speak_for"] = text["speak_against"] = []
     text, _ = page_of(record)
     assert "None is named" in text
-    assert text.count("Nothing was trained") == 3
+    assert text.count(said) == 3
+
+
+def test_a_curve_names_no_share_of_the_labels_that_it_lacks():
+    record = fit_record()
+    del record["curve"]["points"][0]
+    text, _ = page_of(record)
+    assert "A quarter" not in text
+    assert "8 parts of the texts were drawn" in text
 
 
 def test_confusion_by_hand():

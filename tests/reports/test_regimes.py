@@ -12,6 +12,7 @@ from report_runs import write_run
 
 from lmntk.reports.page import build_page
 from lmntk.reports.regimes import regime_matrix
+from lmntk.reports.tables import result_tables
 from lmntk.reports.verdicts import at_largest_k, verdicts
 from lmntk.reports.yardsticks import Yardstick, yardsticks
 
@@ -26,7 +27,7 @@ def test_a_row_a_task_and_a_column_an_optimizer(tmp_path):
     for path in (folder / "diagnoses").glob("<b>news*adamw*"):
         path.unlink()
     found = [json.loads(path.read_text()) for path in sorted((folder / "diagnoses").glob("*.json"))]
-    matrix = regime_matrix(at_largest_k(verdicts(found, {})), {("", "films"): Yardstick(40, 2, True)})
+    matrix = regime_matrix(verdicts(found, {}), {("", "films"): Yardstick(40, 2, True)})
     assert set(matrix.methods) == {"sgd fine-tuning", "adamw fine-tuning"}
     cells = {row.title: dict(zip(matrix.methods, row.cells, strict=True)) for row in matrix.rows}
     assert set(cells) == {"films", "<b>news"}
@@ -89,3 +90,34 @@ def test_yardsticks_are_of_each_run_and_task():
     splits = [{"rows": [{"task": "a"}], "run": "x", "labels": ["p", "q", "r"]}]
     found = yardsticks(rows, splits)
     assert found == {("x", "a"): Yardstick(30, 3, True), ("y", "a"): Yardstick(50, None, False)}
+
+
+def test_a_method_that_was_diagnosed_at_a_lower_k_alone_stands_beside_the_others_there(tmp_path):
+    folder = write_run(tmp_path / "run", ("films",), ks=(4, 16), seeds=(13,), kernels=False)
+    found = [json.loads(path.read_text()) for path in sorted((folder / "diagnoses").glob("*.json"))]
+    found = [one for one in found if (one["k"], one["method"]) != (16, "adamw fine-tuning")]
+    matrix = regime_matrix(verdicts(found, {}), {})
+    cells = {row.place: dict(zip(matrix.methods, row.cells, strict=True)) for row in matrix.rows}
+    assert cells["k = 16 · prompt"]["adamw fine-tuning"] is None
+    assert all(cells["k = 4 · prompt"].values())  # "not diagnosed" would be wrong of SGD
+
+
+@pytest.mark.parametrize(
+    ("sticks", "parts"),
+    [
+        ({"x": Yardstick(400, 2, True)}, ("chance 50.0", "400 test texts, ± 2.5")),
+        (
+            {"x": Yardstick(25, 2, True), "y": Yardstick(400, 2, True)},
+            ("chance 50.0", "25 test texts, ± 10.0"),
+        ),
+        ({"x": Yardstick(400, 2, True), "y": Yardstick(25, 4, True)}, ("25 test texts, ± 10.0",)),
+    ],
+    ids=["a run", "of fewer test texts", "of other classes"],
+)
+def test_a_column_of_several_runs_has_what_holds_of_all(sticks, parts):
+    rows = [
+        {"run": run, "task": "a", "k": 4, "seed": 13, "mode": "prompt", "method": "m", "metric": "accuracy", "test": 0.5}
+        for run in sticks
+    ]  # fmt: skip
+    (table,) = result_tables(rows, {}, {(run, "a"): stick for run, stick in sticks.items()})
+    assert table.columns[0][2] == parts

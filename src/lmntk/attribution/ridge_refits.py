@@ -46,9 +46,13 @@ class RidgeRefits:
         """Refuse a ridge of nothing where the kernel is singular: an outcome is not unique there."""
         if not (np.isfinite(self.regularization) and self.regularization >= 0):
             raise UserError(f"attribution: regularization is {self.regularization}; give a number from 0 on")
-        if self.ridge == 0:
-            smallest, *_, largest = np.linalg.eigvalsh(self.matrix)
-            if smallest <= SINGULAR * largest:  # that of a part of the texts is no smaller
+        if self.fixed_ridge is None and self.ridge == 0:  # a part of the texts is not nearer to singular
+            if not self.matrix.any():
+                raise UserError(
+                    "attribution: the kernel is zero, so no text says anything; look at `lmntk check`"
+                )
+            eigenvalues = np.linalg.eigvalsh(self.matrix)
+            if eigenvalues[0] <= SINGULAR * eigenvalues[-1]:
                 raise UserError(
                     f"attribution: regularization is {self.regularization:g} and the kernel is singular; a refit needs one above 0"
                 )

@@ -15,7 +15,7 @@ NAMES = {"sgd fine-tuning": "SGD", "adamw fine-tuning": "AdamW"}
 
 def lines_of(shown: Shown) -> dict[str, str]:
     """Return the five lines, by what each is about."""
-    accuracy = {row["method"]: row["test"] for row in shown.rows}
+    accuracy = _accuracies(shown)
     first = shown.rows[0]
     classes = len(PRODUCTS)
     return {
@@ -40,13 +40,14 @@ def _percent(share: float, row: Any = None) -> str:
 
 def bars_of(shown: Shown) -> list[tuple[str, float]]:
     """Return the accuracies on the test texts, in percent, by what has them: the forecast, the trainings, and what needs neither."""
-    accuracy = {row["method"]: 100 * row["test"] for row in shown.rows}
+    accuracy = {method: 100 * share for method, share in _accuracies(shown).items()}
     really = [
         (
             f"{NAMES.get(verdict['method'], verdict['method'])}, really trained",
             100 * verdict["numbers"]["fine_tuned"],
         )
         for verdict in shown.verdicts["verdicts"]
+        if verdict["numbers"]["fine_tuned"] is not None
     ]
     emulated = [
         (
@@ -66,13 +67,21 @@ def bars_of(shown: Shown) -> list[tuple[str, float]]:
     ]
 
 
+def _accuracies(shown: Shown) -> dict[str, float]:
+    """Return the accuracy of each method on the test texts; a training that diverged has none."""
+    return {row["method"]: row["test"] for row in shown.rows if row["test"] is not None}
+
+
 def _trained(verdict: dict[str, Any]) -> str:
     """Return what a real training reached, by how much its forecasts missed, and whether the kernel regime holds."""
     numbers, forecast = verdict["numbers"], verdict["forecast"]
-    reached = f"{NAMES.get(verdict['method'], verdict['method'])} reached {_percent(numbers['fine_tuned'])}"
+    name = NAMES.get(verdict["method"], verdict["method"])
+    if numbers["fine_tuned"] is None:
+        return f"{name} diverged ({verdict['regime']['phrase']})"
+    reached = f"{name} reached {_percent(numbers['fine_tuned'])}"
     if forecast["overshoots"]:
         reached += " and had not converged"
-    else:
+    elif forecast["kernel"] is not None:
         reached += f"; the forecast missed it by {forecast['kernel']['figure']} points"
     if forecast["emulator"] is not None:
         reached += f"; the kernel's emulation of the same steps has {_percent(numbers['emulated'])}"

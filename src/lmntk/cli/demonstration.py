@@ -55,6 +55,7 @@ class Shown:
         rooms: the fit that says no.
         audit: of the texts with a wrong label.
         planted: the row of that label, from 1.
+        trained: the folder of the run.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -63,18 +64,31 @@ class Shown:
     rooms: FitRecord
     audit: AuditRecord
     planted: int
+    trained: Path
 
 
 def show(scale: Scale, out: Path, seed: int) -> Shown:
-    """Return what the four parts come to; each has a folder of its own, which a rerun resumes."""
-    rows = run_experiment(products_of(scale, out / "products", seed))
-    rows += run_experiment(probed(scale, out / "probe", seed))
+    """Return what the four parts come to; each has a folder of its own, which a rerun resumes.
+
+    Verdicts are over all splits of a folder, so each seed has its own.
+
+    Raises:
+        UserError: a folder is a file, or cannot be written to; before anything is computed.
+    """
+    from lmntk.estimator.given import check_folder
+
+    trained = out / f"products-{seed}"
+    folders = {name: out / name for name in ("probe", "predictions", "rooms", "labels")}
+    for folder in (trained, *folders.values()):
+        check_folder(folder)
+    rows = run_experiment(products_of(scale, trained, seed))
+    rows += run_experiment(probed(scale, folders["probe"], seed))
     from lmntk.experiment.report import verdicts_of
 
-    verdicts = verdicts_of(out / "products")
-    explanation = explained(out)
-    rooms = fitted(scale, out / "rooms")
-    return Shown(rows, verdicts, explanation, rooms, audited(scale, out / "labels"), planted_row())
+    verdicts = verdicts_of(trained)
+    explanation = explained(trained, folders["predictions"])
+    rooms, audit = fitted(scale, folders["rooms"]), audited(scale, folders["labels"])
+    return Shown(rows, verdicts, explanation, rooms, audit, planted_row(), trained)
 
 
 def products_of(scale: Scale, out: Path, seed: int) -> Experiment:
@@ -116,17 +130,17 @@ def _split(scale: Scale, out: Path, seed: int, prompt: Mapping[str, Any]) -> dic
     }
 
 
-def explained(out: Path) -> ExplanationRecord:
-    """Return the explanation of the first three test messages by the kernel of the run, and write its page."""
+def explained(trained: Path, out: Path) -> ExplanationRecord:
+    """Return the explanation of the three test messages that the run's kernel decides least well, and write its page."""
     from lmntk.explanation.answer import answer
     from lmntk.explanation.asked import Question
     from lmntk.explanation.records import ExplanationRecord
     from lmntk.explanation.written import write
 
-    record = with_progress(partial(answer, Question(out / "products", most=3, method="sgd ridge")))
+    record = with_progress(partial(answer, Question(trained, most=3, method="sgd ridge")))
     assert isinstance(record, ExplanationRecord)
-    (out / "predictions").mkdir(exist_ok=True)
-    write(record, out / "predictions")
+    out.mkdir(exist_ok=True)
+    write(record, out)
     return record
 
 

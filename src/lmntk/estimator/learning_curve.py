@@ -48,7 +48,8 @@ class LearningCurve(BaseModel):
 
     Attributes:
         points: the fewest labels first, all of them last.
-        gain: of the accuracy from half of the labels to all, on the same texts; None where half is too few to hold any out.
+        gain: of the accuracy from half of the labels to all, on the same texts; None where half is too few for a setting to be chosen,
+            since its accuracy is lower for that reason too.
         error: the gain's standard error.
         chance: what guessing comes to.
     """
@@ -73,7 +74,7 @@ class LearningCurve(BaseModel):
     def sentence(self) -> str:
         """The answer in words, with the figures that it rests on."""
         if self.gain is None or self.error is None:
-            return "Whether more labels would help cannot be told: half of them are too few to hold any out."
+            return "Whether more labels would help cannot be told: half of them are too few to choose a setting by."
         figures = f"from half of the labels to all of them the accuracy moved by {100 * self.gain:+.1f} ± {100 * self.error:.1f} points"
         return {
             "yes": f"More labels would probably help: {figures}.",
@@ -129,7 +130,7 @@ def learning_curve(
                 error=spread,
             )
         )
-        if 2 * together == parts:
+        if 2 * together == parts and not any(texts.part(rows_of_draw).are_few for _, rows_of_draw in draws):
             gain, error = _mean_and_error(whole - by_deal, 0.0)
     folds = min(MOST_FOLDS, *texts.different)
     points.append(
@@ -150,8 +151,13 @@ def _draws(
     """Yield the number of each deal with each set of rows that is drawn; nothing where any is too small to hold texts of it out."""
     if min(texts.different) < 2 * parts // together:
         return
+    dealt_anew = deal_folds(texts.numbers, texts.names, rounds=deals, most=parts, seed=seed)
+    if (
+        len(dealt_anew[0]) < parts
+    ):  # a text that stands in the file with two labels is dealt as one of the first's
+        return
     drawn = []
-    for deal, dealt in enumerate(deal_folds(texts.numbers, texts.names, rounds=deals, most=parts, seed=seed)):
+    for deal, dealt in enumerate(dealt_anew):
         for first in range(parts):
             chosen = [dealt[(first + number) % parts] for number in range(together)]
             drawn.append((deal, np.sort(np.concatenate(chosen))))

@@ -18,6 +18,7 @@ SHOWN = ("Learning curves", "Real and emulated training")
 
 def write_demo_page(
     folder: Path,
+    trained: Path,
     lines: Mapping[str, str],
     bars: Sequence[tuple[str, float]],
     predictions: Sequence[Mapping[str, Any]],
@@ -26,6 +27,7 @@ def write_demo_page(
 
     Args:
         folder: with a folder of each part.
+        trained: that of the run.
         lines: what is said, by what it is about.
         bars: accuracies in percent, by what has them.
         predictions: each with its text, the class, and the texts for and against it.
@@ -36,7 +38,8 @@ def write_demo_page(
             "lines": lines,
             "bars": bars,
             "predictions": predictions,
-            "plots": curves(folder / "products"),
+            "trained": trained.name,
+            "plots": curves(trained),
             "version": __version__,
         }
         write_text(folder / PAGE, fill("demo.html", contents))

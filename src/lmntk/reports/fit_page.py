@@ -70,6 +70,7 @@ def contents_of(record: Mapping[str, Any], picture: Mapping[str, Any] | None = N
             kind: [text for text in record.get("doubtful", ()) if text["kind"] == kind]
             for kind in ("hardest", "doubtful")
         },
+        "silence": silence(record["setting"]),
         "suspects": record.get("suspects"),
         "audit": f"lmntk audit {shlex.quote(record['file'])}" if record["file"] else "",
         "reliability": groups,
@@ -80,6 +81,13 @@ def contents_of(record: Mapping[str, Any], picture: Mapping[str, Any] | None = N
         "settings": settings,
         "version": __version__,
     }
+
+
+def silence(setting: Mapping[str, Any]) -> str:
+    """Return why no text speaks for or against a label."""
+    if "no_training" in setting:
+        return "Nothing was trained, so no text speaks for or against."
+    return "Without a ridge above 0 it is not said which texts speak for or against."
 
 
 def figures_of(standing: Mapping[str, Any]) -> list[tuple[str, str]]:

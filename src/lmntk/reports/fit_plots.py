@@ -77,7 +77,7 @@ def labels_plot(identity: str, curve: Mapping[str, Any]) -> Plot:
     panel.set_xlabel("labels that a decision was trained on")
     panel.set_ylabel("held-out accuracy (%)")
     caption = (
-        "A quarter, half, three quarters and all of the labels; a bar is a standard error each way. "
+        "Parts of the labels, and all of them; a bar is a standard error each way. "
         f"{sum(point['draws'] for point in points[:-1])} parts of the texts were drawn, each fitted as a file of its own."
     )
     numbers = "; ".join(

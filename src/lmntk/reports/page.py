@@ -130,7 +130,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
         "facts": _facts(runs, rows),
         "verdicts": judged,
         "first_verdicts": at_largest_k(judged),
-        "matrix": regime_matrix(at_largest_k(judged), measured),
+        "matrix": regime_matrix(judged, measured),
         "counted": counted(at_largest_k(judged)),
         "thresholds": thresholds(judged),
         "has_emulators": any(one.forecast.emulator is not None for one in judged),

@@ -95,7 +95,9 @@ def result_tables(
         measured: the yardstick of each run and task.
     """
     tables = []
-    by_task = {task: each.parts for (_, task), each in (measured or {}).items()}
+    by_task: dict[str, Yardstick] = {}
+    for (_, task), each in (measured or {}).items():
+        by_task[task] = each.joined(by_task.get(task))
     most = len({row["seed"] for row in rows})  # the page's heading names them, for all k
     for k in sorted({row["k"] for row in rows}):
         here = [row for row in rows if row["k"] == k]
@@ -125,7 +127,8 @@ def result_tables(
                 lines.append(Line(method, tuple(entries)))
             blocks.append(Block(" · ".join(part for part in key if part), tuple(lines)))
         columns = tuple(
-            (titles.get(task, task), metric, tuple(by_task.get(task, ()))) for task, metric in metrics.items()
+            (titles.get(task, task), metric, tuple(by_task[task].parts if task in by_task else ()))
+            for task, metric in metrics.items()
         )
         tables.append(Table(k, columns, tuple(blocks), seeds))
     return tables

@@ -21,6 +21,13 @@ class Yardstick:
     classes: int | None
     is_accuracy: bool
 
+    def joined(self, other: Yardstick | None) -> Yardstick:
+        """Return what holds of the task in another run too."""
+        if other is None:
+            return self
+        classes = self.classes if self.classes == other.classes else None
+        return Yardstick(min(self.texts, other.texts), classes, self.is_accuracy and other.is_accuracy)
+
     @property
     def error(self) -> float | None:
         """The standard error, in points, of an accuracy of 50 % on one split's texts, which no other accuracy exceeds."""

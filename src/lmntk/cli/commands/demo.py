@@ -42,16 +42,17 @@ def demo(
     large = Scale(REAL, "{a}\nThis message is about the", {"sgd": 1e-3, "adamw": 1e-5}, 8, 40, 80)
     small = Scale(MODEL, "{a} It is about the {mask}.", {"sgd": 4e-3, "adamw": 5e-5}, 16, 100, 200)
     shown = show(large if real else small, out, seed)
-    if as_json:
-        print(in_json(shown))
-        return
     from lmntk.cli.demo_sentences import bars_of, lines_of
     from lmntk.explanation.written import contents_of
     from lmntk.reports.demo_page import write_demo_page
 
     lines = lines_of(shown)
+    explained = contents_of(shown.explanation)["texts"]
+    missing = write_demo_page(out, shown.trained, lines, bars_of(shown), explained)
+    if as_json:
+        print(in_json(shown))
+        return
     for name, line in lines.items():
         print_wrapped(f"{name}: {line}", 2)
-    missing = write_demo_page(out, lines, bars_of(shown), contents_of(shown.explanation)["texts"])
     page = missing or f"open {out / 'report.html'}"
     print_wrapped(f"Next: {page}; then `lmntk fit FILE --model MODEL --out DIR` on texts of your own", 2)
