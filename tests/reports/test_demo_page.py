@@ -31,7 +31,7 @@ def verdict(
     }
 
 
-def shown(rank: int = 3, named: int = 1) -> SimpleNamespace:
+def shown(rank: int = 3, named: int = 1, outcome: str = "worse") -> SimpleNamespace:
     row = {"train_texts": 32, "test_texts": 100}
     accuracies = {"zero-shot": 0.3, "sgd ridge": 0.9, "linear probe": 0.5}
     audited = [{"row": number} for number in range(1, 33)]
@@ -44,7 +44,7 @@ def shown(rank: int = 3, named: int = 1) -> SimpleNamespace:
                 verdict("adamw fine-tuning", 0.92, None, False),
             ]
         },
-        rooms=SimpleNamespace(standing={"sentence": SENTENCE}),
+        rooms=SimpleNamespace(standing={"sentence": SENTENCE, "outcome": outcome}),
         audit=SimpleNamespace(rows=audited, named=named),
         planted=7,
     )
@@ -83,6 +83,14 @@ def test_a_training_that_diverged_is_said_and_has_no_bar() -> None:
     assert [name for name, _ in bars_of(diverged)] == [
         "Forecast, to the end", "AdamW, really trained", "Linear probe", "Zero-shot", "Chance"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("outcome", "name"),
+    [("worse", "Leave it alone"), ("undecided", "Another task"), ("better", "Another task")],
+)
+def test_a_task_is_to_be_left_alone_where_the_fit_says_so(outcome: str, name: str) -> None:
+    assert SENTENCE in lines_of(shown(outcome=outcome))[name]
 
 
 def test_the_bars_are_the_accuracies() -> None:

@@ -11,6 +11,12 @@ if TYPE_CHECKING:
     from lmntk.cli.demonstration import Shown
 
 NAMES = {"sgd fine-tuning": "SGD", "adamw fine-tuning": "AdamW"}
+LEAVE_IT = "Leave it alone"
+
+
+def is_worse(shown: Shown) -> bool:
+    """Return whether the fit of the rooms says that it is worse than a rival."""
+    return shown.rooms.standing is not None and shown.rooms.standing["outcome"] == "worse"
 
 
 def lines_of(shown: Shown) -> dict[str, str]:
@@ -24,7 +30,9 @@ def lines_of(shown: Shown) -> dict[str, str]:
         "Forecast": f"training to the end in the kernel regime would reach {_percent(accuracy['sgd ridge'], first)}; "
         f"the prompt alone has {_percent(accuracy['zero-shot'])}, a linear probe {_percent(accuracy['linear probe'])}",
         "Really trained": ". ".join(_trained(verdict) for verdict in shown.verdicts["verdicts"]),
-        "Leave it alone": f"sort such sentences by room, and `lmntk fit` answers: {_sentence(shown)}",
+        (
+            LEAVE_IT if is_worse(shown) else "Another task"
+        ): f"sort such sentences by room, and `lmntk fit` answers: {_sentence(shown)}",
         "A wrong label": _label(shown),
     }
 

@@ -39,7 +39,7 @@ def demo(
     from lmntk.cli.demonstration import Scale, show
     from lmntk.cli.demonstration import as_json as in_json
 
-    large = Scale(REAL, "{a}\nThis message is about the", {"sgd": 1e-3, "adamw": 1e-5}, 8, 40, 80)
+    large = Scale(REAL, "{a}\nThis message is about the", {"sgd": 1e-3, "adamw": 1e-5}, 8, 20, 40)
     small = Scale(MODEL, "{a} It is about the {mask}.", {"sgd": 4e-3, "adamw": 5e-5}, 16, 100, 200)
     shown = show(large if real else small, out, seed)
     from lmntk.cli.demo_sentences import bars_of, lines_of
