@@ -22,7 +22,7 @@ def demo(
     real: Annotated[
         bool, typer.Option("--real", help="on SmolLM2-135M, which `make smollm2` downloads")
     ] = False,
-    seed: Annotated[int, typer.Option(help="of the split")] = 13,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the split")] = 13,
     as_json: JsonOption = False,
 ) -> None:
     """Forecast a fine-tuning, train for real, and compare.
