@@ -187,7 +187,7 @@ def test_bad_input_is_named():
         (gram(np.sign(train), train), labels, "not symmetric"),
         (gram(train, evaluation), labels, "train against train"),
         (np.ones((3, 2)), labels, "train against train"),
-        (np.ones(3), labels, "no kernel"),
+        (np.ones(3), labels, "is not a kernel"),
         (0 * kernel, labels, "zero everywhere"),
     ]:
         if match == "Unused":  # any two distinct values are two classes for one output
