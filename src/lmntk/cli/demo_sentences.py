@@ -1,4 +1,4 @@
-"""What the demonstration says: what was asked, what was forecast, what really happened, whom to ask why, and what to leave alone."""
+"""The sentences and bars of the demonstration: the question, the forecast, the real trainings, a task to leave alone, a wrong label."""
 
 from __future__ import annotations
 

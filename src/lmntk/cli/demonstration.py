@@ -25,7 +25,7 @@ PROMPT, SGD = "prompt", "sgd fine-tuning"
 
 @dataclass(frozen=True)
 class Scale:
-    """What a model's size allows in the demonstration.
+    """The size of the demonstration, as a model allows it.
 
     Attributes:
         model: its path.
@@ -46,7 +46,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Shown:
-    """What came out: rows and verdicts of the run, the explanation, the fit of the other task, the audit.
+    """The results: rows and verdicts of the run, the explanation, the fit of the other task, the audit.
 
     Attributes:
         rows: of ``results.csv``.

@@ -143,7 +143,7 @@ class EstimatorInput:
 
 @dataclass(frozen=True)
 class FileFindings:
-    """What is known of a fit from a file beside the choice: the prompts that were compared, the learning curve, and the cost."""
+    """The findings about a fit from a file beside the choice: the prompts that were compared, the learning curve, and the cost."""
 
     compared: Sequence[ComparedPrompt] = ()
     curve: LearningCurve | None = None

@@ -1,4 +1,4 @@
-"""What a test metric is read beside: the number of test texts, the error that so many leave, and chance."""
+"""Yardsticks beside a test metric: the number of test texts, the error that so many leave, and chance."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Yardstick:
 
     @property
     def chance(self) -> float | None:
-        """What guessing comes to, in per cent."""
+        """Chance in per cent: the metric of guessing."""
         return 100 / self.classes if self.is_accuracy and self.classes else None
 
     @property
