@@ -22,7 +22,7 @@ import numpy as np
 from few_shot import FewShot, labels_of
 
 from lmntk.baselines.rivals import of_words, probe, word_counts
-from lmntk.engine.settings import Settings
+from lmntk.engine.settings import SCRATCH, Settings
 from lmntk.estimator.choice import choose_way
 from lmntk.estimator.fit import direction_of
 from lmntk.estimator.texts import LabelledTexts
@@ -116,7 +116,8 @@ def measured(pretrained: Any, options: Any, name: str, seed: int) -> dict[str, A
     task, tests = split.task, split.test
     texts = LabelledTexts((*split.train, *split.dev), task.labels)
     truth = labels_of(tests)
-    settings, classes = Settings(), len(task.labels)
+    settings = Settings(scratch=options.kernels and options.kernels / SCRATCH)
+    classes = len(task.labels)
     encoders = {mode: split.encoder(pretrained, mode) for mode in ("prompt", "head")}
     ways = [way_of(pretrained, mode, encoder, task.labels) for mode, encoder in encoders.items()]
     ways_measured = [measure(way, texts.examples, settings, options.kernels) for way in ways]

@@ -235,8 +235,8 @@ class _Measurements:
         """Return the sgd kernels of chosen train texts with themselves before and after."""
         outputs = range(self.before.logits["train"].shape[1])
         before = self.before.kernels["train", "sgd"].values[np.ix_(chosen, outputs, chosen, outputs)]
-        settings = replace(self.settings, grouping=None)
-        after = sgd_kernel(self.model, self._train_examples(chosen), self.trainable, settings, weights)
+        settings, examples = replace(self.settings, grouping=None), self._train_examples(chosen)
+        after = sgd_kernel(self.model, examples, self.trainable, settings, weights, self.coverage)
         return before, next(iter(after.values()))
 
     def _train_examples(self, chosen: Sequence[int]) -> Examples:

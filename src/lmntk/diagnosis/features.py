@@ -11,14 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from lmntk.diagnosis.examples import Examples, device_of, fitted
 from lmntk.engine.kernel_work import KernelWork, Pair
 from lmntk.engine.settings import Settings
-from lmntk.engine.stream import Streamed, stream_kernels, whole
+from lmntk.engine.stream import Streamed, stream_kernels
 from lmntk.engine.work_folder import WorkFolder
 from lmntk.errors import UserError
+from lmntk.kernels.diagonal import diagonal
 from lmntk.kernels.gram import Grouping, Panel, gram
 from lmntk.models.fingerprint import fingerprint
 from lmntk.models.logit_model import LogitModel
@@ -130,17 +132,14 @@ def gradient_distance(
     the weights. The subtraction loses digits where g hardly moved: in float32 a distance below 1e-3 is
     rounding.
     """
-    if coverage is None:
-        examples, coverage = fitted(model, examples, trainable)
-    elif not coverage.batched:
-        examples = examples.alone()
+    examples, coverage = _captured_as(coverage, model, examples, trainable)
     count = len(examples)
     by_position: dict[int, tuple[Array, Array]] = {}
     for positions, batch in examples.on(device_of(model)):
         before = coverage.capture(model, batch, trainable)
         with at_weights(model, weights):
             after = coverage.capture(model, batch, trainable)
-        bb, aa, ab = _own_products(before, before), _own_products(after, after), _own_products(after, before)
+        bb, aa, ab = (_own_products(*pair) for pair in ((before, before), (after, after), (after, before)))
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = np.sqrt((aa - 2 * ab + bb).clip(min=0)) / np.sqrt(bb)
             cosine = ab / np.sqrt(aa * bb)
@@ -162,36 +161,27 @@ def gradient_norms(
 
     Cost: a forward and c backward passes a text. Memory: the factors of one batch.
     """
-    if coverage is None:
-        examples, coverage = fitted(model, examples, trainable)
-    elif not coverage.batched:
-        examples = examples.alone()
+    examples, coverage = _captured_as(coverage, model, examples, trainable)
     totals: dict[str, float] = {}
     for _, batch in examples.on(device_of(model)):
         tangents = coverage.capture(model, batch, trainable)
-        for row in range(len(tangents)):
-            single = _text(tangents, row)
-            for group, values in gram(Panel([single]), Panel([single]), ["sgd"], grouping)["sgd"].items():
-                totals[group] = totals.get(group, 0.0) + float(values[0, :, 0].trace())
+        for name, squares in diagonal(tangents, tangents).items():
+            totals[grouping(name)] = totals.get(grouping(name), 0.0) + float(squares.sum())
     return totals
+
+
+def _captured_as(
+    coverage: Coverage | None, model: nn.Module, examples: Examples, trainable: Mapping[str, nn.Parameter]
+) -> tuple[Examples, Coverage]:
+    """Return the examples in batches that can be captured, and how: as is known, else as a look at the model says."""
+    if coverage is None:
+        return fitted(model, examples, trainable)
+    return (examples if coverage.batched else examples.alone()), coverage
 
 
 def _own_products(left: Tangents, right: Tangents) -> Array:
     """Return <g_c(x_n), g'_c(x_n)> [n, c] of each text, by the same summation for any two sides."""
-    products = np.zeros(tuple(left.logits.shape))
-    for row in range(len(left)):
-        kernels = gram(Panel([_text(left, row)]), Panel([_text(right, row)]), ["sgd"])
-        values = whole(kernels["sgd"])[0, :, 0]  # (c, d)
-        products[row] = values.diagonal().cpu().numpy()
-    return products
-
-
-def _text(tangents: Tangents, row: int) -> Tangents:
-    """Return one text's tangents, views."""
-    return Tangents(
-        tangents.logits[row : row + 1],
-        {name: factors.of_example(row) for name, factors in tangents.factors.items()},
-    )
+    return sum(diagonal(left, right).values(), torch.zeros(())).cpu().numpy()
 
 
 def stream_sgd(
@@ -201,8 +191,11 @@ def stream_sgd(
     trainable: Mapping[str, nn.Parameter],
     pad_id: int,
     settings: Settings,
+    coverage: Coverage | None = None,
 ) -> Streamed:
     """Return sgd kernels between groups of texts at the model's present weights; see ``stream_kernels``.
+
+    With ``coverage``, that of theta_0, there is no start-up check.
 
     Factors that do not fit into memory go to the settings' scratch folder, under a name of all that they
     depend on, and are removed.
@@ -217,7 +210,8 @@ def stream_sgd(
         key = content_key(
             weights=fingerprint(model), reads=reads, texts=shown, pairs=pairs, cut=cut, pad_id=pad_id
         )
-    streamed = stream_kernels(KernelWork(model, texts, pairs, ["sgd"], trainable, pad_id), settings, key=key)
+    work = KernelWork(model, texts, pairs, ["sgd"], trainable, pad_id, coverage=coverage)
+    streamed = stream_kernels(work, settings, key=key)
     WorkFolder.finish(settings, key)
     return streamed
 
@@ -228,8 +222,11 @@ def sgd_kernel(
     trainable: Mapping[str, nn.Parameter],
     settings: Settings | None = None,
     weights: Mapping[str, Tensor] | None = None,
+    coverage: Coverage | None = None,
 ) -> dict[str, Array]:
     """Return the sgd kernel [n, c, n, c] of examples by parameter group, at theta_0 or at other weights.
+
+    With ``coverage``, that of theta_0, it is not looked at again how gradients are captured.
 
     Texts of a ``LogitModel`` stream in bounded memory (``stream_kernels``); of ready batches all factors are
     kept.
@@ -237,11 +234,10 @@ def sgd_kernel(
     settings = settings or Settings()
     with at_weights(model, weights or {}):
         if examples.texts is not None and isinstance(model, LogitModel):
-            streamed = stream_sgd(
-                model, {"all": examples.texts}, [("all", "all")], trainable, examples.pad_id, settings
-            )
+            texts, pairs = {"all": examples.texts}, [("all", "all")]
+            streamed = stream_sgd(model, texts, pairs, trainable, examples.pad_id, settings, coverage)
             return {name: part.numpy() for name, part in streamed.kernels["all", "all"]["sgd"].items()}
-        examples, coverage = fitted(model, examples, trainable)
+        examples, coverage = _captured_as(coverage, model, examples, trainable)
         panel = Panel(
             [coverage.capture(model, batch, trainable) for _, batch in examples.on(device_of(model))]
         )

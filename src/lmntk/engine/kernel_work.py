@@ -12,6 +12,7 @@ from lmntk.kernels.gram import Grouping
 from lmntk.kernels.subspaces import Subspaces
 from lmntk.models.logit_model import LogitModel
 from lmntk.prompts.encoding import EncodedText
+from lmntk.tangents.coverage import Coverage
 
 Pair = tuple[str, str]
 
@@ -28,6 +29,7 @@ class KernelWork:
         trainable: the parameters that count.
         pad_id: the padding token.
         subspaces: candidates for what to train, of these parameters, with kernels of their own.
+        coverage: how gradients are captured, where that was looked at before; without it the start-up check looks.
     """
 
     model: LogitModel
@@ -37,6 +39,7 @@ class KernelWork:
     trainable: Mapping[str, torch.nn.Parameter]
     pad_id: int
     subspaces: Subspaces | None = None
+    coverage: Coverage | None = None
 
     @property
     def row_groups(self) -> list[str]:

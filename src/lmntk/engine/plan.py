@@ -36,7 +36,7 @@ def plan_kernels(work: KernelWork, settings: Settings | None = None) -> Estimate
 
 
 def capturer_of(work: KernelWork, settings: Settings) -> Capturer:
-    """Return what captures the texts of all groups. Cost: the start-up check.
+    """Return what captures the texts of all groups. Cost: the start-up check, unless the work says how they are captured.
 
     Raises:
         UserError: a candidate of the work that cannot be computed.
@@ -49,8 +49,9 @@ def capturer_of(work: KernelWork, settings: Settings) -> Capturer:
         work.pad_id,
         work.texts_of(work.groups),
         settings.batch_size,
-        precision=settings.precision,
-        gpu=settings.gpu,
+        work.coverage,
+        settings.precision,
+        settings.gpu,
     )
     if work.subspaces is not None:
         work.subspaces.check(work.trainable, capturer.coverage.fallback)
