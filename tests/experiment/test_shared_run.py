@@ -17,7 +17,7 @@ from lmntk.experiment.run import run
 from lmntk.kernels.kernel import Kernel
 from lmntk.solvers.grid import solve_grid
 from lmntk.solvers.inputs import SolverInputs
-from lmntk.solvers.shared import SIGNS, sign_combinations
+from lmntk.solvers.shared import SIGNS, is_contrasted, sign_combinations
 from lmntk.system.kept import load_arrays
 
 CLASSES = {"bad": "dull", "so-so": "long", "good": "fine"}
@@ -106,6 +106,29 @@ def test_a_shared_kernel_beside_the_full_one(tmp_path: Path) -> None:
     assert not list(out.glob("kernels/*/*-shared.safetensors"))
 
 
+def test_contrasts_beside_the_full_kernel(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    rows = {
+        name: run(make_experiment(values_of(tmp_path, model, classes=name))) for name in ("full", "contrasts")
+    }
+    assert [row["method"] for row in rows["contrasts"] if row["formula"]] == ["sgd contrasts ridge"]
+    assert [row["method"] for row in rows["full"] if row["formula"]] == ["sgd ridge"]
+    centre = np.eye(3) - 1 / 3
+    for side in ("train", "dev", "test"):
+        both = [Kernel.load(path) for path in (tmp_path / "out").glob(f"kernels/*/{side}-sgd.safetensors")]
+        contrasted, full = sorted(both, key=lambda kernel: "contrasts" not in kernel.provenance)
+        expected = np.einsum("ncmd,ce,df->nemf", full.values, centre, centre)
+        np.testing.assert_allclose(contrasted.values, expected, rtol=1e-8, atol=1e-10)
+        assert "contrasts" not in full.provenance
+    for name, once in rows.items():
+        assert run(make_experiment(values_of(tmp_path, model, classes=name))) == once  # nothing is mixed up
+
+
+def test_two_classes_have_no_contrasts() -> None:
+    assert not is_contrasted("contrasts", 2)
+    assert is_contrasted("contrasts", 3)
+
+
 @pytest.mark.parametrize(
     "setting", [{"regularization": 0.1, "f0_scale": 10.0}, {"regularization": 0.0, "f0_scale": np.inf}]
 )
@@ -136,12 +159,16 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("classes", ["shared", "contrasts"])
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_a_shared_kernel_cannot_do_is_refused_before_the_model_is_loaded(
-    tmp_path: Path, name: str
+    tmp_path: Path, name: str, classes: str
 ) -> None:
     more, said = REFUSED[name]
-    values = values_of(tmp_path, tmp_path / "no-model", classes="shared", **more)
+    values = values_of(tmp_path, tmp_path / "no-model", classes=classes, **more)
+    if (name, classes) == ("another solver", "contrasts"):  # they are a kernel of all logits
+        read_tasks(make_experiment(values))
+        return
     with pytest.raises(UserError, match=said) as raised:
         read_tasks(make_experiment(values))
     assert "own has 3" in str(raised.value)

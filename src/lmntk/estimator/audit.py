@@ -15,12 +15,12 @@ from lmntk.estimator.choice import Choice
 from lmntk.estimator.doubts import check_number, doubts_of, rows_of
 from lmntk.estimator.fit import choosing
 from lmntk.estimator.given import FitInput
-from lmntk.estimator.solved import in_classes
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.trust import ShortTraining, refuse_unmeasured, regime_entry, regime_in, trust_key
 from lmntk.estimator.ways import key_of
 from lmntk.experiment.configuration import Audit
 from lmntk.reports.audit_page import write_audit_page
+from lmntk.solvers.shared import in_classes
 from lmntk.system.files import write_text
 from lmntk.system.hashing import versions
 from lmntk.system.kept import write_record

@@ -20,7 +20,7 @@ from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import key_of
 from lmntk.kernels.kernel import Kernel, provenance_of
 from lmntk.solvers.inputs import Array
-from lmntk.solvers.shared import contrasts
+from lmntk.solvers.shared import contrasts, in_classes
 from lmntk.system.hashing import versions
 from lmntk.system.kept import read_form, write_record
 from lmntk.tasks.example import Example
@@ -202,17 +202,13 @@ class Solved:
             cross_f0: their pre-trained logits [M, C].
 
         Raises:
-            UserError: nothing was trained, or without a ridge.
+            UserError: nothing was trained; or without a ridge, and the kernel is singular.
         """
         ridge, c = self.record.regularization, len(self.record.labels)
         if ridge is None:
             raise UserError(
                 "explain: this fit trained nothing (its setting is no training); the pre-trained logits decide, "
                 "and no training text takes part"
-            )
-        if ridge == 0:
-            raise UserError(
-                "explain: regularization is 0, and training on a part of the texts needs a ridge above 0; fit with one"
             )
         cross, cross_f0 = (self.kernel, self.logits) if cross is None else (cross, cross_f0)
         kernel, towards = in_classes(self.kernel, self.basis), in_classes(cross, self.basis)
@@ -224,10 +220,3 @@ class Solved:
 def plain_text(example: Example) -> str:
     """Return an example as people read it, a pair with a stroke between."""
     return example.text_a if example.text_b is None else f"{example.text_a} / {example.text_b}"
-
-
-def in_classes(kernel: Array, basis: Array | None) -> Array:
-    """Return a kernel of contrasts as one of all logits [N, C, M, C]; another one as it is."""
-    if basis is None:
-        return kernel
-    return np.asarray(np.einsum("ck,nkml,dl->ncmd", basis, kernel, basis, optimize=True))

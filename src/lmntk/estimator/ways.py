@@ -30,7 +30,7 @@ from lmntk.models.logit_model import LogitModel, combined
 from lmntk.models.vocabulary import is_tied
 from lmntk.prompts.encoding import EncodedText, TextEncoder, encode_whole
 from lmntk.solvers.inputs import Array
-from lmntk.solvers.shared import SIGNS, contrasts, is_shared, sign_combinations
+from lmntk.solvers.shared import SIGNS, contrasts, is_contrasted, is_shared, sign_combinations
 from lmntk.system.hashing import Key, versions
 from lmntk.system.kept import is_whole, load_arrays, or_none, save_tensors
 from lmntk.tangents.factors import Tangents
@@ -207,7 +207,7 @@ def way_of(
             )
         sharing = "contrasts"
     combinations, basis = None, None
-    if sharing == "contrasts" and classes > 2:
+    if is_contrasted(sharing, classes):
         basis = contrasts(classes)
         model, key = combined(model, torch.from_numpy(basis)), key.also(contrasts=True)
     if is_shared(sharing, classes):

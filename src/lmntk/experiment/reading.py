@@ -11,7 +11,7 @@ from lmntk.errors import UserError
 from lmntk.experiment.configuration import Experiment, OwnTask
 from lmntk.models.hub import looks_local
 from lmntk.runs.split import Split
-from lmntk.solvers.shared import is_shared
+from lmntk.solvers.shared import is_contrasted, is_shared
 from lmntk.system.notices import kept
 from lmntk.tasks import Columns, Example, Task, TaskData, get_task, k_shot_split, read_data
 from lmntk.tasks.class_words import words_by_class
@@ -87,25 +87,27 @@ def check_files(experiment: Experiment) -> None:
 
 
 def check_sharing(experiment: Experiment, task: str, classes: int) -> None:
-    """Refuse what a kernel that classes share cannot do.
+    """Refuse what a kernel that classes share, or one of contrasts, cannot do.
 
     Raises:
-        UserError: another formula than ``sgd``, another solver than ridge, a diagnosis, or models to be saved.
+        UserError: another formula than ``sgd``, of a shared kernel another solver than ridge, a diagnosis, or models to be saved.
     """
-    if not is_shared(experiment.classes, classes):
+    shared = is_shared(experiment.classes, classes)
+    if not shared and not is_contrasted(experiment.classes, classes):
         return
+    kind = "a shared kernel" if shared else "a kernel of contrasts"
     others = [name for name in experiment.formulas if name != "sgd"]
     solvers = [name for name in experiment.solvers or () if name != "ridge"]
     asked = {
         f"formula {', '.join(others)}": (bool(others), "use --formulas sgd"),
-        f"solver {', '.join(solvers)}": (bool(solvers), "use --solvers ridge"),
+        f"solver {', '.join(solvers)}": (shared and bool(solvers), "use --solvers ridge"),
         "a diagnosis": (experiment.diagnose, "leave --diagnose out"),
         "--save-models": (experiment.save_models, "leave it out; `lmntk fit` saves such a model"),
     }
     for name, (is_asked, instead) in asked.items():
         if is_asked:
             raise UserError(
-                f"classes: {task} has {classes}, which share a kernel; a shared kernel takes no {name}; {instead}, or use --classes full"
+                f"classes: {task} has {classes}; {kind} takes no {name}; {instead}, or use --classes full"
             )
 
 

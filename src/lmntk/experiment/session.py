@@ -19,7 +19,8 @@ from lmntk.runs.keys import SplitKeys
 from lmntk.runs.records import FORMAT
 from lmntk.runs.split import Split
 from lmntk.runs.store import Store
-from lmntk.solvers.shared import SIGNS, is_shared
+from lmntk.solvers.inputs import Array
+from lmntk.solvers.shared import SIGNS, contrasts, is_contrasted, is_shared
 from lmntk.system.hashing import Key
 from lmntk.system.progress import Progress
 from lmntk.tasks.example import Example, digest_examples
@@ -137,6 +138,10 @@ class Session:
         """Return whether the task's classes share a kernel."""
         return is_shared(self.experiment.classes, task.classes)
 
+    def contrasts(self, task: PreparedTask) -> Array | None:
+        """Return the contrasts [C, C - 1] of the task's logits, where their kernel stands for the full one."""
+        return contrasts(task.classes) if is_contrasted(self.experiment.classes, task.classes) else None
+
     def keys(self, task: PreparedTask, split: Split) -> SplitKeys:
         """Return the keys of a split: of its content, its kernels, its results and their means."""
         if split.name not in self._keys:
@@ -161,4 +166,6 @@ class Session:
         settings = Key(groups=e.groups, keep_noise=e.keep_noise, precision=e.precision)
         if self.shares(task):
             settings = settings.also(shared=SIGNS)
+        if self.contrasts(task) is not None:
+            settings = settings.also(contrasts=True)
         return SplitKeys(content, settings, task.metric, e.test_limit)

@@ -79,10 +79,14 @@ class SharedModel:
 
     @property
     def kernel_model(self) -> LogitModel:
-        """The model whose kernels are computed; of classes that share one, two random sign combinations of the logits."""
-        if not self.session.shares(self.task):
-            return self.model
-        return combined(self.model, torch.from_numpy(sign_combinations(self.task.classes, SIGNS)))
+        """The model whose kernels are computed.
+
+        Of classes that share one its outputs are two random sign combinations of the logits; of contrasts, those.
+        """
+        weights = self.session.contrasts(self.task)
+        if self.session.shares(self.task):
+            weights = sign_combinations(self.task.classes, SIGNS)
+        return self.model if weights is None else combined(self.model, torch.from_numpy(weights))
 
     def release(self) -> None:
         """Let go of the model and of what is known of its memory; they are made anew when they are asked for."""

@@ -12,7 +12,7 @@ from lmntk.engine.settings import Settings
 from lmntk.errors import UserError
 from lmntk.estimator.new_texts import Differentiable, with_training_texts
 from lmntk.estimator.record import FitRecord, read_fit
-from lmntk.estimator.solved import Solved, in_classes, plain_text
+from lmntk.estimator.solved import Solved, plain_text
 from lmntk.estimator.trust import ShortTraining, refuse_unmeasured, regime_in, trust_key
 from lmntk.explanation.asked import Question
 from lmntk.explanation.blocks import NewTexts
@@ -22,6 +22,7 @@ from lmntk.kernels.low_rank import TrainedPart
 from lmntk.prediction.files import LoadedPredictor, load_predictor
 from lmntk.prompts.encoding import encode_whole
 from lmntk.reports.fit_page import trained_words
+from lmntk.solvers.shared import in_classes
 from lmntk.system.memory import default_memory
 from lmntk.system.progress import Progress
 

@@ -53,7 +53,7 @@ class SplitKeys:
         if of == "kernel":
             more |= {
                 name: self.settings[name]
-                for name in ("keep_noise", "precision", "shared")
+                for name in ("keep_noise", "precision", "shared", "contrasts")
                 if name in self.settings
             }
         key = self.content.but("examples").also(of=of, metric=self.metric, test_limit=self.test_limit, **more)

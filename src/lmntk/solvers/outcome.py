@@ -105,7 +105,11 @@ def solve_split(
         solver: which solver.
     """
     evals = {side: kernels[side, formula] for side in ("dev", "test") if (side, formula) in kernels}
-    shared = kernels["train", formula].provenance.get("shared")
+    provenance = kernels["train", formula].provenance
+    shared = provenance.get("shared")
+    kind = "" if shared is None else " shared"
+    if provenance.get("contrasts"):
+        kind = " contrasts"
     inputs = SolverInputs(
         train=kernels["train", formula].values,
         evals={side: kernel.values for side, kernel in evals.items()},
@@ -123,7 +127,7 @@ def solve_split(
             lambda truth, predicted: score(metric, list(truth), list(predicted)),
         )
     outcome = Outcome(
-        method=f"{formula} {solver}" if shared is None else f"{formula} shared {solver}",
+        method=f"{formula}{kind} {solver}",
         formula=formula,
         solver=solver,
         metric=metric,

@@ -25,6 +25,11 @@ def is_shared(sharing: str, classes: int) -> bool:
     return classes > (2 if sharing == "shared" else MOST_FULL if sharing == "auto" else classes)
 
 
+def is_contrasted(sharing: str, classes: int) -> bool:
+    """Return whether the kernel of so many classes is one of contrasts; two classes have a single logit, their difference."""
+    return sharing == "contrasts" and classes > 2
+
+
 def contrasts(classes: int) -> Array:
     """Return C - 1 orthonormal combinations [C, C - 1] of logits, each without the common mode."""
     _check(classes)
@@ -57,6 +62,13 @@ def shared_kernel(full: Array) -> Array:
 def single_kernel(combined: Array, classes: int) -> Array:
     """Return the shared kernel [N, 1, M, 1] of one between combinations of C logits, [N, S, M, S]."""
     return np.asarray(np.einsum("nsms->nm", combined)[:, None, :, None] / (classes - 1))
+
+
+def in_classes(kernel: Array, basis: Array | None) -> Array:
+    """Return a kernel of contrasts as one of all logits [N, C, M, C]; another one as it is."""
+    if basis is None:
+        return kernel
+    return np.asarray(np.einsum("ck,nkml,dl->ncmd", basis, kernel, basis, optimize=True))
 
 
 def _check(classes: int) -> None:

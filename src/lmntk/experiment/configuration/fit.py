@@ -74,11 +74,10 @@ class SeveralPrompts(FitPrompt):
 
 
 class ClassesOfFit(Classes):
-    """The same choice, by default the cheaper for many classes; and the contrasts, which only decisions by softmax allow."""
+    """The same choice, by default the cheaper for many classes."""
 
-    classes: Literal["auto", "full", "contrasts", "shared"] = Field(  # type: ignore[assignment]
-        default="auto",
-        description="full, contrasts (one logit less), shared (one kernel for all classes), or auto (shared for more than 6)",
+    classes: Literal["auto", "full", "contrasts", "shared"] = Field(
+        default="auto", description=Classes.model_fields["classes"].description
     )
 
 

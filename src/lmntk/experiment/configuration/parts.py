@@ -185,13 +185,13 @@ class Kernels(Part):
 
 
 class Classes(Part):
-    """A choice between a kernel for each pair of classes and one that all share."""
+    """A choice between a kernel for each pair of classes, for each pair of contrasts that a softmax sees, and one that all share."""
 
     GROUP: ClassVar[str] = "Kernels"
 
-    classes: Literal["auto", "full", "shared"] = Field(
+    classes: Literal["auto", "full", "contrasts", "shared"] = Field(
         default="full",
-        description="full, shared (one kernel for all classes), or auto (shared for more than 6)",
+        description="full, contrasts (one logit less), shared (one kernel for all classes), or auto (shared for more than 6)",
     )
 
 

@@ -25,7 +25,7 @@ from lmntk.kernels.formulas import FORMULAS, kernel_names
 from lmntk.kernels.kernel import Kernel
 from lmntk.prompts.encoding import EncodedText
 from lmntk.runs.split import SIDES, Split
-from lmntk.solvers.shared import SIGNS, single_kernel
+from lmntk.solvers.shared import SIGNS, in_classes, single_kernel
 from lmntk.system.hashing import content_key, versions
 
 Kernels = dict[tuple[str, str], Kernel]  # by side and formula
@@ -221,7 +221,7 @@ def _computed(shared: SharedModel, piece: Piece, sides: Sequence[str]) -> dict[s
         session.progress.note(f"{shared.title}: {streamed.precision_loss.describe()}")
     results: dict[str, tuple[Kernels, Logits]] = {}
     before = streamed.logits
-    if session.shares(shared.task):  # what was streamed are combinations
+    if model is not shared.model:  # what was streamed are combinations
         before = {
             name: logits_of(shared.model, part, pad_id, session.settings.batch_size)
             for name, part in groups.items()
@@ -245,7 +245,7 @@ def _split_kernels(
 ) -> Kernels:
     """Return one split's kernels with their provenance."""
     session, task = shared.session, shared.task
-    keys = session.keys(task, split)
+    keys, basis = session.keys(task, split), session.contrasts(task)
     provenance = {
         "key": keys.kernels.digest,
         "examples": keys.content["examples"],  # by side, so that a reader knows the texts again
@@ -261,6 +261,7 @@ def _split_kernels(
         "dtype": session.experiment.dtype,
         "precision": session.settings.precision,
         **({"shared": {"classes": task.classes, "signs": SIGNS}} if session.shares(task) else {}),
+        **({} if basis is None else {"contrasts": True}),
         **({} if streamed.precision_loss is None else {"precision_loss": streamed.precision_loss.as_dict()}),
         "noise_coordinates_left_out": streamed.noise.get(f"{split.name}/train", 0),
         "versions": versions(),
@@ -268,7 +269,7 @@ def _split_kernels(
     kernels: Kernels = {}
 
     def kept_of(values: np.ndarray) -> np.ndarray:
-        return single_kernel(values, task.classes) if session.shares(task) else values
+        return single_kernel(values, task.classes) if session.shares(task) else in_classes(values, basis)
 
     for (name, side), group in group_of.items():
         if name != split.name:

@@ -108,6 +108,7 @@ def one_pass_is_cheaper(shared: SharedModel) -> bool:
     if (
         session.experiment.keep_kernels
         or session.shares(shared.task)
+        or session.contrasts(shared.task) is not None
         or not all(is_linear(*method, c) for method in session.methods)
     ):
         return False

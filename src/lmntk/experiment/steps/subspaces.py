@@ -83,9 +83,11 @@ def check_parts(models: Sequence[SharedModel]) -> None:
         if parts := _parts(shared.session):
             _members(shared.model, tuple(shared.session.chosen.select(shared.model)), parts, 0)
     for shared in models:
-        if _parts(shared.session) and shared.session.shares(shared.task):
+        is_full = not shared.session.shares(shared.task) and shared.session.contrasts(shared.task) is None
+        if _parts(shared.session) and not is_full:
             raise UserError(
-                "targets: a shared kernel is one of all parameters; give --classes full, or leave targets out"
+                f"targets: with --classes {shared.session.experiment.classes} the kernel is one of all parameters; "
+                "give --classes full, or leave targets out"
             )
 
 
