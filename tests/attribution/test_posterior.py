@@ -9,9 +9,8 @@ from scipy.stats import multivariate_normal, norm
 from lmntk.attribution.changes import TrainedTexts
 from lmntk.attribution.posterior import Posterior
 from lmntk.attribution.ridge_refits import RidgeRefits
-from lmntk.estimator.solved import in_classes
 from lmntk.solvers.inputs import target_matrix
-from lmntk.solvers.shared import contrasts
+from lmntk.solvers.shared import contrasts, in_classes
 
 OUTPUTS = pytest.mark.parametrize("outputs", [1, 3])
 

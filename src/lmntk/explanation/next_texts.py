@@ -14,11 +14,12 @@ from pydantic import BaseModel
 from lmntk.attribution.posterior import Posterior
 from lmntk.errors import UserError
 from lmntk.estimator.new_texts import among, with_training_texts
-from lmntk.estimator.solved import in_classes, plain_text
+from lmntk.estimator.solved import plain_text
 from lmntk.estimator.trust import regime_entry
 from lmntk.explanation.asked import Machine, Question
 from lmntk.explanation.of_fit import FitSource
 from lmntk.prediction.texts import TextSource
+from lmntk.solvers.shared import in_classes
 from lmntk.system.files import write_text
 from lmntk.system.hashing import versions
 from lmntk.system.kept import write_record

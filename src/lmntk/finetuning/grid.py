@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lmntk.finetuning.logits import logits_of
 from lmntk.finetuning.method import FineTuningMethod
+from lmntk.finetuning.replay import Keeper
 from lmntk.finetuning.settings import CHECKPOINT_SECONDS, Checkpoints, Status, TrainingData
 from lmntk.finetuning.training import fine_tune, fine_tune_linearized
 from lmntk.models.logit_model import LogitModel
@@ -73,6 +74,7 @@ def search(
     folder: Path | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     on_step: Callable[[int], None] | None = None,
+    path: Path | None = None,
 ) -> Search:
     """Return every training of a method's grid as plain data, and the one that is best on dev.
 
@@ -84,6 +86,8 @@ def search(
             that it did not finish goes on. The caller removes it.
         checkpoint_seconds: between a training's checkpoints.
         on_step: called with the number of steps that are done since the last call.
+        path: a folder for the weights along the way, for ``replay``; of a grid of one point alone, whose training is
+            the chosen one, and only where they are small.
 
     Memory: that of one training, and the best weights once more.
     """
@@ -102,14 +106,21 @@ def search(
         settings = replace(method.settings, learning_rate=rate, batch_size=size)
         checkpoints = None if folder is None else Checkpoints(folder / f"run-{index}", checkpoint_seconds)
         with method.subset.chosen(model) as trained:
+            keeper = None
+            if path is not None and len(points) == 1 and not method.linearized:
+                keeper = Keeper(path, trained.parameters, settings)
+                keeper = keeper if keeper.is_small else None
             tuned = train_once(
                 trained.module,
                 data,
                 trained.parameters,
                 settings,
                 checkpoints=checkpoints,
+                on_evaluation=keeper,
                 on_step=None if on_step is None else partial(on_step, 1),
             )
+            if keeper is not None:
+                keeper.finish(tuned)
             is_best = (
                 tuned.dev is not None
                 and tuned.status == "finished"

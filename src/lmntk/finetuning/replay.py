@@ -1,22 +1,24 @@
-"""A chosen training, done once more to see its weights along the way.
+"""The weights along a training: kept while it goes, or seen by doing it once more.
 
-Training is deterministic, so nothing of it has to be kept.
+Training is deterministic, so nothing of it has to be kept. Weights that are small are kept all the same, which saves a training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from lmntk.finetuning.settings import TrainingData, TrainingSettings
+from lmntk.finetuning.settings import FineTuned, TrainingData, TrainingSettings
 from lmntk.finetuning.training import fine_tune
 from lmntk.system import kept
 
+SMALL = 2**28  # bytes: all that is kept of a training while it goes; of a larger one the weights of many splits would fill a disk
 POINTS = 4  # along a training, at each of which the model is looked at: its weights are on disk until then
 BEST, DONE = "best.safetensors", "done.json"  # the word that all is there is written last
 
@@ -45,7 +47,60 @@ class Replay:
     def along(self) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """Yield each step that was kept and its weights, one after the other from disk."""
         for step in self.steps:
-            yield step, kept.load_tensors(self.folder / f"step-{step}.safetensors")[0]
+            yield step, kept.load_tensors(self.folder / _name(step))[0]
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Keeps the weights of a training while it goes: called at each look at dev, with the step and the module.
+
+    Attributes:
+        folder: of this training alone.
+        trained: the parameters that train, by name.
+        settings: of the training.
+        best_step: a step that is kept beside ``POINTS`` steps, which are evenly spread over the looks at dev.
+        resumes: a training that goes on from a checkpoint finds on disk what it has kept before.
+    """
+
+    folder: Path
+    trained: Mapping[str, nn.Parameter]
+    settings: TrainingSettings
+    best_step: int | None = None
+    resumes: ClassVar[bool] = True
+
+    @property
+    def is_small(self) -> bool:
+        """Whether all that will be kept is small."""
+        size = sum(parameter.nbytes for parameter in self.trained.values())
+        return (len(self.steps) + 2) * size <= SMALL  # the best ones twice
+
+    @cached_property
+    def steps(self) -> list[int]:
+        """The steps that are kept."""
+        best = [] if self.best_step is None else [self.best_step]
+        return sorted({*points(looks(self.settings), POINTS), *best})
+
+    def __call__(self, step: int, module: nn.Module) -> None:
+        """Keep the weights, if this is one of the steps."""
+        if step in self.steps:
+            _save(self.folder / _name(step), self.trained)
+
+    def finish(self, tuned: FineTuned) -> Replay | None:
+        """Keep the best weights, and return all that was kept; None where something is missing.
+
+        The best step is one of the steps that were kept then, whether it was known before or not.
+        """
+        if tuned.best_step is not None:
+            _save(self.folder / BEST, tuned.weights)
+            if tuned.best_step not in self.steps:
+                _save(self.folder / _name(tuned.best_step), tuned.weights)
+        last = tuned.curve[-1].step if tuned.curve else 0
+        steps = sorted({*(step for step in self.steps if step <= last), *_best_of(tuned)})
+        if not all((self.folder / _name(step)).is_file() for step in steps):
+            return None
+        record = {"steps": steps, "best_step": tuned.best_step, "dev": tuned.dev}
+        kept.write_record(self.folder / DONE, record)
+        return Replay(self.folder, tuple(steps), tuned.best_step, tuned.dev)
 
 
 def replay(
@@ -57,7 +112,7 @@ def replay(
     folder: Path,
     on_step: Callable[[int], None],
 ) -> Replay:
-    """Return the replay of a training: from the folder if it is there, else trained.
+    """Return the weights along a training: from the folder if they are there, else trained once more.
 
     Args:
         model: at theta_0, where it is again afterwards.
@@ -66,7 +121,7 @@ def replay(
         settings: those of the training that is done once more.
         best_step: the step that was best then; kept beside ``POINTS`` steps that are evenly spread over its
             looks at dev.
-        folder: of this replay alone; the caller removes it.
+        folder: of this training alone, as a ``Keeper`` may have left it; the caller removes it.
         on_step: called with the number of steps done.
 
     Cost: one training, and for each step kept the trained parameters on disk.
@@ -75,19 +130,11 @@ def replay(
     if earlier is not None:
         on_step(settings.steps)
         return earlier
-    wanted = {*points(looks(settings), POINTS), *([] if best_step is None else [best_step])}
-    at: list[int] = []
-
-    def keep(step: int, module: nn.Module) -> None:
-        if step in wanted:
-            _save(folder / f"step-{step}.safetensors", trained)
-            at.append(step)
-
-    tuned = fine_tune(model, data, trained, settings, on_evaluation=keep, on_step=partial(on_step, 1))
-    if tuned.best_step is not None:
-        _save(folder / BEST, tuned.weights)
-    kept.write_record(folder / DONE, {"steps": at, "best_step": tuned.best_step, "dev": tuned.dev})
-    return Replay(folder, tuple(at), tuned.best_step, tuned.dev)
+    keeper = Keeper(folder, trained, settings, best_step)
+    tuned = fine_tune(model, data, trained, settings, on_evaluation=keeper, on_step=partial(on_step, 1))
+    replayed = keeper.finish(tuned)
+    assert replayed is not None
+    return replayed
 
 
 def looks(settings: TrainingSettings) -> list[int]:
@@ -104,6 +151,14 @@ def points(steps: Sequence[int], most: int) -> list[int]:
     """
     count = min(most, len(steps))
     return [steps[-(-len(steps) * (turn + 1) // count) - 1] for turn in range(count)]
+
+
+def _name(step: int) -> str:
+    return f"step-{step}.safetensors"
+
+
+def _best_of(tuned: FineTuned) -> list[int]:
+    return [] if tuned.best_step is None else [tuned.best_step]
 
 
 def _save(path: Path, values: Mapping[str, Tensor]) -> None:
@@ -123,5 +178,5 @@ def _read(folder: Path) -> Replay | None:
     if record is None:
         return None
     earlier = Replay(folder, tuple(record.steps), record.best_step, record.dev)
-    names = [f"step-{step}.safetensors" for step in earlier.steps] + [BEST] * (earlier.best_step is not None)
+    names = [_name(step) for step in earlier.steps] + [BEST] * (earlier.best_step is not None)
     return earlier if all(kept.is_whole(folder / name) for name in names) else None

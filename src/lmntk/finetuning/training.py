@@ -55,7 +55,8 @@ def fine_tune(
         checkpoints: an interrupted training goes on from there, to the same bits as in one piece.
         on_evaluation: called as ``on_evaluation(step, model)`` at step 0 and whenever dev is looked at, with
             the model at that step's weights and in eval mode; what it draws at random does not change the
-            training. With it a training always begins anew, since earlier steps' calls cannot be made again.
+            training. With it a training always begins anew, since earlier steps' calls cannot be made again; unless it
+            has ``resumes = True``, which says that it needs them no more.
         on_step: called after each step.
 
     Cost: a forward and a backward pass a text and step. Memory: that of training, and the trained parameters
@@ -146,7 +147,7 @@ def _train(
         if checkpoints is None:  # the Trainer wants a folder, which stays empty
             empty = stack.enter_context(tempfile.TemporaryDirectory(prefix="lmntk-"))
             checkpoints = Checkpoints(Path(empty), None)
-        elif on_evaluation is not None:
+        elif on_evaluation is not None and not getattr(on_evaluation, "resumes", False):
             checkpoints = replace(checkpoints, seconds=None)
         loop = Loop(module, trained, data, settings, checkpoints, on_evaluation, on_step)
         resumed = None if checkpoints.seconds is None else last_checkpoint(checkpoints.folder)

@@ -76,8 +76,8 @@ def _one_by_one(left: Factors, right: Factors) -> Tensor:
     """Return the own products of factors of any other form, from a Gram matrix for each text."""
     rows = []
     for index in range(left.tensors()[-1].shape[1]):
-        panels = [_panel(side.of_example(index)) for side in (left, right)]
-        rows.append(gram(*panels, ["sgd"])["sgd"][EVERYTHING][0, :, 0].diagonal())
+        rows_panel, columns_panel = (_panel(side.of_example(index)) for side in (left, right))
+        rows.append(gram(rows_panel, columns_panel, ["sgd"])["sgd"][EVERYTHING][0, :, 0].diagonal())
     return torch.stack(rows)
 
 

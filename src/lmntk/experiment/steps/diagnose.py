@@ -22,14 +22,17 @@ from lmntk.experiment.session import GivenCheckpoint, Session
 from lmntk.experiment.shared_model import SharedModel, shared_model_of
 from lmntk.experiment.steps.base import Job, Subject
 from lmntk.experiment.steps.finetune import (
+    PATH_KIND,
     FineTune,
     folder_of,
     methods_of_split,
+    path_folder,
+    path_owner,
     training_key,
     training_setup,
 )
 from lmntk.experiment.steps.kernels import Kernels, forget_kernels, kernels_of
-from lmntk.experiment.steps.scratch import claimed_folder, remove_folders
+from lmntk.experiment.steps.scratch import remove_folders
 from lmntk.finetuning.files import WEIGHTS, load_weights, slug
 from lmntk.finetuning.logits import logits_of
 from lmntk.finetuning.method import FineTuningMethod
@@ -44,8 +47,6 @@ from lmntk.solvers.grid import SOLVER_VERSION
 from lmntk.solvers.inputs import Array
 from lmntk.system.hashing import Key
 from lmntk.system.kept import is_whole
-
-SCRATCH_KIND = "diagnosis-"  # begins the names of scratch folders
 
 
 class Diagnose:
@@ -153,11 +154,6 @@ def training_of(settings: TrainingSettings, texts: int, best_step: int | None) -
     )  # fmt: skip
 
 
-def _owner_of(job: Job) -> str:
-    """Return whose the scratch files of a replay are: of this diagnosis, under whatever settings."""
-    return f"{DiagnosisRecord.FOLDER}/{stem_of(job)}.json"
-
-
 def _subject_of(job: Job) -> Subject:
     assert job.subject is not None
     return job.subject
@@ -219,7 +215,7 @@ def _write(shared: SharedModel, job: Job, diagnosis: Diagnosis) -> None:
     said = f"{diagnosis.regime.phrase}; {TESTS}: {diagnosis.verdict.verdict}"
     session.progress.note(f"{job.split.name}, {subject.method}: {said}")
     if isinstance(subject, FineTuningMethod):
-        remove_folders(session, SCRATCH_KIND, _owner_of(job))
+        remove_folders(session, PATH_KIND, path_owner(job))
 
 
 def _diagnose(shared: SharedModel, job: Job, kernels: Kernels | None) -> Diagnosis:
@@ -320,8 +316,6 @@ def _replayed(
     texts, labels = shared.texts(split), shared.labels(split)
     train, dev = (Labelled(texts[side], labels[side]) for side in ("train", "dev"))
     session.progress.work(f"{split.name}: {method.method}, its path", settings.steps)
-    key = diagnosis_key(shared, job)
-    scratch = claimed_folder(session, SCRATCH_KIND, key, _owner_of(job))
     data = TrainingData(train, dev, session.pretrained.pad_id, shared.task.metric)
     replayed = replay(
         trained.module,
@@ -329,7 +323,7 @@ def _replayed(
         data,
         settings,
         chosen["best_step"],
-        scratch,
+        path_folder(shared, job),
         session.progress.advance,
     )
     if (replayed.best_step, replayed.dev) != (chosen["best_step"], chosen["dev"]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import Experiment
@@ -23,7 +24,7 @@ from lmntk.finetuning.training import need_accelerate
 from lmntk.models.filters import ParameterFilter, has_adapter
 from lmntk.models.logit_model import LogitModel
 from lmntk.runs.keys import SplitKeys
-from lmntk.runs.records import FineTuningRecord
+from lmntk.runs.records import DiagnosisRecord, FineTuningRecord
 from lmntk.runs.split import SIDES, Split
 from lmntk.solvers.selection import predict_labels
 from lmntk.system.hashing import Key, short, versions
@@ -31,7 +32,7 @@ from lmntk.system.kept import is_whole
 from lmntk.tasks.metrics import score
 
 FORMAT = "lmntk finetuning 2"
-SCRATCH_KIND = "finetuning-"  # begins the names of scratch folders
+SCRATCH_KIND, PATH_KIND = "finetuning-", "diagnosis-"  # begin the names of scratch folders
 
 
 class FineTune:
@@ -147,6 +148,17 @@ def folder_of(job: Job, digest: str) -> str:
     return f"{FineTuningRecord.FOLDER}/{stem_of(job)}-{short(digest)}"
 
 
+def path_folder(shared: SharedModel, job: Job) -> Path:
+    """Return the scratch folder of the weights along a training, which the diagnosis reads and removes."""
+    key = training_key(shared.session.keys(shared.task, job.split), _method_of(job))
+    return claimed_folder(shared.session, PATH_KIND, key, path_owner(job))
+
+
+def path_owner(job: Job) -> str:
+    """Return whose that folder is: of this diagnosis, under whatever settings."""
+    return f"{DiagnosisRecord.FOLDER}/{stem_of(job)}.json"
+
+
 def _method_of(job: Job) -> FineTuningMethod:
     assert isinstance(job.subject, FineTuningMethod)
     return job.subject
@@ -172,6 +184,7 @@ def _train(shared: SharedModel, job: Job) -> None:
         folder=scratch,
         checkpoint_seconds=how.checkpoint_seconds,
         on_step=session.progress.advance,
+        path=path_folder(shared, job) if session.experiment.diagnose and not method.linearized else None,
     )
     (session.store.folder / f"{folder}.json").unlink(
         missing_ok=True
