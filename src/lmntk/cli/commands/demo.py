@@ -28,7 +28,7 @@ def demo(
     """Forecast a fine-tuning, train for real, and compare.
 
     Then explain three predictions, look for a wrong label that was planted, and find a task that is better left
-    alone. About two minutes on two cores, without a network.
+    alone. About 70 seconds on two idle cores, without a network.
 
     Example: lmntk demo
     """
