@@ -27,7 +27,7 @@ CHOSEN_ON = "13"
 GRIDS = {
     "sgd fine-tuning": ("sgd", (3e-4, 1e-3, 3e-3, 1e-2), ()),
     "adamw fine-tuning": ("adamw", (1e-5, 3e-5, 1e-4), ()),
-    "adamw fine-tuning (lora)": ("adamw", (1e-4, 3e-4, 1e-3), ("--lora-rank", "8")),
+    "adamw fine-tuning (lora r=8)": ("adamw", (1e-4, 3e-4, 1e-3), ("--lora-rank", "8")),
 }
 TRAINING = ("--batch-sizes", "8", "--steps", "64", "--eval-every", "16")
 

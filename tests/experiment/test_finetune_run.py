@@ -202,9 +202,10 @@ def test_weights_that_were_not_kept_are_trained_for_when_they_are_wanted(values)
 @pytest.mark.parametrize(
     ("change", "method"),
     [
-        ({"lora_rank": 2}, "(lora)"),
+        ({"lora_rank": 2}, "(lora r=2)"),
+        ({"lora_rank": 2, "lora_alpha": 4.0}, "(lora r=2 alpha=4)"),
         ({"freeze_layers": 1}, "(without 1 bottom layers)"),
-        ({"lora_rank": 2, "lora_targets": "mlp&top-1+value"}, "(lora on mlp&top-1+value)"),
+        ({"lora_rank": 2, "lora_targets": "mlp&top-1+value"}, "(lora r=2 on mlp&top-1+value)"),
         ({"train_only": "biases"}, "(biases)"),
         ({"intrinsic_dimension": 9, "train_only": "mlp"}, "(mlp) (intrinsic dimension 9)"),
     ],
@@ -223,14 +224,20 @@ def test_subsets_have_names_of_their_own_and_stand_beside_the_whole(values, chan
 
 
 def test_arms_train_side_by_side_at_rates_of_their_own_on_all_texts(values):
-    arms = [{}, {"lora_rank": 1, "lora_targets": "query", "rate_factor": 50}, {"train_only": "biases"}]
+    arms = [
+        {},
+        {"lora_rank": 1, "lora_targets": "query", "rate_factor": 50},
+        {"lora_rank": 2, "lora_targets": "query"},
+        {"train_only": "biases"},
+    ]
     rows = run(make_experiment(changed(values, arms=arms, batch_sizes="all", dropout=False)))
-    methods = ["sgd fine-tuning", "sgd fine-tuning (lora on query)", "sgd fine-tuning (biases)"]
+    endings = ["", " (lora r=1 on query)", " (lora r=2 on query)", " (biases)"]
+    methods = [f"sgd fine-tuning{ending}" for ending in endings]
     assert [row["method"] for row in rows] == [*BASELINES, *methods]
     rates = {
         method: [one["learning_rate"] for one in record(values, slug(method))["runs"]] for method in methods
     }
-    assert rates == {methods[0]: [1e-2, 1e-1], methods[1]: [0.5, 5.0], methods[2]: [1e-2, 1e-1]}
+    assert rates == dict.fromkeys(methods, [1e-2, 1e-1]) | {methods[1]: [0.5, 5.0]}
     assert {one["batch_size"] for method in methods for one in record(values, slug(method))["runs"]} == {4}
 
 

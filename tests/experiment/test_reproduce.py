@@ -73,7 +73,7 @@ def test_every_experiment_is_the_papers(name, tmp_path):
 def test_subspaces_stand_side_by_side_each_with_its_own_regime_and_forecast(places, tmp_path):
     words = ["reproduce", "subspaces", *places, "--tasks", "sst-2", "--out", str(tmp_path / "out"), *SMALL]
     found = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
-    arms = ["", " (lora on query+value)", " (biases)", " (intrinsic dimension 1000)"]
+    arms = ["", " (lora r=8 on query+value)", " (biases)", " (intrinsic dimension 1000)"]
     assert {one["method"] for one in found["verdicts"]} == {f"sgd fine-tuning{arm}" for arm in arms}
     for one in found["verdicts"]:
         assert one["regime"]["error"] is not None and one["forecast"]["kernel"] is not None

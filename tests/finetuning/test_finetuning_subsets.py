@@ -144,7 +144,7 @@ def test_bitfit_trains_the_biases_alone():
 
 
 def test_names_and_settings():
-    assert Subset().suffix() == "" and Subset(lora_rank=8).suffix() == " (lora)"
+    assert Subset().suffix() == "" and Subset(lora_rank=8).suffix() == " (lora r=8)"
     assert Subset(freeze_layers=2).suffix() == " (without 2 bottom layers)"
     assert Subset(lora_rank=8).as_dict()["lora_alpha"] == 16.0 and "lora_rank" not in Subset().as_dict()
 

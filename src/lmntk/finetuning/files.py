@@ -27,7 +27,7 @@ WEIGHTS, MODEL, CHECKSUMS = "weights.safetensors", "model", "lmntk-checksums.jso
 def slug(method: str) -> str:
     """Return a method as it stands in names of files.
 
-    ``sgd fine-tuning (lora)`` is ``sgd-fine-tuning-lora``.
+    ``sgd fine-tuning (lora r=8)`` is ``sgd-fine-tuning-lora-r-8``.
     """
     return re.sub(r"[^\w.]+", "-", method).strip("-")
 

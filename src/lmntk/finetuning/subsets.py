@@ -56,10 +56,11 @@ class Subset:
     def suffix(self) -> str:
         """Return the ending of a method's name that names the choice, beyond the run's own filter."""
         adapted = "" if self.lora_targets is None else f" on {self.lora_targets}"
+        scaled = "" if self.lora_alpha == Subset.lora_alpha else f" alpha={self.lora_alpha:g}"
         parts = [
             f" ({self.train_only})" if self.train_only is not None else "",
             f" (without {self.freeze_layers} bottom layers)" if self.freeze_layers else "",
-            f" (lora{adapted})" if self.lora_rank is not None else "",
+            f" (lora r={self.lora_rank}{scaled}{adapted})" if self.lora_rank is not None else "",
             f" (intrinsic dimension {self.dimension})" if self.dimension is not None else "",
         ]
         return "".join(parts)
