@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tiny
+
+from lmntk import TangentClassifier
 
 TEMPLATE = "{a} it was {mask}."
 WORDS = {"good": "great", "bad": "terrible"}
@@ -16,3 +20,8 @@ def numbered(number: int) -> str:
     """Return two words that no other number has."""
     first, second = divmod(number, len(tiny.WORDS))
     return f"{tiny.WORDS[first]} {tiny.WORDS[second]}"
+
+
+def prompted(model: str, **settings: Any) -> TangentClassifier:
+    """Return a classifier with a prompt, in float64."""
+    return TangentClassifier(model, TEMPLATE, WORDS, **{"mode": "prompt", "dtype": "float64"} | settings)

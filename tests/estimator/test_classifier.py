@@ -9,30 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
-from few_texts import LABELS, NEW, TEMPLATE, TEXTS, WORDS
+from few_texts import LABELS, NEW, TEMPLATE, TEXTS, WORDS, prompted
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from lmntk import Example, TangentClassifier, UserError, compute_kernels, load_pretrained
-from lmntk.estimator import record, seen_texts
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny masked model's folder."""
-    return str(tiny.write_model(tmp_path_factory.mktemp("model")))
-
-
-@pytest.fixture(autouse=True)
-def _nothing_shared() -> None:
-    seen_texts.forget()
-
-
-def prompted(model: str, **settings: Any) -> TangentClassifier:
-    """Return a classifier with a prompt, in float64."""
-    return TangentClassifier(model, TEMPLATE, WORDS, **{"mode": "prompt", "dtype": "float64"} | settings)
+from lmntk.estimator import record
 
 
 def test_decisions_are_those_of_the_engines_kernel(model: str) -> None:

@@ -9,25 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 from few_texts import LABELS, NEW, TEMPLATE, TEXTS
 
 from lmntk import Example, TangentClassifier
-from lmntk.estimator import choice, seen_texts
+from lmntk.estimator import choice
 from lmntk.estimator.seen_texts import SharedTexts
 from lmntk.solvers.calibration import Calibration
 from lmntk.solvers.shared import shared_kernel
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny masked model's folder."""
-    return str(tiny.write_model(tmp_path_factory.mktemp("model")))
-
-
-@pytest.fixture(autouse=True)
-def _nothing_shared() -> None:
-    seen_texts.forget()
 
 
 @pytest.mark.parametrize("classes", ["full", "contrasts", "shared"])

@@ -34,11 +34,6 @@ PARTS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _nothing_shared() -> None:
-    seen_texts.forget()
-
-
 @pytest.fixture(scope="module", params=MODELS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A tiny model's folder, and a template for it."""

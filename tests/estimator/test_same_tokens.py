@@ -12,7 +12,7 @@ import tiny
 from few_texts import LABELS, TEXTS
 
 from lmntk import TangentClassifier
-from lmntk.estimator import choice, seen_texts
+from lmntk.estimator import choice
 from lmntk.system import notices
 
 CommandLine = Callable[..., tuple[int, str, str]]
@@ -24,11 +24,6 @@ GROUPS = [{number, number + len(TEXTS)} for number in range(len(TEXTS))]
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny masked model, whose tokenizer puts letters into lower case."""
     return tiny.write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(autouse=True)
-def _nothing_shared() -> None:
-    seen_texts.forget()
 
 
 @pytest.fixture

@@ -10,28 +10,12 @@ import pytest
 import safetensors.torch
 import tiny
 import torch
-from few_texts import LABELS, NEW, TEMPLATE, TEXTS, WORDS
+from few_texts import LABELS, NEW, TEXTS, prompted
 from joblib import parallel_config
 from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
 
 from lmntk import TangentClassifier, UserError
 from lmntk.estimator import seen_texts
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny masked model's folder."""
-    return str(tiny.write_model(tmp_path_factory.mktemp("model")))
-
-
-@pytest.fixture(autouse=True)
-def _nothing_shared() -> None:
-    seen_texts.forget()
-
-
-def prompted(model: str, **settings: Any) -> TangentClassifier:
-    """Return a classifier with a prompt, in float64."""
-    return TangentClassifier(model, TEMPLATE, WORDS, **{"mode": "prompt", "dtype": "float64"} | settings)
 
 
 def test_a_search_loads_the_model_once_and_differentiates_each_text_once(

@@ -237,7 +237,7 @@ def test_arms_train_side_by_side_at_rates_of_their_own_on_all_texts(values):
     rates = {
         method: [one["learning_rate"] for one in record(values, slug(method))["runs"]] for method in methods
     }
-    assert rates == dict.fromkeys(methods, [1e-2, 1e-1]) | {methods[1]: [0.5, 5.0]}
+    assert rates == {method: [1e-2, 1e-1] for method in methods} | {methods[1]: [0.5, 5.0]}
     assert {one["batch_size"] for method in methods for one in record(values, slug(method))["runs"]} == {4}
 
 

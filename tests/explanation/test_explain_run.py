@@ -55,7 +55,9 @@ def kernels_of(folder: Path) -> tuple[dict[tuple[str, str], Kernel], dict[str, n
     return kernels, load_arrays(kept / "logits.safetensors")[0], json.loads(record.read_text())
 
 
-@pytest.mark.parametrize("method", ["sgd fine-tuning", "sgd fine-tuning (lora r=2)", "sgd fine-tuning (norms)"])
+@pytest.mark.parametrize(
+    "method", ["sgd fine-tuning", "sgd fine-tuning (lora r=2)", "sgd fine-tuning (norms)"]
+)
 def test_the_regime_is_that_of_training_what_the_kernel_is_of(folder: Path, method: str) -> None:
     source = RunSource(Question(folder), Silent())
     source.run = replace(source.run, diagnoses=[{**each, "method": method} for each in source.run.diagnoses])

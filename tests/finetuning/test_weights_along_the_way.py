@@ -68,8 +68,8 @@ def test_an_interrupted_training_keeps_all_of_them(tmp_path):
 
     steps, checkpoints = [], Checkpoints(tmp_path / "checkpoints", 0.0)
     model, trainable, data = case()
+    keeper = Keeper(tmp_path / "kept", trainable, SETTINGS)
     with pytest.raises(StoppedError):
-        keeper = Keeper(tmp_path / "kept", trainable, SETTINGS)
         fine_tune(
             model, data, trainable, SETTINGS, checkpoints=checkpoints, on_evaluation=keeper, on_step=stopping
         )
