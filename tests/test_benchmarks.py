@@ -124,6 +124,7 @@ def test_models_fails_when_the_results_differ():
 SCRIPTS = ["pairwise.py", "contraction.py", "models.py", "include.py", "peers.py"]
 SCRIPTS += [
     "prompts_study.py",
+    "prompts_plots.py",
     "subspace_arms.py",
     "fit.py",
     "heads.py",
