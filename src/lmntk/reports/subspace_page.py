@@ -53,6 +53,7 @@ def _contents(record: Mapping[str, Any]) -> dict[str, Any]:
         "facts": [
             ("texts", sum(record["counts"].values())),
             ("classes", len(record["counts"])),
+            ("chance", f"{100 / len(record['counts']):.1f} %"),
             ("mode", record["mode"]),
             ("candidates", len(rows)),
             ("random starts", record["draws"]),
