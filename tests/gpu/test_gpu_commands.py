@@ -151,6 +151,5 @@ def test_runs_in_two_precisions_are_two_runs(folder, tmp_path, command):
         "plan", *options, "--out", tmp_path / "other", "--precision", "bfloat16", "--device", "cpu,cpu"
     )
     assert code == 0
-    assert "on one 80 GB GPU" in shown
-    assert shown.count("GPU") == 1  # nothing is said of this machine's
+    assert "GPU" not in shown
     assert app.info.name == "lmntk"

@@ -1,4 +1,4 @@
-"""Figures of a piece of work before it starts: operations, bytes, memory, disk, time here and on one large GPU."""
+"""Figures of a piece of work before it starts: operations, bytes, memory, disk, and time here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from lmntk.prompts.batching import length_sorted_batches
 from lmntk.system.memory import shown_bytes
 from lmntk.system.precision import FULL
 
-GPU_RATE = 10e12  # operations a second: half of what an 80 GB A100 does in float32 (19.5e12, its data sheet), without tensor cores
 DISK_RATE = 1e9  # bytes a second, of row factors read once a tile: of a file that was just written, mostly from the system's cache
 
 
@@ -39,7 +38,6 @@ class Estimate:
         disk: bytes of factors on disk at a time.
         peak: bytes that the process will hold at most.
         seconds: on this machine.
-        gpu_seconds: on one 80 GB GPU.
         gpu_peak: bytes that a GPU of this machine will hold at most; 0 where the processor computes.
         copies: devices that share the work.
     """
@@ -52,7 +50,6 @@ class Estimate:
     disk: int
     peak: int
     seconds: float
-    gpu_seconds: float
     gpu_peak: int
     copies: int = 1
 
@@ -67,7 +64,6 @@ class Estimate:
             max(self.disk, other.disk),
             max(self.peak, other.peak),
             self.seconds + other.seconds,
-            self.gpu_seconds + other.gpu_seconds,
             max(self.gpu_peak, other.gpu_peak),
             max(self.copies, other.copies),
         )
@@ -86,8 +82,7 @@ class Estimate:
             parts += [f"{shown_bytes(self.gpu_peak)} on {where}"]
         if self.disk:
             parts += [f"{shown_bytes(self.disk)} on disk"]
-        parts += [f"about {shown_time(self.seconds)} here, {shown_time(self.gpu_seconds)} on one 80 GB GPU"]
-        return ", ".join(parts)
+        return ", ".join([*parts, f"about {shown_time(self.seconds)} here"])
 
 
 def estimate(
@@ -162,7 +157,6 @@ def estimate(
         + rates.seconds(operations) / copies
         + rates.seconds(first_operations)
         + read / DISK_RATE,
-        gpu_seconds=(capture_operations + operations_in_all.total) / GPU_RATE,
         gpu_peak=schedule.gpu_peak,
         copies=copies,
     )

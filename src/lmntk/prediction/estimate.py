@@ -10,7 +10,7 @@ import torch
 
 from lmntk.engine.batches import Capturer
 from lmntk.engine.budget import Bytes, most_held
-from lmntk.engine.estimate import GPU_RATE, Estimate, matrices, pass_operations
+from lmntk.engine.estimate import Estimate, matrices, pass_operations
 from lmntk.engine.phases import Trial, classifying_phases
 from lmntk.engine.rates import finish_work
 from lmntk.engine.settings import Settings
@@ -112,7 +112,6 @@ def estimate_predictions(
         disk=0,
         peak=int(max(each.host for each in held)),
         seconds=seconds,
-        gpu_seconds=operations / GPU_RATE,
         gpu_peak=int(max(each.gpu for each in held)),
     )
 

@@ -42,7 +42,7 @@ def plan(
 ) -> None:
     """Say what a run would take, in memory, disk and time.
 
-    Says operations, memory, disk, and time here and on one large GPU. Takes the options of run. A few batches are
+    Says operations, memory, disk, and time on this machine. Takes the options of run. A few batches are
     computed to measure this machine's speed; nothing else is written to --out.
 
     Example: lmntk plan --model roberta-base --data data --tasks sst-2 --k 16 --memory 4GiB
