@@ -28,11 +28,11 @@ def prompts(
     file: LabelledFile,
     as_json: JsonOption = False,
 ) -> None:
-    """Rank prompts by the held-out accuracy that training on them would reach.
+    """Rank prompts by the held-out accuracy of their kernels.
 
     Each template is tried with each set of label words, by its kernel and without training. Zero-shot stands beside it: as it
     is, centred, and with a fitted threshold. The accuracy of the best is estimated with the choice made anew in each fold.
-    Needs five texts of each class or more.
+    Needs five texts of each class or more. A high rank is no promise of a good fine-tuning: see docs/results/prompts.md.
 
     Example: lmntk prompts tickets.csv --model roberta-base --text-column message --label-column category
     --template "{a} It is about {mask}." --template "{mask}: {a}" --label-words "Billing=payment,Shipping=delivery" --out prompts
