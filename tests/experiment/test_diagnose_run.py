@@ -166,6 +166,33 @@ def test_what_a_diagnosis_of_other_settings_began_is_removed(values, monkeypatch
     assert diagnosis(values)["method"] == "sgd fine-tuning" and not (values["out"] / "scratch").exists()
 
 
+def test_a_training_that_is_done_again_leaves_nothing_beside_its_diagnosis(values):
+    run(make_experiment(values))
+    first = diagnosis(values)
+    run(make_experiment(changed(values, save_weights=True)))  # which trains again
+    assert diagnosis(values) == first
+    assert not (values["out"] / "scratch").exists()
+
+
+def test_weights_along_a_training_that_nobody_will_diagnose_are_removed(values, monkeypatch):
+    def stopping(*arguments, **named):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as cut:
+        cut.setattr(diagnoses, "diagnose_split", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run(make_experiment(values))
+    assert list((values["out"] / "scratch").glob("diagnosis-*"))
+    run(make_experiment(values | {"diagnose": False}))
+    assert not (values["out"] / "scratch").exists()
+
+
+def test_a_training_is_not_done_twice(values, monkeypatch):
+    monkeypatch.setattr(courses, "fine_tune", lambda *a, **k: pytest.fail("trained once more"))
+    run(make_experiment(values))
+    assert diagnosis(values)["trajectory"]
+
+
 def test_a_training_that_diverges_is_undecided_and_the_rest_goes_on(values):
     values = changed(values, learning_rates={"sgd": [1e30], "signgd": [1e-3]}, max_grad_norm=0) | {
         "finetune": ["sgd", "signgd"]

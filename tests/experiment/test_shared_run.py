@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,11 @@ from lmntk.experiment.reading import read_tasks
 from lmntk.experiment.run import run
 from lmntk.kernels.kernel import Kernel
 from lmntk.solvers.grid import solve_grid
-from lmntk.solvers.inputs import SolverInputs
+from lmntk.solvers.inputs import KernelWarning, SolverInputs
 from lmntk.solvers.shared import SIGNS, is_contrasted, sign_combinations
 from lmntk.system.kept import load_arrays
 
+CommandLine = Callable[..., tuple[int, str, str]]
 CLASSES = {"bad": "dull", "so-so": "long", "good": "fine"}
 
 
@@ -124,6 +127,40 @@ def test_contrasts_beside_the_full_kernel(tmp_path: Path) -> None:
         assert run(make_experiment(values_of(tmp_path, model, classes=name))) == once  # nothing is mixed up
 
 
+def test_a_run_of_contrasts_is_explained(tmp_path: Path, command_line: CommandLine) -> None:
+    model = write_model(tmp_path / "model")
+    run(make_experiment(values_of(tmp_path, model, classes="contrasts")))
+    (split,) = (tmp_path / "out" / "splits").glob("*.json")
+    record = json.loads(split.read_text())
+    code, out, _ = command_line("explain", tmp_path / "out", "--out", tmp_path / "explained", "--json")
+    assert code == 0
+    said = json.loads(out)
+    assert said["settings"]["method"] == "sgd contrasts ridge"
+    texts = [json.loads(line)["text"] for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    chosen = [texts[number] for number in record["row_numbers"]["test"]]
+    decided = dict(zip(chosen, record["predictions"]["sgd contrasts ridge"], strict=True))
+    assert said["texts"]
+    assert all(each["predicted"] == said["labels"][decided[each["text"]]] for each in said["texts"])
+
+
+def test_the_rank_of_a_centred_kernel_is_no_alarm() -> None:
+    features = np.random.default_rng(0).normal(size=(6, 3, 40))
+    centred = features - features.mean(axis=1, keepdims=True)
+    labels, grid = np.arange(6) % 3, {"regularization": [0.0], "f0_scale": [np.inf]}
+    kernel = np.einsum("ncp,mdp->ncmd", centred, centred)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", KernelWarning)
+        solve_grid("ridge", SolverInputs(kernel, {"new": kernel}, labels, centred=True), grid)
+    twice = np.concatenate([centred[:5], centred[:1]])
+    kernel = np.einsum("ncp,mdp->ncmd", twice, twice)
+    for inputs in (
+        SolverInputs(kernel, {"new": kernel}, labels, centred=True),
+        SolverInputs(kernel, {"new": kernel}, labels),
+    ):
+        with pytest.warns(KernelWarning, match="numerical rank 10 of"):
+            solve_grid("ridge", inputs, grid)
+
+
 def test_two_classes_have_no_contrasts() -> None:
     assert not is_contrasted("contrasts", 2)
     assert is_contrasted("contrasts", 3)
@@ -155,6 +192,7 @@ REFUSED = {
     "a sign formula": ({"formulas": ["sgd", "signgd"]}, "formula signgd"),
     "another solver": ({"solvers": ["ridge", "svc"]}, "solver svc"),
     "a diagnosis": ({"finetune": ["sgd"], "diagnose": True}, "diagnosis"),
+    "factors to keep": ({"keep_factors": True}, "--keep-factors"),
     "models to predict with": ({"save_models": True}, "--save-models"),
 }
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lmntk.errors import ModelError
 from lmntk.kernels import diagonal as module
 from lmntk.kernels.diagonal import diagonal
 from lmntk.kernels.gram import Panel, gram
@@ -76,6 +77,17 @@ def test_an_index_that_one_side_does_not_use_is_zero():
 def test_parameters_of_one_side_alone_are_left_out():
     left = Tangents(numbers(N, C), {"w": outer(), "v": outer()})
     assert list(diagonal(left, Tangents(left.logits, {"v": outer()}))) == ["v"]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_what_is_not_finite_is_said(name):
+    torch.manual_seed(6)
+    left = tangents(FORMS[name])
+    broken = left.factors["w"].changed(
+        lambda tensor: tensor if not tensor.is_floating_point() else tensor * torch.inf
+    )
+    with pytest.raises(ModelError, match="not finite"):
+        diagonal(left, replace(left, factors={"w": broken}))
 
 
 def test_sides_of_other_texts_are_refused():

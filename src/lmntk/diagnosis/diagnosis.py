@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -177,6 +177,9 @@ class _Measurements:
     before: Before
     coverage: Coverage
     settings: Settings
+    moved: list[Coverage] = field(
+        default_factory=list
+    )  # of the first weights that were looked at, for all others
 
     def before_training(
         self, training: Training | None, mode: str, other_mode: Array | None
@@ -236,7 +239,10 @@ class _Measurements:
         outputs = range(self.before.logits["train"].shape[1])
         before = self.before.kernels["train", "sgd"].values[np.ix_(chosen, outputs, chosen, outputs)]
         settings, examples = replace(self.settings, grouping=None), self._train_examples(chosen)
-        after = sgd_kernel(self.model, examples, self.trainable, settings, weights, self.coverage)
+        if not self.moved:  # at theta_0 some gradients are zero (LoRA's A), and were compared with zeros
+            with at_weights(self.model, weights):
+                self.moved.append(fitted(self.model, self.texts.examples["train"], self.trainable)[1])
+        after = sgd_kernel(self.model, examples, self.trainable, settings, weights, self.moved[0])
         return before, next(iter(after.values()))
 
     def _train_examples(self, chosen: Sequence[int]) -> Examples:

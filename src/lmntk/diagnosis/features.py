@@ -181,7 +181,8 @@ def _captured_as(
 
 def _own_products(left: Tangents, right: Tangents) -> Array:
     """Return <g_c(x_n), g'_c(x_n)> [n, c] of each text, by the same summation for any two sides."""
-    return sum(diagonal(left, right).values(), torch.zeros(())).cpu().numpy()
+    start = torch.zeros(left.logits.shape, dtype=torch.float64, device=left.logits.device)
+    return sum(diagonal(left, right).values(), start).cpu().numpy()
 
 
 def stream_sgd(
@@ -195,7 +196,7 @@ def stream_sgd(
 ) -> Streamed:
     """Return sgd kernels between groups of texts at the model's present weights; see ``stream_kernels``.
 
-    With ``coverage``, that of theta_0, there is no start-up check.
+    With ``coverage`` there is no start-up check.
 
     Factors that do not fit into memory go to the settings' scratch folder, under a name of all that they
     depend on, and are removed.
@@ -226,7 +227,7 @@ def sgd_kernel(
 ) -> dict[str, Array]:
     """Return the sgd kernel [n, c, n, c] of examples by parameter group, at theta_0 or at other weights.
 
-    With ``coverage``, that of theta_0, it is not looked at again how gradients are captured.
+    With ``coverage`` it is not looked at again how gradients are captured.
 
     Texts of a ``LogitModel`` stream in bounded memory (``stream_kernels``); of ready batches all factors are
     kept.

@@ -210,6 +210,11 @@ class Solved:
                 "explain: this fit trained nothing (its setting is no training); the pre-trained logits decide, "
                 "and no training text takes part"
             )
+        if ridge == 0 and self.basis is not None:
+            raise UserError(
+                "explain: regularization is 0, and a kernel of contrasts is singular between all logits; "
+                "fit with a regularization above 0, or with --classes full"
+            )
         cross, cross_f0 = (self.kernel, self.logits) if cross is None else (cross, cross_f0)
         kernel, towards = in_classes(self.kernel, self.basis), in_classes(cross, self.basis)
         classes = c if self.is_shared else None

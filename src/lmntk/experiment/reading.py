@@ -90,7 +90,7 @@ def check_sharing(experiment: Experiment, task: str, classes: int) -> None:
     """Refuse what a kernel that classes share, or one of contrasts, cannot do.
 
     Raises:
-        UserError: another formula than ``sgd``, of a shared kernel another solver than ridge, a diagnosis, or models to be saved.
+        UserError: another formula than ``sgd``, of a shared kernel another solver than ridge, a diagnosis, or factors or models to be kept.
     """
     shared = is_shared(experiment.classes, classes)
     if not shared and not is_contrasted(experiment.classes, classes):
@@ -102,6 +102,7 @@ def check_sharing(experiment: Experiment, task: str, classes: int) -> None:
         f"formula {', '.join(others)}": (bool(others), "use --formulas sgd"),
         f"solver {', '.join(solvers)}": (shared and bool(solvers), "use --solvers ridge"),
         "a diagnosis": (experiment.diagnose, "leave --diagnose out"),
+        "--keep-factors": (experiment.keep_factors, "leave it out"),
         "--save-models": (experiment.save_models, "leave it out; `lmntk fit` saves such a model"),
     }
     for name, (is_asked, instead) in asked.items():

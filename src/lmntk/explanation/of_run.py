@@ -31,7 +31,11 @@ from lmntk.system.notices import kept
 from lmntk.system.progress import Progress
 from lmntk.tasks.example import Example, digest_examples
 
-RIDGES = ("sgd ridge", "signgd ridge")  # the solvers whose part of each text is exact, on a symmetric kernel
+RIDGES = (
+    "sgd ridge",
+    "signgd ridge",
+    "sgd contrasts ridge",
+)  # the solvers whose part of each text is exact, on a symmetric kernel
 SGD = "sgd fine-tuning"  # of all parameters that the kernel counts
 Record = Mapping[str, Any]
 
@@ -236,6 +240,11 @@ class RunSource:
             for each in self.run.finetunings
             if (each["split"], each["method"]) == (self.split, self.method)
         )
+        if record["loss"] != "cross-entropy" and self.kernels["train"].provenance.get("contrasts"):
+            raise UserError(
+                f"explain: training by the {record['loss']} loss moves what all logits have in common, and the kernel is of contrasts; "
+                "run it with --classes full"
+            )
         return emulated(record, self.solvable)
 
 

@@ -5,6 +5,7 @@ Training is deterministic, so nothing of it has to be kept. Weights that are sma
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,7 +19,8 @@ from lmntk.finetuning.settings import FineTuned, TrainingData, TrainingSettings
 from lmntk.finetuning.training import fine_tune
 from lmntk.system import kept
 
-SMALL = 2**28  # bytes: all that is kept of a training while it goes; of a larger one the weights of many splits would fill a disk
+SMALL = 2**28  # bytes: the most that is kept of a training while it goes
+ROOM = 100  # such trainings must fit on the disk: those of all splits and arms lie there until they are diagnosed
 POINTS = 4  # along a training, at each of which the model is looked at: its weights are on disk until then
 BEST, DONE = "best.safetensors", "done.json"  # the word that all is there is written last
 
@@ -70,9 +72,11 @@ class Keeper:
 
     @property
     def is_small(self) -> bool:
-        """Whether all that will be kept is small."""
-        size = sum(parameter.nbytes for parameter in self.trained.values())
-        return (len(self.steps) + 2) * size <= SMALL  # the best ones twice
+        """Whether all that will be kept is small, also beside what the disk has left."""
+        size = (len(self.steps) + 2) * sum(
+            parameter.nbytes for parameter in self.trained.values()
+        )  # the best ones twice
+        return size <= SMALL and ROOM * size <= _free(self.folder)
 
     @cached_property
     def steps(self) -> list[int]:
@@ -151,6 +155,13 @@ def points(steps: Sequence[int], most: int) -> list[int]:
     """
     count = min(most, len(steps))
     return [steps[-(-len(steps) * (turn + 1) // count) - 1] for turn in range(count)]
+
+
+def _free(folder: Path) -> int:
+    """Return the bytes that are free where a folder is, or will be."""
+    return shutil.disk_usage(
+        next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    ).free
 
 
 def _name(step: int) -> str:

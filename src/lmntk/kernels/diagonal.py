@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from lmntk.kernels.gram import EVERYTHING, Panel, gram
+from lmntk.kernels.gram import EVERYTHING, Panel, gram, not_finite
 from lmntk.tangents.factors import DenseFactors, OuterFactors, RowFactors, Tangents
 from lmntk.tangents.form import Factors
 from lmntk.tangents.terms import NO_ROW
@@ -24,11 +26,12 @@ def diagonal(left: Tangents, right: Tangents) -> dict[str, Tensor]:
         left: the tangents of n texts.
         right: of the same n texts, in the same order.
 
-    Cost: T^2 (i + c o) operations a text and weight [o, i], where the Gram matrix takes c n times as many. Memory: the result, and 32
-    MiB.
+    Cost: T^2 (i + c o) operations a text and weight [o, i], where the Gram matrix takes c n times as many. Memory: the result, and some
+    32 MiB; or what a text of a few thousand tokens takes alone, c T^2 numbers.
 
     Raises:
         ValueError: the sides differ in their number of texts or of logits.
+        ModelError: a product is no finite number.
     """
     if left.logits.shape != right.logits.shape:
         raise ValueError(f"tangents of {tuple(left.logits.shape)} and {tuple(right.logits.shape)} logits")
@@ -40,31 +43,47 @@ def diagonal(left: Tangents, right: Tangents) -> dict[str, Tensor]:
             for first, second in members:
                 if first is not None and second is not None:
                     products[name] += _products(first, second)
+            if not bool(torch.isfinite(products[name]).all()):
+                raise not_finite(f", in {name}")
     return products
 
 
 def _products(left: Factors, right: Factors) -> Tensor:
-    """Return the own products [n, c] of one parameter's factors."""
+    """Return the own products [n, c] of one parameter's factors, so many texts at once as ``MOST_NUMBERS`` allows."""
+    if type(left) is not type(right):
+        return _one_by_one(left, right)
     if isinstance(left, OuterFactors) and isinstance(right, OuterFactors):
-        return _of_terms(left, right)
+        c, n, t, _ = left.output_gradients.shape
+        pieces = _pieces(n, c * t * right.inputs.shape[1])
+        return torch.cat([_of_terms(left, right, texts) for texts in pieces])
     if isinstance(left, RowFactors) and isinstance(right, RowFactors):
-        same_row = (left.ids[:, :, None] == right.ids[:, None, :]) & (left.ids != NO_ROW)[:, :, None]
-        return _summed(left.values @ right.values.mT, same_row)
+        c, n, u, _ = left.values.shape
+        return torch.cat([_of_rows(left, right, texts) for texts in _pieces(n, c * u * right.ids.shape[1])])
     if isinstance(left, DenseFactors) and isinstance(right, DenseFactors):
-        return (left.values * right.values).sum(-1, dtype=torch.float64).T
+        c, n, p = left.values.shape
+        pairs = ((left.values[:, texts], right.values[:, texts]) for texts in _pieces(n, c * p))
+        return torch.cat([(first * second).sum(-1, dtype=torch.float64).T for first, second in pairs])
     return _one_by_one(left, right)
 
 
-def _of_terms(left: OuterFactors, right: OuterFactors) -> Tensor:
-    """Return the own products of sums of terms, so many texts at once as ``MOST_NUMBERS`` allows."""
-    c, n, t, _ = left.output_gradients.shape
-    at_once = max(1, MOST_NUMBERS // (c * t * right.inputs.shape[1]))
-    parts = []
-    for start in range(0, n, at_once):
-        texts = slice(start, start + at_once)
-        inputs = left.inputs[texts] @ right.inputs[texts].mT
-        parts.append(_summed(left.output_gradients[:, texts] @ right.output_gradients[:, texts].mT, inputs))
-    return torch.cat(parts)
+def _pieces(texts: int, numbers: int) -> Iterator[slice]:
+    """Yield the texts, so many at once that they hold ``MOST_NUMBERS``, if each holds this number of them."""
+    at_once = max(1, MOST_NUMBERS // max(1, numbers))
+    for start in range(0, texts, at_once):
+        yield slice(start, start + at_once)
+
+
+def _of_terms(left: OuterFactors, right: OuterFactors, texts: slice) -> Tensor:
+    """Return the own products of sums of terms."""
+    inputs = left.inputs[texts] @ right.inputs[texts].mT
+    return _summed(left.output_gradients[:, texts] @ right.output_gradients[:, texts].mT, inputs)
+
+
+def _of_rows(left: RowFactors, right: RowFactors, texts: slice) -> Tensor:
+    """Return the own products of rows of a table: of equal rows alone."""
+    ids, others = left.ids[texts], right.ids[texts]
+    is_same = (ids[:, :, None] == others[:, None, :]) & (ids != NO_ROW)[:, :, None]
+    return _summed(left.values[:, texts] @ right.values[:, texts].mT, is_same)
 
 
 def _summed(products: Tensor, weights: Tensor) -> Tensor:

@@ -176,7 +176,7 @@ def _run_ridge(inputs: SolverInputs, grid: Grid, options: Options) -> list[GridR
         inputs.train, symmetric=inputs.formula != "asigngd", rank_tolerance=options.rank_tolerance
     )
     if 0.0 in grid["regularization"]:
-        warn_if_deficient(path)
+        warn_if_deficient(path, path.outputs - 1 if inputs.centred else None)
     scales = {s: _offsets(inputs, s) for s in grid["f0_scale"]}
     targets = np.stack([inputs.targets - scales[s]["train"] for s in scales], axis=2)  # (n, c, s)
     solved: dict[tuple[float, float], tuple[Array, Array | None, dict[str, float]]] = {}

@@ -215,7 +215,8 @@ class SolverInputs:
     f0["train"] [N, C] and f0[name] [M, C]. For asigngd `train` and `evals` have the sign on the train side
     and `evals_flipped` on the eval side; the flipped train kernel is the transpose and is not asked for.
     Arrays are converted and checked once, here. Of a kernel that C classes share, ``classes`` is C: train is [N, 1, N, 1] and evals
-    are [N, 1, M, 1]; f0 and decisions are of all classes.
+    are [N, 1, M, 1]; f0 and decisions are of all classes. ``centred`` says that the kernel is one of logits less their mean, whose rank
+    is N (C - 1) at most.
     """
 
     train: Array
@@ -225,6 +226,7 @@ class SolverInputs:
     evals_flipped: Mapping[str, Array] = field(default_factory=dict)
     f0: Mapping[str, Array] = field(default_factory=dict)
     classes: int | None = None
+    centred: bool = False
 
     def __post_init__(self) -> None:
         if self.formula not in FORMULAS:

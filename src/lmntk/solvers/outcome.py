@@ -118,6 +118,7 @@ def solve_split(
         evals_flipped={side: kernel.flipped for side, kernel in evals.items() if kernel.flipped is not None},
         f0={side: logits[side] for side in ("train", *evals)} if logits else {},
         classes=None if shared is None else shared["classes"],
+        centred=bool(provenance.get("contrasts")),
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", KernelWarning)

@@ -170,12 +170,12 @@ class RidgePath:
         return prediction
 
 
-def warn_if_deficient(path: RidgePath) -> None:
-    """Warn of a numerical rank that is not full.
+def warn_if_deficient(path: RidgePath, outputs: int | None = None) -> None:
+    """Warn of a numerical rank that is not full: that of N times the outputs, by default all of the kernel's.
 
     The lambda = 0 solution is then the minimum-norm one and may not fit all labels.
     """
-    size = path.examples * path.outputs
+    size = path.examples * (path.outputs if outputs is None else outputs)
     if path.numerical_rank < size:
         warn(
             f"the train kernel has numerical rank {path.numerical_rank} of {size} (duplicate texts or "

@@ -68,7 +68,13 @@ def in_classes(kernel: Array, basis: Array | None) -> Array:
     """Return a kernel of contrasts as one of all logits [N, C, M, C]; another one as it is."""
     if basis is None:
         return kernel
-    return np.asarray(np.einsum("ck,nkml,dl->ncmd", basis, kernel, basis, optimize=True))
+    n, _, m, _ = kernel.shape
+    between = np.empty((n, len(basis), m, len(basis)))
+    for row, of_text in zip(
+        between, kernel, strict=True
+    ):  # one at a time, so that nothing else of this size is held
+        row[...] = np.einsum("ck,kml,dl->cmd", basis, of_text, basis, optimize=True)
+    return between
 
 
 def _check(classes: int) -> None:

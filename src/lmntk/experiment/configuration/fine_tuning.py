@@ -169,6 +169,9 @@ class FineTuning(Arm):
         given = [name for name, field in Arm.model_fields.items() if getattr(self, name) != field.default]
         if self.arms and given:
             raise ValueError(f"{given[0]}: with arms each of them says what trains; give it there")
+        trained = [arm.model_dump(exclude={"rate_factor"}) for arm in self.arms]
+        if any(each in trained[:number] for number, each in enumerate(trained)):
+            raise ValueError("arms: two of them train the same; put their rates into one")
         return self
 
     @property

@@ -28,6 +28,7 @@ from lmntk.experiment.steps.finetune import (
     methods_of_split,
     path_folder,
     path_owner,
+    sweep_paths,
     training_key,
     training_setup,
 )
@@ -78,7 +79,10 @@ class Diagnose:
             yield job
 
     def end(self, shared: SharedModel, was_done: bool) -> None:
-        """Remove the scratch files of the kernels."""
+        """Remove the scratch files of the kernels, and the weights along trainings."""
+        sweep_paths(
+            shared, self.of(shared)
+        )  # of a training that was done again while its diagnosis was there
         if was_done and any(_has_run_kernels(_subject_of(job)) for job in self.of(shared)):
             forget_kernels(_asking_for_sgd(shared))
 
@@ -287,7 +291,7 @@ def _signed(shared: SharedModel, job: Job) -> Kernels:
 def _diagnose_method(
     shared: SharedModel, job: Job, method: FineTuningMethod, kernels: Kernels | None
 ) -> Diagnosis:
-    """Train the method's chosen setting once more, to see where it goes, and diagnose it."""
+    """See where the method's chosen setting goes, by its weights along the way or by training once more, and diagnose it."""
     session, split = shared.session, job.split
     record = FineTune().kept(shared, job)
     assert record is not None  # the step before has trained it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lmntk.errors import UserError
@@ -18,6 +18,7 @@ from lmntk.finetuning import optimizers
 from lmntk.finetuning.files import MODEL, WEIGHTS, export, is_export, save_weights, slug
 from lmntk.finetuning.grid import Search, cut_batch_sizes, search
 from lmntk.finetuning.method import FineTuningMethod
+from lmntk.finetuning.replay import POINTS
 from lmntk.finetuning.settings import Labelled, TrainingData, TrainingSettings
 from lmntk.finetuning.subsets import Subset
 from lmntk.finetuning.training import need_accelerate
@@ -71,7 +72,9 @@ class FineTune:
             yield job
 
     def end(self, shared: SharedModel, was_done: bool) -> None:
-        """Leave nothing: each training has removed its own scratch files."""
+        """Remove the weights along trainings that nobody will diagnose; else each training has removed its own scratch files."""
+        if not shared.session.experiment.diagnose:
+            sweep_paths(shared, self.of(shared))
 
 
 def methods_of_split(experiment: Experiment, chosen: ParameterFilter, seed: int) -> list[FineTuningMethod]:
@@ -150,13 +153,20 @@ def folder_of(job: Job, digest: str) -> str:
 
 def path_folder(shared: SharedModel, job: Job) -> Path:
     """Return the scratch folder of the weights along a training, which the diagnosis reads and removes."""
-    key = training_key(shared.session.keys(shared.task, job.split), _method_of(job))
+    key = training_key(shared.session.keys(shared.task, job.split), _method_of(job)).also(points=POINTS)
     return claimed_folder(shared.session, PATH_KIND, key, path_owner(job))
 
 
 def path_owner(job: Job) -> str:
-    """Return whose that folder is: of this diagnosis, under whatever settings."""
+    """Return whose that folder is: of the diagnosis of this training, under whatever settings."""
     return f"{DiagnosisRecord.FOLDER}/{stem_of(job)}.json"
+
+
+def sweep_paths(shared: SharedModel, jobs: Iterable[Job]) -> None:
+    """Remove the weights along these trainings."""
+    for job in jobs:
+        if isinstance(job.subject, FineTuningMethod):
+            remove_folders(shared.session, PATH_KIND, path_owner(job))
 
 
 def _method_of(job: Job) -> FineTuningMethod:
@@ -279,5 +289,8 @@ def finetunings_of(session: Session, task: PreparedTask, split: Split) -> list[F
 
     by_method: dict[str, FineTuningRecord] = {}
     for _, record in sorted(found, key=rank):
-        by_method.setdefault(record.method, record)
+        if all(
+            record.key != other.key for other in by_method.values()
+        ):  # earlier versions gave it another name
+            by_method.setdefault(record.method, record)
     return list(by_method.values())

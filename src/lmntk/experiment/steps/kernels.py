@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from lmntk.engine.kernel_work import KernelWork
+from lmntk.engine.kernel_work import KernelWork, groups_of
+from lmntk.engine.phases import result_bytes
 from lmntk.engine.progress import Listener
 from lmntk.engine.settings import NOT_KEPT
 from lmntk.engine.stream import Streamed, stream_kernels, whole
@@ -210,9 +211,17 @@ def _computed(shared: SharedModel, piece: Piece, sides: Sequence[str]) -> dict[s
         announce=lambda estimate: session.progress.note(f"{shared.title}: {estimate.describe()}"),
         note=lambda line: session.progress.note(f"{shared.title}: {line}"),
     )
+    settings = replace(session.settings, owner=_owner(session, piece.splits))
+    if (
+        session.contrasts(shared.task) is not None
+    ):  # their kernels become those of all logits, beside themselves
+        held = groups_of(settings.grouping, trainable, alone=0)
+        text_pairs = sum(len(groups[row]) * len(groups[column]) for row, column in pairs)
+        later = result_bytes(text_pairs, shared.model.outputs, piece.formulas, held)
+        settings = replace(settings, memory=max(1, settings.memory - later * settings.processes))
     streamed = stream_kernels(
         KernelWork(model, groups, pairs, piece.formulas, trainable, pad_id),
-        replace(session.settings, owner=_owner(session, piece.splits)),
+        settings,
         listener,
         key=piece.work,
     )
