@@ -12,6 +12,7 @@ from lmntk.kernels import diagonal as module
 from lmntk.kernels.diagonal import diagonal
 from lmntk.kernels.gram import Panel, gram
 from lmntk.tangents.factors import DenseFactors, OuterFactors, RowFactors, StackedFactors, Tangents
+from lmntk.tangents.form import Factors
 from lmntk.tangents.terms import NO_ROW
 
 N, C, T, I, O = 5, 3, 4, 6, 7  # noqa: E741
@@ -34,6 +35,9 @@ def rows():
 
 class OwnForm(DenseFactors):
     form = "of a test"
+
+
+Factors.forms.pop(OwnForm.form)  # it is in no file, and other tests look at all forms
 
 
 FORMS = {
