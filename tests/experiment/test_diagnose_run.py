@@ -152,7 +152,9 @@ def test_an_interruption_costs_no_more_than_what_was_at_work(values, monkeypatch
     assert not (values["out"] / "scratch").exists()
 
 
-def test_what_a_diagnosis_of_other_settings_began_is_removed(values, monkeypatch):
+def stopped_before_its_diagnosis(values, monkeypatch):
+    """Run until a training is done and not diagnosed yet."""
+
     def stopping(*arguments, **named):
         raise KeyboardInterrupt
 
@@ -160,6 +162,10 @@ def test_what_a_diagnosis_of_other_settings_began_is_removed(values, monkeypatch
         cut.setattr(diagnoses, "diagnose_split", stopping)
         with pytest.raises(KeyboardInterrupt):
             run(make_experiment(values))
+
+
+def test_what_a_diagnosis_of_other_settings_began_is_removed(values, monkeypatch):
+    stopped_before_its_diagnosis(values, monkeypatch)
     (begun,) = (values["out"] / "scratch").glob("diagnosis-*")
     assert (begun / "work.json").is_file() and list(begun.glob("step-*"))
     run(make_experiment(changed(values, steps=5)))
@@ -175,13 +181,7 @@ def test_a_training_that_is_done_again_leaves_nothing_beside_its_diagnosis(value
 
 
 def test_weights_along_a_training_that_nobody_will_diagnose_are_removed(values, monkeypatch):
-    def stopping(*arguments, **named):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as cut:
-        cut.setattr(diagnoses, "diagnose_split", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            run(make_experiment(values))
+    stopped_before_its_diagnosis(values, monkeypatch)
     assert list((values["out"] / "scratch").glob("diagnosis-*"))
     run(make_experiment(values | {"diagnose": False}))
     assert not (values["out"] / "scratch").exists()
