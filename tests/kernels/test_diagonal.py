@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
 
 import pytest
 import torch
+from torch import Tensor
 
 from lmntk.errors import ModelError
 from lmntk.kernels import diagonal as module
@@ -33,8 +35,27 @@ def rows():
     return RowFactors(ids, values)
 
 
-class OwnForm(DenseFactors):
-    form = "of a test"
+@dataclass(frozen=True)
+class OwnForm(Factors):
+    """Gradients as they are, in a form that ``diagonal`` does not know."""
+
+    form: ClassVar[str] = "of a test"
+    values: Annotated[Tensor, "c n p"]
+
+    def gradients(self, shape):
+        return DenseFactors(self.values).gradients(shape)
+
+    def weighted_sum(self, weights, shape, signs):
+        return DenseFactors(self.values).weighted_sum(weights, shape, signs)
+
+    def extents(self):
+        return DenseFactors(self.values).extents()
+
+    def blocks(self, most):
+        return DenseFactors(self.values).blocks(most)
+
+    def materialise(self, block, out):
+        DenseFactors(self.values).materialise(block, out)
 
 
 Factors.forms.pop(OwnForm.form)  # it is in no file, and other tests look at all forms

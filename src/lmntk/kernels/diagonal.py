@@ -50,8 +50,6 @@ def diagonal(left: Tangents, right: Tangents) -> dict[str, Tensor]:
 
 def _products(left: Factors, right: Factors) -> Tensor:
     """Return the own products [n, c] of one parameter's factors, so many texts at once as ``MOST_NUMBERS`` allows."""
-    if type(left) is not type(right):
-        return _one_by_one(left, right)
     if isinstance(left, OuterFactors) and isinstance(right, OuterFactors):
         c, n, t, _ = left.output_gradients.shape
         pieces = _pieces(n, c * t * right.inputs.shape[1])
