@@ -177,9 +177,8 @@ class _Measurements:
     before: Before
     coverage: Coverage
     settings: Settings
-    moved: list[Coverage] = field(
-        default_factory=list
-    )  # of the first weights that were looked at, for all others
+    # how gradients are captured at the first weights that were looked at, for all others; empty until then
+    moved: list[Coverage] = field(default_factory=list)
 
     def before_training(
         self, training: Training | None, mode: str, other_mode: Array | None

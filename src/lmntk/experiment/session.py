@@ -142,6 +142,10 @@ class Session:
         """Return the contrasts [C, C - 1] of the task's logits, where their kernel stands for the full one."""
         return contrasts(task.classes) if is_contrasted(self.experiment.classes, task.classes) else None
 
+    def is_full(self, task: PreparedTask) -> bool:
+        """Return whether the task has a kernel for each pair of classes, as it was computed."""
+        return not self.shares(task) and self.contrasts(task) is None
+
     def keys(self, task: PreparedTask, split: Split) -> SplitKeys:
         """Return the keys of a split: of its content, its kernels, its results and their means."""
         if split.name not in self._keys:

@@ -31,11 +31,8 @@ from lmntk.system.notices import kept
 from lmntk.system.progress import Progress
 from lmntk.tasks.example import Example, digest_examples
 
-RIDGES = (
-    "sgd ridge",
-    "signgd ridge",
-    "sgd contrasts ridge",
-)  # the solvers whose part of each text is exact, on a symmetric kernel
+# the solvers whose part of each text is exact, on a symmetric kernel
+RIDGES = ("sgd ridge", "signgd ridge", "sgd contrasts ridge")
 SGD = "sgd fine-tuning"  # of all parameters that the kernel counts
 Record = Mapping[str, Any]
 

@@ -72,10 +72,9 @@ class Keeper:
 
     @property
     def is_small(self) -> bool:
-        """Whether all that will be kept is small, also beside what the disk has left."""
-        size = (len(self.steps) + 2) * sum(
-            parameter.nbytes for parameter in self.trained.values()
-        )  # the best ones twice
+        """Return whether all that will be kept is small, also beside what the disk has left."""
+        files = len(self.steps) + 2  # the best weights twice: as a step, and as the best
+        size = files * sum(parameter.nbytes for parameter in self.trained.values())
         return size <= SMALL and ROOM * size <= _free(self.folder)
 
     @cached_property
@@ -94,17 +93,18 @@ class Keeper:
 
         The best step is one of the steps that were kept then, whether it was known before or not.
         """
+        last = tuned.curve[-1].step if tuned.curve else 0
+        steps = {step for step in self.steps if step <= last}
         if tuned.best_step is not None:
             _save(self.folder / BEST, tuned.weights)
-            if tuned.best_step not in self.steps:
+            if tuned.best_step not in steps:
                 _save(self.folder / _name(tuned.best_step), tuned.weights)
-        last = tuned.curve[-1].step if tuned.curve else 0
-        steps = sorted({*(step for step in self.steps if step <= last), *_best_of(tuned)})
+                steps.add(tuned.best_step)
         if not all((self.folder / _name(step)).is_file() for step in steps):
             return None
-        record = {"steps": steps, "best_step": tuned.best_step, "dev": tuned.dev}
+        record = {"steps": sorted(steps), "best_step": tuned.best_step, "dev": tuned.dev}
         kept.write_record(self.folder / DONE, record)
-        return Replay(self.folder, tuple(steps), tuned.best_step, tuned.dev)
+        return Replay(self.folder, tuple(sorted(steps)), tuned.best_step, tuned.dev)
 
 
 def replay(
@@ -159,17 +159,12 @@ def points(steps: Sequence[int], most: int) -> list[int]:
 
 def _free(folder: Path) -> int:
     """Return the bytes that are free where a folder is, or will be."""
-    return shutil.disk_usage(
-        next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    ).free
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
 
 
 def _name(step: int) -> str:
     return f"step-{step}.safetensors"
-
-
-def _best_of(tuned: FineTuned) -> list[int]:
-    return [] if tuned.best_step is None else [tuned.best_step]
 
 
 def _save(path: Path, values: Mapping[str, Tensor]) -> None:

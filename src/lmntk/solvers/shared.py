@@ -70,9 +70,8 @@ def in_classes(kernel: Array, basis: Array | None) -> Array:
         return kernel
     n, _, m, _ = kernel.shape
     between = np.empty((n, len(basis), m, len(basis)))
-    for row, of_text in zip(
-        between, kernel, strict=True
-    ):  # one at a time, so that nothing else of this size is held
+    # one text at a time, so that nothing else of this size is held
+    for row, of_text in zip(between, kernel, strict=True):
         row[...] = np.einsum("ck,kml,dl->cmd", basis, of_text, basis, optimize=True)
     return between
 

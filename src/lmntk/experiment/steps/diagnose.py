@@ -80,9 +80,8 @@ class Diagnose:
 
     def end(self, shared: SharedModel, was_done: bool) -> None:
         """Remove the scratch files of the kernels, and the weights along trainings."""
-        sweep_paths(
-            shared, self.of(shared)
-        )  # of a training that was done again while its diagnosis was there
+        # of trainings that were done again while their diagnoses were there
+        sweep_paths(shared, self.of(shared))
         if was_done and any(_has_run_kernels(_subject_of(job)) for job in self.of(shared)):
             forget_kernels(_asking_for_sgd(shared))
 

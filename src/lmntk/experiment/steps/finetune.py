@@ -289,8 +289,7 @@ def finetunings_of(session: Session, task: PreparedTask, split: Split) -> list[F
 
     by_method: dict[str, FineTuningRecord] = {}
     for _, record in sorted(found, key=rank):
-        if all(
-            record.key != other.key for other in by_method.values()
-        ):  # earlier versions gave it another name
+        # earlier versions gave the same training another name
+        if all(record.key != other.key for other in by_method.values()):
             by_method.setdefault(record.method, record)
     return list(by_method.values())

@@ -212,9 +212,8 @@ def _computed(shared: SharedModel, piece: Piece, sides: Sequence[str]) -> dict[s
         note=lambda line: session.progress.note(f"{shared.title}: {line}"),
     )
     settings = replace(session.settings, owner=_owner(session, piece.splits))
-    if (
-        session.contrasts(shared.task) is not None
-    ):  # their kernels become those of all logits, beside themselves
+    if session.contrasts(shared.task) is not None:
+        # beside their kernels there will be those of all logits
         held = groups_of(settings.grouping, trainable, alone=0)
         text_pairs = sum(len(groups[row]) * len(groups[column]) for row, column in pairs)
         later = result_bytes(text_pairs, shared.model.outputs, piece.formulas, held)

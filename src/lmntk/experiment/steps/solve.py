@@ -107,8 +107,7 @@ def one_pass_is_cheaper(shared: SharedModel) -> bool:
     session, c = shared.session, shared.model.outputs
     if (
         session.experiment.keep_kernels
-        or session.shares(shared.task)
-        or session.contrasts(shared.task) is not None
+        or not session.is_full(shared.task)
         or not all(is_linear(*method, c) for method in session.methods)
     ):
         return False

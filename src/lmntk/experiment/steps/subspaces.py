@@ -83,8 +83,7 @@ def check_parts(models: Sequence[SharedModel]) -> None:
         if parts := _parts(shared.session):
             _members(shared.model, tuple(shared.session.chosen.select(shared.model)), parts, 0)
     for shared in models:
-        is_full = not shared.session.shares(shared.task) and shared.session.contrasts(shared.task) is None
-        if _parts(shared.session) and not is_full:
+        if _parts(shared.session) and not shared.session.is_full(shared.task):
             raise UserError(
                 f"targets: with --classes {shared.session.experiment.classes} the kernel is one of all parameters; "
                 "give --classes full, or leave targets out"
