@@ -6,7 +6,8 @@
     python benchmarks/fit.py --data DATA --texts build/setfit/texts          # for peers_setfit.py
 
 The labelled texts are the 2 k of train and dev of a published split, k = 16; the first 300 test texts that the split takes are classified.
-Rows that are in the file already are not computed again.
+Rows that are in the file already are not computed again. Rows of another form of the classes' kernel (--classes shared) go into a table of
+their own.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--test-limit", type=int, default=300)
+    parser.add_argument("--classes", choices=("auto", "full", "contrasts", "shared"), default="auto")
     parser.add_argument("--kernels", type=Path, help="a folder that keeps the kernels for another time")
     parser.add_argument("--out", type=Path, help="the table of rows")
     parser.add_argument("--texts", type=Path, help="write the splits' texts to this folder, and end")
@@ -119,7 +121,10 @@ def measured(pretrained: Any, options: Any, name: str, seed: int) -> dict[str, A
     settings = Settings(scratch=options.kernels and options.kernels / SCRATCH)
     classes = len(task.labels)
     encoders = {mode: split.encoder(pretrained, mode) for mode in ("prompt", "head")}
-    ways = [way_of(pretrained, mode, encoder, task.labels) for mode, encoder in encoders.items()]
+    ways = [
+        way_of(pretrained, mode, encoder, task.labels, sharing=options.classes)
+        for mode, encoder in encoders.items()
+    ]
     ways_measured = [measure(way, texts.examples, settings, options.kernels) for way in ways]
 
     def features(examples: list[Example]) -> Any:
