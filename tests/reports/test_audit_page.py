@@ -24,7 +24,7 @@ def test_named_labels_come_first_and_the_next_are_folded_away(named, shown, unsh
     assert "<b>80.0 %</b>" in text
     assert "<b>50.0 %</b>" in text
     assert "<b>60</b>" in text
-    assert "70.3 to 87.1 %" in " ".join(text.split())  # Wilson's of 80 % in 60 texts
+    assert "66.0 to 90.0 %" in " ".join(text.split())
 
 
 def test_what_a_user_wrote_stays_text(tmp_path):

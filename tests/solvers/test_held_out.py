@@ -8,7 +8,7 @@ import pytest
 from lmntk.errors import UserError
 from lmntk.solvers import ridge_path
 from lmntk.solvers.folds import deal_folds
-from lmntk.solvers.held_out import CentredCandidate, Pool, RidgeCandidates, choose, held_out, interval
+from lmntk.solvers.held_out import CentredCandidate, Pool, RidgeCandidates, choose, held_out
 
 SIZES = {  # texts of each class
     "two a class": (2, 2),
@@ -207,20 +207,6 @@ def test_leaving_out_a_single_text_is_not_at_chance() -> None:
         values = candidates.leave_out(np.arange(12)[:, None])[:, :, :, 0]
         right.append((classes_of(values[:, 0]) == permuted).mean())
     assert np.mean(right) < 0.35
-
-
-@pytest.mark.parametrize(
-    ("accuracy", "texts", "expected"),
-    [(0.5, 100, (0.4188, 0.5812)), (1.0, 30, (0.9173, 1.0)), (0.0, 30, (0.0, 0.0827))],
-)
-def test_interval_is_wilsons(accuracy: float, texts: int, expected: tuple[float, float]) -> None:
-    low, high = interval(accuracy, texts)
-    assert (low, high) == pytest.approx(expected, abs=1e-3)
-    for bound in (low, high):  # the accuracies that lie 1.645 deviations of their own away
-        if 1e-9 < bound < 1 - 1e-9:
-            assert abs(bound - accuracy) == pytest.approx(
-                1.6449 * (bound * (1 - bound) / texts) ** 0.5, rel=1e-3
-            )
 
 
 @pytest.mark.parametrize("regularization", [0.0, 0.1])

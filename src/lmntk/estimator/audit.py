@@ -50,6 +50,7 @@ class AuditRecord(BaseModel):
         file: the labelled file.
         counts: texts of each class.
         accuracy: held out; the labels as they are count as right.
+        low, high: between which it lies on new texts, 90 times in 100 or more.
         named: how many labels are named as probably wrong: the first rows.
         expected_false: the share of these that is expected to be right after all; None where none is named.
         false_discoveries: the share that was promised.
@@ -66,6 +67,8 @@ class AuditRecord(BaseModel):
     file: str
     counts: dict[str, int]
     accuracy: float
+    low: float
+    high: float
     named: int
     expected_false: float | None
     false_discoveries: float
@@ -107,6 +110,8 @@ def audit_file(options: Audit, given: FitInput, progress: Progress) -> AuditReco
             file=options.file,
             counts=texts.counts,
             accuracy=choice.standing.accuracy,
+            low=choice.standing.low,
+            high=choice.standing.high,
             named=suspicion.named,
             expected_false=suspicion.expected_false,
             false_discoveries=options.false_discoveries,

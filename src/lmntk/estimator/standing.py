@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lmntk.solvers.held_out import HeldOut, interval
+from lmntk.solvers.held_out import HeldOut
 from lmntk.solvers.inputs import Array
 
 TOO_FEW = "There are too few texts to estimate the accuracy: give five of each class or more."
@@ -38,7 +38,7 @@ class Standing:
 
     Attributes:
         accuracy: held out; the setting was chosen inside each fold.
-        low, high: of 90 in 100.
+        low, high: between which the accuracy on new texts lies, 90 times in 100 or more; see ``interval``.
         texts: labelled ones.
         chance: what guessing comes to.
         rivals: by accuracy, the best first.
@@ -106,7 +106,7 @@ def standing_of(
         leads = own - rival.correct
         compared.append(Rival(name, rival.accuracy, float(leads.mean()), lead_error(leads)))
     compared.sort(key=lambda rival: rival.accuracy, reverse=True)
-    low, high = interval(held_out.accuracy, texts)
+    low, high = held_out.interval
     shares = tuple((np.bincount(held_out.labels, minlength=classes) / texts).tolist())
     return Standing(held_out.accuracy, low, high, texts, chance, tuple(compared), shares, is_estimate)
 

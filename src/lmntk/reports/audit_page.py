@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from lmntk.reports.page import fill, missing_libraries
-from lmntk.solvers.held_out import interval
 from lmntk.system.files import write_text
 
 PAGE = "audit.html"
@@ -31,7 +30,6 @@ def write_audit_page(folder: Path, record: Mapping[str, Any], sentence: str) -> 
 def contents_of(record: Mapping[str, Any], sentence: str) -> dict[str, Any]:
     """Return all that the page shows, as plain data."""
     rows, named, model = record["rows"], record["named"], record["model"]["name"]
-    low, high = interval(record["accuracy"], len(rows))
     return {
         "title": Path(record["file"]).name,
         "model": Path(model).name,
@@ -42,8 +40,8 @@ def contents_of(record: Mapping[str, Any], sentence: str) -> dict[str, Any]:
             (f"{100 / len(record['counts']):.1f} %", "by guessing"),
             (str(len(rows)), "texts"),
         ],
-        "low": low,
-        "high": high,
+        "low": record["low"],
+        "high": record["high"],
         "named": rows[: min(named, NAMED)],
         "unshown": max(named - NAMED, 0),
         "others": rows[named : named + OTHERS],
