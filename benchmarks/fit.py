@@ -25,7 +25,7 @@ from few_shot import FewShot, labels_of
 from lmntk.baselines.rivals import of_words, probe, word_counts
 from lmntk.engine.settings import SCRATCH, Settings
 from lmntk.estimator.choice import choose_way
-from lmntk.estimator.fit import direction_of
+from lmntk.estimator.predictors import predictor_of
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import measure, way_of
 from lmntk.models.build import text_features
@@ -136,11 +136,8 @@ def measured(pretrained: Any, options: Any, name: str, seed: int) -> dict[str, A
     standing = choice.standing
     assert standing is not None
     seconds = time.time() - start
-    rule = DecisionRule(choice.intercepts, choice.f0_scale, choice.sharpness)
     way = choice.measured.way
-    directions = [] if choice.form is None else [direction_of(choice, settings)]
-    predictor = Predictor(way.model, directions, way.pad_id, rule)
-    decisions, _ = predictor.evaluate(way.encoded(tests))
+    decisions, _ = predictor_of(choice, settings).evaluate(way.encoded(tests))
     plain = LabelledTexts(tuple(tests), task.labels).plain
     counts, n = word_counts([*texts.plain, *plain]), len(texts.plain)
     words = of_words().fit(counts[:n], texts.numbers).predict(counts[n:])

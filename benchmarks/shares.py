@@ -16,12 +16,11 @@ from few_shot import FewShot
 
 from lmntk.engine.settings import Settings
 from lmntk.estimator.choice import choose_way
-from lmntk.estimator.fit import direction_of
+from lmntk.estimator.predictors import predictor_of
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import measure, way_of
 from lmntk.models.build import text_features
 from lmntk.models.loading import load_pretrained
-from lmntk.prediction.predictor import DecisionRule, Predictor
 from lmntk.prediction.shares import compare_shares
 from lmntk.solvers.selection import predict_labels
 
@@ -56,9 +55,7 @@ def shares_of(pretrained: Any, options: Any, name: str, seed: int) -> str:
     measured = [measure(way, texts.examples, settings, options.kernels) for way in ways]
     choice = choose_way(measured, texts, features)
     way = choice.measured.way
-    directions = [] if choice.form is None else [direction_of(choice, settings)]
-    rule = DecisionRule(choice.intercepts, choice.f0_scale, choice.sharpness)
-    decisions, _ = Predictor(way.model, directions, way.pad_id, rule).evaluate(way.encoded(split.test))
+    decisions, _ = predictor_of(choice, settings).evaluate(way.encoded(split.test))
     assert choice.held_out is not None
     rounds = choice.held_out.decided
     decided = predict_labels(rounds[0])

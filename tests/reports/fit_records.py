@@ -75,8 +75,9 @@ def audit_record(text: str = "text", named: int = 3, count: int = 60) -> dict[st
         for number in range(count)
     ]  # fmt: skip
     return {
-        "file": f"data/{text}.csv", "counts": {f"bad {text}": 30, "good": 30}, "accuracy": 0.8, "low": 0.66, "high": 0.9, "named": named, "expected_false": 0.1,
-        "false_discoveries": 0.2, "wrong_share": 0.1, "rows": rows, "contradictions": [text], "setting": {"mode": text},
+        "file": f"data/{text}.csv", "counts": {f"bad {text}": 30, "good": 30}, "accuracy": 0.8, "low": 0.66, "high": 0.9, "named": named,
+        "expected_false": 0.1, "false_discoveries": 0.2, "wrong_share": 0.1, "rows": rows,
+        "contradictions": [text], "setting": {"mode": text},
         "model": {"name": f"models/{text}"}, "regime": {"sentence": f"the regime was not measured of {text}"},
         "versions": {"lmntk": "0"},
     }  # fmt: skip

@@ -20,18 +20,17 @@ from lmntk.estimator.doubts import doubts_of, rows_of
 from lmntk.estimator.encoders import Prompt, encoder_of, probe_features
 from lmntk.estimator.explanation import Explanation, explanation_of
 from lmntk.estimator.file_work import trained_of
-from lmntk.estimator.fit import direction_of
 from lmntk.estimator.given import check_folder
 from lmntk.estimator.new_texts import say_lacking, with_training_texts
 from lmntk.estimator.of_texts import OfTexts, words_of
-from lmntk.estimator.record import OF_OPTIONS, EstimatorInput, read_fit, shared_solution, write_fit
+from lmntk.estimator.predictors import directions_in, predictor_of
+from lmntk.estimator.record import OF_OPTIONS, EstimatorInput, read_fit, write_fit
 from lmntk.estimator.seen_texts import SeenTexts, one_at_a_time, shared_model, shared_texts
 from lmntk.estimator.solved import Solved, plain_text
 from lmntk.estimator.texts import LabelledTexts, classes_of
 from lmntk.estimator.ways import Measured, way_of
-from lmntk.prediction.by_kernel import KernelPredictor
 from lmntk.prediction.files import LoadedPredictor, load_predictor
-from lmntk.prediction.predictor import DecisionRule, Predictor
+from lmntk.prediction.predictor import Predictor
 from lmntk.prompts.encoding import encode_whole
 from lmntk.solvers.inputs import Array
 from lmntk.solvers.selection import predict_labels
@@ -278,13 +277,12 @@ class TangentClassifier(OfTexts, ClassifierMixin, BaseEstimator):  # type: ignor
         (options, prompt, pretrained, parameters), choice, out = self._fitted, self.choice_, Path(folder)
         check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
-        directions = [direction_of(choice, self.seen_.settings)] if choice.has_direction else []
         write_fit(
             options.model_copy(update={"out": out}),
             texts=self.texts_,
             prompt=prompt,
             choice=choice,
-            directions=directions,
+            directions=directions_in(choice, self.seen_.settings),
             pretrained=pretrained,
             given=EstimatorInput(self.classes_.tolist(), parameters),
         )
@@ -359,19 +357,9 @@ class TangentClassifier(OfTexts, ClassifierMixin, BaseEstimator):  # type: ignor
         if len(examples) - seen.knows(examples) <= max(len(train), seen.settings.batch_size):
             return self.choice_.decisions(seen.kernel(train, examples), seen.logits(examples))
         if self._predictor is None:
-            self._predictor = self._made_predictor()
+            self._predictor = predictor_of(self.choice_, seen.settings)
         encoded = [encode_whole(seen.way.encoder, example) for example in examples]
         return self._predictor.evaluate(encoded)[0]
-
-    def _made_predictor(self) -> Predictor:
-        choice, settings = self.choice_, self.seen_.settings
-        rule = DecisionRule(choice.intercepts, choice.f0_scale, choice.sharpness)
-        way = choice.measured.way
-        shared = shared_solution(choice)
-        if shared is not None:
-            return KernelPredictor(way.deciding, shared, way.pad_id, rule)
-        directions = [direction_of(choice, settings)] if choice.has_direction else []
-        return Predictor(way.deciding, directions, way.pad_id, rule)
 
 
 def _as_plain(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,22 +6,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from lmntk.engine.batches import Capturer
 from lmntk.engine.settings import Settings
 from lmntk.estimator.choice import Choice, choose_way
 from lmntk.estimator.encoders import encoder_of, probe_features
 from lmntk.estimator.file_work import FileWork, alone_with, say_remarks, start_work
 from lmntk.estimator.given import FitInput
 from lmntk.estimator.learning_curve import learning_curve
+from lmntk.estimator.predictors import directions_in
 from lmntk.estimator.record import ComparedPrompt, FileFindings, FitCost, FitRecord, write_fit
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import Measured
 from lmntk.experiment.configuration import Fit
 from lmntk.models.loading import Pretrained
-from lmntk.prediction.direction_memory import DirectionMemory
-from lmntk.prediction.directions import directions_of
 from lmntk.system.notices import say
 from lmntk.system.progress import Progress
 from lmntk.tasks.class_words import class_line
@@ -89,7 +86,7 @@ def fit_file(options: Fit, given: FitInput, progress: Progress) -> FitRecord:
             texts=chosen.texts,
             prompt=choice.measured.way.prompt,
             choice=choice,
-            directions=[direction_of(choice, chosen.settings)] if choice.has_direction else [],
+            directions=directions_in(choice, chosen.settings),
             pretrained=chosen.pretrained,
             findings=FileFindings(chosen.compared, curve, cost),
         )
@@ -143,14 +140,3 @@ def choosing(
         yield Chosen(
             work.pretrained, texts, work.settings, choice, tuple(measured), work, time.monotonic() - began
         )
-
-
-def direction_of(choice: Choice, settings: Settings) -> dict[str, Any]:
-    """Return the direction of the chosen solution, which is no lack of training."""
-    assert choice.form is not None
-    way, texts = choice.measured.way, choice.measured.texts
-    capturer = Capturer(way.model, way.trainable, way.pad_id, texts, settings.batch_size, gpu=settings.gpu)
-    cut = DirectionMemory(capturer, settings).cut(1, settings.batch_size, signs=False)
-    capturer.batch_size = cut.batch_size
-    (direction,) = directions_of(capturer, texts, choice.form, "sgd", at_once=cut.at_once)
-    return dict(way.motion(direction))

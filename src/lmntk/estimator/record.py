@@ -18,11 +18,11 @@ from lmntk.estimator.choice import Choice, fitted_share
 from lmntk.estimator.encoders import Prompt
 from lmntk.estimator.learning_curve import LearningCurve
 from lmntk.estimator.page_texts import DoubtfulText, doubtful_texts, suspects_of
+from lmntk.estimator.predictors import shared_solution
 from lmntk.estimator.solved import Solved
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.experiment.configuration import Fit
 from lmntk.models.loading import Pretrained
-from lmntk.prediction.by_kernel import SharedSolution
 from lmntk.prediction.files import save_predictor
 from lmntk.reports.fit_page import write_fit_page
 from lmntk.reports.kernel_facts import class_summed, kernel_picture
@@ -285,14 +285,6 @@ def held_out_texts(choice: Choice, texts: LabelledTexts) -> list[dict[str, Any]]
             }
         )
     return rows
-
-
-def shared_solution(choice: Choice) -> SharedSolution | None:
-    """Return the chosen solution of a shared kernel, if it is one."""
-    way = choice.measured.way
-    if choice.form is None or way.combinations is None:
-        return None
-    return SharedSolution(choice.measured.texts, choice.coefficients, way.combinations, way.trainable)
 
 
 def read_fit(folder: Path) -> FitRecord:
