@@ -35,7 +35,9 @@ def texts_of(each: int, classes: int = 2) -> LabelledTexts:
 
 def test_numbers_by_hand() -> None:
     own = decided([[1, 1, 1, 0], [1, 1, 0, 0]])  # shares of rounds: 1, 1, 1/2, 0
-    standing = standing_of(own, [("worse", decided([[1, 0, 0, 0]])), ("better", decided([[1, 1, 1, 1]]))], 2)
+    standing = standing_of(
+        own, [("worse", decided([[1, 0, 0, 0]])), ("better", decided([[1, 1, 1, 1]]))], "ab"
+    )
     assert standing.accuracy == pytest.approx(0.625)
     assert (standing.texts, standing.chance) == (4, 0.5)
     assert [rival.name for rival in standing.rivals] == ["better", "chance", "worse"]
@@ -56,7 +58,7 @@ def test_numbers_by_hand() -> None:
     ids=["all against none", "two texts", "all against all"],
 )
 def test_where_all_texts_go_one_way_the_error_is_not_zero(texts: int, rival: int, outcome: str) -> None:
-    standing = standing_of(decided([[1] * texts]), [("the rival", decided([[rival] * texts]))], 2)
+    standing = standing_of(decided([[1] * texts]), [("the rival", decided([[rival] * texts]))], "ab")
     for each in standing.rivals:
         assert each.error > 1 / (texts + 2) - 1e-12
     error = next(each.error for each in standing.rivals if each.name == standing.rivals[0].name)
@@ -76,12 +78,71 @@ def test_where_all_texts_go_one_way_the_error_is_not_zero(texts: int, rival: int
     ],
 )
 def test_a_lead_of_two_errors_tells_nothing(rights: list[int], rival: list[int], outcome: str) -> None:
-    standing = standing_of(decided([rights]), [("the rival", decided([rival]))], 2)
+    standing = standing_of(decided([rights]), [("the rival", decided([rival]))], "ab")
     assert standing.rivals[0].name == "the rival"
     assert standing.outcome == outcome
     says = {"better": "better than the best", "worse": "worse than the rival", "undecided": "cannot be told"}
     assert says[outcome] in standing.sentence
     assert ("Do not fine-tune this" in standing.sentence) == (outcome == "worse")
+
+
+def of_two_classes(right: str) -> HeldOut:
+    """Return held-out decisions on texts of two classes: + for right and - for wrong, the first half of the first class."""
+    labels = np.arange(len(right)) // (len(right) // 2)
+    signs = np.where(np.asarray(list(right)) == "+", 1.0, -1.0) * (2 * labels - 1)
+    return HeldOut(signs[None, :, None], labels)
+
+
+TURNS = {  # own, rival, and from which share of which class on which rival is better
+    "always one class": ("+++--- ++++--", "------ ++++++", ("", "", 0.6)),  # of bad from 4/7 on
+    "a rival that is better on one": ("+++--- ++++++", "+++++- +++---", ("the rival", "bad", 0.6)),
+    "always right": ("++++++ ++++++", "++++++ ------", None),
+    "a rare class alone": ("+++++- +++++-", "------ ++++++", None),  # 5/6 is beyond what is worth a sentence
+}
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_from_some_share_of_a_class_on_a_rival_is_better(name: str) -> None:
+    own, rival, expected = TURNS[name]
+    own, rival = own.replace(" ", ""), rival.replace(" ", "")
+    standing = standing_of(of_two_classes(own), [("the rival", of_two_classes(rival))], ("bad", "good"))
+    if expected is None:
+        assert standing.turn is None
+        assert standing.condition == (
+            "It holds for texts whose classes are equally frequent, as in the labelled ones."
+        )
+        return
+    by, label, share = expected
+    turn = standing.turn
+    assert turn is not None
+    assert (turn.rival, turn.label, turn.share) == (by, label, pytest.approx(share))
+    words = (
+        f"{label!r}, the rival is better"
+        if by
+        else "of one class, it is better to decide for that class always"
+    )
+    assert standing.condition.endswith(f"If more than about {100 * share:.0f} % of new texts are {words}.")
+    # the oracle: texts of both classes in such shares
+    chosen = slice(6) if label == "bad" else slice(6, 12)  # of any class: good is the later one
+    leads = np.asarray(
+        [(a == "+") - (b == "+" if by else number in range(12)[chosen])
+         for number, (a, b) in enumerate(zip(own, rival, strict=True))], dtype=float,
+    )  # fmt: skip
+    inside, outside = leads[chosen].mean(), np.delete(leads, np.r_[chosen]).mean()
+    for further, better in ((-0.01, True), (0.01, False)):
+        p = share + further
+        assert (p * inside + (1 - p) * outside > 0) == better
+
+
+def test_a_class_of_few_texts_or_a_worse_classifier_says_nothing_of_shares() -> None:
+    own, rival = of_two_classes("+++---++++--"), of_two_classes("------++++++")
+    few = standing_of(own, [("the rival", rival)], ("bad", "good"), is_estimate=False)
+    assert "If more than" not in few.condition
+    worse = standing_of(
+        of_two_classes("+++" * 4 + "---" * 4), [("the rival", of_two_classes("+" * 24))], ("a", "b")
+    )
+    assert worse.outcome == "worse"
+    assert "If more than" not in worse.condition
 
 
 @pytest.mark.parametrize(("each", "few"), [(2, True), (4, True), (5, False)])

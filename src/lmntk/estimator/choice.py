@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lmntk.baselines.rivals import Majority, Refitted, ZeroShot, of_words, probe, word_counts
-from lmntk.estimator.standing import Standing, standing_of
+from lmntk.estimator.standing import LARGEST, Standing, standing_of
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import Measured
 from lmntk.solvers.calibration import Calibration, fit_calibration
@@ -139,7 +139,7 @@ def choose_way(
         estimate = held_out(pool, labels, rounds, calibrate=not few)
         number, calibration = choose(pool, labels, rounds), _calibration(estimate, with_offsets=not few)
         rivals = [(name, held_out(each, labels, rounds)) for name, each in rivals_of(ways, texts, features)]
-        standing = standing_of(estimate, rivals, len(texts.labels), is_estimate=not few)
+        standing = standing_of(estimate, rivals, texts.labels, is_estimate=not few)
     owners = [(part, k) for part, (_, each) in enumerate(parts) for k in range(len(each.settings))]
     part, k = owners[number]
     way, candidates = parts[part]
@@ -217,7 +217,7 @@ def rivals_of(
 ) -> list[tuple[str, Candidates]]:
     """Return the classifiers that the kernel is compared with, by name."""
     labels, outputs = texts.numbers, ways[0].logits.shape[1]
-    rivals: list[tuple[str, Candidates]] = [("the largest class", Majority(labels, outputs))]
+    rivals: list[tuple[str, Candidates]] = [(LARGEST, Majority(labels, outputs))]
     asked = [way.logits for way in ways if way.way.has_logits]
     if asked:  # of several prompts each rival takes its own, inside each fold
         rivals += [

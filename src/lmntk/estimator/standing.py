@@ -13,6 +13,8 @@ from lmntk.solvers.inputs import Array
 
 TOO_FEW = "There are too few texts to estimate the accuracy: give five of each class or more."
 TOLD = 2.0  # errors: a smaller difference cannot be told from none
+LARGEST = "the largest class"  # a rival's name
+RARE = 0.8  # a class that more new texts than this are of: that some rival is better then, is not worth a sentence
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,21 @@ class Rival:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """A share of a class among new texts from which on a rival is better.
+
+    Attributes:
+        rival: its name; empty for deciding for that class always.
+        label: of the class; empty for any.
+        share: of it; the other classes keep their proportions.
+    """
+
+    rival: str
+    label: str
+    share: float
+
+
+@dataclass(frozen=True)
 class Standing:
     """An estimate of the accuracy on new texts, and how it compares.
 
@@ -44,6 +61,7 @@ class Standing:
         rivals: by accuracy, the best first.
         shares: of each class among the labelled texts.
         is_estimate: False where there are too few texts to estimate anything.
+        turn: the least share of a class from which on a rival is better; None where no common share is.
     """
 
     accuracy: float
@@ -54,6 +72,7 @@ class Standing:
     rivals: tuple[Rival, ...]
     shares: tuple[float, ...]
     is_estimate: bool = True
+    turn: Turn | None = None
 
     @property
     def outcome(self) -> str:
@@ -83,11 +102,19 @@ class Standing:
 
     @property
     def condition(self) -> str:
-        """The texts that the estimate holds for, in words."""
-        if len(set(self.shares)) == 1:
-            return "It holds for texts whose classes are equally frequent, as in the labelled ones."
+        """The texts that the estimate holds for, and those for which a rival is better, in words."""
         least, most = 100 * min(self.shares), 100 * max(self.shares)
-        return f"It holds for texts with the labelled texts' shares of classes, {least:.0f} to {most:.0f} %."
+        holds = (
+            "It holds for texts whose classes are equally frequent, as in the labelled ones."
+            if least == most
+            else f"It holds for texts with the labelled texts' shares of classes, {least:.0f} to {most:.0f} %."
+        )
+        if self.turn is None or not self.is_estimate or self.outcome == "worse":
+            return holds
+        more = f"If more than about {100 * self.turn.share:.0f} % of new texts are"
+        if not self.turn.rival:
+            return f"{holds} {more} of one class, it is better to decide for that class always."
+        return f"{holds} {more} {self.turn.label!r}, {self.turn.rival} is better."
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, the outcome and the sentences too."""
@@ -96,10 +123,14 @@ class Standing:
 
 
 def standing_of(
-    held_out: HeldOut, rivals: Sequence[tuple[str, HeldOut]], classes: int, *, is_estimate: bool = True
+    held_out: HeldOut,
+    rivals: Sequence[tuple[str, HeldOut]],
+    labels: Sequence[str],
+    *,
+    is_estimate: bool = True,
 ) -> Standing:
-    """Return the standing of held-out decisions beside those of rivals on the same folds."""
-    own = held_out.correct
+    """Return the standing of held-out decisions beside those of rivals on the same folds, for classes with these labels."""
+    own, classes = held_out.correct, len(labels)
     texts, chance = len(own), 1.0 / classes
     compared = [Rival("chance", chance, float(own.mean() - chance), lead_error(own - chance))]
     for name, rival in rivals:
@@ -108,7 +139,35 @@ def standing_of(
     compared.sort(key=lambda rival: rival.accuracy, reverse=True)
     low, high = held_out.interval
     shares = tuple((np.bincount(held_out.labels, minlength=classes) / texts).tolist())
-    return Standing(held_out.accuracy, low, high, texts, chance, tuple(compared), shares, is_estimate)
+    turn = turn_of(held_out, rivals, labels)
+    return Standing(held_out.accuracy, low, high, texts, chance, tuple(compared), shares, is_estimate, turn)
+
+
+def turn_of(held_out: HeldOut, rivals: Sequence[tuple[str, HeldOut]], labels: Sequence[str]) -> Turn | None:
+    """Return the least share of a class from which on a rival is better; None where no share up to ``RARE`` is.
+
+    The lead over a rival is d on texts of the class and e on the others. Where a share p of the texts are of it, the lead is
+    p d + (1 - p) e, which ends at p = e / (e - d). Both are measured on few texts, so that p is rough. For the rival that decides for a
+    class always, the share is one from which on this is better whichever class it is.
+    """
+    own = held_out.correct
+    present = [number for number in range(len(labels)) if 0 < np.sum(held_out.labels == number) < len(own)]
+
+    def ends(correct: Array, number: int) -> float:
+        of_class = held_out.labels == number
+        leads = own - correct
+        inside, outside = leads[of_class].mean(), leads[~of_class].mean()
+        return float(outside / (outside - inside)) if inside < 0 < outside else 1.0
+
+    always = [ends((held_out.labels == number).astype(np.float64), number) for number in present]
+    turns = [Turn("", "", max(always, default=1.0))] + [
+        Turn(name, labels[number], ends(rival.correct, number))
+        for name, rival in rivals
+        if rival.accuracy < held_out.accuracy and name != LARGEST
+        for number in present
+    ]
+    least = min(turns, key=lambda turn: turn.share)
+    return least if least.share <= RARE else None
 
 
 def lead_error(leads: Array) -> float:
