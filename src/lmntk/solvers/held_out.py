@@ -238,7 +238,7 @@ def interval(accuracy: float, texts: int, folds: int | None = None) -> tuple[flo
         1 + J / (J - 1)
 
     times (Nadeau and Bengio, 2003, "Inference for the generalization error"). This is a rule of thumb: nothing estimates that variance
-    without bias. In simulations the interval holds the truth in 90 to 97 of 100 cases with it, and in 79 to 89 without it.
+    without bias. In simulations the interval holds the truth in 90 of 100 cases or more with it, and in fewer without it.
 
     Args:
         accuracy: a share.
