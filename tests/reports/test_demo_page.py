@@ -108,8 +108,8 @@ def test_the_bars_are_the_accuracies() -> None:
 def test_the_page_has_them_as_text(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(demo_page, "curves", lambda folder: [])
     said = {
-        "text": "<b>loud</b>", "predicted": "lamp", "runner_up": "chair", "label": "chair",
-        "sides": [("for it", [{"weight": "strongly", "label": "lamp", "text": "<i>"}])],
+        "text": "<b>loud</b>", "predicted": "lamp", "runner_up": "chair", "label": "chair", "row": None,
+        "sides": [("for it", [{"weight": "strongly", "label": "lamp", "text": "<i>", "row": 1, "without": None}])],
     }  # fmt: skip
     demo_page.write_demo_page(
         tmp_path, tmp_path / "products-5", {"Asked": "<script>"}, bars_of(shown()), [said]

@@ -27,8 +27,9 @@ def plan_experiment(experiment: Experiment) -> list[tuple[str, Estimate]]:
 def _run(experiment: Experiment, progress: Progress) -> list[dict[str, Any]]:
     read = _read(experiment, progress)
     from lmntk.experiment.run import run
+    from lmntk.explanation.of_page import write_explained
 
-    return run(experiment, progress, read)
+    return run(experiment, progress, read, before_page=partial(write_explained, read=read))
 
 
 def _plan(experiment: Experiment, progress: Progress) -> list[tuple[str, Estimate]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lmntk.runs.records import FORMAT, Row
 from lmntk.runs.split import Split
 from lmntk.runs.store import CONFIGURATION, Store
 from lmntk.system.hashing import short, versions
+from lmntk.system.progress import Progress
 from lmntk.tasks.class_words import class_line
 
 REMEMBERED = 50  # earlier settings of a folder
@@ -80,12 +82,14 @@ class Reporter:
             session.store.write_json(FILE, verdicts)
         write_reports(session.store, run.rows, titles, facts, sentences(verdicts) if run.diagnoses else [])
 
-    def end(self) -> None:
-        """Write everything once more, the predictions and the page too."""
+    def end(self, before_page: Callable[[Path, Progress], None] | None = None) -> None:
+        """Write everything once more, the predictions and the page too; ``before_page`` writes what else the page shows."""
         self.session.progress.phase("writing the tables and the page")
         for task, split in self.session.planned:
             self.write_predictions(task, split)
         self.write_tables()
+        if before_page is not None:
+            before_page(self.session.store.folder, self.session.progress)
         missing = write_page(self.session.store.folder)
         if missing:
             self.session.progress.note(missing)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from lmntk.experiment.configuration import Experiment
@@ -29,7 +30,10 @@ RESULTS: tuple[Step, ...] = (
 
 
 def run(
-    experiment: Experiment, progress: Progress | None = None, read: Sequence[ReadTask] | None = None
+    experiment: Experiment,
+    progress: Progress | None = None,
+    read: Sequence[ReadTask] | None = None,
+    before_page: Callable[[Path, Progress], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Return the rows of ``results.csv``, one a task, k, seed, mode and method, and write the output folder.
 
@@ -39,6 +43,7 @@ def run(
         experiment: what is asked for.
         progress: whom the run tells how far it is.
         read: the experiment's tasks, where ``read_tasks`` has read them already.
+        before_page: what else is to be written to the folder before the page that shows it.
 
     Raises:
         UserError: a mistake in the configuration, the data or the model; nothing is computed then.
@@ -79,7 +84,7 @@ def run(
                     reporter.write_tables()
                 step.end(shared, was_done=bool(jobs))
                 shared.release()
-        reporter.end()
+        reporter.end(before_page)
         return [row for task, split in session.planned for row in reporter.rows(task, split)]
 
 

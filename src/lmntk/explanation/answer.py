@@ -9,7 +9,7 @@ from lmntk.explanation.blocks import block_of, held_out_blocks
 from lmntk.explanation.change import Change, change_record, on_held_out_texts, on_new_texts
 from lmntk.explanation.explain import explanation_record
 from lmntk.explanation.records import ChangeRecord, ExplanationRecord
-from lmntk.explanation.sources import open_source
+from lmntk.explanation.sources import Source, open_source
 from lmntk.system.progress import Progress
 
 
@@ -19,7 +19,11 @@ def answer(question: Question, progress: Progress) -> ExplanationRecord | Change
     Raises:
         UserError: there is nothing in the folder that could be asked, or the question is of texts that are not there.
     """
-    source = open_source(question, progress)
+    return answer_from(open_source(question, progress), question)
+
+
+def answer_from(source: Source, question: Question) -> ExplanationRecord | ChangeRecord:
+    """Return the answer to a question about an opened source; see ``answer``."""
     trained = source.trained
     change = None
     if question.is_change:

@@ -18,7 +18,7 @@ from lmntk.errors import UserError
 from lmntk.estimator.solved import plain_text
 from lmntk.experiment.configuration import make_experiment
 from lmntk.experiment.published import Solvable
-from lmntk.experiment.reading import read_tasks
+from lmntk.experiment.reading import ReadTask, read_tasks
 from lmntk.experiment.solve_folder import read_folder
 from lmntk.explanation.asked import Question
 from lmntk.explanation.blocks import NewTexts, margin_of_labels
@@ -69,12 +69,15 @@ class RunSource:
     Args:
         question: what is asked.
         progress: told which split and method are taken.
+        read: the run's tasks, where they were read already.
 
     Raises:
         UserError: no such split or method, no kernels, or texts that are not there any more; or new texts, for which a fit is needed.
     """
 
-    def __init__(self, question: Question, progress: Progress) -> None:
+    def __init__(
+        self, question: Question, progress: Progress, read: Sequence[ReadTask] | None = None
+    ) -> None:
         if question.source is not None or question.texts:
             raise UserError(
                 "explain: a run explains its own test texts; for new texts make a classifier with `lmntk fit FILE`"
@@ -95,7 +98,7 @@ class RunSource:
             raise UserError(
                 f"explain: the classes of {self.split} share a kernel; run with --classes full, or use `lmntk fit`"
             )
-        self.examples = self._texts()
+        self.examples = self._texts(read)
         self.trained = self._trained()
 
     def new_texts(self) -> tuple[NewTexts | None, int]:
@@ -165,7 +168,7 @@ class RunSource:
         ]
         return found
 
-    def _texts(self) -> dict[str, list[Example]]:
+    def _texts(self, read: Sequence[ReadTask] | None) -> dict[str, list[Example]]:
         """Return the split's train and test texts from the files that the run has read.
 
         Raises:
@@ -174,7 +177,7 @@ class RunSource:
         row = self.record["rows"][0]
         try:
             with kept():  # what was remarked when the run read them
-                tasks = read_tasks(make_experiment(dict(self.run.experiment)))
+                tasks = read or read_tasks(make_experiment(dict(self.run.experiment)))
         except UserError as error:
             raise UserError(f"explain: the texts of {self.split} cannot be read again: {error}") from error
         for task in tasks:

@@ -153,6 +153,16 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
         "accuracy": accuracy,
         "close_ups": close,
         "close_ups_of": close_count,
+        "explained": [
+            {
+                **each,
+                "title": titles.get(each["task"], each["task"]),
+                "run": run.name if len(runs) > 1 else "",
+            }
+            for run in runs
+            for each in run.explained
+        ],
+        "explain_command": f"lmntk explain {shlex.quote(str(runs[0].folder))}",
         "row_notes": sorted(
             {
                 f"{titles.get(row['task'], row['task'])}, {row['method']}: {note}"

@@ -45,6 +45,7 @@ class Run:
         diagnoses: the records of ``diagnoses/``.
         notes: what was left out, and why.
         texts: of each task, what was guessed and counted as its texts were read.
+        explained: of each task a split's test texts with those that speak for and against their predictions.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Run:
     diagnoses: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    explained: Sequence[Mapping[str, Any]] = ()
 
     @property
     def model(self) -> str:
@@ -160,6 +162,11 @@ def _read_run(folder: Path, name: str) -> Run:
         diagnoses,
         notes,
         configuration.texts,
+        [
+            each.model_dump()
+            for each in store.explained()
+            if each.split in current and each.kernels == current[each.split].kernels
+        ],
     )
 
 

@@ -69,6 +69,34 @@ class Row(BaseModel):
     setup: str | None = None
 
 
+class ExplainedSplit(BaseModel):
+    """Test texts of a split with the training texts that speak for and against their predictions.
+
+    Attributes:
+        split: its name.
+        kernels: the digest of its kernels' key: where the split has other ones now, this is about something else.
+        task: its name.
+        method: whose predictions.
+        texts: what the page shows of each, as plain data.
+        total: test texts of the split.
+    """
+
+    split: str
+    kernels: str | None
+    task: str
+    method: str
+    texts: list[dict[str, Any]]
+    total: int
+
+
+class ExplainedTexts(BaseModel):
+    """The file of all such texts of a run, ``explained.json``; a split a task."""
+
+    FILE: ClassVar[str] = "explained.json"
+
+    splits: list[ExplainedSplit] = []
+
+
 class Record(BaseModel):
     """A file of one split.
 

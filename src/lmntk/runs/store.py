@@ -15,7 +15,7 @@ import numpy as np
 
 from lmntk.errors import UserError
 from lmntk.kernels.kernel import Kernel, provenance_of
-from lmntk.runs.records import Configuration, Record
+from lmntk.runs.records import Configuration, ExplainedSplit, ExplainedTexts, Record
 from lmntk.runs.split import Split
 from lmntk.system.files import write_text
 from lmntk.system.hashing import SHORT, Key, short
@@ -88,6 +88,13 @@ class Store:
         """Return the settings of the runs in the folder; empty ones where there are none, or damaged ones."""
         found: Configuration | None = or_none(lambda: read_form(self.folder / CONFIGURATION, Configuration))
         return found or Configuration()
+
+    def explained(self) -> list[ExplainedSplit]:
+        """Return the test texts that were explained; none where there is no such file, or a damaged one."""
+        found: ExplainedTexts | None = or_none(
+            lambda: read_form(self.folder / ExplainedTexts.FILE, ExplainedTexts)
+        )
+        return [] if found is None else found.splits
 
     def record(self, kind: type[Kind], stem: str, key: Key) -> Kind | None:
         """Return a record if it is there with this key."""
