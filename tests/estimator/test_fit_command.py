@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tiny
 
-from lmntk.estimator import page_texts
+from lmntk.estimator import file_work, page_texts
 from lmntk.estimator.record import read_fit
 from lmntk.reports.fit_page import reliability
 from lmntk.system.kept import write_record
@@ -49,6 +49,35 @@ def messages(each: int, classes: tuple[str, ...] = ("good", "bad")) -> list[tupl
         for number in range(each)
         for label in classes
     ]
+
+
+@pytest.mark.parametrize(
+    ("classes", "sharing", "is_named"),
+    [
+        (("good", "bad", "so-so"), "auto", True),
+        (("good", "bad"), "auto", False),
+        (("good", "bad", "so-so"), "full", False),
+    ],
+    ids=["three", "two", "asked for"],
+)
+def test_of_long_work_a_cheaper_form_is_named(
+    model: Path,
+    tmp_path: Path,
+    command_line: CommandLine,
+    monkeypatch: pytest.MonkeyPatch,
+    classes: tuple[str, ...],
+    sharing: str,
+    is_named: bool,
+) -> None:
+    monkeypatch.setattr(file_work, "LONG", -1.0)
+    table = write_table(tmp_path / "tickets.csv", messages(3, classes))
+    code, _, err = command_line(
+        "fit", table, "--model", model, *COLUMNS, "--classes", sharing, "--out", tmp_path / "fit"
+    )
+    assert code == 0
+    line = "a kernel that all classes share takes 2 products of two texts, and not 9: --classes shared"
+    assert (line in err) == is_named
+    assert ("--classes shared" in err) == is_named
 
 
 @pytest.mark.parametrize(

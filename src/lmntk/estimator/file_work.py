@@ -14,17 +14,19 @@ from lmntk.engine.work_folder import WorkFolder
 from lmntk.estimator.encoders import Prompt, encoder_of
 from lmntk.estimator.given import FitInput, PromptText
 from lmntk.estimator.texts import LabelledTexts
-from lmntk.estimator.ways import Measured, Way, measure, pieces_of, way_of
+from lmntk.estimator.ways import Measured, Way, can_be_shared, measure, pieces_of, way_of
 from lmntk.experiment.configuration import Fit, Prompts
 from lmntk.experiment.start import filter_of, load, settings_of
 from lmntk.kernels.low_rank import TrainedPart
 from lmntk.models.loading import Pretrained
 from lmntk.prompts.remarks import TextCounts
+from lmntk.solvers.shared import SIGNS
 from lmntk.system.files import alone_in
 from lmntk.system.notices import say
 from lmntk.system.progress import Progress
 
 KERNELS = "kernels"  # the name of the folder in a fit's
+LONG = 600.0  # seconds of a kernel, from which on a cheaper form is named
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +99,10 @@ class FileWork:
 
         def announce(estimate: Estimate) -> None:
             self.progress.note(f"{name}: {estimate.describe()}")
+            if estimate.seconds > LONG and self.options.classes == "auto" and can_be_shared(way):
+                self.progress.note(
+                    f"{name}: a kernel that all classes share takes {SIGNS} products of two texts, and not {c * c}: --classes shared"
+                )
 
         captured_texts = 0
 

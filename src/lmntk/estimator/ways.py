@@ -216,6 +216,12 @@ def way_of(
     return Way(mode, encoder, model, chosen, pretrained.pad_id, key, combinations, basis, trained, part)
 
 
+def can_be_shared(way: Way) -> bool:
+    """Return whether a way has a full kernel that its classes could share: not of a single logit, nor of LoRA."""
+    is_full = way.combinations is None and way.basis is None
+    return is_full and way.model.outputs > 1 and not isinstance(way.part, LowRank)
+
+
 def drawn_head(pretrained: Pretrained, classes: int, seed: int) -> nn.Linear:
     """Return a linear head [c, i] of normal numbers that has seen no label; its biases are zero."""
     table = pretrained.network.get_input_embeddings().weight
