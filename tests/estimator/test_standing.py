@@ -93,18 +93,24 @@ def of_two_classes(right: str) -> HeldOut:
     return HeldOut(signs[None, :, None], labels)
 
 
-TURNS = {  # own, rival, and from which share of which class on which rival is better
-    "always one class": ("+++--- ++++--", "------ ++++++", ("", "", 0.6)),  # of bad from 4/7 on
-    "a rival that is better on one": ("+++--- ++++++", "+++++- +++---", ("the rival", "bad", 0.6)),
-    "always right": ("++++++ ++++++", "++++++ ------", None),
-    "a rare class alone": ("+++++- +++++-", "------ ++++++", None),  # 5/6 is beyond what is worth a sentence
+TURNS = {  # how often these texts of bad and good, own, rival, and from which share of which class on which rival is better
+    "always one class": (8, "+++--- ++++--", "------ ++++++", ("", "", 0.6)),  # of bad from 4/7 on
+    "a rival that is better on one": (8, "+++--- ++++++", "+++++- +++---", ("the rival", "bad", 0.6)),
+    "a rival that may be better on one": (1, "+++++- ++++++", "++++++ +++---", None),
+    "always right": (8, "++++++ ++++++", "++++++ ------", None),
+    "a rare class alone": (
+        8,
+        "+++++- +++++-",
+        "------ ++++++",
+        None,
+    ),  # 5/6 is beyond what is worth a sentence
 }
 
 
 @pytest.mark.parametrize("name", TURNS)
 def test_from_some_share_of_a_class_on_a_rival_is_better(name: str) -> None:
-    own, rival, expected = TURNS[name]
-    own, rival = own.replace(" ", ""), rival.replace(" ", "")
+    times, *patterns, expected = TURNS[name]
+    own, rival = ("".join(times * part for part in pattern.split()) for pattern in patterns)
     standing = standing_of(of_two_classes(own), [("the rival", of_two_classes(rival))], ("bad", "good"))
     if expected is None:
         assert standing.turn is None
@@ -123,19 +129,20 @@ def test_from_some_share_of_a_class_on_a_rival_is_better(name: str) -> None:
     )
     assert standing.condition.endswith(f"If more than about {100 * share:.0f} % of new texts are {words}.")
     # the oracle: texts of both classes in such shares
-    chosen = slice(6) if label == "bad" else slice(6, 12)  # of any class: good is the later one
+    half = len(own) // 2
+    chosen = slice(half) if label == "bad" else slice(half, None)  # of any class: good is the later one
     leads = np.asarray(
-        [(a == "+") - (b == "+" if by else number in range(12)[chosen])
+        [(a == "+") - (b == "+" if by else number in range(2 * half)[chosen])
          for number, (a, b) in enumerate(zip(own, rival, strict=True))], dtype=float,
     )  # fmt: skip
-    inside, outside = leads[chosen].mean(), np.delete(leads, np.r_[chosen]).mean()
+    inside, outside = leads[chosen].mean(), np.delete(leads, np.arange(2 * half)[chosen]).mean()
     for further, better in ((-0.01, True), (0.01, False)):
         p = share + further
         assert (p * inside + (1 - p) * outside > 0) == better
 
 
 def test_a_class_of_few_texts_or_a_worse_classifier_says_nothing_of_shares() -> None:
-    own, rival = of_two_classes("+++---++++--"), of_two_classes("------++++++")
+    own, rival = of_two_classes(8 * "+++---" + 8 * "++++--"), of_two_classes(48 * "-" + 48 * "+")
     few = standing_of(own, [("the rival", rival)], ("bad", "good"), is_estimate=False)
     assert "If more than" not in few.condition
     worse = standing_of(

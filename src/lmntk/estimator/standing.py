@@ -147,7 +147,8 @@ def turn_of(held_out: HeldOut, rivals: Sequence[tuple[str, HeldOut]], labels: Se
     """Return the least share of a class from which on a rival is better; None where no share up to ``RARE`` is.
 
     The lead over a rival is d on texts of the class and e on the others. Where a share p of the texts are of it, the lead is
-    p d + (1 - p) e, which ends at p = e / (e - d). Both are measured on few texts, so that p is rough. For the rival that decides for a
+    p d + (1 - p) e, which ends at p = e / (e - d). Both are measured on few texts, so that p is rough; where one is less than two of its
+    errors from 0 there is none. For the rival that decides for a
     class always, the share is one from which on this is better whichever class it is.
     """
     own = held_out.correct
@@ -155,9 +156,9 @@ def turn_of(held_out: HeldOut, rivals: Sequence[tuple[str, HeldOut]], labels: Se
 
     def ends(correct: Array, number: int) -> float:
         of_class = held_out.labels == number
-        leads = own - correct
-        inside, outside = leads[of_class].mean(), leads[~of_class].mean()
-        return float(outside / (outside - inside)) if inside < 0 < outside else 1.0
+        inside, outside = (own - correct)[of_class], (own - correct)[~of_class]
+        is_told = inside.mean() < -TOLD * lead_error(inside) and outside.mean() > TOLD * lead_error(outside)
+        return float(outside.mean() / (outside.mean() - inside.mean())) if is_told else 1.0
 
     always = [ends((held_out.labels == number).astype(np.float64), number) for number in present]
     turns = [Turn("", "", max(always, default=1.0))] + [
