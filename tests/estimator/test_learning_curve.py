@@ -117,6 +117,7 @@ def test_texts_with_both_labels_are_of_one_class_where_parts_are_dealt(alone: in
     texts = LabelledTexts(examples, ("a", "b"), tokens)
     curve, _ = curve_of(measured(labels, 1.0, 0), texts)
     assert curve.points[-1].labels == 24
+    assert curve.points[-1].trained == pytest.approx(24 * (1 - 1 / alone))  # a fold for each text of b alone
     assert len(curve.points) == (4 if alone >= 8 else 3 if alone >= 4 else 1)
 
 

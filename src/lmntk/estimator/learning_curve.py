@@ -132,7 +132,7 @@ def learning_curve(
         )
         if 2 * together == parts and not any(texts.part(rows_of_draw).are_few for _, rows_of_draw in draws):
             gain, error = _mean_and_error(whole - by_deal, 0.0)
-    folds = min(MOST_FOLDS, *texts.different)
+    folds = held.folds or MOST_FOLDS
     points.append(
         CurvePoint(
             labels=len(whole),

@@ -159,9 +159,14 @@ class HeldOut:
         return float(self.correct.mean())
 
     @property
+    def folds(self) -> int | None:
+        """The number of folds of a round; None where nothing was chosen in any."""
+        return len(self.chosen[0]) if self.chosen else None
+
+    @property
     def interval(self) -> tuple[float, float]:
         """The accuracies on new texts that this one allows, 90 in 100 or more; see ``interval``."""
-        return interval(self.accuracy, len(self.labels), len(self.chosen[0]) if self.chosen else None)
+        return interval(self.accuracy, len(self.labels), self.folds)
 
 
 def held_out(
