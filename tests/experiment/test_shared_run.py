@@ -67,7 +67,7 @@ def test_a_shared_kernel_beside_the_full_one(tmp_path: Path) -> None:
         both = kernels_at(out, side)
         singles = np.einsum("ncmd,cs,ds->nm", both[3].values, weights, weights) / 2
         np.testing.assert_allclose(both[1].values[:, 0, :, 0], singles, rtol=1e-8)
-        assert both[1].provenance["shared"] == {"classes": 3, "signs": SIGNS}
+        assert both[1].provenance["shared"] == {"classes": 3, "signs": SIGNS, "drawing": 2}
         assert "shared" not in both[3].provenance
     # the twin: every class has a kernel of its own, and nothing lies between them
     twins = {
@@ -91,7 +91,9 @@ def test_a_shared_kernel_beside_the_full_one(tmp_path: Path) -> None:
     (row,) = [row for row in record["rows"] if row["formula"]]
     setting = {name: [float(value)] for name, value in row["setting"].items()}
     (expected,) = solve_grid("ridge", inputs, setting)
-    assert expected.decisions["test"].argmax(1).tolist() == record["predictions"]["sgd shared ridge"]
+    predicted, decisions = record["predictions"]["sgd shared ridge"], expected.decisions["test"]
+    # the model tells only some of these texts apart, so that classes tie
+    np.testing.assert_allclose(decisions[range(len(predicted)), predicted], decisions.max(axis=1), atol=1e-9)
     table = [
         line.split("\t") for line in (out / "predictions").glob("*.tsv").__next__().read_text().splitlines()
     ]

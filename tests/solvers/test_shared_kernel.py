@@ -101,10 +101,18 @@ def test_drawn_signs_are_of_their_kind() -> None:
     assert drawn.shape == (6, 8)
     np.testing.assert_allclose(drawn.sum(axis=0), 0, atol=1e-12)
     spread = drawn.max(axis=0) - drawn.min(axis=0)
-    assert set(np.round(spread * np.sqrt(8), 9)) <= {0.0, 2.0}
+    np.testing.assert_allclose(spread, 2 * np.sqrt((1 - 2.0**-5) / 8))
     np.testing.assert_array_equal(drawn, sign_combinations(6, 8, seed=1))
     many = sign_combinations(6, 4000, seed=2)
     np.testing.assert_allclose(many @ many.T, np.eye(6) - 1 / 6, atol=0.08)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 7])
+def test_signs_that_are_all_equal_are_drawn_anew(classes: int) -> None:
+    drawn = [sign_combinations(classes, 2, seed) for seed in range(3000)]
+    assert min(np.abs(each).max(axis=0).min() for each in drawn) > 0.1  # no kernel is zero
+    mean = np.mean([each @ each.T for each in drawn], axis=0)
+    np.testing.assert_allclose(mean, np.eye(classes) - 1 / classes, atol=0.04)
 
 
 @pytest.mark.parametrize(("classes", "count"), [(1, 2), (3, 0)])

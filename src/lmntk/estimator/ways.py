@@ -30,7 +30,7 @@ from lmntk.models.logit_model import LogitModel, combined
 from lmntk.models.vocabulary import is_tied
 from lmntk.prompts.encoding import EncodedText, TextEncoder, encode_whole
 from lmntk.solvers.inputs import Array
-from lmntk.solvers.shared import SIGNS, contrasts, is_contrasted, is_shared, sign_combinations
+from lmntk.solvers.shared import DRAWN, SIGNS, contrasts, is_contrasted, is_shared, sign_combinations
 from lmntk.system.hashing import Key, versions
 from lmntk.system.kept import is_whole, load_arrays, or_none, save_tensors
 from lmntk.tangents.factors import Tangents
@@ -212,7 +212,7 @@ def way_of(
         model, key = combined(model, torch.from_numpy(basis)), key.also(contrasts=True)
     if is_shared(sharing, classes):
         combinations = sign_combinations(classes, SIGNS, seed)
-        key = key.also(shared={"signs": SIGNS, "seed": seed})
+        key = key.also(shared=DRAWN | {"seed": seed})
     return Way(mode, encoder, model, chosen, pretrained.pad_id, key, combinations, basis, trained, part)
 
 

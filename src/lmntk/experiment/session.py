@@ -20,7 +20,7 @@ from lmntk.runs.records import FORMAT
 from lmntk.runs.split import Split
 from lmntk.runs.store import Store
 from lmntk.solvers.inputs import Array
-from lmntk.solvers.shared import SIGNS, contrasts, is_contrasted, is_shared
+from lmntk.solvers.shared import DRAWN, contrasts, is_contrasted, is_shared
 from lmntk.system.hashing import Key
 from lmntk.system.progress import Progress
 from lmntk.tasks.example import Example, digest_examples
@@ -169,7 +169,7 @@ class Session:
         )
         settings = Key(groups=e.groups, keep_noise=e.keep_noise, precision=e.precision)
         if self.shares(task):
-            settings = settings.also(shared=SIGNS)
+            settings = settings.also(shared=DRAWN)
         if self.contrasts(task) is not None:
             settings = settings.also(contrasts=True)
         return SplitKeys(content, settings, task.metric, e.test_limit)

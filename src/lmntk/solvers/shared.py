@@ -17,6 +17,10 @@ from lmntk.solvers.inputs import Array
 
 MOST_FULL = 6  # classes: with more they share a kernel, since a full one costs C^2 products
 SIGNS = 2  # combinations of the logits that stand for a shared kernel
+DRAWN = {
+    "signs": SIGNS,
+    "drawing": 2,
+}  # what is in the keys of kept kernels: how many, and how they are drawn
 Sharing = Literal["auto", "full", "shared"]
 
 
@@ -41,13 +45,19 @@ def contrasts(classes: int) -> Array:
 def sign_combinations(classes: int, count: int, seed: int = 0) -> Array:
     """Return random combinations [C, S] of centred logits: signs less their mean, over the square root of S.
 
-    The sum over the S kernels of single outputs is on average the sum over the C - 1 contrasts.
+    The sum over the S kernels of single outputs is on average the sum over the C - 1 contrasts. Signs that are all equal have no centred
+    part, and are drawn anew: of a few classes they are not rare, and a kernel of theirs alone is zero. The factor sqrt(1 - 2^(1 - C)) makes
+    up for it in the mean.
     """
     _check(classes)
     if count < 1:
         raise UserError(f"shared kernel: {count} sign combinations; take at least one")
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (classes, count))
-    return np.asarray((signs - signs.mean(axis=0)) / np.sqrt(count))
+    random = np.random.default_rng(seed)
+    signs = random.choice([-1.0, 1.0], (classes, count))
+    while (equal := np.abs(signs.sum(axis=0)) == classes).any():
+        signs[:, equal] = random.choice([-1.0, 1.0], (classes, int(equal.sum())))
+    factor = np.sqrt((1 - 2.0 ** (1 - classes)) / count)
+    return np.asarray(factor * (signs - signs.mean(axis=0)))
 
 
 def shared_kernel(full: Array) -> Array:

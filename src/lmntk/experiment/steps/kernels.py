@@ -26,7 +26,7 @@ from lmntk.kernels.formulas import FORMULAS, kernel_names
 from lmntk.kernels.kernel import Kernel
 from lmntk.prompts.encoding import EncodedText
 from lmntk.runs.split import SIDES, Split
-from lmntk.solvers.shared import SIGNS, in_classes, single_kernel
+from lmntk.solvers.shared import DRAWN, in_classes, single_kernel
 from lmntk.system.hashing import content_key, versions
 
 Kernels = dict[tuple[str, str], Kernel]  # by side and formula
@@ -268,7 +268,7 @@ def _split_kernels(
         "parameters": session.chosen.as_dict(),
         "dtype": session.experiment.dtype,
         "precision": session.settings.precision,
-        **({"shared": {"classes": task.classes, "signs": SIGNS}} if session.shares(task) else {}),
+        **({"shared": {"classes": task.classes, **DRAWN}} if session.shares(task) else {}),
         **({} if basis is None else {"contrasts": True}),
         **({} if streamed.precision_loss is None else {"precision_loss": streamed.precision_loss.as_dict()}),
         "noise_coordinates_left_out": streamed.noise.get(f"{split.name}/train", 0),
