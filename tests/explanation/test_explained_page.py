@@ -143,3 +143,15 @@ def test_the_command_writes_it(
 
     run_experiment(make_experiment(values | {"out": tmp_path / "out", "seeds": [13]}))
     assert HEADING in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_of_several_settings_in_a_folder_the_last_ones_are_explained(
+    values: dict[str, Any], folder: Path
+) -> None:
+    run(make_experiment(values | {"out": folder, "dtype": "float32"}), Silent())
+    assert len(list((folder / "kernels").iterdir())) == 4
+    progress = Notes()
+    write_explained(folder, progress)
+    assert progress.lines == []
+    (explained,) = read_run(folder).explained
+    assert explained["kernels"] == read_run(folder).splits[explained["split"]]["kernels"]

@@ -27,6 +27,7 @@ from lmntk.finetuning.settings import batch_order
 from lmntk.runs.reading import read_run
 from lmntk.solvers.emulator import learning_rates
 from lmntk.solvers.inputs import Array
+from lmntk.system.hashing import short
 from lmntk.system.notices import kept
 from lmntk.system.progress import Progress
 from lmntk.tasks.example import Example, digest_examples
@@ -90,7 +91,10 @@ class RunSource:
         self.split, self.method = self._chosen(progress)
         self.record = self.run.splits[self.split]
         formula = self.method.split()[0]
-        (self.solvable,) = read_folder(question.folder, self.split, (formula,))
+        # results of other settings lie beside: the key says which ones the run's are
+        key = self.record.get("key")
+        name = f"{self.split}-{short(key)}" if key else self.split
+        (self.solvable,) = read_folder(question.folder, name, (formula,))
         self.kernels = {
             side: kernel for (side, name), kernel in self.solvable.kernels.items() if name == formula
         }
