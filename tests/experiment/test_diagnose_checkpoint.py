@@ -99,7 +99,9 @@ def test_a_file_with_a_checkpoint_trains_nothing(values, monkeypatch, tmp_path):
     mine.mkdir()
     path.write_text(f'model = {values["model"]!r}\nfinetuned = "{mine}"\n')
     asked = []
-    monkeypatch.setattr("lmntk.experiment.run.run", lambda experiment, *_, **__: asked.append(experiment) or [])
+    monkeypatch.setattr(
+        "lmntk.experiment.run.run", lambda experiment, *_, **__: asked.append(experiment) or []
+    )
     monkeypatch.setattr(
         "lmntk.experiment.report.verdicts_of", lambda folder: {"verdicts": [], "comparisons": []}
     )
