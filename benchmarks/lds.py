@@ -29,6 +29,13 @@ on all; `gradient dot`, the training text's step on the margin, and `gradient co
 and after the real training on all; `embeddings`, the cosine of mean hidden states, and `BM25`, both with + for texts of the test
 text's class and - 1 / (others) for others. `label count` is the number of texts of its class: no score at all, so what it reaches is
 no merit.
+
+*Added on 2026-12-01, after the tables of the first 100 halves had been seen*: `influence`, the margin after the emulated training on all
+less that without the text, summed over the part; and `both ends`, the emulator (influence, contributions) on the mean of the kernels before and
+after the real training on all texts, by `sgd` or `beyond`. On the first 100 stratified halves the latter was compared with the kernel after training
+alone and with one that moves from the first to the last step by step; the mean was kept. So the first 100 halves chose it, and what it is
+worth is for *fresh* ones to say: the stratified halves from number 100 on (`--parts 132 --protocols stratified --few 0`), which get a
+table of their own.
 """
 
 from __future__ import annotations
@@ -70,6 +77,7 @@ STEPS, FRACTIONS, HOLDS, BEYOND = 24, (0.25, 0.4, 0.63, 1.0), 0.1, 3.0
 ADAMW_RATES = (2e-5, 5e-5, 1e-4)
 PARTS, FEW = 100, 32
 LEAST = 10  # parts of a table
+AFTER = {"sgd": "after", "beyond": "after-beyond"}  # names of the kernels after a training on all texts
 FIRST = 8  # parts of each kind before anything that only a score needs
 
 
@@ -160,17 +168,22 @@ def keep_scores(split: Split) -> None:
     )
 
 
-def keep_scores_after(split: Split, taken: dict[str, Any]) -> None:
-    """Keep the gradients' scores at the weights that training on all texts leaves."""
+def keep_after(split: Split, name: str, taken: dict[str, Any]) -> None:
+    """Keep the kernels at the weights that training on all texts leaves, of ``sgd`` or ``beyond``; of ``sgd`` the gradients' scores too."""
+    if not kernels_after(split.out, split.task, name).exists():
+        weights: dict[str, Any] = {}
+        training = Training("sgd", taken[name]["rate"], STEPS)
+        split.retrain(range(split.trained_texts.texts), training, weights=weights)
+        split.kernels(AFTER[name], weights)
     path = split.out / f"{split.task}-scores-after.npz"
-    if path.exists():
-        return
-    weights: dict[str, Any] = {}
-    split.retrain(
-        range(split.trained_texts.texts), Training("sgd", taken["sgd"]["rate"], STEPS), weights=weights
-    )
-    scores = gradient_scores(split.kernels("after", weights), split.labels)
-    save(path, **{f"{name}, after": each for name, each in scores.items()})
+    if name == "sgd" and not path.exists():
+        scores = gradient_scores(split.kernels(AFTER[name]), split.labels)
+        save(path, **{f"{score}, after": each for score, each in scores.items()})
+
+
+def kernels_after(out: Path, task: str, name: str) -> Path:
+    """Return where the kernels after a training on all texts are kept."""
+    return out / f"{task}-kernels-{AFTER[name]}.npz"
 
 
 def run(options: argparse.Namespace) -> None:
@@ -194,11 +207,12 @@ def run(options: argparse.Namespace) -> None:
     began = time.time()
     for done, (number, protocol, name, task) in enumerate(todo, 1):
         split = splits[task]
-        if number >= FIRST or name != "sgd":
-            keep_scores_after(split, taken[task])
         if name not in taken[task]:
             taken[task][name] = beside(split, name, taken[task])
             write_text(options.out / f"{task}.json", json.dumps(taken[task], indent=1))
+        if number >= FIRST or name != "sgd":
+            for each in {"sgd", name} & AFTER.keys():
+                keep_after(split, each, taken[task])
         optimizer = "adamw" if name == "adamw" else "sgd"
         part = part_of(split.labels["train"], protocol, number)
         real = split.retrain(part, Training(optimizer, taken[task][name]["rate"], STEPS))
@@ -270,8 +284,17 @@ def report(options: argparse.Namespace) -> None:
         print(f"Taken: {taken['sgd']['rate']:.3g}, which {meets}.")
         print("Seconds, once: " + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()) + ".\n")
         for name in ("sgd", "beyond", "adamw"):
+            kernels = {"before": texts}
+            if name in AFTER and kernels_after(options.out, task, name).exists():
+                after = arrays(kernels_after(options.out, task, name))
+                kernels["both ends"] = texts.at_both_ends(after["train"], after["cross"])
             for protocol in PROTOCOLS:
-                print_lds(options.out, (task, name, protocol), texts, fixed, labels, taken)
+                paths = sorted((options.out / f"{task}-{name}-{protocol}").glob("*.npz"))
+                fresh = [path for path in paths if int(path.stem) >= PARTS]
+                for title, some in (("", paths[: len(paths) - len(fresh)]), (", fresh", fresh)):
+                    if some or not title:
+                        which = (name, f"{task}, {name}, {protocol}{title}")
+                        print_lds(some, which, kernels, fixed, labels, taken)
 
 
 def arrays(path: Path) -> dict[str, np.ndarray]:
@@ -281,15 +304,21 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def print_lds(
-    out: Path, which: tuple[str, str, str], texts: TrainedTexts, fixed: Any, labels: Any, taken: Any
+    paths: Sequence[Path],
+    which: tuple[str, str],
+    kernels: dict[str, TrainedTexts],
+    fixed: Any,
+    labels: Any,
+    taken: Any,
 ) -> None:
-    """Print the table of one task, training and protocol."""
-    task, name, protocol = which
-    kept = [arrays(path) for path in sorted((out / f"{task}-{name}-{protocol}").glob("*.npz"))]
+    """Print the table of some retrainings, by the training's name and the table's."""
+    name, title = which
+    texts = kernels["before"]
+    kept = [arrays(path) for path in paths]
     rows = [(each["part"], each["test"].astype(np.float64), float(each["seconds"])) for each in kept]
     finite = [row for row in rows if np.isfinite(row[1]).all()]
     if len(finite) < LEAST:
-        print(f"**{task}, {name}, {protocol}**: {len(rows)} parts yet; no table.\n")
+        print(f"**{title}**: {len(rows)} parts yet; no table.\n")
         return
     parts = np.zeros((len(finite), texts.texts))
     for weights, (part, _, _) in zip(parts, finite, strict=True):
@@ -301,14 +330,14 @@ def print_lds(
     seconds = float(np.median([row[2] for row in rows]))
     whole = taken[name]
     print(
-        f"**{task}, {name}, {protocol}**: {len(finite)} parts{lost(rows, finite)}, rate {whole['rate']:.3g}, "
+        f"**{title}**: {len(finite)} parts{lost(rows, finite)}, rate {whole['rate']:.3g}, "
         f"{seconds:.1f} s a retraining; on all texts loss x {whole['loss_ratio']:.2f}; the emulator misses "
         f"{np.median(errors):.3f} of a part's move (median)\n"
     )
     print("| score | LDS | error | ms a part |\n|---|---|---|---|")
     real = margins(logits, labels["test"])
     for score, (predicted, taken) in predictions(
-        texts, np.full(STEPS, rate), fixed, parts, labels["test"]
+        kernels, np.full(STEPS, rate), fixed, parts, labels["test"]
     ).items():
         value, error = lds(real, predicted)
         shown = "constant | " if np.isnan(value) else f"{value:.3f} | {error:.3f}"

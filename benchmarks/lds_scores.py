@@ -125,29 +125,46 @@ def ridge_of(texts: TrainedTexts) -> RidgeRefits:
     return RidgeRefits(texts, setting["regularization"], setting["f0_scale"])
 
 
+def influences(descent: DescentRefits, test_labels: Array) -> Array:
+    """Return the margin of the emulated training on all, less that without the training text [N, M]: exact, as ``explain`` says it."""
+    texts = descent.texts.texts
+    changes = Changes(np.concatenate([np.ones((1, texts)), 1 - np.eye(texts)]))
+    reached = margins(descent.outcomes(changes), test_labels)
+    return np.asarray(reached[:1] - reached[1:])
+
+
 def predictions(
-    texts: TrainedTexts, rates: Array, fixed: dict[str, Array], parts: Array, test_labels: Array
+    kernels: dict[str, TrainedTexts],
+    rates: Array,
+    fixed: dict[str, Array],
+    parts: Array,
+    test_labels: Array,
 ) -> dict[str, tuple[Array, float]]:
     """Return each score's prediction of the margins [S, M] of training on each part, and its seconds, by the score's name.
 
     Args:
-        texts: with the kernel before training.
+        kernels: the texts with the kernel ``before`` training, and where it is known with that at ``both ends``.
         rates: of each step.
         fixed: additive scores [N, M] that are kept.
         parts: weights [S, N] of 0 and 1.
         test_labels: of the test texts.
     """
-    changes, descent = Changes(parts), DescentRefits(texts, rates)
+    changes = Changes(parts)
 
     def additive(scores: Array) -> Array:
         return np.asarray(parts @ scores)
 
     ways: dict[str, Callable[[], Any]] = {
-        "emulator": lambda: margins(descent.outcomes(changes), test_labels),
-        "ridge refit": lambda: margins(ridge_of(texts).outcomes(changes), test_labels),
-        "contributions": lambda: additive(margins(descent.contributions(), test_labels)),
-        **{name: (lambda scores=scores: additive(scores)) for name, scores in fixed.items()},
+        "ridge refit": lambda: margins(ridge_of(kernels["before"]).outcomes(changes), test_labels)
     }
+    for where, texts in kernels.items():
+        descent = DescentRefits(texts, rates)
+        ways |= {
+            f"emulator, {where}": lambda of=descent: margins(of.outcomes(changes), test_labels),
+            f"influence, {where}": lambda of=descent: additive(influences(of, test_labels)),
+            f"contributions, {where}": lambda of=descent: additive(margins(of.contributions(), test_labels)),
+        }
+    ways |= {name: (lambda scores=scores: additive(scores)) for name, scores in fixed.items()}
     made = {}
     for name, way in ways.items():
         began = time.perf_counter()

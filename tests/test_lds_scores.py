@@ -87,9 +87,16 @@ def test_predictions_agree_with_training_on_each_part(c):
     )
     parts, rates = np.array([[1.0] * 6, [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]]), np.full(3, 0.01)
     fixed = {"likeness": signed(np.ones((6, 4)), labels, max(c, 2))}
-    made = predictions(texts, rates, fixed, parts, labels["test"])
+    both = texts.at_both_ends(2 * kernels["train"], 2 * kernels["cross"])
+    made = predictions({"before": texts, "both ends": both}, rates, fixed, parts, labels["test"])
     real = margins(DescentRefits(texts, rates).outcomes(Changes(parts)), labels["test"])
-    assert made["emulator"][0] == pytest.approx(real)
+    assert made["emulator, before"][0] == pytest.approx(real)
+    faster = DescentRefits(texts, 1.5 * rates).outcomes(Changes(parts))  # a kernel 1.5 times as large
+    assert made["emulator, both ends"][0] == pytest.approx(margins(faster, labels["test"]))
     moved = real[0] - margins(kernels["cross_f0"], labels["test"])
-    assert made["contributions"][0][0] == pytest.approx(moved)  # of all texts they sum to the outcome
+    assert made["contributions, before"][0][0] == pytest.approx(moved)  # of all texts they sum to the outcome
+    without = np.ones((6, 6)) - np.eye(6)
+    left = [DescentRefits(texts, rates).outcomes(Changes(one[None]))[0] for one in without]
+    lost = [real[0] - margins(logits, labels["test"]) for logits in left]
+    assert made["influence, before"][0][1] == pytest.approx(sum(lost[:3]))
     assert made["likeness"][0][0] == pytest.approx(fixed["likeness"].sum(axis=0))

@@ -14,7 +14,7 @@ Without any text nothing is learnt: the outcome is the offset alone. A part with
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,34 @@ class TrainedTexts:
         return TrainedTexts(
             kernel[:, :, left], kernel[:, :, out], self.labels[left], self.f0[left], self.f0[out]
         )
+
+    def at_both_ends(self, kernel: Any, cross: Any) -> TrainedTexts:
+        """Return the same texts with the mean of these kernels and those after one real training on all of them.
+
+            f_T = f_0 - sum_t eta_t K_t chi_t  with  K_t about (K_0 + K_T) / 2
+
+        A training that leaves the kernel regime moves K. What it comes to on a part of the texts is foretold better by the
+        mean of both ends than by K before training, because training on a part moves K in about the same way.
+
+        Args:
+            kernel: K [N, C, N, C] of the training texts at the weights after training on all.
+            cross: K [N, C, M, C] of them with the others, likewise.
+
+        Raises:
+            UserError: shapes that are not those of the kernels before training.
+
+        Example:
+            texts = TrainedTexts.of(before, cross_before, labels, f0, cross_f0).at_both_ends(after, cross_after)
+            DescentRefits(texts, rates).outcomes(Changes.without([[3]], texts.texts))
+        """
+        after = as_train_kernel(kernel), as_kernel(cross, "the kernel of the others after training")
+        for before, later in zip((self.kernel, self.cross), after, strict=True):
+            if before.shape != later.shape:
+                raise UserError(
+                    f"attribution: a kernel {list(later.shape)} after training for one {list(before.shape)} before it; "
+                    "take both of the same texts"
+                )
+        return replace(self, kernel=(self.kernel + after[0]) / 2, cross=(self.cross + after[1]) / 2)
 
     @property
     def texts(self) -> int:
