@@ -30,12 +30,12 @@ and after the real training on all; `embeddings`, the cosine of mean hidden stat
 text's class and - 1 / (others) for others. `label count` is the number of texts of its class: no score at all, so what it reaches is
 no merit.
 
-*Added on 2026-12-01, after the tables of the first 100 halves had been seen*: `influence`, the margin after the emulated training on all
-less that without the text, summed over the part; and `both ends`, the emulator (influence, contributions) on the mean of the kernels before and
-after the real training on all texts, by `sgd` or `beyond`. On the first 100 stratified halves the latter was compared with the kernel after training
-alone and with one that moves from the first to the last step by step; the mean was kept. So the first 100 halves chose it, and what it is
-worth is for *fresh* ones to say: the stratified halves from number 100 on (`--parts 132 --protocols stratified --few 0`), which get a
-table of their own.
+*Added on 2026-12-01, after the tables of the first 100 halves had been seen*: `influence`, the margin after the emulated training
+on all less that without the text, summed over the part; and `both ends`, the emulator (influence, contributions) on the mean of the
+kernels before and after the real training on all texts, by `sgd` or `beyond`. On the first 100 stratified halves the latter was
+compared with the kernel after training alone and with one that moves from the first to the last step by step; the mean was kept.
+So the first 100 halves chose it, and what it is worth is for *fresh* ones to say: the stratified halves from number 100 on
+(`--parts 132 --protocols stratified --few 0`), which get a table of their own.
 """
 
 from __future__ import annotations
