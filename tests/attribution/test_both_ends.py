@@ -86,7 +86,9 @@ def test_a_kernel_that_stays_changes_nothing() -> None:
 
 def test_kernels_of_other_texts_are_refused() -> None:
     texts = problem(1)
-    with pytest.raises(UserError, match=r"a kernel \[7, 1, 7, 1\] after training for one \[8, 1, 8, 1\] before"):
+    with pytest.raises(
+        UserError, match=r"a kernel \[7, 1, 7, 1\] after training for one \[8, 1, 8, 1\] before"
+    ):
         texts.at_both_ends(texts.kernel[:7, :, :7], texts.cross)
     with pytest.raises(UserError, match="take both of the same texts"):
         texts.at_both_ends(texts.kernel, texts.cross[:, :, :2])

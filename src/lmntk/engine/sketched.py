@@ -22,7 +22,7 @@ from lmntk.system.memory import shown_bytes
 from lmntk.system.precision import products
 from lmntk.tangents.factors import Tangents
 
-PROBES = 8  # texts a group whose kernels are exact
+PROBES = 16  # texts a group whose kernels are exact; with fewer, bars must be wider to cover as much
 PILOT, PILOT_DRAWS = 256, 8  # dimension and number of sketches whose errors tell which dimension is needed
 
 
