@@ -13,7 +13,7 @@ from lmntk import Example, TangentClassifier
 from lmntk.estimator import choice as choosing
 from lmntk.estimator.choice import choose_way, folds_of
 from lmntk.estimator.record import read_fit
-from lmntk.estimator.standing import standing_of
+from lmntk.estimator.standing import errors_among, standing_of
 from lmntk.estimator.texts import LabelledTexts
 from lmntk.estimator.ways import Measured
 from lmntk.solvers.held_out import HeldOut
@@ -139,6 +139,29 @@ def test_from_some_share_of_a_class_on_a_rival_is_better(name: str) -> None:
     for further, better in ((-0.01, True), (0.01, False)):
         p = share + further
         assert (p * inside + (1 - p) * outside > 0) == better
+
+
+@pytest.mark.parametrize(("each", "classes"), [(16, 2), (16, 6), (5, 20)])
+def test_where_a_fit_is_better_on_every_class_a_share_is_rarely_named(each: int, classes: int) -> None:
+    """Four rivals are right on 70 of 100 texts of each class and the fit on 80: no share turns that round."""
+    random = np.random.default_rng(0)
+    labels, names = np.repeat(np.arange(classes), each), [str(number) for number in range(classes)]
+
+    def decided_with(accuracy: float) -> HeldOut:
+        right = random.random(len(labels)) < accuracy
+        other = (labels + 1) % classes
+        return HeldOut(np.eye(classes)[np.where(right, labels, other)][None], labels)
+
+    named = [
+        standing_of(decided_with(0.8), [(name, decided_with(0.7)) for name in "abcd"], names).turn is not None
+        for _ in range(300)
+    ]
+    assert np.mean(named) < 0.05
+
+
+@pytest.mark.parametrize(("comparisons", "errors"), [(1, 2.0), (7, 2.72), (81, 3.45)])
+def test_more_comparisons_ask_for_more_errors(comparisons: int, errors: float) -> None:
+    assert errors_among(comparisons) == pytest.approx(errors, abs=0.01)
 
 
 def test_a_class_of_few_texts_or_a_worse_classifier_says_nothing_of_shares() -> None:

@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 
 from lmntk.experiment.configuration import make_experiment
+from lmntk.experiment.reading import read_tasks
 from lmntk.experiment.run import run
 from lmntk.explanation import of_page
 from lmntk.explanation.answer import answer
@@ -19,6 +21,7 @@ from lmntk.explanation.of_page import write_explained
 from lmntk.explanation.records import ExplanationRecord
 from lmntk.reports.page import build_page
 from lmntk.runs.reading import read_run
+from lmntk.runs.store import Store
 from lmntk.system.progress import Progress, Silent
 
 HEADING = "Test texts, and the texts that their predictions are owed to"
@@ -89,19 +92,57 @@ def test_the_page_shows_what_explain_names(folder: Path) -> None:
         assert text.text in page
 
 
-def test_texts_of_other_kernels_are_not_shown(folder: Path) -> None:
+def test_texts_of_other_results_are_not_shown(folder: Path) -> None:
     write_explained(folder, Silent())
-    (path,) = [
-        path
-        for path in (folder / "splits").glob("*.json")
-        if read_run(folder).explained[0]["split"] in path.name
-    ]
+    path = folder / "explained.json"
     content = json.loads(path.read_text())
-    content["kernels"] = "0" * len(content["kernels"])
-    content.pop("checksum", None)
-    path.write_text(json.dumps(content))
-    assert all(each["kernels"] != "0" * 64 for each in read_run(folder).explained)
+    assert read_run(folder).explained
+    content["splits"][0]["results"] = "0" * 64
+    Store(folder).write_json("explained.json", content)
+    assert read_run(folder).explained == []
     assert HEADING not in build_page([folder])
+
+
+def test_a_task_that_another_run_asked_for_keeps_its_texts(values: dict[str, Any], folder: Path) -> None:
+    """Two runs into one folder: the second writes its own task's, and says nothing of the first's."""
+    from lmntk.cli.running import run_experiment
+
+    write_explained(folder, Silent())
+    first = read_run(folder).explained
+    books = {**values["own_tasks"][0], "name": "books"}
+    settings = values | {"out": folder, "own_tasks": [books], "seeds": [13]}
+    progress = Notes()
+    read = read_tasks(make_experiment(settings))
+    run(make_experiment(settings), Silent(), read)
+    write_explained(folder, progress, read)
+    assert progress.lines == []
+    explained = read_run(folder).explained
+    assert [each["task"] for each in explained] == ["films", "books"]
+    assert explained[:1] == first
+    run_experiment(make_experiment(settings))
+    assert read_run(folder).explained == explained
+
+
+def test_more_tasks_than_a_page_shows_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(of_page, "MOST_TASKS", 0)
+    progress = Notes()
+    write_explained(folder, progress)
+    assert progress.lines == [
+        "the page shows no test texts of films: it has those of 0 tasks; `lmntk explain` explains more"
+    ]
+
+
+@pytest.mark.parametrize("error", [MemoryError("no memory is left"), np.linalg.LinAlgError("Singular matrix")])
+def test_no_error_of_these_texts_costs_the_page(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*given: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(of_page, "answer_from", fail)
+    progress = Notes()
+    write_explained(folder, progress)
+    assert progress.lines == [f"the page shows no test texts of films: {error}"]
 
 
 def test_a_damaged_file_is_left_out(folder: Path) -> None:
@@ -154,4 +195,4 @@ def test_of_several_settings_in_a_folder_the_last_ones_are_explained(
     write_explained(folder, progress)
     assert progress.lines == []
     (explained,) = read_run(folder).explained
-    assert explained["kernels"] == read_run(folder).splits[explained["split"]]["kernels"]
+    assert explained["results"] == read_run(folder).splits[explained["split"]]["key"]

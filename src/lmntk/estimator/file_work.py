@@ -99,9 +99,12 @@ class FileWork:
 
         def announce(estimate: Estimate) -> None:
             self.progress.note(f"{name}: {estimate.describe()}")
-            if estimate.seconds > LONG and self.options.classes == "auto" and can_be_shared(way):
+            shareable = self.options.classes == "auto" and can_be_shared(way)
+            shareable &= getattr(self.options, "trust", None) is None  # no training has a shared kernel
+            if estimate.seconds > LONG and shareable:
                 self.progress.note(
-                    f"{name}: a kernel that all classes share takes {SIGNS} products of two texts, and not {c * c}: --classes shared"
+                    f"{name}: a kernel that all classes share takes {SIGNS} products of two texts instead of {c * c}, and is rougher: "
+                    "--classes shared"
                 )
 
         captured_texts = 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -55,13 +56,13 @@ class Standing:
 
     Attributes:
         accuracy: held out; the setting was chosen inside each fold.
-        low, high: between which the accuracy on new texts lies, 90 times in 100 or more; see ``interval``.
+        low, high: between which the accuracy on new texts lies, 90 times in 100; see ``interval`` for when.
         texts: labelled ones.
         chance: what guessing comes to.
         rivals: by accuracy, the best first.
         shares: of each class among the labelled texts.
         is_estimate: False where there are too few texts to estimate anything.
-        turn: the least share of a class from which on a rival is better; None where no common share is.
+        turn: the least share of a class from which on a rival is better; None where no common share is, of ``few`` and of ``worse``.
     """
 
     accuracy: float
@@ -109,7 +110,7 @@ class Standing:
             if least == most
             else f"It holds for texts with the labelled texts' shares of classes, {least:.0f} to {most:.0f} %."
         )
-        if self.turn is None or not self.is_estimate or self.outcome == "worse":
+        if self.turn is None:
             return holds
         more = f"If more than about {100 * self.turn.share:.0f} % of new texts are"
         if not self.turn.rival:
@@ -139,36 +140,55 @@ def standing_of(
     compared.sort(key=lambda rival: rival.accuracy, reverse=True)
     low, high = held_out.interval
     shares = tuple((np.bincount(held_out.labels, minlength=classes) / texts).tolist())
-    turn = turn_of(held_out, rivals, labels)
-    return Standing(held_out.accuracy, low, high, texts, chance, tuple(compared), shares, is_estimate, turn)
+    standing = Standing(held_out.accuracy, low, high, texts, chance, tuple(compared), shares, is_estimate)
+    if standing.outcome in ("few", "worse"):
+        return standing
+    return replace(standing, turn=turn_of(held_out, rivals, labels))
 
 
 def turn_of(held_out: HeldOut, rivals: Sequence[tuple[str, HeldOut]], labels: Sequence[str]) -> Turn | None:
     """Return the least share of a class from which on a rival is better; None where no share up to ``RARE`` is.
 
     The lead over a rival is d on texts of the class and e on the others. Where a share p of the texts are of it, the lead is
-    p d + (1 - p) e, which ends at p = e / (e - d). Both are measured on few texts, so that p is rough; where one is less than two of its
-    errors from 0 there is none. For the rival that decides for a
-    class always, the share is one from which on this is better whichever class it is.
+
+        p d + (1 - p) e,  which is 0 at  p = e / (e - d)
+
+    Only a rival that is behind on all texts has such a share. For the rival that decides for a class always, it is the one from which on
+    this is better whichever class it is. Both d and e are measured on few texts, so p is rough. Where one of them cannot be told from 0
+    there is none; with more rivals and classes to look at, more errors are asked for (Bonferroni).
     """
     own = held_out.correct
     present = [number for number in range(len(labels)) if 0 < np.sum(held_out.labels == number) < len(own)]
+    behind = [
+        (name, rival) for name, rival in rivals if rival.accuracy < held_out.accuracy and name != LARGEST
+    ]
+    errors = errors_among(1 + len(behind) * len(present))
 
-    def ends(correct: Array, number: int) -> float:
+    def share_of(correct: Array, number: int) -> float:
         of_class = held_out.labels == number
         inside, outside = (own - correct)[of_class], (own - correct)[~of_class]
-        is_told = inside.mean() < -TOLD * lead_error(inside) and outside.mean() > TOLD * lead_error(outside)
-        return float(outside.mean() / (outside.mean() - inside.mean())) if is_told else 1.0
+        told = is_told(-inside, errors) and is_told(outside, errors)
+        return float(outside.mean() / (outside.mean() - inside.mean())) if told else 1.0
 
-    always = [ends((held_out.labels == number).astype(np.float64), number) for number in present]
+    always = [share_of((held_out.labels == number).astype(np.float64), number) for number in present]
     turns = [Turn("", "", max(always, default=1.0))] + [
-        Turn(name, labels[number], ends(rival.correct, number))
-        for name, rival in rivals
-        if rival.accuracy < held_out.accuracy and name != LARGEST
+        Turn(name, labels[number], share_of(rival.correct, number))
+        for name, rival in behind
         for number in present
     ]
     least = min(turns, key=lambda turn: turn.share)
     return least if least.share <= RARE else None
+
+
+def errors_among(comparisons: int) -> float:
+    """Return the errors that a lead must exceed to be told, where the most striking of several is taken: ``TOLD`` for one."""
+    normal = NormalDist()
+    return float(-normal.inv_cdf(normal.cdf(-TOLD) / comparisons))
+
+
+def is_told(leads: Array, errors: float) -> bool:
+    """Return whether the mean of paired differences [N] is above 0 by so many errors; like its error, it is drawn in by two texts."""
+    return bool(np.sum(leads) / (len(leads) + 2) > errors * lead_error(leads))
 
 
 def lead_error(leads: Array) -> float:

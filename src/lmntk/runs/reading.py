@@ -165,7 +165,7 @@ def _read_run(folder: Path, name: str) -> Run:
         [
             each.model_dump()
             for each in store.explained()
-            if each.split in current and each.kernels == current[each.split].kernels
+            if each.split in current and each.results == current[each.split].key
         ],
     )
 

@@ -74,7 +74,7 @@ class ExplainedSplit(BaseModel):
 
     Attributes:
         split: its name.
-        kernels: the digest of its kernels' key: where the split has other ones now, this is about something else.
+        results: the key of its results: where the split has other ones now, this is about something else.
         task: its name.
         method: whose predictions.
         texts: what the page shows of each, as plain data.
@@ -82,7 +82,7 @@ class ExplainedSplit(BaseModel):
     """
 
     split: str
-    kernels: str | None
+    results: str
     task: str
     method: str
     texts: list[dict[str, Any]]
