@@ -1,8 +1,11 @@
-"""Does `predict` see that test texts have other shares of classes? On MRPC they have, on SST-2 they have not.
+"""Does `predict` see that test texts have other shares of classes, and does `fit` say from which share on a rival is better?
+
+On MRPC the test texts have other shares than the labelled ones, on SST-2 they have not.
 
     python benchmarks/shares.py --model MODEL --data DATA --kernels build/fit-bench/kernels
 
-The splits and the classifier are those of ``fit.py``, of which the kernels are kept. Prints p of each split; the level was fixed before.
+The splits and the classifier are those of ``fit.py``, of which the kernels are kept. Prints p of each split, whose level was fixed before,
+and the share from which on a rival is better.
 """
 
 from __future__ import annotations
@@ -36,15 +39,16 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--kernels", type=Path, required=True)
     parser.add_argument("--test-limit", type=int, default=300)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     options = parser.parse_args()
     pretrained = load_pretrained(options.model)
-    for task in TASKS:
+    for task in options.tasks:
         for seed in SEEDS:
             print(task, seed, shares_of(pretrained, options, task, seed), flush=True)
 
 
 def shares_of(pretrained: Any, options: Any, name: str, seed: int) -> str:
-    """Return the shares of a split: true and predicted of the test texts, decided of the labelled ones, and p."""
+    """Return the shares of a split: true and predicted of the test texts, decided of the labelled ones, p, and what ``fit`` says."""
     split = FewShot.read(options.data, name, seed, options.test_limit)
     labels, settings = split.task.labels, Settings()
     texts = LabelledTexts((*split.train, *split.dev), labels)
@@ -67,7 +71,8 @@ def shares_of(pretrained: Any, options: Any, name: str, seed: int) -> str:
     truth = np.mean([example.label == 1 for example in split.test])
     predicted, held_out = (100 * each[1] / sum(each) for each in (counts[0], counts[2]))
     shares = f"true {100 * truth:.0f} %, predicted {predicted:.0f}, decided held out {held_out:.0f}"
-    return f"{shares}, p = {compared['p']:.2g}, said: {compared['differ']}"
+    assert choice.standing is not None
+    return f"{shares}, p = {compared['p']:.2g}, said: {compared['differ']}; {choice.standing.condition}"
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lmntk.bundled import EXAMPLES, PRODUCTS
 from lmntk.cli.printing import with_progress
 from lmntk.cli.running import run_experiment
+from lmntk.system.files import write_text
 
 if TYPE_CHECKING:
     from lmntk.estimator.audit import AuditRecord
@@ -33,7 +34,9 @@ class Scale:
         rates: the learning rate of each optimizer, fixed before any test text was looked at.
         shots: labelled texts a class to train on, and as many to choose the ridge by.
         steps: of each training, with eight texts each.
+        looks: how often its learning curve is looked at.
         test_texts: most of them.
+        labelled: texts of the other task, and of the one with a wrong label, the first ones of each.
     """
 
     model: Path
@@ -41,7 +44,9 @@ class Scale:
     rates: Mapping[str, float]
     shots: int
     steps: int
+    looks: int
     test_texts: int
+    labelled: int
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def products_of(scale: Scale, out: Path, seed: int) -> Experiment:
         "learning_rates": {name: [rate] for name, rate in scale.rates.items()},
         "batch_sizes": [8],
         "steps": scale.steps,
-        "eval_every": max(scale.steps // 5, 1),
+        "eval_every": scale.steps // scale.looks,
     }
     values = _split(scale, out, seed, prompt) | {"modes": [PROMPT], "formulas": ["sgd"]}
     return make_experiment(values | {"finetune": list(scale.rates), "finetuning": training, "diagnose": True})
@@ -150,7 +155,7 @@ def fitted(scale: Scale, out: Path) -> FitRecord:
     from lmntk.estimator.given import read_input
     from lmntk.experiment.configuration import Fit, from_flags
 
-    options = from_flags(Fit, _file(scale, "rooms/train.jsonl", out))
+    options = from_flags(Fit, _first(scale, "rooms/train.jsonl", out))
     return with_progress(partial(fit_file, options, read_input(options)))
 
 
@@ -162,7 +167,7 @@ def audited(scale: Scale, out: Path) -> AuditRecord:
 
     words = ",".join(f"{product}={product}" for product in PRODUCTS)
     prompt = {"template": scale.template, "label_words": words, "mode": PROMPT}
-    options = from_flags(Audit, _file(scale, "products/planted.jsonl", out) | prompt)
+    options = from_flags(Audit, _first(scale, "products/planted.jsonl", out) | prompt)
     return with_progress(partial(audit_file, options, read_input(options)))
 
 
@@ -175,8 +180,12 @@ def planted_row() -> int:
     return next(row for row, lines in enumerate(zip(planted, right, strict=False), 1) if lines[0] != lines[1])
 
 
-def _file(scale: Scale, name: str, out: Path) -> dict[str, Any]:
-    return {"file": str(EXAMPLES / name), "text_column": "text_a", "model": str(scale.model), "out": out}
+def _first(scale: Scale, name: str, out: Path) -> dict[str, Any]:
+    """Return the options of a command on the first texts of a file, which are written beside its folder."""
+    lines = (EXAMPLES / name).read_text(encoding="utf8").splitlines(keepends=True)
+    file = out.with_suffix(".jsonl")
+    write_text(file, "".join(lines[: scale.labelled]))
+    return {"file": str(file), "text_column": "text_a", "model": str(scale.model), "out": out}
 
 
 def as_json(shown: Shown) -> str:

@@ -39,8 +39,14 @@ def demo(
     from lmntk.cli.demonstration import Scale, show
     from lmntk.cli.demonstration import as_json as in_json
 
-    large = Scale(REAL, "{a}\nThis message is about the", {"sgd": 1e-3, "adamw": 1e-5}, 8, 20, 40)
-    small = Scale(MODEL, "{a} It is about the {mask}.", {"sgd": 4e-3, "adamw": 5e-5}, 16, 100, 200)
+    large = Scale(
+        REAL, "{a}\nThis message is about the", {"sgd": 1e-3, "adamw": 1e-5},
+        shots=8, steps=20, looks=2, test_texts=40, labelled=40,
+    )  # fmt: skip
+    small = Scale(
+        MODEL, "{a} It is about the {mask}.", {"sgd": 4e-3, "adamw": 5e-5},
+        shots=16, steps=100, looks=5, test_texts=200, labelled=64,
+    )  # fmt: skip
     shown = show(large if real else small, out, seed)
     from lmntk.cli.demo_sentences import bars_of, lines_of
     from lmntk.explanation.written import contents_of
