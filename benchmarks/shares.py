@@ -1,4 +1,4 @@
-"""Does `predict` see that test texts have other shares of classes, and does `fit` say from which share on a rival is better?
+"""Whether `predict` sees that test texts have other shares of classes, and `fit` says from which share on a rival is better.
 
 On MRPC the test texts have other shares than the labelled ones, on SST-2 they have not.
 

@@ -132,7 +132,9 @@ def test_more_tasks_than_a_page_shows_are_named(folder: Path, monkeypatch: pytes
     ]
 
 
-@pytest.mark.parametrize("error", [MemoryError("no memory is left"), np.linalg.LinAlgError("Singular matrix")])
+@pytest.mark.parametrize(
+    "error", [MemoryError("no memory is left"), np.linalg.LinAlgError("Singular matrix")]
+)
 def test_no_error_of_these_texts_costs_the_page(
     folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:

@@ -40,9 +40,7 @@ def write_explained(folder: Path, progress: Progress, read: Sequence[ReadTask] |
     run = read_run(folder)
     best = best_splits(run)
     asked = set(best) if read is None else {task.name for task in read}
-    explained = [
-        ExplainedSplit.model_validate(each) for each in run.explained if each["task"] not in asked
-    ]
+    explained = [ExplainedSplit.model_validate(each) for each in run.explained if each["task"] not in asked]
     for task, (split, row) in best.items():
         if task not in asked:
             continue

@@ -38,8 +38,8 @@ def reliability_plot(identity: str, rows: Sequence[Mapping[str, float]]) -> Plot
         for row in rows
     )
     caption = (
-        "Each point is a group of held-out texts, the bar what so many decisions allow 90 times in 100. On the dashed line probabilities hold; "
-        "below it they promise too much."
+        "Each point is a group of held-out texts; its bar is what so many decisions allow 90 times in 100. On the dashed line "
+        "probabilities hold; below it they promise too much."
     )
     return Plot(title, to_svg(figure, identity, title, f"{caption} {groups}."), caption)
 
