@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lmntk.errors import UserError
+from lmntk.solvers.calibration import fit_calibration
 from lmntk.solvers.folds import deal_folds
 from lmntk.solvers.held_out import INTERVAL, HeldOut, RidgeCandidates, choose, held_out, interval
 
@@ -44,8 +45,13 @@ def test_an_interval_needs_texts() -> None:
         interval(0.5, 0)
 
 
-def drawn(k: int, classes: int, dimensions: int, distance: float, seed: int) -> tuple[HeldOut, float]:
-    """Return the held-out decisions of a nested fit to normal clouds, and that fit's accuracy on 2,000 new points."""
+def drawn(
+    k: int, classes: int, dimensions: int, distance: float, seed: int, *, as_fit: bool = False
+) -> tuple[HeldOut, float]:
+    """Return the held-out decisions of a nested fit to normal clouds, and that fit's accuracy on 2,000 new points.
+
+    As ``fit`` has it they come of several rounds, and offsets are fitted to the decisions.
+    """
     random = np.random.default_rng(seed)
     means = random.standard_normal((classes, dimensions))
     means *= distance / np.linalg.norm(means, axis=1, keepdims=True)
@@ -53,11 +59,21 @@ def drawn(k: int, classes: int, dimensions: int, distance: float, seed: int) -> 
     texts, tests = (means[of] + random.standard_normal((len(of), dimensions)) for of in (labels, new))
     outputs = 1 if classes == 2 else classes
     kernel = np.einsum("nm,cd->ncmd", texts @ texts.T, np.eye(outputs))
-    candidates, rounds = RidgeCandidates(kernel, labels, None, RIDGES), deal_folds(labels, rounds=1)
+    candidates, rounds = RidgeCandidates(kernel, labels, None, RIDGES), deal_folds(labels, rounds=3 if as_fit else 1)
     solution = candidates.solution(candidates.settings[choose(candidates, labels, rounds)])
     decisions = tests @ texts.T @ solution
+    held = held_out(candidates, labels, rounds, calibrate=as_fit)
+    if as_fit:
+        decisions = decisions + fit_calibration(held.decisions.mean(axis=0), labels).shift
     predicted = decisions[:, 0] > 0 if classes == 2 else decisions.argmax(axis=1)
-    return held_out(candidates, labels, rounds), float(np.mean(predicted == new))
+    return held, float(np.mean(predicted == new))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["32 texts a class", "four classes"])
+def test_with_rounds_and_offsets_it_does_so_too(name: str) -> None:
+    drawings = [drawn(*SETTINGS[name], seed, as_fit=True) for seed in range(DRAWINGS)]
+    assert np.mean([held.interval[0] <= truth <= held.interval[1] for held, truth in drawings]) >= 0.9
 
 
 @pytest.mark.parametrize("name", SETTINGS)
