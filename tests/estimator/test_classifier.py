@@ -89,11 +89,12 @@ def test_an_explanation_sums_to_its_decision(model: str, labels: list[Any], shar
         assert explained.label == classifier.predict([text])[0]
         total = explained.offset + sum(each.value for each in explained.contributions)
         assert total == pytest.approx(explained.decision, abs=1e-8)
-        values = [each.value for each in explained.contributions]
-        assert values == sorted(values, reverse=True)
-        assert len(values) == len(TEXTS)
+        weights = [each.weight for each in explained.contributions]
+        assert weights == [each.influence for each in explained.contributions]
+        assert weights == sorted(weights, reverse=True)
+        assert len(weights) == len(TEXTS)
         assert [*explained.helpful, *explained.harmful[::-1]] == [
-            each for each in explained.contributions if each.value
+            each for each in explained.contributions if each.weight
         ]
         decisions = np.sort(np.atleast_2d(classifier.decision_function([text])), axis=-1)[0]
         margin = abs(decisions[0]) if len(decisions) == 1 else decisions[-1] - decisions[-2]

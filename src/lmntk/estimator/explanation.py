@@ -19,8 +19,9 @@ class Contribution:
     Attributes:
         text: the training text.
         label: its label.
-        value: in favour of the predicted class where it is positive.
-        influence: by how much the margin would fall if training had gone without the text, exactly; None with a ridge of 0.
+        value: its term of the sum that the margin is, in favour of the predicted class where it is positive.
+        influence: by how much the margin would fall if training had gone without the text, exactly; None with a ridge of 0, and of a
+            classifier that was read from its file.
         row: the training text's number, from 0.
     """
 
@@ -29,6 +30,11 @@ class Contribution:
     value: float
     influence: float | None = None
     row: int = 0
+
+    @property
+    def weight(self) -> float:
+        """How much the text speaks for the class: its influence, or where that is not known its value."""
+        return self.value if self.influence is None else self.influence
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Explanation:
 
     Example:
         >>> explanation = classifier.explain("a fine film")  # doctest: +SKIP
-        >>> print(explanation.helpful[0].text, explanation.helpful[0].value)  # doctest: +SKIP
+        >>> print(explanation.helpful[0].text, explanation.helpful[0].weight)  # doctest: +SKIP
         a great film 0.31
     """
 
@@ -59,12 +65,12 @@ class Explanation:
     @property
     def helpful(self) -> tuple[Contribution, ...]:
         """The texts that speak for the class, the strongest first."""
-        return tuple(each for each in self.contributions if each.value > 0)
+        return tuple(each for each in self.contributions if each.weight > 0)
 
     @property
     def harmful(self) -> tuple[Contribution, ...]:
         """The texts that speak against it, the strongest first."""
-        return tuple(each for each in reversed(self.contributions) if each.value < 0)
+        return tuple(each for each in reversed(self.contributions) if each.weight < 0)
 
     def __str__(self) -> str:
         """Return the texts that speak most for and against the class, in lines."""
@@ -72,7 +78,7 @@ class Explanation:
             f"{self.text!r} is {self.label}, {self.decision:+.3f} over {self.runner_up} (offset {self.offset:+.3f})"
         ]
         lines += [
-            f"  {each.value:+.3f}  {each.label}: {each.text[:80]!r}"
+            f"  {each.weight:+.3f}  {each.label}: {each.text[:80]!r}"
             for each in (*self.helpful[:SHOWN], *self.harmful[:SHOWN])
         ]
         return "\n".join(lines)
@@ -98,7 +104,7 @@ def explanation_of(
             zip(training, numbers, parts.contributions[:, 0], parts.influence[:, 0], strict=True)
         )
     ]
-    contributions.sort(key=lambda each: each.value, reverse=True)
+    contributions.sort(key=lambda each: each.weight, reverse=True)
     margins = parts.margins
     return Explanation(
         text,

@@ -27,9 +27,18 @@ def write(record: ExplanationRecord | ChangeRecord, folder: Path) -> Path:
     return folder / PAGE
 
 
+def weights_of(explained: ExplainedText) -> list[float | None]:
+    """Return how much each training text speaks for a prediction: its influence, or where none is known its contribution.
+
+    On retrained halves the influence foretells what a text is needed for, and the contribution hardly does: large ones cancel.
+    """
+    is_known = any(value is not None for value in explained.influence)
+    return explained.influence if is_known else explained.contributions
+
+
 def strongest(explained: ExplainedText, count: int) -> tuple[list[int], list[int]]:
     """Return the numbers of the training texts that speak most for a prediction, and of those that speak most against it."""
-    known = [(value, number) for number, value in enumerate(explained.contributions) if value is not None]
+    known = [(value, number) for number, value in enumerate(weights_of(explained)) if value is not None]
     ordered = sorted(known, key=lambda pair: (-pair[0], pair[1]))
     return (
         [number for value, number in ordered[:count] if value > 0],
@@ -54,7 +63,7 @@ def contents_of(record: ExplanationRecord) -> dict[str, Any]:
 
 def _shown(record: ExplanationRecord, explained: ExplainedText) -> dict[str, Any]:
     sides = strongest(explained, SHOWN)
-    largest = max((abs(value) for value in explained.contributions if value is not None), default=0.0) or 1.0
+    largest = max((abs(value) for value in weights_of(explained) if value is not None), default=0.0) or 1.0
     rest = sum(value for value in explained.contributions if value is not None) - sum(
         explained.contributions[number] or 0.0 for numbers in sides for number in numbers
     )
@@ -73,20 +82,20 @@ def _shown(record: ExplanationRecord, explained: ExplainedText) -> dict[str, Any
 
 
 def _line(record: ExplanationRecord, explained: ExplainedText, number: int, largest: float) -> dict[str, Any]:
-    value, text = explained.contributions[number] or 0.0, record.training[number]
+    weight, text = weights_of(explained)[number] or 0.0, record.training[number]
     other = explained.without[number]
     return {
         "text": text.text,
         "label": text.label,
         "row": text.row,
-        "value": value,
-        "weight": weight_of(abs(value) / largest),
+        "contribution": explained.contributions[number],
+        "weight": weight_of(abs(weight) / largest),
         "without": other,
         "influence": explained.influence[number],
     }
 
 
 def weight_of(share: float) -> str:
-    """Return a word for a contribution beside the largest one."""
+    """Return a word for a weight beside the largest one."""
     steps: Sequence[tuple[float, str]] = ((0.67, "strongly"), (0.33, "clearly"), (0.0, "a little"))
     return next(word for least, word in steps if share >= least)

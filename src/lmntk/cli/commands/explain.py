@@ -218,26 +218,23 @@ def print_explanation(record: ExplanationRecord) -> None:
 
 def lines_of(explained: ExplainedText, training: Sequence[TrainingText]) -> list[str]:
     """Return a line for each of the texts that speak most for and against a prediction."""
-    from lmntk.explanation.written import strongest
+    from lmntk.explanation.written import strongest, weights_of
 
-    lines = []
+    lines, weights = [], weights_of(explained)
     for way, numbers in zip(("for", "against"), strongest(explained, SHOWN), strict=True):
         for number in numbers:
-            value, influence, shapley = (
-                None if values is None else values[number]
-                for values in (explained.contributions, explained.influence, explained.shapley)
-            )
-            other = explained.without[number]
-            assert value is not None
-            parts = [] if influence is None else [f"without it {-influence:+.3f}"]
-            parts += [] if other is None else [f"and {other}"]
+            contribution, other = explained.contributions[number], explained.without[number]
+            shapley = None if explained.shapley is None else explained.shapley[number]
+            assert contribution is not None
+            parts = [f"{other} without it"] if other is not None else []
+            parts += [f"contribution {contribution:+.3f}"] if weights is explained.influence else []
             if shapley is not None and explained.shapley_errors is not None:
                 error = explained.shapley_errors[number]
                 parts.append(f"Shapley {shapley:+.3f}" + (f" ± {error:.3f}" if error else ""))
             text = training[number]
             said = f" ({', '.join(parts)})" if parts else ""
             lines.append(
-                f"  {way:<7} {value:+.3f}  {text.label}, row {text.row}: {text.text[:LETTERS]!r}{said}"
+                f"  {way:<7} {weights[number]:+.3f}  {text.label}, row {text.row}: {text.text[:LETTERS]!r}{said}"
             )
     return lines
 
