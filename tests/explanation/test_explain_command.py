@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from kept_fits import NEW, Oracle, messages, write_lines, write_table
 
+from lmntk.attribution.changes import Changes
 from lmntk.estimator.new_texts import with_training_texts
 from lmntk.estimator.solved import Solved
 from lmntk.prediction.files import load_predictor
@@ -279,11 +280,14 @@ def test_a_fit_has_the_same_sums_on_its_page(fits: Callable[[str], Path], name: 
     assert len({each["row"] for each in doubtful}) == len(doubtful) == min(count, 10)
     for each in doubtful:
         row = each["row"] - 1
-        parts = refits.holding_out([row]).contributions()[:, 0]
-        parts = np.insert(parts, row, 0.0, axis=0)  # training went without the text itself
+        held = refits.holding_out([row])
+        every = np.ones((1, held.texts.texts))
+        without = np.ones((held.texts.texts, held.texts.texts)) - np.eye(held.texts.texts)
+        lost = held.outcomes(Changes(every))[0, 0] - held.outcomes(Changes(without))[:, 0]  # each refitted
+        lost = np.insert(lost, row, 0.0, axis=0)  # training went without the text itself
         own, rival = labels.index(each["label"]), labels.index(each["rival"])
         assert each["decided"] in (each["label"], each["rival"])
-        of_class = np.hstack([-parts, parts]) / 2 if parts.shape[1] == 1 else parts
+        of_class = np.hstack([-lost, lost]) / 2 if lost.shape[1] == 1 else lost
         values = of_class[:, own] - of_class[:, rival]
         for side, ordered in (("speak_for", np.argsort(-values)), ("speak_against", np.argsort(values))):
             expected = [n for n in ordered[:3] if (values[n] > 0) == (side == "speak_for") and values[n] != 0]

@@ -24,7 +24,7 @@ class SpeakingText(BaseModel):
         row: its number, from 1.
         text: its beginning.
         label: its own.
-        value: what it adds to the decision for the label over the rival.
+        value: by how much the lead of the label over the rival would fall if training had gone without it.
     """
 
     row: int
@@ -44,7 +44,7 @@ class DoubtfulText(BaseModel):
         rival: the class that is decided where it is another one, else the second.
         decided: the class that is decided.
         probability: of its label.
-        speak_for: the texts that add most to its label over the rival, by the chosen setting trained on all other texts.
+        speak_for: the texts that its label's lead over the rival needs most, by the chosen setting trained on all other texts.
         speak_against: those that take most from it.
     """
 
@@ -128,16 +128,27 @@ class _Speaking:
         return int(mean.argmax())
 
     def _values(self, row: int, label: int, rival: int) -> Array:
-        """Return what each text adds to one class over another in the decision on a text that training went without [N]."""
+        """Return by how much one class's lead over another falls on a text without each other one [N]; training went without the text."""
+        values = np.zeros(len(self.texts.examples))
         if self.refits is None:
-            return np.zeros(len(self.texts.examples))
-        kernel = self.refits.texts.kernel[:, :, row]
-        alpha = self.refits.coefficients_without(self.solved.same_as(row))
+            return values
+        same = self.solved.same_as(row)
+        lead = self._lead(row, same, label, rival)
+        for other in set(range(len(values))).difference(same):
+            values[other] = lead - self._lead(row, [*same, other], label, rival)
+        return values
+
+    def _lead(self, row: int, without: Sequence[int], label: int, rival: int) -> float:
+        """Return one class's lead over another on a text by training without some, up to what no text has a part in."""
+        assert self.refits is not None
+        kernel, alpha = self.refits.texts.kernel[:, :, row], self.refits.coefficients_without(without)
         is_shared = kernel.shape[1] < alpha.shape[1]
-        parts = kernel[:, 0] * alpha if is_shared else np.einsum("ncd,nc->nd", kernel, alpha)
-        if parts.shape[1] == 1:  # one logit is the second class's over the first
-            return np.asarray(parts[:, 0] if label == 1 else -parts[:, 0])
-        return np.asarray(parts[:, label] - parts[:, rival])
+        decision = kernel[:, 0].T @ alpha if is_shared else np.einsum("ncd,nc->d", kernel, alpha)
+        if is_shared:
+            decision = decision[0]
+        if len(decision) == 1:  # one logit is the second class's over the first
+            return float(decision[0] if label == 1 else -decision[0])
+        return float(decision[label] - decision[rival])
 
 
 def suspects_of(choice: Choice, texts: LabelledTexts) -> list[dict[str, Any]] | None:
