@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from lmntk.bundled import MODEL
+from lmntk.bundled import EXAMPLES, MODEL
 from lmntk.cli import demonstration
 from lmntk.cli.demo_sentences import bars_of, lines_of
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import Experiment
 from lmntk.reports import demo_page
 
-SCALE = demonstration.Scale(MODEL, "{a} It is {mask}.", {"sgd": 1e-3}, 2, 5, 8)
+SCALE = demonstration.Scale(
+    MODEL, "{a} It is {mask}.", {"sgd": 1e-3}, shots=2, steps=5, looks=5, test_texts=8, labelled=40
+)
 SENTENCE = "This is worse than chance: 24.0 against 25.0 % held out, a difference of -1.0 ± 0.2 points. Do not fine-tune this; use that."
 
 
@@ -112,10 +115,10 @@ def test_the_page_has_them_as_text(tmp_path, monkeypatch) -> None:
         "sides": [("for it", [{"weight": "strongly", "label": "lamp", "text": "<i>", "row": 1, "without": None}])],
     }  # fmt: skip
     demo_page.write_demo_page(
-        tmp_path, tmp_path / "products-5", {"Asked": "<script>"}, bars_of(shown()), [said]
+        tmp_path, tmp_path / "products-5", {"Asked": "<script> in `lmntk <fit>`"}, bars_of(shown()), [said]
     )
     page = (tmp_path / "report.html").read_text(encoding="utf8")
-    assert "&lt;script&gt;" in page
+    assert "&lt;script&gt; in <code>lmntk &lt;fit&gt;</code>" in page
     assert "&lt;b&gt;loud" in page
     assert "<i>" not in page
     assert "wrong: chair" in page
@@ -135,6 +138,13 @@ def test_a_file_in_the_way_is_said_before_anything_is_computed(part: str, tmp_pa
     place.write_text("")
     with pytest.raises(UserError, match=f"{place.name}' is a file; name a folder"):
         demonstration.show(SCALE, out, 13)
+
+
+def test_the_first_texts_are_those_of_the_scale(tmp_path) -> None:
+    given = demonstration._first(SCALE, "products/planted.jsonl", tmp_path / "labels")
+    lines = Path(given["file"]).read_text().splitlines()
+    assert lines == (EXAMPLES / "products" / "planted.jsonl").read_text().splitlines()[:40]
+    assert demonstration.planted_row() <= 36  # of all texts that `demo --real` takes
 
 
 def test_verdicts_are_of_the_seed_alone(tmp_path, monkeypatch) -> None:
