@@ -43,6 +43,8 @@ def test_known_values_of_wilsons() -> None:
 def test_an_interval_needs_texts() -> None:
     with pytest.raises(UserError, match="no texts"):
         interval(0.5, 0)
+    with pytest.raises(UserError, match="needs two"):
+        interval(0.5, 10, 1)
 
 
 def drawn(
@@ -59,7 +61,10 @@ def drawn(
     texts, tests = (means[of] + random.standard_normal((len(of), dimensions)) for of in (labels, new))
     outputs = 1 if classes == 2 else classes
     kernel = np.einsum("nm,cd->ncmd", texts @ texts.T, np.eye(outputs))
-    candidates, rounds = RidgeCandidates(kernel, labels, None, RIDGES), deal_folds(labels, rounds=3 if as_fit else 1)
+    candidates, rounds = (
+        RidgeCandidates(kernel, labels, None, RIDGES),
+        deal_folds(labels, rounds=3 if as_fit else 1),
+    )
     solution = candidates.solution(candidates.settings[choose(candidates, labels, rounds)])
     decisions = tests @ texts.T @ solution
     held = held_out(candidates, labels, rounds, calibrate=as_fit)

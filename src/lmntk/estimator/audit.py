@@ -50,7 +50,7 @@ class AuditRecord(BaseModel):
         file: the labelled file.
         counts: texts of each class.
         accuracy: held out; the labels as they are count as right.
-        low, high: between which it lies on new texts, 90 times in 100 or more.
+        low, high: between which it lies on new texts, 90 times in 100; see ``solvers.held_out.interval``.
         named: how many labels are named as probably wrong: the first rows.
         expected_false: the share of these that is expected to be right after all; None where none is named.
         false_discoveries: the share that was promised.

@@ -112,10 +112,10 @@ class Standing:
         )
         if self.turn is None:
             return holds
-        more = f"If more than about {100 * self.turn.share:.0f} % of new texts are"
+        share = f"If more than about {100 * self.turn.share:.0f} % of new texts are"
         if not self.turn.rival:
-            return f"{holds} {more} of one class, it is better to decide for that class always."
-        return f"{holds} {more} {self.turn.label!r}, {self.turn.rival} is better."
+            return f"{holds} {share} of one class, it is better to decide for that class always."
+        return f"{holds} {share} {self.turn.label!r}, {self.turn.rival} is better."
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, the outcome and the sentences too."""

@@ -160,12 +160,12 @@ class HeldOut:
 
     @property
     def folds(self) -> int | None:
-        """The number of folds of a round; None where nothing was chosen in any."""
+        """The number of folds of a round; None where it is not known."""
         return len(self.chosen[0]) if self.chosen else None
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The accuracies on new texts that this one allows, 90 in 100 or more; see ``interval``."""
+        """The accuracies on new texts that this one allows, 90 in 100; see ``interval``."""
         return interval(self.accuracy, len(self.labels), self.folds)
 
 
@@ -243,7 +243,7 @@ def interval(accuracy: float, texts: int, folds: int | None = None) -> tuple[flo
         1 + J / (J - 1)
 
     times (Nadeau and Bengio, 2003, "Inference for the generalization error"). This is a rule of thumb: nothing estimates that variance
-    without bias. In simulations the interval holds the truth in 90 of 100 cases or more with it, and in fewer without it.
+    without bias. In six simulations the interval holds the truth in 90 of 100 cases or more with it, and in fewer without it.
 
     Args:
         accuracy: a share.
@@ -251,10 +251,14 @@ def interval(accuracy: float, texts: int, folds: int | None = None) -> tuple[flo
         folds: J, of a held-out accuracy; None where the texts took no part in training.
 
     Raises:
-        UserError: no texts.
+        UserError: no texts, or a single fold.
     """
     if texts < 1:
         raise UserError("interval: no texts; an accuracy needs at least one")
+    if folds == 1:
+        raise UserError(
+            "interval: one fold leaves no texts to train on; an accuracy that is held out needs two"
+        )
     spread = INTERVAL**2 / texts * (1.0 if folds is None else 1 + folds / (folds - 1))
     centre = (accuracy + spread / 2) / (1 + spread)
     half = np.sqrt(spread * (accuracy * (1 - accuracy) + spread / 4)) / (1 + spread)

@@ -20,7 +20,7 @@ SIGNS = 2  # combinations of the logits that stand for a shared kernel
 DRAWN = {
     "signs": SIGNS,
     "drawing": 2,
-}  # what is in the keys of kept kernels: how many, and how they are drawn
+}  # their number and the version of their drawing, in the keys of kept kernels
 Sharing = Literal["auto", "full", "shared"]
 
 
