@@ -125,11 +125,11 @@ def ridge_of(texts: TrainedTexts) -> RidgeRefits:
     return RidgeRefits(texts, setting["regularization"], setting["f0_scale"])
 
 
-def influences(descent: DescentRefits, test_labels: Array) -> Array:
-    """Return the margin of the emulated training on all, less that without the training text [N, M]: exact, as ``explain`` says it."""
-    texts = descent.texts.texts
+def influences(refits: DescentRefits | RidgeRefits, test_labels: Array) -> Array:
+    """Return the margin of training on all, less that without the training text [N, M]: exact, as ``explain`` says it."""
+    texts = refits.texts.texts
     changes = Changes(np.concatenate([np.ones((1, texts)), 1 - np.eye(texts)]))
-    reached = margins(descent.outcomes(changes), test_labels)
+    reached = margins(refits.outcomes(changes), test_labels)
     return np.asarray(reached[:1] - reached[1:])
 
 
@@ -155,7 +155,11 @@ def predictions(
         return np.asarray(parts @ scores)
 
     ways: dict[str, Callable[[], Any]] = {
-        "ridge refit": lambda: margins(ridge_of(kernels["before"]).outcomes(changes), test_labels)
+        "ridge refit": lambda: margins(ridge_of(kernels["before"]).outcomes(changes), test_labels),
+        "influence, ridge": lambda: additive(influences(ridge_of(kernels["before"]), test_labels)),
+        "contributions, ridge": lambda: additive(
+            margins(ridge_of(kernels["before"]).contributions(), test_labels)
+        ),
     }
     for where, texts in kernels.items():
         descent = DescentRefits(texts, rates)

@@ -143,6 +143,7 @@ def test_a_file_in_the_way_is_said_before_anything_is_computed(part: str, tmp_pa
 def test_the_first_texts_are_those_of_the_scale(tmp_path) -> None:
     given = demonstration._first(SCALE, "products/planted.jsonl", tmp_path / "labels")
     lines = Path(given["file"]).read_text().splitlines()
+    assert Path(given["file"]).parent == given["out"]
     assert lines == (EXAMPLES / "products" / "planted.jsonl").read_text().splitlines()[:40]
     assert demonstration.planted_row() <= 36  # of all texts that `demo --real` takes
 

@@ -181,9 +181,10 @@ def planted_row() -> int:
 
 
 def _first(scale: Scale, name: str, out: Path) -> dict[str, Any]:
-    """Return the options of a command on the first texts of a file, which are written beside its folder."""
+    """Return the options of a command on the first texts of a file, which are written into its folder."""
     lines = (EXAMPLES / name).read_text(encoding="utf8").splitlines(keepends=True)
-    file = out.with_suffix(".jsonl")
+    out.mkdir(exist_ok=True)
+    file = out / "texts.jsonl"
     write_text(file, "".join(lines[: scale.labelled]))
     return {"file": str(file), "text_column": "text_a", "model": str(scale.model), "out": out}
 

@@ -40,7 +40,7 @@ def write_explained(folder: Path, progress: Progress, read: Sequence[ReadTask] |
     run = read_run(folder)
     best = best_splits(run)
     asked = set(best) if read is None else {task.name for task in read}
-    explained = [ExplainedSplit.model_validate(each) for each in run.explained if each["task"] not in asked]
+    explained: list[ExplainedSplit] = []
     for task, (split, row) in best.items():
         if task not in asked:
             continue
@@ -50,6 +50,8 @@ def write_explained(folder: Path, progress: Progress, read: Sequence[ReadTask] |
             explained.append(_explained(run, split, row, read))
         except NOT_EXPLAINED as error:
             progress.note(f"the page shows no test texts of {task}: {error}")
+    others = [ExplainedSplit.model_validate(each) for each in run.explained if each["task"] not in asked]
+    explained = [*others[: MOST_TASKS - len(explained)], *explained]
     Store(folder).write_json(ExplainedTexts.FILE, ExplainedTexts(splits=explained).model_dump())
 
 
@@ -62,7 +64,7 @@ def _explained(
         UserError: they cannot be explained.
     """
     results = run.splits[split]
-    classes = len(set(results["train_labels"]))
+    classes = len(results["labels"] or set(results["train_labels"]))
     rows = len(results["train_labels"]) * (1 if classes <= 2 else classes)
     if rows > MOST_ROWS:  # before any kernel is read
         raise UserError(f"its kernel has {rows} rows; `lmntk explain` explains it")

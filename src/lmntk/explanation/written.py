@@ -30,7 +30,7 @@ def write(record: ExplanationRecord | ChangeRecord, folder: Path) -> Path:
 def weights_of(explained: ExplainedText) -> list[float | None]:
     """Return how much each training text speaks for a prediction: its influence, or where none is known its contribution.
 
-    On retrained halves the influence foretells what a text is needed for, and the contribution hardly does: large ones cancel.
+    On retrained halves of a few-shot training the influence foretold the outcome far better than the contribution: large ones cancel.
     """
     is_known = any(value is not None for value in explained.influence)
     return explained.influence if is_known else explained.contributions
