@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lmntk.explanation.records import ExplainedText
+import pytest
+
+from lmntk.cli.commands.explain import print_explanation
+from lmntk.explanation.records import ExplainedText, ExplanationRecord, TrainingText
 from lmntk.explanation.written import strongest, weights_of
 
 
@@ -19,6 +22,22 @@ def explained(influence: Sequence[float | None]) -> ExplainedText:
         influence=list(influence),
         without=[None] * 5,
     )
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_the_command_says_what_its_figures_are(is_known: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    said = explained([-0.1, 0.2, 0.9, None, 0.0] if is_known else [None] * 5)
+    training = [TrainingText(row=row, text=f"text {row}", label="lamp") for row in range(1, 6)]
+    print_explanation(
+        ExplanationRecord(
+            name="fit", settings={}, labels=["chair", "lamp"], held_out=False, regime={"sentence": "not measured"},
+            notes=[], versions={}, training=training, texts=[said],
+        )
+    )  # fmt: skip
+    printed = capsys.readouterr().out
+    assert ("for     +0.900  lamp, row 3: 'text 3' (contribution +0.500)" in printed) == is_known
+    assert ("for     +7.000  lamp, row 1: 'text 1'" in printed) != is_known
+    assert ("the figures are contributions" in printed) != is_known
 
 
 def test_texts_are_ordered_by_their_influence() -> None:

@@ -212,6 +212,10 @@ def print_explanation(record: ExplanationRecord) -> None:
         )
         for line in lines_of(explained, record.training):
             print_wrapped(line, 12)
+    from lmntk.explanation.written import weights_of
+
+    if any(weights_of(explained) is not explained.influence for explained in record.texts):
+        print_wrapped("with a ridge of 0 no influence is known; the figures are contributions", 2)
     for note in record.notes:
         print_wrapped(note, 2)
 
