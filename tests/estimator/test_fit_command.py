@@ -75,7 +75,7 @@ def test_of_long_work_a_cheaper_form_is_named(
         "fit", table, "--model", model, *COLUMNS, "--classes", sharing, "--out", tmp_path / "fit"
     )
     assert code == 0
-    line = "a kernel that all classes share takes 2 products of two texts, and not 9: --classes shared"
+    line = "a kernel that all classes share takes 2 products of two texts instead of 9, and is rougher: --classes shared"
     assert (line in err) == is_named
     assert ("--classes shared" in err) == is_named
 

@@ -55,7 +55,7 @@ def explained(text):
         "row": 3,
         "text": text,
         "without": "bad",
-        "value": 0.5,
+        "contribution": 0.5,
         "influence": None,
     }
     said = {
