@@ -62,7 +62,8 @@ class Standing:
         rivals: by accuracy, the best first.
         shares: of each class among the labelled texts.
         is_estimate: False where there are too few texts to estimate anything.
-        turn: the least share of a class from which on a rival is better; None where no common share is, and where the outcome is ``few`` or ``worse``.
+        turn: the least share of a class from which on a rival is better; None where no common share is, and where the outcome is ``few``
+            or ``worse``.
     """
 
     accuracy: float
