@@ -41,7 +41,7 @@ def demo(
 
     large = Scale(
         REAL, "{a}\nThis message is about the", {"sgd": 1e-3, "adamw": 1e-5},
-        shots=6, steps=20, looks=2, test_texts=40, labelled=36,
+        shots=5, steps=16, looks=2, test_texts=40, labelled=36,
     )  # fmt: skip
     small = Scale(
         MODEL, "{a} It is about the {mask}.", {"sgd": 4e-3, "adamw": 5e-5},
