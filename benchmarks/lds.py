@@ -35,7 +35,8 @@ on all less that without the text, summed over the part; and `both ends`, the em
 kernels before and after the real training on all texts, by `sgd` or `beyond`. On the first 100 stratified halves the latter was
 compared with the kernel after training alone and with one that moves from the first to the last step by step; the mean was kept.
 So the first 100 halves chose it, and what it is worth is for *fresh* ones to say: the stratified halves from number 100 on
-(`--parts 132 --protocols stratified --few 0`), which get a table of their own.
+(`--parts 132 --protocols stratified --few 0`), which get a table of their own. Last came `influence, ridge` and `contributions, ridge`: the
+same of the ridge refit.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -154,12 +155,14 @@ def predictions(
     def additive(scores: Array) -> Array:
         return np.asarray(parts @ scores)
 
+    @cache  # the setting is chosen once, in the seconds of the first that asks
+    def ridge() -> RidgeRefits:
+        return ridge_of(kernels["before"])
+
     ways: dict[str, Callable[[], Any]] = {
-        "ridge refit": lambda: margins(ridge_of(kernels["before"]).outcomes(changes), test_labels),
-        "influence, ridge": lambda: additive(influences(ridge_of(kernels["before"]), test_labels)),
-        "contributions, ridge": lambda: additive(
-            margins(ridge_of(kernels["before"]).contributions(), test_labels)
-        ),
+        "ridge refit": lambda: margins(ridge().outcomes(changes), test_labels),
+        "influence, ridge": lambda: additive(influences(ridge(), test_labels)),
+        "contributions, ridge": lambda: additive(margins(ridge().contributions(), test_labels)),
     }
     for where, texts in kernels.items():
         descent = DescentRefits(texts, rates)

@@ -162,6 +162,9 @@ def test_a_folder_brings_it_back(
     assert {each.row: pytest.approx(each.value, rel=1e-6, abs=1e-9) for each in expected.contributions} == {
         each.row: each.value for each in explained.contributions
     }
+    assert {each.row: pytest.approx(each.weight, rel=1e-5, abs=1e-9) for each in expected.contributions} == {
+        each.row: each.influence for each in explained.contributions
+    }
     with pytest.raises(UserError, match="lmntk audit"):
         again.suspects()
 

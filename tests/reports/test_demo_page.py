@@ -9,6 +9,7 @@ import pytest
 
 from lmntk.bundled import EXAMPLES, MODEL
 from lmntk.cli import demonstration
+from lmntk.cli.commands import demo
 from lmntk.cli.demo_sentences import bars_of, lines_of
 from lmntk.errors import UserError
 from lmntk.experiment.configuration import Experiment
@@ -145,7 +146,18 @@ def test_the_first_texts_are_those_of_the_scale(tmp_path) -> None:
     lines = Path(given["file"]).read_text().splitlines()
     assert Path(given["file"]).parent == given["out"]
     assert lines == (EXAMPLES / "products" / "planted.jsonl").read_text().splitlines()[:40]
-    assert demonstration.planted_row() <= 36  # of all texts that `demo --real` takes
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_the_planted_label_is_among_the_texts_of_the_command(real: bool, tmp_path, monkeypatch) -> None:
+    def asked(scale: demonstration.Scale, out: Path, seed: int) -> None:
+        assert demonstration.planted_row() <= scale.labelled
+        raise UserError("enough")
+
+    monkeypatch.setattr(demonstration, "show", asked)
+    monkeypatch.setattr(demo, "REAL", EXAMPLES / "products" / "test.jsonl")  # a file that is there
+    with pytest.raises(UserError, match="enough"):
+        demo.demo(tmp_path, real, 13)
 
 
 def test_verdicts_are_of_the_seed_alone(tmp_path, monkeypatch) -> None:

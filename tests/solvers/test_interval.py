@@ -61,10 +61,8 @@ def drawn(
     texts, tests = (means[of] + random.standard_normal((len(of), dimensions)) for of in (labels, new))
     outputs = 1 if classes == 2 else classes
     kernel = np.einsum("nm,cd->ncmd", texts @ texts.T, np.eye(outputs))
-    candidates, rounds = (
-        RidgeCandidates(kernel, labels, None, RIDGES),
-        deal_folds(labels, rounds=3 if as_fit else 1),
-    )
+    candidates = RidgeCandidates(kernel, labels, None, RIDGES)
+    rounds = deal_folds(labels, rounds=3 if as_fit else 1)
     solution = candidates.solution(candidates.settings[choose(candidates, labels, rounds)])
     decisions = tests @ texts.T @ solution
     held = held_out(candidates, labels, rounds, calibrate=as_fit)

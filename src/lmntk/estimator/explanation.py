@@ -20,8 +20,7 @@ class Contribution:
         text: the training text.
         label: its label.
         value: its term of the sum that the margin is, in favour of the predicted class where it is positive.
-        influence: by how much the margin would fall if training had gone without the text, exactly; None with a ridge of 0, and of a
-            classifier that was read from its file.
+        influence: by how much the margin would fall if training had gone without the text, exactly; None with a ridge of 0.
         row: the training text's number, from 0.
     """
 
@@ -33,7 +32,7 @@ class Contribution:
 
     @property
     def weight(self) -> float:
-        """How much the text speaks for the class: its influence, or where that is not known its value."""
+        """Return how much the text speaks for the class: its influence, or where that is not known its value."""
         return self.value if self.influence is None else self.influence
 
 

@@ -17,10 +17,8 @@ from lmntk.solvers.inputs import Array
 
 MOST_FULL = 6  # classes: with more they share a kernel, since a full one costs C^2 products
 SIGNS = 2  # combinations of the logits that stand for a shared kernel
-DRAWN = {
-    "signs": SIGNS,
-    "drawing": 2,
-}  # their number and the version of their drawing, in the keys of kept kernels
+# their number and the version of their drawing, in the keys of kept kernels
+DRAWN = {"signs": SIGNS, "drawing": 2}
 Sharing = Literal["auto", "full", "shared"]
 
 

@@ -197,6 +197,8 @@ def check_target(out: Path) -> None:
 
 def print_explanation(record: ExplanationRecord) -> None:
     """Print each prediction with the texts that speak most for and against it."""
+    from lmntk.explanation.written import weights_of
+
     print_wrapped(
         f"{_counted(len(record.texts), record.held_out)}; {len(record.training)} were trained on; {record.regime['sentence']}",
         2,
@@ -212,8 +214,6 @@ def print_explanation(record: ExplanationRecord) -> None:
         )
         for line in lines_of(explained, record.training):
             print_wrapped(line, 12)
-    from lmntk.explanation.written import weights_of
-
     if any(weights_of(explained) is not explained.influence for explained in record.texts):
         print_wrapped("with a ridge of 0 no influence is known; the figures are contributions", 2)
     for note in record.notes:
