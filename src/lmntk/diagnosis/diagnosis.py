@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from lmntk.diagnosis.before import SIDES, Before, look_before
-from lmntk.diagnosis.examples import Examples, fitted, logits_of
-from lmntk.diagnosis.features import gradient_distance, gradient_norms, kernel_distance, sgd_kernel
+from lmntk.diagnosis.examples import fitted, logits_of
+from lmntk.diagnosis.features import kernel_distance
 from lmntk.diagnosis.linearization import linearized_logits
+from lmntk.diagnosis.moves import Moves
 from lmntk.diagnosis.record import Diagnosis
 from lmntk.diagnosis.regime import TEST_ERROR
 from lmntk.diagnosis.spectrum import group_shares, readable_groups, shares_of, spectrum
@@ -28,7 +29,6 @@ from lmntk.solvers.emulated_training import Emulation, Training, emulate
 from lmntk.solvers.emulator import logit_error
 from lmntk.solvers.inputs import Array
 from lmntk.solvers.selection import predict_labels
-from lmntk.tangents.coverage import Coverage
 from lmntk.tasks.metrics import score
 
 FEATURE_TEXTS = 64  # train texts whose gradients are compared; their factors are in memory at once
@@ -61,9 +61,8 @@ def diagnose(
         settings: batch size, memory, scratch folder.
 
     Cost: the kernels; four forward passes a test text, beside that of its logits before training; 64 train
-    texts' gradients three times (before and after for their distance, which takes them batch by batch and
-    keeps none, and after for the kernel), and once more where given kernels have no readable groups; for each
-    step of the trajectory four forward passes a dev text and 16 train texts' gradients three times. Memory:
+    texts' gradients before and after, and those of 16 of them before; for each step of the trajectory four forward
+    passes a dev text and the gradients of the 16. Where their factors do not fit it is more (``Moves``). Memory:
     the model, twice the weights, and what ``settings`` bounds.
 
     Where all train texts are of one class nothing is solved, and the kernel's spectrum has no labels to be
@@ -89,7 +88,8 @@ def diagnose(
     if not coverage.batched:
         texts = replace(texts, examples={side: part.alone() for side, part in texts.examples.items()})
     before = look_before(model, texts.examples, trainable, solution.kernels, settings)
-    measured = _Measurements(model, texts, trainable, before, coverage, settings)
+    moves = Moves(model, texts.examples["train"], trainable, before.kernels["train", "sgd"].values, settings)
+    measured = _Measurements(model, texts, trainable, before, moves)
     absent = [side for side in SIDES if (side, formula) not in before.kernels]
     if absent:
         raise UserError(
@@ -121,6 +121,7 @@ def diagnose(
         else:
             diverged = "the fine-tuned model's logits are not finite"
             logits["fine_tuned"] = logits["linearized"] = None
+    groups = measured.groups()  # before other texts' factors take the place of these
     has_one_class = len(set(labels["train"])) < 2
     solved = None if has_one_class else before.solve(labels, texts.metric, formula, solution.solver)
     evidence = Evidence(
@@ -162,7 +163,7 @@ def diagnose(
         predictions=classes | {name: getattr(evidence, name) for name in names},
         emulation=emulation,
         spectrum=eigen,
-        groups=measured.groups(),
+        groups=groups,
         kernels=pictures,
     )
 
@@ -175,10 +176,7 @@ class _Measurements:
     texts: LabelledExamples
     trainable: Mapping[str, nn.Parameter]
     before: Before
-    coverage: Coverage
-    settings: Settings
-    # how gradients are captured at the first weights that were looked at, for all others; empty until then
-    moved: list[Coverage] = field(default_factory=list)
+    moves: Moves
 
     def before_training(
         self, training: Training | None, mode: str, other_mode: Array | None
@@ -209,15 +207,12 @@ class _Measurements:
         """Return the distances that features moved, and the kernels before and after for a picture."""
         labels = self.texts.labels["train"]
         chosen = _spread_over_classes(labels, FEATURE_TEXTS)
-        first, second = self._kernels(chosen, weights)
-        moved = kernel_distance(first, second)
-        gradients = gradient_distance(
-            self.model, self._train_examples(chosen), weights, self.trainable, self.coverage
-        )
+        move = self.moves.to(weights, chosen)
+        moved, gradients = kernel_distance(move.before, move.after), move.gradients
         ordered = np.array(sorted(range(len(chosen)), key=lambda i: labels[chosen[i]]))[:SHOWN_KERNEL]
         pictures = {
-            "before": np.einsum("ncmc->nm", first)[np.ix_(ordered, ordered)],
-            "after": np.einsum("ncmc->nm", second)[np.ix_(ordered, ordered)],
+            "before": np.einsum("ncmc->nm", move.before)[np.ix_(ordered, ordered)],
+            "after": np.einsum("ncmc->nm", move.after)[np.ix_(ordered, ordered)],
             "labels": [labels[chosen[i]] for i in ordered],
         }
         cosines = gradients.cosine[np.isfinite(gradients.cosine)]
@@ -232,20 +227,6 @@ class _Measurements:
             "feature_texts": float(len(chosen)),
         }
         return numbers, pictures
-
-    def _kernels(self, chosen: Sequence[int], weights: Mapping[str, Tensor]) -> tuple[Array, Array]:
-        """Return the sgd kernels of chosen train texts with themselves before and after."""
-        outputs = range(self.before.logits["train"].shape[1])
-        before = self.before.kernels["train", "sgd"].values[np.ix_(chosen, outputs, chosen, outputs)]
-        settings, examples = replace(self.settings, grouping=None), self._train_examples(chosen)
-        if not self.moved:  # at theta_0 some gradients are zero (LoRA's A), and were compared with zeros
-            with at_weights(self.model, weights):
-                self.moved.append(fitted(self.model, self.texts.examples["train"], self.trainable)[1])
-        after = sgd_kernel(self.model, examples, self.trainable, settings, weights, self.moved[0])
-        return before, next(iter(after.values()))
-
-    def _train_examples(self, chosen: Sequence[int]) -> Examples:
-        return self.texts.examples["train"].choose(chosen)
 
     def along(
         self,
@@ -267,16 +248,13 @@ class _Measurements:
                 break
             curves[step] = real
             linearized = linearized_logits(self.model, dev, weights_there).after
-            first, second = self._kernels(chosen, weights_there)
-            gradients = gradient_distance(
-                self.model, self._train_examples(chosen), weights_there, self.trainable, self.coverage
-            )
+            move = self.moves.to(weights_there, chosen)
             points.append(
                 {
                     "step": step,
                     "logit_error": logit_error(start, real, linearized),
-                    "kernel_distance": kernel_distance(first, second).elementwise,
-                    "gradient_distance": gradients.mean,
+                    "kernel_distance": kernel_distance(move.before, move.after).elementwise,
+                    "gradient_distance": move.gradients.mean,
                     "linearized": score(metric, dev_labels, predict_labels(linearized).tolist()),
                     "dev": score(metric, dev_labels, predict_labels(real).tolist()),
                 }
@@ -329,10 +307,7 @@ class _Measurements:
         if parts and set(parts) <= {grouping(name) for name in self.trainable}:
             return group_shares(parts)
         chosen = _spread_over_classes(self.texts.labels["train"], FEATURE_TEXTS)
-        norms = gradient_norms(
-            self.model, self._train_examples(chosen), self.trainable, grouping, self.coverage
-        )
-        return shares_of(norms)
+        return shares_of(self.moves.norms(chosen, grouping))
 
 
 def _spread_over_classes(labels: Sequence[int], most: int) -> list[int]:

@@ -7,7 +7,7 @@ by text and logit by logit. The first is that of the paper's test; both are 0 wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,22 +132,30 @@ def gradient_distance(
     the weights. The subtraction loses digits where g hardly moved: in float32 a distance below 1e-3 is
     rounding.
     """
-    examples, coverage = _captured_as(coverage, model, examples, trainable)
-    count = len(examples)
-    by_position: dict[int, tuple[Array, Array]] = {}
-    for positions, batch in examples.on(device_of(model)):
+    coverage, examples = captured_as(coverage, model, examples, trainable)
+    parts = []
+    for _, batch in examples.on(device_of(model)):
         before = coverage.capture(model, batch, trainable)
         with at_weights(model, weights):
             after = coverage.capture(model, batch, trainable)
-        bb, aa, ab = (_own_products(*pair) for pair in ((before, before), (after, after), (after, before)))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            relative = np.sqrt((aa - 2 * ab + bb).clip(min=0)) / np.sqrt(bb)
-            cosine = ab / np.sqrt(aa * bb)
-        relative[bb == 0] = np.nan
-        by_position.update({position: (relative[row], cosine[row]) for row, position in enumerate(positions)})
-    return GradientDistance(
-        *(np.stack([by_position[position][part] for position in range(count)]) for part in (0, 1))
-    )
+        parts.append(moved_gradients(before, after))
+    return in_order(examples, parts)
+
+
+def moved_gradients(before: Tangents, after: Tangents) -> tuple[Array, Array]:
+    """Return the relative distance and the cosine [n, c] of a batch's gradients at two weights; see ``GradientDistance``."""
+    bb, aa, ab = (_own_products(*pair) for pair in ((before, before), (after, after), (after, before)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.sqrt((aa - 2 * ab + bb).clip(min=0)) / np.sqrt(bb)
+        cosine = ab / np.sqrt(aa * bb)
+    relative[bb == 0] = np.nan
+    return relative, cosine
+
+
+def in_order(examples: Examples, parts: Iterable[tuple[Array, Array]]) -> GradientDistance:
+    """Return the distances of all batches in the user's order."""
+    order = examples.order().numpy()
+    return GradientDistance(*(np.concatenate(part)[order] for part in zip(*parts, strict=True)))
 
 
 def gradient_norms(
@@ -161,22 +169,28 @@ def gradient_norms(
 
     Cost: a forward and c backward passes a text. Memory: the factors of one batch.
     """
-    examples, coverage = _captured_as(coverage, model, examples, trainable)
+    coverage, examples = captured_as(coverage, model, examples, trainable)
+    batches = (batch for _, batch in examples.on(device_of(model)))
+    return norms_of((coverage.capture(model, batch, trainable) for batch in batches), grouping)
+
+
+def norms_of(batches: Iterable[Tangents], grouping: Grouping) -> dict[str, float]:
+    """Return sum_nc ||g_c(x_n)||^2 of captured batches by parameter group."""
     totals: dict[str, float] = {}
-    for _, batch in examples.on(device_of(model)):
-        tangents = coverage.capture(model, batch, trainable)
+    for tangents in batches:
         for name, squares in diagonal(tangents, tangents).items():
             totals[grouping(name)] = totals.get(grouping(name), 0.0) + float(squares.sum())
     return totals
 
 
-def _captured_as(
+def captured_as(
     coverage: Coverage | None, model: nn.Module, examples: Examples, trainable: Mapping[str, nn.Parameter]
-) -> tuple[Examples, Coverage]:
-    """Return the examples in batches that can be captured, and how: as is known, else as a look at the model says."""
+) -> tuple[Coverage, Examples]:
+    """Return how gradients are captured, as is known or else as a look at the model says, and the examples in batches that suit it."""
     if coverage is None:
-        return fitted(model, examples, trainable)
-    return (examples if coverage.batched else examples.alone()), coverage
+        suited, coverage = fitted(model, examples, trainable)
+        return coverage, suited
+    return coverage, (examples if coverage.batched else examples.alone())
 
 
 def _own_products(left: Tangents, right: Tangents) -> Array:
@@ -238,7 +252,7 @@ def sgd_kernel(
             texts, pairs = {"all": examples.texts}, [("all", "all")]
             streamed = stream_sgd(model, texts, pairs, trainable, examples.pad_id, settings, coverage)
             return {name: part.numpy() for name, part in streamed.kernels["all", "all"]["sgd"].items()}
-        examples, coverage = _captured_as(coverage, model, examples, trainable)
+        coverage, examples = captured_as(coverage, model, examples, trainable)
         panel = Panel(
             [coverage.capture(model, batch, trainable) for _, batch in examples.on(device_of(model))]
         )
