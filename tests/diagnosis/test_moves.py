@@ -104,7 +104,7 @@ def test_norms_are_the_same_kept_or_not():
 
 
 def test_what_does_not_fit_is_not_kept(monkeypatch):
-    _, model, parameters, _, examples, weights = setting("bert", 2)
+    _, model, parameters, _, examples, _ = setting("bert", 2)
     moves = moves_of(model, examples, parameters)
     moves.settings = replace(moves.settings, memory=2**14)
     assert moves._factors((0, 1, 2), examples.choose([0, 1, 2]), _coverage(model, examples, parameters)) is None
