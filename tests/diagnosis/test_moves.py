@@ -44,7 +44,9 @@ def moves_of(model, examples, parameters, settings=None):
 
 
 @pytest.mark.parametrize("fits", [True, False])
-@pytest.mark.parametrize("name", ["bert", "gpt2", "t5", "bert-head-mode", "gpt2-lora", "bert-lora-at-start", "mixtral", "albert"])
+@pytest.mark.parametrize(
+    "name", ["bert", "gpt2", "t5", "bert-head-mode", "gpt2-lora", "bert-lora-at-start", "mixtral", "albert"]
+)
 def test_a_move_is_that_of_plain_autograd(name, fits, monkeypatch):
     if not fits:
         monkeypatch.setattr("lmntk.diagnosis.moves.HELD", 0.0)
@@ -107,7 +109,9 @@ def test_what_does_not_fit_is_not_kept(monkeypatch):
     _, model, parameters, _, examples, _ = setting("bert", 2)
     moves = moves_of(model, examples, parameters)
     moves.settings = replace(moves.settings, memory=2**14)
-    assert moves._factors((0, 1, 2), examples.choose([0, 1, 2]), _coverage(model, examples, parameters)) is None
+    assert (
+        moves._factors((0, 1, 2), examples.choose([0, 1, 2]), _coverage(model, examples, parameters)) is None
+    )
     assert moves._kept is None
     captured = counted(monkeypatch)
     assert moves._factors((0, 1, 2), examples, _coverage(model, examples, parameters)) is None
