@@ -193,9 +193,10 @@ def run(options: argparse.Namespace) -> None:
     splits = {task: Split(pretrained, options.data, task, options.out) for task in options.tasks}
     taken: dict[str, dict[str, Any]] = {}
     for task, split in splits.items():
-        taken[task] = rates_of(split)
+        path = options.out / f"{task}.json"  # with what earlier runs took beside
+        taken[task] = (json.loads(path.read_text(encoding="utf8")) if path.exists() else {}) | rates_of(split)
         keep_scores(split)
-        write_text(options.out / f"{task}.json", json.dumps(taken[task], indent=1))
+        write_text(path, json.dumps(taken[task], indent=1))
     if options.dump:
         for split in splits.values():
             dump(split)
