@@ -10,7 +10,7 @@ import torch
 from model_oracle import alone, flat, oracle, pad_id, random_texts
 from model_table import TABLE
 
-from lmntk.diagnosis.examples import Examples
+from lmntk.diagnosis.examples import Examples, fitted
 from lmntk.diagnosis.features import gradient_norms, sgd_kernel
 from lmntk.diagnosis.moves import Moves
 from lmntk.engine.settings import Settings
@@ -40,7 +40,7 @@ def setting(name, outputs):
 def moves_of(model, examples, parameters, settings=None):
     settings = settings or Settings(batch_size=3)
     kernel = sgd_kernel(model, examples, parameters, settings)["all"]
-    return Moves(model, examples, parameters, kernel, settings)
+    return Moves(model, examples, parameters, kernel, settings, fitted(model, examples, parameters)[1])
 
 
 @pytest.mark.parametrize("fits", [True, False])
@@ -109,12 +109,10 @@ def test_what_does_not_fit_is_not_kept(monkeypatch):
     _, model, parameters, _, examples, _ = setting("bert", 2)
     moves = moves_of(model, examples, parameters)
     moves.settings = replace(moves.settings, memory=2**14)
-    assert (
-        moves._factors((0, 1, 2), examples.choose([0, 1, 2]), _coverage(model, examples, parameters)) is None
-    )
+    assert moves._factors((0, 1, 2), examples.choose([0, 1, 2]), moves._coverage) is None
     assert moves._kept is None
     captured = counted(monkeypatch)
-    assert moves._factors((0, 1, 2), examples, _coverage(model, examples, parameters)) is None
+    assert moves._factors((0, 1, 2), examples, moves._coverage) is None
     assert not captured  # it is not tried again
 
 
@@ -126,7 +124,13 @@ def test_nothing_is_kept_in_lower_precision():
     assert moves._kept is None
 
 
-def _coverage(model, examples, parameters):
-    from lmntk.diagnosis.examples import fitted
-
-    return fitted(model, examples, parameters)[1]
+@pytest.mark.parametrize(("name", "looks"), [("bert-lora-at-start", 1), ("llama", 0)])
+def test_what_could_be_compared_before_is_not_looked_at_again(name, looks, monkeypatch):
+    """LoRA's A has no gradient at the start that could be compared; Llama has no such parameter."""
+    _, model, parameters, _, examples, weights = setting(name, 2)
+    moves = moves_of(model, examples, parameters)
+    looked = []
+    monkeypatch.setattr("lmntk.diagnosis.moves.fitted", lambda *given: looked.append(given) or fitted(*given))
+    for there in weights:
+        moves.to(there, CHOSEN)
+    assert len(looked) == looks

@@ -31,7 +31,7 @@ from lmntk.solvers.inputs import Array
 from lmntk.solvers.selection import predict_labels
 from lmntk.tasks.metrics import score
 
-FEATURE_TEXTS = 64  # train texts whose gradients are compared; their factors are in memory at once
+FEATURE_TEXTS = 64  # train texts whose gradients are compared
 TRAJECTORY_TEXTS = 16  # the same at each step of a trajectory
 SHOWN_TEXTS = 8  # dev texts whose learning curves are kept
 SHOWN_KERNEL = 64  # texts a side of the kernels that are kept for a picture
@@ -88,7 +88,8 @@ def diagnose(
     if not coverage.batched:
         texts = replace(texts, examples={side: part.alone() for side, part in texts.examples.items()})
     before = look_before(model, texts.examples, trainable, solution.kernels, settings)
-    moves = Moves(model, texts.examples["train"], trainable, before.kernels["train", "sgd"].values, settings)
+    kernel = before.kernels["train", "sgd"].values
+    moves = Moves(model, texts.examples["train"], trainable, kernel, settings, coverage)
     measured = _Measurements(model, texts, trainable, before, moves)
     absent = [side for side in SIDES if (side, formula) not in before.kernels]
     if absent:
@@ -140,8 +141,7 @@ def diagnose(
     names = ("zero_shot", "fine_tuned", "kernel", "linearized")
     numbers = {name: evidence.score(getattr(evidence, name)) for name in names} | numbers
     steps, curves = measured.along(fine_tuning.trajectory, None if diverged else weights, training)
-    train_kernel = before.kernels["train", "sgd"].values
-    spread = None if has_one_class else spectrum(train_kernel, labels["train"])  # by labels that differ
+    spread = None if has_one_class else spectrum(kernel, labels["train"])  # by labels that differ
     emulation = measured.emulation(training, curves)
     numbers |= {
         name: None if spread is None else getattr(spread, name)

@@ -101,6 +101,12 @@ class GradientDistance:
     relative: Array
     cosine: Array
 
+    @classmethod
+    def of_batches(cls, examples: Examples, parts: Iterable[tuple[Array, Array]]) -> GradientDistance:
+        """Return the distances of all batches' ``moved_gradients``, in the user's order."""
+        order = examples.order().numpy()
+        return cls(*(np.concatenate(part)[order] for part in zip(*parts, strict=True)))
+
     @property
     def mean(self) -> float:
         """The mean relative distance over texts and logits that have one; nan if none has."""
@@ -132,14 +138,14 @@ def gradient_distance(
     the weights. The subtraction loses digits where g hardly moved: in float32 a distance below 1e-3 is
     rounding.
     """
-    coverage, examples = captured_as(coverage, model, examples, trainable)
+    examples, coverage = captured_as(coverage, model, examples, trainable)
     parts = []
     for _, batch in examples.on(device_of(model)):
         before = coverage.capture(model, batch, trainable)
         with at_weights(model, weights):
             after = coverage.capture(model, batch, trainable)
         parts.append(moved_gradients(before, after))
-    return in_order(examples, parts)
+    return GradientDistance.of_batches(examples, parts)
 
 
 def moved_gradients(before: Tangents, after: Tangents) -> tuple[Array, Array]:
@@ -150,12 +156,6 @@ def moved_gradients(before: Tangents, after: Tangents) -> tuple[Array, Array]:
         cosine = ab / np.sqrt(aa * bb)
     relative[bb == 0] = np.nan
     return relative, cosine
-
-
-def in_order(examples: Examples, parts: Iterable[tuple[Array, Array]]) -> GradientDistance:
-    """Return the distances of all batches in the user's order."""
-    order = examples.order().numpy()
-    return GradientDistance(*(np.concatenate(part)[order] for part in zip(*parts, strict=True)))
 
 
 def gradient_norms(
@@ -169,7 +169,7 @@ def gradient_norms(
 
     Cost: a forward and c backward passes a text. Memory: the factors of one batch.
     """
-    coverage, examples = captured_as(coverage, model, examples, trainable)
+    examples, coverage = captured_as(coverage, model, examples, trainable)
     batches = (batch for _, batch in examples.on(device_of(model)))
     return norms_of((coverage.capture(model, batch, trainable) for batch in batches), grouping)
 
@@ -185,12 +185,11 @@ def norms_of(batches: Iterable[Tangents], grouping: Grouping) -> dict[str, float
 
 def captured_as(
     coverage: Coverage | None, model: nn.Module, examples: Examples, trainable: Mapping[str, nn.Parameter]
-) -> tuple[Coverage, Examples]:
-    """Return how gradients are captured, as is known or else as a look at the model says, and the examples in batches that suit it."""
+) -> tuple[Examples, Coverage]:
+    """Return the examples in batches that can be captured, and how: as is known, else as a look at the model says."""
     if coverage is None:
-        suited, coverage = fitted(model, examples, trainable)
-        return coverage, suited
-    return coverage, (examples if coverage.batched else examples.alone())
+        return fitted(model, examples, trainable)
+    return (examples if coverage.batched else examples.alone()), coverage
 
 
 def _own_products(left: Tangents, right: Tangents) -> Array:
@@ -252,7 +251,7 @@ def sgd_kernel(
             texts, pairs = {"all": examples.texts}, [("all", "all")]
             streamed = stream_sgd(model, texts, pairs, trainable, examples.pad_id, settings, coverage)
             return {name: part.numpy() for name, part in streamed.kernels["all", "all"]["sgd"].items()}
-        coverage, examples = captured_as(coverage, model, examples, trainable)
+        examples, coverage = captured_as(coverage, model, examples, trainable)
         panel = Panel(
             [coverage.capture(model, batch, trainable) for _, batch in examples.on(device_of(model))]
         )

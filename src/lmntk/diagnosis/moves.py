@@ -14,7 +14,6 @@ from lmntk.diagnosis.features import (
     captured_as,
     gradient_distance,
     gradient_norms,
-    in_order,
     moved_gradients,
     norms_of,
     sgd_kernel,
@@ -52,6 +51,8 @@ class Moves:
         trainable: the parameters whose gradients count.
         kernel: the sgd kernel [n, c, n, c] of the train examples at theta_0.
         settings: memory, precision, scratch folder.
+        coverage: how gradients are captured at theta_0. If some of them could not be compared there (those of LoRA's A are zero), it is
+            looked at again at the first other weights.
     """
 
     def __init__(
@@ -61,10 +62,11 @@ class Moves:
         trainable: Mapping[str, nn.Parameter],
         kernel: Array,
         settings: Settings,
+        coverage: Coverage,
     ) -> None:
         self.model, self.train, self.trainable, self.kernel = model, train, trainable, kernel
         self.settings = replace(settings, grouping=None)
-        self._coverage: Coverage | None = None
+        self._coverage, self._is_settled = coverage, not (coverage.faint or coverage.unused)
         self._chosen: tuple[int, ...] = ()  # whose factors are kept, or did not fit
         self._kept: list[Tangents] | None = None
 
@@ -72,13 +74,12 @@ class Moves:
         """Return the move of the texts in these rows. Memory: their factors, twice, within half of the settings' memory."""
         outputs = range(self.kernel.shape[1])
         before = self.kernel[np.ix_(chosen, outputs, chosen, outputs)]
-        if (
-            self._coverage is None
-        ):  # at theta_0 some gradients are zero (LoRA's A), and would be compared with zeros
+        if not self._is_settled:
             with at_weights(self.model, weights):
                 self._coverage = fitted(self.model, self.train, self.trainable)[1]
+            self._is_settled = True
         coverage = self._coverage
-        _, examples = captured_as(coverage, self.model, self.train.choose(chosen), self.trainable)
+        examples, _ = captured_as(coverage, self.model, self.train.choose(chosen), self.trainable)
         kept = self._factors(tuple(chosen), examples, coverage)
         if kept is None:
             after = sgd_kernel(self.model, examples, self.trainable, self.settings, weights, coverage)
@@ -88,7 +89,7 @@ class Moves:
             there = [coverage.capture(self.model, batch, self.trainable) for batch in self._batches(examples)]
         panel, order = Panel(there), examples.order()
         values = gram(panel, panel, ["sgd"])["sgd"][EVERYTHING].cpu()[order][:, :, order].numpy()
-        return Move(before, values, in_order(examples, map(moved_gradients, kept, there)))
+        return Move(before, values, GradientDistance.of_batches(examples, map(moved_gradients, kept, there)))
 
     def norms(self, chosen: Sequence[int], grouping: Grouping) -> dict[str, float]:
         """Return sum_nc ||g_c(x_n)||^2 of the texts in these rows at theta_0, by parameter group."""
